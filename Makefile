@@ -1,0 +1,78 @@
+# `make help` lists the targets. Every target makes the environment it needs: .venv (device and server, no
+# TensorFlow) or .venv-dev (everything).
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+PYTHON     ?=
+DATA       ?=
+CLASSIFIER ?=
+TEACHER    ?=
+OUT        ?=
+ARGS       ?=
+export PYTHON
+
+run_python := .venv/bin/python
+dev_python := .venv-dev/bin/python
+build_files := pyproject.toml CMakeLists.txt $(wildcard rjpeg/native/*) scripts/setup
+
+# $(call flag,--name,value): the flag only when the variable was given, quoted for the shell
+quoted = '$(subst ','\'',$(1))'
+flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
+
+.PHONY: help run test train export-tflite eval serve capture bench lint format clean
+
+help: ## list the targets
+	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS='	' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+	@printf '%s\n' '' 'variables:' \
+		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
+		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval asks' \
+		'  TEACHER=FILE     .keras classifier that train learns from, in place of the built-in teachers' \
+		'  OUT=FOLDER       where train, export-tflite, eval and bench write' \
+		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
+		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
+
+run: .venv/.ready ## the whole loop on this machine: capture, send, decode, report in out/run
+	$(run_python) -m evaluate.loop $(call flag,--out,$(OUT)) $(ARGS)
+
+test: .venv-dev/.ready ## run the tests; ARGS="-m slow" for the long ones
+	$(dev_python) -m pytest -n 2 $(ARGS)
+
+train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACHER=FILE] [OUT=FOLDER]
+	$(dev_python) -m train $(call flag,--data,$(DATA)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+
+export-tflite: .venv-dev/.ready ## turn checkpoints into int8 TFLite files and a manifest [OUT=FOLDER]
+	$(dev_python) -m export $(call flag,--out,$(OUT)) $(ARGS)
+
+eval: .venv-dev/.ready ## accuracy against bytes, beside other codecs [DATA=FOLDER] [CLASSIFIER=FILE]
+	$(dev_python) -m evaluate $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
+
+serve: .venv/.ready ## receive frames and decode them: ARGS="--listen HOST:PORT"
+	$(run_python) server/decode.py $(ARGS)
+
+capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --send URL"
+	$(run_python) device/capture.py $(ARGS)
+
+bench: .venv-dev/.ready ## encode and decode times by stage, beside OpenCV [OUT=FOLDER]
+	$(dev_python) -m benchmarks $(call flag,--out,$(OUT)) $(ARGS)
+
+lint: .venv-dev/.ready ## ruff and mypy
+	$(dev_python) -m ruff check .
+	$(dev_python) -m ruff format --check .
+	$(dev_python) -m mypy
+
+format: .venv-dev/.ready ## let ruff fix and format the Python files
+	$(dev_python) -m ruff check --fix .
+	$(dev_python) -m ruff format .
+
+clean: ## remove environments, builds and caches; out/ stays
+	rm -rf .venv .venv-dev build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: $(build_files)
+	scripts/setup .venv device,server,run
+
+.venv-dev/.ready: $(build_files)
+	scripts/setup .venv-dev device,server,run,train,evaluate,dev
