@@ -1,0 +1,45 @@
+"""Region JPEG: plain JPEG files whose regions have the quality that a neural network needs.
+
+encoder = rjpeg.Encoder()
+jpeg = encoder.encode(frame, target_bytes=2400)
+frame = rjpeg.Decoder().decode(jpeg)
+"""
+
+from rjpeg.decoder import DecodedFrame, Decoder
+from rjpeg.encoder import EncodedFrame, Encoder
+from rjpeg.errors import (
+    CameraError,
+    ConfigError,
+    DeliveryError,
+    InputError,
+    JpegError,
+    MarkerError,
+    ModelError,
+    RjpegError,
+    StorageError,
+    TargetError,
+)
+from rjpeg.inspection import inspect
+from rjpeg.model import Model, load_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CameraError",
+    "ConfigError",
+    "DecodedFrame",
+    "Decoder",
+    "DeliveryError",
+    "EncodedFrame",
+    "Encoder",
+    "InputError",
+    "JpegError",
+    "MarkerError",
+    "Model",
+    "ModelError",
+    "RjpegError",
+    "StorageError",
+    "TargetError",
+    "inspect",
+    "load_model",
+]

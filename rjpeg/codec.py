@@ -1,0 +1,137 @@
+"""Planes, coefficients and the regional quantization between them.
+
+One component is an array of blocks, (block_rows, block_cols, 64), in natural order (index 8 * v + u) and with
+the scaling of JPEG (T.81, A.3.3): the orthonormal 8x8 DCT-II of (sample - 128), so that DC is 8 * (mean - 128).
+A component holds the blocks that cover its samples; partial blocks are continued by their last row and column.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import _native
+
+Subsampling = Literal["4:2:0", "4:4:4"]
+
+REGION = 16
+"""Side of a region in pixels of the coding size."""
+BLOCK = 8
+"""Side of a block in samples of its component."""
+
+
+class Planes(NamedTuple):
+    """A picture as three uint8 planes, full range YCbCr (JFIF 1.02): y (H, W); cb and cr may be half as large."""
+
+    y: NDArray[np.uint8]
+    cb: NDArray[np.uint8]
+    cr: NDArray[np.uint8]
+
+
+def blocks_of(samples: int) -> int:
+    """Number of blocks that cover `samples` samples."""
+    return -(-samples // BLOCK)
+
+
+def regions_of(pixels: int) -> int:
+    """Number of regions that cover `pixels` pixels."""
+    return -(-pixels // REGION)
+
+
+def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling) -> Planes:
+    """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels."""
+    y, cr, cb = cv2.split(cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb))
+    if subsampling == "4:2:0":
+        cb, cr = halve(cb), halve(cr)
+    return Planes(y, cb, cr)  # type: ignore[arg-type]
+
+
+def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mean of every 2x2 samples of a (H, W) uint8 plane; an odd last row or column is repeated."""
+    height, width = plane.shape
+    if height % 2 or width % 2:
+        plane = cv2.copyMakeBorder(plane, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    size = (plane.shape[1] // 2, plane.shape[0] // 2)
+    return cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+
+
+def frame_from_planes(planes: Planes, height: int, width: int) -> NDArray[np.uint8]:
+    """Join planes to a (height, width, 3) uint8 BGR frame.
+
+    Planes may be larger than the frame by partial blocks, which are cut off. Half-size chroma is enlarged linearly
+    between sample centers, as libjpeg's "fancy upsampling" does.
+    """
+    y, cb, cr = planes
+    if cb.shape[0] < height or cb.shape[1] < width:
+        cb, cr = (_double(plane[: -(-height // 2), : -(-width // 2)]) for plane in (cb, cr))
+    merged = cv2.merge([plane[:height, :width] for plane in (y, cr, cb)])
+    return cv2.cvtColor(merged, cv2.COLOR_YCrCb2BGR)
+
+
+def _double(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    size = (plane.shape[1] * 2, plane.shape[0] * 2)
+    return cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
+
+
+def forward_dct(
+    plane: NDArray[np.uint8], block_rows: int | None = None, block_cols: int | None = None
+) -> NDArray[np.float32]:
+    """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it."""
+    height, width = plane.shape
+    if plane.strides[1] != 1:
+        plane = np.ascontiguousarray(plane)
+    return _native.forward_dct(plane, block_rows or blocks_of(height), block_cols or blocks_of(width))
+
+
+def level_steps(table: NDArray[np.integer], level_scales: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Quantization steps of every level, (levels, 64) float32 whole numbers.
+
+    table: (64,) the DQT's steps, natural order, 1..255. level_scales: (levels,), level_scales[0] == 1.
+    The DC step is the DQT's at every level; AC steps are round-half-up(table * scale) and may exceed 255, since they
+    are not in the file.
+    """
+    steps = np.floor(np.multiply.outer(np.asarray(level_scales, np.float64), np.asarray(table, np.float64)) + 0.5)
+    steps[:, 0] = table[0]
+    return np.maximum(steps, 1.0).astype(np.float32)
+
+
+def block_levels(levels: NDArray[np.uint8], block_rows: int, block_cols: int) -> NDArray[np.uint8]:
+    """Give every block the level of its region.
+
+    levels: (rows, cols) uint8. A component with as many blocks as regions (chroma at 4:2:0) takes the map as it is, one
+    with more (luma; chroma at 4:4:4) has 2x2 blocks a region.
+    """
+    if levels.shape == (block_rows, block_cols):
+        return np.ascontiguousarray(levels)
+    return np.ascontiguousarray(levels.repeat(2, axis=0).repeat(2, axis=1)[:block_rows, :block_cols])
+
+
+def quantize(
+    coefficients: NDArray[np.float32], steps: NDArray[np.float32], levels: NDArray[np.uint8], dead_zone: float
+) -> NDArray[np.int16]:
+    """Quantize every block with its own level's steps: sign(c) * floor(|c| / step + 0.5 - dead_zone).
+
+    coefficients: (block_rows, block_cols, 64) float32. steps: (n_levels, 64) float32. levels: (block_rows,
+    block_cols) uint8. dead_zone: 0..0.5, 0 is plain rounding; DC is always plainly rounded. Returns int16, |q| <= 1023.
+    """
+    return _native.quantize(coefficients, steps, levels, dead_zone)
+
+
+def inverse_dct(
+    quantized: NDArray[np.int16], steps: NDArray[np.float32], levels: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Dequantize every block with its own level's steps and transform it back.
+
+    Arguments as for `quantize`. Returns the (8 * block_rows, 8 * block_cols) uint8 plane, partial blocks whole.
+    """
+    return _native.inverse_dct(quantized, steps, levels)
+
+
+def quantize_dc(coefficients: NDArray[np.float32], step: int) -> NDArray[np.int64]:
+    """The DC terms (block_rows, block_cols) that `quantize` gives, which no map changes."""
+    dc = coefficients[..., 0]
+    magnitude = np.minimum(np.abs(dc) / np.float32(step) + np.float32(0.5), np.float32(1023))
+    return np.copysign(np.floor(magnitude), dc).astype(np.int64)

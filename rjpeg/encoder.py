@@ -1,0 +1,460 @@
+"""The encoder: a frame in, a plain JPEG out whose regions are quantized as the task needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import _native, codec, marker, tables
+from rjpeg.codec import REGION, Subsampling
+from rjpeg.errors import InputError, TargetError
+from rjpeg.features import generator_features, predictor_features, rate_of
+from rjpeg.maps import levels_from_output
+from rjpeg.model import Model, load_model
+from rjpeg.runtime import Network, quantize_input
+
+T = TypeVar("T")
+
+LARGEST_SIDE = 65500
+"""Pixels; the limit of libjpeg (JPEG_MAX_DIMENSION)."""
+
+_SAMPLING: dict[str, list[tuple[int, int]]] = {
+    "4:2:0": [(2, 2), (1, 1), (1, 1)],
+    "4:4:4": [(1, 1), (1, 1), (1, 1)],
+}
+# Bits that a refinement takes in the marker: its place, its size and its sign.
+_REFINEMENT_BITS = 9.0
+# A file between this share of the target and the target itself ends the search.
+_CLOSE_ENOUGH = 0.985
+_MOST_ATTEMPTS = 12
+# Frames with a side below this are not reduced before coding.
+_SMALLEST_REDUCED_SIDE = 64
+_LARGEST_DEAD_ZONE = 0.45
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """A coded frame and how it came about.
+
+    quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map: (rows,
+    cols, 2) uint8 levels, luma and chroma; generator_map is None where the generator was not asked. marker_bytes: the
+    whole region marker; refinement_bytes: the share of it that corrects the predictor's map. seconds: by stage, summed
+    over all attempts of a search.
+    """
+
+    jpeg: bytes
+    quality: float
+    coding_size: tuple[int, int]
+    quality_map: NDArray[np.uint8]
+    predictor_map: NDArray[np.uint8]
+    generator_map: NDArray[np.uint8] | None
+    marker_bytes: int
+    refinement_bytes: int
+    seconds: dict[str, float]
+
+
+@dataclass
+class _Picture:
+    """A frame at its coding size, transformed, with what the networks said of it so far."""
+
+    frame_size: tuple[int, int]
+    coding_size: tuple[int, int]
+    subsampling: Subsampling
+    coefficients: list[NDArray[np.float32]]
+    half_size_chroma: list[NDArray[np.float32]]
+    seconds: dict[str, float]
+    answers: dict[tuple[int, ...], NDArray[np.int8]] = field(default_factory=dict)
+
+    @property
+    def regions(self) -> tuple[int, int]:
+        return codec.regions_of(self.coding_size[0]), codec.regions_of(self.coding_size[1])
+
+    def timed(self, stage: str, function: Callable[[], T]) -> T:
+        start = perf_counter()
+        result = function()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+        return result
+
+    def ask(self, key: tuple[int, ...], stage: str, network: Network, features: Callable[[], NDArray]) -> NDArray:
+        """The network's answer (rows, cols, 2) int8, remembered under `key`."""
+        if key not in self.answers:
+            self.answers[key] = self.timed(
+                stage, lambda: network.run(quantize_input(features(), network.input_quantization)[None])[0]
+            )
+        return self.answers[key]
+
+
+class Encoder:
+    """Codes frames with one model. Safe to use from several threads."""
+
+    def __init__(
+        self, model: str | os.PathLike[str] | Model | None = None, *, refine: bool = True, threads: int = 1
+    ) -> None:
+        """model: a folder made by `make export-tflite`, a loaded model, or None for the shipped one.
+
+        refine: let the generator correct the predictor's map where that pays. threads: that the generator may use.
+        Raises ModelError.
+        """
+        self.model = model if isinstance(model, Model) else load_model(model, threads=threads)
+        self.refine = refine
+
+    def encode(
+        self,
+        frame: NDArray[np.uint8],
+        quality: float | None = None,
+        target_bytes: int | None = None,
+        *,
+        quality_map: NDArray[np.uint8] | None = None,
+        coding_size: tuple[int, int] | None = None,
+        subsampling: Subsampling = "4:2:0",
+    ) -> bytes:
+        """Code a frame as a JPEG file.
+
+        frame: (H, W, 3) uint8 BGR, sides 1..65500. Give one of quality (1..100, of the picture as a whole; more is more
+        bytes) and target_bytes (the largest file allowed; the best quality and coding size that fit are found).
+        quality_map: the caller's own levels, (rows, cols, 2) uint8, in place of the networks'; quality is then that of
+        level 0. Its grid is that of the coding size, which then defaults to the frame's. coding_size: (height, width)
+        to reduce the frame to before coding. subsampling: "4:2:0" or "4:4:4".
+        Raises InputError, TargetError (nothing fits target_bytes), ModelError.
+        """
+        return self.encode_with_details(
+            frame, quality, target_bytes, quality_map=quality_map, coding_size=coding_size, subsampling=subsampling
+        ).jpeg
+
+    def encode_with_details(
+        self,
+        frame: NDArray[np.uint8],
+        quality: float | None = None,
+        target_bytes: int | None = None,
+        *,
+        quality_map: NDArray[np.uint8] | None = None,
+        coding_size: tuple[int, int] | None = None,
+        subsampling: Subsampling = "4:2:0",
+    ) -> EncodedFrame:
+        """As `encode`, with the maps, the sizes and the time of every stage."""
+        _check_frame(frame)
+        if (quality is None) == (target_bytes is None):
+            raise InputError(f"quality is {quality} and target_bytes is {target_bytes}, expected exactly one of them")
+        if subsampling not in _SAMPLING:
+            raise InputError(f"subsampling is {subsampling!r}, expected one of {', '.join(_SAMPLING)}")
+        frame_size = (int(frame.shape[0]), int(frame.shape[1]))
+        if coding_size is None and quality_map is not None:
+            coding_size = frame_size
+        sizes = [_check_coding_size(coding_size, frame_size)] if coding_size is not None else None
+        if quality is not None:
+            _check_quality(quality)
+            if sizes is None:
+                sizes = [_reduced(frame_size, _fraction(self.model.sizes_by_quality, quality))]
+            picture = self._prepare(frame, sizes[0], subsampling)
+            if quality_map is not None:
+                _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
+            return self._attempt(picture, quality, self.model.dead_zone, quality_map)
+        _check_target(target_bytes)
+        return self._best_fitting(frame, int(target_bytes), sizes, quality_map, subsampling)  # type: ignore[arg-type]
+
+    def _best_fitting(
+        self,
+        frame: NDArray[np.uint8],
+        target_bytes: int,
+        sizes: list[tuple[int, int]] | None,
+        quality_map: NDArray[np.uint8] | None,
+        subsampling: Subsampling,
+    ) -> EncodedFrame:
+        """The best file of at most `target_bytes`, at the first coding size where there is one."""
+        frame_size = (int(frame.shape[0]), int(frame.shape[1]))
+        if sizes is None:
+            bpp = 8 * target_bytes / (frame_size[0] * frame_size[1])
+            first = _fraction(self.model.sizes_by_rate, bpp)
+            fractions = sorted(
+                {fraction for _, fraction in self.model.sizes_by_rate if fraction <= first}, reverse=True
+            )
+            sizes = list(dict.fromkeys(_reduced(frame_size, fraction) for fraction in fractions))
+        smallest = 0
+        for size in sizes:
+            picture = self._prepare(frame, size, subsampling)
+            if quality_map is not None:
+                _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
+            found, smallest = self._search(picture, target_bytes, quality_map)
+            if found is not None:
+                return found
+        raise TargetError(
+            f"target_bytes is {target_bytes}, but the smallest file of this {frame_size[1]}x{frame_size[0]} frame "
+            f"has {smallest} bytes"
+        )
+
+    def _search(
+        self, picture: _Picture, target_bytes: int, quality_map: NDArray[np.uint8] | None
+    ) -> tuple[EncodedFrame | None, int]:
+        """The largest file within `target_bytes`, None if there is none, and the size of the smallest one.
+
+        A bracketed secant search over the logarithm of the tables' scale, along which file size is nearly a line;
+        what is left to fill after the tables' last step is filled with the dead zone.
+        """
+        dead_zone = self.model.dead_zone
+
+        def attempt(octaves: float, zone: float = dead_zone) -> EncodedFrame:
+            return self._attempt(picture, tables.quality_of_percent(2.0**octaves), zone, quality_map)
+
+        coarse, fine = (float(np.log2(tables.percent_of_quality(q))) for q in tables.QUALITY_RANGE)
+        fitting: EncodedFrame | None = None
+        at, slope = float(np.log2(100.0)), 0.8
+        points: list[tuple[float, float]] = []
+        for _ in range(_MOST_ATTEMPTS):
+            result = attempt(at)
+            excess = float(np.log2(len(result.jpeg) / target_bytes))
+            if excess <= 0:
+                coarse = at
+                if fitting is None or len(result.jpeg) >= len(fitting.jpeg):
+                    fitting = result
+                if excess >= np.log2(_CLOSE_ENOUGH) or at == fine:
+                    return fitting, len(fitting.jpeg)
+            elif at == coarse:
+                break
+            else:
+                fine = at
+            if abs(coarse - fine) < 0.002:
+                break
+            if points and points[-1][0] != at:
+                slope = float(np.clip((points[-1][1] - excess) / (at - points[-1][0]), 0.2, 2.0))
+            points.append((at, excess))
+            # Aims a little below the target; within the bracket, and away from its ends unless they are the limits.
+            wanted = at + (excess + 0.01) / slope
+            tested = {point for point, _ in points}
+            span = coarse - fine
+            low = fine if fine not in tested else fine + 0.1 * span
+            high = coarse if coarse not in tested else coarse - 0.1 * span
+            at = float(np.clip(wanted, low, high))
+        if fitting is None:
+            result = attempt(coarse)
+            if len(result.jpeg) > target_bytes:
+                return None, len(result.jpeg)
+            fitting = result
+        return self._fill(attempt, fine, fitting, target_bytes), len(fitting.jpeg)
+
+    def _fill(
+        self, attempt: Callable[[float, float], EncodedFrame], octaves: float, fitting: EncodedFrame, target_bytes: int
+    ) -> EncodedFrame:
+        """Where `octaves` is just too fine to fit: the smallest dead zone at which it does, if that is any larger."""
+        low, high = self.model.dead_zone, _LARGEST_DEAD_ZONE
+        for _ in range(5):
+            if len(fitting.jpeg) >= _CLOSE_ENOUGH * target_bytes:
+                break
+            zone = (low + high) / 2
+            result = attempt(octaves, zone)
+            if len(result.jpeg) > target_bytes:
+                low = zone
+            else:
+                high = zone
+                if len(result.jpeg) > len(fitting.jpeg):
+                    fitting = result
+        return fitting
+
+    def _prepare(self, frame: NDArray[np.uint8], coding_size: tuple[int, int], subsampling: Subsampling) -> _Picture:
+        start = perf_counter()
+        frame_size = (int(frame.shape[0]), int(frame.shape[1]))
+        height, width = coding_size
+        if frame_size != coding_size:
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        planes = codec.planes_from_frame(frame, subsampling)
+        converted = perf_counter()
+        coefficients = [codec.forward_dct(plane) for plane in planes]
+        half_size = coefficients[1:]
+        if subsampling == "4:4:4":
+            half_size = [codec.forward_dct(codec.halve(plane)) for plane in planes[1:]]
+        seconds = {"convert": converted - start, "transform": perf_counter() - converted}
+        return _Picture(frame_size, coding_size, subsampling, coefficients, half_size, seconds)
+
+    def _attempt(
+        self, picture: _Picture, quality: float, dead_zone: float, own_map: NDArray[np.uint8] | None
+    ) -> EncodedFrame:
+        """One file, at one quality."""
+        model = self.model
+        reduction = picture.coding_size[0] * picture.coding_size[1] / (picture.frame_size[0] * picture.frame_size[1])
+        percent = tables.percent_of_quality(quality) * reduction**0.5
+        if own_map is None:
+            percent = self._finest_percent(percent)
+        file_tables = [tables.scaled(base, percent) for base in model.base_tables]
+        rate = rate_of(file_tables[0])
+        predicted = self._predicted_map(picture, file_tables, rate)
+        steps = [codec.level_steps(table, model.leveling.scales) for table in file_tables]
+        wanted = None
+        if own_map is not None:
+            levels = own_map
+        else:
+            levels = predicted
+            if self.refine:
+                wanted = self._wanted_map(picture, file_tables[0], rate)
+        blocks = self._quantize(picture, steps, levels, dead_zone)
+        if wanted is not None:
+            levels = picture.timed("refine", lambda: _refined(predicted, wanted, blocks, model.leveling.scales))
+            if levels is not predicted:
+                blocks = self._quantize(picture, steps, levels, dead_zone)
+        kind, correction = marker.correction_between(predicted, levels)
+        checksum = picture.timed("checksum", lambda: marker.checksum_of(blocks, levels))
+        frame_size = None if picture.frame_size == picture.coding_size else picture.frame_size
+        segments = marker.pack(marker.Marker(model.identity, frame_size, checksum, kind, correction))
+        height, width = picture.coding_size
+        three_tables = [file_tables[0], file_tables[1], file_tables[1]]
+        sampling = _SAMPLING[picture.subsampling]
+        jpeg = picture.timed(
+            "write", lambda: _native.write_file(width, height, blocks, three_tables, sampling, segments)
+        )
+        return EncodedFrame(
+            jpeg=jpeg,
+            quality=quality,
+            coding_size=picture.coding_size,
+            quality_map=levels,
+            predictor_map=predicted,
+            generator_map=wanted,
+            marker_bytes=sum(len(data) + 4 for _, data in segments),
+            refinement_bytes=len(correction) + 4 * (len(segments) - 1),
+            seconds=dict(picture.seconds),
+        )
+
+    def _finest_percent(self, percent: float) -> float:
+        """Scale of the DQT's tables for a picture that is coded at `percent` on average: finer by the map's center."""
+        leveling, mean_step = self.model.leveling, float(np.mean(self.model.base_tables[0]))
+        low, high = -8.0, float(np.log2(percent))
+        for _ in range(40):
+            middle = (low + high) / 2
+            strength = leveling.strength(max(1.0, mean_step * 2.0**middle / 100.0))
+            if middle + leveling.octaves(strength) < np.log2(percent):
+                low = middle
+            else:
+                high = middle
+        return float(2.0**high)
+
+    def _predicted_map(self, picture: _Picture, file_tables: list[NDArray[np.uint16]], rate: int) -> NDArray[np.uint8]:
+        network = self.model.predictor
+        dc_steps = [int(file_tables[0][0]), int(file_tables[1][0]), int(file_tables[1][0])]
+
+        def features() -> NDArray[np.float32]:
+            dc = [
+                codec.quantize_dc(component, step) * step
+                for component, step in zip(picture.coefficients, dc_steps, strict=True)
+            ]
+            return predictor_features(dc[0], dc[1], dc[2], rate)
+
+        answer = picture.ask((rate, *dc_steps), "predictor", network, features)
+        return levels_from_output(answer, network.output_quantization, self.model.leveling, file_tables[0])
+
+    def _wanted_map(self, picture: _Picture, luma_table: NDArray[np.uint16], rate: int) -> NDArray[np.uint8]:
+        network = self.model.generator
+
+        def features() -> NDArray[np.float32]:
+            cb, cr = picture.half_size_chroma
+            return generator_features(picture.coefficients[0], cb, cr, rate)
+
+        answer = picture.ask((rate,), "generator", network, features)
+        return levels_from_output(answer, network.output_quantization, self.model.leveling, luma_table)
+
+    def _quantize(
+        self, picture: _Picture, steps: list[NDArray[np.float32]], levels: NDArray[np.uint8], dead_zone: float
+    ) -> list[NDArray[np.int16]]:
+        def quantize() -> list[NDArray[np.int16]]:
+            quantized = []
+            for index, component in enumerate(picture.coefficients):
+                channel = min(index, 1)
+                of_blocks = codec.block_levels(levels[..., channel], *component.shape[:2])
+                quantized.append(codec.quantize(component, steps[channel], of_blocks, dead_zone))
+            return quantized
+
+        return picture.timed("quantize", quantize)
+
+
+def _refined(
+    predicted: NDArray[np.uint8],
+    wanted: NDArray[np.uint8],
+    blocks: list[NDArray[np.int16]],
+    level_scales: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """`predicted` with the generator's level where that saves more bits than it costs to say so.
+
+    With distortion ~ step^2 and bits ~ -log2(step) for every nonzero coefficient, a region whose step is r times the
+    best one loses (r^2 - 1) / (2 ln 2) - log2(r) bits for each of them (both terms at the slope where the best one
+    balances them).
+    """
+    octaves = np.log2(level_scales)
+    off = octaves[predicted] - octaves[wanted]
+    loss = (4.0**off - 1) / (2 * np.log(2)) - off
+    rows, cols = predicted.shape[:2]
+    nonzero = np.stack(
+        [_nonzero_by_region(blocks[:1], rows, cols), _nonzero_by_region(blocks[1:], rows, cols)], axis=-1
+    )
+    pays = nonzero * loss > _REFINEMENT_BITS
+    return np.where(pays, wanted, predicted) if pays.any() else predicted
+
+
+def _nonzero_by_region(components: list[NDArray[np.int16]], rows: int, cols: int) -> NDArray[np.int64]:
+    """Number of nonzero AC coefficients of some components in every region, (rows, cols)."""
+    total = np.zeros((rows, cols), np.int64)
+    for component in components:
+        count = np.count_nonzero(component[..., 1:], axis=-1)
+        if count.shape != (rows, cols):
+            padded = np.zeros((2 * rows, 2 * cols), np.int64)
+            padded[: count.shape[0], : count.shape[1]] = count
+            count = padded.reshape(rows, 2, cols, 2).sum(axis=(1, 3))
+        total += count
+    return total
+
+
+def _fraction(ladder: tuple[tuple[float, float], ...], value: float) -> float:
+    return next(fraction for bound, fraction in ladder if value < bound)
+
+
+def _reduced(frame_size: tuple[int, int], fraction: float) -> tuple[int, int]:
+    """The coding size nearest to a fraction of the frame's sides that consists of whole regions."""
+    if fraction == 1 or min(frame_size) < _SMALLEST_REDUCED_SIDE:
+        return frame_size
+    height, width = (max(REGION, round(side * fraction / REGION) * REGION) for side in frame_size)
+    return min(height, frame_size[0]), min(width, frame_size[1])
+
+
+def _check_frame(frame: NDArray[np.uint8]) -> None:
+    if not isinstance(frame, np.ndarray):
+        raise InputError(f"frame is a {type(frame).__name__}, expected a NumPy array (H, W, 3) of uint8")
+    if frame.dtype != np.uint8:
+        raise InputError(f"frame has dtype {frame.dtype}, expected uint8 (BGR, 0..255)")
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise InputError(f"frame has shape {frame.shape}, expected (H, W, 3)")
+    if not all(1 <= side <= LARGEST_SIDE for side in frame.shape[:2]):
+        raise InputError(f"frame is {frame.shape[1]}x{frame.shape[0]}, expected sides of 1..{LARGEST_SIDE} pixels")
+
+
+def _check_quality(quality: float) -> None:
+    low, high = tables.QUALITY_RANGE
+    if isinstance(quality, bool) or not isinstance(quality, int | float | np.number) or not low <= quality <= high:
+        raise InputError(f"quality is {quality!r}, expected a number from {low:.0f} to {high:.0f}")
+
+
+def _check_target(target_bytes: int | None) -> None:
+    if isinstance(target_bytes, bool) or not isinstance(target_bytes, int | np.integer) or target_bytes < 1:
+        raise InputError(f"target_bytes is {target_bytes!r}, expected a whole number of at least 1")
+
+
+def _check_coding_size(coding_size: tuple[int, int], frame_size: tuple[int, int]) -> tuple[int, int]:
+    fits = (
+        isinstance(coding_size, tuple | list)
+        and len(coding_size) == 2
+        and all(isinstance(side, int | np.integer) for side in coding_size)
+        and all(1 <= side <= limit for side, limit in zip(coding_size, frame_size, strict=True))
+    )
+    if not fits:
+        raise InputError(f"coding_size is {coding_size}, expected (height, width) within the frame's {frame_size}")
+    return int(coding_size[0]), int(coding_size[1])
+
+
+def _check_map(quality_map: NDArray[np.uint8], regions: tuple[int, int], level_count: int) -> None:
+    if not isinstance(quality_map, np.ndarray) or quality_map.dtype != np.uint8:
+        raise InputError(f"quality_map is {getattr(quality_map, 'dtype', type(quality_map))}, expected uint8")
+    if quality_map.shape != (*regions, 2):
+        raise InputError(f"quality_map has shape {quality_map.shape}, expected {(*regions, 2)}")
+    if quality_map.max() >= level_count:
+        raise InputError(f"quality_map has level {quality_map.max()}, expected 0..{level_count - 1}")

@@ -1,0 +1,76 @@
+"""Files that are either whole or not there, folders of pictures in natural order, files with a secret."""
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from rjpeg.errors import ConfigError, StorageError
+
+__all__ = ["PICTURE_SUFFIXES", "list_pictures", "read_token", "write_whole"]
+
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+    """Write `data` to `path`, making the folder if need be; an existing file is replaced.
+
+    The bytes go to a temporary file beside `path` that is renamed once complete, so a reader never sees
+    half a file and a full disk leaves nothing behind. Not fsynced.
+
+    Raises:
+        StorageError: the folder or file can't be written (disk full, no permission, ...).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[Path]:
+    """The files of `folder`, not of the folders within, whose name ends in one of `suffixes`, of either case.
+
+    In natural order: `2.jpg` before `10.jpg`.
+
+    Raises:
+        StorageError: the folder can't be read, or holds no such file.
+    """
+    folder = Path(folder)
+    try:
+        pictures = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.is_dir()]
+    except OSError as error:
+        raise StorageError(f"can't read folder {folder}: {error.strerror or error}") from error
+    if not pictures:
+        raise StorageError(f"folder {folder} holds no picture (looked for {', '.join(suffixes)})")
+    return sorted(pictures, key=_natural_key)
+
+
+def read_token(path: str | Path) -> str:
+    """The secret in a token file: its one line, without surrounding white space.
+
+    Raises:
+        ConfigError: the file can't be read, is empty, or holds more than one word of printable ASCII.
+    """
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"can't read token file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"token file {path} is not text") from error
+    if not re.fullmatch(r"[!-~]{1,4096}", token):
+        raise ConfigError(f"token file {path} must hold one word of printable ASCII, 1 to 4096 characters")
+    return token
+
+
+def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"([0-9]+)", path.name.lower())
+    return [(int(p), "") if p.isascii() and p.isdigit() else (-1, p) for p in parts], path.name

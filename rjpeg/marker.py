@@ -1,0 +1,193 @@
+"""The region marker: the one APP10 segment that tells a Region JPEG from any other.
+
+    2  "RJ"
+    1  version in the high four bits; bit 0: the frame's size follows; bits 1, 2: how the map is corrected
+    2  model id
+    4  frame height and width, only if they differ from the JPEG's own
+    3  low 24 bits of the CRC-32 over the quantized coefficients and the map
+    n  correction of the predictor's map, if any
+
+Integers are big-endian. With the segment's own four bytes of code and length that is 12 or 16 bytes without a
+correction. One that does not fit a segment goes on in the next ones: "RJ", a zero byte, data.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg.errors import MarkerError
+
+SEGMENT_CODE = 0xEA
+VERSION = 1
+_MAGIC = b"RJ"
+_CONTINUED = _MAGIC + b"\x00"
+_HAS_SIZE, _DIFFERENCES, _WHOLE_MAP = 1, 2, 4
+_MOST_SEGMENT_BYTES = 65533
+# Where a correction changes more levels than this, the map is deflated as a whole. It bounds the work that a hostile
+# file can ask for, too.
+_MOST_DIFFERENCES = 20_000
+
+
+class Marker(NamedTuple):
+    """What a file's marker says. frame_size: (height, width) if not the JPEG's own. correction: undecoded."""
+
+    model_id: bytes
+    frame_size: tuple[int, int] | None
+    checksum: int
+    correction_kind: int
+    correction: bytes
+
+
+def checksum_of(blocks: list[NDArray[np.int16]], levels: NDArray[np.uint8]) -> int:
+    """24 bits of the CRC-32 over all quantized blocks (little-endian) and the map."""
+    crc = 0
+    for component in blocks:
+        crc = zlib.crc32(np.ascontiguousarray(component, "<i2").data, crc)
+    return zlib.crc32(np.ascontiguousarray(levels).data, crc) & 0xFFFFFF
+
+
+def pack(marker: Marker) -> list[tuple[int, bytes]]:
+    """The segments, (code, data), that say `marker`."""
+    flags = marker.correction_kind | (_HAS_SIZE if marker.frame_size else 0)
+    data = _MAGIC + bytes([VERSION << 4 | flags]) + marker.model_id
+    if marker.frame_size:
+        data += struct.pack(">HH", *marker.frame_size)
+    data += marker.checksum.to_bytes(3, "big") + marker.correction
+    segments = [data[:_MOST_SEGMENT_BYTES]]
+    size = _MOST_SEGMENT_BYTES - len(_CONTINUED)
+    segments += [_CONTINUED + data[start : start + size] for start in range(_MOST_SEGMENT_BYTES, len(data), size)]
+    return [(SEGMENT_CODE, segment) for segment in segments]
+
+
+def is_region_segment(code: int, data: bytes) -> bool:
+    """Whether an application segment is ours; others' APP10 segments are left alone."""
+    return code == SEGMENT_CODE and data.startswith(_MAGIC) and len(data) > len(_MAGIC)
+
+
+def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
+    """Read the marker among a file's application segments, None where there is none.
+
+    Raises MarkerError for a marker that is cut short, doubled or of another version.
+    """
+    ours = [data for code, data in segments if is_region_segment(code, data)]
+    if not ours:
+        return None
+    first, *rest = ours
+    if first.startswith(_CONTINUED) or not all(data.startswith(_CONTINUED) for data in rest):
+        raise MarkerError("region marker is doubled or its parts are out of order, expected one")
+    data = first + b"".join(segment[len(_CONTINUED) :] for segment in rest)
+    version, flags = data[2] >> 4, data[2] & 15
+    if version != VERSION:
+        raise MarkerError(f"region marker has format version {version}, expected {VERSION}")
+    kind = flags & (_DIFFERENCES | _WHOLE_MAP)
+    if flags & 8 or kind == (_DIFFERENCES | _WHOLE_MAP):
+        raise MarkerError(f"region marker has unknown flags {flags:#x}")
+    size_bytes = 4 if flags & _HAS_SIZE else 0
+    if len(data) < 8 + size_bytes:
+        raise MarkerError(f"region marker has {len(data)} bytes, expected at least {8 + size_bytes}")
+    frame_size = struct.unpack_from(">HH", data, 5) if size_bytes else None
+    if frame_size and 0 in frame_size:
+        raise MarkerError(f"region marker has frame size {frame_size[1]}x{frame_size[0]}, expected at least 1x1")
+    checksum_at = 5 + size_bytes
+    return Marker(
+        model_id=data[3:5],
+        frame_size=frame_size,
+        checksum=int.from_bytes(data[checksum_at : checksum_at + 3], "big"),
+        correction_kind=kind,
+        correction=data[checksum_at + 3 :],
+    )
+
+
+def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) -> tuple[int, bytes]:
+    """(kind, data) that turns the predictor's map into `levels`, both (rows, cols, 2): the shorter of two ways.
+
+    Differences: gaps between changed levels (luma first, row by row) and signed differences in Rice codes (Rice and
+    Plaunt 1971), the best of 16 parameters in the first four bits. Or the whole map, deflated (RFC 1951).
+    """
+    if np.array_equal(predicted, levels):
+        return 0, b""
+    before, after = _flat(predicted), _flat(levels)
+    changed = np.flatnonzero(before != after)
+    candidates = []
+    if changed.size <= _MOST_DIFFERENCES:
+        gaps = np.diff(changed, prepend=-1) - 1
+        differences = after[changed].astype(np.int64) - before[changed]
+        lengths = [int(np.sum(gaps >> k)) + k * gaps.size for k in range(16)]
+        candidates.append((_DIFFERENCES, _rice_encode(gaps, differences, int(np.argmin(lengths)))))
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    candidates.append((_WHOLE_MAP, deflate.compress(after.tobytes()) + deflate.flush()))
+    return min(candidates, key=lambda candidate: len(candidate[1]))
+
+
+def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count: int) -> NDArray[np.uint8]:
+    """The map that a correction makes of the predictor's. Raises MarkerError for data that can't be one."""
+    if kind == 0 and not data:
+        return predicted
+    flat = _flat(predicted)
+    if kind == _WHOLE_MAP:
+        try:
+            inflate = zlib.decompressobj(-15)
+            whole = inflate.decompress(data, flat.size + 1)
+        except zlib.error as error:
+            raise MarkerError(f"region marker's map is damaged: {error}") from error
+        if len(whole) != flat.size:
+            raise MarkerError(f"region marker's map has not the {flat.size} levels that were expected")
+        flat = np.frombuffer(whole, np.uint8)
+    elif kind == _DIFFERENCES:
+        positions, differences = _rice_decode(data, flat.size)
+        changed = flat.astype(np.int64)
+        changed[positions] += differences
+        if changed.min() < 0 or changed.max() >= level_count:
+            raise MarkerError(f"region marker's refinements leave the levels 0..{level_count - 1}")
+        flat = changed.astype(np.uint8)
+    else:
+        raise MarkerError("region marker has data that belong to no correction")
+    if flat.max() >= level_count:
+        raise MarkerError(f"region marker's map has level {flat.max()}, expected at most {level_count - 1}")
+    rows, cols = predicted.shape[:2]
+    return np.ascontiguousarray(flat.reshape(2, rows, cols).transpose(1, 2, 0))
+
+
+def _flat(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return levels.transpose(2, 0, 1).ravel()
+
+
+def _rice_encode(gaps: NDArray[np.int64], differences: NDArray[np.int64], parameter: int) -> bytes:
+    codes = [f"{parameter:04b}"]
+    for gap, difference in zip(gaps.tolist(), differences.tolist(), strict=True):
+        codes.append("1" * (gap >> parameter) + "0")
+        if parameter:
+            codes.append(f"{gap & ((1 << parameter) - 1):0{parameter}b}")
+        codes.append(("1" if difference < 0 else "0") + "1" * (abs(difference) - 1) + "0")
+    bits = "".join(codes)
+    # Padding of ones is a gap that never ends, so it is no code.
+    bits += "1" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def _rice_decode(data: bytes, size: int) -> tuple[list[int], list[int]]:
+    bits = "".join(f"{byte:08b}" for byte in data)
+    parameter, at = int(bits[:4] or "0", 2), 4
+    position = -1
+    positions: list[int] = []
+    differences: list[int] = []
+    while (end := bits.find("0", at)) >= 0:
+        quotient = end - at
+        at = end + 1 + parameter
+        magnitude_end = bits.find("0", at + 1)
+        if magnitude_end < 0:
+            raise MarkerError("region marker's refinements are cut short")
+        remainder = int(bits[end + 1 : at], 2) if parameter else 0
+        position += 1 + (quotient << parameter) + remainder
+        if position >= size or len(positions) >= _MOST_DIFFERENCES:
+            raise MarkerError(f"region marker's refinements go beyond the map's {size} levels")
+        positions.append(position)
+        magnitude = magnitude_end - at
+        differences.append(-magnitude if bits[at] == "1" else magnitude)
+        at = magnitude_end + 1
+    return positions, differences
