@@ -46,7 +46,7 @@ def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling) -> Pla
     y, cr, cb = cv2.split(cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb))
     if subsampling == "4:2:0":
         cb, cr = halve(cb), halve(cr)
-    return Planes(y, cb, cr)  # type: ignore[arg-type]
+    return Planes(y, cb, cr)
 
 
 def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -100,7 +100,7 @@ class Decoder:
             frame = _timed(
                 seconds,
                 "enlarge",
-                lambda: cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC),  # type: ignore[arg-type]
+                lambda: cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC),
             )
         return DecodedFrame(
             frame=frame,
@@ -157,7 +157,7 @@ def read_region_file(
         frame_size=frame_size,
         blocks=file["blocks"],
         tables=file["tables"],
-        sampling=sampling,  # type: ignore[arg-type]
+        sampling=sampling,
         marker=said,
         marker_bytes=sum(len(data) + 4 for data in ours),
         refinement_bytes=len(said.correction) + 4 * (len(ours) - 1),

@@ -44,8 +44,8 @@ class EncodedFrame:
     """A coded frame and how it came about.
 
     quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map: (rows,
-    cols, 2) uint8 levels, luma and chroma; generator_map is None where the generator was not asked. marker_bytes: the
-    whole region marker; refinement_bytes: the share of it that corrects the predictor's map. seconds: by stage, summed
+    cols, 2) uint8 levels, luma and chroma; generator_map is None where the generator was not asked. tables: the DQT's
+    (64,) luma and chroma tables. marker_bytes: the whole region marker; refinement_bytes: the share of it that corrects the predictor's map. seconds: by stage, summed
     over all attempts of a search.
     """
 
@@ -55,6 +55,7 @@ class EncodedFrame:
     quality_map: NDArray[np.uint8]
     predictor_map: NDArray[np.uint8]
     generator_map: NDArray[np.uint8] | None
+    tables: tuple[NDArray[np.uint16], NDArray[np.uint16]]
     marker_bytes: int
     refinement_bytes: int
     seconds: dict[str, float]
@@ -313,6 +314,7 @@ class Encoder:
             quality_map=levels,
             predictor_map=predicted,
             generator_map=wanted,
+            tables=(file_tables[0], file_tables[1]),
             marker_bytes=sum(len(data) + 4 for _, data in segments),
             refinement_bytes=len(correction) + 4 * (len(segments) - 1),
             seconds=dict(picture.seconds),

@@ -36,7 +36,8 @@ def generator_features(
 
     y: (block_rows, block_cols, 64), cb and cr: (rows, cols, 64) of the half-size chroma planes, as at 4:2:0.
     Channels: the 15 lowest frequencies of the region's luma blocks (top left, top right, bottom left, bottom
-    right), the 6 lowest of cb and of cr, the rate. DC is linear (one unit is one gray level), AC is 12 * log2(1 + |c|) with c's sign.
+    right), the 6 lowest of cb and of cr, the rate. DC is linear (one unit is one gray level), AC is
+    12 * log2(1 + |c|) with c's sign.
     """
     rows, cols = cb.shape[:2]
     luma = _companded(_four_blocks(y[..., ZIGZAG[:LUMA_FREQUENCIES]], rows, cols))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rjpeg.errors import ConfigError, StorageError
 
-__all__ = ["PICTURE_SUFFIXES", "list_pictures", "read_token", "write_whole"]
+__all__ = ["PICTURE_SUFFIXES", "list_pictures", "read_token", "read_whole", "write_whole"]
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -34,6 +34,18 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
             raise
     except OSError as error:
         raise StorageError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def read_whole(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        StorageError: it can't be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StorageError(f"can't read {path}: {error.strerror or error}") from error
 
 
 def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[Path]:

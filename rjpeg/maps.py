@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import tables
+from rjpeg.codec import REGION
 from rjpeg.runtime import Quantization
 
 
@@ -73,14 +74,15 @@ def quality_factors(
     return factors
 
 
-def draw(factors: NDArray[np.floating], height: int, width: int) -> NDArray[np.uint8]:
-    """Quality factors of one channel, (rows, cols) in 1..100, as a (height, width, 3) uint8 BGR picture.
+def draw(factors: NDArray[np.floating], coding_size: tuple[int, int], frame_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Quality factors of one channel, (rows, cols) in 1..100, as a BGR picture (H, W, 3) uint8 of the frame's size.
 
     Dark is coarse and bright is fine, on the same scale for all pictures; a region is an area of one color.
     """
     shades = np.clip(factors * 2.55, 0, 255).astype(np.uint8)
-    colored = cv2.applyColorMap(shades, cv2.COLORMAP_VIRIDIS)
-    return cv2.resize(colored, (width, height), interpolation=cv2.INTER_NEAREST)
+    of_pixels = shades.repeat(REGION, axis=0).repeat(REGION, axis=1)[: coding_size[0], : coding_size[1]]
+    colored = cv2.applyColorMap(of_pixels, cv2.COLORMAP_VIRIDIS)
+    return cv2.resize(colored, (frame_size[1], frame_size[0]), interpolation=cv2.INTER_NEAREST)
 
 
 def compose(panels: dict[str, NDArray[np.uint8]], margin: int = 8) -> NDArray[np.uint8]:

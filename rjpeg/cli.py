@@ -1,0 +1,223 @@
+"""The console script `rjpeg`: encode, decode, inspect and map, for pictures on disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import __version__, maps
+from rjpeg.decoder import MAX_PIXELS, Decoder
+from rjpeg.encoder import Encoder
+from rjpeg.errors import InputError, RjpegError, StorageError
+from rjpeg.files import PICTURE_SUFFIXES, list_pictures, read_whole, write_whole
+from rjpeg.inspection import inspect
+
+log = logging.getLogger("rjpeg")
+
+STANDARD_STREAM = "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 an error that is printed, 2 wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=options.log_level.upper())
+    try:
+        run: Callable[[argparse.Namespace], None] = options.run
+        run(options)
+    except RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser("rjpeg", description=__doc__, formatter_class=formatter)
+    parser.add_argument("--version", action="version", version=__version__)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--model", metavar="FOLDER", help="model folder made by `make export-tflite`; else the shipped one"
+    )
+    common.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
+    common.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    commands = parser.add_subparsers(required=True, metavar="encode | decode | inspect | map")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[common], formatter_class=formatter)
+        command.set_defaults(run=run)
+        return command
+
+    encode = add("encode", _encode, "code a picture as a Region JPEG")
+    encode.add_argument("picture", help="any file that OpenCV reads, or - for standard input")
+    encode.add_argument("output", help="JPEG file to write, or - for standard output")
+    amount = encode.add_mutually_exclusive_group()
+    amount.add_argument("--quality", type=float, help="1..100 (50 if neither this nor --target-bytes is given)")
+    amount.add_argument("--target-bytes", type=int, help="largest size of the file")
+    encode.add_argument(
+        "--coding-size", type=_size, metavar="WxH", help="reduce to this before coding; else chosen by rate"
+    )
+    encode.add_argument("--subsampling", choices=("4:2:0", "4:4:4"), default="4:2:0")
+    encode.add_argument("--no-refine", action="store_true", help="send nothing but what the predictor finds by itself")
+    encode.add_argument("--json", action="store_true", help="print facts of the file as JSON")
+
+    decode = add("decode", _decode, "decode a Region JPEG, or any JPEG, at the frame's size")
+    decode.add_argument("jpeg", help="JPEG file, or - for standard input")
+    decode.add_argument("output", help="picture to write; its ending names the format (.png, .bmp, ...); - for PNG")
+
+    look = add("inspect", _inspect, "tell what a JPEG says of itself: sizes, map, bytes by segment")
+    look.add_argument("jpeg", help="JPEG file, or - for standard input")
+    look.add_argument("--json", action="store_true", help="everything, the map's levels too, as one JSON object")
+
+    draw = add("map", _map, "draw the generator's and the predictor's maps beside the picture, in quality factors")
+    draw.add_argument("pictures", help="a picture or a folder of them")
+    draw.add_argument("output", help="PNG file to write, or folder if `pictures` is one")
+    draw.add_argument("--quality", type=float, default=50.0, help="1..100")
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.partition("x")
+    if not (separator and width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, expected WIDTHxHEIGHT as in 176x144")
+    return int(height), int(width)
+
+
+def _encode(options: argparse.Namespace) -> None:
+    frame = _read_picture(options.picture, options.max_pixels)
+    quality = 50.0 if options.quality is None and options.target_bytes is None else options.quality
+    encoder = Encoder(options.model, refine=not options.no_refine)
+    encoded = encoder.encode_with_details(
+        frame, quality, options.target_bytes, coding_size=options.coding_size, subsampling=options.subsampling
+    )
+    facts = {
+        "bytes": len(encoded.jpeg),
+        "bpp": 8 * len(encoded.jpeg) / (frame.shape[0] * frame.shape[1]),
+        "quality": encoded.quality,
+        "coding_size": list(encoded.coding_size),
+        "marker_bytes": encoded.marker_bytes,
+        "refinement_bytes": encoded.refinement_bytes,
+    }
+    _write(options.output, encoded.jpeg)
+    if options.json:
+        # The file itself has standard output, where it goes there.
+        print(json.dumps(facts), file=sys.stderr if options.output == STANDARD_STREAM else sys.stdout)
+    else:
+        log.info(
+            "%d bytes, %.3f bpp, quality %.1f, coded at %dx%d",
+            facts["bytes"], facts["bpp"], encoded.quality, *reversed(encoded.coding_size),
+        )  # fmt: skip
+
+
+def _decode(options: argparse.Namespace) -> None:
+    decoder = Decoder(options.model, max_pixels=options.max_pixels)
+    frame = decoder.decode(_read(options.jpeg))
+    ending = ".png" if options.output == STANDARD_STREAM else Path(options.output).suffix
+    _write(options.output, _picture_file(frame, ending, options.output))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    facts = inspect(_read(options.jpeg), options.model, max_pixels=options.max_pixels)
+    if options.json:
+        print(json.dumps(facts, default=lambda value: np.asarray(value).tolist()))
+        return
+    for name, value in facts.items():
+        if name == "quality_map":
+            luma, chroma = value[..., 0], value[..., 1]
+            print(f"levels: luma {luma.min()}..{luma.max()} (mean {luma.mean():.2f}), "
+                  f"chroma {chroma.min()}..{chroma.max()} (mean {chroma.mean():.2f})")  # fmt: skip
+        elif name == "quality_factors":
+            for channel, label in enumerate(("luma", "chroma")):
+                print(f"quality factors, {label}:")
+                print("\n".join(" ".join(f"{factor:3.0f}" for factor in row) for row in value[..., channel]))
+        elif name != "tables":
+            print(f"{name}: {value}")
+
+
+def _map(options: argparse.Namespace) -> None:
+    source, output = Path(options.pictures), Path(options.output)
+    encoder = Encoder(options.model)
+    if not source.is_dir():
+        write_whole(output, _map_sheet(source, encoder, options))
+        return
+    pictures = list_pictures(source, PICTURE_SUFFIXES)
+    failed = 0
+    for number, picture in enumerate(pictures, 1):
+        try:
+            write_whole(output / f"{picture.stem}.map.png", _map_sheet(picture, encoder, options))
+            log.info("%d of %d: %s", number, len(pictures), picture.name)
+        except (InputError, StorageError) as error:
+            failed += 1
+            log.warning("skipped: %s", error)
+    if failed:
+        raise StorageError(f"{failed} of {len(pictures)} pictures in {source} could not be drawn")
+
+
+def _map_sheet(path: Path, encoder: Encoder, options: argparse.Namespace) -> bytes:
+    frame = _read_picture(str(path), options.max_pixels)
+    encoded = encoder.encode_with_details(frame, options.quality)
+    panels = {"picture": frame}
+    for network, levels in (("generator", encoded.generator_map), ("predictor", encoded.predictor_map)):
+        if levels is None:
+            continue
+        factors = maps.quality_factors(levels, encoder.model.leveling.scales, encoded.tables, encoder.model.base_tables)
+        for channel, name in enumerate(("luma", "chroma")):
+            low, high = factors[..., channel].min(), factors[..., channel].max()
+            title = f"{network} {name} QF {low:.0f}-{high:.0f}"
+            panels[title] = maps.draw(factors[..., channel], encoded.coding_size, frame.shape[:2])
+    return _picture_file(maps.compose(panels), ".png", str(path))
+
+
+def _read(path: str) -> bytes:
+    return sys.stdin.buffer.read() if path == STANDARD_STREAM else read_whole(path)
+
+
+def _write(path: str, data: bytes) -> None:
+    if path == STANDARD_STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_whole(path, data)
+
+
+def _read_picture(path: str, max_pixels: int) -> NDArray[np.uint8]:
+    """A picture as a frame, as the camera would have given it: its Exif orientation is not applied."""
+    data = np.frombuffer(_read(path), np.uint8)
+    frame: Any = None
+    if data.size:
+        try:
+            frame = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error as error:
+            raise InputError(f"picture {path} is not readable: {error.err}") from error
+    if frame is None:
+        raise InputError(f"picture {path} is of no kind that OpenCV reads, or damaged")
+    if frame.shape[0] * frame.shape[1] > max_pixels:
+        raise InputError(f"picture {path} is {frame.shape[1]}x{frame.shape[0]}, larger than {max_pixels} pixels")
+    return frame
+
+
+def _picture_file(frame: NDArray[np.uint8], ending: str, path: str) -> bytes:
+    try:
+        done, data = cv2.imencode(ending, frame)
+    except cv2.error as error:
+        raise InputError(
+            f"output {path}: OpenCV writes no {ending or 'files without an ending'}: {error.err}"
+        ) from error
+    if not done:
+        raise StorageError(f"output {path}: OpenCV could not make a {ending} of the picture")
+    return data.tobytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
