@@ -1,0 +1,293 @@
+"""Codes every picture with every codec at every rate, and asks the classifier what it sees."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from evaluate import data
+from evaluate.classifiers import Classifier, identity, open_classifier
+from evaluate.codecs import Codec, CodecMissingError, Reduced, make_codec
+from evaluate.data import DataSet, Picture
+from evaluate.scores import byte_budget, paired_difference, proportion
+from rjpeg import runtime
+from rjpeg.errors import InputError
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """One point of a curve: files within a number of bits per pixel, or files of one quality."""
+
+    kind: str  # "bpp" or "quality"
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.value:g} bpp" if self.kind == "bpp" else f"quality {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to judge one picture: plain values, so that any process can do it."""
+
+    classifier: str
+    mean: float | None
+    std: float | None
+    fit: str
+    codec: str
+    points: tuple[Point, ...]
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One picture at one point: bytes of the file, whether it kept within the budget, the class seen."""
+
+    size: int
+    fits: bool
+    prediction: int
+    pixels: int
+
+
+def judge(task: Task) -> list[Outcome]:
+    """Outcomes of one picture at the task's points; of the clean picture for the codec named CLEAN."""
+    classifier = _classifier(task.classifier, task.mean, task.std)
+    frame = data.load(task.picture, task.fit, classifier.size)
+    height, width = frame.shape[:2]
+
+    def see(decoded: np.ndarray) -> int:
+        fitted = data.fit_frame(decoded, classifier.size, "crop" if task.fit == "whole" else task.fit)
+        return classifier.classify(fitted)
+
+    if task.codec == CLEAN:
+        return [Outcome(frame.nbytes, True, see(frame), height * width)]
+    codec = _codec(task.codec)
+    known: dict[int, bytes] = {}
+    outcomes = []
+    for point in task.points:
+        if point.kind == "quality":
+            file, fits = codec.encode(frame, int(point.value)), True
+        else:
+            coded = codec.encode_within(frame, byte_budget(point.value, height, width), known)
+            file, fits = coded.data, coded.fits
+        decoded = codec.decode(file)
+        if decoded.shape != frame.shape and not isinstance(codec, Reduced):
+            raise InputError(f"{codec.name} gave {decoded.shape} for {task.picture.name} of {frame.shape}")
+        decoded = data.resize(decoded, height, width)
+        outcomes.append(Outcome(len(file), fits, see(decoded), height * width))
+    return outcomes
+
+
+@functools.cache
+def _classifier(source: str, mean: float | None, std: float | None) -> Classifier:
+    return open_classifier(source, mean, std)
+
+
+@functools.cache
+def _codec(name: str) -> Codec:
+    return make_codec(name)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    logging.getLogger("pyvips").setLevel(logging.WARNING)
+
+
+def _prefer_fast_runtime() -> None:
+    """Where both runtimes are installed: ai-edge-litert has fast kernels for int8 classifiers, the older has not.
+
+    Region JPEG's maps are the same on either.
+    """
+    if importlib.util.find_spec("ai_edge_litert"):
+        os.environ.setdefault("RJPEG_RUNTIME", "ai_edge_litert")
+
+
+class Workers:
+    """Runs tasks in `count` processes of one thread each, or in this one when `count` is 1."""
+
+    def __init__(self, count: int) -> None:
+        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "VIPS_CONCURRENCY"):
+            os.environ.setdefault(name, "1")
+        _start_worker()
+        self._pool = None
+        if count > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, tasks: list[Task], label: str) -> list[list[Outcome]]:
+        """Outcomes in the order of the tasks, under a progress bar."""
+        results: Iterator[list[Outcome]] = (
+            self._pool.map(judge, tasks, chunksize=4) if self._pool else map(judge, tasks)
+        )
+        return list(tqdm(results, label, total=len(tasks), unit="picture", dynamic_ncols=True, leave=False))
+
+
+def compare(
+    dataset: DataSet,
+    classifier: str,
+    codecs: list[str],
+    points: dict[str, tuple[Point, ...]],
+    *,
+    mean: float | None = None,
+    std: float | None = None,
+    fit: str = "crop",
+    workers: int = 1,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Results of every codec at its points, picture by picture, as plain values for JSON.
+
+    `points` gives the points by codec name. Codecs whose package is missing are listed under "skipped".
+    Finished (codec, point) pairs are kept in the folder `cache` under a hash of all that they depend on, and
+    are not run again.
+    Raises InputError for unreadable pictures, wrong labels, an unknown codec or a wrong classifier.
+    """
+    _prefer_fast_runtime()
+    judged_by = _classifier(classifier, mean, std)
+    data.check_labels(dataset, judged_by.classes)
+    skipped: dict[str, str] = {}
+    made: dict[str, Codec] = {}
+    for name in codecs:
+        try:
+            made[name] = _codec(name)
+        except CodecMissingError as reason:
+            skipped[name] = str(reason)
+    base = {
+        "classifier": identity(classifier),
+        "runtime": runtime.runtime_name(),
+        "input": [mean, std],
+        "fit": fit,
+        "pictures": [(p.name, p.window, _digest(p.path)) for p in dataset.pictures],
+        "code": [_digest(Path(__file__).with_name(name)) for name in ("codecs.py", "data.py", "compare.py")],
+    }
+
+    def store(codec: str, version: str, point: Point) -> Path | None:
+        key = json.dumps({**base, "codec": codec, "version": version, "point": asdict(point)}, sort_keys=True)
+        return cache and cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+    with Workers(workers) as pool:
+
+        def outcomes(codec: str, version: str, wanted: tuple[Point, ...]) -> dict[Point, list[Outcome]]:
+            remembered = {point: _recall(store(codec, version, point)) for point in wanted}
+            found = {point: rows for point, rows in remembered.items() if rows is not None}
+            missing = tuple(point for point in wanted if point not in found)
+            if missing:
+                tasks = [Task(classifier, mean, std, fit, codec, missing, p) for p in dataset.pictures]
+                by_picture = pool.run(tasks, codec)
+                for index, point in enumerate(missing):
+                    found[point] = [row[index] for row in by_picture]
+                    _remember(store(codec, version, point), found[point])
+            return {point: found[point] for point in wanted}
+
+        clean = outcomes(CLEAN, "", (Point("quality", 0),))[Point("quality", 0)]
+        truth = [
+            row.prediction if picture.label is None else picture.label
+            for picture, row in zip(dataset.pictures, clean, strict=True)
+        ]
+        series = []
+        for name, codec in made.items():
+            rows_by_point = outcomes(name, codec.version, points[name])
+            series.append(
+                {
+                    "codec": name,
+                    "version": codec.version,
+                    "points": [_point(point, rows, truth) for point, rows in rows_by_point.items()],
+                }
+            )
+    clean_correct = [row.prediction == label for row, label in zip(clean, truth, strict=True)]
+    top1, error = proportion(clean_correct)
+    return {
+        "pictures": [
+            {"name": picture.name, "label": picture.label, "clean_prediction": row.prediction}
+            for picture, row in zip(dataset.pictures, clean, strict=True)
+        ],
+        "labels_from": dataset.labels_from,
+        "score": "top-1" if dataset.labelled else "agreement",
+        "fit": fit,
+        "classifier": {
+            "source": classifier,
+            "identity": identity(classifier),
+            "runtime": runtime.runtime_name(),
+            "size": list(judged_by.size),
+        },
+        "clean": {"top1": top1, "standard_error": error},
+        "series": series,
+        "skipped": skipped,
+    }
+
+
+def _point(point: Point, rows: list[Outcome], truth: list[int]) -> dict[str, Any]:
+    correct = [row.prediction == label for row, label in zip(rows, truth, strict=True)]
+    top1, error = proportion(correct)
+    bpp = [8 * row.size / row.pixels for row in rows]
+    return {
+        "kind": point.kind,
+        "value": point.value,
+        "top1": top1,
+        "standard_error": error,
+        "mean_bpp": math.fsum(bpp) / len(bpp),
+        "mean_bytes": sum(row.size for row in rows) / len(rows),
+        "over_budget": sum(not row.fits for row in rows),
+        "bytes": [row.size for row in rows],
+        "prediction": [row.prediction for row in rows],
+        "correct": correct,
+    }
+
+
+def _recall(path: Path | None) -> list[Outcome] | None:
+    if path is None or not path.is_file():
+        return None
+    try:
+        return [Outcome(*row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None  # a half-written file of a run that was stopped
+
+
+def _remember(path: Path | None, outcomes: list[Outcome]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [[row.size, row.fits, row.prediction, row.pixels] for row in outcomes]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+
+
+@functools.cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def add_differences(results: dict[str, Any], reference: str) -> None:
+    """Adds to every point "difference" and "difference_error": paired, against `reference` at the same point.
+
+    Nothing is added where the reference has no such point. Raises InputError when the reference was not run.
+    """
+    by_name = {series["codec"]: series for series in results["series"]}
+    if reference not in by_name:
+        raise InputError(f"reference codec {reference!r} was not run, expected one of {', '.join(by_name)}")
+    results["reference"] = reference
+    other = {(point["kind"], point["value"]): point["correct"] for point in by_name[reference]["points"]}
+    for series in results["series"]:
+        for point in series["points"]:
+            key = (point["kind"], point["value"])
+            if key in other:
+                difference, error = paired_difference(point["correct"], other[key])
+                point["difference"], point["difference_error"] = difference, error

@@ -1,0 +1,170 @@
+"""Results as files: JSON with everything, CSV, a plot, and tables in Markdown."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+# a point counts as being at its rate when its mean is no more than this far above
+RATE_TOLERANCE = 1.01
+CSV_COLUMNS = (
+    "codec", "kind", "value", "mean_bpp", "mean_bytes", "top1", "standard_error",
+    "difference", "difference_error", "over_budget",
+)  # fmt: skip
+
+
+def best_coding_sizes(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """For every codec that was also run at reduced coding sizes: its best size at each rate.
+
+    The size is one fraction for all pictures. It is picked by the very figures that are reported, which
+    favors these codecs a little; Region JPEG picks its own without seeing a label. Points that go over
+    their rate take no part.
+    """
+    families: dict[str, list[dict[str, Any]]] = {}
+    for series in results["series"]:
+        families.setdefault(series["codec"].partition("@")[0], []).append(series)
+    best = []
+    for family, members in families.items():
+        if len(members) < 2:
+            continue
+        points: dict[float, dict[str, Any]] = {}
+        for series in members:
+            for point in series["points"]:
+                rate = point["value"]
+                if point["kind"] != "bpp" or point["mean_bpp"] > rate * RATE_TOLERANCE:
+                    continue
+                if rate not in points or point["top1"] > points[rate]["top1"]:
+                    points[rate] = {**point, "codec": series["codec"]}
+        best.append({"codec": f"{family}, best coding size", "points": [points[rate] for rate in sorted(points)]})
+    return best
+
+
+def write(results: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes results.json, results.csv, results.md and results.png into a folder, and tells their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"results.{suffix}" for suffix in ("json", "csv", "md", "png")]
+    paths[0].write_text(json.dumps(results) + "\n", encoding="utf-8")
+    with paths[1].open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for series in results["series"]:
+            writer.writerows({"codec": series["codec"], **point} for point in series["points"])
+    paths[2].write_text(markdown(results), encoding="utf-8")
+    plot(results, paths[3])
+    return paths
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Tables of the score in percent with standard errors, by codec and rate."""
+    count = len(results["pictures"])
+    clean = results["clean"]
+    about = (
+        f"{count} pictures, labels from {results['labels_from']}, classifier {results['classifier']['source']}. "
+        f"Clean pictures: {_percent(clean['top1'], clean['standard_error'])}."
+    )
+    legend = (
+        "Each picture is coded with the highest quality whose whole file fits the rate. Figures are percent "
+        f"± standard error{_reference(results)}, then the mean bpp really used. "
+        "@ is the coding size as a fraction of height and width."
+    )
+    lines = [
+        f"# {results['score'].capitalize()} against bytes",
+        "",
+        about,
+        *results.get("notes", []),
+        "",
+        legend,
+        "",
+    ]
+    rates = sorted({point["value"] for series in results["series"] for point in series["points"] if _at_rate(point)})
+    rows = results["series"] + results["best_coding_sizes"]
+    if rates:
+        lines += _header(["codec", *(f"{rate:g} bpp" for rate in rates)])
+        for series in rows:
+            cells = {point["value"]: _cell(point) for point in series["points"] if _at_rate(point)}
+            lines.append(_row([series["codec"], *(cells.get(rate, "") for rate in rates)]))
+    fixed = [(series["codec"], point) for series in rows for point in series["points"] if not _at_rate(point)]
+    if fixed:
+        lines += ["", *_header(["codec", "quality", results["score"], "mean bpp", "mean bytes"])]
+        for codec, point in fixed:
+            score = _percent(point["top1"], point["standard_error"])
+            figures = [f"{point['value']:g}", score, f"{point['mean_bpp']:.3f}", f"{point['mean_bytes']:.0f}"]
+            lines.append(_row([codec, *figures]))
+    if results["skipped"]:
+        lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def _at_rate(point: dict[str, Any]) -> bool:
+    return bool(point["kind"] == "bpp")
+
+
+def _reference(results: dict[str, Any]) -> str:
+    if "reference" not in results:
+        return ""
+    return f", in brackets the paired difference to {results['reference']} ± its standard error"
+
+
+def _percent(value: float, error: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f} ± {100 * error:.1f}"
+
+
+def _cell(point: dict[str, Any]) -> str:
+    text = _percent(point["top1"], point["standard_error"])
+    if "difference" in point:
+        text += f" ({_percent(point['difference'], point['difference_error'], '+')})"
+    text += f", {point['mean_bpp']:.3f}"
+    if "codec" in point:
+        text += f", {point['codec']}"
+    if point["over_budget"]:
+        text += f", **{point['over_budget']} over**"
+    return text
+
+
+def _header(cells: list[str]) -> list[str]:
+    return [_row(cells), _row(["---", *["---:"] * (len(cells) - 1)])]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Score against mean bpp with standard errors: full size and, where there is one, the best coding size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    full_size = [series for series in results["series"] if "@" not in series["codec"]]
+    for index, series in enumerate(full_size):
+        color = f"C{index % 10}"
+        at_rates = [point for point in series["points"] if _at_rate(point)]
+        at_qualities = [point for point in series["points"] if not _at_rate(point)]
+        _curve(axes, at_rates, color=color, label=series["codec"], marker="o", linestyle="-")
+        if at_qualities:
+            label = f"{series['codec']}, fixed quality"
+            _curve(axes, at_qualities, color=color, label=label, marker="x", linestyle=":")
+        for best in results["best_coding_sizes"]:
+            if best["codec"].partition(",")[0] == series["codec"]:
+                _curve(axes, best["points"], color=color, label=best["codec"], marker="s", linestyle="--")
+    axes.axhline(100 * results["clean"]["top1"], color="gray", linestyle=":", label="clean pictures")
+    axes.set_xlabel("bits per pixel, whole files")
+    axes.set_ylabel(f"{results['score']} (%)")
+    axes.set_title(f"{len(results['pictures'])} pictures, bars are standard errors", fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _curve(axes: Any, points: list[dict[str, Any]], **style: Any) -> None:
+    axes.errorbar(
+        [point["mean_bpp"] for point in points],
+        [100 * point["top1"] for point in points],
+        [100 * point["standard_error"] for point in points],
+        capsize=2,
+        markersize=4,
+        linewidth=1.2,
+        **style,
+    )
