@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 
@@ -167,6 +172,7 @@ def _map(options: argparse.Namespace) -> None:
 def _map_sheet(path: Path, encoder: Encoder, options: argparse.Namespace) -> bytes:
     frame = _read_picture(str(path), options.max_pixels)
     encoded = encoder.encode_with_details(frame, options.quality)
+    size = (int(frame.shape[0]), int(frame.shape[1]))
     panels = {"picture": frame}
     for network, levels in (("generator", encoded.generator_map), ("predictor", encoded.predictor_map)):
         if levels is None:
@@ -175,7 +181,7 @@ def _map_sheet(path: Path, encoder: Encoder, options: argparse.Namespace) -> byt
         for channel, name in enumerate(("luma", "chroma")):
             low, high = factors[..., channel].min(), factors[..., channel].max()
             title = f"{network} {name} QF {low:.0f}-{high:.0f}"
-            panels[title] = maps.draw(factors[..., channel], encoded.coding_size, frame.shape[:2])
+            panels[title] = maps.draw(factors[..., channel], encoded.coding_size, size)
     return _picture_file(maps.compose(panels), ".png", str(path))
 
 

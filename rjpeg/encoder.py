@@ -45,8 +45,8 @@ class EncodedFrame:
 
     quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map: (rows,
     cols, 2) uint8 levels, luma and chroma; generator_map is None where the generator was not asked. tables: the DQT's
-    (64,) luma and chroma tables. marker_bytes: the whole region marker; refinement_bytes: the share of it that corrects the predictor's map. seconds: by stage, summed
-    over all attempts of a search.
+    (64,) luma and chroma tables. marker_bytes: the whole region marker; refinement_bytes: the share of it that
+    corrects the predictor's map. seconds: by stage, summed over all attempts of a search.
     """
 
     jpeg: bytes
