@@ -1,0 +1,1 @@
+"""What runs beside the task network: decoding of files, folders and of what cameras send."""

@@ -1,0 +1,114 @@
+"""One JPEG to a picture, a written file and a record of what it was."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+import rjpeg
+from rjpeg.files import write_whole
+from rjpeg.maps import quality_factors
+from server.task import Classifier
+
+__all__ = ["FORMATS", "FrameDecoder", "picture_bytes"]
+
+FORMATS = {"png": ".png", "raw": ".npy"}
+
+
+class FrameDecoder:
+    """Decodes files, and writes and classifies the pictures if asked to. For one thread at a time.
+
+    Args:
+        model: folder of the networks, None for those that come with rjpeg.
+        max_pixels: of a picture; larger ones are refused before memory is taken.
+        form: "png", or "raw": a NumPy .npy file of (H, W, 3) uint8 BGR.
+        keep_jpeg: also write each file as it came.
+        task: asked about every picture.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        max_pixels: int = 2**26,
+        form: str = "png",
+        keep_jpeg: bool = False,
+        task: Classifier | None = None,
+    ) -> None:
+        self._decoder = rjpeg.Decoder(model, max_pixels=max_pixels)
+        self._form = form
+        self._keep_jpeg = keep_jpeg
+        self._task = task
+
+    def process(self, jpeg: bytes, stem: Path | None) -> dict[str, Any]:
+        """Decode a file and write the picture to `stem` with the format's ending, unless that is None.
+
+        Returns:
+            What the JSON line says of it: sizes in pixels and bytes, bpp, the map's mean levels and mean IJG
+            quality factors (None for an ordinary JPEG), bytes of refinements, milliseconds by stage, where it was
+            written, the task's answer.
+
+        Raises:
+            JpegError: the file can't be decoded.
+            StorageError: the picture can't be written.
+        """
+        started = time.perf_counter()
+        decoded = self._decoder.decode_with_details(jpeg)
+        done = time.perf_counter()
+        ms = {"decode": done - started}
+        height, width = decoded.frame.shape[:2]
+        record: dict[str, Any] = {
+            "bytes": len(jpeg),
+            "bpp": round(8 * len(jpeg) / (height * width), 4),
+            "width": width,
+            "height": height,
+            "coding_width": decoded.coding_size[1],
+            "coding_height": decoded.coding_size[0],
+            "mean_level_luma": None,
+            "mean_level_chroma": None,
+            "mean_quality_luma": None,
+            "mean_quality_chroma": None,
+            "refinement_bytes": decoded.refinement_bytes,
+        }
+        if decoded.quality_map is not None and decoded.tables is not None:
+            model = self._decoder.model
+            factors = quality_factors(
+                decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables
+            )
+            for key, values in (("level", decoded.quality_map), ("quality", factors)):
+                for channel, value in zip(("luma", "chroma"), values.mean(axis=(0, 1)), strict=True):
+                    record[f"mean_{key}_{channel}"] = round(float(value), 3)
+        if self._task is not None:
+            record["task"] = self._task.top(decoded.frame)
+            ms["task"] = time.perf_counter() - done
+        if stem is not None:
+            before = time.perf_counter()
+            record["picture"] = self._write(
+                stem, FORMATS[self._form], picture_bytes(decoded.frame, self._form)
+            )
+            if self._keep_jpeg:
+                record["jpeg"] = self._write(stem, ".jpg", jpeg)
+            ms["write"] = time.perf_counter() - before
+        record["ms"] = {stage: round(1000 * seconds, 3) for stage, seconds in ms.items()}
+        return record
+
+    @staticmethod
+    def _write(stem: Path, suffix: str, data: bytes | memoryview) -> str:
+        # not with_suffix: a stem may have dots of its own
+        path = stem.with_name(stem.name + suffix)
+        write_whole(path, data)
+        return str(path)
+
+
+def picture_bytes(frame: npt.NDArray[np.uint8], form: str) -> memoryview:
+    """A frame (H, W, 3) uint8 BGR as the content of a PNG or .npy file."""
+    if form == "png":
+        # level 1: half again as large as the smallest, many times faster
+        return memoryview(cv2.imencode(".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+    buffer = io.BytesIO()
+    np.save(buffer, frame, allow_pickle=False)
+    return buffer.getbuffer()
