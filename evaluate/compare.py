@@ -26,6 +26,8 @@ from evaluate.scores import byte_budget, paired_difference, proportion
 from rjpeg import runtime
 from rjpeg.errors import InputError
 
+log = logging.getLogger("evaluate")
+
 CLEAN = "clean"
 
 
@@ -140,7 +142,7 @@ class Workers:
         results: Iterator[list[Outcome]] = (
             self._pool.map(judge, tasks, chunksize=4) if self._pool else map(judge, tasks)
         )
-        return list(tqdm(results, label, total=len(tasks), unit="picture", dynamic_ncols=True, leave=False))
+        return list(tqdm(results, label, total=len(tasks), unit="picture", leave=False, disable=None))
 
 
 def compare(
@@ -207,6 +209,7 @@ def compare(
         series = []
         for name, codec in made.items():
             rows_by_point = outcomes(name, codec.version, points[name])
+            log.info("done: %s", name)
             series.append(
                 {
                     "codec": name,
