@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model", metavar="FOLDER", help="model folder made by `make export-tflite`; else the shipped one"
     )
     common.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
-    common.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    common.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="on standard error"
+    )
     commands = parser.add_subparsers(required=True, metavar="encode | decode | inspect | map")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -73,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--coding-size", type=_size, metavar="WxH", help="reduce to this before coding; else chosen by rate"
     )
-    encode.add_argument("--subsampling", choices=("4:2:0", "4:4:4"), default="4:2:0")
+    encode.add_argument("--subsampling", choices=("4:2:0", "4:4:4"), default="4:2:0", help="of chroma")
     encode.add_argument("--no-refine", action="store_true", help="send nothing but what the predictor finds by itself")
     encode.add_argument("--json", action="store_true", help="print facts of the file as JSON")
 

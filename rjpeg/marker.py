@@ -141,7 +141,7 @@ def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count:
     elif kind == _DIFFERENCES:
         positions, differences = _rice_decode(data, flat.size)
         changed = flat.astype(np.int64)
-        changed[positions] += differences
+        changed[np.array(positions, np.int64)] += np.array(differences, np.int64)
         if changed.min() < 0 or changed.max() >= level_count:
             raise MarkerError(f"region marker's refinements leave the levels 0..{level_count - 1}")
         flat = changed.astype(np.uint8)

@@ -1,0 +1,30 @@
+"""The codec again, slowly and plainly in float64 NumPy: the oracle that the native one is held against."""
+
+import numpy as np
+
+_K, _N = np.mgrid[:8, :8]
+BASIS = np.sqrt(np.where(_K == 0, 1, 2) / 8) * np.cos((2 * _N + 1) * _K * np.pi / 16)
+"""BASIS[k] is the k-th orthonormal DCT-II vector of length 8 (T.81, A.3.3)."""
+
+
+def forward(plane, block_rows, block_cols):
+    height, width = plane.shape
+    missing = ((0, 8 * block_rows - height), (0, 8 * block_cols - width))
+    padded = np.pad(plane.astype(np.float64) - 128, missing, mode="edge")
+    blocks = padded.reshape(block_rows, 8, block_cols, 8).transpose(0, 2, 1, 3)
+    return (BASIS @ blocks @ BASIS.T).reshape(block_rows, block_cols, 64)
+
+
+def quantize(coefficients, steps, levels, dead_zone):
+    step = steps[levels]
+    offset = np.full(64, np.float32(0.5) - np.float32(dead_zone))
+    offset[0] = 0.5
+    index = np.floor(np.abs(coefficients) / step + offset)
+    return (np.sign(coefficients) * np.minimum(index, 1023)).astype(np.int16)
+
+
+def inverse(quantized, steps, levels):
+    block_rows, block_cols = levels.shape
+    blocks = (quantized * steps[levels].astype(np.float64)).reshape(block_rows, block_cols, 8, 8)
+    samples = (BASIS.T @ blocks @ BASIS).transpose(0, 2, 1, 3).reshape(8 * block_rows, 8 * block_cols)
+    return np.clip(np.floor(samples + 128.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,38 @@
+"""The library stands alone and stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import rjpeg
+
+ALLOWED = {"rjpeg", "numpy", "cv2", "tflite_runtime", "ai_edge_litert", "yaml"}
+
+
+def test_rjpeg_imports_numpy_opencv_and_a_runtime_and_nothing_else():
+    found = set()
+    for path in Path(rjpeg.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    assert found - set(sys.stdlib_module_names) <= ALLOWED
+
+
+def test_no_tensorflow_is_loaded_by_coding_and_decoding():
+    program = """
+import sys
+import numpy as np, rjpeg
+jpeg = rjpeg.Encoder().encode(np.full((40, 40, 3), 99, np.uint8), quality=50)
+rjpeg.Decoder().decode(jpeg)
+assert not {"tensorflow", "keras", "torch"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_all_errors_are_of_one_tree():
+    errors = [value for name, value in vars(rjpeg).items() if name.endswith("Error")]
+    assert len(errors) >= 10
+    assert all(issubclass(error, rjpeg.RjpegError) for error in errors)
