@@ -49,7 +49,9 @@ def test_any_size_comes_back_at_its_own_size_with_the_encoders_map(encoder, deco
         assert decoded.frame.shape == frame.shape
         assert decoded.coding_size == encoded.coding_size
         np.testing.assert_array_equal(decoded.quality_map, encoded.quality_map)
-    assert cv2.PSNR(decoded.frame, frame) > 22
+    # Of the finest file the light alone: half-size chroma of a tiny frame is a matter of its content.
+    light = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (decoded.frame, frame)]
+    assert cv2.PSNR(*light) > 28
 
 
 def test_the_longest_row_that_jpeg_has_is_coded_and_one_more_pixel_is_refused(encoder, decoder):
