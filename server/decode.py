@@ -223,7 +223,7 @@ def decode_files(args: argparse.Namespace) -> int:
         record: dict[str, Any] = {"file": name}
         try:
             record |= decoder.process(read(name, args.max_bytes), stem)
-        except (JpegError, StorageError) as error:
+        except RjpegError as error:
             failed += 1
             record["error"] = str(error)
         emit(record)

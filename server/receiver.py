@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rjpeg.errors import ConfigError, JpegError, StorageError
+from rjpeg.errors import ConfigError, RjpegError, StorageError
 from server.decoding import FrameDecoder
 
 __all__ = ["Limits", "Receiver", "open_socket", "parse_address", "serve"]
@@ -174,12 +174,13 @@ class Receiver:
             stem = self._out / camera / (name if sequence is None else f"{name}-{sequence:08d}")
         try:
             record |= self._local.decoder.process(jpeg, stem)
-        except (JpegError, StorageError) as error:
+        except RjpegError as error:
             self._emit(record | {"bytes": len(jpeg), "error": str(error)})
-            if isinstance(error, JpegError):
-                raise HTTPException(422, str(error)) from error
-            logger.error("%s", error)
-            raise HTTPException(507, "the server can't write the picture", {"Retry-After": "10"}) from error
+            if isinstance(error, StorageError):
+                # which folder it was is not for the sender to know
+                logger.error("%s", error)
+                raise HTTPException(507, "the server can't write the picture", {"Retry-After": "10"}) from error
+            raise HTTPException(422, str(error)) from error
         self._emit(record)
         return record
 

@@ -1,0 +1,104 @@
+import datetime
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def capture() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `device/capture.py`, as a script."""
+
+    def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "device/capture.py", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ, **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """(113, 151, 3): a real picture of odd sides."""
+    frame = cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg"))
+    return cv2.resize(frame, (151, 113), interpolation=cv2.INTER_AREA)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, photograph: np.ndarray) -> Path:
+    """A folder with 1.png, 2.png and 10.png, all different."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in (1, 2, 10):
+        cv2.imwrite(str(folder / f"{number}.png"), np.roll(photograph, number, axis=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory, photograph: np.ndarray) -> Path:
+    """Twelve frames of 160x120 at 25 a second."""
+    path = tmp_path_factory.mktemp("video") / "twelve.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
+    frame = cv2.resize(photograph, (160, 120))
+    for number in range(12):
+        writer.write(np.roll(frame, 3 * number, axis=1))
+    writer.release()
+    return path
+
+
+class Recorder:
+    """An HTTP server that gives prepared answers, the last one for ever, and keeps what it was sent."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.answers: list[tuple[int, dict[str, str]]] = [(201, {})]
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        recorder = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                recorder.requests.append((self.path, dict(self.headers), body))
+                status, headers = recorder.answers[0]
+                if len(recorder.answers) > 1:
+                    recorder.answers.pop(0)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture
+def moment() -> datetime.datetime:
+    return datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
