@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--fractions", type=float, nargs="*", default=list(FRACTIONS), metavar="F",
         help=f"coding sizes at which {', '.join(PLAIN_JPEG)} run besides the full one")  # fmt: skip
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
+    add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")
     add("--limit", type=int, metavar="N", help="at most so many pictures, spread over the folder")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     add("--out", type=Path, default=Path("out/eval"), metavar="DIR", help="folder for results and their cache")
@@ -123,6 +124,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         mean=arguments.mean,
         std=arguments.std,
         fit=arguments.fit,
+        model=arguments.model,
         workers=arguments.workers,
         cache=None if arguments.no_cache else arguments.out / "cache",
     )

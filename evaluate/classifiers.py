@@ -1,6 +1,7 @@
 """Classifiers that judge decoded pictures: TFLite files by the device's runtime, Keras files by Keras."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,6 +94,7 @@ def open_classifier(source: str, mean: float | None = None, std: float | None = 
     path = Path(source)
     if std == 0:
         raise InputError("std of the classifier's input must not be 0")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's words on the processor, should it be loaded
     if source in TEACHERS:
         from train.teachers import load_teacher
 

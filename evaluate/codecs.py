@@ -192,8 +192,9 @@ class Reduced(Codec):
 class RegionJpeg(Codec):
     """Region JPEG with the given options of rjpeg.Encoder.encode."""
 
-    def __init__(self, name: str = "region-jpeg", model: str | None = None, **options: Any) -> None:
-        self.name = name
+    name = "region-jpeg"
+
+    def __init__(self, *, model: str | None = None, **options: Any) -> None:
         self._encoder, self._decoder = rjpeg.Encoder(model), rjpeg.Decoder(model)
         self._options = options
         self.version = f"rjpeg, files {_fingerprint(Path(rjpeg.__file__).parent)}, model {model or 'default'}"
@@ -225,24 +226,26 @@ CODECS: dict[str, Callable[[], Codec]] = {
 }
 
 
-def make_codec(name: str) -> Codec:
+def make_codec(name: str, model: str | None = None) -> Codec:
     """The codec of a name in CODECS; with `@FRACTION` after it, coded at that fraction of height and width.
 
+    `model` is Region JPEG's model folder, None for the shipped one.
     Raises InputError for an unknown name or a fraction outside (0, 1], CodecMissingError where its package is
     not installed.
     """
     base, _, fraction = name.partition("@")
     if base not in CODECS:
         raise InputError(f"codec {base!r} is unknown, expected one of {', '.join(CODECS)}")
+    codec = RegionJpeg(model=model) if base == RegionJpeg.name else CODECS[base]()
     if not fraction:
-        return CODECS[base]()
+        return codec
     try:
         value = float(fraction)
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
         raise InputError(f"codec {name!r}: coding size must be a fraction of the frame's in (0, 1]")
-    return Reduced(CODECS[base](), value)
+    return Reduced(codec, value)
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:

@@ -51,6 +51,7 @@ class Task:
     std: float | None
     fit: str
     codec: str
+    model: str | None
     points: tuple[Point, ...]
     picture: Picture
 
@@ -77,7 +78,7 @@ def judge(task: Task) -> list[Outcome]:
 
     if task.codec == CLEAN:
         return [Outcome(frame.nbytes, True, see(frame), height * width)]
-    codec = _codec(task.codec)
+    codec = _codec(task.codec, task.model)
     known: dict[int, bytes] = {}
     outcomes = []
     for point in task.points:
@@ -100,8 +101,8 @@ def _classifier(source: str, mean: float | None, std: float | None) -> Classifie
 
 
 @functools.cache
-def _codec(name: str) -> Codec:
-    return make_codec(name)
+def _codec(name: str, model: str | None) -> Codec:
+    return make_codec(name, model)
 
 
 def _start_worker() -> None:
@@ -154,14 +155,15 @@ def compare(
     mean: float | None = None,
     std: float | None = None,
     fit: str = "crop",
+    model: str | None = None,
     workers: int = 1,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Results of every codec at its points, picture by picture, as plain values for JSON.
 
-    `points` gives the points by codec name. Codecs whose package is missing are listed under "skipped".
-    Finished (codec, point) pairs are kept in the folder `cache` under a hash of all that they depend on, and
-    are not run again.
+    `points` gives the points by codec name, `model` is Region JPEG's model folder. Codecs whose package is missing
+    are listed under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all
+    that they depend on, and are not run again.
     Raises InputError for unreadable pictures, wrong labels, an unknown codec or a wrong classifier.
     """
     _prefer_fast_runtime()
@@ -171,7 +173,7 @@ def compare(
     made: dict[str, Codec] = {}
     for name in codecs:
         try:
-            made[name] = _codec(name)
+            made[name] = _codec(name, model)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
     base = {
@@ -194,7 +196,7 @@ def compare(
             found = {point: rows for point, rows in remembered.items() if rows is not None}
             missing = tuple(point for point in wanted if point not in found)
             if missing:
-                tasks = [Task(classifier, mean, std, fit, codec, missing, p) for p in dataset.pictures]
+                tasks = [Task(classifier, mean, std, fit, codec, model, missing, p) for p in dataset.pictures]
                 by_picture = pool.run(tasks, codec)
                 for index, point in enumerate(missing):
                     found[point] = [row[index] for row in by_picture]

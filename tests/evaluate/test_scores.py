@@ -1,0 +1,52 @@
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluate.scores import bits_per_pixel, byte_budget, paired_difference, proportion
+
+outcomes = st.lists(st.booleans(), min_size=1, max_size=50)
+pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50)
+
+
+@given(outcomes)
+def test_standard_error_is_the_deviation_of_the_outcomes_over_the_root_of_their_number(values):
+    p, error = proportion(values)
+    assert p == pytest.approx(statistics.fmean(map(int, values)))
+    assert error == pytest.approx(statistics.pstdev(map(int, values)) / len(values) ** 0.5, abs=1e-12)
+
+
+@given(pairs)
+def test_paired_error_is_the_deviation_of_the_differences_over_the_root_of_their_number(values):
+    here, there = ([pair[side] for pair in values] for side in (0, 1))
+    difference, error = paired_difference(here, there)
+    differences = [int(a) - int(b) for a, b in values]
+    assert difference == pytest.approx(statistics.fmean(differences), abs=1e-12)
+    assert error == pytest.approx(statistics.pstdev(differences) / len(values) ** 0.5, abs=1e-9)
+
+
+def test_a_known_case_has_the_textbook_error():
+    p, error = proportion([True] * 40 + [False] * 60)
+    assert (p, error) == (0.4, pytest.approx(0.04898979486))
+
+
+def test_no_outcomes_are_refused():
+    with pytest.raises(ValueError, match="no outcomes"):
+        proportion([])
+
+
+def test_pairs_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="2, 1"):
+        paired_difference([True, False], [True])
+
+
+@given(st.floats(0.01, 8), st.integers(1, 3000), st.integers(1, 3000))
+def test_the_budget_is_the_last_whole_byte_within_the_rate(bpp, height, width):
+    budget = byte_budget(bpp, height, width)
+    assert bits_per_pixel(budget, height, width) <= bpp * (1 + 1e-6)
+    assert bits_per_pixel(budget + 1, height, width) > bpp
+
+
+def test_the_budget_does_not_lose_a_byte_to_binary_fractions():
+    assert byte_budget(0.7, 10, 80) == 70
