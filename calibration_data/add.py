@@ -125,7 +125,7 @@ def spread_frames(
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m calibration_data.add",
-        description="Adds frames to the pictures that `make export-tflite` calibrates int8 networks with. Pictures "
+        description="Adds frames to the pictures that `make export-tflite` calibrates networks with. Pictures "
         "of the camera and place that the networks will see make their scales fit.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -16,12 +16,12 @@ from rjpeg.runtime import Quantization
 class Leveling(NamedTuple):
     """How a network's answer becomes levels. Part of what encoder and decoder must agree on.
 
-    scales: (levels,) float64, scales[0] == 1. center: the level of an average region. gain: how far the answer's
-    octaves are stretched. fade: see `strength`.
+    scales: (levels,) float64, scales[0] == 1. centers: the level of an average region, luma and chroma. gain: how far
+    the answer's octaves are stretched. fade: see `strength`.
     """
 
     scales: NDArray[np.float64]
-    center: int
+    centers: tuple[int, int]
     gain: float
     fade: float
 
@@ -34,8 +34,8 @@ class Leveling(NamedTuple):
         return float(np.clip(np.log2(mean_luma_step) / self.fade, 0.0, 1.0))
 
     def octaves(self, strength: float) -> float:
-        """How much coarser than the DQT an average region is, in octaves, at a strength of 0..1."""
-        return float(np.log2(self.scales[self.center])) * strength
+        """How much coarser than the DQT the luma of an average region is, in octaves, at a strength of 0..1."""
+        return float(np.log2(self.scales[self.centers[0]])) * strength
 
 
 def levels_from_output(
@@ -52,7 +52,7 @@ def levels_from_output(
     centered = integers * regions - integers.sum(axis=(0, 1))
     levels_per_octave = 1.0 / float(np.log2(leveling.scales[1]))
     factor = quantization.scale * leveling.gain * levels_per_octave * strength / regions
-    levels = np.floor(centered * factor + (leveling.center * strength + 0.5))
+    levels = np.floor(centered * factor + (np.array(leveling.centers) * strength + 0.5))
     return np.clip(levels, 0, len(leveling.scales) - 1).astype(np.uint8)
 
 

@@ -95,9 +95,9 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
     if manifest["id"] != identity:
         raise ModelError(f"model manifest in {folder} has id {manifest['id']}, but its contents give {identity}")
     scales = np.array(decoder["level_scales"], np.float64)
-    center = int(decoder["center_level"])
-    if not (2 <= scales.size <= 256 and scales[0] == 1 and np.all(np.diff(scales) > 0) and 0 <= center < scales.size):
-        raise ModelError(f"model manifest in {folder}: level_scales must rise from 1 and hold center_level")
+    centers = (int(decoder["center_levels"][0]), int(decoder["center_levels"][1]))
+    if not (2 <= scales.size <= 256 and scales[0] == 1 and np.all(np.diff(scales) > 0) and all(0 <= center < scales.size for center in centers)):
+        raise ModelError(f"model manifest in {folder}: level_scales must rise from 1 and hold center_levels")
     luma, chroma = (np.array(manifest["base_tables"][name], np.float64) for name in ("luma", "chroma"))
     if luma.shape != (64,) or chroma.shape != (64,) or min(luma.min(), chroma.min()) <= 0:
         raise ModelError(f"model manifest in {folder}: base_tables must be 64 positive steps each")
@@ -105,7 +105,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         folder=folder,
         manifest=manifest,
         identity=bytes.fromhex(identity)[:2],
-        leveling=Leveling(scales, center, float(decoder["map_gain"]), float(decoder["fade_octaves"])),
+        leveling=Leveling(scales, centers, float(decoder["map_gain"]), float(decoder["fade_octaves"])),
         base_tables=(luma, chroma),
         dead_zone=float(manifest["dead_zone"]),
         sizes_by_rate=_ladder(manifest["coding_sizes"]),

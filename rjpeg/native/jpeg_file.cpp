@@ -176,6 +176,11 @@ bool write_all(Writer& writer, const JpegFile& file, jvirt_barray_ptr* arrays) {
     jpeg_component_info& written = info.comp_info[c];
     written.h_samp_factor = component.h;
     written.v_samp_factor = component.v;
+    // A table that several components share is written once.
+    written.quant_tbl_no = 0;
+    while (written.quant_tbl_no < c &&
+           file.components[static_cast<std::size_t>(written.quant_tbl_no)].table != component.table)
+      ++written.quant_tbl_no;
     JQUANT_TBL*& table = info.quant_tbl_ptrs[written.quant_tbl_no];
     if (table == nullptr) table = jpeg_alloc_quant_table(reinterpret_cast<j_common_ptr>(&info));
     for (int k = 0; k < DCTSIZE2; ++k) table->quantval[k] = component.table[static_cast<std::size_t>(k)];

@@ -10,7 +10,7 @@ from rjpeg import maps, tables
 from rjpeg.features import ZIGZAG, generator_features, predictor_features, rate_of
 from rjpeg.runtime import Quantization
 
-LEVELING = maps.Leveling(2 ** (np.arange(13) / 4), center=6, gain=1.5, fade=3.0)
+LEVELING = maps.Leveling(2 ** (np.arange(13) / 4), centers=(6, 4), gain=1.5, fade=3.0)
 COARSE = np.full(64, 100)
 answers = st.tuples(st.integers(1, 7), st.integers(1, 7)).flatmap(
     lambda shape: arrays.arrays(np.int8, (*shape, 2), elements=st.integers(-128, 127))
@@ -21,7 +21,7 @@ answers = st.tuples(st.integers(1, 7), st.integers(1, 7)).flatmap(
 def test_levels_are_the_centered_answer_in_quarter_octaves_around_the_center(output):
     quantization = Quantization(0.02, -5)
     octaves = (output.astype(float) - quantization.zero_point) * quantization.scale
-    wanted = 6 + 4 * 1.5 * (octaves - octaves.mean(axis=(0, 1)))
+    wanted = [6, 4] + 4 * 1.5 * (octaves - octaves.mean(axis=(0, 1)))
     found = maps.levels_from_output(output, quantization, LEVELING, COARSE)
     assert found.dtype == np.uint8
     assert np.abs(found - np.clip(wanted, 0, 12)).max() <= 0.5 + 1e-9
