@@ -1,0 +1,196 @@
+"""Chooses what the networks do not: base tables, DC step, gain, dead zone, coding sizes. On held-back photos only.
+
+    python -m train.tune --data FOLDER [--model FOLDER] [--photos N] [--bpp 0.25 0.38 0.5] --try NAME=VALUE ...
+
+Every setting codes the same held-back photos (the middle square at 224x224) to the same number of bytes; teachers
+say how far their answer on the decoded picture is from that on the clean one. Prints mean KL divergence (the
+steadier figure) and the share of pictures whose best class stays (with its standard error), for the model as it is and
+for each --try, which may be several changes joined by commas. What is found here is written into train/config.yaml's
+`codec` part by hand, and export puts it into the manifest.
+
+Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
+level), gain, dead_zone, fade, size (coding size as a fraction of the sides), refine (0 or 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import rjpeg
+from rjpeg.errors import InputError, RjpegError
+from train.config import load_config
+from train.photos import center_crop, is_held_back, list_photos, read_photo
+
+SIZE = 224
+# ITU-T T.81, table K.1, natural order.
+ANNEX_K = np.array(
+    [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
+     87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+     72, 92, 95, 98, 112, 100, 103, 99], float
+)  # fmt: skip
+# Nicolas Robidoux's table for ImageMagick, which mozjpeg uses by default; natural order.
+ROBIDOUX = np.array(
+    [16, 16, 16, 18, 25, 37, 56, 85, 16, 17, 20, 27, 34, 40, 53, 75, 16, 20, 24, 31, 43, 62, 91, 135, 18, 27, 31, 40, 53,
+     74, 106, 156, 25, 34, 43, 53, 69, 94, 131, 189, 37, 40, 62, 74, 94, 124, 169, 238, 56, 53, 91, 106, 131, 169, 226,
+     311, 85, 75, 135, 156, 189, 238, 311, 418], float
+)  # fmt: skip
+MEAN_STEP = float(ANNEX_K.mean())
+
+
+def table_of(name: str) -> NDArray[np.float64]:
+    """A base table (64,) with the mean of Annex K's. Raises InputError for an unknown name."""
+    shapes = {"annex_k": ANNEX_K, "robidoux": ROBIDOUX, "flat": np.ones(64)}
+    if name.startswith("mix:"):
+        table = ROBIDOUX ** (1 - float(name[4:]))
+    elif name.startswith("slope:"):
+        # Rises by a power of the distance from DC, so that only the lowest frequencies differ from the others.
+        v, u = np.divmod(np.arange(64), 8)
+        table = (1 + u + v) ** float(name[6:])
+    elif name in shapes:
+        table = shapes[name]
+    else:
+        raise InputError(f"table is {name!r}, expected one of {', '.join(shapes)}, mix:W or slope:P")
+    return table * (MEAN_STEP / table.mean())
+
+
+@dataclasses.dataclass
+class Setting:
+    """A model with changes, and what the encoder is told beside it."""
+
+    name: str
+    model: rjpeg.Model
+    size: float | None = None
+    refine: bool = True
+
+
+def changed(model: rjpeg.Model, text: str) -> Setting:
+    """The setting that `text`, NAME=VALUE joined by commas, makes of a model. Raises InputError."""
+    setting = Setting(text, model)
+    for change in filter(None, text.split(",")):
+        name, _, value = change.partition("=")
+        luma, chroma = setting.model.base_tables
+        leveling = setting.model.leveling
+        if name == "table":
+            table = table_of(value)
+            table[0] = luma[0] / luma[1] * table[1]
+            setting.model = dataclasses.replace(setting.model, base_tables=(table, table))
+        elif name == "dc":
+            luma, chroma = luma.copy(), chroma.copy()
+            luma[0], chroma[0] = luma[1] * float(value), chroma[1] * float(value)
+            setting.model = dataclasses.replace(setting.model, base_tables=(luma, chroma))
+        elif name == "chroma":
+            leveling = leveling._replace(centers=(leveling.centers[0], int(value)))
+        elif name == "luma":
+            leveling = leveling._replace(centers=(int(value), leveling.centers[1]))
+        elif name == "gain":
+            leveling = leveling._replace(gain=float(value))
+        elif name == "fade":
+            leveling = leveling._replace(fade=float(value))
+        elif name == "dead_zone":
+            setting.model = dataclasses.replace(setting.model, dead_zone=float(value))
+        elif name == "size":
+            setting.size = float(value)
+        elif name == "refine":
+            setting.refine = value == "1"
+        else:
+            raise InputError(f"--try {text}: no setting has the name {name!r}")
+        setting.model = dataclasses.replace(setting.model, leveling=leveling)
+    return setting
+
+
+def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDArray[np.uint8], int]:
+    """The picture (BGR) after coding to at most `bpp` and decoding, and the file's bytes."""
+    size = None
+    if setting.size is not None:
+        side = round(SIZE * setting.size / 16) * 16
+        size = (side, side)
+    encoder = rjpeg.Encoder(setting.model, refine=setting.refine)
+    jpeg = encoder.encode(picture, target_bytes=int(bpp * picture.shape[0] * picture.shape[1] / 8), coding_size=size)
+    return rjpeg.Decoder(setting.model).decode(jpeg), len(jpeg)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m train.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the photos that were trained on")
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"))
+    parser.add_argument("--model", metavar="FOLDER", help="exported model (default: the shipped one)")
+    parser.add_argument("--photos", type=int, default=200, help="held-back photos to use (default: %(default)s)")
+    parser.add_argument("--bpp", type=float, nargs="+", default=[0.25, 0.38, 0.5], help="(default: %(default)s)")
+    parser.add_argument("--teachers", nargs="+", default=["efficientnet-lite0"], help="(default: %(default)s)")
+    parser.add_argument("--try", dest="tries", nargs="*", default=[], metavar="CHANGES", help="settings to compare")
+    parser.add_argument("--json", action="store_true", help="print one JSON line a setting and rate")
+    options = parser.parse_args(arguments)
+    try:
+        tune(options)
+    except RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Code, ask and print."""
+    from train.teachers import load_teacher  # TensorFlow takes seconds to load; --help should not wait for it
+
+    model = rjpeg.load_model(options.model)
+    settings = [changed(model, text) for text in ["", *options.tries]]
+    held_back = load_config(options.config).held_back
+    names = [name for name in list_photos(options.data) if is_held_back(name, held_back)][: options.photos]
+    if not names:
+        raise InputError(f"data folder {options.data}: no photo of it is held back")
+    clean = np.stack([center_crop(read_photo(options.data / name), SIZE) for name in names])
+    teachers = [load_teacher(teacher, SIZE) for teacher in options.teachers]
+    answers = [_log_softmax(teacher.predict(clean.astype(np.float32), verbose=0)) for teacher in teachers]
+    print(f"{len(names)} held-back photos, teachers: {', '.join(options.teachers)}", file=sys.stderr)
+    for setting in settings:
+        for bpp in options.bpp:
+            decoded = np.empty_like(clean)
+            sizes = []
+            for index, picture in enumerate(tqdm(clean, desc=f"{setting.name or 'as it is'} @{bpp}", leave=False)):
+                frame, size = coded(setting, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), bpp)
+                decoded[index] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                sizes.append(size)
+            divergence, kept = [], []
+            for teacher, before in zip(teachers, answers, strict=True):
+                after = _log_softmax(teacher.predict(decoded.astype(np.float32), verbose=0))
+                divergence.append(np.sum(np.exp(before) * (before - after), axis=1))
+                kept.append(before.argmax(axis=1) == after.argmax(axis=1))
+            share = np.mean(kept, axis=0)
+            result = {
+                "setting": setting.name or "as it is",
+                "bpp": bpp,
+                "mean_bpp": 8 * float(np.mean(sizes)) / SIZE**2,
+                "kl": float(np.mean(divergence)),
+                "agreement": float(share.mean()),
+                "standard_error": float(share.std(ddof=1) / np.sqrt(len(share))) if len(share) > 1 else 0.0,
+                "pictures": len(names),
+            }
+            if options.json:
+                print(json.dumps(result), flush=True)
+            else:
+                print(
+                    "{setting:40s} {bpp:.3f} ({mean_bpp:.3f} used)  KL {kl:.4f}  "
+                    "agreement {agreement:.3f} +- {standard_error:.3f}".format(**result),
+                    flush=True,
+                )
+
+
+def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
