@@ -1,0 +1,162 @@
+"""`python -m export`: a checkpoint becomes a model folder that `rjpeg` reads, or nothing is written."""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import calibration_data
+from export.calibration import features_of, read_pictures
+from export.convert import ExportError, to_int8
+from export.manifest import build_manifest
+from export.parity import compare, runtimes_agree, with_float_networks
+from rjpeg.errors import RjpegError
+from rjpeg.model import DEFAULT_FOLDER, load_model
+from rjpeg.runtime import Network, quantize_input
+from train import checkpoints
+from train.config import CODEC_FILE, CodecConfig, load_codec
+from train.networks import macs_per_region
+from train.teachers import load_teacher
+
+# What a device affords: bytes of the file, multiply-adds of one region.
+BUDGETS = {"generator": (300_000, 50_000), "predictor": (60_000, 10_000)}
+# What int8 may cost: shares of levels, and relative to float the bytes and the teacher's divergence.
+LEAST_EQUAL, LEAST_WITHIN_1 = 0.85, 0.995
+MOST_BYTES_CHANGE, MOST_DIVERGENCE_CHANGE = 0.02, 0.1
+
+log = logging.getLogger("export")
+
+
+def export(checkpoint: Path, out: Path, codec_file: Path, calibration: Path, teacher: str) -> dict[str, Any]:
+    """Write generator.tflite, predictor.tflite and manifest.json to `out`; gives the manifest.
+
+    Raises ExportError, with nothing written, where a network is over its budget or the int8 model is not close enough
+    to the float one; RjpegError where an input can't be read.
+    """
+    settings = load_codec(codec_file)
+    read = checkpoints.load_checkpoint(checkpoint)
+    floats = {"generator": read.generator, "predictor": read.predictor}
+    macs = {name: macs_per_region(network) for name, network in floats.items()}
+    samples = list(features_of(read_pictures(calibration, "calibration"), settings))
+    contents = {}
+    for index, name in enumerate(floats):
+        log.info("converting the %s, calibrated on %d grids", name, len(samples))
+        contents[name] = to_int8(floats[name], [features[index] for features in samples])
+    check_budgets(contents, macs)
+    networks = {name: Network(content, name=name) for name, content in contents.items()}
+    # The predictor's integers on random and on real inputs, at several grid sizes.
+    quantization = networks["predictor"].input_quantization
+    crossed = runtimes_agree(
+        contents["predictor"], [quantize_input(features[1], quantization)[None] for features in samples]
+    )
+    if not crossed["equal"]:
+        raise ExportError(f"predictor: outputs differ between {' and '.join(crossed['runtimes'])}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch:
+            folder = Path(scratch)
+            for name, content in contents.items():
+                (folder / f"{name}.tflite").write_bytes(content)
+            manifest = build_manifest(out.name, contents, networks, macs, settings, read.training, {})
+            (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+            log.info("comparing with the float networks through the codec")
+            exact = with_float_networks(load_model(folder), read.generator, read.predictor)
+            parity = compare(
+                exact, load_model(folder), read_pictures(calibration, "evaluation"), load_teacher(teacher)
+            )
+            check_parity(parity)
+            manifest["parity"] = {**parity, "teacher": teacher, "runtimes": crossed["runtimes"]}
+            text = json.dumps(manifest, indent=1)
+            (folder / "manifest.json").write_text(text + "\n", "utf-8")
+            out.mkdir(exist_ok=True)
+            for file in ("generator.tflite", "predictor.tflite", "manifest.json"):
+                shutil.move(folder / file, out / file)
+    except OSError as error:
+        raise ExportError(f"model folder {out} can't be written: {error.strerror or error}") from error
+    return manifest
+
+
+def check_budgets(contents: dict[str, bytes], macs: dict[str, int]) -> None:
+    """Raises ExportError for a network that is too large or too slow for a device."""
+    for name, (most_bytes, most_macs) in BUDGETS.items():
+        if len(contents[name]) > most_bytes:
+            raise ExportError(f"{name}: file has {len(contents[name])} bytes, the budget is {most_bytes}")
+        if macs[name] > most_macs:
+            raise ExportError(f"{name}: {macs[name]} multiply-adds per region, the budget is {most_macs}")
+
+
+def check_parity(figures: dict[str, float]) -> None:
+    """Raises ExportError for figures of `parity.compare` that are out of bounds."""
+    if figures["levels_equal"] < LEAST_EQUAL:
+        raise ExportError(f"int8: {figures['levels_equal']:.1%} of the levels equal float's, expected {LEAST_EQUAL:.1%}")
+    if figures["levels_within_1"] < LEAST_WITHIN_1:
+        raise ExportError(
+            f"int8: {figures['levels_within_1']:.2%} of the levels within one of float's, expected {LEAST_WITHIN_1:.1%}"
+        )
+    if abs(figures["bytes_ratio"] - 1) > MOST_BYTES_CHANGE:
+        raise ExportError(f"int8: files have {figures['bytes_ratio']:.3f} times float's bytes")
+    most = figures["divergence_float"] * (1 + MOST_DIVERGENCE_CHANGE)
+    if figures["divergence_int8"] > most:
+        raise ExportError(f"int8: the teacher's divergence is {figures['divergence_int8']:.4f}, expected at most {most:.4f}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Turns a checkpoint into full-integer int8 TFLite networks and a manifest, if they pass their checks.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", type=Path, default=checkpoints.FOLDER, help="folder that training wrote")
+    parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="model folder to write")
+    parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables, map and coding sizes (YAML)")
+    parser.add_argument(
+        "--calibration", type=Path, default=calibration_data.FOLDER, help="folder of pictures with a manifest.json"
+    )
+    parser.add_argument("--teacher", default="efficientnet-lite0", help="classifier that judges int8 against float")
+    parser.add_argument("--json", action="store_true", help="print the manifest in place of a table")
+    return parser
+
+
+def print_table(manifest: dict[str, Any]) -> None:
+    rows = [("", "bytes", "MACs/region", "input scale", "output scale")]
+    for name in ("generator", "predictor"):
+        part = manifest[name]
+        scales = (f"{part['input']['scale']:.4g}", f"{part['output']['scale']:.4g}")
+        rows.append((name, str(part["bytes"]), str(part["macs_per_region"]), *scales))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.rjust(width) if number else cell.ljust(width) for number, (cell, width) in enumerate(zip(row, widths, strict=True))))
+    parity = manifest["parity"]
+    print(
+        f"int8 beside float, {parity['files']:.0f} files: {parity['levels_equal']:.1%} of levels equal, "
+        f"{parity['levels_within_1']:.2%} within one, bytes x {parity['bytes_ratio']:.4f}, "
+        f"divergence {parity['divergence_int8']:.4f} (float {parity['divergence_float']:.4f}), "
+        f"agreement {parity['agreement_int8']:.1%} (float {parity['agreement_float']:.1%})"
+    )
+    print(f"predictor equal on {' and '.join(parity['runtimes'])}; model id {manifest['id']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        manifest = export(
+            arguments.checkpoint, arguments.out, arguments.codec, arguments.calibration, arguments.teacher
+        )
+    except RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(manifest))
+    else:
+        print_table(manifest)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

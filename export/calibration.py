@@ -1,0 +1,59 @@
+"""Features of real pictures, by which an int8 network's scales are set and its answers compared."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+import calibration_data
+from rjpeg import codec, tables
+from rjpeg.errors import InputError
+from rjpeg.features import generator_features, predictor_features, rate_of
+from train.config import CodecConfig
+
+# Largest side of a coded frame, and qualities; together they span what devices send.
+LARGEST_SIDES = (128, 224, 448)
+QUALITIES = (5, 12, 25, 50, 80)
+
+
+def read_pictures(folder: Path, use: str) -> list[NDArray[np.uint8]]:
+    """The (H, W, 3) BGR pictures of a folder's manifest for a use, "calibration" or "evaluation".
+
+    Raises InputError if there are none, StorageError if the manifest or a picture can't be read.
+    """
+    entries = [entry for entry in calibration_data.read_manifest(folder) if entry.use == use]
+    paths = [calibration_data.check(entry, folder) for entry in entries]
+    if not paths:
+        raise InputError(f"folder {folder} has no pictures for {use}")
+    pictures = []
+    for path in paths:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise InputError(f"calibration picture {path} can't be read")
+        pictures.append(picture)
+    return pictures
+
+
+def features_of(
+    pictures: list[NDArray[np.uint8]], settings: CodecConfig
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """(generator's, predictor's) features of every picture, at sizes and qualities in turn."""
+    luma_base, chroma_base = (np.array(table) for table in (settings.base_tables.luma, settings.base_tables.chroma))
+    center = 2.0 ** (settings.center_levels[0] / settings.levels_per_octave)
+    for number, picture in enumerate(pictures):
+        for shift, side in enumerate(LARGEST_SIDES):
+            quality = QUALITIES[(number + shift) % len(QUALITIES)]
+            scale = side / max(picture.shape[:2])
+            size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+            frame = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            y, cb, cr = (codec.forward_dct(plane) for plane in codec.planes_from_frame(frame, "4:2:0"))
+            percent = tables.percent_of_quality(quality) / center
+            luma, chroma = tables.scaled(luma_base, percent), tables.scaled(chroma_base, percent)
+            rate = rate_of(luma)
+            dc = [
+                codec.quantize_dc(component, int(table[0])) * int(table[0])
+                for component, table in ((y, luma), (cb, chroma), (cr, chroma))
+            ]
+            yield generator_features(y, cb, cr, rate), predictor_features(*dc, rate)

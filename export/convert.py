@@ -1,0 +1,31 @@
+"""Keras to full-integer int8 TFLite with an open grid size."""
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rjpeg.errors import RjpegError
+
+
+class ExportError(RjpegError):
+    """A checkpoint can't be read, or its networks fail a check of the export."""
+
+
+def to_int8(network: keras.Model, calibration: Iterable[np.ndarray]) -> bytes:
+    """The network as a TFLite file: int8 in, int8 out, input shape (1, None, None, channels).
+
+    calibration: features (rows, cols, channels) float32, from whose ranges the scales of all tensors follow. Weights
+    are int8 for every output channel, biases int32; batch normalization is folded.
+    """
+    channels = int(network.input_shape[-1])
+    samples = [np.asarray(features, np.float32)[None] for features in calibration]
+    features = keras.Input(batch_shape=(1, None, None, channels), name="features")
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(features, network(features, training=False)))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([sample] for sample in samples)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.int8
+    converter.inference_output_type = tf.int8
+    return converter.convert()

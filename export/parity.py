@@ -1,0 +1,124 @@
+"""Does an int8 model do what the float networks do? Answered through the whole codec, on real pictures."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from rjpeg import Decoder, Encoder
+from rjpeg.model import Model
+from rjpeg.runtime import RUNTIMES, Network, Quantization
+
+QUALITIES = (10, 30, 60)
+TEACHER_SIZE = 224
+
+
+class FloatNetwork:
+    """A Keras network in the place of a TFLite one: int8 in and out, at the same scales, float between."""
+
+    def __init__(self, network: keras.Model, like: Network) -> None:
+        self.network = network
+        self.name = like.name
+        self.input_quantization: Quantization = like.input_quantization
+        self.output_quantization: Quantization = like.output_quantization
+
+    def run(self, array: NDArray[np.int8]) -> NDArray[np.int8]:
+        scale, zero_point = self.input_quantization
+        features = (array.astype(np.float32) - zero_point) * np.float32(scale)
+        offsets = ops.convert_to_numpy(self.network(features, training=False))
+        scale, zero_point = self.output_quantization
+        return np.clip(np.floor(offsets / scale + 0.5) + zero_point, -128, 127).astype(np.int8)
+
+
+def with_float_networks(model: Model, generator: keras.Model, predictor: keras.Model) -> Model:
+    """The model with the float networks answering in place of its own."""
+    # Model.generator and .predictor are cached properties: what lies under their names is what is used.
+    for name, network in (("generator", generator), ("predictor", predictor)):
+        model.__dict__[name] = FloatNetwork(network, getattr(model, name))
+    return model
+
+
+def compare(
+    exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], teacher: keras.Model
+) -> dict[str, float]:
+    """Figures of an int8 model beside its float one, each through encoder and decoder.
+
+    pictures: (H, W, 3) BGR. `levels_equal` and `levels_within_1` are shares of the predictor's and the generator's
+    levels; `bytes_ratio` is of all files; `divergence` is the mean KL of the teacher's output on the decoded picture
+    from that on the clean one, `agreement` how often its first choice stays.
+    """
+    clean = _log_probabilities(teacher, pictures)
+    figures: dict[str, float] = {}
+    maps: dict[str, list[NDArray[np.uint8]]] = {}
+    sizes: dict[str, int] = {}
+    for name, model in (("float", exact), ("int8", integer)):
+        encoder, decoder = Encoder(model), Decoder(model)
+        maps[name], sizes[name], frames = [], 0, []
+        for quality in QUALITIES:
+            for picture in pictures:
+                encoded = encoder.encode_with_details(picture, quality=quality)
+                maps[name] += [encoded.predictor_map.ravel()]
+                if encoded.generator_map is not None:
+                    maps[name] += [encoded.generator_map.ravel()]
+                sizes[name] += len(encoded.jpeg)
+                frames.append(decoder.decode(encoded.jpeg))
+        coded = _log_probabilities(teacher, frames)
+        reference = np.tile(clean, (len(QUALITIES), 1))
+        divergence = (np.exp(reference) * (reference - coded)).sum(axis=1)
+        figures[f"divergence_{name}"] = float(divergence.mean())
+        figures[f"agreement_{name}"] = float((reference.argmax(1) == coded.argmax(1)).mean())
+    difference = np.abs(np.concatenate(maps["float"]).astype(int) - np.concatenate(maps["int8"]).astype(int))
+    figures["levels_equal"] = float((difference == 0).mean())
+    figures["levels_within_1"] = float((difference <= 1).mean())
+    figures["bytes_ratio"] = sizes["int8"] / sizes["float"]
+    figures["files"] = float(len(pictures) * len(QUALITIES))
+    return figures
+
+
+def _log_probabilities(teacher: keras.Model, frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    inputs = [_teacher_input(frame) for frame in frames]
+    return np.asarray(ops.convert_to_numpy(ops.log_softmax(teacher.predict(np.stack(inputs), verbose=0))))
+
+
+def _teacher_input(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The frame's middle square as (224, 224, 3) RGB."""
+    side = min(frame.shape[:2])
+    top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
+    square = frame[top : top + side, left : left + side]
+    method = cv2.INTER_AREA if side > TEACHER_SIZE else cv2.INTER_CUBIC
+    resized = cv2.resize(square, (TEACHER_SIZE, TEACHER_SIZE), interpolation=method)
+    return cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).astype(np.float32)
+
+
+def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:
+    """Outputs of every installed runtime on reference kernels, compared in all integers: {"runtimes", "equal"}."""
+    names = [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+    outputs = []
+    for name in names:
+        with _runtime(name):
+            network = Network(content, name="predictor", reference_kernels=True)
+            outputs.append([network.run(array) for array in inputs])
+    equal = all(
+        np.array_equal(one, other) for answers in outputs[1:] for one, other in zip(outputs[0], answers, strict=True)
+    )
+    return {"runtimes": names, "equal": equal, "inputs": len(inputs)}
+
+
+@contextmanager
+def _runtime(name: str) -> Iterator[None]:
+    before = os.environ.get("RJPEG_RUNTIME")
+    os.environ["RJPEG_RUNTIME"] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RJPEG_RUNTIME"]
+        else:
+            os.environ["RJPEG_RUNTIME"] = before

@@ -1,0 +1,76 @@
+"""A checkpoint: two Keras networks and checkpoint.json, which says how they came about."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+
+from rjpeg.errors import ModelError, StorageError
+from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
+
+FORMAT = 1
+FOLDER = Path(__file__).parent / "checkpoint"
+"""The checkpoint that comes with the repository."""
+
+
+class Checkpoint(NamedTuple):
+    generator: keras.Model
+    predictor: keras.Model
+    training: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write generator.keras, predictor.keras (without their optimizers) and checkpoint.json. Raises StorageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for network in (checkpoint.generator, checkpoint.predictor):
+            plain = keras.models.clone_model(network)
+            plain.set_weights(network.get_weights())
+            save_network(plain, folder / f"{network.name}.keras")
+        text = json.dumps({"format": FORMAT, "training": checkpoint.training}, indent=2)
+        (folder / "checkpoint.json").write_text(text + "\n", "utf-8")
+    except OSError as error:
+        raise StorageError(f"checkpoint folder {folder}: {error.strerror or error}") from error
+
+
+def save_network(network: keras.Model, path: Path) -> None:
+    """Write a .keras file, whole or not at all."""
+    partial = path.with_name(path.stem + ".partial.keras")
+    network.save(partial)
+    partial.replace(path)
+
+
+def load_network(path: Path) -> keras.Model:
+    """Read a .keras file. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(f"network {path}: no such file")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise ModelError(f"network {path} can't be read: {error}") from error
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint. Raises ModelError where something is missing or doesn't fit the library's features."""
+    path = folder / "checkpoint.json"
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        version, training = facts["format"], facts["training"]
+    except OSError as error:
+        raise ModelError(f"checkpoint {path} can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"checkpoint {path} is no checkpoint: {error!r}") from error
+    if version != FORMAT:
+        raise ModelError(f"checkpoint {path} has format {version}, expected {FORMAT}")
+    networks = []
+    for name, channels in (("generator", GENERATOR_CHANNELS), ("predictor", PREDICTOR_CHANNELS)):
+        network = load_network(folder / f"{name}.keras")
+        shapes = network.input_shape, network.output_shape
+        if shapes != ((None, None, None, channels), (None, None, None, 2)):
+            raise ModelError(
+                f"network {folder / name}.keras: shapes are {shapes}, expected (N, rows, cols, {channels}) "
+                "in and (N, rows, cols, 2) out"
+            )
+        networks.append(network)
+    return Checkpoint(networks[0], networks[1], training)

@@ -1,0 +1,133 @@
+"""Training's configuration: one YAML file, strict about its keys. train/config.yaml says what each one means."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from rjpeg.errors import ConfigError
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+Quality = Annotated[int, msgspec.Meta(ge=1, le=100)]
+CodingSize = Annotated[int, msgspec.Meta(ge=16, multiple_of=16)]
+
+
+class _Struct(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    pass
+
+
+class ImportanceConfig(_Struct):
+    teachers: tuple[str, ...]
+    crop_size: CodingSize
+    crop_area: tuple[Share, Share]
+    coding_sizes: tuple[CodingSize, ...]
+    quality: tuple[Quality, Quality]
+    rounds: Positive
+    batch: Positive
+    shard: Positive
+
+
+class NetworkConfig(_Struct):
+    width: Positive
+    blocks: Positive
+    kernel: Positive
+    stem_kernel: Positive
+
+
+class DistillConfig(_Struct):
+    epochs: Positive
+    batch: Positive
+    learning_rate: Rate
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)]
+    huber: Rate
+    generator_share: Share = 0.0
+
+
+class FineTuneConfig(_Struct):
+    epochs: Count
+    steps: Positive
+    batch: Positive
+    learning_rate: Rate
+    bit_price: tuple[Rate, Rate]
+    map_gain: Rate
+    distill_weight: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Config(_Struct):
+    seed: Count
+    held_back: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    importance: ImportanceConfig
+    generator: NetworkConfig
+    predictor: NetworkConfig
+    distill_generator: DistillConfig
+    distill_predictor: DistillConfig
+    fine_tune: FineTuneConfig
+
+
+Steps = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=64, max_length=64)]
+Ladder = Annotated[tuple[tuple[float | None, Annotated[float, msgspec.Meta(gt=0, le=1)]], ...], msgspec.Meta(min_length=1)]
+
+
+class BaseTables(_Struct):
+    luma: Steps
+    chroma: Steps
+
+
+class CodecConfig(_Struct):
+    """What goes into the manifest beside the networks; train/codec.yaml says what each key means."""
+
+    levels: Annotated[int, msgspec.Meta(ge=2, le=256)]
+    levels_per_octave: Positive
+    center_levels: tuple[Count, Count]
+    map_gain: Annotated[float, msgspec.Meta(ge=0)]
+    fade_octaves: Rate
+    dead_zone: Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
+    coding_sizes: Ladder
+    quality_coding_sizes: Ladder
+    base_tables: BaseTables
+
+
+CODEC_FILE = Path(__file__).parent / "codec.yaml"
+CONFIG_FILE = Path(__file__).parent / "config.yaml"
+
+T = TypeVar("T")
+
+
+def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Config:
+    """Read train/config.yaml or a file like it; `overrides` maps dotted keys ("importance.rounds") to values.
+
+    Raises ConfigError that names the file and the key for anything missing, unknown or out of range.
+    """
+    return _load(path, Config, overrides or {})
+
+
+def load_codec(path: Path, overrides: Mapping[str, object] | None = None) -> CodecConfig:
+    """Read train/codec.yaml or a file like it, as `load_config`."""
+    return _load(path, CodecConfig, overrides or {})
+
+
+def _load(path: Path, kind: type[T], overrides: Mapping[str, object]) -> T:
+    try:
+        tree = msgspec.yaml.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"configuration {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ConfigError(f"configuration {path}: not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"configuration {path}: expected keys and values, found {type(tree).__name__}")
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node:
+            raise ConfigError(f"configuration {path} has no key {key}")
+        node[last] = value
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error

@@ -1,0 +1,167 @@
+"""Shards of importance as batches for the networks, and how well a network does on them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import keras
+import numpy as np
+
+from rjpeg.codec import forward_dct, planes_from_frame
+from rjpeg.features import generator_features, predictor_features
+
+# Annex K's luma steps (T.81, table K.1) have this mean; it tells how coarse a quality is.
+ANNEX_K_MEAN_STEP = 57.625
+# The DQT is finer than a picture's average region by the center level's scale, see rjpeg.maps.
+CENTER_OCTAVES = 1.5
+MAX_OFFSET = 3.0
+
+
+class Crops(NamedTuple):
+    """Crops of one coding size. n crops, rows x cols regions."""
+
+    features: np.ndarray  # (n, rows, cols, 73) int8, the generator's at rate 0
+    luma_dc: np.ndarray  # (n, 2 * rows, 2 * cols) float32, not quantized
+    chroma_dc: np.ndarray  # (n, rows, cols, 2) float32, not quantized
+    teachers: np.ndarray  # (n, teachers, rows, cols, 2) float32, every teacher's own target
+    target: np.ndarray  # (n, rows, cols, 2) float32, octaves, centered
+    quality: np.ndarray  # (n,) uint8
+
+
+def coefficients(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Y, Cb and Cr coefficients at 4:2:0 of an RGB picture with sides that are multiples of 16."""
+    y, cb, cr = planes_from_frame(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), "4:2:0")
+    return forward_dct(y), forward_dct(cb), forward_dct(cr)
+
+
+def centered(maps: np.ndarray) -> np.ndarray:
+    """Maps (..., rows, cols, channels) less their mean over the grid."""
+    return maps - maps.mean(axis=(-3, -2), keepdims=True)
+
+
+def target_of(importance: np.ndarray) -> np.ndarray:
+    """Step offsets in octaves for log2 importance (..., rows, cols, 2): -1/2 of it, centered, limited."""
+    return centered(np.clip(centered(-0.5 * importance), -MAX_OFFSET, MAX_OFFSET))
+
+
+def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
+    """The crops of the photos that are (or are not) held back, one entry for every coding size."""
+    groups: dict[int, list[list[np.ndarray]]] = {}
+    for path in shards:
+        with np.load(path) as shard:
+            chosen = np.flatnonzero(shard["held_back"] == held_back)
+            if not len(chosen):
+                continue
+            pictures = shard["pictures"][chosen]
+            teachers = target_of(shard["importance"][chosen])
+            parts = [coefficients(picture) for picture in pictures]
+            features = [np.rint(generator_features(*part, 0)).astype(np.int8) for part in parts]
+            columns = [
+                np.stack(features),
+                np.stack([y[..., 0] for y, _, _ in parts]),
+                np.stack([np.stack([cb[..., 0], cr[..., 0]], -1) for _, cb, cr in parts]),
+                teachers.astype(np.float32),
+                centered(teachers.mean(axis=1)).astype(np.float32),
+                shard["quality"][chosen],
+            ]
+        groups.setdefault(pictures.shape[1], []).append(columns)
+    return [
+        Crops(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        for _, parts in sorted(groups.items())
+    ]
+
+
+def draw_rates(quality: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """log2 of the mean luma step of a DQT for every crop, 0..8.
+
+    Most are near the quality at which the crop's importance was taken, the rest anywhere, so that the networks
+    know the whole range.
+    """
+    scale = np.where(quality < 50, 50.0 / quality, 2 - quality / 50.0)
+    near = np.log2(ANNEX_K_MEAN_STEP * scale) - CENTER_OCTAVES + rng.normal(0, 0.5, quality.shape)
+    anywhere = rng.uniform(0, 8, quality.shape)
+    return np.clip(np.where(rng.random(quality.shape) < 0.75, near, anywhere), 0, 8)
+
+
+def generator_batch(crops: Crops, index: np.ndarray, octaves: np.ndarray) -> np.ndarray:
+    """Generator features (n, rows, cols, 73) float32 of some crops at tables of 2**octaves mean luma step."""
+    features = crops.features[index].astype(np.float32)
+    features[..., -1] += 8.0 * np.floor(2 * octaves + 0.5)[:, None, None]
+    return features
+
+
+def predictor_batch(
+    crops: Crops, index: np.ndarray, octaves: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Predictor features (n, rows, cols, 7) float32, DC terms quantized as in such a file.
+
+    How fine DC is beside the mean step differs from table to table, so it is drawn anew for every crop.
+    """
+    batch = []
+    for crop, octave in zip(index, octaves, strict=True):
+        luma_step, chroma_step = np.maximum(np.rint(2.0**octave * rng.uniform(0.15, 0.5, 2)), 1)
+        y = np.rint(crops.luma_dc[crop] / luma_step) * luma_step
+        cb, cr = np.moveaxis(np.rint(crops.chroma_dc[crop] / chroma_step) * chroma_step, -1, 0)
+        batch.append(predictor_features(y, cb, cr, int(np.floor(2 * octave + 0.5))))
+    return np.stack(batch)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of (features, target) for one of the networks, in a new order every epoch.
+
+    network: "generator" or "predictor". targets: (n, rows, cols, 2) for every entry of `crops`.
+    """
+
+    def __init__(
+        self, crops: list[Crops], targets: list[np.ndarray], network: str, batch: int, seed: int
+    ) -> None:
+        super().__init__()
+        self._crops, self._targets, self._network = crops, targets, network
+        self._batch, self._rng = batch, np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        entries = []
+        for group, crops in enumerate(self._crops):
+            order = self._rng.permutation(len(crops.quality))
+            entries += [(group, order[start : start + self._batch]) for start in range(0, len(order), self._batch)]
+        self._entries = [entries[index] for index in self._rng.permutation(len(entries))]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        group, index = self._entries[number]
+        crops = self._crops[group]
+        octaves = draw_rates(crops.quality[index], self._rng)
+        if self._network == "generator":
+            features = generator_batch(crops, index, octaves)
+        else:
+            features = predictor_batch(crops, index, octaves, self._rng)
+        return features, self._targets[group][index]
+
+
+def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> list[float]:
+    """Pearson correlation of centered maps with the truth over all regions of all crops: [luma, chroma]."""
+    a = np.concatenate([centered(entry).reshape(-1, 2) for entry in maps]).astype(np.float64)
+    b = np.concatenate([centered(entry).reshape(-1, 2) for entry in truth]).astype(np.float64)
+    return [float(value) for value in (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))]
+
+
+def maps_of(network: keras.Model, crops: list[Crops], kind: str, seed: int) -> list[np.ndarray]:
+    """The network's maps of all crops, each at a rate near the one of its importance."""
+    rng = np.random.default_rng(seed)
+    maps = []
+    for group in crops:
+        parts = []
+        for start in range(0, len(group.quality), 256):
+            index = np.arange(start, min(start + 256, len(group.quality)))
+            octaves = draw_rates(group.quality[index], rng)
+            if kind == "generator":
+                features = generator_batch(group, index, octaves)
+            else:
+                features = predictor_batch(group, index, octaves, rng)
+            parts.append(network.predict_on_batch(features))
+        maps.append(np.concatenate(parts))
+    return maps

@@ -1,0 +1,151 @@
+"""What the teachers look at: squared gradients of their disagreement with themselves, region by region.
+
+A random crop is reduced to a coding size, coded coarsely as a JPEG and enlarged again. The gradient of
+KL(output on the clean crop || output on the coded one) with respect to the decoded picture says how much an
+error at each sample would matter; its square, averaged over a region, is the region's importance.
+Reverse water-filling then wants quantization steps proportional to importance^-1/2 (Cover and Thomas,
+"Elements of Information Theory", section 10.3.3).
+
+The results are kept in shards, one .npz file each, so that an interrupted run continues where it stopped:
+  pictures    (n, size, size, 3) uint8 RGB, the crops at the coding size
+  importance  (n, teachers, rows, cols, 2) float32, log2 of the mean squared gradient: luma, chroma
+  spectrum    (n, teachers, 2, 64) float32, mean squared gradient by DCT frequency: luma, chroma
+  quality     (n,) uint8, the IJG quality of the coarse coding
+  held_back   (n,) bool
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+from train.config import ImportanceConfig
+from train.gradients import value_and_gradient
+from train.photos import is_held_back, random_crop, read_photo, resize
+
+REGION = 16
+# Rows: how Y, Cb and Cr each enter R, G and B (ITU-T T.871, section 7).
+YCBCR_TO_RGB = np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.402, -0.714136, 0]], np.float32)
+
+
+@cache
+def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """OpenCV's resizing of one axis as a (size_out, size_in) float32 matrix: area down, cubic up."""
+    method = cv2.INTER_AREA if size_out <= size_in else cv2.INTER_CUBIC
+    return cv2.resize(np.eye(size_in, dtype=np.float32), (size_in, size_out), interpolation=method)
+
+
+def resize_batch(pictures, size: int):
+    """Differentiable resizing of square pictures (N, s, s, C) to (N, size, size, C)."""
+    if pictures.shape[1] == size:
+        return pictures
+    matrix = ops.convert_to_tensor(resize_matrix(pictures.shape[1], size))
+    return ops.einsum("ay,nyxc,bx->nabc", matrix, pictures, matrix)
+
+
+@cache
+def dct_matrix() -> np.ndarray:
+    """Orthonormal 8-point DCT-II, (frequency, sample) float32."""
+    frequency, sample = np.mgrid[0:8, 0:8]
+    matrix = np.cos((2 * sample + 1) * frequency * np.pi / 16) / 2
+    matrix[0] /= np.sqrt(2)
+    return matrix.astype(np.float32)
+
+
+def block_energy(plane: np.ndarray) -> np.ndarray:
+    """(N, H, W) -> (N, 64): mean square of the 8x8 blocks' DCT coefficients, natural order."""
+    n, height, width = plane.shape
+    blocks = plane.reshape(n, height // 8, 8, width // 8, 8)
+    coefficients = np.einsum("vy,nryqx,ux->nrqvu", dct_matrix(), blocks, dct_matrix(), optimize=True)
+    return np.square(coefficients).mean(axis=(1, 2)).reshape(n, 64)
+
+
+def gradient_statistics(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, s, s, 3) gradient in RGB -> log2 importance (N, rows, cols, 2) and spectrum (N, 2, 64).
+
+    A chroma sample at 4:2:0 feeds four pixels, so its gradient is the sum of theirs. Cb and Cr share a level.
+    """
+    luma, cb, cr = np.moveaxis(gradient @ YCBCR_TO_RGB.T, -1, 0)
+    n, height, width = luma.shape
+    chroma = [plane.reshape(n, height // 2, 2, width // 2, 2).sum((2, 4)) for plane in (cb, cr)]
+    rows, cols = height // REGION, width // REGION
+    luma_square = np.square(luma).reshape(n, rows, REGION, cols, REGION).mean((2, 4))
+    chroma_square = (np.square(chroma[0]) + np.square(chroma[1])).reshape(n, rows, 8, cols, 8).mean((2, 4)) / 2
+    importance = np.log2(np.stack([luma_square, chroma_square], -1) + 1e-30)
+    spectrum = np.stack([block_energy(luma), (block_energy(chroma[0]) + block_energy(chroma[1])) / 2], 1)
+    return importance.astype(np.float32), spectrum.astype(np.float32)
+
+
+def jpeg_round_trip(picture: np.ndarray, quality: int) -> np.ndarray:
+    """The picture (RGB uint8) as libjpeg-turbo codes and decodes it, 4:2:0, at an IJG quality."""
+    encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def teacher_gradient(teacher: keras.Model, size: int):
+    """Compiled (decoded (N, s, s, 3), log-probabilities on the clean picture) -> (KL, gradient)."""
+
+    def divergence(decoded, clean):
+        coded = ops.log_softmax(teacher(resize_batch(decoded, size), training=False))
+        return ops.sum(ops.exp(clean) * (clean - coded))
+
+    return value_and_gradient(divergence)
+
+
+def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[tuple[str, list[str], int, int]]:
+    """The shards: file name, photos, coding size, seed."""
+    for round_ in range(config.rounds):
+        rng = np.random.default_rng((seed, round_))
+        order = rng.permutation(len(names))
+        for number, start in enumerate(range(0, len(order), config.shard)):
+            photos = [names[index] for index in order[start : start + config.shard]]
+            size = int(rng.choice(config.coding_sizes))
+            yield f"{round_:03d}-{number:05d}.npz", photos, size, int(rng.integers(2**62))
+
+
+def compute_importance(
+    folder: Path, names: list[str], teachers: list[keras.Model], config: ImportanceConfig, out: Path, seed: int,
+    held_back_fraction: float,
+) -> list[Path]:
+    """Computes the shards that are missing under `out`; gives all of their paths in order."""
+    out.mkdir(parents=True, exist_ok=True)
+    plan = list(_plan(names, config, seed))
+    missing = [entry for entry in plan if not (out / entry[0]).exists()]
+    gradients = [teacher_gradient(teacher, config.crop_size) for teacher in teachers]
+    for file, photos, size, shard_seed in tqdm(missing, desc="importance", unit="shard", initial=len(plan) - len(missing), total=len(plan)):
+        rng = np.random.default_rng(shard_seed)
+        crops = np.stack(
+            [random_crop(read_photo(folder / name), config.crop_size, tuple(config.crop_area), rng) for name in photos]
+        )
+        pictures = np.stack([resize(crop, (size, size)) for crop in crops])
+        quality = rng.integers(config.quality[0], config.quality[1] + 1, len(photos)).astype(np.uint8)
+        coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
+        importance, spectrum = [], []
+        for teacher, gradient in zip(teachers, gradients, strict=True):
+            parts = []
+            for start in range(0, len(photos), config.batch):
+                # The last batch is filled up so that every batch has one shape and nothing is compiled twice.
+                index = np.arange(start, start + config.batch).clip(max=len(photos) - 1)
+                clean = ops.log_softmax(teacher.predict_on_batch(crops[index].astype(np.float32)))
+                _, slope = gradient(coded[index].astype(np.float32), clean)
+                parts.append(ops.convert_to_numpy(slope)[: len(photos) - start])
+            levels, energy = gradient_statistics(np.concatenate(parts))
+            importance.append(levels)
+            spectrum.append(energy)
+        partial = out / (file + ".partial")
+        with open(partial, "wb") as stream:
+            np.savez(
+                stream,
+                pictures=pictures,
+                importance=np.stack(importance, 1),
+                spectrum=np.stack(spectrum, 1),
+                quality=quality,
+                held_back=np.array([is_held_back(name, held_back_fraction) for name in photos]),
+            )
+        partial.replace(out / file)
+    return [out / entry[0] for entry in plan]

