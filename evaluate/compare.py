@@ -38,9 +38,6 @@ class Point:
     kind: str  # "bpp" or "quality"
     value: float
 
-    def __str__(self) -> str:
-        return f"{self.value:g} bpp" if self.kind == "bpp" else f"quality {self.value:g}"
-
 
 @dataclass(frozen=True)
 class Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,12 @@ def _interpreter_module() -> Any:
     wanted = os.environ.get("RJPEG_RUNTIME")
     if wanted and wanted not in RUNTIMES:
         raise ModelError(f"RJPEG_RUNTIME is {wanted!r}, expected one of {', '.join(RUNTIMES)}")
+    names = (wanted,) if wanted else RUNTIMES
+    if "tensorflow" in sys.modules and not wanted:
+        # Once TensorFlow is loaded, tflite-runtime 2.14 fails to make an interpreter ("vector::reserve", bad_alloc).
+        names = RUNTIMES[::-1]
     reasons = []
-    for name in (wanted,) if wanted else RUNTIMES:
+    for name in names:
         try:
             return importlib.import_module(f"{name}.interpreter")
         except ImportError as error:

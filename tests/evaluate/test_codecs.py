@@ -54,12 +54,8 @@ def test_the_search_finds_what_trying_every_quality_finds(bpp, photographs):
     codec = make("libjpeg-turbo")
     for frame in photographs:
         budget = int(bpp * frame.shape[0] * frame.shape[1] / 8)
-        sizes = {
-            quality: len(
-                cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1]
-            )
-            for quality in range(1, 101)
-        }
+        options = [cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_QUALITY]
+        sizes = {q: len(cv2.imencode(".jpg", frame, [*options, q])[1]) for q in range(1, 101)}
         coded = codec.encode_within(frame, budget, {})
         fitting = [quality for quality, size in sizes.items() if size <= budget]
         assert coded.fits == bool(fitting)
