@@ -91,15 +91,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="configuration, YAML (default: %(default)s)",
     )
-    p.add_argument(
-        "--source", help="camera index or /dev path, URL, video file, picture, or folder of pictures"
-    )
+    p.add_argument("--source", help="camera index or /dev path, URL, video file, picture, or folder of pictures")
     p.add_argument("--camera-id", metavar="ID", help="name sent with every frame, 1 to 64 of A-Z a-z 0-9 _ -")
     p.add_argument("--size", metavar="WxH", help="asked of a camera; other frames are resized to it")
     p.add_argument("--fps", type=float, help="frames a second, at most")
-    p.add_argument(
-        "--frames", type=positive, metavar="N", help="end after N frames (default: with the source)"
-    )
+    p.add_argument("--frames", type=positive, metavar="N", help="end after N frames (default: with the source)")
     spend = p.add_mutually_exclusive_group()
     spend.add_argument("--quality", type=float, help="1 to 100")
     spend.add_argument("--target-bytes", type=positive, metavar="BYTES", help="no file is larger")
@@ -192,9 +188,7 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
             print(json.dumps(capture.report.summary()), flush=True)
     failed = {reason: n for reason, n in capture.report.not_sent.items() if reason in FAILURES}
     if failed:
-        print(
-            f"error: not sent: {', '.join(f'{n} {reason}' for reason, n in failed.items())}", file=sys.stderr
-        )
+        print(f"error: not sent: {', '.join(f'{n} {reason}' for reason, n in failed.items())}", file=sys.stderr)
     if interrupted and not capture.source.live:
         return 130
     return 1 if failed else 0
@@ -220,9 +214,7 @@ class Capture:
             sender = FolderSender(str(target.out))
         self._encoder = rjpeg.Encoder(encoding.model)
         self.source = open_source(config.camera.source, self._size, config.camera.fps)
-        self._delivery = Delivery(
-            sender, self._camera, live=self.source.live, retry_seconds=target.retry_seconds
-        )
+        self._delivery = Delivery(sender, self._camera, live=self.source.live, retry_seconds=target.retry_seconds)
         # a video under a cap plays at its own speed: without the flow of time there are no bits a second
         fps = config.camera.fps or (self.source.fps if encoding.bitrate else None)
         self._interval = 1 / fps if fps else 0.0
@@ -230,9 +222,7 @@ class Capture:
         self._bucket = None
         if encoding.bitrate is not None:
             if fps is None:
-                raise ConfigError(
-                    f"bitrate {encoding.bitrate:g} needs fps: {self.source.name} has none of its own"
-                )
+                raise ConfigError(f"bitrate {encoding.bitrate:g} needs fps: {self.source.name} has none of its own")
             self._bucket = LeakyBucket(encoding.bitrate, fps, self._due)
         self._read_ms = 0.0
         logger.info("%s to %s", self.source.name, sender.name)
@@ -290,9 +280,7 @@ class Capture:
 
     def _encode(self, pixels: npt.NDArray[np.uint8]) -> rjpeg.EncodedFrame | None:
         if self._bucket is None:
-            return self._encoder.encode_with_details(
-                pixels, quality=self._quality, target_bytes=self._target_bytes
-            )
+            return self._encoder.encode_with_details(pixels, quality=self._quality, target_bytes=self._target_bytes)
         while True:
             room = self._bucket.room(time.monotonic())
             try:
@@ -322,7 +310,9 @@ def resized(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
     if (width, height) == size:
         return pixels
     smaller = size[0] * size[1] < width * height
-    result: npt.NDArray[np.uint8] = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    result: npt.NDArray[np.uint8] = cv2.resize(
+        pixels, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    )
     return result
 
 

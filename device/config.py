@@ -95,14 +95,10 @@ def check(config: Config) -> None:
     _exactly_one("encoding", config.encoding, ("quality", "target_bytes", "bitrate"))
     _exactly_one("delivery", config.delivery, ("server", "out"))
     if config.delivery.server is not None and not re.match(r"https?://[^/?#]", config.delivery.server):
-        raise ConfigError(
-            f"delivery.server: {config.delivery.server!r} is no URL like http://192.168.1.2:8000"
-        )
+        raise ConfigError(f"delivery.server: {config.delivery.server!r} is no URL like http://192.168.1.2:8000")
 
 
 def _exactly_one(section: str, values: msgspec.Struct, keys: tuple[str, ...]) -> None:
     given = [key for key in keys if getattr(values, key) is not None]
     if len(given) != 1:
-        raise ConfigError(
-            f"{section}: give exactly one of {', '.join(keys)}; got {' and '.join(given) or 'none'}"
-        )
+        raise ConfigError(f"{section}: give exactly one of {', '.join(keys)}; got {' and '.join(given) or 'none'}")

@@ -93,9 +93,7 @@ def open_source(source: int | str, size: tuple[int, int] | None = None, fps: flo
     if path.is_dir():
         return PictureSource(list_pictures(path), text)
     if not path.exists():
-        raise StorageError(
-            f"no such source: {text!r} is no camera index, /dev path, URL, file or folder that exists"
-        )
+        raise StorageError(f"no such source: {text!r} is no camera index, /dev path, URL, file or folder that exists")
     try:
         with path.open("rb") as file:
             file.read(1)
@@ -165,9 +163,7 @@ class VideoSource:
             raise CameraError(f"{self.name} gives no more frames after {self._frames}: {self._advice}")
         promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         if promised > self._frames:
-            logger.warning(
-                "%s ended after %d frames; its header says %.0f", self.name, self._frames, promised
-            )
+            logger.warning("%s ended after %d frames; its header says %.0f", self.name, self._frames, promised)
 
 
 class PictureSource:

@@ -72,9 +72,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "input", nargs="?", metavar="INPUT", help="JPEG file, folder of JPEG files, or - for standard input"
-    )
+    p.add_argument("input", nargs="?", metavar="INPUT", help="JPEG file, folder of JPEG files, or - for standard input")
     p.add_argument("--listen", metavar="HOST:PORT", help="receive frames over HTTP instead")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="write pictures there (default: write none)")
     p.add_argument(
@@ -88,12 +86,8 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write the JPEG file as it came beside each picture (default: no)",
     )
-    p.add_argument(
-        "--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)"
-    )
-    p.add_argument(
-        "--task", metavar="FILE", help="TFLite classifier that is asked about each picture (default: none)"
-    )
+    p.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)")
+    p.add_argument("--task", metavar="FILE", help="TFLite classifier that is asked about each picture (default: none)")
     p.add_argument("--labels", metavar="FILE", help="names of its classes, one a line (default: none)")
     p.add_argument(
         "--task-range",
@@ -117,9 +111,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="largest picture decoded (default: %(default)s)",
     )
-    p.add_argument(
-        "--token-file", metavar="FILE", help="with --listen: the token that senders need (default: none)"
-    )
+    p.add_argument("--token-file", metavar="FILE", help="with --listen: the token that senders need (default: none)")
     p.add_argument(
         "--workers",
         type=positive,

@@ -76,9 +76,7 @@ class FrameDecoder:
         }
         if decoded.quality_map is not None and decoded.tables is not None:
             model = self._decoder.model
-            factors = quality_factors(
-                decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables
-            )
+            factors = quality_factors(decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables)
             for key, values in (("level", decoded.quality_map), ("quality", factors)):
                 for channel, value in zip(("luma", "chroma"), values.mean(axis=(0, 1)), strict=True):
                     record[f"mean_{key}_{channel}"] = round(float(value), 3)
@@ -87,9 +85,7 @@ class FrameDecoder:
             ms["task"] = time.perf_counter() - done
         if stem is not None:
             before = time.perf_counter()
-            record["picture"] = self._write(
-                stem, FORMATS[self._form], picture_bytes(decoded.frame, self._form)
-            )
+            record["picture"] = self._write(stem, FORMATS[self._form], picture_bytes(decoded.frame, self._form))
             if self._keep_jpeg:
                 record["jpeg"] = self._write(stem, ".jpg", jpeg)
             ms["write"] = time.perf_counter() - before

@@ -135,9 +135,7 @@ class Receiver:
     def _receipt_time(self) -> datetime.datetime:
         """Now in UTC, and never the same twice."""
         self._last_receipt = max(time.time_ns() // 1000, self._last_receipt + 1)
-        return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(
-            microseconds=self._last_receipt
-        )
+        return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=self._last_receipt)
 
     async def _body(self, request: Request) -> bytes:
         limit = self._limits.max_bytes
@@ -160,9 +158,7 @@ class Receiver:
             raise HTTPException(400, "connection closed before the body ended") from None
         return bytes(body)
 
-    def _process(
-        self, jpeg: bytes, camera: str, sequence: int | None, taken: datetime.datetime
-    ) -> dict[str, Any]:
+    def _process(self, jpeg: bytes, camera: str, sequence: int | None, taken: datetime.datetime) -> dict[str, Any]:
         """In a thread of the pool."""
         if not hasattr(self._local, "decoder"):
             self._local.decoder = self._make_decoder()
@@ -291,13 +287,18 @@ def serve(receiver: Receiver, listening: socket.socket) -> None:
         timeout_graceful_shutdown=10,
         limit_concurrency=MAX_CONNECTIONS,
     )
-    # uvicorn raises the signal once more after it has shut down; by then there is nothing left to do
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        # before uvicorn listens to signals itself; and after, when it raises them once more
+        server.should_exit = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, stop)
     host, port = listening.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         receiver.close()
 

@@ -30,9 +30,7 @@ class Classifier:
         ModelError: the file can't be read, isn't such a network, or has another number of classes than labels.
     """
 
-    def __init__(
-        self, path: str, labels: list[str] | None = None, *, low: float = -1.0, high: float = 1.0
-    ) -> None:
+    def __init__(self, path: str, labels: list[str] | None = None, *, low: float = -1.0, high: float = 1.0) -> None:
         self._network = runtime.load(path)
         self._labels = labels
         self._low, self._high = low, high
@@ -67,9 +65,7 @@ class Classifier:
         height, width = frame.shape[:2]
         if (width, height) != self._size:
             smaller = self._size[0] * self._size[1] < width * height
-            frame = cv2.resize(
-                frame, self._size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-            )
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
         pixels = frame[np.newaxis, :, :, ::-1]
         network = self._network
         if network.input_dtype == np.uint8:

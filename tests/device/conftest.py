@@ -21,9 +21,7 @@ def capture() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "device/capture.py", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ, **options
-        )
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ, **options)
 
     return run
 

@@ -50,7 +50,7 @@ def test_the_file_that_comes_with_it_is_valid_and_names_every_key():
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, text, named):
     path = written(tmp_path, text)
-    with pytest.raises(ConfigError, match="c.yaml") as caught:
+    with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
         config.load(path)
     assert named in str(caught.value)
 
@@ -73,7 +73,7 @@ def test_keys_that_exclude_each_other_are_told_apart(tmp_path, text, named):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         config.load(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="Is a directory"):
         config.load(tmp_path)

@@ -74,6 +74,15 @@ class Service:
         return [json.loads(line) for line in self.lines]
 
 
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Path]]:
+    """A server that several tests share, and the folder in which its --out would be made."""
+    folder = tmp_path_factory.mktemp("steady")
+    service = Service("--out", str(folder / "out"))
+    yield service, folder
+    service.stop()
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., Service]]:
     with contextlib.ExitStack() as stack:

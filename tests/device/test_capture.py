@@ -1,0 +1,266 @@
+"""`device/capture.py` as a program: pictures and videos into folders and to servers that misbehave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import rjpeg
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lines(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_pictures_go_into_a_folder_as_files_that_are_what_their_lines_say(capture, pictures, tmp_path):
+    result = capture("--source", pictures, "--quality", 40, "--out", tmp_path / "out", "--json")
+    assert result.returncode == 0, result.stderr
+    *records, last = lines(result)
+    assert [record["source"] for record in records] == ["1.png", "2.png", "10.png"]
+    for sequence, record in enumerate(records):
+        jpeg = Path(record["delivered"]).read_bytes()
+        decoded = rjpeg.Decoder().decode_with_details(jpeg)
+        assert cv2.PSNR(decoded.frame, cv2.imread(str(pictures / record["source"]))) > 24
+        assert record["sequence"] == sequence
+        assert (record["width"], record["height"]) == (151, 113)
+        assert (record["coding_height"], record["coding_width"]) == decoded.coding_size
+        assert record["bytes"] == len(jpeg)
+        assert record["bpp"] == pytest.approx(8 * len(jpeg) / (151 * 113), abs=1e-4)
+        assert record["refinement_bytes"] == decoded.refinement_bytes
+        assert record["mean_level_chroma"] == pytest.approx(decoded.quality_map[..., 1].mean(), abs=1e-3)
+        assert {"read", "generator", "predictor", "write", "send"} <= record["ms"].keys()
+    summary = last["summary"]
+    assert summary["frames"] == 3
+    assert summary["bytes"] == sum(record["bytes"] for record in records)
+    assert summary["not_sent"] == {}
+    assert "total: 3 frames" in result.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        Path(record["delivered"]).name for record in records
+    )
+
+
+def test_without_json_standard_output_is_empty_and_frames_limits_their_number(capture, video, tmp_path):
+    result = capture("--source", video, "--target-bytes", 900, "--frames", 5, "--out", tmp_path)
+    assert (result.returncode, result.stdout) == (0, "")
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) == 5
+    assert max(sizes) <= 900
+
+
+def test_a_second_run_adds_to_the_first(capture, pictures, tmp_path):
+    for _ in range(2):
+        assert capture("--source", pictures / "1.png", "--out", tmp_path / "out").returncode == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_frames_are_resized_and_paced(capture, video, tmp_path):
+    result = capture("--source", video, "--size", "81x63", "--fps", 10, "--out", tmp_path, "--json")
+    *records, last = lines(result)
+    assert {(record["width"], record["height"]) for record in records} == {(81, 63)}
+    assert len(records) == 12
+    times = [np.datetime64(record["capture_time"][:-1]) for record in records]
+    assert (times[-1] - times[0]) / np.timedelta64(1, "s") == pytest.approx(1.1, abs=0.3)
+    assert last["summary"]["fps"] < 13
+
+
+def test_a_bitrate_is_kept_over_a_video_at_its_own_speed(capture, video, tmp_path):
+    result = capture("--source", video, "--bitrate", 300_000, "--out", tmp_path, "--json")
+    assert result.returncode == 0, result.stderr
+    *records, _ = lines(result)
+    assert len(records) == 12, "no frame of a video is dropped"
+    times = [np.datetime64(record["capture_time"][:-1]) for record in records]
+    seconds = (times[-1] - times[0]) / np.timedelta64(1, "s")
+    share = 300_000 / 8 / 25
+    assert sum(record["bytes"] for record in records) <= 300_000 / 8 * seconds + 2 * share + 0.1 * 300_000 / 8
+
+
+def test_a_bitrate_without_a_frame_rate_or_far_too_low_is_an_error(capture, pictures, tmp_path):
+    without = capture("--source", pictures, "--bitrate", 10_000, "--out", tmp_path / "out")
+    assert without.returncode == 1
+    assert "bitrate 10000 needs fps" in without.stderr
+    too_low = capture("--source", pictures, "--bitrate", 100, "--fps", 10, "--out", tmp_path / "out")
+    assert too_low.returncode == 1
+    assert "error: " in too_low.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_cannot_be_read_or_encoded_is_skipped_and_the_exit_code_tells(capture, pictures, tmp_path):
+    (pictures / "3.png").write_bytes(b"broken")
+    cv2.imwrite(str(pictures / "4.png"), np.zeros((1, 65_501, 3), np.uint8))
+    result = capture("--source", pictures, "--quality", 50, "--out", tmp_path / "out", "--json")
+    assert result.returncode == 1
+    *records, last = lines(result)
+    assert [record["source"] for record in records] == ["1.png", "2.png", "10.png"]
+    assert last["summary"]["not_sent"] == {"not encoded": 1, "unreadable": 1}
+    assert result.stderr.splitlines()[-1] == "error: not sent: 1 not encoded, 1 unreadable"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "97"], "camera 97 is missing: there is no /dev/video97"),
+        (["--source", "{tmp}/nowhere"], "nowhere"),
+        (["--source", "{tmp}/empty"], "holds no picture"),
+        (["--config", "{tmp}/bad.yaml"], "bad.yaml: Object contains unknown field `framerate` - at `$.camera`"),
+        (["--config", "{tmp}/nowhere.yaml"], "nowhere.yaml"),
+        (["--model", "{tmp}/nowhere", "--source", "{pictures}"], "nowhere"),
+        (["--quality", "0", "--source", "{pictures}"], "encoding.quality"),
+        (["--camera-id", "a/b", "--source", "{pictures}"], "camera.id"),
+        (["--size", "640", "--source", "{pictures}"], "camera.size"),
+        (["--fps", "nan", "--source", "{pictures}"], "camera.fps"),
+        (["--server", "localhost", "--source", "{pictures}"], "is no URL"),
+        (["--token-file", "{tmp}/nowhere", "--source", "{pictures}"], "can't read token file"),
+        (["--token-file", "{tmp}/bad.yaml", "--source", "{pictures}"], "must hold one word"),
+        (["--out", "{tmp}/bad.yaml/x", "--source", "{pictures}"], "can't write"),
+        (["--target-bytes", "50", "--out", "{tmp}/o", "--source", "{video}"], "50"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_line_that_says_why(capture, pictures, video, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.yaml").write_text("camera: {framerate: 5}\n")
+    result = capture(*(a.format(tmp=tmp_path, pictures=pictures, video=video) for a in arguments))
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--quality", "50", "--bitrate", "9"], ["--server", "http://a", "--out", "b"], ["--frames", "0"], ["picture"]],
+)
+def test_wrong_usage_exits_with_2(capture, arguments):
+    result = capture(*arguments)
+    assert result.returncode == 2
+    assert "usage:" in result.stderr
+
+
+def test_a_flag_overrides_whichever_of_its_group_the_configuration_has(capture, pictures, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"camera: {{source: {pictures}, id: fromfile}}\nencoding: {{bitrate: 9}}\ndelivery: {{server: 'http://127.0.0.1:1'}}\n"
+    )
+    result = capture("--config", config, "--target-bytes", 1200, "--out", tmp_path / "out", "--json")
+    assert result.returncode == 0, result.stderr
+    assert [record["camera"] for record in lines(result)[:-1]] == ["fromfile"] * 3
+    assert all(record["bytes"] <= 1200 for record in lines(result)[:-1])
+
+
+def test_a_server_that_stays_away_is_an_error_in_time_and_says_so_once(capture, pictures, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("encoding: {quality: 50}\ndelivery: {server: 'http://127.0.0.1:1', retry_seconds: 1}\n")
+    started = time.monotonic()
+    result = capture("--config", config, "--source", pictures)
+    assert time.monotonic() - started < 15
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: server http://127.0.0.1:1 can't be reached: Connection refused; gave up after 1 s")
+
+
+def test_a_frame_that_the_server_rejects_is_counted_and_the_others_are_sent(capture, pictures, recorder):
+    recorder.answers = [(422, {}), (201, {})]
+    result = capture("--source", pictures, "--server", recorder.url)
+    assert result.returncode == 1
+    assert len(recorder.requests) == 3
+    assert result.stderr.splitlines()[-1] == "error: not sent: 1 rejected"
+
+
+def test_a_wrong_token_ends_the_run_at_once(capture, pictures, recorder):
+    recorder.answers = [(401, {})]
+    result = capture("--source", pictures, "--server", recorder.url)
+    assert result.returncode == 1
+    assert len(recorder.requests) == 1
+    assert "answered 401" in result.stderr.splitlines()[-1]
+
+
+def test_a_full_disk_is_an_error_and_leaves_whole_files_only(capture, pictures, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", str(full)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        result = capture("--source", pictures, "--quality", 95, "--out", full)
+        assert result.returncode == 1
+        assert "No space left on device" in result.stderr.splitlines()[-1]
+        written = list(full.iterdir())
+        assert 1 <= len(written) < 3
+        for path in written:
+            assert path.suffix == ".jpg"
+            assert rjpeg.Decoder().decode(path.read_bytes()).shape == (113, 151, 3)
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
+    command = [sys.executable, "-m", "device.capture", "--source", str(pictures), "--fps", "0.5", "--json"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    process.send_signal(number)
+    rest, messages = process.communicate(timeout=30)
+    assert process.returncode == 130, "a folder has an end that was not reached"
+    assert json.loads(rest)["summary"]["frames"] == 1
+    assert "Traceback" not in messages
+    assert Path(first["delivered"]).exists()
+
+
+def test_a_closed_standard_output_ends_the_run_without_a_traceback(video, tmp_path):
+    command = f"{sys.executable} device/capture.py --source {video} --out {tmp_path} --json | head -n 1"
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(result.stdout)["sequence"] == 0
+    assert "Traceback" not in result.stderr
+
+
+def test_help_says_the_policies(capture):
+    result = capture("--help")
+    assert result.returncode == 0
+    for word in ("--bitrate", "disk full", "server away", "camera missing", "default: "):
+        assert word in result.stdout
+
+
+def test_a_live_source_drops_and_counts_frames_while_the_server_is_away(recorder, photograph, monkeypatch, tmp_path):
+    import device.capture
+    from device import config
+    from device.sources import Frame
+
+    class Camera:
+        name, live, fps, unreadable = "camera", True, None, 0
+
+        def read(self, due):
+            time.sleep(0.05)
+            return Frame(photograph, device.sources.datetime.datetime.now(device.sources.datetime.UTC))
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(device.capture, "open_source", lambda *_: Camera())
+    recorder.answers = [(201, {}), (503, {}), (201, {})]
+    settings = config.Config(
+        encoding=config.EncodingConfig(quality=40), delivery=config.DeliveryConfig(server=recorder.url)
+    )
+    capture = device.capture.Capture(settings)
+    records = [capture.process(capture.next_frame(), sequence) for sequence in range(12)]
+    capture.close()
+    sent = [record["sequence"] for record in records if record is not None]
+    assert sent[0] == 0
+    assert 1 not in sent, "refused for now, and dropped"
+    assert sent[-1] == 11
+    assert capture.report.not_sent == {"dropped (server away)": 12 - len(sent)}
+    assert 3 <= 12 - len(sent) <= 9
