@@ -78,7 +78,7 @@ def varied_pictures(files: list[Path], count: int, seed: int = 0) -> list[Pictur
             case 1:
                 size = (224, 224)
             case 2:
-                size = tuple(int(rng.integers(16, side + 1)) | 1 for side in (height, width))
+                size = tuple(int(rng.integers(min(16, side), side + 1)) | 1 for side in (height, width))
             case _:
                 size = tuple(int(rng.integers(1, 100)) for _ in range(2))
         rows, cols = (max(1, min(side, wanted)) for side, wanted in zip((height, width), size, strict=True))

@@ -1,0 +1,107 @@
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as bench
+from rjpeg.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return bench.read_pictures(bench.CALIBRATION_DATA)
+
+
+def test_a_size_is_width_by_height():
+    assert bench.parse_size("640x480") == (480, 640)
+
+
+@pytest.mark.parametrize("text", ["", "640", "640x", "0x10", "-1x5", "axb", "1x2x3"])
+def test_a_size_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match="WIDTHxHEIGHT"):
+        bench.parse_size(text)
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (480, 640), (720, 1280), (1081, 1917), (1, 1)])
+def test_frames_have_their_size_and_the_pixels_of_photographs(pictures, height, width):
+    frame = bench.compose(pictures, height, width, 0)
+    assert frame.shape == (height, width, 3)
+    assert frame.dtype == np.uint8
+    corner = frame[: min(height, 40), : min(width, 40)]
+    assert any(
+        cv2.matchTemplate(picture, corner, cv2.TM_SQDIFF).min() < corner.size
+        for picture in pictures
+        if picture.shape[0] >= corner.shape[0] and picture.shape[1] >= corner.shape[1]
+    )
+
+
+def test_different_frames_show_different_pictures(pictures):
+    frames = [bench.compose(pictures, 480, 640, index) for index in range(4)]
+    assert all(not np.array_equal(frames[0], frame) for frame in frames[1:])
+
+
+def test_the_peer_is_measured_at_equal_bytes(pictures):
+    frame = bench.compose(pictures, 224, 224, 0)
+    for size in (2000, 5000, 9000):
+        quality = bench.equal_quality(frame, size)
+        sizes = [len(bench.opencv_encode(frame, q)) for q in range(1, 101)]
+        assert abs(sizes[quality - 1] - size) == min(abs(other - size) for other in sizes)
+
+
+def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, monkeypatch, capsys):
+    arguments = [
+        "--sizes",
+        "224x160",
+        "193x225",
+        "--frames",
+        "2",
+        "--repeats",
+        "2",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *map(str, arguments)])
+    threads = cv2.getNumThreads()
+    try:
+        assert bench.main() == 0
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(threads)
+    results = json.loads(capsys.readouterr().out)
+    assert results == json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert [row["size"] for row in results["sizes"]] == ["224x160", "193x225"]
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    for row in results["sizes"]:
+        assert set(row["milliseconds"]) == {"encode", "encode to target", "decode", "cv2.imencode", "cv2.imdecode"}
+        for name, value in row["milliseconds"].items():
+            assert value > 0
+            assert f"| {row['size']} | {name} | {value:.2f} |" in text
+        for operation in ("encode", "decode"):
+            parts = row["stages"][operation]
+            assert "predictor" in parts
+            assert all(value >= 0 for value in parts.values())
+        assert row["mean_bytes"]["encode to target"] <= 0.61 * row["mean_bytes"]["encode"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--frames", "0"], "at least 1"), (["--sizes", "big"], "WIDTHxHEIGHT"), (["--model", "/nowhere"], "/nowhere")],
+)
+def test_a_wrong_request_ends_with_one_line_and_status_1(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--out", str(tmp_path), *arguments])
+    assert bench.main() == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+
+
+def test_a_folder_without_pictures_is_told(tmp_path):
+    with pytest.raises(InputError, match="is not a manifest"):
+        bench.read_pictures(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"pictures": [{"file": "gone.jpg"}]}', encoding="utf-8")
+    with pytest.raises(InputError, match="lacks pictures"):
+        bench.read_pictures(tmp_path)
