@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evaluate import data, report
 from evaluate.classifiers import TEACHERS, open_classifier
-from evaluate.codecs import CODECS
+from evaluate.codecs import PEERS, REGION_JPEG
 from evaluate.compare import Point, add_differences, compare
 from evaluate.data import DataSet
 from rjpeg.errors import InputError, RjpegError, StorageError
@@ -23,8 +23,8 @@ RATES = (0.25, 0.38, 0.5)
 FRACTIONS = (0.857, 0.786, 0.714, 0.643, 0.571, 0.5, 0.429)
 PLAIN_JPEG = ("libjpeg-turbo", "mozjpeg", "jpegli")
 # on the IJG scale both, so that points of the same quality say something about each other
-FIXED_QUALITY = ("region-jpeg", "libjpeg-turbo")
-DEFAULT_TEACHER = TEACHERS[2]
+FIXED_QUALITY = (*REGION_JPEG, "libjpeg-turbo")
+DEFAULT_TEACHER = TEACHERS[0]
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
 
 
@@ -49,8 +49,9 @@ def parser() -> argparse.ArgumentParser:
     add("--bpp", type=float, nargs="*", default=list(RATES), metavar="RATE", help="bits per pixel of whole files")
     add("--qualities", type=int, nargs="*", default=[10, 20, 30, 50], metavar="Q",
         help=f"fixed qualities for {' and '.join(FIXED_QUALITY)}")  # fmt: skip
-    add("--codecs", nargs="+", default=list(CODECS), metavar="NAME", help="codecs; NAME@FRACTION codes at a "
-        "fraction of height and width")  # fmt: skip
+    add("--codecs", nargs="+", default=["region-jpeg", *PEERS], metavar="NAME",
+        help=f"of {', '.join([*REGION_JPEG, *PEERS])}; "
+        "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
     add("--fractions", type=float, nargs="*", default=list(FRACTIONS), metavar="F",
         help=f"coding sizes at which {', '.join(PLAIN_JPEG)} run besides the full one")  # fmt: skip
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")

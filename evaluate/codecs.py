@@ -5,6 +5,7 @@ fits a number of bytes, by the same search. Region JPEG searches by itself: that
 Files are counted whole.
 """
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
@@ -165,7 +166,7 @@ class PillowCodec(Codec):
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
         stream = io.BytesIO()
         image = self._image.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
-        image.save(stream, self._format, quality=quality, **self._options)
+        image.save(stream, self._format, quality=quality)
         return stream.getvalue()
 
     def decode(self, data: bytes) -> np.ndarray:
@@ -190,19 +191,23 @@ class Reduced(Codec):
 
 
 class RegionJpeg(Codec):
-    """Region JPEG with the given options of rjpeg.Encoder.encode."""
+    """Region JPEG as it is shipped, or with a part of it left out.
 
-    name = "region-jpeg"
+    `refine` False leaves the predictor's map as it is. `flat` True gives every region the same level, with the
+    same tables, dead zone and coding sizes.
+    """
 
-    def __init__(self, *, model: str | None = None, **options: Any) -> None:
-        self._encoder, self._decoder = rjpeg.Encoder(model), rjpeg.Decoder(model)
-        self._options = options
-        self.version = f"rjpeg, files {_fingerprint(Path(rjpeg.__file__).parent)}, model {model or 'default'}"
-        if model is not None:
-            self.version += f" {_fingerprint(Path(model))}"
+    def __init__(self, name: str, model: str | None = None, *, refine: bool = True, flat: bool = False) -> None:
+        self.name = name
+        loaded = rjpeg.load_model(model)
+        if flat:
+            loaded = dataclasses.replace(loaded, leveling=loaded.leveling._replace(gain=0.0))
+        self._encoder, self._decoder = rjpeg.Encoder(loaded, refine=refine), rjpeg.Decoder(loaded)
+        files = {_fingerprint(folder) for folder in (Path(rjpeg.__file__).parent, loaded.folder)}
+        self.version = f"rjpeg {rjpeg.__version__}, model {loaded.identity.hex()}, files {' '.join(sorted(files))}"
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
-        return self._encoder.encode(frame, quality=quality, **self._options)
+        return self._encoder.encode(frame, quality=quality)
 
     def decode(self, data: bytes) -> np.ndarray:
         return self._decoder.decode(data)
@@ -210,14 +215,18 @@ class RegionJpeg(Codec):
     def encode_within(self, frame: np.ndarray, max_bytes: int, known: dict[int, bytes]) -> Coded:
         del known  # rjpeg searches by itself
         try:
-            return Coded(self._encoder.encode(frame, target_bytes=max_bytes, **self._options), True)
+            return Coded(self._encoder.encode(frame, target_bytes=max_bytes), True)
         except TargetError:
             return Coded(self.encode(frame, self.qualities[0]), False)
 
 
+REGION_JPEG: dict[str, dict[str, bool]] = {
+    "region-jpeg": {},
+    "region-jpeg-unrefined": {"refine": False},
+    "region-jpeg-flat": {"flat": True},
+}
 # AVIF at libavif's default speed: the slowest takes seconds a file, and a search writes many.
-CODECS: dict[str, Callable[[], Codec]] = {
-    "region-jpeg": RegionJpeg,
+PEERS: dict[str, Callable[[], Codec]] = {
     "libjpeg-turbo": LibjpegTurbo,
     "mozjpeg": MozJpeg,
     "jpegli": Jpegli,
@@ -227,25 +236,27 @@ CODECS: dict[str, Callable[[], Codec]] = {
 
 
 def make_codec(name: str, model: str | None = None) -> Codec:
-    """The codec of a name in CODECS; with `@FRACTION` after it, coded at that fraction of height and width.
+    """The codec of a name in PEERS or REGION_JPEG.
 
+    With `@FRACTION` after it, a peer codes at that fraction of height and width; Region JPEG chooses by itself.
     `model` is Region JPEG's model folder, None for the shipped one.
     Raises InputError for an unknown name or a fraction outside (0, 1], CodecMissingError where its package is
     not installed.
     """
+    if name in REGION_JPEG:
+        return RegionJpeg(name, model, **REGION_JPEG[name])
     base, _, fraction = name.partition("@")
-    if base not in CODECS:
-        raise InputError(f"codec {base!r} is unknown, expected one of {', '.join(CODECS)}")
-    codec = RegionJpeg(model=model) if base == RegionJpeg.name else CODECS[base]()
+    if base not in PEERS:
+        raise InputError(f"codec {name!r} is unknown, expected one of {', '.join([*REGION_JPEG, *PEERS])}")
     if not fraction:
-        return codec
+        return PEERS[base]()
     try:
         value = float(fraction)
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
         raise InputError(f"codec {name!r}: coding size must be a fraction of the frame's in (0, 1]")
-    return Reduced(codec, value)
+    return Reduced(PEERS[base](), value)
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluate.codecs import CODECS, Codec, CodecMissingError, Reduced, make_codec
+from evaluate.codecs import PEERS, REGION_JPEG, Codec, CodecMissingError, Reduced, make_codec
 from rjpeg.errors import InputError
 
-PEERS = [name for name in CODECS if name != "region-jpeg"]
+CODECS = [*REGION_JPEG, *PEERS]
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -96,6 +96,15 @@ def test_region_jpeg_keeps_the_budget(photographs):
         assert 0.9 * budget < len(coded.data) <= budget
 
 
+@pytest.mark.parametrize("name", REGION_JPEG)
+def test_only_the_full_system_and_the_unrefined_one_have_a_map(name, photographs):
+    codec = make_codec(name)
+    decoded = codec._decoder.decode_with_details(codec.encode(photographs[0], 50))
+    levels = {tuple(level) for level in decoded.quality_map.reshape(-1, 2)}
+    assert (len(levels) == 1) == (name == "region-jpeg-flat")
+    assert name == "region-jpeg" or decoded.refinement_bytes == 0
+
+
 def test_a_fraction_codes_a_smaller_picture(photographs):
     codec = make_codec("libjpeg-turbo@0.5")
     assert isinstance(codec, Reduced)
@@ -106,7 +115,9 @@ def test_a_fraction_codes_a_smaller_picture(photographs):
     assert psnr(decoded, area) > 28
 
 
-@pytest.mark.parametrize("name", ["jpeg2000", "", "libjpeg-turbo@0", "webp@1.5", "webp@half", "webp@nan"])
+@pytest.mark.parametrize(
+    "name", ["jpeg2000", "", "libjpeg-turbo@0", "webp@1.5", "webp@half", "webp@nan", "region-jpeg@0.5"]
+)
 def test_an_unknown_codec_or_fraction_is_refused(name):
     with pytest.raises(InputError, match="codec"):
         make_codec(name)

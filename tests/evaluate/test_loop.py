@@ -1,0 +1,168 @@
+"""make run: real programs, real pictures, a report that says what happened."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import calibration_data
+from evaluate import loop
+from rjpeg.errors import DeliveryError
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run over two pictures of odd sizes, one a PNG."""
+    folder = tmp_path_factory.mktemp("loop")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    entries = {entry.file: entry for entry in calibration_data.read_manifest()}
+    cat = cv2.imread(str(calibration_data.check(entries["chelsea.jpg"])))
+    wall = cv2.imread(str(calibration_data.check(entries["great-wall.jpg"])))
+    cv2.imwrite(str(pictures / "cat.jpg"), cat[:171, :233])
+    cv2.imwrite(str(pictures / "it's <b>1 wall.png"), wall[:97, :129])
+    out = folder / "out"
+    code = loop.main(["--source", str(pictures), "--quality", "40", "--out", str(out)])
+    return code, out
+
+
+def test_every_frame_arrives_and_every_map_is_recovered(finished):
+    code, out = finished
+    assert code == 0
+    report = json.loads((out / "report.json").read_text())
+    assert [frame["file"] for frame in report["frames"]] == ["cat.jpg", "it's <b>1 wall.png"]
+    assert [(frame["width"], frame["height"]) for frame in report["frames"]] == [(233, 171), (129, 97)]
+    for frame in report["frames"]:
+        assert frame["checks"] == dict.fromkeys(frame["checks"], True)
+        assert len(frame["checks"]) == 4
+    summary = report["summary"]
+    assert (summary["frames"], summary["maps_recovered"], summary["checks_passed"]) == (2, 2, True)
+    sizes = [path.stat().st_size for path in sorted((out / "frames").glob("*.jpg"))]
+    assert sizes == [frame["bytes"] for frame in report["frames"]]
+    assert summary["bytes"] == sum(sizes)
+    assert summary["bpp"] == pytest.approx(8 * sum(sizes) / (233 * 171 + 129 * 97))
+
+
+def test_the_page_holds_all_its_pictures_and_asks_nobody_for_more(finished):
+    page = (finished[1] / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(source.startswith(("data:image/", "#frame-")) for source in sources)
+    assert sum(source.startswith("data:image/") for source in sources) == 1 + 2 * 6
+    assert "http" not in re.sub(r"over HTTP", "", page).replace('"http-', "")
+    assert "url(" not in page
+    assert "<b>1 wall" not in page
+    assert "it&#39;s &lt;b&gt;1 wall" in page
+
+
+def test_nothing_but_the_report_is_left_behind(finished):
+    names = {path.name for path in finished[1].iterdir()}
+    assert names == {"report.json", "report.html", "frames", "server.log", "capture.log"}
+
+
+def test_without_a_source_the_pictures_kept_for_evaluation_are_sent():
+    chosen = loop.choose_pictures(None, None)
+    kept = [entry for entry in calibration_data.read_manifest() if entry.use == "evaluation"]
+    assert [picture.path.name for picture in chosen] == [entry.file for entry in kept]
+    assert all(picture.credit for picture in chosen)
+    assert len(loop.choose_pictures(None, 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "no such folder"], "no such folder"),
+        (["--quality", "101"], "--quality is 101, expected 1 to 100"),
+        (["--quality", "nan"], "--quality is nan"),
+        (["--target-bytes", "30", "--frames", "1"], "target_bytes is 30"),
+        (["--model", "no-model", "--frames", "1"], "no-model"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_line(tmp_path, capfd, arguments, message):
+    assert loop.main([*arguments, "--out", str(tmp_path)]) == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_a_file_that_is_no_picture_is_named_before_anything_starts(tmp_path, capfd):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    assert loop.main(["--source", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "broken.jpg is no picture" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [["--frames", "0"], ["--quality", "x"], ["--quality", "3", "--target-bytes", "9"]])
+def test_wrong_usage_exits_with_2(capsys, flag):
+    with pytest.raises(SystemExit) as stopped:
+        loop.main(flag)
+    assert stopped.value.code == 2
+
+
+def sleeper(tmp_path, text):
+    program = f"import signal, sys, time\n{text}\nprint('ready now', file=sys.stderr)\ntime.sleep(60)"
+    return loop.running("sleeper", ["-c", program], tmp_path / "log")
+
+
+def test_a_child_is_gone_when_its_block_is_left(tmp_path):
+    children = []
+
+    def interrupted():
+        with sleeper(tmp_path, "") as child:
+            children.append(child)
+            assert child.wait_for("ready", 20) == "now"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert children[0].process.poll() is not None
+
+
+def test_a_child_that_will_not_end_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "STOP_SECONDS", 0.5)
+    started = time.monotonic()
+    with sleeper(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)") as child:
+        child.wait_for("ready", 20)
+    assert child.process.returncode == -9
+    assert time.monotonic() - started < 20
+
+
+def test_waiting_for_a_child_has_an_end(tmp_path):
+    with sleeper(tmp_path, "") as child:
+        with pytest.raises(DeliveryError, match=r"said no 'listening' within 0\.2 s"):
+            child.wait_for("listening", 0.2)
+        with pytest.raises(DeliveryError, match=r"still running after 0\.2 s"):
+            child.finish(0.2)
+
+
+def test_a_child_that_fails_is_quoted(tmp_path):
+    program = ["-c", "import sys; sys.exit('error: no camera')"]
+    with loop.running("camera", program, tmp_path / "log") as child:
+        with pytest.raises(DeliveryError, match="camera ended before it said 'ready': error: no camera"):
+            child.wait_for("ready", 20)
+        with pytest.raises(DeliveryError, match=r"camera ended with 1: error: no camera"):
+            child.finish(20)
+    assert (tmp_path / "log").read_text() == "error: no camera\n"
+
+
+@pytest.mark.parametrize("size", [1, 900, 2500, 9_999, 10**7])
+def test_the_plain_jpeg_is_the_one_nearest_in_bytes(size):
+    frame = cv2.imread(str(calibration_data.FOLDER / "goldfish.jpg"))[:101, :143]
+    quality, jpeg = loop.nearest_plain_jpeg(frame, size)
+    lengths = {}
+    for candidate in range(1, 101):
+        parameters = [cv2.IMWRITE_JPEG_QUALITY, candidate, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        lengths[candidate] = len(cv2.imencode(".jpg", frame, parameters)[1])
+    assert abs(len(jpeg) - size) == min(abs(length - size) for length in lengths.values())
+    assert len(jpeg) == lengths[quality]
+    assert np.frombuffer(jpeg, np.uint8)[:2].tolist() == [0xFF, 0xD8]
+
+
+def test_a_report_is_made_from_the_checkout_whatever_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = loop.main(["--frames", "1", "--out", "relative"])
+    assert code == 0
+    assert (tmp_path / "relative" / "report.html").is_file()
+    assert Path("relative/frames/0000-chelsea.jpg").is_file()
