@@ -49,10 +49,10 @@ export-tflite: .venv-dev/.ready ## turn checkpoints into int8 TFLite files and a
 eval: .venv-dev/.ready ## accuracy against bytes, beside other codecs [DATA=FOLDER] [CLASSIFIER=FILE]
 	$(dev_python) -m evaluate $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
 
-serve: .venv/.ready ## receive frames and decode them: ARGS="--listen HOST:PORT"
-	$(run_python) server/decode.py $(ARGS)
+serve: .venv/.ready ## receive frames and decode them, on loopback: ARGS="--listen HOST:PORT --out FOLDER" elsewhere
+	$(run_python) server/decode.py --listen 127.0.0.1:8000 --out out/received $(ARGS)
 
-capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --send URL"
+capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --server URL"
 	$(run_python) device/capture.py $(ARGS)
 
 bench: .venv-dev/.ready ## encode and decode times by stage, beside OpenCV [OUT=FOLDER]

@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--body-timeout",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="with --listen: time for a frame to arrive (default: %(default)s)",
@@ -146,6 +146,14 @@ def positive(text: str) -> int:
     """argparse type: an integer from 1 on."""
     value = int(text)
     if value < 1:
+        raise ValueError
+    return value
+
+
+def seconds(text: str) -> float:
+    """argparse type: a time in seconds, more than 0 and at most a day."""
+    value = float(text)
+    if not 0 < value <= 86400:
         raise ValueError
     return value
 

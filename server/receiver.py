@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ HEADER_SECONDS = 10
 MAX_CONNECTIONS = 512
 
 
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one request and all together may take.
 
@@ -53,11 +55,10 @@ class Limits:
         pending: frames received or decoded at a time; one more is answered with 429.
     """
 
-    def __init__(self, *, max_bytes: int, body_seconds: float, workers: int, pending: int) -> None:
-        self.max_bytes = max_bytes
-        self.body_seconds = body_seconds
-        self.workers = workers
-        self.pending = pending
+    max_bytes: int
+    body_seconds: float
+    workers: int
+    pending: int
 
 
 class Receiver:

@@ -107,7 +107,10 @@ def test_what_cannot_work_ends_with_one_line_that_says_why(decode, jpeg, tmp_pat
     assert message in line
 
 
-@pytest.mark.parametrize("arguments", [[], ["a.jpg", "--listen", "127.0.0.1:0"], ["a.jpg", "--workers", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["a.jpg", "--listen", "127.0.0.1:0"], ["a.jpg", "--workers", "0"], ["a.jpg", "--body-timeout", "nan"]],
+)
 def test_wrong_usage_exits_with_2(decode, arguments):
     result = decode(*arguments)
     assert result.returncode == 2

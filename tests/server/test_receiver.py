@@ -280,3 +280,8 @@ def test_capture_time_is_the_time_of_receipt_where_none_is_given(start, jpeg):
     after = datetime.datetime.now(datetime.UTC)
     assert before <= datetime.datetime.fromisoformat(record["capture_time"]) <= after
     assert "picture" not in record, "without --out nothing is written"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_right_after_the_start_ends_the_server_too(start, number):
+    assert start().stop(number) == 0
