@@ -101,22 +101,24 @@ class Child:
         )
         self.output: list[str] = []
         self._messages: queue.Queue[str | None] = queue.Queue()
-        self._last_message = ""
+        self._complaints: list[str] = []
         self._readers = [threading.Thread(target=reader, daemon=True) for reader in (self._read, self._listen)]
         for reader in self._readers:
             reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None  # noqa: S101 - for the type checker
-        self.output.extend(self.process.stdout)
+        with self.process.stdout as stream:
+            self.output.extend(stream)
 
     def _listen(self) -> None:
         assert self.process.stderr is not None  # noqa: S101 - for the type checker
-        with self.log.open("w", encoding="utf-8") as log:
-            for line in self.process.stderr:
+        with self.process.stderr as stream, self.log.open("w", encoding="utf-8") as log:
+            for line in stream:
                 log.write(line)
                 log.flush()
-                self._last_message = line.strip() or self._last_message
+                if line.startswith("error: ") or " ERROR " in line:
+                    self._complaints.append(line.strip())
                 self._messages.put(line)
         self._messages.put(None)
 
@@ -129,7 +131,7 @@ class Child:
             except queue.Empty:
                 raise DeliveryError(f"{self.name} said no {beginning!r} within {seconds:g} s; see {self.log}") from None
             if line is None:
-                raise DeliveryError(f"{self.name} ended before it said {beginning!r}: {self._last_message}")
+                raise DeliveryError(f"{self.name} ended before it said {beginning!r}: {self._complaint}")
             if line.startswith(beginning):
                 return line.removeprefix(beginning).strip()
 
@@ -141,7 +143,13 @@ class Child:
             raise DeliveryError(f"{self.name} was still running after {seconds:g} s; see {self.log}") from None
         self._join()
         if code != 0:
-            raise DeliveryError(f"{self.name} ended with {code}: {self._last_message} (see {self.log})")
+            raise DeliveryError(f"{self.name} ended with {code}: {self._complaint}")
+
+    @property
+    def _complaint(self) -> str:
+        self._join()
+        # the cause comes before the verdict
+        return "; ".join(self._complaints[-2:]) or f"it did not say why; see {self.log}"
 
     def stop(self) -> None:
         """End the process, by force if it takes too long; nothing happens when it has ended already."""
@@ -448,6 +456,8 @@ def choose_pictures(source: Path | None, frames: int | None) -> list[Picture]:
 def run(source: Path | None, frames: int | None, settings: Settings, out: Path) -> bool:
     """Send, check and report. Returns whether all checks passed. Raises RjpegError."""
     pictures = choose_pictures(source, frames)
+    # the programs run in the checkout, wherever this one was started
+    out = out.resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
@@ -490,7 +500,9 @@ def build_parser() -> argparse.ArgumentParser:
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quality", type=float, help="1 to 100 (default: 30)")
     effort.add_argument("--target-bytes", type=positive, metavar="BYTES", help="no file is larger")
-    parser.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite` (default: the shipped one)")
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="made by `make export-tflite` (default: the shipped one)"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/run"), metavar="FOLDER", help="where the report goes")
     parser.add_argument("--timeout", type=positive, default=300, metavar="SECONDS", help="for all frames to be sent")
     return parser
@@ -516,7 +528,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if quality is not None and not 1 <= quality <= 100:
             raise InputError(f"--quality is {quality:g}, expected 1 to 100")
-        settings = Settings(quality, arguments.target_bytes, arguments.model, arguments.timeout)
+        model = None if arguments.model is None else str(arguments.model.resolve())
+        settings = Settings(quality, arguments.target_bytes, model, arguments.timeout)
         passed = run(arguments.source, arguments.frames, settings, arguments.out)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -138,13 +138,18 @@ def test_waiting_for_a_child_has_an_end(tmp_path):
 
 
 def test_a_child_that_fails_is_quoted(tmp_path):
-    program = ["-c", "import sys; sys.exit('error: no camera')"]
+    program = [
+        "-c",
+        "import sys; print('0:00 ERROR skipped a\\nnotice\\nerror: no camera', file=sys.stderr); sys.exit(3)",
+    ]
     with loop.running("camera", program, tmp_path / "log") as child:
-        with pytest.raises(DeliveryError, match="camera ended before it said 'ready': error: no camera"):
+        with pytest.raises(
+            DeliveryError, match="camera ended before it said 'ready': 0:00 ERROR skipped a; error: no camera"
+        ):
             child.wait_for("ready", 20)
-        with pytest.raises(DeliveryError, match=r"camera ended with 1: error: no camera"):
+        with pytest.raises(DeliveryError, match="camera ended with 3: 0:00 ERROR skipped a; error: no camera"):
             child.finish(20)
-    assert (tmp_path / "log").read_text() == "error: no camera\n"
+    assert (tmp_path / "log").read_text() == "0:00 ERROR skipped a\nnotice\nerror: no camera\n"
 
 
 @pytest.mark.parametrize("size", [1, 900, 2500, 9_999, 10**7])

@@ -1,0 +1,249 @@
+"""What a person types works: make, setup, the wheel, and the dependencies that are declared."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def run(arguments, **options):
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+class TestMake:
+    def test_help_names_every_target_and_is_what_make_does_by_default(self):
+        listed = re.findall(r"^  ([a-z][a-z-]*) {2,}\S", run(["make", "help"]).stdout, re.M)
+        phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split()
+        assert sorted(listed) == sorted(phony)
+        promised = "help run test train export-tflite eval serve capture bench lint clean"
+        assert set(promised.split()) <= set(listed)
+        assert run(["make"]).stdout == run(["make", "help"]).stdout
+
+    @pytest.mark.parametrize(
+        ("target", "variables", "command"),
+        [
+            ("train", ["DATA=/my photos/it's"], "-m train --data '/my photos/it'\\''s'"),
+            (
+                "eval",
+                ["DATA=a", "CLASSIFIER=b.tflite", "OUT=c"],
+                "-m evaluate --data 'a' --classifier 'b.tflite' --out 'c'",
+            ),
+            ("serve", ["ARGS=--listen [::1]:0"], " --listen [::1]:0"),
+            ("run", [], "-m evaluate.loop"),
+        ],
+    )
+    def test_variables_reach_the_program_quoted(self, target, variables, command):
+        ready = ["--assume-old=.venv/.ready", "--assume-old=.venv-dev/.ready"]
+        shown = run(["make", "--dry-run", *ready, target, *variables])
+        assert shown.returncode == 0, shown.stderr
+        assert command in " ".join(shown.stdout.split())
+
+
+class Machine:
+    """A folder of commands that stands for a whole machine: nothing else is on the PATH."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        for name in ("cat", "dirname", "env", "mktemp", "rm", "sed", "sh", "touch"):
+            self.link(name)
+        self.link("c++")
+        self.script("python3", f'exec "{sys.executable}" "$@"')
+        self.script("id", "echo 1000")
+
+    def link(self, name):
+        (self.folder / name).symlink_to(shutil.which(name))
+
+    def script(self, name, body):
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    def setup(self, *arguments):
+        environment = {k: v for k, v in os.environ.items() if k not in ("CXX", "CPPFLAGS", "LDFLAGS", "PYTHON")}
+        # the compiler itself needs its own tools; nothing is found in them by name
+        environment |= {"PATH": str(self.folder), "COMPILER_PATH": "/usr/bin"}
+        return run([str(ROOT / "scripts/setup"), *arguments], env=environment)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    if shutil.which("c++") is None:
+        pytest.skip("needs a compiler to take away")
+    return Machine(tmp_path / "bin")
+
+
+def command_line(packages):
+    return f"  sudo apt-get update && sudo apt-get install -y {packages}\n"
+
+
+class TestSetup:
+    def test_a_complete_machine_lacks_nothing(self, machine):
+        checked = machine.setup("--check")
+        assert checked.returncode == 0, checked.stderr
+        assert "everything is there" in checked.stderr
+
+    def test_a_missing_compiler_is_named_with_the_command_that_installs_it(self, machine):
+        (machine.folder / "c++").unlink()
+        checked = machine.setup("--check")
+        assert checked.returncode == 1
+        assert "a C++17 compiler" in checked.stderr
+        assert command_line("g++ libjpeg-dev") in checked.stderr
+
+    def test_missing_jpeg_headers_are_named(self, machine):
+        machine.script("c++", f'case "$*" in *-ljpeg*) exit 1;; esac\nexec "{shutil.which("c++")}" "$@"')
+        checked = machine.setup("--check")
+        assert checked.returncode == 1
+        assert "libjpeg-turbo's headers (jpeglib.h)" in checked.stderr
+        assert command_line("libjpeg-dev") in checked.stderr
+
+    def test_a_machine_without_python_or_with_an_old_one_is_told_which_are_wanted(self, machine):
+        machine.script("python3", "exit 1")
+        checked = machine.setup("--check")
+        assert checked.returncode == 1
+        assert "Python 3.11, 3.12 or 3.13" in checked.stderr
+        assert command_line("python3 python3-venv python3-dev") in checked.stderr
+        assert "PYTHON=" in checked.stderr
+
+    @pytest.mark.parametrize(
+        ("probe", "words", "package"),
+        [("ensurepip", "the venv module", "python3-venv"), ("Python.h", "Python.h", "python3-dev")],
+    )
+    def test_a_python_without_its_parts_is_told_the_package(self, machine, probe, words, package):
+        machine.script("python3", f'case "$*" in *{probe}*) exit 1;; esac\nexec "{sys.executable}" "$@"')
+        checked = machine.setup("--check")
+        assert checked.returncode == 1
+        assert words in checked.stderr
+        assert command_line(package) in checked.stderr
+
+    def test_a_chosen_python_that_does_not_fit_is_an_error(self, machine):
+        machine.script("python2", "exit 1")
+        environment = {"PATH": str(machine.folder), "PYTHON": "python2"}
+        checked = run([str(ROOT / "scripts/setup"), "--check"], env=environment)
+        assert checked.returncode == 1
+        assert checked.stderr == "error: PYTHON=python2 is not a Python from 3.11 to 3.13\n"
+
+    def test_who_may_not_install_is_only_told(self, machine, tmp_path):
+        (machine.folder / "c++").unlink()
+        machine.script("apt-get", f'echo "$*" >>"{tmp_path}/apt"')
+        machine.script("sudo", "exit 1")
+        done = machine.setup(str(tmp_path / "venv"), "run")
+        assert done.returncode == 1
+        assert command_line("g++ libjpeg-dev") in done.stderr
+        assert not (tmp_path / "apt").exists()
+        assert not (tmp_path / "venv").exists()
+
+    def test_root_gets_it_installed_without_being_asked(self, machine, tmp_path):
+        (machine.folder / "c++").unlink()
+        machine.script("id", "echo 0")
+        machine.link("ln")
+        compiler = f'ln -sf "{shutil.which("c++")}" "{machine.folder}/c++"'
+        machine.script("apt-get", f'echo "$*" >>"{tmp_path}/apt"\ncase "$*" in *g++*) {compiler};; esac')
+        # far enough: the environment itself is another matter
+        machine.script("python3", f'case "$*" in *"-m venv"*) exit 7;; esac\nexec "{sys.executable}" "$@"')
+        done = machine.setup(str(tmp_path / "venv"), "run")
+        assert (tmp_path / "apt").read_text().splitlines() == [
+            "update -q",
+            "install -y -q --no-install-recommends g++ libjpeg-dev",
+        ]
+        assert "making" in done.stderr
+        assert done.returncode == 7
+
+    def test_what_apt_cannot_install_is_still_named(self, machine, tmp_path):
+        (machine.folder / "c++").unlink()
+        machine.script("id", "echo 0")
+        machine.script("apt-get", "exit 100")
+        done = machine.setup(str(tmp_path / "venv"), "run")
+        assert done.returncode == 1
+        assert "apt-get install failed" in done.stderr
+        assert command_line("g++ libjpeg-dev") in done.stderr
+
+    def test_wrong_usage_exits_with_2_and_says_what_is_right(self, machine):
+        done = machine.setup()
+        assert done.returncode == 2
+        assert "scripts/setup FOLDER EXTRAS" in done.stderr
+
+
+def imports_of(paths):
+    """Top-level modules that files import, our own and Python's left out."""
+    found = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(node.module.partition(".")[0])
+    ours = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    return found - ours - set(sys.stdlib_module_names)
+
+
+def declared(*extras):
+    """Names of the distributions that an installation with these extras asks for."""
+    requirements = PROJECT["dependencies"] + [r for extra in extras for r in PROJECT["optional-dependencies"][extra]]
+    return {normal(re.match(r"[A-Za-z0-9._-]+", requirement)[0]) for requirement in requirements}
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    ("packages", "extras"),
+    [
+        (["rjpeg"], []),
+        (["device"], ["device"]),
+        (["server"], ["server"]),
+        (["evaluate/loop.py", "calibration_data", "device", "server"], ["device", "server", "run"]),
+        (["train", "export"], ["train", "jax"]),
+        (["evaluate", "benchmarks"], ["run", "train", "evaluate"]),
+        (["tests"], ["device", "server", "run", "train", "evaluate", "dev"]),
+    ],
+    ids=lambda value: "+".join(value),
+)
+def test_what_a_package_imports_is_declared(packages, extras):
+    files = [
+        file for name in packages for file in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))
+    ]
+    assert files
+    distributions = importlib.metadata.packages_distributions()
+    wanted = declared(*extras)
+    # a module that isn't installed here is taken by its own name
+    undeclared = {
+        module: names
+        for module in imports_of(files)
+        if not (names := {normal(name) for name in distributions.get(module, [module])}) & wanted
+    }
+    assert undeclared == {}
+
+
+def test_what_the_device_and_the_server_need_is_without_tensorflow():
+    heavy = {"tensorflow", "tensorflow-cpu", "keras", "torch", "matplotlib"}
+    assert not heavy & declared("device", "server", "run")
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_library_and_its_model_and_nothing_else(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, timeout=600, capture_output=True)
+    (wheel,) = tmp_path.glob("rjpeg-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    inside = {name.removeprefix("rjpeg/") for name in names if name.startswith("rjpeg/")}
+    modules = {path.name for path in (ROOT / "rjpeg").glob("*.py")}
+    assert modules | {"py.typed", "_native.pyi"} <= inside
+    assert {f"models/default/{name}" for name in ("manifest.json", "generator.tflite", "predictor.tflite")} <= inside
+    assert sum(name.startswith("_native.") and name.endswith(".so") for name in inside) == 1
+    assert not [name for name in inside if name.startswith("native/")]
+    assert {name.partition("/")[0] for name in names} == {"rjpeg", f"rjpeg-{PROJECT['version']}.dist-info"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
