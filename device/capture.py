@@ -46,8 +46,8 @@ Defaults are in the configuration file, which a flag overrides. What happens whe
   disk full               exit 1; no file is left that isn't whole
   picture unreadable      logged and counted, the run goes on, exit 1 at its end; so for one that can't be encoded
   camera missing or gone  exit 1
-  bitrate too low         a live frame that doesn't fit is dropped and counted, others wait for more room; where
-                          no room would be enough, exit 1
+  bitrate too low         a live frame that doesn't fit is dropped and counted, so that later ones have more room;
+                          others wait for it; where a whole second's bytes are not enough for the first, exit 1
 Ctrl-C ends the run with its summary; exit 0 for a live source, 130 for one that has an end.
 """
 
@@ -286,11 +286,12 @@ class Capture:
             try:
                 encoded = self._encoder.encode_with_details(pixels, target_bytes=max(room, 1))
             except TargetError:
-                if room >= self._bucket.capacity:
+                hopeless = room >= self._bucket.capacity
+                if hopeless and not (self.source.live and self.report.frames):
                     raise
                 if self.source.live:
                     return None
-                time.sleep(self._bucket.wait(self._bucket.capacity, time.monotonic()))
+                time.sleep(self._bucket.wait(max(2 * room, 1), time.monotonic()))
             else:
                 self._bucket.spend(len(encoded.jpeg))
                 return encoded

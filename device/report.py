@@ -62,6 +62,11 @@ class Report:
         self._recent.add(record)
 
     @property
+    def frames(self) -> int:
+        """Frames delivered so far."""
+        return self._total.frames
+
+    @property
     def due(self) -> bool:
         """Whether it is time for a line about the last few seconds."""
         return time.monotonic() - self._recent.started >= self._interval

@@ -12,7 +12,7 @@ from device.rate import LeakyBucket
     gaps=st.lists(st.floats(0, 20), min_size=1, max_size=60),
     share=st.lists(st.floats(0, 1), min_size=60, max_size=60),
 )
-def test_no_window_of_time_has_more_than_the_cap_and_two_frames(bitrate, fps, gaps, share):
+def test_no_window_of_time_has_more_than_the_cap_and_the_capacity(bitrate, fps, gaps, share):
     now = 0.0
     bucket = LeakyBucket(bitrate, fps, now)
     sent = []
@@ -26,7 +26,7 @@ def test_no_window_of_time_has_more_than_the_cap_and_two_frames(bitrate, fps, ga
         total = 0
         for end, size in sent[first:]:
             total += size
-            assert total <= (bitrate / 8) * (end - start) + 2 * bitrate / 8 / fps + 1
+            assert total <= (bitrate / 8) * (end - start) + bucket.capacity + 1
 
 
 def test_frames_that_come_on_time_share_the_rate_evenly():
@@ -41,11 +41,22 @@ def test_frames_that_come_on_time_share_the_rate_evenly():
     assert sum(sizes) <= 50 * 1000
 
 
-def test_what_one_frame_saves_the_next_may_have_up_to_as_much_again():
+def test_what_one_frame_saves_the_next_may_have_up_to_a_second_s_bytes_or_two_frames():
     bucket = LeakyBucket(80_000, 10, 0.0)
     bucket.spend(400)
     assert bucket.room(0.1) == 1600
-    assert bucket.room(100.0) == bucket.capacity == 2000
+    assert bucket.room(100.0) == bucket.capacity == 10_000
+    assert LeakyBucket(80_000, 0.5, 0.0).capacity == 40_000
+
+
+def test_a_device_slower_than_its_camera_still_spends_what_it_may():
+    bucket = LeakyBucket(80_000, 30, 0.0)
+    total = 0
+    for number in range(1, 51):
+        size = bucket.room(number / 5)
+        bucket.spend(size)
+        total += size
+    assert 0.99 * 10_000 * 10 <= total <= 10_000 * 10 + 10_000 / 30
 
 
 def test_wait_is_how_long_it_takes_until_there_is_room():
