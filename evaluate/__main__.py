@@ -33,14 +33,14 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m evaluate",
         description="Accuracy of a classifier against bytes of whole files, for Region JPEG and other codecs. "
-        "Without --data it takes the pictures that calibration_data keeps for evaluation, and without "
-        f"--classifier the teacher {DEFAULT_TEACHER}.",
+        "Without --data it takes crops of the pictures that calibration_data keeps for evaluation.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = result.add_argument
     add("--data", type=Path, metavar="DIR", help="pictures with labels.csv, class folders, or pictures alone")
     add("--labels", type=Path, metavar="CSV", help="file name and 0-based class index by row")
-    add("--classifier", metavar="FILE", help=".tflite or .keras file, or a teacher: " + ", ".join(TEACHERS))
+    add("--classifier", default=DEFAULT_TEACHER, metavar="FILE", help=".tflite or .keras file, or a teacher of the "
+        f"training: {', '.join(TEACHERS)}")  # fmt: skip
     add("--mean", type=float, help="of a floating-point classifier's input (pixel - mean) / std; "
         "127.5 for .tflite and 0 for .keras if not given")  # fmt: skip
     add("--std", type=float, help="see --mean; 127.5 for .tflite and 1 for .keras if not given")
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "cutting the center or by squashing; or code them whole, and fit what is decoded")  # fmt: skip
     add("--bpp", type=float, nargs="*", default=list(RATES), metavar="RATE", help="bits per pixel of whole files")
     add("--qualities", type=int, nargs="*", default=[10, 20, 30, 50], metavar="Q",
-        help=f"fixed qualities for {' and '.join(FIXED_QUALITY)}")  # fmt: skip
+        help=f"fixed qualities for {', '.join(FIXED_QUALITY)}")  # fmt: skip
     add("--codecs", nargs="+", default=["region-jpeg", *PEERS], metavar="NAME",
         help=f"of {', '.join([*REGION_JPEG, *PEERS])}; "
         "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
     check(arguments)
     codecs = choose_codecs(arguments.codecs, arguments.fractions)
-    source = arguments.classifier or DEFAULT_TEACHER
+    source = arguments.classifier
     notes = []
     if arguments.data:
         dataset = data.find_pictures(arguments.data, arguments.labels)

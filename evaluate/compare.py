@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,11 +25,13 @@ from evaluate.codecs import Codec, CodecMissingError, Reduced, make_codec
 from evaluate.data import DataSet, Picture
 from evaluate.scores import byte_budget, paired_difference, proportion
 from rjpeg import runtime
-from rjpeg.errors import InputError
+from rjpeg.errors import InputError, RjpegError, StorageError
 
 log = logging.getLogger("evaluate")
 
 CLEAN = "clean"
+# what a picture's outcome depends on besides the codecs' own versions
+CACHED_CODE = ("classifiers.py", "codecs.py", "compare.py", "data.py")
 
 
 @dataclass(frozen=True, order=True)
@@ -136,11 +139,14 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def run(self, tasks: list[Task], label: str) -> list[list[Outcome]]:
-        """Outcomes in the order of the tasks, under a progress bar."""
+        """Outcomes in the order of the tasks, under a progress bar. Raises RjpegError, also when a process died."""
         results: Iterator[list[Outcome]] = (
             self._pool.map(judge, tasks, chunksize=4) if self._pool else map(judge, tasks)
         )
-        return list(tqdm(results, label, total=len(tasks), unit="picture", leave=False, disable=None))
+        try:
+            return list(tqdm(results, label, total=len(tasks), unit="picture", leave=False, disable=None))
+        except BrokenProcessPool as error:
+            raise RjpegError(f"a worker process died at {label}; if of memory, try fewer --workers") from error
 
 
 def compare(
@@ -161,7 +167,8 @@ def compare(
     `points` gives the points by codec name, `model` is Region JPEG's model folder. Codecs whose package is missing
     are listed under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all
     that they depend on, and are not run again.
-    Raises InputError for unreadable pictures, wrong labels, an unknown codec or a wrong classifier.
+    Raises StorageError when they cannot be kept, InputError for unreadable pictures, wrong labels, an unknown codec
+    or a wrong classifier.
     """
     _prefer_fast_runtime()
     judged_by = _classifier(classifier, mean, std)
@@ -179,7 +186,9 @@ def compare(
         "input": [mean, std],
         "fit": fit,
         "pictures": [(p.name, p.window, _digest(p.path)) for p in dataset.pictures],
-        "code": [_digest(Path(__file__).with_name(name)) for name in ("codecs.py", "data.py", "compare.py")],
+        "code": [
+            _digest(Path(__file__).with_name(name)) for name in ("classifiers.py", "codecs.py", "compare.py", "data.py")
+        ],
     }
 
     def store(codec: str, version: str, point: Point) -> Path | None:
@@ -267,9 +276,12 @@ def _recall(path: Path | None) -> list[Outcome] | None:
 
 def _remember(path: Path | None, outcomes: list[Outcome]) -> None:
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = [[row.size, row.fits, row.prediction, row.pixels] for row in outcomes]
-        path.write_text(json.dumps(rows), encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(rows), encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"results cannot be kept in {path.parent}: {error.strerror or error}") from error
 
 
 @functools.cache

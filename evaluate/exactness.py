@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,9 @@ def main() -> int:
         names = list(dict.fromkeys(arguments.runtimes))
         pairs = [(names[0], names[-1])] + ([(names[-1], names[0])] if len(names) > 1 else [])
         rows = [cross(jobs, *pair, arguments.model, arguments.workers) for pair in pairs]
+    except BrokenProcessPool:
+        print("error: a worker process died; was memory short? fewer --workers need less", file=sys.stderr)
+        return 1
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

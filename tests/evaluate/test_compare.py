@@ -1,7 +1,10 @@
 import csv
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -10,8 +13,10 @@ import pytest
 
 from evaluate import __main__ as command
 from evaluate.codecs import LibjpegTurbo
+from evaluate.compare import Workers
 from evaluate.data import read_frame
 from evaluate.report import best_coding_sizes
+from rjpeg.errors import RjpegError
 
 from .conftest import SIZE
 
@@ -178,6 +183,20 @@ def test_an_unreadable_picture_ends_with_its_name(data, classifiers, tmp_path, m
     status, _, err = run(monkeypatch, capsys, *options(data, classifiers["uint8"], tmp_path / "out"))
     assert status == 1
     assert "2.png is not a picture" in err
+
+
+def test_a_folder_that_cannot_be_written_is_told(data, classifiers, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    status, _, err = run(monkeypatch, capsys, *options(data, classifiers["uint8"], tmp_path / "file"))
+    assert status == 1
+    assert "results cannot be kept in" in err
+
+
+def test_a_worker_that_dies_is_told():
+    with Workers(1) as workers:
+        workers._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os._exit, (1,))
+        with pytest.raises(RjpegError, match="a worker process died at webp"):
+            workers.run([None], "webp")
 
 
 def test_a_codec_whose_package_is_missing_is_skipped_and_named(data, classifiers, tmp_path, monkeypatch, capsys):
