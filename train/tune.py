@@ -3,9 +3,10 @@
     python -m train.tune --data FOLDER [--model FOLDER] [--photos N] [--bpp 0.25 0.38 0.5] --try NAME=VALUE ...
 
 Every setting codes the same held-back photos (the middle square at 224x224) to the same number of bytes; teachers
-say how far their answer on the decoded picture is from that on the clean one. Prints mean KL divergence (the
-steadier figure) and the share of pictures whose best class stays (with its standard error), for the model as it is and
-for each --try, which may be several changes joined by commas. What is found here is written into train/config.yaml's
+say how far their answer on the decoded picture is from that on the clean one. Prints, for the model as it is and for
+each --try (several changes joined by commas): mean KL divergence, the share of pictures whose best class stays, and
+the mean probability that this class still gets, the steadiest figure, with its paired difference to the first
+setting and the standard error of that. What is found here is written into train/config.yaml's
 `codec` part by hand, and export puts it into the manifest.
 
 Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
@@ -154,6 +155,7 @@ def tune(options: argparse.Namespace) -> None:
     teachers = [load_teacher(teacher, SIZE) for teacher in options.teachers]
     answers = [_log_softmax(teacher.predict(clean.astype(np.float32), verbose=0)) for teacher in teachers]
     print(f"{len(names)} held-back photos, teachers: {', '.join(options.teachers)}", file=sys.stderr)
+    reference: dict[float, NDArray[np.floating]] = {}
     for setting in settings:
         for bpp in options.bpp:
             decoded = np.empty_like(clean)
@@ -162,27 +164,32 @@ def tune(options: argparse.Namespace) -> None:
                 frame, size = coded(setting, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), bpp)
                 decoded[index] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                 sizes.append(size)
-            divergence, kept = [], []
+            divergence, kept, belief = [], [], []
             for teacher, before in zip(teachers, answers, strict=True):
                 after = _log_softmax(teacher.predict(decoded.astype(np.float32), verbose=0))
                 divergence.append(np.sum(np.exp(before) * (before - after), axis=1))
-                kept.append(before.argmax(axis=1) == after.argmax(axis=1))
-            share = np.mean(kept, axis=0)
+                best = before.argmax(axis=1)
+                kept.append(best == after.argmax(axis=1))
+                belief.append(np.exp(np.take_along_axis(after, best[:, None], axis=1))[:, 0])
+            beliefs = np.mean(belief, axis=0)
+            gain = beliefs - reference.setdefault(bpp, beliefs)
             result = {
                 "setting": setting.name or "as it is",
                 "bpp": bpp,
                 "mean_bpp": 8 * float(np.mean(sizes)) / SIZE**2,
                 "kl": float(np.mean(divergence)),
-                "agreement": float(share.mean()),
-                "standard_error": float(share.std(ddof=1) / np.sqrt(len(share))) if len(share) > 1 else 0.0,
+                "agreement": float(np.mean(kept)),
+                "belief": float(beliefs.mean()),
+                "gain": float(gain.mean()),
+                "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0,
                 "pictures": len(names),
             }
             if options.json:
                 print(json.dumps(result), flush=True)
             else:
                 print(
-                    "{setting:40s} {bpp:.3f} ({mean_bpp:.3f} used)  KL {kl:.4f}  "
-                    "agreement {agreement:.3f} +- {standard_error:.3f}".format(**result),
+                    "{setting:40s} {bpp:.2f} ({mean_bpp:.3f} used)  KL {kl:.3f}  agreement {agreement:.3f}  "
+                    "belief {belief:.3f} ({gain:+.4f} +- {standard_error:.4f})".format(**result),
                     flush=True,
                 )
 
