@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -226,7 +227,10 @@ def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
 
 
 def test_a_closed_standard_output_ends_the_run_without_a_traceback(video, tmp_path):
-    command = f"{sys.executable} device/capture.py --source {video} --out {tmp_path} --json | head -n 1"
+    capture = shlex.join(
+        [sys.executable, "device/capture.py", "--source", str(video), "--out", str(tmp_path), "--json"]
+    )
+    command = f"{capture} | head -n 1"
     result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert json.loads(result.stdout)["sequence"] == 0
     assert "Traceback" not in result.stderr
