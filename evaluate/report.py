@@ -71,28 +71,36 @@ def markdown(results: dict[str, Any]) -> str:
         f"# {results['score'].capitalize()} against bytes",
         "",
         about,
-        *results.get("notes", []),
+        *(line for note in results.get("notes", []) for line in ("", note)),
         "",
         legend,
         "",
     ]
     rates = sorted({point["value"] for series in results["series"] for point in series["points"] if _at_rate(point)})
-    rows = results["series"] + results["best_coding_sizes"]
+    full_size = [series for series in results["series"] if "@" not in series["codec"]]
+    reduced = [series for series in results["series"] if "@" in series["codec"]]
     if rates:
-        lines += _header(["codec", *(f"{rate:g} bpp" for rate in rates)])
-        for series in rows:
-            cells = {point["value"]: _cell(point) for point in series["points"] if _at_rate(point)}
-            lines.append(_row([series["codec"], *(cells.get(rate, "") for rate in rates)]))
-    fixed = [(series["codec"], point) for series in rows for point in series["points"] if not _at_rate(point)]
+        lines += _rate_table(full_size + results["best_coding_sizes"], rates)
+    fixed = [(series["codec"], point) for series in full_size for point in series["points"] if not _at_rate(point)]
     if fixed:
         lines += ["", *_header(["codec", "quality", results["score"], "mean bpp", "mean bytes"])]
         for codec, point in fixed:
             score = _percent(point["top1"], point["standard_error"])
             figures = [f"{point['value']:g}", score, f"{point['mean_bpp']:.3f}", f"{point['mean_bytes']:.0f}"]
             lines.append(_row([codec, *figures]))
+    if rates and reduced:
+        lines += ["", "At reduced coding sizes:", "", *_rate_table(reduced, rates)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
+
+
+def _rate_table(rows: list[dict[str, Any]], rates: list[float]) -> list[str]:
+    lines = _header(["codec", *(f"{rate:g} bpp" for rate in rates)])
+    for series in rows:
+        cells = {point["value"]: _cell(point) for point in series["points"] if _at_rate(point)}
+        lines.append(_row([series["codec"], *(cells.get(rate, "") for rate in rates)]))
+    return lines
 
 
 def _at_rate(point: dict[str, Any]) -> bool:
