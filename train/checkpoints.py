@@ -41,12 +41,12 @@ def save_network(network: keras.Model, path: Path) -> None:
     partial.replace(path)
 
 
-def load_network(path: Path) -> keras.Model:
-    """Read a .keras file. Raises ModelError."""
+def load_network(path: Path, with_optimizer: bool = False) -> keras.Model:
+    """Read a .keras file; with its optimizer, training goes on where it stopped. Raises ModelError."""
     if not path.is_file():
         raise ModelError(f"network {path}: no such file")
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=with_optimizer, safe_mode=True)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise ModelError(f"network {path} can't be read: {error}") from error
 

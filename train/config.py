@@ -52,9 +52,8 @@ class FineTuneConfig(_Struct):
     steps: Positive
     batch: Positive
     learning_rate: Rate
-    bit_price: tuple[Rate, Rate]
-    map_gain: Rate
-    distill_weight: Annotated[float, msgspec.Meta(ge=0)]
+    quality: tuple[Quality, Quality]
+    elasticity: Rate
 
 
 class Config(_Struct):

@@ -149,7 +149,7 @@ def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> list
     return [float(value) for value in (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))]
 
 
-def maps_of(network: keras.Model, crops: list[Crops], kind: str, seed: int) -> list[np.ndarray]:
+def maps_of(network: keras.Model, crops: list[Crops], seed: int) -> list[np.ndarray]:
     """The network's maps of all crops, each at a rate near the one of its importance."""
     rng = np.random.default_rng(seed)
     maps = []
@@ -158,7 +158,7 @@ def maps_of(network: keras.Model, crops: list[Crops], kind: str, seed: int) -> l
         for start in range(0, len(group.quality), 256):
             index = np.arange(start, min(start + 256, len(group.quality)))
             octaves = draw_rates(group.quality[index], rng)
-            if kind == "generator":
+            if network.name == "generator":
                 features = generator_batch(group, index, octaves)
             else:
                 features = predictor_batch(group, index, octaves, rng)

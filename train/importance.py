@@ -15,7 +15,6 @@ The results are kept in shards, one .npz file each, so that an interrupted run c
 """
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -26,35 +25,11 @@ from tqdm import tqdm
 
 from train.config import ImportanceConfig
 from train.gradients import value_and_gradient
-from train.photos import is_held_back, random_crop, read_photo, resize
+from train.photos import is_held_back, random_crop, read_photo
+from train.photos import resize as resize_picture
+from train.twin import YCBCR_TO_RGB, dct_matrix, resize
 
 REGION = 16
-# Rows: how Y, Cb and Cr each enter R, G and B (ITU-T T.871, section 7).
-YCBCR_TO_RGB = np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.402, -0.714136, 0]], np.float32)
-
-
-@cache
-def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """OpenCV's resizing of one axis as a (size_out, size_in) float32 matrix: area down, cubic up."""
-    method = cv2.INTER_AREA if size_out <= size_in else cv2.INTER_CUBIC
-    return cv2.resize(np.eye(size_in, dtype=np.float32), (size_in, size_out), interpolation=method)
-
-
-def resize_batch(pictures, size: int):
-    """Differentiable resizing of square pictures (N, s, s, C) to (N, size, size, C)."""
-    if pictures.shape[1] == size:
-        return pictures
-    matrix = ops.convert_to_tensor(resize_matrix(pictures.shape[1], size))
-    return ops.einsum("ay,nyxc,bx->nabc", matrix, pictures, matrix)
-
-
-@cache
-def dct_matrix() -> np.ndarray:
-    """Orthonormal 8-point DCT-II, (frequency, sample) float32."""
-    frequency, sample = np.mgrid[0:8, 0:8]
-    matrix = np.cos((2 * sample + 1) * frequency * np.pi / 16) / 2
-    matrix[0] /= np.sqrt(2)
-    return matrix.astype(np.float32)
 
 
 def block_energy(plane: np.ndarray) -> np.ndarray:
@@ -91,7 +66,7 @@ def teacher_gradient(teacher: keras.Model, size: int):
     """Compiled (decoded (N, s, s, 3), log-probabilities on the clean picture) -> (KL, gradient)."""
 
     def divergence(decoded, clean):
-        coded = ops.log_softmax(teacher(resize_batch(decoded, size), training=False))
+        coded = ops.log_softmax(teacher(resize(decoded, size, size), training=False))
         return ops.sum(ops.exp(clean) * (clean - coded))
 
     return value_and_gradient(divergence)
@@ -122,7 +97,7 @@ def compute_importance(
         crops = np.stack(
             [random_crop(read_photo(folder / name), config.crop_size, tuple(config.crop_area), rng) for name in photos]
         )
-        pictures = np.stack([resize(crop, (size, size)) for crop in crops])
+        pictures = np.stack([resize_picture(crop, (size, size)) for crop in crops])
         quality = rng.integers(config.quality[0], config.quality[1] + 1, len(photos)).astype(np.uint8)
         coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
         importance, spectrum = [], []

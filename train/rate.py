@@ -2,14 +2,25 @@
 
 The length of a baseline scan with optimized Huffman tables is, to within a percent or two, linear in three
 numbers: how many AC coefficients are not zero, the sum of log2(1 + |q|) over them, and the sum of
-log2(1 + |difference|) over successive DC terms. `fit` measures the weights on real files.
+log2(1 + |difference|) over successive DC terms. `python -m train.rate --data FOLDER` fits the
+weights to files that the encoder writes for held-back photos.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
+from tqdm import tqdm
 
+import rjpeg
+from rjpeg import codec
+from train.config import CONFIG_FILE, load_config
+from train.dataset import coefficients
+from train.photos import center_crop, is_held_back, list_photos, read_photo
 from train.twin import straight_through
 
 
@@ -21,8 +32,8 @@ class RateModel(NamedTuple):
     r2: float
 
 
-# Fitted by `python -m train.tune rate` to files of held-back photos; R2 beside the numbers.
-DEFAULT = RateModel((4.2, 1.2, 1.3, 3.0), 2500.0, 0.0)
+# As `python -m train.rate` printed them.
+DEFAULT = RateModel((2.523, 1.830, 1.248, 3.928), 2496.0, 0.9986)
 
 
 def _dc_differences(quantized):
@@ -73,3 +84,56 @@ def fit(features: np.ndarray, lengths: np.ndarray) -> RateModel:
     residual = lengths - design @ solution
     r2 = 1 - residual.var() / lengths.var()
     return RateModel(tuple(float(value) for value in solution[:4]), float(solution[4]), float(r2))
+
+
+def measure(picture: np.ndarray, encoder: rjpeg.Encoder, quality: float) -> tuple[np.ndarray, int]:
+    """`statistics` (4,) and the length in bits of the file of an RGB picture whose sides are multiples of 16."""
+    encoded = encoder.encode_with_details(picture[..., ::-1], quality=quality, coding_size=picture.shape[:2])
+    components = []
+    for index, component in enumerate(coefficients(picture)):
+        channel = min(index, 1)
+        steps = codec.level_steps(encoded.tables[channel], encoder.model.leveling.scales)
+        levels = codec.block_levels(encoded.quality_map[..., channel], *component.shape[:2])
+        quantized = codec.quantize(component, steps, levels, encoder.model.dead_zone)
+        components.append(quantized[None].astype(np.float32))
+    return ops.convert_to_numpy(statistics(components))[0], 8 * len(encoded.jpeg)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.rate",
+        description="Fits the rate model to files of held-back photos; R2 is on photos that the fit has not seen.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the photos that were trained on")
+    parser.add_argument("--config", type=Path, default=CONFIG_FILE, help="training's configuration, for what is held back")
+    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the shipped one)")
+    parser.add_argument("--photos", type=int, default=200, help="number of photos")
+    arguments = parser.parse_args(argv)
+    try:
+        held_back = load_config(arguments.config).held_back
+        encoder = rjpeg.Encoder(arguments.model)
+        names = [name for name in list_photos(arguments.data) if is_held_back(name, held_back)][: arguments.photos]
+        features, lengths = [], []
+        for number, name in enumerate(tqdm(names, unit="photo")):
+            for size in (128, 176, 224):
+                picture = center_crop(read_photo(arguments.data / name), size)
+                found = measure(picture, encoder, quality=(8, 15, 30, 60)[number % 4])
+                features.append(found[0])
+                lengths.append(found[1])
+    except rjpeg.RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    table, bits_of = np.stack(features), np.array(lengths, float)
+    half = len(bits_of) // 2
+    model = fit(table[:half], bits_of[:half])
+    estimate = table[half:] @ np.array(model.weights) + model.constant
+    residual = bits_of[half:] - estimate
+    r2 = 1 - residual.var() / bits_of[half:].var()
+    error = np.abs(residual / bits_of[half:]).mean()
+    print(f"{model}\n{len(bits_of) - half} other files: R2 {r2:.4f}, mean error {error:.2%}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

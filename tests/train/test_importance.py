@@ -1,0 +1,114 @@
+"""Importance: where it comes from, what is kept, and how it becomes features and targets."""
+
+import cv2
+import numpy as np
+import pytest
+
+from rjpeg import features
+from train import dataset, importance
+from train.importance import compute_importance, gradient_statistics
+from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop
+from train.teachers import load_teacher
+
+
+def test_importance_is_high_where_the_gradient_is():
+    gradient = np.full((1, 32, 48, 3), 1e-3, np.float32)
+    gradient[0, 16:, 32:] = 1.0
+    levels, spectrum = gradient_statistics(gradient)
+    assert levels.shape == (1, 2, 3, 2)
+    assert spectrum.shape == (1, 2, 64)
+    assert np.unravel_index(levels[0, ..., 0].argmax(), (2, 3)) == (1, 2)
+    # A gradient that is equal in R, G and B is one of luma: three times as large, and next to none in chroma's.
+    assert levels[0, 1, 2, 0] == pytest.approx(np.log2(9), abs=1e-3)
+    assert levels[0, 1, 2, 0] - levels[0, 0, 0, 0] == pytest.approx(2 * np.log2(1000), abs=1e-2)
+
+
+def test_spectrum_keeps_the_gradients_energy():
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(2, 16, 24)).astype(np.float32)
+    energy = importance.block_energy(plane)
+    np.testing.assert_allclose(energy.mean(axis=1), np.square(plane).mean(axis=(1, 2)), rtol=1e-5)
+    # Frequencies are where OpenCV's transform has them.
+    block = plane[:1, :8, :8]
+    expected = np.square(cv2.dct(block[0])).ravel()
+    np.testing.assert_allclose(importance.block_energy(block)[0], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_shards_hold_every_photo_once_a_round_and_are_computed_once(photos, config, teacher_file, tmp_path):
+    names = list_photos(photos)
+    teacher = load_teacher(str(teacher_file), 48)
+    paths = compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3)
+    assert len(paths) == 4
+    counts, held_back = 0, 0
+    for path in paths:
+        with np.load(path) as shard:
+            n, size = shard["pictures"].shape[:2]
+            assert size in (32, 48)
+            assert shard["importance"].shape == (n, 1, size // 16, size // 16, 2)
+            assert np.isfinite(shard["importance"]).all()
+            counts += n
+            held_back += shard["held_back"].sum()
+    assert counts == 24
+    assert held_back == 2 * sum(is_held_back(name, 0.3) for name in names)
+    before = paths[2].read_bytes()
+    paths[2].unlink()
+    times = [path.stat().st_mtime_ns for path in (paths[0], paths[1], paths[3])]
+    compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3)
+    assert paths[2].read_bytes() == before
+    assert [path.stat().st_mtime_ns for path in (paths[0], paths[1], paths[3])] == times
+
+
+def test_targets_are_centered_and_coarser_where_importance_is_low():
+    values = np.random.default_rng(0).normal(0, 3, (4, 2, 5, 6, 2)).astype(np.float32)
+    target = dataset.target_of(values)
+    np.testing.assert_allclose(target.mean(axis=(-3, -2)), 0, atol=1e-6)
+    assert np.corrcoef(values.ravel(), target.ravel())[0, 1] < -0.9
+
+
+def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_path):
+    names = list_photos(photos)
+    teacher = load_teacher(str(teacher_file), 48)
+    paths = compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3)
+    (group,) = dataset.load_crops(paths[:1], held_back=False)
+    octaves = np.full(1, 4.2)
+    with np.load(paths[0]) as shard:
+        picture = shard["pictures"][np.flatnonzero(~shard["held_back"])[0]]
+    expected = features.generator_features(*dataset.coefficients(picture), 8)
+    np.testing.assert_allclose(dataset.generator_batch(group, np.zeros(1, int), octaves)[0], expected, atol=0.501)
+    rng = np.random.default_rng(0)
+    predicted = dataset.predictor_batch(group, np.zeros(1, int), octaves, rng)
+    assert predicted.shape == expected[None, ..., :7].shape
+    np.testing.assert_array_equal(predicted[0, ..., -1], expected[..., -1])
+    # DC terms of the picture, as coarse as the drawn steps.
+    np.testing.assert_allclose(predicted[0, ..., 0], expected[..., 0], atol=2.0**4.2 * 0.5 / 16 + 0.1)
+
+
+def test_correlation_looks_at_differences_within_a_picture_only():
+    rng = np.random.default_rng(0)
+    truth = [rng.normal(size=(3, 4, 4, 2)), rng.normal(size=(2, 5, 5, 2))]
+    shifted = [maps * 2 + rng.normal(size=(len(maps), 1, 1, 2)) * 10 for maps in truth]
+    assert dataset.correlation(shifted, truth) == pytest.approx([1, 1])
+    assert dataset.correlation([-maps for maps in truth], truth) == pytest.approx([-1, -1])
+
+
+def test_held_back_photos_are_a_fixed_share():
+    names = [f"folder/{number}.jpg" for number in range(2000)]
+    held = [name for name in names if is_held_back(name, 0.1)]
+    assert 150 < len(held) < 250
+    assert held == [name for name in names if is_held_back(name, 0.1)]
+
+
+def test_the_data_hash_changes_with_any_photo(photos):
+    names = list_photos(photos)
+    assert len(names) == 12
+    assert data_hash(photos, names) == data_hash(photos, names)
+    assert data_hash(photos, names) != data_hash(photos, names[1:])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 500), (97, 31)])
+def test_crops_have_the_wanted_size_whatever_the_photo(shape):
+    photo = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        assert random_crop(photo, 32, (0.3, 1.0), rng).shape == (32, 32, 3)
+    assert center_crop(photo, 32).shape == (32, 32, 3)

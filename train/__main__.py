@@ -1,0 +1,86 @@
+"""`python -m train`: photos become a checkpoint of a generator and a predictor."""
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from rjpeg.errors import ConfigError, RjpegError
+from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Trains a generator and a predictor on a folder of photographs, which need no labels. Started again "
+        "with the same arguments it continues where it stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="photographs, in subfolders too")
+    parser.add_argument("--config", type=Path, default=CONFIG_FILE, help="training's configuration (YAML)")
+    parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables and map, for fine-tuning (YAML)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/train"), metavar="FOLDER",
+        help="where importance, logs and stages go, and the checkpoint at the end",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher", action="append", metavar="NAME", default=None,
+        help="classifier to learn from: efficientnet-lite0, -lite1, -lite2 or a Keras file; may be repeated "
+        "(default: the configuration's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="another value for a key of the configuration, such as importance.rounds=2; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
+    """["a.b=1"] -> {"a.b": 1}, values read as YAML. Raises ConfigError."""
+    overrides: dict[str, object] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {text}: expected KEY=VALUE")
+        try:
+            overrides[key] = msgspec.yaml.decode(value.encode())
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ConfigError(f"--set {text}: value is not YAML: {error}") from error
+    return overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    command = shlex.join(["python", "-m", "train", *(sys.argv[1:] if argv is None else argv)])
+    try:
+        overrides = parse_overrides(arguments.overrides)
+        if arguments.teacher:
+            overrides["importance.teachers"] = arguments.teacher
+        config, codec = load_config(arguments.config, overrides), load_codec(arguments.codec)
+        from train.training import train  # TensorFlow takes seconds to load; mistakes above should not wait for it
+
+        figures = train(arguments.data, config, codec, arguments.out, command)
+    except RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        for network, (luma, chroma) in figures["correlation"].items():
+            print(f"{network}: correlation with importance on held-back photos {luma:.3f} luma, {chroma:.3f} chroma")
+        print(f"checkpoint in {arguments.out / 'checkpoint'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Training through the codec: the map steers the differentiable twin, teachers look at what it decodes."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from rjpeg import tables
+from rjpeg.codec import quantize_dc
+from rjpeg.features import generator_features, predictor_features, rate_of
+from train import rate, twin
+from train.config import CodecConfig, Config
+from train.dataset import coefficients
+from train.photos import random_crop, read_photo, resize
+
+
+class Coding(keras.Model):
+    """A map network followed by the codec's twin and the teachers; its loss is KL + price * bits.
+
+    The price is what makes divergence ~ bits^-elasticity stand still at the batch's own rate: elasticity * mean KL /
+    mean bits. So one network serves all rates, and only how bits are spread over the picture is learned, since the
+    map is centered anyway.
+    """
+
+    def __init__(
+        self, network: keras.Model, teachers: list[keras.Model], codec: CodecConfig, elasticity: float, size: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.codec, self.elasticity, self.size = codec, elasticity, size
+        # Behind a function, so that the frozen teachers are not saved with every epoch.
+        self.built = True  # the network is; there is nothing else with weights
+        self._ask = lambda pictures: [teacher(pictures, training=False) for teacher in teachers]
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        # Batch normalization keeps its statistics: a batch here is small and of one rate.
+        answer = self.network(inputs["features"], training=False)
+        offsets = answer - ops.mean(answer, axis=(1, 2), keepdims=True)
+        per_octave = self.codec.levels_per_octave
+        centers = ops.convert_to_tensor(np.array(self.codec.center_levels, np.float32))
+        levels = twin.round_half_up(offsets * (self.codec.map_gain * per_octave) + centers)
+        levels = ops.clip(levels, 0, self.codec.levels - 1)
+        decoded, quantized = twin.code(
+            inputs["luma"], inputs["cb"], inputs["cr"], inputs["tables"], levels / per_octave, self.codec.dead_zone
+        )
+        enlarged = ops.clip(twin.resize(decoded, self.size, self.size), 0, 255)
+        divergence = 0.0
+        outputs = self._ask(enlarged)
+        for teacher, logits in enumerate(outputs):
+            clean = inputs["clean"][:, teacher]
+            divergence += ops.mean(ops.sum(ops.exp(clean) * (clean - ops.log_softmax(logits)), axis=-1))
+        divergence = divergence / len(outputs)
+        bits = ops.mean(rate.bits(quantized))
+        price = ops.stop_gradient(self.elasticity * divergence / bits)
+        self.add_loss(divergence + price * bits)
+        return answer
+
+
+class CodingBatches(keras.utils.PyDataset):
+    """Fresh random crops of the photos, `steps` batches an epoch; a batch has one coding size and one quality."""
+
+    def __init__(
+        self,
+        data: Path,
+        photos: list[str],
+        network: str,
+        teachers: list[keras.Model],
+        config: Config,
+        codec: CodecConfig,
+    ) -> None:
+        super().__init__()
+        self._data, self._photos, self._network, self._teachers = data, photos, network, teachers
+        self._config, self._codec = config, codec
+        self._rng = np.random.default_rng((config.seed, sum(network.encode())))
+
+    def __len__(self) -> int:
+        return self._config.fine_tune.steps
+
+    def __getitem__(self, number: int) -> tuple[dict[str, np.ndarray]]:
+        rng, settings, importance = self._rng, self._config.fine_tune, self._config.importance
+        size = int(rng.choice(importance.coding_sizes))
+        percents = [tables.percent_of_quality(quality) for quality in settings.quality]
+        percent = float(np.exp(rng.uniform(*np.log(sorted(percents)))))
+        names = [self._photos[index] for index in rng.choice(len(self._photos), settings.batch)]
+        crops = np.stack(
+            [random_crop(read_photo(self._data / name), importance.crop_size, importance.crop_area, rng) for name in names]
+        )
+        clean = [
+            ops.convert_to_numpy(ops.log_softmax(teacher.predict_on_batch(crops.astype(np.float32))))
+            for teacher in self._teachers
+        ]
+        luma_table, chroma_table = self._tables(percent)
+        parts = [coefficients(resize(crop, (size, size))) for crop in crops]
+        return (
+            {
+                "features": np.stack([self._features(part, luma_table, chroma_table) for part in parts]),
+                "luma": np.stack([part[0] for part in parts]),
+                "cb": np.stack([part[1] for part in parts]),
+                "cr": np.stack([part[2] for part in parts]),
+                "tables": np.tile(np.stack([luma_table, chroma_table]).astype(np.float32), (len(crops), 1, 1)),
+                "clean": np.stack(clean, axis=1),
+            },
+        )
+
+    def _tables(self, percent: float) -> tuple[np.ndarray, np.ndarray]:
+        """The DQT of a file that is coded at `percent` of the base tables on average."""
+        finest = percent * 2.0 ** (-self._codec.center_levels[0] / self._codec.levels_per_octave)
+        base = self._codec.base_tables
+        return tables.scaled(np.array(base.luma), finest), tables.scaled(np.array(base.chroma), finest)
+
+    def _features(self, part: tuple, luma_table: np.ndarray, chroma_table: np.ndarray) -> np.ndarray:
+        step = rate_of(luma_table)
+        if self._network == "generator":
+            return generator_features(*part, step)
+        steps = (int(luma_table[0]), int(chroma_table[0]), int(chroma_table[0]))
+        return predictor_features(*(quantize_dc(c, s) * s for c, s in zip(part, steps, strict=True)), step)

@@ -1,0 +1,242 @@
+"""The stages of training, each of which continues where an interrupted run stopped."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+from keras import ops
+from tensorboard.summary import Writer
+from tqdm import tqdm
+
+from rjpeg.errors import ConfigError, InputError, StorageError
+from train import dataset
+from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
+from train.config import CodecConfig, Config, DistillConfig
+from train.dataset import Batches, Crops
+from train.finetune import Coding, CodingBatches
+from train.importance import compute_importance
+from train.networks import build_generator, build_predictor, macs_per_region
+from train.photos import data_hash, is_held_back, list_photos
+from train.teachers import load_teacher
+
+log = logging.getLogger("train")
+
+
+@keras.saving.register_keras_serializable("rjpeg")
+class CenteredHuber(keras.losses.Loss):
+    """Huber loss (1964) between maps that are centered in every picture and channel; `delta` in octaves.
+
+    A small price on the map's mean keeps it near zero, so that int8 output spends no range on it.
+    """
+
+    def __init__(self, delta: float = 1.0, name: str = "centered_huber", **arguments: Any) -> None:
+        super().__init__(name=name, **arguments)
+        self.delta = delta
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        mean = ops.mean(y_pred, axis=(1, 2), keepdims=True)
+        error = ops.abs(y_true - (y_pred - mean))
+        huber = ops.where(error < self.delta, 0.5 * error * error, self.delta * (error - 0.5 * self.delta))
+        return ops.mean(huber, axis=(1, 2, 3)) + 0.01 * ops.mean(ops.square(mean), axis=(1, 2, 3))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "delta": self.delta}
+
+
+def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: str) -> dict[str, Any]:
+    """Run all stages; writes out/checkpoint and gives the figures in its checkpoint.json.
+
+    out also holds what an interrupted run continues from (importance/, stages/) and TensorBoard's logs/. Raises
+    InputError, ConfigError (out holds a run of another configuration or other photos), ModelError, StorageError.
+    """
+    names = list_photos(data)
+    held = sum(is_held_back(name, config.held_back) for name in names)
+    if not 0 < held < len(names):
+        raise InputError(f"data folder {data}: {held} of {len(names)} photos are held back; training needs some of both")
+    run = {"config": msgspec.to_builtins(config), "data_sha256": data_hash(data, names)}
+    _claim(out, run)
+    keras.utils.set_random_seed(config.seed)
+    teachers = [load_teacher(teacher, config.importance.crop_size) for teacher in config.importance.teachers]
+    shards = compute_importance(
+        data, names, teachers, config.importance, out / "importance", config.seed, config.held_back
+    )
+    crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
+    truth = [group.target for group in held_back]
+    stages, logs = out / "stages", out / "logs"
+
+    generator = distill(
+        build_generator(config.generator), crops, [group.target for group in crops], config.distill_generator,
+        held_back, stages, logs, config.seed,
+    )
+    share = config.distill_predictor.generator_share
+    wanted = [
+        share * dataset.centered(maps) + (1 - share) * group.target
+        for maps, group in zip(dataset.maps_of(generator, crops, config.seed), crops, strict=True)
+    ]
+    predictor = distill(
+        build_predictor(config.predictor), crops, wanted, config.distill_predictor, held_back, stages, logs, config.seed
+    )
+    figures: dict[str, Any] = {
+        "correlation": {
+            network.name: dataset.correlation(dataset.maps_of(network, held_back, config.seed), truth)
+            for network in (generator, predictor)
+        },
+        "correlation_between_teachers": _between_teachers(held_back),
+    }
+    if config.fine_tune.epochs:
+        photos = [name for name in names if not is_held_back(name, config.held_back)]
+        for network in (generator, predictor):
+            fine_tune(network, teachers, data, photos, config, codec, stages, logs)
+        figures["correlation_after_fine_tuning"] = {
+            network.name: dataset.correlation(dataset.maps_of(network, held_back, config.seed), truth)
+            for network in (generator, predictor)
+        }
+    training = {
+        "command": command,
+        "photos": len(names),
+        "held_back_photos": held,
+        "crops": sum(len(group.quality) for group in crops),
+        "held_back_crops": sum(len(group.quality) for group in held_back),
+        "backend": keras.backend.backend(),
+        "macs_per_region": {network.name: macs_per_region(network) for network in (generator, predictor)},
+        **run,
+        **figures,
+    }
+    save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, training))
+    return training
+
+
+def _claim(out: Path, run: dict[str, Any]) -> None:
+    """Note in `out` which run it holds, or check that it is this one."""
+    path = out / "run.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if json.loads(path.read_text("utf-8")) != json.loads(json.dumps(run)):
+                raise ConfigError(f"{out} holds a run of another configuration or other photos: choose another --out")
+            log.info("continuing the run in %s", out)
+        else:
+            path.write_text(json.dumps(run, indent=2) + "\n", "utf-8")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"training folder {out}: {error}") from error
+
+
+def _between_teachers(crops: list[Crops]) -> list[float] | None:
+    """Correlation [luma, chroma] of one teacher's importance with the mean of the others': what regression is up to."""
+    count = crops[0].teachers.shape[1] if crops else 0
+    if count < 2:
+        return None
+    values = []
+    for teacher in range(count):
+        others = [index for index in range(count) if index != teacher]
+        values.append(
+            dataset.correlation(
+                [group.teachers[:, teacher] for group in crops],
+                [group.teachers[:, others].mean(axis=1) for group in crops],
+            )
+        )
+    return [float(value) for value in np.mean(values, axis=0)]
+
+
+def _schedule(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A short linear rise, then a cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
+    warm_up = max(1, min(200, steps // 10))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warm_up, warmup_target=learning_rate, warmup_steps=warm_up
+    )
+
+
+def distill(
+    network: keras.Model,
+    crops: list[Crops],
+    targets: list[np.ndarray],
+    config: DistillConfig,
+    held_back: list[Crops],
+    stages: Path,
+    logs: Path,
+    seed: int,
+) -> keras.Model:
+    """Regress `targets` (a (n, rows, cols, 2) array for every entry of crops); gives the trained network."""
+    batches = Batches(crops, targets, network.name, config.batch, seed)
+    optimizer = keras.optimizers.AdamW(
+        _schedule(config.learning_rate, len(batches) * config.epochs),
+        weight_decay=config.weight_decay,
+        global_clipnorm=1.0,
+    )
+    network.compile(optimizer=optimizer, loss=CenteredHuber(config.huber))
+    truth = [group.target for group in held_back]
+
+    def figures(trained: keras.Model) -> dict[str, float]:
+        luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, seed), truth)
+        return {"correlation/luma": luma, "correlation/chroma": chroma}
+
+    return _run_epochs(network, batches, config.epochs, stages / f"distill-{network.name}.keras", logs, figures)
+
+
+def fine_tune(
+    network: keras.Model,
+    teachers: list[keras.Model],
+    data: Path,
+    photos: list[str],
+    config: Config,
+    codec: CodecConfig,
+    stages: Path,
+    logs: Path,
+) -> None:
+    """Train a network through the codec's twin and the teachers, in place."""
+    settings = config.fine_tune
+    batches = CodingBatches(data, photos, network.name, teachers, config, codec)
+    coding = Coding(network, teachers, codec, settings.elasticity, config.importance.crop_size)
+    coding.compile(
+        optimizer=keras.optimizers.AdamW(
+            _schedule(settings.learning_rate, settings.steps * settings.epochs), weight_decay=0.0, global_clipnorm=1.0
+        ),
+        # The twin needs sizes while it is traced; TensorFlow's traces forget them once they have seen two.
+        run_eagerly=keras.backend.backend() == "tensorflow",
+    )
+    path = stages / f"fine-tune-{network.name}.weights.h5"
+    _run_epochs(coding, batches, settings.epochs, path, logs, None)
+
+
+def _run_epochs(
+    model: keras.Model,
+    batches: keras.utils.PyDataset,
+    epochs: int,
+    path: Path,
+    logs: Path,
+    figures: Callable[[keras.Model], dict[str, float]] | None,
+) -> keras.Model:
+    """Train a compiled model; its state after every epoch, the optimizer's included, is kept at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = path.name.partition(".")[0]
+    if path.exists():
+        if path.suffix == ".keras":
+            model = load_network(path, with_optimizer=True)
+        else:
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(path)
+    done = int(model.optimizer.iterations) // len(batches)
+    writer = Writer(str(logs / stage))
+    for epoch in range(done, epochs):
+        losses = []
+        for number in tqdm(range(len(batches)), desc=f"{stage} {epoch + 1}/{epochs}", unit="batch"):
+            losses.append(float(model.train_on_batch(*batches[number])))
+        batches.on_epoch_end()
+        measured = {"loss": float(np.mean(losses)), **(figures(model) if figures else {})}
+        for name, value in measured.items():
+            writer.add_scalar(name, value, epoch + 1)
+        writer.flush()
+        log.info("%s, epoch %d: %s", stage, epoch + 1, ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
+        if path.suffix == ".keras":
+            save_network(model, path)
+        else:
+            partial = path.with_name("partial-" + path.name)
+            model.save_weights(partial)
+            partial.replace(path)
+    writer.close()
+    return model
