@@ -57,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     # what OpenCV and FFmpeg would print is said in our own messages
-    cv2.setLogLevel(0)
+    if hasattr(cv2, "setLogLevel"):  # until OpenCV 4.11
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
