@@ -57,10 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     # what OpenCV and FFmpeg would print is said in our own messages
-    if hasattr(cv2, "setLogLevel"):  # until OpenCV 4.11
-        cv2.setLogLevel(0)
-    else:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # newer versions of OpenCV have the function elsewhere, where the type hints of older ones know nothing of it
+    (cv2 if hasattr(cv2, "setLogLevel") else vars(cv2.utils)["logging"]).setLogLevel(0)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
