@@ -16,6 +16,10 @@ run_python := .venv/bin/python
 dev_python := .venv-dev/bin/python
 build_files := pyproject.toml CMakeLists.txt $(wildcard rjpeg/native/*) scripts/setup
 
+# The environments point to this folder: in a checkout that was moved or copied they are made anew.
+$(shell for ready in .venv/.ready .venv-dev/.ready; do \
+	[ ! -f $$ready ] || [ "$$(cat $$ready)" = "$$(pwd -P)" ] || rm -f $$ready; done)
+
 # $(call flag,--name,value): the flag only when the variable was given, quoted for the shell
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))

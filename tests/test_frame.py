@@ -49,6 +49,27 @@ class TestMake:
         assert shown.returncode == 0, shown.stderr
         assert command in " ".join(shown.stdout.split())
 
+    def test_an_environment_is_made_anew_when_the_checkout_was_moved_or_what_it_is_made_from_changed(self, tmp_path):
+        shutil.copy(ROOT / "Makefile", tmp_path)
+        for name in (".venv", "scripts"):
+            (tmp_path / name).mkdir()
+        for name in ("pyproject.toml", "CMakeLists.txt", "scripts/setup"):
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (1e9, 1e9))
+
+        def is_made_anew(ready):
+            (tmp_path / ".venv/.ready").write_text(ready)
+            shown = subprocess.run(
+                ["make", "--dry-run", "run"], cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            return "scripts/setup .venv" in shown.stdout
+
+        here = f"{tmp_path.resolve()}\n"
+        assert not is_made_anew(here)
+        assert is_made_anew("/where/it/was\n")
+        os.utime(tmp_path / "pyproject.toml", (4e9, 4e9))
+        assert is_made_anew(here)
+
 
 class Machine:
     """A folder of commands that stands for a whole machine: nothing else is on the PATH."""
