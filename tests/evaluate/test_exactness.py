@@ -123,7 +123,7 @@ def test_the_command_crosses_the_runtimes_that_are_here(monkeypatch, capsys):
     ],
 )
 def test_a_wrong_request_ends_with_one_line_and_status_1(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["exactness", *arguments])
+    monkeypatch.setattr(sys, "argv", ["exactness", *arguments, "--runtimes", INSTALLED[0]])
     assert exactness.main() == 1
     captured = capsys.readouterr()
     assert captured.out == ""
