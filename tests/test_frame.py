@@ -256,7 +256,7 @@ def test_what_the_device_and_the_server_need_is_without_tensorflow():
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_library_and_its_model_and_nothing_else(tmp_path):
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, timeout=600, capture_output=True)
     (wheel,) = tmp_path.glob("rjpeg-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
