@@ -24,7 +24,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test train export-tflite eval serve capture bench lint format clean
+.PHONY: help run test train export-tflite eval exactness serve capture bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -33,7 +33,7 @@ help: ## list the targets
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval asks' \
-		'  TEACHER=FILE     .keras classifier that train learns from, in place of the built-in teachers' \
+		'  TEACHER=NAME     classifier that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
 		'  OUT=FOLDER       where train, export-tflite, eval and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
@@ -44,11 +44,11 @@ run: .venv/.ready ## the whole loop on this machine: capture, send, decode, repo
 test: .venv-dev/.ready ## run the tests; ARGS="-m slow" for the long ones
 	$(dev_python) -m pytest -n 2 $(ARGS)
 
-train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACHER=FILE] [OUT=FOLDER]
+train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACHER=NAME] [OUT=FOLDER]
 	$(dev_python) -m train $(call flag,--data,$(DATA)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn checkpoints into int8 TFLite files and a manifest [OUT=FOLDER]
-	$(dev_python) -m export $(call flag,--out,$(OUT)) $(ARGS)
+export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [OUT=FOLDER]
+	$(dev_python) -m export $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 eval: .venv-dev/.ready ## accuracy against bytes, beside other codecs [DATA=FOLDER] [CLASSIFIER=FILE]
 	$(dev_python) -m evaluate $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
@@ -58,6 +58,9 @@ serve: .venv/.ready ## receive frames and decode them, on loopback: ARGS="--list
 
 capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --server URL"
 	$(run_python) device/capture.py $(ARGS)
+
+exactness: .venv-dev/.ready ## hold every decoded map against the encoder's, both TFLite runtimes crossed [DATA=FOLDER]
+	$(dev_python) -m evaluate.exactness $(call flag,--data,$(DATA)) $(ARGS)
 
 bench: .venv-dev/.ready ## encode and decode times by stage, beside OpenCV [OUT=FOLDER]
 	$(dev_python) -m benchmarks $(call flag,--out,$(OUT)) $(ARGS)
