@@ -25,8 +25,11 @@ PREDICTOR_CHANNELS = 4 + 2 + 1
 
 
 def rate_of(luma_table: NDArray[np.integer]) -> int:
-    """The rate that a file's luma table stands for: half octaves of its mean step, 0 (finest) .. 16."""
-    return int(np.floor(2 * np.log2(np.mean(luma_table)) + 0.5))
+    """The rate that a file's luma table stands for: sixteenths of an octave of its mean step, 0 (finest) .. 128.
+
+    Steps this small let a map change smoothly with the quality, so that bytes do too.
+    """
+    return int(np.floor(16 * np.log2(np.mean(luma_table)) + 0.5))
 
 
 def generator_features(
@@ -82,4 +85,4 @@ def _companded(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _rate_plane(rows: int, cols: int, rate: int) -> NDArray[np.float32]:
-    return np.full((rows, cols, 1), 8.0 * rate - 64.0, np.float32)
+    return np.full((rows, cols, 1), rate - 64.0, np.float32)

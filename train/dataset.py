@@ -10,11 +10,8 @@ import numpy as np
 
 from rjpeg.codec import forward_dct, planes_from_frame
 from rjpeg.features import generator_features, predictor_features
+from train.config import CodecConfig
 
-# Annex K's luma steps (T.81, table K.1) have this mean; it tells how coarse a quality is.
-ANNEX_K_MEAN_STEP = 57.625
-# The DQT is finer than a picture's average region by the center level's scale, see rjpeg.maps.
-CENTER_OCTAVES = 1.5
 MAX_OFFSET = 3.0
 
 
@@ -72,14 +69,30 @@ def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
     ]
 
 
-def draw_rates(quality: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+class Rates(NamedTuple):
+    """What the files' DQT is like, in training. octaves: log2 of its mean luma step at quality 50. dc: its DC step
+    beside that mean, luma and chroma."""
+
+    octaves: float
+    dc: tuple[float, float]
+
+    @classmethod
+    def of(cls, codec: CodecConfig) -> "Rates":
+        """The DQT is finer than a picture's average region by the center level, see `rjpeg.maps`."""
+        luma, chroma = codec.base_tables.luma, codec.base_tables.chroma
+        mean = float(np.mean(luma))
+        octaves = float(np.log2(mean)) - codec.center_levels[0] / codec.levels_per_octave
+        return cls(octaves, (luma[0] / mean, chroma[0] / mean))
+
+
+def draw_rates(quality: np.ndarray, rates: Rates, rng: np.random.Generator) -> np.ndarray:
     """log2 of the mean luma step of a DQT for every crop, 0..8.
 
     Most are near the quality at which the crop's importance was taken, the rest anywhere, so that the networks
     know the whole range.
     """
     scale = np.where(quality < 50, 50.0 / quality, 2 - quality / 50.0)
-    near = np.log2(ANNEX_K_MEAN_STEP * scale) - CENTER_OCTAVES + rng.normal(0, 0.5, quality.shape)
+    near = np.log2(scale) + rates.octaves + rng.normal(0, 0.6, quality.shape)
     anywhere = rng.uniform(0, 8, quality.shape)
     return np.clip(np.where(rng.random(quality.shape) < 0.75, near, anywhere), 0, 8)
 
@@ -92,15 +105,16 @@ def generator_batch(crops: Crops, index: np.ndarray, octaves: np.ndarray) -> np.
 
 
 def predictor_batch(
-    crops: Crops, index: np.ndarray, octaves: np.ndarray, rng: np.random.Generator
+    crops: Crops, index: np.ndarray, octaves: np.ndarray, rates: Rates, rng: np.random.Generator
 ) -> np.ndarray:
     """Predictor features (n, rows, cols, 7) float32, DC terms quantized as in such a file.
 
-    How fine DC is beside the mean step differs from table to table, so it is drawn anew for every crop.
+    The DC step is varied around the tables' own, so that tables can be tuned without training anew.
     """
     batch = []
     for crop, octave in zip(index, octaves, strict=True):
-        luma_step, chroma_step = np.maximum(np.rint(2.0**octave * rng.uniform(0.15, 0.5, 2)), 1)
+        variation = 2.0 ** (octave + rng.uniform(-0.7, 0.7))
+        luma_step, chroma_step = (max(1.0, float(np.rint(variation * ratio))) for ratio in rates.dc)
         y = np.rint(crops.luma_dc[crop] / luma_step) * luma_step
         cb, cr = np.moveaxis(np.rint(crops.chroma_dc[crop] / chroma_step) * chroma_step, -1, 0)
         batch.append(predictor_features(y, cb, cr, int(np.floor(2 * octave + 0.5))))
@@ -114,11 +128,11 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, crops: list[Crops], targets: list[np.ndarray], network: str, batch: int, seed: int
+        self, crops: list[Crops], targets: list[np.ndarray], network: str, rates: Rates, batch: int, seed: int
     ) -> None:
         super().__init__()
         self._crops, self._targets, self._network = crops, targets, network
-        self._batch, self._rng = batch, np.random.default_rng(seed)
+        self._rates, self._batch, self._rng = rates, batch, np.random.default_rng(seed)
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
@@ -134,11 +148,11 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         group, index = self._entries[number]
         crops = self._crops[group]
-        octaves = draw_rates(crops.quality[index], self._rng)
+        octaves = draw_rates(crops.quality[index], self._rates, self._rng)
         if self._network == "generator":
             features = generator_batch(crops, index, octaves)
         else:
-            features = predictor_batch(crops, index, octaves, self._rng)
+            features = predictor_batch(crops, index, octaves, self._rates, self._rng)
         return features, self._targets[group][index]
 
 
@@ -149,7 +163,7 @@ def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> list
     return [float(value) for value in (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))]
 
 
-def maps_of(network: keras.Model, crops: list[Crops], seed: int) -> list[np.ndarray]:
+def maps_of(network: keras.Model, crops: list[Crops], rates: Rates, seed: int) -> list[np.ndarray]:
     """The network's maps of all crops, each at a rate near the one of its importance."""
     rng = np.random.default_rng(seed)
     maps = []
@@ -157,11 +171,11 @@ def maps_of(network: keras.Model, crops: list[Crops], seed: int) -> list[np.ndar
         parts = []
         for start in range(0, len(group.quality), 256):
             index = np.arange(start, min(start + 256, len(group.quality)))
-            octaves = draw_rates(group.quality[index], rng)
+            octaves = draw_rates(group.quality[index], rates, rng)
             if network.name == "generator":
                 features = generator_batch(group, index, octaves)
             else:
-                features = predictor_batch(group, index, octaves, rng)
+                features = predictor_batch(group, index, octaves, rates, rng)
             parts.append(network.predict_on_batch(features))
         maps.append(np.concatenate(parts))
     return maps

@@ -72,7 +72,7 @@ def test_a_drawn_region_is_an_even_area_and_a_finer_one_is_brighter():
 def test_features_of_the_predictor_are_block_means_less_128_and_the_rate():
     y = np.arange(15).reshape(3, 5) * 8
     cb = np.full((2, 3), -800)
-    features = predictor_features(y, cb, cb.repeat(2, 0).repeat(2, 1)[:3, :5], rate=8)
+    features = predictor_features(y, cb, cb.repeat(2, 0).repeat(2, 1)[:3, :5], rate=64)
     assert features.shape == (2, 3, 7)
     np.testing.assert_array_equal(features[0, 0], [0, 1, 5, 6, -100, -100, 0])
     # The last block row and column are repeated where a region has only one.
@@ -85,12 +85,12 @@ def test_features_of_the_generator_keep_sign_and_order_of_the_low_frequencies():
     y[1, 0, ZIGZAG[14]] = -3.0
     chroma = np.zeros((1, 1, 64), np.float32)
     chroma[0, 0, ZIGZAG[5]] = 1.0
-    features = generator_features(y, chroma, 0 * chroma, rate=16)[0, 0]
+    features = generator_features(y, chroma, 0 * chroma, rate=128)[0, 0]
     assert features.shape == (73,)
     expected = {15: 10.0, 2 * 15 + 14: -24.0, 60 + 5: 12.0, 72: 64.0}
     assert {int(i): float(features[i]) for i in np.flatnonzero(features)} == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("step", "rate"), [(1, 0), (2, 2), (3, 3), (16, 8), (255, 16)])
-def test_the_rate_counts_half_octaves_of_the_mean_step(step, rate):
+@pytest.mark.parametrize(("step", "rate"), [(1, 0), (2, 16), (3, 25), (16, 64), (255, 128)])
+def test_the_rate_counts_sixteenths_of_an_octave_of_the_mean_step(step, rate):
     assert rate_of(np.full(64, step)) == rate
