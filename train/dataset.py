@@ -100,7 +100,7 @@ def draw_rates(quality: np.ndarray, rates: Rates, rng: np.random.Generator) -> n
 def generator_batch(crops: Crops, index: np.ndarray, octaves: np.ndarray) -> np.ndarray:
     """Generator features (n, rows, cols, 73) float32 of some crops at tables of 2**octaves mean luma step."""
     features = crops.features[index].astype(np.float32)
-    features[..., -1] += 8.0 * np.floor(2 * octaves + 0.5)[:, None, None]
+    features[..., -1] += np.floor(16 * octaves + 0.5)[:, None, None]
     return features
 
 
@@ -117,7 +117,7 @@ def predictor_batch(
         luma_step, chroma_step = (max(1.0, float(np.rint(variation * ratio))) for ratio in rates.dc)
         y = np.rint(crops.luma_dc[crop] / luma_step) * luma_step
         cb, cr = np.moveaxis(np.rint(crops.chroma_dc[crop] / chroma_step) * chroma_step, -1, 0)
-        batch.append(predictor_features(y, cb, cr, int(np.floor(2 * octave + 0.5))))
+        batch.append(predictor_features(y, cb, cr, int(np.floor(16 * octave + 0.5))))
     return np.stack(batch)
 
 
