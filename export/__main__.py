@@ -66,9 +66,7 @@ def export(checkpoint: Path, out: Path, codec_file: Path, calibration: Path, tea
             (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
             log.info("comparing with the float networks through the codec")
             exact = with_float_networks(load_model(folder), read.generator, read.predictor)
-            parity = compare(
-                exact, load_model(folder), read_pictures(calibration, "evaluation"), load_teacher(teacher)
-            )
+            parity = compare(exact, load_model(folder), read_pictures(calibration, "evaluation"), load_teacher(teacher))
             check_parity(parity)
             manifest["parity"] = {**parity, "teacher": teacher, "runtimes": crossed["runtimes"]}
             text = json.dumps(manifest, indent=1)
@@ -93,7 +91,9 @@ def check_budgets(contents: dict[str, bytes], macs: dict[str, int]) -> None:
 def check_parity(figures: dict[str, float]) -> None:
     """Raises ExportError for figures of `parity.compare` that are out of bounds."""
     if figures["levels_equal"] < LEAST_EQUAL:
-        raise ExportError(f"int8: {figures['levels_equal']:.1%} of the levels equal float's, expected {LEAST_EQUAL:.1%}")
+        raise ExportError(
+            f"int8: {figures['levels_equal']:.1%} of the levels equal float's, expected {LEAST_EQUAL:.1%}"
+        )
     if figures["levels_within_1"] < LEAST_WITHIN_1:
         raise ExportError(
             f"int8: {figures['levels_within_1']:.2%} of the levels within one of float's, expected {LEAST_WITHIN_1:.1%}"
@@ -102,7 +102,9 @@ def check_parity(figures: dict[str, float]) -> None:
         raise ExportError(f"int8: files have {figures['bytes_ratio']:.3f} times float's bytes")
     most = figures["divergence_float"] * (1 + MOST_DIVERGENCE_CHANGE)
     if figures["divergence_int8"] > most:
-        raise ExportError(f"int8: the teacher's divergence is {figures['divergence_int8']:.4f}, expected at most {most:.4f}")
+        raise ExportError(
+            f"int8: the teacher's divergence is {figures['divergence_int8']:.4f}, expected at most {most:.4f}"
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -130,7 +132,12 @@ def print_table(manifest: dict[str, Any]) -> None:
         rows.append((name, str(part["bytes"]), str(part["macs_per_region"]), *scales))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.rjust(width) if number else cell.ljust(width) for number, (cell, width) in enumerate(zip(row, widths, strict=True))))
+        print(
+            "  ".join(
+                cell.rjust(width) if number else cell.ljust(width)
+                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
     parity = manifest["parity"]
     print(
         f"int8 beside float, {parity['files']:.0f} files: {parity['levels_equal']:.1%} of levels equal, "

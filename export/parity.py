@@ -45,9 +45,7 @@ def with_float_networks(model: Model, generator: keras.Model, predictor: keras.M
     return model
 
 
-def compare(
-    exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], teacher: keras.Model
-) -> dict[str, float]:
+def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], teacher: keras.Model) -> dict[str, float]:
     """Figures of an int8 model beside its float one, each through encoder and decoder.
 
     pictures: (H, W, 3) BGR. `levels_equal` and `levels_within_1` are shares of the predictor's and the generator's

@@ -68,7 +68,9 @@ class Config(_Struct):
 
 
 Steps = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=64, max_length=64)]
-Ladder = Annotated[tuple[tuple[float | None, Annotated[float, msgspec.Meta(gt=0, le=1)]], ...], msgspec.Meta(min_length=1)]
+Ladder = Annotated[
+    tuple[tuple[float | None, Annotated[float, msgspec.Meta(gt=0, le=1)]], ...], msgspec.Meta(min_length=1)
+]
 
 
 class BaseTables(_Struct):

@@ -64,8 +64,7 @@ def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
             ]
         groups.setdefault(pictures.shape[1], []).append(columns)
     return [
-        Crops(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        for _, parts in sorted(groups.items())
+        Crops(*(np.concatenate(column) for column in zip(*parts, strict=True))) for _, parts in sorted(groups.items())
     ]
 
 

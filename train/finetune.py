@@ -32,7 +32,7 @@ class Coding(keras.Model):
         self.codec, self.elasticity, self.size = codec, elasticity, size
         # Behind a function, so that the frozen teachers are not saved with every epoch.
         self.built = True  # the network is; there is nothing else with weights
-        self._ask = lambda pictures: [teacher(pictures, training=False) for teacher in teachers]
+        self._teachers = lambda: teachers
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         # Batch normalization keeps its statistics: a batch here is small and of one rate.
@@ -46,12 +46,14 @@ class Coding(keras.Model):
             inputs["luma"], inputs["cb"], inputs["cr"], inputs["tables"], levels / per_octave, self.codec.dead_zone
         )
         enlarged = ops.clip(twin.resize(decoded, self.size, self.size), 0, 255)
-        divergence = 0.0
-        outputs = self._ask(enlarged)
-        for teacher, logits in enumerate(outputs):
-            clean = inputs["clean"][:, teacher]
-            divergence += ops.mean(ops.sum(ops.exp(clean) * (clean - ops.log_softmax(logits)), axis=-1))
-        divergence = divergence / len(outputs)
+        # Every teacher sees a part of the batch: as telling as all on all of it, for one teacher's time.
+        parts = []
+        for index, teacher in enumerate(self._teachers()):
+            mine = slice(index, None, len(self._teachers()))
+            clean = inputs["clean"][mine]
+            answer_now = ops.log_softmax(teacher(enlarged[mine], training=False))
+            parts.append(ops.sum(ops.exp(clean) * (clean - answer_now), axis=-1))
+        divergence = ops.mean(ops.concatenate(parts))
         bits = ops.mean(rate.bits(quantized))
         price = ops.stop_gradient(self.elasticity * divergence / bits)
         self.add_loss(divergence + price * bits)
@@ -85,12 +87,16 @@ class CodingBatches(keras.utils.PyDataset):
         percent = float(np.exp(rng.uniform(*np.log(sorted(percents)))))
         names = [self._photos[index] for index in rng.choice(len(self._photos), settings.batch)]
         crops = np.stack(
-            [random_crop(read_photo(self._data / name), importance.crop_size, importance.crop_area, rng) for name in names]
+            [
+                random_crop(read_photo(self._data / name), importance.crop_size, importance.crop_area, rng)
+                for name in names
+            ]
         )
-        clean = [
-            ops.convert_to_numpy(ops.log_softmax(teacher.predict_on_batch(crops.astype(np.float32))))
-            for teacher in self._teachers
-        ]
+        clean = np.empty((len(crops), self._teachers[0].output_shape[-1]), np.float32)
+        for index, teacher in enumerate(self._teachers):
+            mine = slice(index, None, len(self._teachers))
+            logits = teacher.predict_on_batch(crops[mine].astype(np.float32))
+            clean[mine] = ops.convert_to_numpy(ops.log_softmax(logits))
         luma_table, chroma_table = self._tables(percent)
         parts = [coefficients(resize(crop, (size, size))) for crop in crops]
         return (
@@ -100,7 +106,7 @@ class CodingBatches(keras.utils.PyDataset):
                 "cb": np.stack([part[1] for part in parts]),
                 "cr": np.stack([part[2] for part in parts]),
                 "tables": np.tile(np.stack([luma_table, chroma_table]).astype(np.float32), (len(crops), 1, 1)),
-                "clean": np.stack(clean, axis=1),
+                "clean": clean,
             },
         )
 

@@ -84,7 +84,12 @@ def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[tup
 
 
 def compute_importance(
-    folder: Path, names: list[str], teachers: list[keras.Model], config: ImportanceConfig, out: Path, seed: int,
+    folder: Path,
+    names: list[str],
+    teachers: list[keras.Model],
+    config: ImportanceConfig,
+    out: Path,
+    seed: int,
     held_back_fraction: float,
 ) -> list[Path]:
     """Computes the shards that are missing under `out`; gives all of their paths in order."""
@@ -92,7 +97,9 @@ def compute_importance(
     plan = list(_plan(names, config, seed))
     missing = [entry for entry in plan if not (out / entry[0]).exists()]
     gradients = [teacher_gradient(teacher, config.crop_size) for teacher in teachers]
-    for file, photos, size, shard_seed in tqdm(missing, desc="importance", unit="shard", initial=len(plan) - len(missing), total=len(plan)):
+    for file, photos, size, shard_seed in tqdm(
+        missing, desc="importance", unit="shard", initial=len(plan) - len(missing), total=len(plan)
+    ):
         rng = np.random.default_rng(shard_seed)
         crops = np.stack(
             [random_crop(read_photo(folder / name), config.crop_size, tuple(config.crop_area), rng) for name in photos]

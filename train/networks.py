@@ -50,7 +50,5 @@ def build_predictor(config: NetworkConfig) -> keras.Model:
 
 def macs_per_region(model: keras.Model) -> int:
     """Multiply-adds of one region: every weight of a convolution is used once, stride being 1 everywhere."""
-    kernels = [
-        layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
-    ]
+    kernels = [layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))]
     return sum(int(kernel.shape[0] * kernel.shape[1] * kernel.shape[2] * kernel.shape[3]) for kernel in kernels)

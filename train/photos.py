@@ -15,9 +15,7 @@ def list_photos(folder: Path) -> list[str]:
     """Paths of the pictures under `folder`, relative to it, sorted. Raises InputError if there are none."""
     if not folder.is_dir():
         raise InputError(f"data folder {folder}: no such folder")
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
-    )
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not names:
         raise InputError(f"data folder {folder}: no pictures ({', '.join(sorted(SUFFIXES))}) in it")
     return names

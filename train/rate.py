@@ -106,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the photos that were trained on")
-    parser.add_argument("--config", type=Path, default=CONFIG_FILE, help="training's configuration, for what is held back")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIG_FILE, help="training's configuration, for what is held back"
+    )
     parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the shipped one)")
     parser.add_argument("--photos", type=int, default=200, help="number of photos")
     arguments = parser.parse_args(argv)

@@ -17,7 +17,7 @@ from rjpeg.errors import ConfigError, InputError, StorageError
 from train import dataset
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
-from train.dataset import Batches, Crops
+from train.dataset import Batches, Crops, Rates
 from train.finetune import Coding, CodingBatches
 from train.importance import compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
@@ -57,8 +57,14 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
     names = list_photos(data)
     held = sum(is_held_back(name, config.held_back) for name in names)
     if not 0 < held < len(names):
-        raise InputError(f"data folder {data}: {held} of {len(names)} photos are held back; training needs some of both")
-    run = {"config": msgspec.to_builtins(config), "data_sha256": data_hash(data, names)}
+        raise InputError(
+            f"data folder {data}: {held} of {len(names)} photos are held back; training needs some of both"
+        )
+    run = {
+        "config": msgspec.to_builtins(config),
+        "rates": Rates.of(codec)._asdict(),
+        "data_sha256": data_hash(data, names),
+    }
     _claim(out, run)
     keras.utils.set_random_seed(config.seed)
     teachers = [load_teacher(teacher, config.importance.crop_size) for teacher in config.importance.teachers]
@@ -67,23 +73,39 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
     )
     crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
     truth = [group.target for group in held_back]
+    rates = Rates.of(codec)
     stages, logs = out / "stages", out / "logs"
 
     generator = distill(
-        build_generator(config.generator), crops, [group.target for group in crops], config.distill_generator,
-        held_back, stages, logs, config.seed,
+        build_generator(config.generator),
+        crops,
+        [group.target for group in crops],
+        config.distill_generator,
+        held_back,
+        rates,
+        stages,
+        logs,
+        config.seed,
     )
     share = config.distill_predictor.generator_share
     wanted = [
         share * dataset.centered(maps) + (1 - share) * group.target
-        for maps, group in zip(dataset.maps_of(generator, crops, config.seed), crops, strict=True)
+        for maps, group in zip(dataset.maps_of(generator, crops, rates, config.seed), crops, strict=True)
     ]
     predictor = distill(
-        build_predictor(config.predictor), crops, wanted, config.distill_predictor, held_back, stages, logs, config.seed
+        build_predictor(config.predictor),
+        crops,
+        wanted,
+        config.distill_predictor,
+        held_back,
+        rates,
+        stages,
+        logs,
+        config.seed,
     )
     figures: dict[str, Any] = {
         "correlation": {
-            network.name: dataset.correlation(dataset.maps_of(network, held_back, config.seed), truth)
+            network.name: dataset.correlation(dataset.maps_of(network, held_back, rates, config.seed), truth)
             for network in (generator, predictor)
         },
         "correlation_between_teachers": _between_teachers(held_back),
@@ -93,7 +115,7 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
         for network in (generator, predictor):
             fine_tune(network, teachers, data, photos, config, codec, stages, logs)
         figures["correlation_after_fine_tuning"] = {
-            network.name: dataset.correlation(dataset.maps_of(network, held_back, config.seed), truth)
+            network.name: dataset.correlation(dataset.maps_of(network, held_back, rates, config.seed), truth)
             for network in (generator, predictor)
         }
     training = {
@@ -157,12 +179,13 @@ def distill(
     targets: list[np.ndarray],
     config: DistillConfig,
     held_back: list[Crops],
+    rates: Rates,
     stages: Path,
     logs: Path,
     seed: int,
 ) -> keras.Model:
     """Regress `targets` (a (n, rows, cols, 2) array for every entry of crops); gives the trained network."""
-    batches = Batches(crops, targets, network.name, config.batch, seed)
+    batches = Batches(crops, targets, network.name, rates, config.batch, seed)
     optimizer = keras.optimizers.AdamW(
         _schedule(config.learning_rate, len(batches) * config.epochs),
         weight_decay=config.weight_decay,
@@ -172,7 +195,7 @@ def distill(
     truth = [group.target for group in held_back]
 
     def figures(trained: keras.Model) -> dict[str, float]:
-        luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, seed), truth)
+        luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, rates, seed), truth)
         return {"correlation/luma": luma, "correlation/chroma": chroma}
 
     return _run_epochs(network, batches, config.epochs, stages / f"distill-{network.name}.keras", logs, figures)
