@@ -19,7 +19,7 @@ from rjpeg.errors import RjpegError
 from rjpeg.model import DEFAULT_FOLDER, load_model
 from rjpeg.runtime import Network, quantize_input
 from train import checkpoints
-from train.config import CODEC_FILE, CodecConfig, load_codec
+from train.config import CODEC_FILE, load_codec
 from train.networks import macs_per_region
 from train.teachers import load_teacher
 
@@ -110,7 +110,7 @@ def check_parity(figures: dict[str, float]) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Turns a checkpoint into full-integer int8 TFLite networks and a manifest, if they pass their checks.",
+        description="Turns a checkpoint into full-integer int8 TFLite networks and a manifest, if all checks pass.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=Path, default=checkpoints.FOLDER, help="folder that training wrote")

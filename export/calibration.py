@@ -52,8 +52,8 @@ def features_of(
             percent = tables.percent_of_quality(quality) / center
             luma, chroma = tables.scaled(luma_base, percent), tables.scaled(chroma_base, percent)
             rate = rate_of(luma)
-            dc = [
+            y_dc, cb_dc, cr_dc = (
                 codec.quantize_dc(component, int(table[0])) * int(table[0])
                 for component, table in ((y, luma), (cb, chroma), (cr, chroma))
-            ]
-            yield generator_features(y, cb, cr, rate), predictor_features(*dc, rate)
+            )
+            yield generator_features(y, cb, cr, rate), predictor_features(y_dc, cb_dc, cr_dc, rate)

@@ -17,7 +17,7 @@ from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Trains a generator and a predictor on a folder of photographs, which need no labels. Started again "
+        description="Trains a generator and a predictor on a folder of photographs, without labels. Started again "
         "with the same arguments it continues where it stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

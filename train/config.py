@@ -20,7 +20,7 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
     pass
 
 
-class ImportanceConfig(_Struct):
+class ImportanceConfig(_Struct, frozen=True):
     teachers: tuple[str, ...]
     crop_size: CodingSize
     crop_area: tuple[Share, Share]
@@ -31,14 +31,14 @@ class ImportanceConfig(_Struct):
     shard: Positive
 
 
-class NetworkConfig(_Struct):
+class NetworkConfig(_Struct, frozen=True):
     width: Positive
     blocks: Positive
     kernel: Positive
     stem_kernel: Positive
 
 
-class DistillConfig(_Struct):
+class DistillConfig(_Struct, frozen=True):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
@@ -47,7 +47,7 @@ class DistillConfig(_Struct):
     generator_share: Share = 0.0
 
 
-class FineTuneConfig(_Struct):
+class FineTuneConfig(_Struct, frozen=True):
     epochs: Count
     steps: Positive
     batch: Positive
@@ -56,7 +56,7 @@ class FineTuneConfig(_Struct):
     elasticity: Rate
 
 
-class Config(_Struct):
+class Config(_Struct, frozen=True):
     seed: Count
     held_back: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     importance: ImportanceConfig
@@ -73,12 +73,12 @@ Ladder = Annotated[
 ]
 
 
-class BaseTables(_Struct):
+class BaseTables(_Struct, frozen=True):
     luma: Steps
     chroma: Steps
 
 
-class CodecConfig(_Struct):
+class CodecConfig(_Struct, frozen=True):
     """What goes into the manifest beside the networks; train/codec.yaml says what each key means."""
 
     levels: Annotated[int, msgspec.Meta(ge=2, le=256)]
@@ -122,7 +122,7 @@ def _load(path: Path, kind: type[T], overrides: Mapping[str, object]) -> T:
         raise ConfigError(f"configuration {path}: expected keys and values, found {type(tree).__name__}")
     for key, value in overrides.items():
         *parents, last = key.split(".")
-        node = tree
+        node: object = tree
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:

@@ -34,7 +34,7 @@ class Coding(keras.Model):
         self.built = True  # the network is; there is nothing else with weights
         self._teachers = lambda: teachers
 
-    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+    def call(self, inputs: dict[str, Any]) -> Any:
         # Batch normalization keeps its statistics: a batch here is small and of one rate.
         answer = self.network(inputs["features"], training=False)
         offsets = answer - ops.mean(answer, axis=(1, 2), keepdims=True)
@@ -119,6 +119,8 @@ class CodingBatches(keras.utils.PyDataset):
     def _features(self, part: tuple, luma_table: np.ndarray, chroma_table: np.ndarray) -> np.ndarray:
         step = rate_of(luma_table)
         if self._network == "generator":
-            return generator_features(*part, step)
+            y, cb, cr = part
+            return generator_features(y, cb, cr, step)
         steps = (int(luma_table[0]), int(chroma_table[0]), int(chroma_table[0]))
-        return predictor_features(*(quantize_dc(c, s) * s for c, s in zip(part, steps, strict=True)), step)
+        y, cb, cr = (quantize_dc(component, dc) * dc for component, dc in zip(part, steps, strict=True))
+        return predictor_features(y, cb, cr, step)

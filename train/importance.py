@@ -102,7 +102,7 @@ def compute_importance(
     ):
         rng = np.random.default_rng(shard_seed)
         crops = np.stack(
-            [random_crop(read_photo(folder / name), config.crop_size, tuple(config.crop_area), rng) for name in photos]
+            [random_crop(read_photo(folder / name), config.crop_size, config.crop_area, rng) for name in photos]
         )
         pictures = np.stack([resize_picture(crop, (size, size)) for crop in crops])
         quality = rng.integers(config.quality[0], config.quality[1] + 1, len(photos)).astype(np.uint8)
@@ -120,7 +120,7 @@ def compute_importance(
             importance.append(levels)
             spectrum.append(energy)
         partial = out / (file + ".partial")
-        with open(partial, "wb") as stream:
+        with partial.open("wb") as stream:
             np.savez(
                 stream,
                 pictures=pictures,

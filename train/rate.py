@@ -52,7 +52,7 @@ def statistics(components):
     for quantized in components:
         magnitude = ops.abs(quantized[..., 1:])
         nonzero = straight_through(ops.cast(ops.abs(quantized[..., 1:]) > 0.5, "float32"), ops.minimum(magnitude, 1.0))
-        n, rows, cols = quantized.shape[:3]
+        rows, cols = quantized.shape[1:3]
         totals.append(
             ops.stack(
                 [
@@ -83,12 +83,14 @@ def fit(features: np.ndarray, lengths: np.ndarray) -> RateModel:
     solution = np.linalg.lstsq(design, lengths, rcond=None)[0]
     residual = lengths - design @ solution
     r2 = 1 - residual.var() / lengths.var()
-    return RateModel(tuple(float(value) for value in solution[:4]), float(solution[4]), float(r2))
+    nonzeros, magnitudes, differences, blocks, constant = (float(value) for value in solution)
+    return RateModel((nonzeros, magnitudes, differences, blocks), constant, float(r2))
 
 
 def measure(picture: np.ndarray, encoder: rjpeg.Encoder, quality: float) -> tuple[np.ndarray, int]:
-    """`statistics` (4,) and the length in bits of the file of an RGB picture whose sides are multiples of 16."""
-    encoded = encoder.encode_with_details(picture[..., ::-1], quality=quality, coding_size=picture.shape[:2])
+    """`statistics` (4,) and the length in bits of the file of an RGB picture of whole regions."""
+    size = (len(picture), len(picture[0]))
+    encoded = encoder.encode_with_details(picture[..., ::-1], quality=quality, coding_size=size)
     components = []
     for index, component in enumerate(coefficients(picture)):
         channel = min(index, 1)
@@ -132,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     estimate = table[half:] @ np.array(model.weights) + model.constant
     residual = bits_of[half:] - estimate
     r2 = 1 - residual.var() / bits_of[half:].var()
-    error = np.abs(residual / bits_of[half:]).mean()
-    print(f"{model}\n{len(bits_of) - half} other files: R2 {r2:.4f}, mean error {error:.2%}")
+    deviation = np.abs(residual / bits_of[half:]).mean()
+    print(f"{model}\n{len(bits_of) - half} other files: R2 {r2:.4f}, mean error {deviation:.2%}")
     return 0
 
 

@@ -13,6 +13,7 @@ import io
 import math
 import pickle
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -46,7 +47,7 @@ class _TensorUnpickler(pickle.Unpickler):
     collected as (storage key, offset, shape, strides) and made into arrays by `read_state_dict`.
     """
 
-    DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+    DTYPES: ClassVar = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("collections", "OrderedDict"):

