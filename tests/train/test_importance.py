@@ -73,14 +73,14 @@ def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_pa
     octaves = np.full(1, 4.2)
     with np.load(paths[0]) as shard:
         picture = shard["pictures"][np.flatnonzero(~shard["held_back"])[0]]
-    expected = features.generator_features(*dataset.coefficients(picture), 8)
+    expected = features.generator_features(*dataset.coefficients(picture), 67)
     np.testing.assert_allclose(dataset.generator_batch(group, np.zeros(1, int), octaves)[0], expected, atol=0.501)
     rng = np.random.default_rng(0)
-    predicted = dataset.predictor_batch(group, np.zeros(1, int), octaves, rng)
+    predicted = dataset.predictor_batch(group, np.zeros(1, int), octaves, dataset.Rates(4.0, (1.0, 0.5)), rng)
     assert predicted.shape == expected[None, ..., :7].shape
     np.testing.assert_array_equal(predicted[0, ..., -1], expected[..., -1])
     # DC terms of the picture, as coarse as the drawn steps.
-    np.testing.assert_allclose(predicted[0, ..., 0], expected[..., 0], atol=2.0**4.2 * 0.5 / 16 + 0.1)
+    np.testing.assert_allclose(predicted[0, ..., 0], expected[..., 0], atol=2.0**4.9 / 16 + 0.1)
 
 
 def test_correlation_looks_at_differences_within_a_picture_only():
