@@ -1,6 +1,7 @@
 """What the frames cost: totals over a run, and over the last few seconds."""
 
 import time
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -36,6 +37,7 @@ def frame_record(
         "quality": round(float(encoded.quality), 3),
         "mean_level_luma": round(float(luma), 3),
         "mean_level_chroma": round(float(chroma), 3),
+        "map_crc32": f"{zlib.crc32(encoded.quality_map.tobytes()):08x}",
         "marker_bytes": encoded.marker_bytes,
         "refinement_bytes": encoded.refinement_bytes,
         "ms": {stage: round(value, 3) for stage, value in ms.items()},

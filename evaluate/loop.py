@@ -1,9 +1,8 @@
 """The whole loop on one machine: a server and a camera program as processes of their own, and a report.
 
 `device/capture.py` encodes pictures and sends them over HTTP to `server/decode.py`, which recovers every quality
-map from the file alone and writes the picture. Afterwards each file is held against what it should be: made anew
-here, its bytes, its map and its picture have to be the same. A table goes to standard output, report.json and
-report.html to the output folder.
+map from the file alone and writes the picture. Afterwards the maps of both are held against each other, and each file
+is decoded here once more. A table goes to standard output, report.json and report.html to the output folder.
 """
 
 import argparse
@@ -225,24 +224,21 @@ def send(pictures: Sequence[Picture], settings: Settings, work: Path, logs: Path
     return arrivals
 
 
-def compare(
-    arrival: Arrival, encoder: rjpeg.Encoder, decoder: rjpeg.Decoder, settings: Settings
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Hold a frame that arrived against what the encoder meant, and against plain JPEG.
+def compare(arrival: Arrival, decoder: rjpeg.Decoder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Hold what arrived of a frame against what was sent, and against plain JPEG.
 
     Returns:
         The frame's entry of report.json, and the pictures for report.html.
     """
     original = read_picture(arrival.picture.path)
-    meant = encoder.encode_with_details(original, quality=settings.quality, target_bytes=settings.target_bytes)
     found = decoder.decode_with_details(arrival.jpeg)
     height, width = original.shape[:2]
     size = len(arrival.jpeg)
     plain_quality, plain = nearest_plain_jpeg(original, size)
     checks = {
-        "file_as_meant": meant.jpeg == arrival.jpeg,
-        "map_recovered": found.quality_map is not None and np.array_equal(found.quality_map, meant.quality_map),
-        "picture_as_decoded": np.array_equal(found.frame, arrival.decoded),
+        "all_bytes_arrived": size == arrival.sent["bytes"],
+        "map_recovered": arrival.received["map_crc32"] == arrival.sent["map_crc32"],
+        "picture_as_in_file": np.array_equal(found.frame, arrival.decoded),
         "opens_in_plain_viewer": opens_plainly(arrival.jpeg, found.coding_size),
     }
     entry = {
@@ -257,7 +253,6 @@ def compare(
         "quality": arrival.sent["quality"],
         "marker_bytes": found.marker_bytes,
         "refinement_bytes": found.refinement_bytes,
-        "regions": meant.quality_map.shape[0] * meant.quality_map.shape[1],
         "checks": checks,
         "encode_ms": sum(ms for stage, ms in arrival.sent["ms"].items() if stage not in ("read", "send")),
         "decode_ms": arrival.received["ms"]["decode"],
@@ -462,13 +457,13 @@ def run(source: Path | None, frames: int | None, settings: Settings, out: Path) 
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
             arrivals = send(pictures, settings, Path(work), out)
-            encoder, decoder = rjpeg.Encoder(settings.model), rjpeg.Decoder(settings.model)
-            compared = [compare(arrival, encoder, decoder, settings) for arrival in arrivals]
+            decoder = rjpeg.Decoder(settings.model)
+            compared = [compare(arrival, decoder) for arrival in arrivals]
             entries = [entry for entry, _ in compared]
             summary = summarize(entries)
             report = {
                 "settings": {"quality": settings.quality, "target_bytes": settings.target_bytes},
-                "model": {"name": encoder.model.manifest.get("name"), "id": encoder.model.manifest.get("id")},
+                "model": {"name": decoder.model.manifest.get("name"), "id": decoder.model.manifest.get("id")},
                 "versions": {
                     "rjpeg": rjpeg.__version__,
                     "python": platform.python_version(),

@@ -2,6 +2,7 @@
 
 import io
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ class FrameDecoder:
 
         Returns:
             What the JSON line says of it: sizes in pixels and bytes, bpp, the map's mean levels and mean IJG
-            quality factors (None for an ordinary JPEG), bytes of refinements, milliseconds by stage, where it was
-            written, the task's answer.
+            quality factors and its CRC-32 (None for an ordinary JPEG), bytes of refinements, milliseconds by
+            stage, where it was written, the task's answer.
 
         Raises:
             JpegError: the file can't be decoded.
@@ -70,6 +71,7 @@ class FrameDecoder:
             "coding_height": decoded.coding_size[0],
             "mean_level_luma": None,
             "mean_level_chroma": None,
+            "map_crc32": None,
             "mean_quality_luma": None,
             "mean_quality_chroma": None,
             "refinement_bytes": decoded.refinement_bytes,
@@ -77,6 +79,7 @@ class FrameDecoder:
         if decoded.quality_map is not None and decoded.tables is not None:
             model = self._decoder.model
             factors = quality_factors(decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables)
+            record["map_crc32"] = f"{zlib.crc32(decoded.quality_map.tobytes()):08x}"
             for key, values in (("level", decoded.quality_map), ("quality", factors)):
                 for channel, value in zip(("luma", "chroma"), values.mean(axis=(0, 1)), strict=True):
                     record[f"mean_{key}_{channel}"] = round(float(value), 3)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,7 @@ def test_pictures_go_into_a_folder_as_files_that_are_what_their_lines_say(captur
         assert record["bytes"] == len(jpeg)
         assert record["bpp"] == pytest.approx(8 * len(jpeg) / (151 * 113), abs=1e-4)
         assert record["refinement_bytes"] == decoded.refinement_bytes
+        assert record["map_crc32"] == f"{zlib.crc32(decoded.quality_map.tobytes()):08x}"
         assert record["mean_level_chroma"] == pytest.approx(decoded.quality_map[..., 1].mean(), abs=1e-3)
         assert {"read", "generator", "predictor", "write", "send"} <= record["ms"].keys()
     summary = last["summary"]
