@@ -58,9 +58,7 @@ def add_frame(
     if scale < 1:
         height, width = (max(1, round(scale * side)) for side in frame.shape[:2])
         frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(
-        ".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-    )[1]
+    jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1]
     data = jpeg.tobytes()
     digest = hashlib.sha256(data).hexdigest()
     entries = read_manifest(folder) if (folder / "manifest.json").exists() else []
@@ -134,9 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="picture, folder of pictures, video file or URL, camera index or /dev path",
     )
-    parser.add_argument(
-        "--count", type=_positive(int), metavar="N", help="at most so many frames; a camera needs it"
-    )
+    parser.add_argument("--count", type=_positive(int), metavar="N", help="at most so many frames; a camera needs it")
     parser.add_argument(
         "--every",
         type=_positive(float),

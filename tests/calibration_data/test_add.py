@@ -24,9 +24,7 @@ def test_a_folder_of_pictures_is_reduced_and_listed(tmp_path, capsys):
     write(tmp_path / "in" / "Front Door.png", picture(901, 1203))
     write(tmp_path / "in" / "small.png", picture(33, 57, 1))
     folder = tmp_path / "out"
-    code = add.main(
-        [str(tmp_path / "in"), "--folder", str(folder), "--author", "Ada", "--license", "CC0-1.0"]
-    )
+    code = add.main([str(tmp_path / "in"), "--folder", str(folder), "--author", "Ada", "--license", "CC0-1.0"])
     assert code == 0
     assert capsys.readouterr().out.split() == ["front-door.jpg", "small.jpg"]
     door, small = calibration_data.read_manifest(folder)
