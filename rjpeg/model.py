@@ -96,7 +96,8 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         raise ModelError(f"model manifest in {folder} has id {manifest['id']}, but its contents give {identity}")
     scales = np.array(decoder["level_scales"], np.float64)
     centers = (int(decoder["center_levels"][0]), int(decoder["center_levels"][1]))
-    if not (2 <= scales.size <= 256 and scales[0] == 1 and np.all(np.diff(scales) > 0) and all(0 <= center < scales.size for center in centers)):
+    rising = 2 <= scales.size <= 256 and scales[0] == 1 and np.all(np.diff(scales) > 0)
+    if not rising or not all(0 <= center < scales.size for center in centers):
         raise ModelError(f"model manifest in {folder}: level_scales must rise from 1 and hold center_levels")
     luma, chroma = (np.array(manifest["base_tables"][name], np.float64) for name in ("luma", "chroma"))
     if luma.shape != (64,) or chroma.shape != (64,) or min(luma.min(), chroma.min()) <= 0:
