@@ -20,8 +20,11 @@ def to_int8(network: keras.Model, calibration: Iterable[np.ndarray]) -> bytes:
     """The network as a TFLite file: int8 in, int8 out, input shape (1, None, None, channels).
 
     calibration: features (rows, cols, channels) float32, from whose ranges the scales of all tensors follow. Weights
-    are int8 for every output channel, biases int32; batch normalization is folded.
+    are int8 with a scale for every output channel, biases int32; batch normalization is folded. Raises ExportError
+    where Keras runs on another backend than TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(f"Keras runs on {keras.backend.backend()}: export needs KERAS_BACKEND=tensorflow")
     channels = int(network.input_shape[-1])
     samples = [np.array(features, np.float32)[None] for features in calibration]
     # A black block and a white one, so that the input's scale is 1 whatever the pictures are.

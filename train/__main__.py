@@ -58,7 +58,12 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    command = shlex.join(["python", "-m", "train", *(sys.argv[1:] if argv is None else argv)])
+    # Into the checkpoint goes what was asked for, but not where it lay on this machine.
+    files = {"--data": arguments.data.resolve(), "--config": arguments.config, "--codec": arguments.codec}
+    parts = [part for flag, path in files.items() for part in (flag, path.name)]
+    parts += [part for teacher in arguments.teacher or [] for part in ("--teacher", Path(teacher).name)]
+    parts += [part for override in arguments.overrides for part in ("--set", override)]
+    command = shlex.join(["python", "-m", "train", *parts])
     try:
         overrides = parse_overrides(arguments.overrides)
         if arguments.teacher:
