@@ -76,7 +76,8 @@ def test_frames_are_resized_and_paced(capture, video, tmp_path):
     assert {(record["width"], record["height"]) for record in records} == {(81, 63)}
     assert len(records) == 12
     times = [np.datetime64(record["capture_time"][:-1]) for record in records]
-    assert (times[-1] - times[0]) / np.timedelta64(1, "s") == pytest.approx(1.1, abs=0.3)
+    # --fps is an upper limit: a busy machine may be slower
+    assert 0.9 < (times[-1] - times[0]) / np.timedelta64(1, "s") < 5
     assert last["summary"]["fps"] < 13
 
 
