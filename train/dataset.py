@@ -42,19 +42,6 @@ def target_of(importance: np.ndarray) -> np.ndarray:
     return centered(np.clip(centered(-0.5 * importance), -MAX_OFFSET, MAX_OFFSET))
 
 
-def smoothed(importance: np.ndarray) -> np.ndarray:
-    """log2 of the mean importance of 3x3 regions, for log2 importance (..., rows, cols, 2).
-
-    One picture's squared gradients are a noisy sample of what matters there. Maps made from them smoothed in this
-    way kept more of a teacher's answer than unsmoothed ones or ones smoothed in the logarithm.
-    """
-    grid = np.exp2(importance - importance.max(axis=(-3, -2), keepdims=True)).astype(np.float64)
-    rows, cols = grid.shape[-3:-1]
-    maps = grid.reshape(-1, rows, cols, 2)
-    blurred = np.stack([cv2.blur(entry, (3, 3), borderType=cv2.BORDER_REPLICATE) for entry in maps])
-    return np.log2(blurred.reshape(importance.shape) + 1e-12)
-
-
 def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
     """The crops of the photos that are (or are not) held back, one entry for every coding size."""
     groups: dict[int, list[list[np.ndarray]]] = {}
@@ -64,16 +51,15 @@ def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
             if not len(chosen):
                 continue
             pictures = shard["pictures"][chosen]
-            of_teachers = smoothed(shard["importance"][chosen])
-            equal = of_teachers - np.log2(np.exp2(of_teachers).mean(axis=(2, 3), keepdims=True))
+            teachers = target_of(shard["importance"][chosen])
             parts = [coefficients(picture) for picture in pictures]
             features = [np.rint(generator_features(*part, 0)).astype(np.int8) for part in parts]
             columns = [
                 np.stack(features),
                 np.stack([y[..., 0] for y, _, _ in parts]),
                 np.stack([np.stack([cb[..., 0], cr[..., 0]], -1) for _, cb, cr in parts]),
-                target_of(of_teachers).astype(np.float32),
-                target_of(np.log2(np.exp2(equal).mean(axis=1))).astype(np.float32),
+                teachers.astype(np.float32),
+                centered(teachers.mean(axis=1)).astype(np.float32),
                 shard["quality"][chosen],
             ]
         groups.setdefault(pictures.shape[1], []).append(columns)

@@ -65,15 +65,6 @@ def test_targets_are_centered_and_coarser_where_importance_is_low():
     assert np.corrcoef(values.ravel(), target.ravel())[0, 1] < -0.9
 
 
-def test_smoothing_averages_importance_itself_over_neighbors():
-    importance_map = np.full((1, 5, 5, 2), -3.0)
-    importance_map[0, 2, 2] = 7.0
-    found = dataset.smoothed(importance_map)
-    expected = np.log2((2.0**7 + 8 * 2.0**-3) / 9)
-    np.testing.assert_allclose(found[0, 2, 2] - found[0, 0, 0], expected + 3, atol=1e-6)
-    np.testing.assert_allclose(found[0, 1:4, 1:4], found[0, 2, 2, 0], atol=1e-6)
-
-
 def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_path):
     names = list_photos(photos)
     teacher = load_teacher(str(teacher_file), 48)
