@@ -6,8 +6,8 @@ Every setting codes the same held-back photos (the middle square at 224x224) to 
 say how far their answer on the decoded picture is from that on the clean one. Prints, for the model as it is and for
 each --try (several changes joined by commas): mean KL divergence, the share of pictures whose best class stays, and
 the mean probability that this class still gets, the steadiest figure, with its paired difference to the first
-setting and the standard error of that. What is found here is written into train/config.yaml's
-`codec` part by hand, and export puts it into the manifest.
+setting and the standard error of that. What is found here is written by hand into
+train/codec.yaml, which export puts into the manifest.
 
 Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
 level), gain, dead_zone, fade, size (coding size as a fraction of the sides), refine (0 or 1).
