@@ -118,11 +118,14 @@ class Encoder:
     ) -> bytes:
         """Code a frame as a JPEG file.
 
-        frame: (H, W, 3) uint8 BGR, sides 1..65500. Give one of quality (1..100, of the picture as a whole; more is more
-        bytes) and target_bytes (the largest file allowed; the best quality and coding size that fit are found).
-        quality_map: the caller's own levels, (rows, cols, 2) uint8, in place of the networks'; quality is then that of
-        level 0. Its grid is that of the coding size, which then defaults to the frame's. coding_size: (height, width)
-        to reduce the frame to before coding. subsampling: "4:2:0" or "4:4:4".
+        frame: (H, W, 3) uint8 BGR, sides 1..65500. Give one of quality and target_bytes.
+        quality: 1..100, of the picture as a whole. More is more bytes, but for single steps that change the map and
+        save less than 1 %.
+        target_bytes: the largest file allowed; the best quality and coding size that fit are found.
+        quality_map: the caller's own levels, (rows, cols, 2) uint8, in place of the networks'; quality is then that
+        of level 0. Its grid is that of the coding size, which then defaults to the frame's.
+        coding_size: (height, width) to reduce the frame to before coding, else chosen by quality or rate.
+        subsampling: "4:2:0" or "4:4:4".
         Raises InputError, TargetError (nothing fits target_bytes), ModelError.
         """
         return self.encode_with_details(

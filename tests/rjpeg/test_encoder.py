@@ -1,5 +1,7 @@
 """The encoder keeps what it promises: sizes, bounds, order, the caller's map, and clear words on bad input."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ import rjpeg
 from rjpeg.encoder import LARGEST_SIDE
 
 
-def test_more_quality_is_never_fewer_bytes_on_real_photos(encoder, photos):
+def test_one_step_of_quality_never_saves_as_much_as_one_percent(encoder, photos):
+    for photo in photos[:3]:
+        sizes = [len(encoder.encode(photo, quality=quality)) for quality in range(1, 101)]
+        assert all(finer > 0.99 * coarser for coarser, finer in itertools.pairwise(sizes))
+
+
+def test_more_quality_is_more_bytes_on_real_photos(encoder, photos):
     for photo in photos[:4]:
         sizes = [len(encoder.encode(photo, quality=quality)) for quality in range(2, 101, 7)]
         assert sizes == sorted(sizes)
