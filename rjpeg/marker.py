@@ -28,9 +28,10 @@ _MAGIC = b"RJ"
 _CONTINUED = _MAGIC + b"\x00"
 _HAS_SIZE, _DIFFERENCES, _WHOLE_MAP = 1, 2, 4
 _MOST_SEGMENT_BYTES = 65533
-# Where a correction changes more levels than this, the map is deflated as a whole. It bounds the work that a hostile
-# file can ask for, too.
+# Where a correction changes more levels than this, the map is deflated as a whole. The two numbers bound the work
+# that a hostile file can ask for, too.
 _MOST_DIFFERENCES = 20_000
+_MOST_DIFFERENCE_BYTES = 40 * _MOST_DIFFERENCES
 
 
 class Marker(NamedTuple):
@@ -118,7 +119,9 @@ def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) 
         gaps = np.diff(changed, prepend=-1) - 1
         differences = after[changed].astype(np.int64) - before[changed]
         lengths = [int(np.sum(gaps >> k)) + k * gaps.size for k in range(16)]
-        candidates.append((_DIFFERENCES, _rice_encode(gaps, differences, int(np.argmin(lengths)))))
+        coded = _rice_encode(gaps, differences, int(np.argmin(lengths)))
+        if len(coded) <= _MOST_DIFFERENCE_BYTES:
+            candidates.append((_DIFFERENCES, coded))
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     candidates.append((_WHOLE_MAP, deflate.compress(after.tobytes()) + deflate.flush()))
     return min(candidates, key=lambda candidate: len(candidate[1]))
@@ -171,7 +174,12 @@ def _rice_encode(gaps: NDArray[np.int64], differences: NDArray[np.int64], parame
 
 
 def _rice_decode(data: bytes, size: int) -> tuple[list[int], list[int]]:
-    bits = "".join(f"{byte:08b}" for byte in data)
+    if len(data) > _MOST_DIFFERENCE_BYTES:
+        raise MarkerError(
+            f"region marker has {len(data)} bytes of refinements, expected at most {_MOST_DIFFERENCE_BYTES}"
+        )
+    # A leading one keeps the zeros at the front; "0b1" is cut off again.
+    bits = bin(int.from_bytes(b"\x01" + data, "big"))[3:]
     parameter, at = int(bits[:4] or "0", 2), 4
     position = -1
     positions: list[int] = []

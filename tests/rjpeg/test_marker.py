@@ -56,6 +56,12 @@ def test_a_damaged_correction_gives_a_map_of_known_levels_or_a_marker_error(pred
     assert levels.max() < LEVELS
 
 
+def test_megabytes_of_refinements_are_refused_before_they_are_read():
+    levels = np.zeros((4, 4, 2), np.uint8)
+    with pytest.raises(MarkerError, match="5000000 bytes of refinements"):
+        marker.corrected(levels, 2, bytes(5_000_000), LEVELS)
+
+
 markers = st.builds(
     marker.Marker,
     model_id=st.binary(min_size=2, max_size=2),
