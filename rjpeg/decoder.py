@@ -146,11 +146,13 @@ def read_region_file(
         raise MarkerError(f"region marker has frame size {frame_size}, smaller than the coding size {coding_size}")
     predicted = _timed(seconds, "predictor", lambda: _predicted_map(file["blocks"], file["tables"], model))
     levels = marker.corrected(predicted, said.correction_kind, said.correction, len(model.leveling.scales))
-    found = _timed(seconds, "checksum", lambda: marker.checksum_of(file["blocks"], levels))
+    found = _timed(
+        seconds,
+        "checksum",
+        lambda: marker.checksum_of(file["blocks"], levels, file["tables"], coding_size, frame_size),
+    )
     if found != said.checksum:
-        raise MarkerError(
-            f"checksum of map and coefficients is {found:06x}, the file says {said.checksum:06x}: damaged"
-        )
+        raise MarkerError(f"checksum is {found:06x}, the file says {said.checksum:06x}: damaged")
     ours = [data for code, data in file["segments"] if marker.is_region_segment(code, data)]
     return RegionFile(
         coding_size=coding_size,

@@ -301,11 +301,14 @@ class Encoder:
             if levels is not predicted:
                 blocks = self._quantize(picture, steps, levels, dead_zone)
         kind, correction = marker.correction_between(predicted, levels)
-        checksum = picture.timed("checksum", lambda: marker.checksum_of(blocks, levels))
+        three_tables = [file_tables[0], file_tables[1], file_tables[1]]
+        checksum = picture.timed(
+            "checksum",
+            lambda: marker.checksum_of(blocks, levels, three_tables, picture.coding_size, picture.frame_size),
+        )
         frame_size = None if picture.frame_size == picture.coding_size else picture.frame_size
         segments = marker.pack(marker.Marker(model.identity, frame_size, checksum, kind, correction))
         height, width = picture.coding_size
-        three_tables = [file_tables[0], file_tables[1], file_tables[1]]
         sampling = _SAMPLING[picture.subsampling]
         jpeg = picture.timed(
             "write", lambda: _native.write_file(width, height, blocks, three_tables, sampling, segments)

@@ -4,7 +4,7 @@
     1  version in the high four bits; bit 0: the frame's size follows; bits 1, 2: how the map is corrected
     2  model id
     4  frame height and width, only if they differ from the JPEG's own
-    3  low 24 bits of the CRC-32 over the quantized coefficients and the map
+    3  low 24 bits of the CRC-32 over coefficients, map, tables and sizes
     n  correction of the predictor's map, if any
 
 Integers are big-endian. With the segment's own four bytes of code and length that is 12 or 16 bytes without a
@@ -44,11 +44,21 @@ class Marker(NamedTuple):
     correction: bytes
 
 
-def checksum_of(blocks: list[NDArray[np.int16]], levels: NDArray[np.uint8]) -> int:
-    """24 bits of the CRC-32 over all quantized blocks (little-endian) and the map."""
+def checksum_of(
+    blocks: list[NDArray[np.int16]],
+    levels: NDArray[np.uint8],
+    tables: list[NDArray[np.uint16]],
+    coding_size: tuple[int, int],
+    frame_size: tuple[int, int],
+) -> int:
+    """24 bits of the CRC-32 over all that makes the picture: quantized blocks, map, each component's table, sizes.
+
+    Numbers are taken as 16 bits, little-endian. What a lossless transcoder may change is not among them.
+    """
     crc = 0
-    for component in blocks:
-        crc = zlib.crc32(np.ascontiguousarray(component, "<i2").data, crc)
+    for numbers in (*blocks, *tables, np.array([*coding_size, *frame_size], np.uint16)):
+        little_endian = numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)
+        crc = zlib.crc32(np.ascontiguousarray(little_endian).data, crc)
     return zlib.crc32(np.ascontiguousarray(levels).data, crc) & 0xFFFFFF
 
 

@@ -143,9 +143,8 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(jpeg, decoder, data):
         decoded = decoder.decode_with_details(bytes(flipped))
     except rjpeg.RjpegError:
         return
-    # Without its marker it is an ordinary JPEG; tables and sizes in the header are not under the checksum.
-    start_of_scan = segment_at(jpeg, 0xDA)[1]
-    if decoded.quality_map is not None and at >= start_of_scan:
+    # Without its marker it is an ordinary JPEG.
+    if decoded.quality_map is not None:
         np.testing.assert_array_equal(decoded.frame, decoder.decode(jpeg))
 
 
@@ -221,7 +220,7 @@ def test_another_models_file_is_an_error_that_names_both_models(decoder, jpeg):
 
 
 def test_a_wrong_checksum_is_an_error_never_a_picture(decoder, jpeg):
-    with pytest.raises(rjpeg.MarkerError, match="checksum of map and coefficients"):
+    with pytest.raises(rjpeg.MarkerError, match=r"checksum is .*, the file says 000000: damaged"):
         decoder.decode(forged(jpeg, 13, b"\x00\x00\x00"))
 
 

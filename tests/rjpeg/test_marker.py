@@ -121,13 +121,27 @@ def test_any_bytes_after_the_magic_give_a_marker_or_a_marker_error(data):
     assert found is None or len(found.model_id) == 2
 
 
-def test_the_checksum_changes_with_any_coefficient_and_any_level():
+def test_the_checksum_changes_with_any_coefficient_level_step_and_size():
     random = np.random.default_rng(8)
-    blocks = [random.integers(-9, 9, (4, 4, 64)).astype(np.int16)]
-    levels = random.integers(0, LEVELS, (2, 2, 2)).astype(np.uint8)
-    before = marker.checksum_of(blocks, levels)
-    other = [blocks[0].copy()]
-    other[0][3, 3, 63] += 1
-    assert marker.checksum_of(other, levels) != before
-    levels[1, 1, 1] ^= 1
-    assert marker.checksum_of(blocks, levels) != before
+    content = {
+        "blocks": [random.integers(-9, 9, (4, 4, 64)).astype(np.int16)],
+        "levels": random.integers(0, LEVELS, (2, 2, 2)).astype(np.uint8),
+        "tables": [random.integers(1, 256, 64).astype(np.uint16)],
+        "coding_size": (31, 32),
+        "frame_size": (60, 64),
+    }
+    before = marker.checksum_of(**content)
+    changed_block, changed_level, changed_step = (
+        content[name].copy() if name == "levels" else content[name][0].copy() for name in ("blocks", "levels", "tables")
+    )
+    changed_block[3, 3, 63] += 1
+    changed_level[1, 1, 1] ^= 1
+    changed_step[63] ^= 1
+    for change in (
+        {"blocks": [changed_block]},
+        {"levels": changed_level},
+        {"tables": [changed_step]},
+        {"coding_size": (32, 32)},
+        {"frame_size": (60, 65)},
+    ):
+        assert marker.checksum_of(**(content | change)) != before
