@@ -70,8 +70,9 @@ class Decoder:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.
 
         An ordinary JPEG (baseline or progressive, gray or YCbCr, any subsampling) gives what libjpeg-turbo gives; its
-        Exif orientation is not applied. Raises JpegError (no JPEG, damaged, CMYK, 12 bit, too large), MarkerError
-        (made with another model or version, or its map or coefficients fail their checksum), InputError (not bytes).
+        Exif orientation is not applied. A Region JPEG that lost its marker is an ordinary one.
+        Raises JpegError (no JPEG, damaged, CMYK, 12 bit, too large), MarkerError (made with another model or version,
+        or its contents fail their checksum), InputError (not bytes).
         """
         return self.decode_with_details(jpeg).frame
 
