@@ -76,14 +76,12 @@ def _double(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
 
 
-def forward_dct(
-    plane: NDArray[np.uint8], block_rows: int | None = None, block_cols: int | None = None
-) -> NDArray[np.float32]:
+def forward_dct(plane: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it."""
     height, width = plane.shape
     if plane.strides[1] != 1:
         plane = np.ascontiguousarray(plane)
-    return _native.forward_dct(plane, block_rows or blocks_of(height), block_cols or blocks_of(width))
+    return _native.forward_dct(plane, blocks_of(height), blocks_of(width))
 
 
 def level_steps(table: NDArray[np.integer], level_scales: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import cv2
@@ -17,7 +15,7 @@ from rjpeg.errors import InputError, JpegError, MarkerError
 from rjpeg.features import predictor_features, rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
-from rjpeg.runtime import quantize_input
+from rjpeg.stages import timed
 
 MAX_PIXELS = 2**26
 """Default limit of a picture's pixels, coded or decoded: 67 million, 200 MB as a frame."""
@@ -79,9 +77,9 @@ class Decoder:
     def decode_with_details(self, jpeg: bytes) -> DecodedFrame:
         """As `decode`, with the map and the time of every stage."""
         seconds: dict[str, float] = {}
-        header = _timed(seconds, "read", lambda: read_header(jpeg, self.max_pixels))
+        header = timed(seconds, "read", lambda: read_header(jpeg, self.max_pixels))
         if marker.unpack(header["segments"]) is None:
-            frame = _timed(seconds, "plain", lambda: _native.decode_plain(jpeg, self.max_pixels))
+            frame = timed(seconds, "plain", lambda: _native.decode_plain(jpeg, self.max_pixels))
             size = (int(frame.shape[0]), int(frame.shape[1]))
             return DecodedFrame(frame, size, None, None, None, 0, 0, seconds)
         file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
@@ -94,11 +92,11 @@ class Decoder:
                 planes.append(codec.inverse_dct(component, steps, levels))
             return codec.Planes(*planes)
 
-        planes = _timed(seconds, "transform", transform)
-        frame = _timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
+        planes = timed(seconds, "transform", transform)
+        frame = timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
         if file.frame_size != file.coding_size:
             height, width = file.frame_size
-            frame = _timed(
+            frame = timed(
                 seconds,
                 "enlarge",
                 lambda: cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC),
@@ -127,7 +125,7 @@ def read_region_file(
 ) -> RegionFile:
     """Take a Region JPEG apart and recover its map. Raises JpegError and MarkerError as `Decoder.decode` does."""
     seconds = {} if seconds is None else seconds
-    file = _timed(seconds, "read", lambda: _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, True))
+    file = timed(seconds, "read", lambda: _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, True))
     said = marker.unpack(file["segments"])
     if said is None:
         raise MarkerError("JPEG has no region marker, so it holds no quality map")
@@ -145,9 +143,9 @@ def read_region_file(
         raise JpegError(f"frame of {frame_size[1]}x{frame_size[0]} pixels is larger than the limit of {max_pixels}")
     if any(side < coded for side, coded in zip(frame_size, coding_size, strict=True)):
         raise MarkerError(f"region marker has frame size {frame_size}, smaller than the coding size {coding_size}")
-    predicted = _timed(seconds, "predictor", lambda: _predicted_map(file["blocks"], file["tables"], model))
+    predicted = timed(seconds, "predictor", lambda: _predicted_map(file["blocks"], file["tables"], model))
     levels = marker.corrected(predicted, said.correction_kind, said.correction, len(model.leveling.scales))
-    found = _timed(
+    found = timed(
         seconds,
         "checksum",
         lambda: marker.checksum_of(file["blocks"], levels, file["tables"], coding_size, frame_size),
@@ -175,12 +173,5 @@ def _predicted_map(
     dc = [component[..., 0].astype(np.int64) * int(table[0]) for component, table in zip(blocks, tables, strict=True)]
     network = model.predictor
     features = predictor_features(dc[0], dc[1], dc[2], rate_of(tables[0]))
-    answer = network.run(quantize_input(features, network.input_quantization)[None])[0]
+    answer = network.answer(features)
     return levels_from_output(answer, network.output_quantization, model.leveling, tables[0])
-
-
-def _timed(seconds: dict[str, float], stage: str, function: Callable[[], Any]) -> Any:
-    start = perf_counter()
-    result = function()
-    seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - start
-    return result

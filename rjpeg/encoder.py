@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,9 +17,8 @@ from rjpeg.errors import InputError, TargetError
 from rjpeg.features import generator_features, predictor_features, rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
-from rjpeg.runtime import Network, quantize_input
-
-T = TypeVar("T")
+from rjpeg.runtime import Network
+from rjpeg.stages import timed
 
 LARGEST_SIDE = 65500
 """Pixels; the limit of libjpeg (JPEG_MAX_DIMENSION)."""
@@ -77,18 +75,10 @@ class _Picture:
     def regions(self) -> tuple[int, int]:
         return codec.regions_of(self.coding_size[0]), codec.regions_of(self.coding_size[1])
 
-    def timed(self, stage: str, function: Callable[[], T]) -> T:
-        start = perf_counter()
-        result = function()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
-        return result
-
     def ask(self, key: tuple[int, ...], stage: str, network: Network, features: Callable[[], NDArray]) -> NDArray:
         """The network's answer (rows, cols, 2) int8, remembered under `key`."""
         if key not in self.answers:
-            self.answers[key] = self.timed(
-                stage, lambda: network.run(quantize_input(features(), network.input_quantization)[None])[0]
-            )
+            self.answers[key] = timed(self.seconds, stage, lambda: network.answer(features()))
         return self.answers[key]
 
 
@@ -297,12 +287,15 @@ class Encoder:
                 wanted = self._wanted_map(picture, file_tables[0], rate)
         blocks = self._quantize(picture, steps, levels, dead_zone)
         if wanted is not None:
-            levels = picture.timed("refine", lambda: _refined(predicted, wanted, blocks, model.leveling.scales))
+            levels = timed(
+                picture.seconds, "refine", lambda: _refined(predicted, wanted, blocks, model.leveling.scales)
+            )
             if levels is not predicted:
                 blocks = self._quantize(picture, steps, levels, dead_zone)
         kind, correction = marker.correction_between(predicted, levels)
         three_tables = [file_tables[0], file_tables[1], file_tables[1]]
-        checksum = picture.timed(
+        checksum = timed(
+            picture.seconds,
             "checksum",
             lambda: marker.checksum_of(blocks, levels, three_tables, picture.coding_size, picture.frame_size),
         )
@@ -310,8 +303,10 @@ class Encoder:
         segments = marker.pack(marker.Marker(model.identity, frame_size, checksum, kind, correction))
         height, width = picture.coding_size
         sampling = _SAMPLING[picture.subsampling]
-        jpeg = picture.timed(
-            "write", lambda: _native.write_file(width, height, blocks, three_tables, sampling, segments)
+        jpeg = timed(
+            picture.seconds,
+            "write",
+            lambda: _native.write_file(width, height, blocks, three_tables, sampling, segments),
         )
         return EncodedFrame(
             jpeg=jpeg,
@@ -374,7 +369,7 @@ class Encoder:
                 quantized.append(codec.quantize(component, steps[channel], of_blocks, dead_zone))
             return quantized
 
-        return picture.timed("quantize", quantize)
+        return timed(picture.seconds, "quantize", quantize)
 
 
 def _refined(

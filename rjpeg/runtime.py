@@ -99,6 +99,13 @@ class Network:
             except (ValueError, RuntimeError) as error:
                 raise ModelError(f"{self.name} does not run on input of shape {array.shape}: {error}") from error
 
+    def answer(self, features: NDArray[np.floating]) -> NDArray[np.int8]:
+        """The int8 output (rows, cols, channels) for the real features (rows, cols, channels) of one picture.
+
+        Encoder and decoder ask in this one way, so that they get the same integers. Raises ModelError as `run` does.
+        """
+        return self.run(quantize_input(features, self.input_quantization)[None])[0]
+
 
 def load(path: str | os.PathLike[str], *, reference_kernels: bool = False, threads: int = 1) -> Network:
     """Load a .tflite file. Raises ModelError where it can't be read or run."""
