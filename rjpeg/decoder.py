@@ -15,6 +15,7 @@ from rjpeg.errors import InputError, JpegError, MarkerError
 from rjpeg.features import predictor_features, rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
+from rjpeg.runtime import answer
 from rjpeg.stages import timed
 
 MAX_PIXELS = 2**26
@@ -173,5 +174,5 @@ def _predicted_map(
     dc = [component[..., 0].astype(np.int64) * int(table[0]) for component, table in zip(blocks, tables, strict=True)]
     network = model.predictor
     features = predictor_features(dc[0], dc[1], dc[2], rate_of(tables[0]))
-    answer = network.answer(features)
-    return levels_from_output(answer, network.output_quantization, model.leveling, tables[0])
+    output = answer(network, features)
+    return levels_from_output(output, network.output_quantization, model.leveling, tables[0])

@@ -17,7 +17,7 @@ from rjpeg.errors import InputError, TargetError
 from rjpeg.features import generator_features, predictor_features, rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
-from rjpeg.runtime import Network
+from rjpeg.runtime import Network, answer
 from rjpeg.stages import timed
 
 LARGEST_SIDE = 65500
@@ -78,7 +78,7 @@ class _Picture:
     def ask(self, key: tuple[int, ...], stage: str, network: Network, features: Callable[[], NDArray]) -> NDArray:
         """The network's answer (rows, cols, 2) int8, remembered under `key`."""
         if key not in self.answers:
-            self.answers[key] = timed(self.seconds, stage, lambda: network.answer(features()))
+            self.answers[key] = timed(self.seconds, stage, lambda: answer(network, features()))
         return self.answers[key]
 
 
@@ -345,8 +345,8 @@ class Encoder:
             ]
             return predictor_features(dc[0], dc[1], dc[2], rate)
 
-        answer = picture.ask((rate, *dc_steps), "predictor", network, features)
-        return levels_from_output(answer, network.output_quantization, self.model.leveling, file_tables[0])
+        output = picture.ask((rate, *dc_steps), "predictor", network, features)
+        return levels_from_output(output, network.output_quantization, self.model.leveling, file_tables[0])
 
     def _wanted_map(self, picture: _Picture, luma_table: NDArray[np.uint16], rate: int) -> NDArray[np.uint8]:
         network = self.model.generator
@@ -355,8 +355,8 @@ class Encoder:
             cb, cr = picture.half_size_chroma
             return generator_features(picture.coefficients[0], cb, cr, rate)
 
-        answer = picture.ask((rate,), "generator", network, features)
-        return levels_from_output(answer, network.output_quantization, self.model.leveling, luma_table)
+        output = picture.ask((rate,), "generator", network, features)
+        return levels_from_output(output, network.output_quantization, self.model.leveling, luma_table)
 
     def _quantize(
         self, picture: _Picture, steps: list[NDArray[np.float32]], levels: NDArray[np.uint8], dead_zone: float

@@ -99,13 +99,6 @@ class Network:
             except (ValueError, RuntimeError) as error:
                 raise ModelError(f"{self.name} does not run on input of shape {array.shape}: {error}") from error
 
-    def answer(self, features: NDArray[np.floating]) -> NDArray[np.int8]:
-        """The int8 output (rows, cols, channels) for the real features (rows, cols, channels) of one picture.
-
-        Encoder and decoder ask in this one way, so that they get the same integers. Raises ModelError as `run` does.
-        """
-        return self.run(quantize_input(features, self.input_quantization)[None])[0]
-
 
 def load(path: str | os.PathLike[str], *, reference_kernels: bool = False, threads: int = 1) -> Network:
     """Load a .tflite file. Raises ModelError where it can't be read or run."""
@@ -120,3 +113,11 @@ def quantize_input(features: NDArray[np.floating], quantization: Quantization) -
     """Real values to the int8 of an input: floor(value / scale + 0.5) + zero_point, the same on every machine."""
     scaled = np.floor(features.astype(np.float64) / quantization.scale + 0.5) + quantization.zero_point
     return np.clip(scaled, -128, 127).astype(np.int8)
+
+
+def answer(network: Network, features: NDArray[np.floating]) -> NDArray[np.int8]:
+    """A network's int8 output (rows, cols, channels) for the real features (rows, cols, channels) of one picture.
+
+    Encoder and decoder ask in this one way, so that they get the same integers. Raises ModelError as `run` does.
+    """
+    return network.run(quantize_input(features, network.input_quantization)[None])[0]
