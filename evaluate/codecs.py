@@ -5,7 +5,6 @@ fits a number of bytes, by the same search. Region JPEG searches by itself: that
 Files are counted whole.
 """
 
-import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
@@ -20,7 +19,9 @@ import cv2
 import numpy as np
 
 import rjpeg
+from evaluate import side_maps
 from evaluate.data import resize
+from evaluate.variants import FULL_SYSTEM, VARIANTS
 from rjpeg.errors import InputError, RjpegError, TargetError
 
 # file size falls a little here and there while quality rises; so far past the first file that is too large
@@ -29,7 +30,7 @@ LOOK_AHEAD = 2
 
 
 class CodecMissingError(RjpegError):
-    """A package that a codec comes with is not installed."""
+    """A package that a codec comes with, or something else that it needs, is not there."""
 
 
 @dataclass(frozen=True)
@@ -191,40 +192,61 @@ class Reduced(Codec):
 
 
 class RegionJpeg(Codec):
-    """Region JPEG as it is shipped, or with a part of it left out.
+    """Region JPEG as it is shipped, or with a part of it changed.
 
-    `refine` False leaves the predictor's map as it is. `flat` True gives every region the same level, with the
-    same tables, dead zone and coding sizes.
+    `name` is one of VARIANTS, `model` the model folder, None for the shipped one, and `paper` the network of
+    `train.paper` for the variant that reads its map with it. Raises ModelError for a broken model and
+    CodecMissingError where the variant needs something that is not there.
     """
 
-    def __init__(self, name: str, model: str | None = None, *, refine: bool = True, flat: bool = False) -> None:
+    def __init__(self, name: str, model: str | None = None, paper: str | None = None) -> None:
         self.name = name
-        loaded = rjpeg.load_model(model)
-        if flat:
-            loaded = dataclasses.replace(loaded, leveling=loaded.leveling._replace(gain=0.0))
-        self._encoder, self._decoder = rjpeg.Encoder(loaded, refine=refine), rjpeg.Decoder(loaded)
-        files = {_fingerprint(folder) for folder in (Path(rjpeg.__file__).parent, loaded.folder)}
-        self.version = f"rjpeg {rjpeg.__version__}, model {loaded.identity.hex()}, files {' '.join(sorted(files))}"
+        variant = VARIANTS[name]
+        loaded = variant.changed(rjpeg.load_model(model))
+        files = [_fingerprint(folder) for folder in (Path(rjpeg.__file__).parent, loaded.folder)]
+        self._side_map: side_maps.SideMap | None = None
+        self._reader: side_maps.PaperReader | None = None
+        if variant.side_map is not None:
+            try:
+                self._side_map = side_maps.attach(variant.side_map, loaded)
+                if variant.reads_map:
+                    if paper is None:
+                        raise CodecMissingError("it needs a network of its own, trained on --photos")
+                    self._reader = side_maps.PaperReader(Path(paper), loaded)
+                    files.append(_fingerprint(Path(paper)))
+            except ImportError as error:
+                raise CodecMissingError(f"package {error.name} is not installed") from error
+            files.append(side_maps.fingerprint())
+        try:
+            self._encoder = rjpeg.Encoder(loaded, **variant.encoder)
+            self._decoder = rjpeg.Decoder(loaded, **variant.decoder)
+        except TypeError as error:
+            raise CodecMissingError(f"this rjpeg has no such option ({error})") from error
+        self.version = f"rjpeg {rjpeg.__version__}, model {loaded.identity.hex()}, files {' '.join(files)}"
+        if variant != FULL_SYSTEM:
+            self.version += f", {variant.settings()}"
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
+        self._show(frame)
         return self._encoder.encode(frame, quality=quality)
 
     def decode(self, data: bytes) -> np.ndarray:
-        return self._decoder.decode(data)
+        """Where the map is not in the file, this must follow `encode` of the same frame."""
+        return self._decoder.decode(data) if self._reader is None else self._reader.decode(data)
 
     def encode_within(self, frame: np.ndarray, max_bytes: int, known: dict[int, bytes]) -> Coded:
         del known  # rjpeg searches by itself
+        self._show(frame)
         try:
             return Coded(self._encoder.encode(frame, target_bytes=max_bytes), True)
         except TargetError:
             return Coded(self.encode(frame, self.qualities[0]), False)
 
+    def _show(self, frame: np.ndarray) -> None:
+        if self._side_map is not None:
+            self._side_map.frame = frame
 
-REGION_JPEG: dict[str, dict[str, bool]] = {
-    "region-jpeg": {},
-    "region-jpeg-unrefined": {"refine": False},
-    "region-jpeg-flat": {"flat": True},
-}
+
 # AVIF at libavif's default speed: the slowest takes seconds a file, and a search writes many.
 PEERS: dict[str, Callable[[], Codec]] = {
     "libjpeg-turbo": LibjpegTurbo,
@@ -235,19 +257,19 @@ PEERS: dict[str, Callable[[], Codec]] = {
 }
 
 
-def make_codec(name: str, model: str | None = None) -> Codec:
-    """The codec of a name in PEERS or REGION_JPEG.
+def make_codec(name: str, model: str | None = None, paper: str | None = None) -> Codec:
+    """The codec of a name in PEERS or VARIANTS.
 
     With `@FRACTION` after it, a peer codes at that fraction of height and width; Region JPEG chooses by itself.
-    `model` is Region JPEG's model folder, None for the shipped one.
-    Raises InputError for an unknown name or a fraction outside (0, 1], CodecMissingError where its package is
-    not installed.
+    `model` and `paper` are as in RegionJpeg.
+    Raises InputError for an unknown name or a fraction outside (0, 1], CodecMissingError where a package or
+    something else that it needs is missing.
     """
-    if name in REGION_JPEG:
-        return RegionJpeg(name, model, **REGION_JPEG[name])
+    if name in VARIANTS:
+        return RegionJpeg(name, model, paper)
     base, _, fraction = name.partition("@")
     if base not in PEERS:
-        raise InputError(f"codec {name!r} is unknown, expected one of {', '.join([*REGION_JPEG, *PEERS])}")
+        raise InputError(f"codec {name!r} is unknown, expected one of {', '.join([*VARIANTS, *PEERS])}")
     if not fraction:
         return PEERS[base]()
     try:
@@ -270,10 +292,10 @@ def _import(module: str) -> Any:
         raise CodecMissingError(f"package {module.partition('.')[0]} is not installed") from error
 
 
-def _fingerprint(folder: Path) -> str:
-    """Short hash of all files of a folder: two versions of a codec never share cached results."""
+def _fingerprint(place: Path) -> str:
+    """Short hash of a file, or of all files of a folder: two versions of a codec never share cached results."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
         if path.is_file() and path.suffix not in {".pyc", ".pyi"}:
-            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+            digest.update(str(path.relative_to(place)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -8,12 +8,12 @@ import logging
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -21,13 +21,16 @@ from tqdm import tqdm
 
 from evaluate import data
 from evaluate.classifiers import Classifier, identity, open_classifier
-from evaluate.codecs import Codec, CodecMissingError, Reduced, make_codec
+from evaluate.codecs import Codec, CodecMissingError, Coded, Reduced, make_codec
 from evaluate.data import DataSet, Picture
 from evaluate.scores import byte_budget, paired_difference, proportion
 from rjpeg import runtime
 from rjpeg.errors import InputError, RjpegError, StorageError
 
 log = logging.getLogger("evaluate")
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 CLEAN = "clean"
 # what a picture's outcome depends on besides the codecs' own versions
@@ -52,6 +55,7 @@ class Task:
     fit: str
     codec: str
     model: str | None
+    paper: str | None
     points: tuple[Point, ...]
     picture: Picture
 
@@ -68,7 +72,7 @@ class Outcome:
 
 def judge(task: Task) -> list[Outcome]:
     """Outcomes of one picture at the task's points; of the clean picture for the codec named CLEAN."""
-    classifier = _classifier(task.classifier, task.mean, task.std)
+    classifier = classifier_of(task.classifier, task.mean, task.std)
     frame = data.load(task.picture, task.fit, classifier.size)
     height, width = frame.shape[:2]
 
@@ -78,31 +82,42 @@ def judge(task: Task) -> list[Outcome]:
 
     if task.codec == CLEAN:
         return [Outcome(frame.nbytes, True, see(frame), height * width)]
-    codec = _codec(task.codec, task.model)
+    codec = codec_of(task.codec, task.model, task.paper)
     known: dict[int, bytes] = {}
     outcomes = []
     for point in task.points:
-        if point.kind == "quality":
-            file, fits = codec.encode(frame, int(point.value)), True
-        else:
-            coded = codec.encode_within(frame, byte_budget(point.value, height, width), known)
-            file, fits = coded.data, coded.fits
-        decoded = codec.decode(file)
-        if decoded.shape != frame.shape and not isinstance(codec, Reduced):
-            raise InputError(f"{codec.name} gave {decoded.shape} for {task.picture.name} of {frame.shape}")
-        decoded = data.resize(decoded, height, width)
-        outcomes.append(Outcome(len(file), fits, see(decoded), height * width))
+        coded, decoded = code(codec, frame, point, known, task.picture.name)
+        outcomes.append(Outcome(len(coded.data), coded.fits, see(decoded), height * width))
     return outcomes
 
 
+def code(codec: Codec, frame: np.ndarray, point: Point, known: dict[int, bytes], name: str) -> tuple[Coded, np.ndarray]:
+    """The file of a frame at a point, and what is decoded from it at the frame's size.
+
+    `known` is that of `Codec.encode_within`. Raises InputError, which names the picture, when the codec gives another
+    size.
+    """
+    height, width = frame.shape[:2]
+    if point.kind == "quality":
+        coded = Coded(codec.encode(frame, int(point.value)), True)
+    else:
+        coded = codec.encode_within(frame, byte_budget(point.value, height, width), known)
+    decoded = codec.decode(coded.data)
+    if decoded.shape != frame.shape and not isinstance(codec, Reduced):
+        raise InputError(f"{codec.name} gave {decoded.shape} for {name} of {frame.shape}")
+    return coded, data.resize(decoded, height, width)
+
+
 @functools.cache
-def _classifier(source: str, mean: float | None, std: float | None) -> Classifier:
+def classifier_of(source: str, mean: float | None, std: float | None) -> Classifier:
+    """`open_classifier`, once a process."""
     return open_classifier(source, mean, std)
 
 
 @functools.cache
-def _codec(name: str, model: str | None) -> Codec:
-    return make_codec(name, model)
+def codec_of(name: str, model: str | None, paper: str | None = None) -> Codec:
+    """`make_codec`, once a process."""
+    return make_codec(name, model, paper)
 
 
 def _start_worker() -> None:
@@ -110,7 +125,7 @@ def _start_worker() -> None:
     logging.getLogger("pyvips").setLevel(logging.WARNING)
 
 
-def _prefer_fast_runtime() -> None:
+def prefer_fast_runtime() -> None:
     """Where both runtimes are installed: ai-edge-litert has fast kernels for int8 classifiers, the older has not.
 
     Region JPEG's maps are the same on either.
@@ -138,11 +153,12 @@ class Workers:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def run(self, tasks: list[Task], label: str) -> list[list[Outcome]]:
-        """Outcomes in the order of the tasks, under a progress bar. Raises RjpegError, also when a process died."""
-        results: Iterator[list[Outcome]] = (
-            self._pool.map(judge, tasks, chunksize=4) if self._pool else map(judge, tasks)
-        )
+    def run(self, judge: Callable[[T], R], tasks: list[T], label: str, chunk: int = 4) -> list[R]:
+        """`judge` of every task in order, under a progress bar. Raises RjpegError, also when a process died.
+
+        `chunk` is the number of tasks that a process gets at a time.
+        """
+        results: Iterator[R] = self._pool.map(judge, tasks, chunksize=chunk) if self._pool else map(judge, tasks)
         try:
             return list(tqdm(results, label, total=len(tasks), unit="picture", leave=False, disable=None))
         except BrokenProcessPool as error:
@@ -159,25 +175,26 @@ def compare(
     std: float | None = None,
     fit: str = "crop",
     model: str | None = None,
+    paper: str | None = None,
     workers: int = 1,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Results of every codec at its points, picture by picture, as plain values for JSON.
 
-    `points` gives the points by codec name, `model` is Region JPEG's model folder. Codecs whose package is missing
+    `points` gives the points by codec name; `model` and `paper` are those of `make_codec`. Codecs that lack something
     are listed under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all
     that they depend on, and are not run again.
     Raises StorageError when they cannot be kept, InputError for unreadable pictures, wrong labels, an unknown codec
     or a wrong classifier.
     """
-    _prefer_fast_runtime()
-    judged_by = _classifier(classifier, mean, std)
+    prefer_fast_runtime()
+    judged_by = classifier_of(classifier, mean, std)
     data.check_labels(dataset, judged_by.classes)
     skipped: dict[str, str] = {}
     made: dict[str, Codec] = {}
     for name in codecs:
         try:
-            made[name] = _codec(name, model)
+            made[name] = codec_of(name, model, paper)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
     base = {
@@ -185,28 +202,25 @@ def compare(
         "runtime": runtime.runtime_name(),
         "input": [mean, std],
         "fit": fit,
-        "pictures": [(p.name, p.window, _digest(p.path)) for p in dataset.pictures],
-        "code": [
-            _digest(Path(__file__).with_name(name)) for name in ("classifiers.py", "codecs.py", "compare.py", "data.py")
-        ],
+        "pictures": [(p.name, p.window, digest(p.path)) for p in dataset.pictures],
+        "code": [digest(Path(__file__).with_name(name)) for name in CACHED_CODE],
     }
 
     def store(codec: str, version: str, point: Point) -> Path | None:
-        key = json.dumps({**base, "codec": codec, "version": version, "point": asdict(point)}, sort_keys=True)
-        return cache and cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+        return place_in(cache, {**base, "codec": codec, "version": version, "point": asdict(point)})
 
     with Workers(workers) as pool:
 
         def outcomes(codec: str, version: str, wanted: tuple[Point, ...]) -> dict[Point, list[Outcome]]:
-            remembered = {point: _recall(store(codec, version, point)) for point in wanted}
+            remembered = {point: recall(store(codec, version, point), Outcome) for point in wanted}
             found = {point: rows for point, rows in remembered.items() if rows is not None}
             missing = tuple(point for point in wanted if point not in found)
             if missing:
-                tasks = [Task(classifier, mean, std, fit, codec, model, missing, p) for p in dataset.pictures]
-                by_picture = pool.run(tasks, codec)
+                tasks = [Task(classifier, mean, std, fit, codec, model, paper, missing, p) for p in dataset.pictures]
+                by_picture = pool.run(judge, tasks, codec)
                 for index, point in enumerate(missing):
                     found[point] = [row[index] for row in by_picture]
-                    _remember(store(codec, version, point), found[point])
+                    remember(store(codec, version, point), found[point])
             return {point: found[point] for point in wanted}
 
         clean = outcomes(CLEAN, "", (Point("quality", 0),))[Point("quality", 0)]
@@ -265,27 +279,35 @@ def _point(point: Point, rows: list[Outcome], truth: list[int]) -> dict[str, Any
     }
 
 
-def _recall(path: Path | None) -> list[Outcome] | None:
+def place_in(cache: Path | None, key: dict[str, Any]) -> Path | None:
+    """Where the folder `cache` keeps what depends on all of `key`; None without a folder."""
+    text = json.dumps(key, sort_keys=True)
+    return cache and cache / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def recall(path: Path | None, kind: Callable[..., R]) -> list[R] | None:
+    """What `remember` kept there, rows of a data class `kind`; None when there is nothing."""
     if path is None or not path.is_file():
         return None
     try:
-        return [Outcome(*row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        return [kind(*row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return None  # a half-written file of a run that was stopped
 
 
-def _remember(path: Path | None, outcomes: list[Outcome]) -> None:
+def remember(path: Path | None, rows: list[Any]) -> None:
+    """Keeps rows of a data class of plain values. Raises StorageError."""
     if path is not None:
-        rows = [[row.size, row.fits, row.prediction, row.pixels] for row in outcomes]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(rows), encoding="utf-8")
+            path.write_text(json.dumps([astuple(row) for row in rows]), encoding="utf-8")
         except OSError as error:
             raise StorageError(f"results cannot be kept in {path.parent}: {error.strerror or error}") from error
 
 
 @functools.cache
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file in hex, read once a process."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -2,8 +2,14 @@
 
 import csv
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rjpeg.errors import StorageError
+
+log = logging.getLogger("evaluate")
 
 # a point counts as being at its rate when its mean is no more than this far above
 RATE_TOLERANCE = 1.01
@@ -39,19 +45,35 @@ def best_coding_sizes(results: dict[str, Any]) -> list[dict[str, Any]]:
     return best
 
 
-def write(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes results.json, results.csv, results.md and results.png into a folder, and tells their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(
+    results: dict[str, Any],
+    folder: Path,
+    text: str,
+    draw: Callable[[dict[str, Any], Path], None] | None = None,
+    columns: tuple[str, ...] = CSV_COLUMNS,
+) -> None:
+    """Writes results.json, results.csv with these columns, results.md and, where `draw` is given, results.png.
+
+    `text` is the Markdown. Raises StorageError.
+    """
     paths = [folder / f"results.{suffix}" for suffix in ("json", "csv", "md", "png")]
-    paths[0].write_text(json.dumps(results) + "\n", encoding="utf-8")
-    with paths[1].open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for series in results["series"]:
-            writer.writerows({"codec": series["codec"], **point} for point in series["points"])
-    paths[2].write_text(markdown(results), encoding="utf-8")
-    plot(results, paths[3])
-    return paths
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text(json.dumps(results) + "\n", encoding="utf-8")
+        with paths[1].open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            for series in results["series"]:
+                about = {key: value for key, value in series.items() if key != "points"}
+                writer.writerows({**about, **point} for point in series["points"])
+        paths[2].write_text(text, encoding="utf-8")
+        if draw is None:
+            paths.pop()
+        else:
+            draw(results, paths[3])
+    except OSError as error:
+        raise StorageError(f"results cannot be written to {folder}: {error.strerror or error}") from error
+    log.info("written: %s", ", ".join(map(str, paths)))
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -60,7 +82,7 @@ def markdown(results: dict[str, Any]) -> str:
     clean = results["clean"]
     about = (
         f"{count} pictures, labels from {results['labels_from']}, classifier {results['classifier']['source']}. "
-        f"Clean pictures: {_percent(clean['top1'], clean['standard_error'])}."
+        f"Clean pictures: {percent(clean['top1'], clean['standard_error'])}."
     )
     legend = (
         "Each picture is coded with the highest quality whose whole file fits the rate. Figures are percent "
@@ -80,26 +102,27 @@ def markdown(results: dict[str, Any]) -> str:
     full_size = [series for series in results["series"] if "@" not in series["codec"]]
     reduced = [series for series in results["series"] if "@" in series["codec"]]
     if rates:
-        lines += _rate_table(full_size + results["best_coding_sizes"], rates)
+        lines += rate_table(full_size + results["best_coding_sizes"], rates)
     fixed = [(series["codec"], point) for series in full_size for point in series["points"] if not _at_rate(point)]
     if fixed:
-        lines += ["", *_header(["codec", "quality", results["score"], "mean bpp", "mean bytes"])]
+        lines += ["", *header(["codec", "quality", results["score"], "mean bpp", "mean bytes"])]
         for codec, point in fixed:
-            score = _percent(point["top1"], point["standard_error"])
+            score = percent(point["top1"], point["standard_error"])
             figures = [f"{point['value']:g}", score, f"{point['mean_bpp']:.3f}", f"{point['mean_bytes']:.0f}"]
-            lines.append(_row([codec, *figures]))
+            lines.append(row([codec, *figures]))
     if rates and reduced:
-        lines += ["", "At reduced coding sizes:", "", *_rate_table(reduced, rates)]
+        lines += ["", "At reduced coding sizes:", "", *rate_table(reduced, rates)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
 
 
-def _rate_table(rows: list[dict[str, Any]], rates: list[float]) -> list[str]:
-    lines = _header(["codec", *(f"{rate:g} bpp" for rate in rates)])
+def rate_table(rows: list[dict[str, Any]], rates: list[float]) -> list[str]:
+    """Lines of a table with a row for every series and a column for every rate."""
+    lines = header(["codec", *(f"{rate:g} bpp" for rate in rates)])
     for series in rows:
         cells = {point["value"]: _cell(point) for point in series["points"] if _at_rate(point)}
-        lines.append(_row([series["codec"], *(cells.get(rate, "") for rate in rates)]))
+        lines.append(row([series["codec"], *(cells.get(rate, "") for rate in rates)]))
     return lines
 
 
@@ -113,14 +136,15 @@ def _reference(results: dict[str, Any]) -> str:
     return f", in brackets the paired difference to {results['reference']} ± its standard error"
 
 
-def _percent(value: float, error: float, sign: str = "") -> str:
+def percent(value: float, error: float, sign: str = "") -> str:
+    """A share of 1 and its standard error in percent."""
     return f"{100 * value:{sign}.1f} ± {100 * error:.1f}"
 
 
 def _cell(point: dict[str, Any]) -> str:
-    text = _percent(point["top1"], point["standard_error"])
+    text = percent(point["top1"], point["standard_error"])
     if "difference" in point:
-        text += f" ({_percent(point['difference'], point['difference_error'], '+')})"
+        text += f" ({percent(point['difference'], point['difference_error'], '+')})"
     text += f", {point['mean_bpp']:.3f}"
     if "codec" in point:
         text += f", {point['codec']}"
@@ -129,11 +153,13 @@ def _cell(point: dict[str, Any]) -> str:
     return text
 
 
-def _header(cells: list[str]) -> list[str]:
-    return [_row(cells), _row(["---", *["---:"] * (len(cells) - 1)])]
+def header(cells: list[str]) -> list[str]:
+    """First two lines of a table: the first column is of text, the others of figures."""
+    return [row(cells), row(["---", *["---:"] * (len(cells) - 1)])]
 
 
-def _row(cells: list[str]) -> str:
+def row(cells: list[str]) -> str:
+    """One line of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -165,7 +165,7 @@ def _between_teachers(crops: list[Crops]) -> list[float] | None:
     return [float(value) for value in np.mean(values, axis=0)]
 
 
-def _schedule(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+def schedule(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """A short linear rise, then a cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
     warm_up = max(1, min(200, steps // 10))
     return keras.optimizers.schedules.CosineDecay(
@@ -187,7 +187,7 @@ def distill(
     """Regress `targets` (a (n, rows, cols, 2) array for every entry of crops); gives the trained network."""
     batches = Batches(crops, targets, network.name, rates, config.batch, seed)
     optimizer = keras.optimizers.AdamW(
-        _schedule(config.learning_rate, len(batches) * config.epochs),
+        schedule(config.learning_rate, len(batches) * config.epochs),
         weight_decay=config.weight_decay,
         global_clipnorm=1.0,
     )
@@ -198,7 +198,7 @@ def distill(
         luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, rates, seed), truth)
         return {"correlation/luma": luma, "correlation/chroma": chroma}
 
-    return _run_epochs(network, batches, config.epochs, stages / f"distill-{network.name}.keras", logs, figures)
+    return run_epochs(network, batches, config.epochs, stages / f"distill-{network.name}.keras", logs, figures)
 
 
 def fine_tune(
@@ -217,16 +217,16 @@ def fine_tune(
     coding = Coding(network, teachers, codec, settings.elasticity, config.importance.crop_size)
     coding.compile(
         optimizer=keras.optimizers.AdamW(
-            _schedule(settings.learning_rate, settings.steps * settings.epochs), weight_decay=0.0, global_clipnorm=1.0
+            schedule(settings.learning_rate, settings.steps * settings.epochs), weight_decay=0.0, global_clipnorm=1.0
         ),
         # The twin needs sizes while it is traced; TensorFlow's traces forget them once they have seen two.
         run_eagerly=keras.backend.backend() == "tensorflow",
     )
     path = stages / f"fine-tune-{network.name}.weights.h5"
-    _run_epochs(coding, batches, settings.epochs, path, logs, None)
+    run_epochs(coding, batches, settings.epochs, path, logs, None)
 
 
-def _run_epochs(
+def run_epochs(
     model: keras.Model,
     batches: keras.utils.PyDataset,
     epochs: int,

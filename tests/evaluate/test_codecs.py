@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluate.codecs import PEERS, REGION_JPEG, Codec, CodecMissingError, Reduced, make_codec
+from evaluate.codecs import PEERS, Codec, CodecMissingError, Reduced, make_codec
+from evaluate.variants import REGION_JPEG
 from rjpeg.errors import InputError
 
 CODECS = [*REGION_JPEG, *PEERS]

@@ -112,7 +112,7 @@ def test_finished_points_are_not_run_again_and_new_ones_are(data, classifiers, t
     cv2.imwrite(str(data / "1.png"), cv2.imread(str(data / "1.png"))[::-1])
     from evaluate import compare
 
-    compare._digest.cache_clear()
+    compare.digest.cache_clear()
     run(monkeypatch, capsys, *arguments, 4)
     assert encoded
 
@@ -196,14 +196,14 @@ def test_a_worker_that_dies_is_told():
     with Workers(1) as workers:
         workers._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os._exit, (1,))
         with pytest.raises(RjpegError, match="a worker process died at webp"):
-            workers.run([None], "webp")
+            workers.run(print, [None], "webp")
 
 
 def test_a_codec_whose_package_is_missing_is_skipped_and_named(data, classifiers, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyjpegli", None)
     from evaluate import compare
 
-    compare._codec.cache_clear()
+    compare.codec_of.cache_clear()
     more = ["--codecs", "libjpeg-turbo", "jpegli", "--bpp", 5, "--qualities", "--fractions"]
     status, out, _ = run(monkeypatch, capsys, *options(data, classifiers["uint8"], tmp_path / "out", *more))
     assert status == 0

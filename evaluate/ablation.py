@@ -1,0 +1,139 @@
+"""`python -m evaluate.ablation`: what every part of Region JPEG is worth, each left out or changed in turn."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import rjpeg
+from evaluate import report, side_maps
+from evaluate.arguments import (
+    add_classifier,
+    add_pictures,
+    add_run,
+    cache_of,
+    check,
+    command_of,
+    find_dataset,
+    log,
+    run_command,
+)
+from evaluate.compare import Point, add_differences, compare, prefer_fast_runtime
+from evaluate.variants import VARIANTS
+from rjpeg.errors import InputError
+
+RATES = (0.25, 0.38, 0.5)
+FULL_SYSTEM = "region-jpeg"
+CSV_COLUMNS = ("row", *report.CSV_COLUMNS)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its help shows every default."""
+    result = argparse.ArgumentParser(
+        prog="python -m evaluate.ablation",
+        description="Accuracy of a classifier with every part of Region JPEG left out or changed in turn, at equal "
+        "bytes, and the paired differences to the full system.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_pictures(result)
+    add_classifier(result)
+    add_run(result, RATES, "out/ablation")
+    add = result.add_argument
+    add("--photos", type=Path, metavar="DIR", help="photographs that the model was trained on, for the network of the "
+        "paper's scheme; it is trained once and kept under --out")  # fmt: skip
+    add("--rows", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
+    return result
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    check(arguments)
+    if not arguments.bpp:
+        raise InputError("nothing to measure: --bpp has no value")
+    for name in arguments.rows:
+        if name not in VARIANTS:
+            raise InputError(f"--rows has {name!r}, expected some of {', '.join(VARIANTS)}")
+    rows = list(dict.fromkeys([FULL_SYSTEM, *arguments.rows]))
+    dataset, notes = find_dataset(arguments)
+    prefer_fast_runtime()
+    paper, figures = _paper(arguments, rows)
+    points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
+    results = compare(
+        dataset,
+        arguments.classifier,
+        rows,
+        dict.fromkeys(rows, points),
+        mean=arguments.mean,
+        std=arguments.std,
+        fit=arguments.fit,
+        model=arguments.model,
+        paper=paper,
+        workers=arguments.workers,
+        cache=cache_of(arguments),
+    )
+    add_differences(results, FULL_SYSTEM)
+    for series in results["series"]:
+        series["row"] = VARIANTS[series["codec"]].row
+    results |= {"notes": notes, "paper_predictor": figures, "command": command_of("evaluate.ablation")}
+    report.write(results, arguments.out, markdown(results), columns=CSV_COLUMNS)
+    return results
+
+
+def _paper(arguments: argparse.Namespace, rows: list[str]) -> tuple[str | None, dict[str, Any] | None]:
+    """The network for the rows that read their map from coefficients, and its figures; None where there is none."""
+    if arguments.photos is None or not any(VARIANTS[name].reads_map for name in rows):
+        return None, None
+    try:
+        side_maps.require("keras", "tensorboard")
+    except ImportError:
+        return None, None
+    from train.paper import train_paper
+
+    path, figures = train_paper(arguments.photos, rjpeg.load_model(arguments.model), arguments.out / "paper")
+    log.info("the paper's predictor reads %.1f %% of levels exactly", 100 * figures["exact"])
+    return str(path), figures
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Table of the score in percent with standard errors, by row and rate, and what was skipped."""
+    clean = results["clean"]
+    about = (
+        f"{len(results['pictures'])} pictures, labels from {results['labels_from']}, classifier "
+        f"{Path(results['classifier']['source']).name}. "
+        f"Clean pictures: {report.percent(clean['top1'], clean['standard_error'])}."
+    )
+    legend = (
+        f"{results['score'].capitalize()} in percent ± standard error, in brackets the paired difference to the full "
+        "system ± its standard error, then the mean bpp really used, of whole files. What comes free of charge is in "
+        "no file and not counted."
+    )
+    notes = (line for note in results["notes"] for line in ("", note))
+    lines = ["# What the parts are worth", "", about, *notes, "", legend, "", *table(results)]
+    figures = results["paper_predictor"]
+    if figures:
+        text = (
+            f"The paper's predictor reads {100 * figures['exact']:.1f} % of the levels of held-back photos exactly, "
+            f"{100 * figures['within_one']:.1f} % within one."
+        )
+        lines += ["", text]
+    return "\n".join(lines) + "\n"
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    """Lines of the table alone, to be pasted elsewhere. Rows that were skipped say why."""
+    rates = sorted({point["value"] for series in results["series"] for point in series["points"]})
+    rows = [{"codec": series["row"], "points": series["points"]} for series in results["series"]]
+    skipped = [
+        report.row([VARIANTS[name].row, f"skipped: {reason}", *[""] * (len(rates) - 1)])
+        for name, reason in results["skipped"].items()
+    ]
+    return report.rate_table(rows, rates) + skipped
+
+
+def main() -> int:
+    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
+    return run_command(parser(), run, markdown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

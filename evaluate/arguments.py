@@ -1,0 +1,121 @@
+"""What the commands of this folder have in common: arguments, their checks, and how a command ends."""
+
+import argparse
+import json
+import logging
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evaluate import data
+from evaluate.classifiers import TEACHERS, open_classifier
+from evaluate.data import DataSet
+from rjpeg.errors import InputError, RjpegError
+
+log = logging.getLogger("evaluate")
+
+CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """--data and what belongs to it, as `find_dataset` takes it."""
+    add = parser.add_argument
+    add("--data", type=Path, metavar="DIR", help="pictures with labels.csv, class folders, or pictures alone")
+    add("--labels", type=Path, metavar="CSV", help="file name and 0-based class index by row")
+    add("--fit", choices=data.FITS, default="crop", help="bring pictures to the classifier's size before coding by "
+        "cutting the center or by squashing; or code them whole, and fit what is decoded")  # fmt: skip
+    add("--limit", type=int, metavar="N", help="at most so many pictures, spread over the folder")
+
+
+def add_classifier(parser: argparse.ArgumentParser) -> None:
+    """--classifier, --mean and --std, as `open_classifier` takes them."""
+    add = parser.add_argument
+    add("--classifier", default=TEACHERS[0], metavar="FILE", help=".tflite or .keras file, or a teacher of the "
+        f"training: {', '.join(TEACHERS)}")  # fmt: skip
+    add("--mean", type=float, help="of a floating-point classifier's input (pixel - mean) / std; "
+        "127.5 for .tflite and 0 for .keras if not given")  # fmt: skip
+    add("--std", type=float, help="see --mean; 127.5 for .tflite and 1 for .keras if not given")
+
+
+def add_run(parser: argparse.ArgumentParser, rates: tuple[float, ...], out: str) -> None:
+    """Rates, model, processes and output."""
+    add = parser.add_argument
+    add("--bpp", type=float, nargs="*", default=list(rates), metavar="RATE", help="bits per pixel of whole files")
+    add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    add("--out", type=Path, default=Path(out), metavar="DIR", help="folder for results and their cache")
+    add("--no-cache", action="store_true", help="run everything again")
+    add("--json", action="store_true", help="print the results as JSON in place of the table")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises InputError for values that no argument parser can judge."""
+    for rate in arguments.bpp:
+        if not (math.isfinite(rate) and rate > 0):
+            raise InputError(f"--bpp must be above 0, got {rate}")
+    for name in ("limit", "workers", "every"):
+        value = getattr(arguments, name, None)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, got {value}")
+    if getattr(arguments, "labels", None) and not arguments.data:
+        raise InputError("--labels needs --data")
+
+
+def find_dataset(arguments: argparse.Namespace) -> tuple[DataSet, list[str]]:
+    """The pictures that the arguments name, and what a reader of the results must know of them.
+
+    Raises InputError as `data.find_pictures` and `open_classifier` do.
+    """
+    notes = []
+    if arguments.data:
+        dataset = data.find_pictures(arguments.data, arguments.labels)
+    else:
+        size = open_classifier(arguments.classifier, arguments.mean, arguments.std).size
+        dataset = data.calibration_pictures(CALIBRATION_DATA, size[0])
+        notes.append("The pictures are few and without labels: this shows that it works, not how well.")
+    notes += notes_on(arguments.classifier)
+    log.info("%d pictures, labels from %s", len(dataset.pictures), dataset.labels_from)
+    for note in notes:
+        log.warning("%s", note.replace("*", ""))
+    return DataSet(data.take(dataset.pictures, arguments.limit), dataset.labels_from, dataset.sorted_folders), notes
+
+
+def notes_on(classifier: str) -> list[str]:
+    """What a reader must know of the classifier."""
+    if classifier not in TEACHERS:
+        return []
+    return [f"**The classifier {classifier} is one that the training learned from, so it favors Region JPEG.**"]
+
+
+def cache_of(arguments: argparse.Namespace) -> Path | None:
+    """Folder of finished results, if they are to be kept."""
+    return None if arguments.no_cache else arguments.out / "cache"
+
+
+def command_of(module: str) -> str:
+    """The command that is running, as a line for the shell."""
+    return f"python -m {module} {shlex.join(sys.argv[1:])}"
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], dict[str, Any]],
+    markdown: Callable[[dict[str, Any]], str],
+) -> int:
+    """Runs a command and prints its results.
+
+    Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line.
+    """
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        results = run(arguments)
+    except RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(results) if arguments.json else markdown(results))
+    return 0

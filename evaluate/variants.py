@@ -1,0 +1,86 @@
+"""Region JPEG with one part left out or changed: the rows of the ablation, each of them one entry of VARIANTS.
+
+A cached result depends on its own entry and on no other, so that a new row costs no old one.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rjpeg.model import Model
+
+# ITU-T T.81, tables K.1 and K.2, natural order; quality 50 on the IJG scale, as base tables are.
+ANNEX_K_LUMA = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
+    87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+    72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+ANNEX_K_CHROMA = (
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99,
+    99, 99, 99, *[99] * 32,
+)  # fmt: skip
+FULL_SIZE = ((float("inf"), 1.0),)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed, in plain values.
+
+    `row` says so in the ablation's table. `model` has other values for fields of `rjpeg.Model`, `leveling` for those
+    of its `Leveling`, `encoder` and `decoder` the options of `rjpeg.Encoder` and `rjpeg.Decoder`.
+    `side_map` names what gives both ends their map free of charge, one of `side_maps.SOURCES`, in the predictor's
+    place; with `reads_map` the decoder does not get it, and reads one from the coefficients as the paper does.
+    """
+
+    row: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    leveling: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    side_map: str | None = None
+    reads_map: bool = False
+
+    def changed(self, model: Model) -> Model:
+        """The model with the variant's values in it."""
+        tables = self.model.get("base_tables")
+        arrays = {} if tables is None else {"base_tables": tuple(np.array(table, np.float64) for table in tables)}
+        leveling = model.leveling._replace(**self.leveling)
+        return dataclasses.replace(model, leveling=leveling, **{**self.model, **arrays})
+
+    def settings(self) -> str:
+        """All that is changed, without the name of the row."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "row"}
+        return ", ".join(f"{name}={value!r}" for name, value in values.items() if value)
+
+
+FULL_SYSTEM = Variant("full system")
+VARIANTS = {
+    "region-jpeg": FULL_SYSTEM,
+    "region-jpeg-flat": Variant("without the map: one level everywhere", leveling={"gain": 0.0}),
+    "region-jpeg-unrefined": Variant("without refinements: the predictor's map alone", encoder={"refine": False}),
+    "region-jpeg-generator": Variant(
+        "the generator's map on the side, free of charge", encoder={"refine": False}, side_map="generator"
+    ),
+    "region-jpeg-paper": Variant(
+        "the paper's scheme: a predictor on all coefficients, errors included",
+        encoder={"refine": False}, side_map="generator", reads_map=True,
+    ),
+    "region-jpeg-oracle": Variant(
+        "oracle: this very picture's gradients, free of charge",
+        leveling={"gain": 1.0}, encoder={"refine": False}, side_map="oracle",
+    ),
+    "region-jpeg-full-size": Variant(
+        "without coding sizes: full size always", model={"sizes_by_rate": FULL_SIZE, "sizes_by_quality": FULL_SIZE}
+    ),
+    "region-jpeg-annex-k": Variant(
+        "Annex K's tables", model={"base_tables": (ANNEX_K_LUMA, ANNEX_K_CHROMA)}
+    ),
+    "region-jpeg-no-dead-zone": Variant("without dead zone", model={"dead_zone": 0.0}),
+}  # fmt: skip
+"""All variants by the name of their codec, in the order of the ablation's rows."""
+
+REGION_JPEG = ("region-jpeg", "region-jpeg-unrefined", "region-jpeg-flat")
+"""Those that `python -m evaluate` offers beside the peers; it takes the others by name as well."""
