@@ -7,6 +7,8 @@ SHELL := /bin/sh
 PYTHON     ?=
 DATA       ?=
 CLASSIFIER ?=
+PHOTOS     ?=
+VIDEO      ?=
 TEACHER    ?=
 OUT        ?=
 ARGS       ?=
@@ -24,7 +26,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test train export-tflite eval exactness serve capture bench lint format clean
+.PHONY: help run test train export-tflite eval ablation eval-video exactness serve capture bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -32,9 +34,11 @@ help: ## list the targets
 		while IFS='	' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
-		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval asks' \
+		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
+		'  PHOTOS=FOLDER    training photographs, for the one row of ablation that trains a network' \
+		'  VIDEO=FILE       video of a fixed camera, for eval-video' \
 		'  TEACHER=NAME     classifier that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
-		'  OUT=FOLDER       where train, export-tflite, eval and bench write' \
+		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -52,6 +56,12 @@ export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8
 
 eval: .venv-dev/.ready ## accuracy against bytes, beside other codecs [DATA=FOLDER] [CLASSIFIER=FILE]
 	$(dev_python) -m evaluate $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
+
+ablation: .venv-dev/.ready ## what every part is worth, left out or changed in turn [DATA=FOLDER] [CLASSIFIER=FILE] [PHOTOS=FOLDER]
+	$(dev_python) -m evaluate.ablation $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--photos,$(PHOTOS)) $(call flag,--out,$(OUT)) $(ARGS)
+
+eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other sizes: VIDEO=FILE [CLASSIFIER=FILE]
+	$(dev_python) -m evaluate.video $(call flag,--video,$(VIDEO)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 serve: .venv/.ready ## receive frames and decode them, on loopback: ARGS="--listen HOST:PORT --out FOLDER" elsewhere
 	$(run_python) server/decode.py --listen 127.0.0.1:8000 --out out/received $(ARGS)

@@ -12,6 +12,10 @@ from rjpeg.errors import InputError
 
 # a classifier of ImageNet with one class more has "background" as class 0
 IMAGENET_CLASSES = 1000
+# half a step of 8 bits
+SMALLEST_PROBABILITY = 1 / 512
+# int8 probabilities add up to a little more or less than 1
+MOST_PROBABILITY = 1.5
 # train.teachers; opened only when asked for, since they need TensorFlow
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
@@ -22,8 +26,12 @@ class Classifier(Protocol):
     size: tuple[int, int]
     classes: int
 
+    def scores(self, frame: np.ndarray) -> np.ndarray:
+        """Scores (classes,) float64, larger is likelier, for a (H, W, 3) uint8 BGR frame of `size`."""
+        ...
+
     def classify(self, frame: np.ndarray) -> int:
-        """0-based index of the best class for a (H, W, 3) uint8 BGR frame of `size`."""
+        """0-based index of the best class for such a frame."""
         ...
 
 
@@ -50,6 +58,13 @@ class TFLiteClassifier:
             return (rgb.astype(np.int16) - 128).astype(np.int8)
         return ((rgb.astype(np.float32) - self._mean) / self._std).astype(self._dtype)
 
+    def scores(self, frame: np.ndarray) -> np.ndarray:
+        raw = self._model.run(self._tensor(frame))[0, self._first :]
+        if raw.dtype.kind not in "iu":
+            return raw.astype(np.float64)
+        scale, zero_point = self._model.output_quantization
+        return (raw.astype(np.float64) - zero_point) * scale
+
     def classify(self, frame: np.ndarray) -> int:
         return int(np.argmax(self._model.run(self._tensor(frame))[0, self._first :]))
 
@@ -65,6 +80,9 @@ class KerasClassifier:
     def _scores(self, frame: np.ndarray) -> np.ndarray:
         rgb = (frame[np.newaxis, :, :, ::-1].astype(np.float32) - self._mean) / self._std
         return np.asarray(self._model.predict_on_batch(rgb))
+
+    def scores(self, frame: np.ndarray) -> np.ndarray:
+        return self._scores(frame)[0, self._first :].astype(np.float64)
 
     def classify(self, frame: np.ndarray) -> int:
         return int(np.argmax(self._scores(frame)[0, self._first :]))
@@ -82,6 +100,18 @@ def _classes(path: Path | str, scores: np.ndarray) -> tuple[int, int]:
         raise InputError(f"classifier {path} gives {scores.shape}, expected one row of scores (1, classes)")
     background = scores.shape[1] == IMAGENET_CLASSES + 1
     return scores.shape[1] - background, int(background)
+
+
+def log_probabilities(scores: np.ndarray) -> np.ndarray:
+    """Natural logarithms (classes,) of a classifier's probabilities, whether its scores are those or logits.
+
+    Probabilities are cut at half a step of 8 bits, since an int8 classifier says 0 for all that is smaller.
+    """
+    if scores.min() < 0 or scores.sum() > MOST_PROBABILITY:
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    cut = np.maximum(scores, SMALLEST_PROBABILITY)
+    return np.log(cut / cut.sum())
 
 
 def open_classifier(source: str, mean: float | None = None, std: float | None = None) -> Classifier:

@@ -191,6 +191,55 @@ def read_frame(path: Path) -> np.ndarray:
     return frame
 
 
+def read_video(path: Path, every: int, limit: int | None = None) -> list[np.ndarray]:
+    """Every `every`-th frame of a video, the first among them, as (H, W, 3) uint8 BGR; at most `limit`.
+
+    Raises InputError when OpenCV cannot read it.
+    """
+    if not path.is_file():
+        raise InputError(f"video {path} is not a file")
+    video = cv2.VideoCapture(str(path))
+    frames: list[np.ndarray] = []
+    try:
+        number = 0
+        while (limit is None or len(frames) < limit) and video.grab():
+            if number % every == 0:
+                frames.append(video.retrieve()[1])
+            number += 1
+    finally:
+        video.release()
+    if not frames:
+        raise InputError(f"{path} is not a video that OpenCV can read")
+    return frames
+
+
+def cover(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The frame brought to a size that it covers, in its own proportions, and cut to it around the center."""
+    rows, cols = frame.shape[:2]
+    scale = max(height / rows, width / cols)
+    frame = resize(frame, max(height, round(rows * scale)), max(width, round(cols * scale)))
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return np.ascontiguousarray(frame[top : top + height, left : left + width])
+
+
+def tiles(frame: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """The fewest tiles of `size` (height, width) that cover a frame, spread evenly, so that neighbors overlap.
+
+    Raises InputError when the frame is smaller than a tile.
+    """
+    if any(side < tile for side, tile in zip(frame.shape[:2], size, strict=True)):
+        raise InputError(f"frame of {frame.shape[1]}x{frame.shape[0]} is smaller than a tile of {size[1]}x{size[0]}")
+    starts = []
+    for side, tile in zip(frame.shape[:2], size, strict=True):
+        count = -(-side // tile)
+        starts.append([index * (side - tile) // max(1, count - 1) for index in range(count)])
+    return [
+        np.ascontiguousarray(frame[top : top + size[0], left : left + size[1]])
+        for top in starts[0]
+        for left in starts[1]
+    ]
+
+
 def load(picture: Picture, fit: str, size: tuple[int, int]) -> np.ndarray:
     """The frame that is coded: (H, W, 3) uint8 BGR.
 

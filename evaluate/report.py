@@ -136,9 +136,9 @@ def _reference(results: dict[str, Any]) -> str:
     return f", in brackets the paired difference to {results['reference']} ± its standard error"
 
 
-def percent(value: float, error: float, sign: str = "") -> str:
-    """A share of 1 and its standard error in percent."""
-    return f"{100 * value:{sign}.1f} ± {100 * error:.1f}"
+def percent(value: float, error: float | None, sign: str = "") -> str:
+    """A share of 1 in percent, and its standard error where there is one."""
+    return f"{100 * value:{sign}.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
 
 
 def _cell(point: dict[str, Any]) -> str:
@@ -176,13 +176,13 @@ def plot(results: dict[str, Any], path: Path) -> None:
         color = f"C{index % 10}"
         at_rates = [point for point in series["points"] if _at_rate(point)]
         at_qualities = [point for point in series["points"] if not _at_rate(point)]
-        _curve(axes, at_rates, color=color, label=series["codec"], marker="o", linestyle="-")
+        curve(axes, at_rates, color=color, label=series["codec"], marker="o", linestyle="-")
         if at_qualities:
             label = f"{series['codec']}, fixed quality"
-            _curve(axes, at_qualities, color=color, label=label, marker="x", linestyle=":")
+            curve(axes, at_qualities, color=color, label=label, marker="x", linestyle=":")
         for best in results["best_coding_sizes"]:
             if best["codec"].partition(",")[0] == series["codec"]:
-                _curve(axes, best["points"], color=color, label=best["codec"], marker="s", linestyle="--")
+                curve(axes, best["points"], color=color, label=best["codec"], marker="s", linestyle="--")
     axes.axhline(100 * results["clean"]["top1"], color="gray", linestyle=":", label="clean pictures")
     axes.set_xlabel("bits per pixel, whole files")
     axes.set_ylabel(f"{results['score']} (%)")
@@ -192,11 +192,12 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _curve(axes: Any, points: list[dict[str, Any]], **style: Any) -> None:
+def curve(axes: Any, points: list[dict[str, Any]], **style: Any) -> None:
+    """Draws the score of points in percent over their mean bpp, with standard errors."""
     axes.errorbar(
         [point["mean_bpp"] for point in points],
         [100 * point["top1"] for point in points],
-        [100 * point["standard_error"] for point in points],
+        [100 * (point["standard_error"] or 0) for point in points],
         capsize=2,
         markersize=4,
         linewidth=1.2,

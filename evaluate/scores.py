@@ -32,6 +32,22 @@ def paired_difference(outcomes: Sequence[bool], reference: Sequence[bool]) -> tu
     return difference, math.sqrt(max((only_here + only_there) / n - difference**2, 0.0) / n)
 
 
+def clustered_mean(values: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Mean over all values and its standard error, where those of one cluster depend on each other.
+
+    The error is that of the clusters' means: sd / sqrt(clusters), clusters being of one size (Cochran, Sampling
+    Techniques, 9.2); infinite for a single one. Raises ValueError when there are none or sizes differ.
+    """
+    if not values or not values[0] or len({len(cluster) for cluster in values}) != 1:
+        raise ValueError(f"clusters must be of one size and not empty, got sizes {[len(c) for c in values]}")
+    means = [math.fsum(cluster) / len(cluster) for cluster in values]
+    mean = math.fsum(means) / len(means)
+    if len(means) == 1:
+        return mean, math.inf
+    variance = math.fsum((value - mean) ** 2 for value in means) / (len(means) - 1)
+    return mean, math.sqrt(variance / len(means))
+
+
 def bits_per_pixel(size: float, height: int, width: int) -> float:
     """Bits of a file of `size` bytes per pixel of the original frame."""
     return 8 * size / (height * width)

@@ -39,6 +39,12 @@ class TestMake:
                 ["DATA=a", "CLASSIFIER=b.tflite", "OUT=c"],
                 "-m evaluate --data 'a' --classifier 'b.tflite' --out 'c'",
             ),
+            (
+                "ablation",
+                ["DATA=a", "PHOTOS=my photos", "ARGS=--limit 9"],
+                "-m evaluate.ablation --data 'a' --photos 'my photos' --limit 9",
+            ),
+            ("eval-video", ["VIDEO=a.avi"], "-m evaluate.video --video 'a.avi'"),
             ("serve", ["ARGS=--listen [::1]:0"], " --listen [::1]:0"),
             ("run", [], "-m evaluate.loop"),
         ],

@@ -1,0 +1,341 @@
+"""`python -m evaluate.video`: does a network see the same in coded frames of a fixed camera as in clean ones?
+
+Every frame is brought to each of some sizes, coded, decoded, and shown to the classifier tile by tile at native
+scale; its answer on the same tile of the clean frame is the truth.
+"""
+
+import argparse
+import functools
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluate import data, report
+from evaluate.arguments import add_classifier, add_run, cache_of, check, command_of, log, notes_on, run_command
+from evaluate.classifiers import identity, log_probabilities
+from evaluate.codecs import PEERS, Codec, CodecMissingError
+from evaluate.compare import (
+    CACHED_CODE,
+    Point,
+    Workers,
+    classifier_of,
+    code,
+    codec_of,
+    digest,
+    place_in,
+    prefer_fast_runtime,
+    recall,
+    remember,
+)
+from evaluate.scores import clustered_mean
+from evaluate.variants import VARIANTS
+from rjpeg import runtime
+from rjpeg.errors import InputError
+
+RATES = (0.1, 0.15, 0.25, 0.38, 0.5)
+SIZES = ("640x480", "1280x720")
+CODECS = ("region-jpeg", "libjpeg-turbo", "mozjpeg", "webp")
+CSV_COLUMNS = (
+    "size", "codec", "value", "mean_bpp", "mean_bytes", "top1", "standard_error", "difference", "difference_error",
+    "kl", "kl_error", "over_budget",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to judge one frame: the frame as it is coded, and plain values."""
+
+    classifier: str
+    mean: float | None
+    std: float | None
+    codec: str
+    model: str | None
+    points: tuple[Point, ...]
+    name: str
+    frame: np.ndarray
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One frame at one point: bytes of the file, whether it kept within the budget, and tile by tile whether the
+    answer is the clean one and its KL divergence from the clean one in nats."""
+
+    size: int
+    fits: bool
+    agrees: list[bool]
+    divergence: list[float]
+
+
+def judge(task: Task) -> list[Seen]:
+    """What is seen in one frame at the task's points."""
+    classifier = classifier_of(task.classifier, task.mean, task.std)
+    codec = codec_of(task.codec, task.model)
+
+    def answers(frame: np.ndarray) -> list[np.ndarray]:
+        return [log_probabilities(classifier.scores(tile)) for tile in data.tiles(frame, classifier.size)]
+
+    clean = answers(task.frame)
+    known: dict[int, bytes] = {}
+    seen = []
+    for point in task.points:
+        coded, decoded = code(codec, task.frame, point, known, task.name)
+        pairs = list(zip(clean, answers(decoded), strict=True))
+        agrees = [bool(before.argmax() == after.argmax()) for before, after in pairs]
+        divergence = [float(np.sum(np.exp(before) * (before - after))) for before, after in pairs]
+        seen.append(Seen(len(coded.data), coded.fits, agrees, divergence))
+    return seen
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its help shows every default."""
+    result = argparse.ArgumentParser(
+        prog="python -m evaluate.video",
+        description="Agreement of a classifier with its own answers on the clean frames of a video, against bytes, "
+        "for Region JPEG and other codecs, at other sizes than the classifier's.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_classifier(result)
+    add_run(result, RATES, "out/video")
+    add = result.add_argument
+    add("--video", type=Path, required=True, metavar="FILE", help="that OpenCV can read")
+    add("--every", type=int, default=50, metavar="N", help="of so many frames one is coded")
+    add("--limit", type=int, metavar="N", help="at most so many frames")
+    add("--sizes", nargs="+", default=list(SIZES), metavar="WxH", help="frames are reduced by area or enlarged "
+        "cubically until they cover a size, and cut to it")  # fmt: skip
+    add("--codecs", nargs="+", default=list(CODECS), metavar="NAME", help=f"of {', '.join([*VARIANTS, *PEERS])}; "
+        "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
+    add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
+    return result
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "WxH". Raises InputError."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InputError(f"--sizes has {text!r}, expected WIDTHxHEIGHT in pixels")
+    return int(height), int(width)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    check(arguments)
+    if not arguments.bpp:
+        raise InputError("nothing to measure: --bpp has no value")
+    sizes = {text: size_of(text) for text in dict.fromkeys(arguments.sizes)}
+    prefer_fast_runtime()
+    classifier = classifier_of(arguments.classifier, arguments.mean, arguments.std)
+    frames = data.read_video(arguments.video, arguments.every, arguments.limit)
+    log.info("%d frames of %s", len(frames), arguments.video.name)
+    codecs: dict[str, Codec] = {}
+    skipped: dict[str, str] = {}
+    for name in dict.fromkeys(arguments.codecs):
+        try:
+            codecs[name] = codec_of(name, arguments.model)
+        except CodecMissingError as reason:
+            skipped[name] = str(reason)
+            log.warning("skipped %s: %s", name, reason)
+    points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
+    results: dict[str, Any] = {
+        "video": arguments.video.name,
+        "frames": len(frames),
+        "every": arguments.every,
+        "source_size": f"{frames[0].shape[1]}x{frames[0].shape[0]}",
+        "tiles": {
+            text: len(data.tiles(np.empty((*size, 3), np.uint8), classifier.size)) for text, size in sizes.items()
+        },
+        "classifier": {
+            "source": arguments.classifier,
+            "identity": identity(arguments.classifier),
+            "runtime": runtime.runtime_name(),
+            "size": list(classifier.size),
+        },
+        "notes": notes_on(arguments.classifier),
+        "skipped": skipped,
+        "series": [],
+        "command": command_of("evaluate.video"),
+    }
+    with Workers(arguments.workers) as pool:
+        for text, (height, width) in sizes.items():
+            fitted = [data.cover(frame, height, width) for frame in frames]
+            for name, codec in codecs.items():
+                seen = _seen(arguments, pool, fitted, f"{name} {text}", name, codec.version, points)
+                results["series"].append(
+                    {
+                        "size": text,
+                        "codec": name,
+                        "version": codec.version,
+                        "points": [_point(point, rows, height * width) for point, rows in seen.items()],
+                    }
+                )
+                log.info("done: %s at %s", name, text)
+    _add_differences(results, arguments.reference)
+    report.write(results, arguments.out, markdown(results), plot, CSV_COLUMNS)
+    return results
+
+
+def _seen(
+    arguments: argparse.Namespace,
+    pool: Workers,
+    frames: list[np.ndarray],
+    label: str,
+    name: str,
+    version: str,
+    points: tuple[Point, ...],
+) -> dict[Point, list[Seen]]:
+    """What is seen of all frames at every point, taken from the cache where it is there."""
+    here = Path(__file__)
+    base = {
+        "classifier": identity(arguments.classifier),
+        "runtime": runtime.runtime_name(),
+        "input": [arguments.mean, arguments.std],
+        "video": digest(arguments.video),
+        "frames": [arguments.every, len(frames), *frames[0].shape],
+        "code": [digest(here.with_name(file)) for file in (*CACHED_CODE, here.name)],
+        "codec": name,
+        "version": version,
+    }
+    place = functools.partial(place_in, cache_of(arguments))
+    places = {point: place({**base, "point": asdict(point)}) for point in points}
+    found = {point: rows for point in points if (rows := recall(places[point], Seen)) is not None}
+    missing = tuple(point for point in points if point not in found)
+    if missing:
+        asked = (arguments.classifier, arguments.mean, arguments.std, name, arguments.model, missing)
+        tasks = [Task(*asked, f"frame {number}", frame) for number, frame in enumerate(frames)]
+        by_frame = pool.run(judge, tasks, label, chunk=1)
+        for index, point in enumerate(missing):
+            found[point] = [row[index] for row in by_frame]
+            remember(places[point], found[point])
+    return {point: found[point] for point in points}
+
+
+def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
+    agreement, error = clustered_mean([row.agrees for row in rows])
+    divergence, divergence_error = clustered_mean([row.divergence for row in rows])
+    size = math.fsum(row.size for row in rows) / len(rows)
+    return {
+        "kind": point.kind,
+        "value": point.value,
+        "top1": agreement,
+        "standard_error": _finite(error),
+        "kl": divergence,
+        "kl_error": _finite(divergence_error),
+        "mean_bpp": 8 * size / pixels,
+        "mean_bytes": size,
+        "over_budget": sum(not row.fits for row in rows),
+        "bytes": [row.size for row in rows],
+        "agrees": [row.agrees for row in rows],
+    }
+
+
+def _finite(error: float) -> float | None:
+    """JSON has no infinity; None is the error of a single frame."""
+    return error if math.isfinite(error) else None
+
+
+def _add_differences(results: dict[str, Any], reference: str) -> None:
+    """Adds to every point the paired difference to the reference at the same size and rate, frame by frame."""
+    other = {
+        (series["size"], point["value"]): point["agrees"]
+        for series in results["series"]
+        if series["codec"] == reference
+        for point in series["points"]
+    }
+    if not other:
+        log.warning("no paired differences: %s was not run", reference)
+        return
+    results["reference"] = reference
+    for series in results["series"]:
+        if series["codec"] == reference:
+            continue
+        for point in series["points"]:
+            pairs = zip(point["agrees"], other[series["size"], point["value"]], strict=True)
+            by_frame = [[float(a) - float(b) for a, b in zip(*pair, strict=True)] for pair in pairs]
+            difference, error = clustered_mean(by_frame)
+            point["difference"], point["difference_error"] = difference, _finite(error)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Tables of agreement and divergence by codec and rate, one pair a size."""
+    size = results["classifier"]["size"]
+    reference = results.get("reference")
+    about = (
+        f"{results['frames']} frames of {results['video']} ({results['source_size']}), one of every "
+        f"{results['every']}; classifier {Path(results['classifier']['source']).name} on tiles of {size[1]}x{size[0]} "
+        "at native scale, its answer on the same tile of the clean frame being the truth."
+    )
+    legend = (
+        "Each frame is coded with the highest quality whose whole file fits the rate. Agreement is of the first "
+        "choice, in percent ± standard error"
+        + (f", in brackets the paired difference to {reference} ± its standard error" if reference else "")
+        + ", then the mean bpp really used. Tiles of one frame are not independent, so errors are those of the "
+        "frames' means; nor are frames of one fixed camera, which errors do not show."
+    )
+    lines = ["# Agreement on video against bytes", "", about]
+    lines += [line for note in results["notes"] for line in ("", note)] + ["", legend]
+    for text, count in results["tiles"].items():
+        lines += ["", f"## {text}, {count} tiles a frame", "", *table(results, text)]
+        lines += ["", "KL divergence from the clean answer, nats:", "", *divergence_table(results, text)]
+    if results["skipped"]:
+        lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def table(results: dict[str, Any], size: str) -> list[str]:
+    """Lines of the table of agreement at one size, to be pasted elsewhere."""
+    rows = [series for series in results["series"] if series["size"] == size]
+    return report.rate_table(rows, _rates(results))
+
+
+def divergence_table(results: dict[str, Any], size: str) -> list[str]:
+    """The same of the KL divergence."""
+    rates = _rates(results)
+    lines = report.header(["codec", *(f"{rate:g} bpp" for rate in rates)])
+    for series in results["series"]:
+        if series["size"] == size:
+            cells = [f"{point['kl']:.3f}{_plus_minus(point['kl_error'])}" for point in series["points"]]
+            lines.append(report.row([series["codec"], *cells]))
+    return lines
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.3f}"
+
+
+def _rates(results: dict[str, Any]) -> list[float]:
+    return sorted({point["value"] for series in results["series"] for point in series["points"]})
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Agreement against mean bpp with standard errors, one panel a size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sizes = list(results["tiles"])
+    figure = Figure(figsize=(6.5 * len(sizes), 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(series["codec"] for series in results["series"]))
+    for panel, size in enumerate(sizes):
+        axes = figure.add_subplot(1, len(sizes), panel + 1)
+        for series in results["series"]:
+            if series["size"] == size:
+                color = f"C{names.index(series['codec']) % 10}"
+                report.curve(axes, series["points"], color=color, label=series["codec"], marker="o")
+        axes.set_xlabel("bits per pixel, whole files")
+        axes.set_ylabel("agreement with the clean frame (%)")
+        axes.set_title(f"{size}, {results['frames']} frames, bars are standard errors", fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
+    return run_command(parser(), run, markdown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
