@@ -113,7 +113,7 @@ def markdown(results: dict[str, Any]) -> str:
     if figures:
         text = (
             f"The paper's predictor reads {100 * figures['exact']:.1f} % of the levels of held-back photos exactly, "
-            f"{100 * figures['within_one']:.1f} % within one."
+            f"{100 * figures['within_one']:.1f} % within one; it is {figures['mean_error']:.2f} levels off on average."
         )
         lines += ["", text]
     return "\n".join(lines) + "\n"
@@ -123,6 +123,9 @@ def table(results: dict[str, Any]) -> list[str]:
     """Lines of the table alone, to be pasted elsewhere. Rows that were skipped say why."""
     rates = sorted({point["value"] for series in results["series"] for point in series["points"]})
     rows = [{"codec": series["row"], "points": series["points"]} for series in results["series"]]
+    # to itself it has no difference
+    own = ("difference", "difference_error")
+    rows[0]["points"] = [{k: v for k, v in point.items() if k not in own} for point in rows[0]["points"]]
     skipped = [
         report.row([VARIANTS[name].row, f"skipped: {reason}", *[""] * (len(rates) - 1)])
         for name, reason in results["skipped"].items()

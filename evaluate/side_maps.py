@@ -26,8 +26,8 @@ TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 TEACHER_SIZE = 224
 # the middle of the range of train/config.yaml: IJG quality of the coarse coding whose errors the teachers judge
 ORACLE_QUALITY = 20
-# +-4 octaves in steps of 1/32; levels end at +-1.5 octaves anyway
-ORACLE_QUANTIZATION = Quantization(1 / 32, 0)
+# holds all targets, which are within +-3 octaves before they are centered; levels end at +-1.5 octaves
+ORACLE_QUANTIZATION = Quantization(1 / 20, 0)
 _TRAIN = Path(__file__).resolve().parents[1] / "train"
 
 

@@ -78,7 +78,7 @@ VARIANTS = {
     "region-jpeg-annex-k": Variant(
         "Annex K's tables", model={"base_tables": (ANNEX_K_LUMA, ANNEX_K_CHROMA)}
     ),
-    "region-jpeg-no-dead-zone": Variant("without dead zone", model={"dead_zone": 0.0}),
+    "region-jpeg-no-dead-zone": Variant("without dead zone, but to fill the rate", model={"dead_zone": 0.0}),
 }  # fmt: skip
 """All variants by the name of their codec, in the order of the ablation's rows."""
 

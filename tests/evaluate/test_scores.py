@@ -1,10 +1,11 @@
+import math
 import statistics
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluate.scores import bits_per_pixel, byte_budget, paired_difference, proportion
+from evaluate.scores import bits_per_pixel, byte_budget, clustered_mean, paired_difference, proportion
 
 outcomes = st.lists(st.booleans(), min_size=1, max_size=50)
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50)
@@ -50,3 +51,18 @@ def test_the_budget_is_the_last_whole_byte_within_the_rate(bpp, height, width):
 
 def test_the_budget_does_not_lose_a_byte_to_binary_fractions():
     assert byte_budget(0.7, 10, 80) == 70
+
+
+def test_values_of_one_cluster_do_not_count_as_independent():
+    alike = [[1.0] * 9, [0.0] * 9, [1.0] * 9, [0.0] * 9]
+    mean, error = clustered_mean(alike)
+    assert mean == 0.5
+    assert error == pytest.approx(statistics.stdev([1, 0, 1, 0]) / 2)
+    assert clustered_mean([[1.0, 0.0]] * 4) == (0.5, 0.0)
+    assert clustered_mean([[1.0, 0.0]]) == (0.5, math.inf)
+
+
+@pytest.mark.parametrize("values", [[], [[]], [[1.0], [1.0, 0.0]]])
+def test_clusters_of_different_sizes_are_refused(values):
+    with pytest.raises(ValueError, match="of one size"):
+        clustered_mean(values)
