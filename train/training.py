@@ -169,7 +169,7 @@ def schedule(learning_rate: float, steps: int) -> keras.optimizers.schedules.Lea
     """A short linear rise, then a cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
     warm_up = max(1, min(200, steps // 10))
     return keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warm_up, warmup_target=learning_rate, warmup_steps=warm_up
+        0.0, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
     )
 
 
