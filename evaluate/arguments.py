@@ -78,10 +78,11 @@ def find_dataset(arguments: argparse.Namespace) -> tuple[DataSet, list[str]]:
         dataset = data.calibration_pictures(CALIBRATION_DATA, size[0])
         notes.append("The pictures are few and without labels: this shows that it works, not how well.")
     notes += notes_on(arguments.classifier)
+    dataset = DataSet(data.take(dataset.pictures, arguments.limit), dataset.labels_from, dataset.sorted_folders)
     log.info("%d pictures, labels from %s", len(dataset.pictures), dataset.labels_from)
     for note in notes:
         log.warning("%s", note.replace("*", ""))
-    return DataSet(data.take(dataset.pictures, arguments.limit), dataset.labels_from, dataset.sorted_folders), notes
+    return dataset, notes
 
 
 def notes_on(classifier: str) -> list[str]:

@@ -56,7 +56,7 @@ class Variant:
         return ", ".join(f"{name}={value!r}" for name, value in values.items() if value)
 
 
-FULL_SYSTEM = Variant("full system")
+FULL_SYSTEM = Variant("full system: the predictor's map with refinements")
 VARIANTS = {
     "region-jpeg": FULL_SYSTEM,
     "region-jpeg-flat": Variant("without the map: one level everywhere", leveling={"gain": 0.0}),

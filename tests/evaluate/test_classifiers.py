@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from evaluate.classifiers import KerasClassifier, identity, open_classifier
+from evaluate.classifiers import KerasClassifier, identity, log_probabilities, open_classifier
 from rjpeg.errors import InputError, RjpegError
 
 from .conftest import SIZE, color_model
@@ -12,6 +13,38 @@ def test_every_kind_of_file_sees_the_leading_color(kind, color, classifiers, col
     classifier = open_classifier(str(classifiers[kind]))
     assert (classifier.size, classifier.classes) == ((SIZE, SIZE), 3)
     assert classifier.classify(colored(color)) == color
+
+
+@pytest.mark.parametrize("kind", ["keras", "float32", "uint8", "int8"])
+def test_the_scores_are_those_that_the_class_is_chosen_by(kind, classifiers, colored):
+    classifier = open_classifier(str(classifiers[kind]))
+    scores = classifier.scores(colored(1))
+    assert (scores.shape, scores.dtype) == ((3,), np.float64)
+    assert scores.argmax() == classifier.classify(colored(1)) == 1
+
+
+def test_scores_are_real_values_of_any_output(classifiers, colored):
+    real = open_classifier(str(classifiers["float32"])).scores(colored(1))
+    means = colored(1)[..., ::-1].reshape(-1, 3).mean(axis=0)
+    assert real == pytest.approx((means - 127.5) / 127.5, abs=1e-3)
+    for kind in ("uint8", "int8"):
+        # calibrated on noise, whose means hardly vary: what is larger is cut off
+        integer = open_classifier(str(classifiers[kind])).scores(colored(1))
+        assert np.abs(integer).max() < 1
+        assert np.sign(integer).tolist() == np.sign(real).tolist()
+
+
+def test_probabilities_are_read_from_probabilities_and_from_logits():
+    probabilities = np.array([0.5, 0.25, 0.25])
+    logits = np.log(probabilities) + 7
+    for scores in (probabilities, logits, np.log(probabilities)):
+        assert np.exp(log_probabilities(scores)) == pytest.approx(probabilities)
+
+
+def test_a_probability_of_zero_is_half_a_step_of_8_bits():
+    logarithms = log_probabilities(np.array([1.0, 0.0, 0.0]))
+    assert np.isfinite(logarithms).all()
+    assert np.exp(logarithms[1] - logarithms[0]) == pytest.approx(1 / 512)
 
 
 def test_floating_point_input_is_scaled_by_mean_and_std(classifiers, colored):
