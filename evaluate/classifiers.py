@@ -12,8 +12,8 @@ from rjpeg.errors import InputError
 
 # a classifier of ImageNet with one class more has "background" as class 0
 IMAGENET_CLASSES = 1000
-# half a step of 8 bits
-SMALLEST_PROBABILITY = 1 / 512
+# of probability, for the classes that an int8 classifier gives nothing
+LEAST_REST = 0.01
 # int8 probabilities add up to a little more or less than 1
 MOST_PROBABILITY = 1.5
 # train.teachers; opened only when asked for, since they need TensorFlow
@@ -105,13 +105,17 @@ def _classes(path: Path | str, scores: np.ndarray) -> tuple[int, int]:
 def log_probabilities(scores: np.ndarray) -> np.ndarray:
     """Natural logarithms (classes,) of a classifier's probabilities, whether its scores are those or logits.
 
-    Probabilities are cut at half a step of 8 bits, since an int8 classifier says 0 for all that is smaller.
+    An int8 classifier says 0 for all that is below half a step. What its probabilities lack to 1, and no less than
+    LEAST_REST, is spread evenly over those classes.
     """
     if scores.min() < 0 or scores.sum() > MOST_PROBABILITY:
         scores = np.exp(scores - scores.max())
         scores /= scores.sum()
-    cut = np.maximum(scores, SMALLEST_PROBABILITY)
-    return np.log(cut / cut.sum())
+    nothing = scores == 0
+    if nothing.any():
+        rest = max(1 - float(scores.sum()), LEAST_REST)
+        scores = np.where(nothing, rest / nothing.sum(), scores)
+    return np.log(scores / scores.sum())
 
 
 def open_classifier(source: str, mean: float | None = None, std: float | None = None) -> Classifier:

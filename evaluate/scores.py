@@ -35,17 +35,20 @@ def paired_difference(outcomes: Sequence[bool], reference: Sequence[bool]) -> tu
 def clustered_mean(values: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Mean over all values and its standard error, where those of one cluster depend on each other.
 
-    The error is that of the clusters' means: sd / sqrt(clusters), clusters being of one size (Cochran, Sampling
-    Techniques, 9.2); infinite for a single one. Raises ValueError when there are none or sizes differ.
+    With n clusters of m_i values and sums y_i, r = sum(y) / sum(m) has the error
+    sqrt(n / (n - 1) * sum((y_i - r m_i)^2)) / sum(m), that of a ratio (Cochran, Sampling Techniques, 6.4); with
+    clusters of one size it is that of their means. It is infinite for a single cluster. Clusters may be empty.
+    Raises ValueError when all are.
     """
-    if not values or not values[0] or len({len(cluster) for cluster in values}) != 1:
-        raise ValueError(f"clusters must be of one size and not empty, got sizes {[len(c) for c in values]}")
-    means = [math.fsum(cluster) / len(cluster) for cluster in values]
-    mean = math.fsum(means) / len(means)
-    if len(means) == 1:
+    sums = [(math.fsum(cluster), len(cluster)) for cluster in values]
+    total = sum(count for _, count in sums)
+    if not total:
+        raise ValueError("mean of no values")
+    mean = math.fsum(value for value, _ in sums) / total
+    if len(sums) == 1:
         return mean, math.inf
-    variance = math.fsum((value - mean) ** 2 for value in means) / (len(means) - 1)
-    return mean, math.sqrt(variance / len(means))
+    residuals = math.fsum((value - mean * count) ** 2 for value, count in sums)
+    return mean, math.sqrt(len(sums) / (len(sums) - 1) * residuals) / total
 
 
 def bits_per_pixel(size: float, height: int, width: int) -> float:

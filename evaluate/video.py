@@ -8,6 +8,7 @@ import argparse
 import functools
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ from rjpeg.errors import InputError
 
 RATES = (0.1, 0.15, 0.25, 0.38, 0.5)
 SIZES = ("640x480", "1280x720")
-CODECS = ("region-jpeg", "libjpeg-turbo", "mozjpeg", "webp")
+CODECS = ("region-jpeg", "region-jpeg-flat", "libjpeg-turbo", "mozjpeg", "webp")
+# probability of the clean answer from which a tile counts as one in which the classifier sees something
+SURE = 0.25
 CSV_COLUMNS = (
     "size", "codec", "value", "mean_bpp", "mean_bytes", "top1", "standard_error", "difference", "difference_error",
-    "kl", "kl_error", "over_budget",
+    "kl", "kl_error", "sure_tiles", "sure_top1", "sure_error", "over_budget",
 )  # fmt: skip
 
 
@@ -62,12 +65,13 @@ class Task:
 @dataclass(frozen=True)
 class Seen:
     """One frame at one point: bytes of the file, whether it kept within the budget, and tile by tile whether the
-    answer is the clean one and its KL divergence from the clean one in nats."""
+    answer is the clean one, its KL divergence from the clean one in nats, and the clean one's probability."""
 
     size: int
     fits: bool
     agrees: list[bool]
     divergence: list[float]
+    probability: list[float]
 
 
 def judge(task: Task) -> list[Seen]:
@@ -86,7 +90,8 @@ def judge(task: Task) -> list[Seen]:
         pairs = list(zip(clean, answers(decoded), strict=True))
         agrees = [bool(before.argmax() == after.argmax()) for before, after in pairs]
         divergence = [float(np.sum(np.exp(before) * (before - after))) for before, after in pairs]
-        seen.append(Seen(len(coded.data), coded.fits, agrees, divergence))
+        probability = [float(np.exp(before.max())) for before in clean]
+        seen.append(Seen(len(coded.data), coded.fits, agrees, divergence, probability))
     return seen
 
 
@@ -215,6 +220,8 @@ def _seen(
 def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
     agreement, error = clustered_mean([row.agrees for row in rows])
     divergence, divergence_error = clustered_mean([row.divergence for row in rows])
+    sure = [[a for a, p in zip(row.agrees, row.probability, strict=True) if p >= SURE] for row in rows]
+    sure_agreement, sure_error = clustered_mean(sure) if any(sure) else (math.inf, math.inf)
     size = math.fsum(row.size for row in rows) / len(rows)
     return {
         "kind": point.kind,
@@ -223,6 +230,9 @@ def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
         "standard_error": _finite(error),
         "kl": divergence,
         "kl_error": _finite(divergence_error),
+        "sure_tiles": sum(map(len, sure)),
+        "sure_top1": _finite(sure_agreement),
+        "sure_error": _finite(sure_error),
         "mean_bpp": 8 * size / pixels,
         "mean_bytes": size,
         "over_budget": sum(not row.fits for row in rows),
@@ -231,9 +241,9 @@ def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
     }
 
 
-def _finite(error: float) -> float | None:
-    """JSON has no infinity; None is the error of a single frame."""
-    return error if math.isfinite(error) else None
+def _finite(value: float) -> float | None:
+    """JSON has no infinity; None is the error of a single frame, or the mean of no tiles."""
+    return value if math.isfinite(value) else None
 
 
 def _add_differences(results: dict[str, Any], reference: str) -> None:
@@ -259,7 +269,7 @@ def _add_differences(results: dict[str, Any], reference: str) -> None:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Tables of agreement and divergence by codec and rate, one pair a size."""
+    """Tables of agreement and divergence by codec and rate, for every size."""
     size = results["classifier"]["size"]
     reference = results.get("reference")
     about = (
@@ -268,6 +278,7 @@ def markdown(results: dict[str, Any]) -> str:
         "at native scale, its answer on the same tile of the clean frame being the truth."
     )
     legend = (
+        "Frames are brought to a size in their own proportions, reduced by area or enlarged cubically, and cut to it. "
         "Each frame is coded with the highest quality whose whole file fits the rate. Agreement is of the first "
         "choice, in percent ± standard error"
         + (f", in brackets the paired difference to {reference} ± its standard error" if reference else "")
@@ -278,6 +289,9 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [line for note in results["notes"] for line in ("", note)] + ["", legend]
     for text, count in results["tiles"].items():
         lines += ["", f"## {text}, {count} tiles a frame", "", *table(results, text)]
+        sure = next(series for series in results["series"] if series["size"] == text)["points"][0]["sure_tiles"]
+        lines += ["", f"On the {sure} tiles whose clean answer has a probability of at least {SURE}:", ""]
+        lines += sure_table(results, text)
         lines += ["", "KL divergence from the clean answer, nats:", "", *divergence_table(results, text)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
@@ -290,19 +304,31 @@ def table(results: dict[str, Any], size: str) -> list[str]:
     return report.rate_table(rows, _rates(results))
 
 
+def sure_table(results: dict[str, Any], size: str) -> list[str]:
+    """The same on the tiles in which the classifier sees something."""
+    return _figures(
+        results,
+        size,
+        lambda point: "" if point["sure_top1"] is None else report.percent(point["sure_top1"], point["sure_error"]),
+    )
+
+
 def divergence_table(results: dict[str, Any], size: str) -> list[str]:
     """The same of the KL divergence."""
-    rates = _rates(results)
-    lines = report.header(["codec", *(f"{rate:g} bpp" for rate in rates)])
+    return _figures(
+        results,
+        size,
+        lambda point: f"{point['kl']:.3f}" + ("" if point["kl_error"] is None else f" ± {point['kl_error']:.3f}"),
+    )
+
+
+def _figures(results: dict[str, Any], size: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:
+    """Lines of a table of something by codec and rate."""
+    lines = report.header(["codec", *(f"{rate:g} bpp" for rate in _rates(results))])
     for series in results["series"]:
         if series["size"] == size:
-            cells = [f"{point['kl']:.3f}{_plus_minus(point['kl_error'])}" for point in series["points"]]
-            lines.append(report.row([series["codec"], *cells]))
+            lines.append(report.row([series["codec"], *map(cell, series["points"])]))
     return lines
-
-
-def _plus_minus(error: float | None) -> str:
-    return "" if error is None else f" ± {error:.3f}"
 
 
 def _rates(results: dict[str, Any]) -> list[float]:

@@ -41,10 +41,11 @@ def test_probabilities_are_read_from_probabilities_and_from_logits():
         assert np.exp(log_probabilities(scores)) == pytest.approx(probabilities)
 
 
-def test_a_probability_of_zero_is_half_a_step_of_8_bits():
-    logarithms = log_probabilities(np.array([1.0, 0.0, 0.0]))
-    assert np.isfinite(logarithms).all()
-    assert np.exp(logarithms[1] - logarithms[0]) == pytest.approx(1 / 512)
+def test_what_8_bits_round_to_zero_shares_what_is_missing_to_1():
+    found = np.exp(log_probabilities(np.array([0.5, 0.25, 0.0, 0.0])))
+    assert found == pytest.approx([0.5, 0.25, 0.125, 0.125])
+    certain = np.exp(log_probabilities(np.array([1.0, 0.0, 0.0])))
+    assert certain[1:] == pytest.approx([0.005 / 1.01] * 2)
 
 
 def test_floating_point_input_is_scaled_by_mean_and_std(classifiers, colored):

@@ -62,7 +62,21 @@ def test_values_of_one_cluster_do_not_count_as_independent():
     assert clustered_mean([[1.0, 0.0]]) == (0.5, math.inf)
 
 
-@pytest.mark.parametrize("values", [[], [[]], [[1.0], [1.0, 0.0]]])
-def test_clusters_of_different_sizes_are_refused(values):
-    with pytest.raises(ValueError, match="of one size"):
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=20))
+def test_the_error_of_clusters_of_one_size_is_that_of_their_means(values):
+    mean, error = clustered_mean(values)
+    means = [statistics.fmean(map(int, cluster)) for cluster in values]
+    assert mean == pytest.approx(statistics.fmean(means))
+    assert error == pytest.approx(statistics.stdev(means) / len(means) ** 0.5, abs=1e-9)
+
+
+def test_a_larger_cluster_counts_for_more():
+    mean, error = clustered_mean([[1.0, 1.0, 1.0], [0.0], []])
+    assert mean == 0.75
+    assert error == pytest.approx((3 / 2 * (0.75**2 + 0.75**2)) ** 0.5 / 4)
+
+
+@pytest.mark.parametrize("values", [[], [[]]])
+def test_the_mean_of_no_values_is_refused(values):
+    with pytest.raises(ValueError, match="no values"):
         clustered_mean(values)

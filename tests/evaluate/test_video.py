@@ -55,6 +55,8 @@ def test_the_results_agree_with_a_plain_loop(film, classifiers, tmp_path, monkey
             assert point["standard_error"] == pytest.approx(by_frame.std(ddof=1) / 3**0.5)
             assert point["mean_bpp"] == pytest.approx(8 * np.mean(point["bytes"]) / (64 * 48))
             assert point["kl"] >= 0
+            # the color classifier is sure everywhere: its three classes are never below 1/3
+            assert (point["sure_tiles"], point["sure_top1"]) == (12, pytest.approx(point["top1"]))
     plain, region = results["series"]
     assert "difference" not in plain["points"][0]
     assert region["points"][0]["difference"] == pytest.approx(region["points"][0]["top1"] - plain["points"][0]["top1"])
@@ -94,6 +96,7 @@ def test_a_single_frame_has_no_error(film, classifiers, tmp_path, monkeypatch, c
     status, out, _ = run(monkeypatch, capsys, *options(film, classifiers["int8"], tmp_path / "out", *more))
     assert status == 0
     assert "1 frames" in out
+    assert "On the 4 tiles whose clean answer" in out
     assert "inf" not in (tmp_path / "out" / "results.json").read_text(encoding="utf-8").lower()
 
 
