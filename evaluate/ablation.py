@@ -130,7 +130,7 @@ def table(results: dict[str, Any]) -> list[str]:
         report.row([VARIANTS[name].row, f"skipped: {reason}", *[""] * (len(rates) - 1)])
         for name, reason in results["skipped"].items()
     ]
-    return report.rate_table(rows, rates) + skipped
+    return report.rate_table(rows, rates, "Region JPEG") + skipped
 
 
 def main() -> int:

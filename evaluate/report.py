@@ -117,9 +117,9 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rate_table(rows: list[dict[str, Any]], rates: list[float]) -> list[str]:
-    """Lines of a table with a row for every series and a column for every rate."""
-    lines = header(["codec", *(f"{rate:g} bpp" for rate in rates)])
+def rate_table(rows: list[dict[str, Any]], rates: list[float], title: str = "codec") -> list[str]:
+    """Lines of a table with a row for every series and a column for every rate; `title` is the first column's."""
+    lines = header([title, *(f"{rate:g} bpp" for rate in rates)])
     for series in rows:
         cells = {point["value"]: _cell(point) for point in series["points"] if _at_rate(point)}
         lines.append(row([series["codec"], *(cells.get(rate, "") for rate in rates)]))
