@@ -33,7 +33,7 @@ help: ## list the targets
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval asks' \
-		'  TEACHER=NAME     classifier that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
+		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
 		'  OUT=FOLDER       where train, export-tflite, eval and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'

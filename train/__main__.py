@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--teacher", action="append", metavar="NAME", default=None,
-        help="classifier to learn from: efficientnet-lite0, -lite1, -lite2 or a Keras file; may be repeated "
+        help="network to learn from: efficientnet-lite0, -lite1, -lite2 or a Keras file; may be repeated "
         "(default: the configuration's)",
     )  # fmt: skip
     parser.add_argument(

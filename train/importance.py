@@ -1,8 +1,9 @@
 """What the teachers look at: squared gradients of their disagreement with themselves, region by region.
 
 A random crop is reduced to a coding size, coded coarsely as a JPEG and enlarged again. The gradient of
-KL(output on the clean crop || output on the coded one) with respect to the decoded picture says how much an
-error at each sample would matter; its square, averaged over a region, is the region's importance.
+`train.disagreement` (for a classifier KL(output on the clean crop || output on the coded one)) with respect to the
+decoded picture says how much an error at each sample would matter; its square, averaged over a region, is the
+region's importance.
 Reverse water-filling then wants quantization steps proportional to importance^-1/2 (Cover and Thomas,
 "Elements of Information Theory", section 10.3.3).
 
@@ -18,15 +19,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import keras
 import numpy as np
 from keras import ops
 from tqdm import tqdm
 
 from train.config import ImportanceConfig
+from train.disagreement import divergence, parameters
 from train.gradients import value_and_gradient
 from train.photos import is_held_back, random_crop, read_photo
 from train.photos import resize as resize_picture
+from train.teachers import Teacher
 from train.twin import YCBCR_TO_RGB, dct_matrix, resize
 
 REGION = 16
@@ -62,14 +64,14 @@ def jpeg_round_trip(picture: np.ndarray, quality: int) -> np.ndarray:
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def teacher_gradient(teacher: keras.Model, size: int):
-    """Compiled (decoded (N, s, s, 3), log-probabilities on the clean picture) -> (KL, gradient)."""
+def teacher_gradient(teacher: Teacher, size: int):
+    """Compiled (decoded (N, s, s, 3), *parameters of the answer on the clean picture) -> (nats, gradient)."""
 
-    def divergence(decoded, clean):
-        coded = ops.log_softmax(teacher(resize(decoded, size, size), training=False))
-        return ops.sum(ops.exp(clean) * (clean - coded))
+    def disagreement(decoded, *clean):
+        answer = teacher(resize(decoded, size, size), training=False)
+        return ops.sum(divergence(teacher.kinds, clean, parameters(teacher.kinds, answer)))
 
-    return value_and_gradient(divergence)
+    return value_and_gradient(disagreement)
 
 
 def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[tuple[str, list[str], int, int]]:
@@ -86,7 +88,7 @@ def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[tup
 def compute_importance(
     folder: Path,
     names: list[str],
-    teachers: list[keras.Model],
+    teachers: list[Teacher],
     config: ImportanceConfig,
     out: Path,
     seed: int,
@@ -113,8 +115,8 @@ def compute_importance(
             for start in range(0, len(photos), config.batch):
                 # The last batch is filled up so that every batch has one shape and nothing is compiled twice.
                 index = np.arange(start, start + config.batch).clip(max=len(photos) - 1)
-                clean = ops.log_softmax(teacher.predict_on_batch(crops[index].astype(np.float32)))
-                _, slope = gradient(coded[index].astype(np.float32), clean)
+                clean = parameters(teacher.kinds, teacher.predict_on_batch(crops[index].astype(np.float32)))
+                _, slope = gradient(coded[index].astype(np.float32), *clean)
                 parts.append(ops.convert_to_numpy(slope)[: len(photos) - start])
             levels, energy = gradient_statistics(np.concatenate(parts))
             importance.append(levels)

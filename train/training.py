@@ -21,8 +21,8 @@ from train.dataset import Batches, Crops, Rates
 from train.finetune import Coding, CodingBatches
 from train.importance import compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
-from train.photos import data_hash, is_held_back, list_photos
-from train.teachers import load_teacher
+from train.photos import center_crop, data_hash, is_held_back, list_photos, read_photo
+from train.teachers import Teacher, load_teacher
 
 log = logging.getLogger("train")
 
@@ -67,7 +67,11 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
     }
     _claim(out, run)
     keras.utils.set_random_seed(config.seed)
-    teachers = [load_teacher(teacher, config.importance.crop_size) for teacher in config.importance.teachers]
+    size = config.importance.crop_size
+    samples = np.stack([center_crop(read_photo(data / name), size) for name in names[:: max(1, len(names) // 32)][:32]])
+    teachers = [
+        load_teacher(teacher, size, config.importance.outputs, samples) for teacher in config.importance.teachers
+    ]
     shards = compute_importance(
         data, names, teachers, config.importance, out / "importance", config.seed, config.held_back
     )
@@ -203,7 +207,7 @@ def distill(
 
 def fine_tune(
     network: keras.Model,
-    teachers: list[keras.Model],
+    teachers: list[Teacher],
     data: Path,
     photos: list[str],
     config: Config,
