@@ -16,6 +16,7 @@ from train.dataset import coefficients
 from train.disagreement import divergence, parameters
 from train.photos import random_crop, read_photo, resize
 from train.teachers import Teacher
+from train.workers import ALONE, Workers, share
 
 
 class Coding(keras.Model):
@@ -61,8 +62,11 @@ class Coding(keras.Model):
         return answer
 
 
-class CodingBatches(keras.utils.PyDataset):
-    """Fresh random crops of the photos, `steps` batches an epoch; a batch has one coding size and one quality."""
+class CodingBatches:
+    """Fresh random crops of the photos, `steps` batches an epoch; a batch has one coding size and one quality.
+
+    Seed, epoch, number and worker decide what a batch holds, as in `train.dataset.Batches`.
+    """
 
     def __init__(
         self,
@@ -72,21 +76,30 @@ class CodingBatches(keras.utils.PyDataset):
         teachers: list[Teacher],
         config: Config,
         codec: CodecConfig,
+        workers: Workers = ALONE,
     ) -> None:
-        super().__init__()
         self._data, self._photos, self._network, self._teachers = data, photos, network, teachers
-        self._config, self._codec = config, codec
-        self._rng = np.random.default_rng((config.seed, sum(network.encode())))
+        self._config, self._codec, self._workers = config, codec, workers
+        self.pictures = config.fine_tune.steps * config.fine_tune.batch
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return self._config.fine_tune.steps
 
     def __getitem__(self, number: int) -> tuple[dict[str, np.ndarray]]:
-        rng, settings, importance = self._rng, self._config.fine_tune, self._config.importance
+        settings, importance = self._config.fine_tune, self._config.importance
+        seed = (self._config.seed, sum(self._network.encode()), self._epoch, number)
+        rng = np.random.default_rng(seed)
         size = int(rng.choice(importance.coding_sizes))
         percents = [tables.percent_of_quality(quality) for quality in settings.quality]
         percent = float(np.exp(rng.uniform(*np.log(sorted(percents)))))
-        names = [self._photos[index] for index in rng.choice(len(self._photos), settings.batch)]
+        chosen = share(self._workers, rng.choice(len(self._photos), settings.batch))
+        names = [self._photos[index] for index in chosen]
+        # Size and quality are the same for all workers; what follows is each one's own.
+        rng = np.random.default_rng((*seed, self._workers.index))
         crops = np.stack(
             [
                 random_crop(read_photo(self._data / name), importance.crop_size, importance.crop_area, rng)

@@ -30,6 +30,7 @@ from train.photos import is_held_back, random_crop, read_photo
 from train.photos import resize as resize_picture
 from train.teachers import Teacher
 from train.twin import YCBCR_TO_RGB, dct_matrix, resize
+from train.workers import ALONE, Workers, ahead, wait_for
 
 REGION = 16
 
@@ -93,15 +94,22 @@ def compute_importance(
     out: Path,
     seed: int,
     held_back_fraction: float,
+    workers: Workers = ALONE,
 ) -> list[Path]:
-    """Computes the shards that are missing under `out`; gives all of their paths in order."""
+    """Computes the shards that are missing under `out`; gives all of their paths in order.
+
+    Of several workers each computes its share of them, and waits for the others'. Raises WorkerError when they don't
+    come, InputError for a photo that can't be read.
+    """
     out.mkdir(parents=True, exist_ok=True)
     plan = list(_plan(names, config, seed))
-    missing = [entry for entry in plan if not (out / entry[0]).exists()]
+    mine = plan[workers.index :: workers.count]
+    missing = [entry for entry in mine if not (out / entry[0]).exists()]
     gradients = [teacher_gradient(teacher, config.crop_size) for teacher in teachers]
-    for file, photos, size, shard_seed in tqdm(
-        missing, desc="importance", unit="shard", initial=len(plan) - len(missing), total=len(plan)
-    ):
+
+    def prepare(entry: tuple[str, list[str], int, int]):
+        """Crops, pictures at the coding size, their qualities, and pictures after coding."""
+        _, photos, size, shard_seed = entry
         rng = np.random.default_rng(shard_seed)
         crops = np.stack(
             [random_crop(read_photo(folder / name), config.crop_size, config.crop_area, rng) for name in photos]
@@ -109,6 +117,11 @@ def compute_importance(
         pictures = np.stack([resize_picture(crop, (size, size)) for crop in crops])
         quality = rng.integers(config.quality[0], config.quality[1] + 1, len(photos)).astype(np.uint8)
         coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
+        return crops, pictures, quality, coded
+
+    progress = tqdm(missing, desc="importance", unit="shard", initial=len(mine) - len(missing), total=len(mine))
+    for (file, photos, _, _), prepared in zip(progress, ahead(prepare, missing), strict=True):
+        crops, pictures, quality, coded = prepared
         importance, spectrum = [], []
         for teacher, gradient in zip(teachers, gradients, strict=True):
             parts = []
@@ -132,4 +145,6 @@ def compute_importance(
                 held_back=np.array([is_held_back(name, held_back_fraction) for name in photos]),
             )
         partial.replace(out / file)
-    return [out / entry[0] for entry in plan]
+    paths = [out / entry[0] for entry in plan]
+    wait_for(paths, workers)
+    return paths
