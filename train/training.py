@@ -90,7 +90,10 @@ def train(
         data, names, teachers, config.importance, out / "importance", config.seed, config.held_back, workers
     )
     pictures = round(len(names) * config.importance.rounds * (1 - known / len(shards)))
-    _note_speed(stages, "importance", pictures, time.monotonic() - started, workers)
+    seconds = time.monotonic() - started
+    if pictures:
+        log.info("importance: %.1f pictures/s", pictures / seconds)
+    _note_speed(stages, "importance", pictures, seconds, workers)
     crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
     truth = [group.target for group in held_back]
     rates = Rates.of(codec)
@@ -162,10 +165,9 @@ def train(
 
 
 def _note_speed(stages: Path, stage: str, pictures: int, seconds: float, workers: Workers) -> None:
-    """Log the pictures per second of all workers together, and add them to those of the run's earlier parts."""
+    """Add pictures and seconds of all workers together to those of the run's earlier parts."""
     if not pictures or not workers.is_chief:
         return
-    log.info("%s: %.1f pictures per second", stage, pictures / seconds)
     path = stages / "speed.json"
     stages.mkdir(parents=True, exist_ok=True)
     speed = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -319,7 +321,8 @@ def _run_epochs(
         for name, value in measured.items():
             writer.add_scalar(name, value, epoch + 1)
         writer.flush()
-        log.info("%s, epoch %d: %s", stage, epoch + 1, ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
+        text = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+        log.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
         _note_speed(path.parent, stage, batches.pictures, seconds, workers)
         if path.suffix == ".keras":
             save_network(model, path)

@@ -128,6 +128,7 @@ def weights_in(log: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_two_workers_share_the_work_and_end_with_the_same_networks(start, tmp_path):
     hosts = two_hosts()
     figures = finish(tmp_path, [start(hosts, index) for index in (0, 1)])
@@ -142,8 +143,9 @@ def test_two_workers_share_the_work_and_end_with_the_same_networks(start, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_when_a_worker_is_killed_the_other_ends_and_both_continue(start, tmp_path):
-    epochs = ("--set", "distill_generator.epochs=200")
+    epochs = ("--set", "distill_generator.epochs=60", "--set", "fine_tune.epochs=0")
     hosts = two_hosts()
     lost, left = (start(hosts, index, *epochs) for index in (1, 0))
     kept, deadline = tmp_path / "run" / "stages" / "distill-generator.keras", time.monotonic() + 90
