@@ -8,15 +8,16 @@ they start equal and take the same averaged gradients.
 
 import collections
 import concurrent.futures
+import dataclasses
+import faulthandler
 import hashlib
 import json
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -33,7 +34,8 @@ class WorkerError(RjpegError):
     """Another worker is not there, is lost, or is not at the same place of the same run."""
 
 
-class Workers(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Workers:
     """This process among those that train together. patience: seconds without a sign of the others, then it gives up.
 
     strategy: tf.distribute.MultiWorkerMirroredStrategy, None for one worker alone.
@@ -81,21 +83,19 @@ def join(patience: float = 1800.0) -> Workers:
                           f"{keras.backend.backend()}")  # fmt: skip
     import tensorflow as tf
 
-    def give_up() -> None:
-        log.error("error: worker %d of %s: the others were not there within %g s", index, ", ".join(hosts), patience)
-        logging.shutdown()
-        os._exit(1)
-
-    log.info("worker %d of %d: waiting for the others", index, len(hosts))
-    timer = threading.Timer(patience, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    except (tf.errors.OpError, RuntimeError) as error:
-        raise WorkerError(f"worker {index}, {hosts[index]}: {error}") from error
-    finally:
-        timer.cancel()
+    log.info(
+        "worker %d of %s: waiting for the others, at most %g s, then this ends with code 1",
+        index, ", ".join(hosts), patience,
+    )  # fmt: skip
+    # TensorFlow waits with Python locked, so that no thread or signal handler of Python's gets a turn.
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise WorkerError(f"worker {index}, {hosts[index]}: {_first_line(error)}") from error
+        finally:
+            faulthandler.cancel_dump_traceback_later()
     if strategy.num_replicas_in_sync != len(hosts):
         raise ConfigError(
             f"{strategy.num_replicas_in_sync} devices for {len(hosts)} workers; give each worker one GPU with "
@@ -189,7 +189,7 @@ def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
     return run
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """function(item) of all items in order, each computed in a thread while the one before it is in use."""
     pool = concurrent.futures.ThreadPoolExecutor(1)
     waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()

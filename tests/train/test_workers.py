@@ -169,4 +169,4 @@ def test_a_worker_whose_others_do_not_come_gives_up(start, tmp_path):
     process = start(two_hosts(), 0, "--patience", "2")
     process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "the others were not there within 2 s" in (tmp_path / "log-0").read_text()
+    assert "waiting for the others, at most 2 s" in (tmp_path / "log-0").read_text()
