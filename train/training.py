@@ -323,7 +323,8 @@ def _run_epochs(
         writer.flush()
         text = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
         log.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
-        _note_speed(path.parent, stage, batches.pictures, seconds, workers)
+        if epoch > done or epoch == epochs - 1:  # without the epoch in which the network is compiled, if there are more
+            _note_speed(path.parent, stage, batches.pictures, seconds, workers)
         if path.suffix == ".keras":
             save_network(model, path)
         else:

@@ -93,7 +93,7 @@ def join(patience: float = 1800.0) -> Workers:
         try:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError) as error:
-            raise WorkerError(f"worker {index}, {hosts[index]}: {_first_line(error)}") from error
+            raise WorkerError(f"worker {index}, {hosts[index]}: {str(error).strip().splitlines()[0]}") from error
         finally:
             faulthandler.cancel_dump_traceback_later()
     if strategy.num_replicas_in_sync != len(hosts):
@@ -136,7 +136,7 @@ def agree(workers: Workers, value: int, what: str) -> None:
     try:
         mean = float(workers.strategy.reduce("MEAN", tf.constant(value, tf.float64), axis=None))
     except tf.errors.OpError as error:
-        raise WorkerError(f"lost another worker ({what}); the same commands continue: {_first_line(error)}") from error
+        raise WorkerError(f"lost another worker ({what}); the same commands continue") from error
     if mean != value:
         raise WorkerError(f"{what} differ between workers: {value} here, {mean:g} on average")
 
@@ -184,7 +184,7 @@ def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
             inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
             return float(compiled(inputs, None if targets is None else tf.convert_to_tensor(targets)))
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-            raise WorkerError(f"lost another worker; the same commands continue: {_first_line(error)}") from error
+            raise WorkerError("lost another worker; the same commands continue") from error
 
     return run
 
@@ -202,7 +202,3 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Generato
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
