@@ -37,7 +37,7 @@ help: ## list the targets
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
 		'  PHOTOS=FOLDER    training photographs, for the one row of ablation that trains a network' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video' \
-		'  TEACHER=NAME     classifier that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
+		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
 		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'

@@ -14,12 +14,13 @@ import calibration_data
 from export.calibration import features_of, read_pictures
 from export.convert import ExportError, to_int8
 from export.manifest import build_manifest
-from export.parity import compare, runtimes_agree, with_float_networks
+from export.parity import TEACHER_SIZE, compare, runtimes_agree, teacher_inputs, with_float_networks
 from rjpeg.errors import RjpegError
 from rjpeg.model import DEFAULT_FOLDER, load_model
 from rjpeg.runtime import Network, quantize_input
 from train import checkpoints
 from train.config import CODEC_FILE, load_codec
+from train.disagreement import KINDS
 from train.networks import macs_per_region
 from train.teachers import load_teacher
 
@@ -32,8 +33,17 @@ MOST_BYTES_CHANGE, MOST_DIVERGENCE_CHANGE = 0.02, 0.1
 log = logging.getLogger("export")
 
 
-def export(checkpoint: Path, out: Path, codec_file: Path, calibration: Path, teacher: str) -> dict[str, Any]:
+def export(
+    checkpoint: Path,
+    out: Path,
+    codec_file: Path,
+    calibration: Path,
+    teacher: str,
+    outputs: str | Sequence[str] = "auto",
+) -> dict[str, Any]:
     """Write generator.tflite, predictor.tflite and manifest.json to `out`; gives the manifest.
+
+    teacher, outputs: as `train.teachers.load_teacher`.
 
     Raises ExportError, with nothing written, where a network is over its budget or the int8 model is not close enough
     to the float one; RjpegError where an input can't be read.
@@ -66,9 +76,11 @@ def export(checkpoint: Path, out: Path, codec_file: Path, calibration: Path, tea
             (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
             log.info("comparing with the float networks through the codec")
             exact = with_float_networks(load_model(folder), read.generator, read.predictor)
-            parity = compare(exact, load_model(folder), read_pictures(calibration, "evaluation"), load_teacher(teacher))
+            pictures = read_pictures(calibration, "evaluation")
+            judge = load_teacher(teacher, TEACHER_SIZE, outputs, teacher_inputs(pictures))
+            parity = compare(exact, load_model(folder), pictures, judge)
             check_parity(parity)
-            manifest["parity"] = {**parity, "teacher": teacher, "runtimes": crossed["runtimes"]}
+            manifest["parity"] = {**parity, "teacher": Path(teacher).name, "runtimes": crossed["runtimes"]}
             text = json.dumps(manifest, indent=1)
             (folder / "manifest.json").write_text(text + "\n", "utf-8")
             out.mkdir(exist_ok=True)
@@ -119,7 +131,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration", type=Path, default=calibration_data.FOLDER, help="folder of pictures with a manifest.json"
     )
-    parser.add_argument("--teacher", default="efficientnet-lite0", help="classifier that judges int8 against float")
+    parser.add_argument(
+        "--teacher", default="efficientnet-lite0",
+        help="network that judges int8 against float: a name as in train, or a Keras file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--outputs", nargs="+", metavar="KIND", choices=KINDS,
+        help="what the Keras file's outputs are, as importance.outputs in train/config.yaml (default: found out)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the manifest in place of a table")
     return parser
 
@@ -139,11 +158,13 @@ def print_table(manifest: dict[str, Any]) -> None:
             )
         )
     parity = manifest["parity"]
+    agreement = ""
+    if "agreement_int8" in parity:
+        agreement = f", agreement {parity['agreement_int8']:.1%} (float {parity['agreement_float']:.1%})"
     print(
         f"int8 beside float, {parity['files']:.0f} files: {parity['levels_equal']:.1%} of levels equal, "
         f"{parity['levels_within_1']:.2%} within one, bytes x {parity['bytes_ratio']:.4f}, "
-        f"divergence {parity['divergence_int8']:.4f} (float {parity['divergence_float']:.4f}), "
-        f"agreement {parity['agreement_int8']:.1%} (float {parity['agreement_float']:.1%})"
+        f"divergence {parity['divergence_int8']:.4f} (float {parity['divergence_float']:.4f}){agreement}"
     )
     print(f"predictor equal on {' and '.join(parity['runtimes'])}; model id {manifest['id']}")
 
@@ -153,7 +174,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         manifest = export(
-            arguments.checkpoint, arguments.out, arguments.codec, arguments.calibration, arguments.teacher
+            arguments.checkpoint,
+            arguments.out,
+            arguments.codec,
+            arguments.calibration,
+            arguments.teacher,
+            arguments.outputs or "auto",
         )
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from rjpeg import Decoder, Encoder
 from rjpeg.model import Model
 from rjpeg.runtime import RUNTIMES, Network, Quantization
+from train.disagreement import divergence, parameters
+from train.teachers import Teacher
 
 QUALITIES = (10, 30, 60)
 TEACHER_SIZE = 224
@@ -45,14 +47,16 @@ def with_float_networks(model: Model, generator: keras.Model, predictor: keras.M
     return model
 
 
-def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], teacher: keras.Model) -> dict[str, float]:
+def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], teacher: Teacher) -> dict[str, float]:
     """Figures of an int8 model beside its float one, each through encoder and decoder.
 
     pictures: (H, W, 3) BGR. `levels_equal` and `levels_within_1` are shares of the predictor's and the generator's
-    levels; `bytes_ratio` is of all files; `divergence` is the mean KL of the teacher's output on the decoded picture
-    from that on the clean one, `agreement` how often its first choice stays.
+    levels; `bytes_ratio` is of all files; `divergence` is the mean disagreement (`train.disagreement`, nats) of the
+    teacher's answer on the decoded picture with that on the clean one; `agreement`, only for a classifier, how often
+    its first choice stays.
     """
-    clean = _log_probabilities(teacher, pictures)
+    reference = [np.concatenate([part] * len(QUALITIES)) for part in _answer(teacher, pictures)]
+    classifier = teacher.kinds == ("classes",) and reference[0].ndim == 2
     figures: dict[str, float] = {}
     maps: dict[str, list[NDArray[np.uint8]]] = {}
     sizes: dict[str, int] = {}
@@ -67,11 +71,10 @@ def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], tea
                     maps[name] += [encoded.generator_map.ravel()]
                 sizes[name] += len(encoded.jpeg)
                 frames.append(decoder.decode(encoded.jpeg))
-        coded = _log_probabilities(teacher, frames)
-        reference = np.tile(clean, (len(QUALITIES), 1))
-        divergence = (np.exp(reference) * (reference - coded)).sum(axis=1)
-        figures[f"divergence_{name}"] = float(divergence.mean())
-        figures[f"agreement_{name}"] = float((reference.argmax(1) == coded.argmax(1)).mean())
+        coded = _answer(teacher, frames)
+        figures[f"divergence_{name}"] = float(ops.mean(divergence(teacher.kinds, reference, coded)))
+        if classifier:
+            figures[f"agreement_{name}"] = float((reference[0].argmax(1) == coded[0].argmax(1)).mean())
     difference = np.abs(np.concatenate(maps["float"]).astype(int) - np.concatenate(maps["int8"]).astype(int))
     figures["levels_equal"] = float((difference == 0).mean())
     figures["levels_within_1"] = float((difference <= 1).mean())
@@ -80,19 +83,22 @@ def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], tea
     return figures
 
 
-def _log_probabilities(teacher: keras.Model, frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    inputs = [_teacher_input(frame) for frame in frames]
-    return np.asarray(ops.convert_to_numpy(ops.log_softmax(teacher.predict(np.stack(inputs), verbose=0))))
+def _answer(teacher: Teacher, frames: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    answer = teacher.predict(teacher_inputs(frames), verbose=0)
+    return [np.asarray(ops.convert_to_numpy(part)) for part in parameters(teacher.kinds, answer)]
 
 
-def _teacher_input(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The frame's middle square as (224, 224, 3) RGB."""
-    side = min(frame.shape[:2])
-    top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
-    square = frame[top : top + side, left : left + side]
-    method = cv2.INTER_AREA if side > TEACHER_SIZE else cv2.INTER_CUBIC
-    resized = cv2.resize(square, (TEACHER_SIZE, TEACHER_SIZE), interpolation=method)
-    return cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).astype(np.float32)
+def teacher_inputs(frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """The middle squares of (H, W, 3) BGR frames as (N, 224, 224, 3) RGB."""
+    size = (TEACHER_SIZE, TEACHER_SIZE)
+    inputs = []
+    for frame in frames:
+        side = min(frame.shape[:2])
+        top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
+        square = frame[top : top + side, left : left + side]
+        method = cv2.INTER_AREA if side > TEACHER_SIZE else cv2.INTER_CUBIC
+        inputs.append(cv2.cvtColor(cv2.resize(square, size, interpolation=method), cv2.COLOR_BGR2RGB))
+    return np.stack(inputs).astype(np.float32)
 
 
 def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:

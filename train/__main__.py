@@ -3,6 +3,8 @@
 import argparse
 import json
 import logging
+import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,12 +32,21 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--teacher", action="append", metavar="NAME", default=None,
-        help="classifier to learn from: efficientnet-lite0, -lite1, -lite2 or a Keras file; may be repeated "
+        help="network to learn from: efficientnet-lite0, -lite1, -lite2 or a Keras file; may be repeated "
         "(default: the configuration's)",
     )  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="another value for a key of the configuration, such as importance.rounds=2; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", metavar="HOST:PORT,...",
+        help="machines that train together, the same list on each; sets TF_CONFIG, which is honored as well",
+    )  # fmt: skip
+    parser.add_argument("--worker", type=int, metavar="N", help="which of --workers this machine is, from 0")
+    parser.add_argument(
+        "--patience", type=float, default=1800.0, metavar="SECONDS",
+        help="how long to wait for other workers without a sign of them",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
@@ -55,6 +66,19 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
     return overrides
 
 
+def name_workers(workers: str | None, index: int | None) -> None:
+    """Set TF_CONFIG from the command line's list and index. Raises ConfigError."""
+    if workers is None and index is None:
+        return
+    hosts = [host.strip() for host in (workers or "").split(",")]
+    for host in hosts:
+        if not re.fullmatch(r".+:\d{1,5}", host):
+            raise ConfigError(f"--workers {workers}: {host!r} is not HOST:PORT")
+    if index is None or not 0 <= index < len(hosts):
+        raise ConfigError(f"--worker {index}: expected 0 to {len(hosts) - 1}, this machine's place in --workers")
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -69,9 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.teacher:
             overrides["importance.teachers"] = arguments.teacher
         config, codec = load_config(arguments.config, overrides), load_codec(arguments.codec)
+        name_workers(arguments.workers, arguments.worker)
+        if arguments.patience <= 0:
+            raise ConfigError(f"--patience {arguments.patience:g}: expected more than 0 seconds")
         from train.training import train  # TensorFlow takes seconds to load; mistakes above should not wait for it
+        from train.workers import join
 
-        figures = train(arguments.data, config, codec, arguments.out, command)
+        figures = train(arguments.data, config, codec, arguments.out, command, join(arguments.patience))
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -83,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         for network, (luma, chroma) in figures["correlation"].items():
             print(f"{network}: correlation with importance on held-back photos {luma:.3f} luma, {chroma:.3f} chroma")
+        speeds = ", ".join(f"{stage} {speed:g}" for stage, speed in figures["pictures_per_second"].items())
+        print(f"pictures per second: {speeds}")
         print(f"checkpoint in {arguments.out / 'checkpoint'}")
     return 0
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ class ImportanceConfig(_Struct, frozen=True):
     rounds: Positive
     batch: Positive
     shard: Positive
+    outputs: Literal["auto"] | tuple[Literal["classes", "scores", "values", "ignore"], ...]
 
 
 class NetworkConfig(_Struct, frozen=True):

@@ -11,6 +11,7 @@ import numpy as np
 from rjpeg.codec import forward_dct, planes_from_frame
 from rjpeg.features import generator_features, predictor_features
 from train.config import CodecConfig
+from train.workers import ALONE, Workers, share
 
 MAX_OFFSET = 3.0
 
@@ -120,38 +121,49 @@ def predictor_batch(
     return np.stack(batch)
 
 
-class Batches(keras.utils.PyDataset):
+class Batches:
     """Batches of (features, target) for one of the networks, in a new order every epoch.
 
-    network: "generator" or "predictor". targets: (n, rows, cols, 2) for every entry of `crops`.
+    network: "generator" or "predictor". targets: (n, rows, cols, 2) for every entry of `crops`. What a batch holds is
+    decided by seed, epoch and number alone, so that an interrupted run goes on as it would have; of every batch
+    a worker gets its share.
     """
 
     def __init__(
-        self, crops: list[Crops], targets: list[np.ndarray], network: str, rates: Rates, batch: int, seed: int
+        self,
+        crops: list[Crops],
+        targets: list[np.ndarray],
+        network: str,
+        rates: Rates,
+        batch: int,
+        seed: int,
+        workers: Workers = ALONE,
     ) -> None:
-        super().__init__()
         self._crops, self._targets, self._network = crops, targets, network
-        self._rates, self._batch, self._rng = rates, batch, np.random.default_rng(seed)
-        self.on_epoch_end()
+        self._rates, self._batch, self._seed, self._workers = rates, batch, seed, workers
+        self.pictures = sum(len(group.quality) for group in crops)
+        self.start_epoch(0)
 
-    def on_epoch_end(self) -> None:
-        entries = []
+    def start_epoch(self, epoch: int) -> None:
+        rng = np.random.default_rng((self._seed, epoch))
+        self._epoch, entries = epoch, []
         for group, crops in enumerate(self._crops):
-            order = self._rng.permutation(len(crops.quality))
+            order = rng.permutation(len(crops.quality))
             entries += [(group, order[start : start + self._batch]) for start in range(0, len(order), self._batch)]
-        self._entries = [entries[index] for index in self._rng.permutation(len(entries))]
+        self._entries = [entries[index] for index in rng.permutation(len(entries))]
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        group, index = self._entries[number]
-        crops = self._crops[group]
-        octaves = draw_rates(crops.quality[index], self._rates, self._rng)
+        group, batch = self._entries[number]
+        crops, index = self._crops[group], share(self._workers, batch)
+        rng = np.random.default_rng((self._seed, self._epoch, number, self._workers.index))
+        octaves = draw_rates(crops.quality[index], self._rates, rng)
         if self._network == "generator":
             features = generator_batch(crops, index, octaves)
         else:
-            features = predictor_batch(crops, index, octaves, self._rates, self._rng)
+            features = predictor_batch(crops, index, octaves, self._rates, rng)
         return features, self._targets[group][index]
 
 

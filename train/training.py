@@ -1,10 +1,12 @@
 """The stages of training, each of which continues where an interrupted run stopped."""
 
+import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import msgspec
@@ -21,8 +23,9 @@ from train.dataset import Batches, Crops, Rates
 from train.finetune import Coding, CodingBatches
 from train.importance import compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
-from train.photos import data_hash, is_held_back, list_photos
-from train.teachers import load_teacher
+from train.photos import center_crop, data_hash, is_held_back, list_photos, read_photo
+from train.teachers import Teacher, load_teacher
+from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
 log = logging.getLogger("train")
 
@@ -48,12 +51,21 @@ class CenteredHuber(keras.losses.Loss):
         return {**super().get_config(), "delta": self.delta}
 
 
-def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: str) -> dict[str, Any]:
+def train(
+    data: Path, config: Config, codec: CodecConfig, out: Path, command: str, workers: Workers = ALONE
+) -> dict[str, Any]:
     """Run all stages; writes out/checkpoint and gives the figures in its checkpoint.json.
 
-    out also holds what an interrupted run continues from (importance/, stages/) and TensorBoard's logs/. Raises
-    InputError, ConfigError (out holds a run of another configuration or other photos), ModelError, StorageError.
+    out also holds what an interrupted run continues from (importance/, stages/) and TensorBoard's logs/; several
+    workers share it. Raises InputError, ConfigError (out holds a run of another configuration or other photos),
+    ModelError, StorageError, WorkerError.
     """
+    least = len(config.importance.teachers) * workers.count
+    if config.fine_tune.epochs and config.fine_tune.batch < least:
+        raise ConfigError(
+            f"fine_tune.batch is {config.fine_tune.batch}, expected at least {least}: a picture for every teacher of "
+            "every worker"
+        )
     names = list_photos(data)
     held = sum(is_held_back(name, config.held_back) for name in names)
     if not 0 < held < len(names):
@@ -65,16 +77,26 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
         "rates": Rates.of(codec)._asdict(),
         "data_sha256": data_hash(data, names),
     }
-    _claim(out, run)
+    _claim(out, run, workers)
+    stages, logs = out / "stages", out / "logs"
     keras.utils.set_random_seed(config.seed)
-    teachers = [load_teacher(teacher, config.importance.crop_size) for teacher in config.importance.teachers]
+    size = config.importance.crop_size
+    samples = np.stack([center_crop(read_photo(data / name), size) for name in names[:: max(1, len(names) // 32)][:32]])
+    teachers = [
+        load_teacher(teacher, size, config.importance.outputs, samples) for teacher in config.importance.teachers
+    ]
+    known, started = len(list((out / "importance").glob("*.npz"))), time.monotonic()
     shards = compute_importance(
-        data, names, teachers, config.importance, out / "importance", config.seed, config.held_back
+        data, names, teachers, config.importance, out / "importance", config.seed, config.held_back, workers
     )
+    pictures = round(len(names) * config.importance.rounds * (1 - known / len(shards)))
+    seconds = time.monotonic() - started
+    if pictures:
+        log.info("importance: %.1f pictures/s", pictures / seconds)
+    _note_speed(stages, "importance", pictures, seconds, workers)
     crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
     truth = [group.target for group in held_back]
     rates = Rates.of(codec)
-    stages, logs = out / "stages", out / "logs"
 
     generator = distill(
         build_generator(config.generator),
@@ -86,6 +108,7 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
         stages,
         logs,
         config.seed,
+        workers,
     )
     share = config.distill_predictor.generator_share
     wanted = [
@@ -102,6 +125,7 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
         stages,
         logs,
         config.seed,
+        workers,
     )
     figures: dict[str, Any] = {
         "correlation": {
@@ -113,7 +137,7 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
     if config.fine_tune.epochs:
         photos = [name for name in names if not is_held_back(name, config.held_back)]
         for network in (generator, predictor):
-            fine_tune(network, teachers, data, photos, config, codec, stages, logs)
+            fine_tune(network, teachers, data, photos, config, codec, stages, logs, workers)
         figures["correlation_after_fine_tuning"] = {
             network.name: dataset.correlation(dataset.maps_of(network, held_back, rates, config.seed), truth)
             for network in (generator, predictor)
@@ -125,17 +149,47 @@ def train(data: Path, config: Config, codec: CodecConfig, out: Path, command: st
         "crops": sum(len(group.quality) for group in crops),
         "held_back_crops": sum(len(group.quality) for group in held_back),
         "backend": keras.backend.backend(),
+        "workers": workers.count,
+        "pictures_per_second": _speeds(stages),
         "macs_per_region": {network.name: macs_per_region(network) for network in (generator, predictor)},
         **run,
         **figures,
     }
-    save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, training))
+    if workers.is_chief:
+        save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, training))
+    for network in (generator, predictor):
+        weights = digest(network)
+        log.info("weights of the %s: %s", network.name, weights)
+        agree(workers, int(weights[:10], 16), f"weights of the {network.name}")
     return training
 
 
-def _claim(out: Path, run: dict[str, Any]) -> None:
+def _note_speed(stages: Path, stage: str, pictures: int, seconds: float, workers: Workers) -> None:
+    """Add pictures and seconds of all workers together to those of the run's earlier parts."""
+    if not pictures or not workers.is_chief:
+        return
+    path = stages / "speed.json"
+    stages.mkdir(parents=True, exist_ok=True)
+    speed = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    before = speed.get(stage, [0, 0.0])
+    speed[stage] = [before[0] + pictures, before[1] + seconds]
+    partial = path.with_name("speed.partial")
+    partial.write_text(json.dumps(speed) + "\n", "utf-8")
+    partial.replace(path)
+
+
+def _speeds(stages: Path) -> dict[str, float]:
+    """Pictures per second of every stage."""
+    path = stages / "speed.json"
+    speed = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return {stage: round(pictures / seconds, 1) for stage, (pictures, seconds) in speed.items()}
+
+
+def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
     """Note in `out` which run it holds, or check that it is this one."""
     path = out / "run.json"
+    if not workers.is_chief:
+        wait_for([path], workers)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -143,7 +197,9 @@ def _claim(out: Path, run: dict[str, Any]) -> None:
                 raise ConfigError(f"{out} holds a run of another configuration or other photos: choose another --out")
             log.info("continuing the run in %s", out)
         else:
-            path.write_text(json.dumps(run, indent=2) + "\n", "utf-8")
+            partial = path.with_name("run.partial")
+            partial.write_text(json.dumps(run, indent=2) + "\n", "utf-8")
+            partial.replace(path)
     except (OSError, ValueError) as error:
         raise StorageError(f"training folder {out}: {error}") from error
 
@@ -183,9 +239,10 @@ def distill(
     stages: Path,
     logs: Path,
     seed: int,
+    workers: Workers = ALONE,
 ) -> keras.Model:
     """Regress `targets` (a (n, rows, cols, 2) array for every entry of crops); gives the trained network."""
-    batches = Batches(crops, targets, network.name, rates, config.batch, seed)
+    batches = Batches(crops, targets, network.name, rates, config.batch, seed, workers)
     optimizer = keras.optimizers.AdamW(
         schedule(config.learning_rate, len(batches) * config.epochs),
         weight_decay=config.weight_decay,
@@ -198,22 +255,24 @@ def distill(
         luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, rates, seed), truth)
         return {"correlation/luma": luma, "correlation/chroma": chroma}
 
-    return run_epochs(network, batches, config.epochs, stages / f"distill-{network.name}.keras", logs, figures)
+    path = stages / f"distill-{network.name}.keras"
+    return run_epochs(network, batches, config.epochs, path, logs, figures, workers)
 
 
 def fine_tune(
     network: keras.Model,
-    teachers: list[keras.Model],
+    teachers: list[Teacher],
     data: Path,
     photos: list[str],
     config: Config,
     codec: CodecConfig,
     stages: Path,
     logs: Path,
+    workers: Workers = ALONE,
 ) -> None:
     """Train a network through the codec's twin and the teachers, in place."""
     settings = config.fine_tune
-    batches = CodingBatches(data, photos, network.name, teachers, config, codec)
+    batches = CodingBatches(data, photos, network.name, teachers, config, codec, workers)
     coding = Coding(network, teachers, codec, settings.elasticity, config.importance.crop_size)
     coding.compile(
         optimizer=keras.optimizers.AdamW(
@@ -223,16 +282,29 @@ def fine_tune(
         run_eagerly=keras.backend.backend() == "tensorflow",
     )
     path = stages / f"fine-tune-{network.name}.weights.h5"
-    run_epochs(coding, batches, settings.epochs, path, logs, None)
+    run_epochs(coding, batches, settings.epochs, path, logs, None, workers)
+
+
+class EpochBatches(Protocol):
+    """What `run_epochs` trains on. pictures: in an epoch, of all workers together."""
+
+    pictures: int
+
+    def start_epoch(self, epoch: int) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> tuple[Any, ...]: ...
 
 
 def run_epochs(
     model: keras.Model,
-    batches: keras.utils.PyDataset,
+    batches: EpochBatches,
     epochs: int,
     path: Path,
     logs: Path,
     figures: Callable[[keras.Model], dict[str, float]] | None,
+    workers: Workers = ALONE,
 ) -> keras.Model:
     """Train a compiled model; its state after every epoch, the optimizer's included, is kept at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,21 +316,33 @@ def run_epochs(
             model.optimizer.build(model.trainable_variables)
             model.load_weights(path)
     done = int(model.optimizer.iterations) // len(batches)
-    writer = Writer(str(logs / stage))
+    agree(workers, done, f"finished epochs of {stage}")
+    step = training_step(model, workers)
+    writer = Writer(str(logs / stage)) if workers.is_chief else None
     for epoch in range(done, epochs):
-        numbers = tqdm(range(len(batches)), desc=f"{stage} {epoch + 1}/{epochs}", unit="batch")
-        losses = [float(model.train_on_batch(*batches[number])) for number in numbers]
-        batches.on_epoch_end()
+        batches.start_epoch(epoch)
+        started = time.monotonic()
+        prepared = ahead(batches.__getitem__, range(len(batches)))
+        with contextlib.closing(prepared):
+            bar = tqdm(prepared, f"{stage} {epoch + 1}/{epochs}", len(batches), unit="batch")
+            losses = [step(*batch) for batch in bar]
+        seconds = time.monotonic() - started
+        if not writer:
+            continue
         measured = {"loss": float(np.mean(losses)), **(figures(model) if figures else {})}
         for name, value in measured.items():
             writer.add_scalar(name, value, epoch + 1)
         writer.flush()
-        log.info("%s, epoch %d: %s", stage, epoch + 1, ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
+        text = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+        log.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
+        if epoch > done or epoch == epochs - 1:  # without the epoch in which the network is compiled, if there are more
+            _note_speed(path.parent, stage, batches.pictures, seconds, workers)
         if path.suffix == ".keras":
             save_network(model, path)
         else:
             partial = path.with_name("partial-" + path.name)
             model.save_weights(partial)
             partial.replace(path)
-    writer.close()
+    if writer:
+        writer.close()
     return model

@@ -153,6 +153,9 @@ def tune(options: argparse.Namespace) -> None:
         raise InputError(f"data folder {options.data}: no photo of it is held back")
     clean = np.stack([center_crop(read_photo(options.data / name), SIZE) for name in names])
     teachers = [load_teacher(teacher, SIZE) for teacher in options.teachers]
+    for name, teacher in zip(options.teachers, teachers, strict=True):
+        if teacher.kinds != ("classes",) or len(teacher.output_shape) != 2:
+            raise InputError(f"teacher {name}: outputs are {', '.join(teacher.kinds)}; tuning asks classifiers")
     answers = [_log_softmax(teacher.predict(clean.astype(np.float32), verbose=0)) for teacher in teachers]
     print(f"{len(names)} held-back photos, teachers: {', '.join(options.teachers)}", file=sys.stderr)
     reference: dict[float, NDArray[np.floating]] = {}

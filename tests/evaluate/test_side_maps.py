@@ -130,6 +130,7 @@ def oracle(monkeypatch, tmp_path):
     """An oracle whose one teacher looks at the top left quarter of a picture and nowhere else."""
     keras = pytest.importorskip("keras")
     from train.importance import teacher_gradient
+    from train.teachers import Teacher
 
     size = side_maps.TEACHER_SIZE
     image = keras.Input((size, size, 3))
@@ -137,7 +138,8 @@ def oracle(monkeypatch, tmp_path):
     x = keras.layers.Rescaling(1 / 64, -2)(x)
     keras.utils.set_random_seed(3)
     x = keras.layers.Conv2D(8, 5, 2, activation="relu")(x)
-    teacher = keras.Model(image, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    scores = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
+    teacher = Teacher(image, scores, ("classes",), "corner")
     made = side_maps._Oracle()
     made.__dict__["_teachers"] = [(teacher, teacher_gradient(teacher, size))]
     return made

@@ -9,6 +9,7 @@ from train import dataset, importance
 from train.importance import compute_importance, gradient_statistics
 from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop
 from train.teachers import load_teacher
+from train.workers import WorkerError, Workers
 
 
 def test_importance_is_high_where_the_gradient_is():
@@ -81,6 +82,39 @@ def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_pa
     np.testing.assert_array_equal(predicted[0, ..., -1], expected[..., -1])
     # DC terms of the picture, as coarse as the drawn steps.
     np.testing.assert_allclose(predicted[0, ..., 0], expected[..., 0], atol=2.0**4.9 / 16 + 0.1)
+
+
+def test_a_batch_depends_on_its_epoch_and_number_only_and_workers_share_it(photos, config, teacher_file, tmp_path):
+    teacher = load_teacher(str(teacher_file), 48)
+    paths = compute_importance(photos, list_photos(photos), [teacher], config.importance, tmp_path, 5, 0.3)
+    crops = dataset.load_crops(paths, held_back=False)
+    rates, targets = dataset.Rates(4.0, (1.0, 0.5)), [group.target for group in crops]
+    one, other = (dataset.Batches(crops, targets, "predictor", rates, 4, 1) for _ in range(2))
+    one.start_epoch(2)
+    _ = other[0], other[1]
+    other.start_epoch(2)
+    for found, expected in zip(other[1], one[1], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    one.start_epoch(3)
+    assert any(one[number][0].shape != other[number][0].shape or (one[number][0] != other[number][0]).any()
+               for number in range(len(one)))  # fmt: skip
+    parts = [dataset.Batches(crops, targets, "predictor", rates, 4, 1, Workers(index, 2)) for index in (0, 1)]
+    whole = dataset.Batches(crops, targets, "predictor", rates, 4, 1)
+    for number in range(len(whole)):
+        shares = [part[number][1] for part in parts]
+        assert shares[0].shape == shares[1].shape
+        joined = {target.tobytes() for target in np.concatenate(shares)}
+        assert joined == {target.tobytes() for target in whole[number][1]}
+
+
+def test_several_workers_compute_each_shard_once(photos, config, teacher_file, tmp_path):
+    names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
+    first, second = (Workers(index, 2, patience=0.2) for index in (0, 1))
+    with pytest.raises(WorkerError):
+        compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3, first)
+    assert len(list(tmp_path.iterdir())) == 2
+    paths = compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3, second)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
 def test_correlation_looks_at_differences_within_a_picture_only():
