@@ -44,7 +44,8 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
 std::vector<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels,
                                        int& height, int& width);
 
-// A baseline YCbCr or gray file with Huffman tables optimized for it and no JFIF segment. Throws JpegFailure.
+// A baseline YCbCr or gray file with Huffman tables optimized for it, in one segment and shared between luma and chroma
+// where that is smaller, and no JFIF segment. Throws JpegFailure.
 std::string write_file(const JpegFile& file);
 
 }  // namespace rjpeg

@@ -1,6 +1,8 @@
 """The encoder keeps what it promises: sizes, bounds, order, the caller's map, and clear words on bad input."""
 
 import itertools
+import shutil
+import subprocess
 
 import cv2
 import numpy as np
@@ -174,3 +176,38 @@ def test_one_encoder_serves_several_threads_with_the_files_of_one(encoder, photo
     expected = [encoder.encode(photo, quality=35) for photo in photos]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda photo: encoder.encode(photo, quality=35), photos)) == expected
+
+
+def huffman_tables(jpeg):
+    """(class, destination) of every Huffman table of a file, and how many DHT segments hold them (T.81, B.2.4.2)."""
+    at, tables, segments = 2, [], 0
+    while jpeg[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if jpeg[at + 1] == 0xC4:
+            segments += 1
+            at += 4
+            while at < end:
+                tables.append((jpeg[at] >> 4, jpeg[at] & 15))
+                at += 17 + sum(jpeg[at + 1 : at + 17])
+        at = end
+    return sorted(tables), segments
+
+
+def test_small_files_share_huffman_tables_between_luma_and_chroma_and_large_ones_need_not(encoder, photo):
+    assert huffman_tables(encoder.encode(photo, quality=10)) == ([(0, 0), (1, 0)], 1)
+    tables, segments = huffman_tables(encoder.encode(photo, quality=95))
+    assert (1, 1) in tables
+    assert segments == 1
+
+
+@pytest.mark.parametrize("quality", [5, 15, 40, 90])
+def test_a_file_is_no_larger_than_with_separate_optimized_tables(encoder, photos, quality, tmp_path):
+    if shutil.which("jpegtran") is None:
+        pytest.skip("jpegtran (Debian: libjpeg-turbo-progs) is not installed")
+    for photo in photos[:4]:
+        jpeg = encoder.encode(photo, quality=quality)
+        (tmp_path / "a.jpg").write_bytes(jpeg)
+        command = ["jpegtran", "-copy", "all", "-optimize", str(tmp_path / "a.jpg")]
+        separate = subprocess.run(command, check=True, capture_output=True).stdout
+        # jpegtran adds a JFIF segment of 18 bytes, and has four bytes more for each table after the first.
+        assert len(jpeg) <= len(separate) - 18 - 12
