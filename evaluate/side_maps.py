@@ -5,6 +5,7 @@ that it was shown, which is a map sent on the side at no cost. Importance and ne
 where a variant needs them, since they bring TensorFlow.
 """
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -15,8 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rjpeg import codec
-from rjpeg.decoder import read_region_file
+from rjpeg import codec, resampling
+from rjpeg.decoder import frame_of, read_region_file
 from rjpeg.features import generator_features
 from rjpeg.model import Model
 from rjpeg.runtime import Quantization, answer
@@ -72,9 +73,7 @@ class SideMap:
             height, width = self._frame.shape[:2]
             # a coding size is the frame's own, or whole regions within it
             height, width = min(height, rows * codec.REGION), min(width, cols * codec.REGION)
-            reduced = self._frame
-            if reduced.shape[:2] != (height, width):
-                reduced = cv2.resize(self._frame, (width, height), interpolation=cv2.INTER_AREA)
+            reduced = resampling.reduce(self._frame, (height, width))
             self._answers[rows, cols, rate] = self._source(reduced, self._frame, rate)
         return self._answers[rows, cols, rate][np.newaxis]
 
@@ -201,13 +200,4 @@ class PaperReader:
 
         file = read_region_file(data, self._model)
         levels = read_map(self._network, file.blocks, file.tables)
-        planes = []
-        for index, component in enumerate(file.blocks):
-            steps = codec.level_steps(file.tables[index], self._model.leveling.scales)
-            of_blocks = codec.block_levels(levels[..., min(index, 1)], *component.shape[:2])
-            planes.append(codec.inverse_dct(component, steps, of_blocks))
-        frame = codec.frame_from_planes(codec.Planes(*planes), *file.coding_size)
-        if file.frame_size != file.coding_size:
-            height, width = file.frame_size
-            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
-        return frame
+        return frame_of(dataclasses.replace(file, quality_map=levels), self._model)

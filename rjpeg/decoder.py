@@ -6,11 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import _native, codec, marker
+from rjpeg import _native, codec, marker, resampling
 from rjpeg.errors import InputError, JpegError, MarkerError
 from rjpeg.features import predictor_features, rate_of
 from rjpeg.maps import levels_from_output
@@ -85,23 +84,7 @@ class Decoder:
             return DecodedFrame(frame, size, None, None, None, 0, 0, seconds)
         file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
 
-        def transform() -> codec.Planes:
-            planes = []
-            for index, component in enumerate(file.blocks):
-                steps = codec.level_steps(file.tables[index], self.model.leveling.scales)
-                levels = codec.block_levels(file.quality_map[..., min(index, 1)], *component.shape[:2])
-                planes.append(codec.inverse_dct(component, steps, levels))
-            return codec.Planes(*planes)
-
-        planes = timed(seconds, "transform", transform)
-        frame = timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
-        if file.frame_size != file.coding_size:
-            height, width = file.frame_size
-            frame = timed(
-                seconds,
-                "enlarge",
-                lambda: cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC),
-            )
+        frame = frame_of(file, self.model, seconds)
         return DecodedFrame(
             frame=frame,
             coding_size=file.coding_size,
@@ -166,6 +149,23 @@ def read_region_file(
         predictor_map=predicted,
         quality_map=levels,
     )
+
+
+def frame_of(file: RegionFile, model: Model, seconds: dict[str, float] | None = None) -> NDArray[np.uint8]:
+    """The (H, W, 3) uint8 BGR frame of a file that was taken apart, by its quality map."""
+    seconds = {} if seconds is None else seconds
+
+    def transform() -> codec.Planes:
+        planes = []
+        for index, component in enumerate(file.blocks):
+            steps = codec.level_steps(file.tables[index], model.leveling.scales)
+            levels = codec.block_levels(file.quality_map[..., min(index, 1)], *component.shape[:2])
+            planes.append(codec.inverse_dct(component, steps, levels))
+        return codec.Planes(*planes)
+
+    planes = timed(seconds, "transform", transform)
+    coded = timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
+    return timed(seconds, "enlarge", lambda: resampling.enlarge(coded, file.frame_size))
 
 
 def _predicted_map(

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import _native, codec, marker, tables
+from rjpeg import _native, codec, marker, resampling, tables
 from rjpeg.codec import REGION, Subsampling
 from rjpeg.errors import InputError, TargetError
 from rjpeg.features import generator_features, predictor_features, rate_of
@@ -253,10 +252,7 @@ class Encoder:
     def _prepare(self, frame: NDArray[np.uint8], coding_size: tuple[int, int], subsampling: Subsampling) -> _Picture:
         start = perf_counter()
         frame_size = (int(frame.shape[0]), int(frame.shape[1]))
-        height, width = coding_size
-        if frame_size != coding_size:
-            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-        planes = codec.planes_from_frame(frame, subsampling)
+        planes = codec.planes_from_frame(resampling.reduce(frame, coding_size), subsampling)
         converted = perf_counter()
         coefficients = [codec.forward_dct(plane) for plane in planes]
         half_size = coefficients[1:]
