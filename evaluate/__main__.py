@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--qualities", type=int, nargs="*", default=[10, 20, 30, 50], metavar="Q",
         help=f"fixed qualities for {', '.join(FIXED_QUALITY)}")  # fmt: skip
-    add("--codecs", nargs="+", default=["region-jpeg", *PEERS], metavar="NAME",
+    add("--codecs", nargs="+", default=["region-jpeg", "region-jpeg-restored", *PEERS], metavar="NAME",
         help=f"of {', '.join([*REGION_JPEG, *PEERS])}; "
         "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
     add("--fractions", type=float, nargs="*", default=list(FRACTIONS), metavar="F",

@@ -217,11 +217,10 @@ class RegionJpeg(Codec):
             except ImportError as error:
                 raise CodecMissingError(f"package {error.name} is not installed") from error
             files.append(side_maps.fingerprint())
-        try:
-            self._encoder = rjpeg.Encoder(loaded, **variant.encoder)
-            self._decoder = rjpeg.Decoder(loaded, **variant.decoder)
-        except TypeError as error:
-            raise CodecMissingError(f"this rjpeg has no such option ({error})") from error
+        if variant.decoder.get("restore") and "restorer" not in loaded.manifest:
+            raise CodecMissingError("the model has no restorer")
+        self._encoder = rjpeg.Encoder(loaded, **variant.encoder)
+        self._decoder = rjpeg.Decoder(loaded, **variant.decoder)
         self.version = f"rjpeg {rjpeg.__version__}, model {loaded.identity.hex()}, files {' '.join(files)}"
         if variant != FULL_SYSTEM:
             self.version += f", {variant.settings()}"

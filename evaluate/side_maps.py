@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rjpeg import codec, resampling
+from rjpeg import codec
 from rjpeg.decoder import frame_of, read_region_file
 from rjpeg.features import generator_features
 from rjpeg.model import Model
@@ -73,7 +73,7 @@ class SideMap:
             height, width = self._frame.shape[:2]
             # a coding size is the frame's own, or whole regions within it
             height, width = min(height, rows * codec.REGION), min(width, cols * codec.REGION)
-            reduced = resampling.reduce(self._frame, (height, width))
+            reduced = codec.reduce(self._frame, (height, width))
             self._answers[rows, cols, rate] = self._source(reduced, self._frame, rate)
         return self._answers[rows, cols, rate][np.newaxis]
 

@@ -59,6 +59,7 @@ class Variant:
 FULL_SYSTEM = Variant("full system: the predictor's map with refinements")
 VARIANTS = {
     "region-jpeg": FULL_SYSTEM,
+    "region-jpeg-restored": Variant("with restoration at the decoder", decoder={"restore": True}),
     "region-jpeg-flat": Variant("without the map: one level everywhere", leveling={"gain": 0.0}),
     "region-jpeg-unrefined": Variant("without refinements: the predictor's map alone", encoder={"refine": False}),
     "region-jpeg-generator": Variant(
@@ -82,5 +83,5 @@ VARIANTS = {
 }  # fmt: skip
 """All variants by the name of their codec, in the order of the ablation's rows."""
 
-REGION_JPEG = ("region-jpeg", "region-jpeg-unrefined", "region-jpeg-flat")
+REGION_JPEG = ("region-jpeg", "region-jpeg-restored", "region-jpeg-unrefined", "region-jpeg-flat")
 """Those that `python -m evaluate` offers beside the peers; it takes the others by name as well."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import calibration_data
-from export.calibration import features_of, read_pictures
+from export.calibration import features_of, read_pictures, restoration_features_of
 from export.convert import ExportError, to_int8
-from export.manifest import build_manifest
+from export.manifest import build_manifest, part_of
 from export.parity import TEACHER_SIZE, compare, runtimes_agree, teacher_inputs, with_float_networks
 from rjpeg.errors import RjpegError
 from rjpeg.model import DEFAULT_FOLDER, load_model
@@ -41,7 +41,8 @@ def export(
     teacher: str,
     outputs: str | Sequence[str] = "auto",
 ) -> dict[str, Any]:
-    """Write generator.tflite, predictor.tflite and manifest.json to `out`; gives the manifest.
+    """Write generator.tflite, predictor.tflite, manifest.json and, where the checkpoint has one, restorer.tflite to
+    `out`; gives the manifest.
 
     teacher, outputs: as `train.teachers.load_teacher`.
 
@@ -74,8 +75,18 @@ def export(
                 (folder / f"{name}.tflite").write_bytes(content)
             manifest = build_manifest(out.name, contents, networks, macs, settings, read.training, {})
             (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+            files = ["generator.tflite", "predictor.tflite", "manifest.json"]
+            if read.restorer is not None:
+                log.info("converting the restorer")
+                coded = restoration_features_of(read_pictures(calibration, "calibration"), load_model(folder))
+                content = to_int8(read.restorer, coded)
+                files.append("restorer.tflite")
+                (folder / "restorer.tflite").write_bytes(content)
+                network = Network(content, name="restorer")
+                manifest["restorer"] = part_of("restorer", content, network, macs_per_region(read.restorer))
+                (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
             log.info("comparing with the float networks through the codec")
-            exact = with_float_networks(load_model(folder), read.generator, read.predictor)
+            exact = with_float_networks(load_model(folder), read)
             pictures = read_pictures(calibration, "evaluation")
             judge = load_teacher(teacher, TEACHER_SIZE, outputs, teacher_inputs(pictures))
             parity = compare(exact, load_model(folder), pictures, judge)
@@ -84,7 +95,8 @@ def export(
             text = json.dumps(manifest, indent=1)
             (folder / "manifest.json").write_text(text + "\n", "utf-8")
             out.mkdir(exist_ok=True)
-            for file in ("generator.tflite", "predictor.tflite", "manifest.json"):
+            (out / "restorer.tflite").unlink(missing_ok=True)
+            for file in files:
                 shutil.move(folder / file, out / file)
     except OSError as error:
         raise ExportError(f"model folder {out} can't be written: {error.strerror or error}") from error
@@ -112,11 +124,14 @@ def check_parity(figures: dict[str, float]) -> None:
         )
     if abs(figures["bytes_ratio"] - 1) > MOST_BYTES_CHANGE:
         raise ExportError(f"int8: files have {figures['bytes_ratio']:.3f} times float's bytes")
-    most = figures["divergence_float"] * (1 + MOST_DIVERGENCE_CHANGE)
-    if figures["divergence_int8"] > most:
-        raise ExportError(
-            f"int8: the teacher's divergence is {figures['divergence_int8']:.4f}, expected at most {most:.4f}"
-        )
+    for kind in ("divergence", "divergence_restored"):
+        if f"{kind}_float" not in figures:
+            continue
+        most = figures[f"{kind}_float"] * (1 + MOST_DIVERGENCE_CHANGE)
+        if figures[f"{kind}_int8"] > most:
+            raise ExportError(
+                f"int8: the teacher's {kind} is {figures[f'{kind}_int8']:.4f}, expected at most {most:.4f}"
+            )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -145,10 +160,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def print_table(manifest: dict[str, Any]) -> None:
     rows = [("", "bytes", "MACs/region", "input scale", "output scale")]
-    for name in ("generator", "predictor"):
+    for name in filter(manifest.get, ("generator", "predictor", "restorer")):
         part = manifest[name]
         scales = (f"{part['input']['scale']:.4g}", f"{part['output']['scale']:.4g}")
-        rows.append((name, str(part["bytes"]), str(part["macs_per_region"]), *scales))
+        rows.append((name, str(part["bytes"]), _macs(part), *scales))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print(
@@ -167,6 +182,10 @@ def print_table(manifest: dict[str, Any]) -> None:
         f"divergence {parity['divergence_int8']:.4f} (float {parity['divergence_float']:.4f}){agreement}"
     )
     print(f"predictor equal on {' and '.join(parity['runtimes'])}; model id {manifest['id']}")
+
+
+def _macs(part: dict[str, Any]) -> str:
+    return str(part["macs_per_region"]) if "macs_per_region" in part else f"{part['macs_per_cell']} a 4x4 cell"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import calibration_data
-from rjpeg import codec, tables
+from rjpeg import Encoder, Model, codec, tables
+from rjpeg.decoder import coded_picture, read_region_file
 from rjpeg.errors import InputError
 from rjpeg.features import generator_features, predictor_features, rate_of
+from rjpeg.restoration import restoration_features, step_octaves
 from train.config import CodecConfig
 
 # Largest side of a coded frame, and qualities; together they span what devices send.
@@ -57,3 +59,18 @@ def features_of(
                 for component, table in ((y, luma), (cb, chroma), (cr, chroma))
             )
             yield generator_features(y, cb, cr, rate), predictor_features(y_dc, cb_dc, cr_dc, rate)
+
+
+def restoration_features_of(pictures: list[NDArray[np.uint8]], model: Model) -> list[NDArray[np.float32]]:
+    """The restorer's features of every picture, coded with the model at sizes and qualities in turn."""
+    encoder = Encoder(model)
+    features = []
+    for number, picture in enumerate(pictures):
+        scale = LARGEST_SIDES[number % 2] / max(picture.shape[:2])
+        size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+        frame = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        file = read_region_file(encoder.encode(frame, quality=QUALITIES[number % len(QUALITIES)]), model)
+        octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
+        reduction = float(np.sqrt(np.prod(file.coding_size) / np.prod(file.frame_size)))
+        features.append(restoration_features(coded_picture(file, model), octaves, reduction))
+    return features

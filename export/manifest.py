@@ -22,18 +22,7 @@ def build_manifest(
     parity: dict[str, Any],
 ) -> dict[str, Any]:
     """manifest.json as a dictionary. contents, networks, macs: by "generator" and "predictor"."""
-    parts = {
-        part: {
-            "file": f"{part}.tflite",
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "macs_per_region": macs[part],
-            "input_shape": list(networks[part].input_shape),
-            "input": _scale(networks[part].input_quantization),
-            "output": _scale(networks[part].output_quantization),
-        }
-        for part, content in contents.items()
-    }
+    parts = {part: part_of(part, content, networks[part], macs[part]) for part, content in contents.items()}
     decoder = {
         "predictor_sha256": parts["predictor"]["sha256"],
         "input": parts["predictor"]["input"],
@@ -56,6 +45,19 @@ def build_manifest(
         "training": training,
         "parity": parity,
         "versions": _versions(),
+    }
+
+
+def part_of(name: str, content: bytes, network: Network, macs: int) -> dict[str, Any]:
+    """What the manifest says of one network: its file, and how its integers are meant."""
+    return {
+        "file": f"{name}.tflite",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "macs_per_region" if name != "restorer" else "macs_per_cell": macs,
+        "input_shape": list(network.input_shape),
+        "input": _scale(network.input_quantization),
+        "output": _scale(network.output_quantization),
     }
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rjpeg import Decoder, Encoder
 from rjpeg.model import Model
 from rjpeg.runtime import RUNTIMES, Network, Quantization
+from train.checkpoints import Checkpoint
 from train.disagreement import divergence, parameters
 from train.teachers import Teacher
 
@@ -39,11 +40,13 @@ class FloatNetwork:
         return np.clip(np.floor(offsets / scale + 0.5) + zero_point, -128, 127).astype(np.int8)
 
 
-def with_float_networks(model: Model, generator: keras.Model, predictor: keras.Model) -> Model:
-    """The model with the float networks answering in place of its own."""
-    # Model.generator and .predictor are cached properties: what lies under their names is what is used.
-    for name, network in (("generator", generator), ("predictor", predictor)):
-        model.__dict__[name] = FloatNetwork(network, getattr(model, name))
+def with_float_networks(model: Model, checkpoint: Checkpoint) -> Model:
+    """The model with the checkpoint's float networks answering in place of its own."""
+    # They are cached properties of Model: what lies under their names is what is used.
+    for name in ("generator", "predictor", "restorer"):
+        network = getattr(checkpoint, name)
+        if network is not None:
+            model.__dict__[name] = FloatNetwork(network, getattr(model, name))
     return model
 
 
@@ -53,7 +56,7 @@ def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], tea
     pictures: (H, W, 3) BGR. `levels_equal` and `levels_within_1` are shares of the predictor's and the generator's
     levels; `bytes_ratio` is of all files; `divergence` is the mean disagreement (`train.disagreement`, nats) of the
     teacher's answer on the decoded picture with that on the clean one; `agreement`, only for a classifier, how often
-    its first choice stays.
+    its first choice stays. `divergence_restored` is that of restored pictures, for a model with a restorer.
     """
     reference = [np.concatenate([part] * len(QUALITIES)) for part in _answer(teacher, pictures)]
     classifier = teacher.kinds == ("classes",) and reference[0].ndim == 2
@@ -62,7 +65,8 @@ def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], tea
     sizes: dict[str, int] = {}
     for name, model in (("float", exact), ("int8", integer)):
         encoder, decoder = Encoder(model), Decoder(model)
-        maps[name], sizes[name], frames = [], 0, []
+        restorer = Decoder(model, restore=True) if "restorer" in model.manifest else None
+        maps[name], sizes[name], frames, restored = [], 0, [], []
         for quality in QUALITIES:
             for picture in pictures:
                 encoded = encoder.encode_with_details(picture, quality=quality)
@@ -71,8 +75,13 @@ def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], tea
                     maps[name] += [encoded.generator_map.ravel()]
                 sizes[name] += len(encoded.jpeg)
                 frames.append(decoder.decode(encoded.jpeg))
+                if restorer is not None:
+                    restored.append(restorer.decode(encoded.jpeg))
         coded = _answer(teacher, frames)
         figures[f"divergence_{name}"] = float(ops.mean(divergence(teacher.kinds, reference, coded)))
+        if restored:
+            answer = _answer(teacher, restored)
+            figures[f"divergence_restored_{name}"] = float(ops.mean(divergence(teacher.kinds, reference, answer)))
         if classifier:
             figures[f"agreement_{name}"] = float((reference[0].argmax(1) == coded[0].argmax(1)).mean())
     difference = np.abs(np.concatenate(maps["float"]).astype(int) - np.concatenate(maps["int8"]).astype(int))

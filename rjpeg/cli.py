@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("jpeg", help="JPEG file, or - for standard input")
     decode.add_argument("output", help="picture to write; its ending names the format (.png, .bmp, ...); - for PNG")
 
+    decode.add_argument("--restore", action="store_true", help="let the model's restorer undo what coding did")
+
     look = add("inspect", _inspect, "tell what a JPEG says of itself: sizes, map, bytes by segment")
     look.add_argument("jpeg", help="JPEG file, or - for standard input")
     look.add_argument("--json", action="store_true", help="everything, the map's levels too, as one JSON object")
@@ -128,7 +130,7 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _decode(options: argparse.Namespace) -> None:
-    decoder = Decoder(options.model, max_pixels=options.max_pixels)
+    decoder = Decoder(options.model, max_pixels=options.max_pixels, restore=options.restore)
     frame = decoder.decode(_read(options.jpeg))
     ending = ".png" if options.output == STANDARD_STREAM else Path(options.output).suffix
     _write(options.output, _picture_file(frame, ending, options.output))

@@ -49,6 +49,20 @@ def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling) -> Pla
     return Planes(y, cb, cr)
 
 
+def reduce(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A (H, W, 3) uint8 frame at a smaller (height, width), by area."""
+    if frame.shape[:2] == size:
+        return frame
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A (h, w, 3) uint8 frame at a larger (height, width), cubic."""
+    if frame.shape[:2] == size:
+        return frame
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
 def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mean of every 2x2 samples of a (H, W) uint8 plane; an odd last row or column is repeated."""
     height, width = plane.shape

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import _native, codec, marker, resampling
+from rjpeg import _native, codec, marker
 from rjpeg.errors import InputError, JpegError, MarkerError
 from rjpeg.features import predictor_features, rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
-from rjpeg.runtime import answer
+from rjpeg.restoration import restore, step_octaves
+from rjpeg.runtime import Network, answer
 from rjpeg.stages import timed
 
 MAX_PIXELS = 2**26
@@ -59,10 +60,21 @@ class RegionFile:
 class Decoder:
     """Decodes the files of one model, and anyone's ordinary JPEGs. Safe to use from several threads."""
 
-    def __init__(self, model: str | os.PathLike[str] | Model | None = None, *, max_pixels: int = MAX_PIXELS) -> None:
-        """model: as for Encoder. max_pixels: larger pictures are refused before memory is taken. Raises ModelError."""
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Model | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        restore: bool = False,
+    ) -> None:
+        """model: as for Encoder. max_pixels: larger pictures are refused before memory is taken.
+
+        restore: let the model's restorer undo what coding did, for networks that look at the frame. Ordinary JPEGs are
+        left as they are. Raises ModelError, also where the model has no restorer.
+        """
         self.model = model if isinstance(model, Model) else load_model(model)
         self.max_pixels = max_pixels
+        self.restorer = self.model.restorer if restore else None
 
     def decode(self, jpeg: bytes) -> NDArray[np.uint8]:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.
@@ -84,7 +96,7 @@ class Decoder:
             return DecodedFrame(frame, size, None, None, None, 0, 0, seconds)
         file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
 
-        frame = frame_of(file, self.model, seconds)
+        frame = frame_of(file, self.model, self.restorer, seconds)
         return DecodedFrame(
             frame=frame,
             coding_size=file.coding_size,
@@ -151,8 +163,23 @@ def read_region_file(
     )
 
 
-def frame_of(file: RegionFile, model: Model, seconds: dict[str, float] | None = None) -> NDArray[np.uint8]:
-    """The (H, W, 3) uint8 BGR frame of a file that was taken apart, by its quality map."""
+def frame_of(
+    file: RegionFile, model: Model, restorer: Network | None = None, seconds: dict[str, float] | None = None
+) -> NDArray[np.uint8]:
+    """The (H, W, 3) uint8 BGR frame of a file that was taken apart, by its quality map.
+
+    restorer: the model's, where the frame is to be restored. seconds: by stage, added to.
+    """
+    seconds = {} if seconds is None else seconds
+    coded = coded_picture(file, model, seconds)
+    if restorer is None:
+        return timed(seconds, "enlarge", lambda: codec.enlarge(coded, file.frame_size))
+    octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
+    return timed(seconds, "restore", lambda: restore(restorer, coded, octaves, file.frame_size))
+
+
+def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | None = None) -> NDArray[np.uint8]:
+    """The (h, w, 3) uint8 BGR picture of a file at its coding size. seconds: by stage, added to."""
     seconds = {} if seconds is None else seconds
 
     def transform() -> codec.Planes:
@@ -164,8 +191,7 @@ def frame_of(file: RegionFile, model: Model, seconds: dict[str, float] | None = 
         return codec.Planes(*planes)
 
     planes = timed(seconds, "transform", transform)
-    coded = timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
-    return timed(seconds, "enlarge", lambda: resampling.enlarge(coded, file.frame_size))
+    return timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
 
 
 def _predicted_map(

@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import _native, codec, marker, resampling, tables
+from rjpeg import _native, codec, marker, tables
 from rjpeg.codec import REGION, Subsampling
 from rjpeg.errors import InputError, TargetError
 from rjpeg.features import generator_features, predictor_features, rate_of
@@ -252,7 +252,7 @@ class Encoder:
     def _prepare(self, frame: NDArray[np.uint8], coding_size: tuple[int, int], subsampling: Subsampling) -> _Picture:
         start = perf_counter()
         frame_size = (int(frame.shape[0]), int(frame.shape[1]))
-        planes = codec.planes_from_frame(resampling.reduce(frame, coding_size), subsampling)
+        planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling)
         converted = perf_counter()
         coefficients = [codec.forward_dct(plane) for plane in planes]
         half_size = coefficients[1:]

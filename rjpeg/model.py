@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rjpeg.errors import ModelError
 from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from rjpeg.maps import Leveling
+from rjpeg.restoration import CHANNELS as RESTORER_CHANNELS
 from rjpeg.runtime import Network, Quantization
 
 MANIFEST_FORMAT = 1
@@ -59,6 +60,16 @@ class Model:
         content = _checked(self.folder / part["file"], part["sha256"])
         network = Network(content, name=str(self.folder / "generator"), threads=self.threads)
         return _expect_int8(network, GENERATOR_CHANNELS, (part["input"], part["output"]))
+
+    @cached_property
+    def restorer(self) -> Network:
+        """The restorer, on the fastest kernels there are. Raises ModelError where the model comes without one."""
+        part = self.manifest.get("restorer")
+        if part is None:
+            raise ModelError(f"model {self.folder} has no restorer: decode without, or export one")
+        content = _checked(self.folder / part["file"], part["sha256"])
+        network = Network(content, name=str(self.folder / "restorer"), threads=self.threads)
+        return _expect_int8(network, RESTORER_CHANNELS, (part["input"], part["output"]))
 
 
 def identity_of(decoder: dict[str, Any]) -> str:

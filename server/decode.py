@@ -111,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="largest picture decoded (default: %(default)s)",
     )
+    p.add_argument("--restore", action="store_true", help="let the model's restorer undo what coding did, for networks")
     p.add_argument("--token-file", metavar="FILE", help="with --listen: the token that senders need (default: none)")
     p.add_argument(
         "--workers",
@@ -167,7 +168,12 @@ def decoder_maker(args: argparse.Namespace) -> Callable[[], FrameDecoder]:
     elif args.labels is not None:
         raise ConfigError("--labels is of no use without --task")
     return lambda: FrameDecoder(
-        args.model, max_pixels=args.max_pixels, form=args.format, keep_jpeg=args.keep_jpeg, task=task
+        args.model,
+        max_pixels=args.max_pixels,
+        restore=args.restore,
+        form=args.format,
+        keep_jpeg=args.keep_jpeg,
+        task=task,
     )
 
 

@@ -26,6 +26,7 @@ class FrameDecoder:
     Args:
         model: folder of the networks, None for those that come with rjpeg.
         max_pixels: of a picture; larger ones are refused before memory is taken.
+        restore: let the model's restorer undo what coding did.
         form: "png", or "raw": a NumPy .npy file of (H, W, 3) uint8 BGR.
         keep_jpeg: also write each file as it came.
         task: asked about every picture.
@@ -36,11 +37,12 @@ class FrameDecoder:
         model: str | None = None,
         *,
         max_pixels: int = 2**26,
+        restore: bool = False,
         form: str = "png",
         keep_jpeg: bool = False,
         task: Classifier | None = None,
     ) -> None:
-        self._decoder = rjpeg.Decoder(model, max_pixels=max_pixels)
+        self._decoder = rjpeg.Decoder(model, max_pixels=max_pixels, restore=restore)
         self._form = form
         self._keep_jpeg = keep_jpeg
         self._task = task

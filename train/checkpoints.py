@@ -1,4 +1,4 @@
-"""A checkpoint: two Keras networks and checkpoint.json, which says how they came about."""
+"""A checkpoint: two Keras networks, or three with a restorer, and checkpoint.json: how they came about."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from rjpeg import restoration
 from rjpeg.errors import ModelError, StorageError
 from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 
@@ -18,13 +19,15 @@ class Checkpoint(NamedTuple):
     generator: keras.Model
     predictor: keras.Model
     training: dict[str, Any]
+    restorer: keras.Model | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write generator.keras, predictor.keras (without their optimizers) and checkpoint.json. Raises StorageError."""
+    """Write generator.keras, predictor.keras, restorer.keras if there is one (all without their optimizers) and
+    checkpoint.json. Raises StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for network in (checkpoint.generator, checkpoint.predictor):
+        for network in filter(None, (checkpoint.generator, checkpoint.predictor, checkpoint.restorer)):
             plain = keras.models.clone_model(network)
             plain.set_weights(network.get_weights())
             save_network(plain, folder / f"{network.name}.keras")
@@ -63,14 +66,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(f"checkpoint {path} is no checkpoint: {error!r}") from error
     if version != FORMAT:
         raise ModelError(f"checkpoint {path} has format {version}, expected {FORMAT}")
-    networks = []
-    for name, channels in (("generator", GENERATOR_CHANNELS), ("predictor", PREDICTOR_CHANNELS)):
-        network = load_network(folder / f"{name}.keras")
+    networks = {}
+    for name, channels, outputs in (
+        ("generator", GENERATOR_CHANNELS, 2),
+        ("predictor", PREDICTOR_CHANNELS, 2),
+        ("restorer", restoration.CHANNELS, restoration.OUTPUTS),
+    ):
+        path = folder / f"{name}.keras"
+        if name == "restorer" and not path.exists():
+            continue
+        network = load_network(path)
         shapes = network.input_shape, network.output_shape
-        if shapes != ((None, None, None, channels), (None, None, None, 2)):
+        if shapes != ((None, None, None, channels), (None, None, None, outputs)):
             raise ModelError(
-                f"network {folder / name}.keras: shapes are {shapes}, expected (N, rows, cols, {channels}) "
-                "in and (N, rows, cols, 2) out"
+                f"network {path}: shapes are {shapes}, expected (N, rows, cols, {channels}) "
+                f"in and (N, rows, cols, {outputs}) out"
             )
-        networks.append(network)
-    return Checkpoint(networks[0], networks[1], training)
+        networks[name] = network
+    return Checkpoint(networks["generator"], networks["predictor"], training, networks.get("restorer"))

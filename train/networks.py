@@ -8,6 +8,7 @@ give the wide view that dilation would give otherwise.
 import keras
 from keras import layers, ops
 
+from rjpeg import restoration
 from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from train.config import NetworkConfig
 
@@ -64,7 +65,25 @@ def build_paper_predictor(config: NetworkConfig, channels: int, levels: int) -> 
     return keras.Model(features, ops.stack(logits, axis=-2), name="paper-predictor")
 
 
+def build_restorer(width: int, blocks: int) -> keras.Model:
+    """(N, rows, cols, 53) of `rjpeg.restoration.restoration_features` -> (N, rows, cols, 192) gray levels to add.
+
+    Residual blocks without normalization, after Lim et al., "Enhanced Deep Residual Networks for Single Image
+    Super-Resolution" (2017). It starts by adding next to nothing.
+    """
+    small, least = (keras.initializers.RandomNormal(stddev=deviation) for deviation in (0.01, 0.0005))
+    features = keras.Input((None, None, restoration.CHANNELS), name="features")
+    x = layers.Rescaling(1 / 64)(features)
+    x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+    for _ in range(blocks):
+        y = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+        y = layers.Conv2D(width, 3, padding="same", kernel_initializer=small)(y)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Conv2D(restoration.OUTPUTS, 1, padding="same", kernel_initializer=least)(x)
+    return keras.Model(features, layers.Rescaling(64.0)(x), name="restorer")
+
+
 def macs_per_region(model: keras.Model) -> int:
-    """Multiply-adds of one region: every weight of a convolution is used once, stride being 1 everywhere."""
+    """Multiply-adds of a region, of a cell for the restorer: stride is 1, so each convolution's weight counts once."""
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))]
     return sum(int(kernel.shape[0] * kernel.shape[1] * kernel.shape[2] * kernel.shape[3]) for kernel in kernels)

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from train.checkpoints import Checkpoint, save_checkpoint
+from train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from train.config import NetworkConfig
-from train.networks import build_generator, build_predictor
+from train.networks import build_generator, build_predictor, build_restorer
 
 SMALL = NetworkConfig(width=8, blocks=1, kernel=5, stem_kernel=3)
 
@@ -36,6 +36,18 @@ def small_networks(seed: int = 3) -> tuple[keras.Model, keras.Model]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(folder, Checkpoint(*small_networks(), {"command": "none"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint_with_restorer(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("restoring")
+    keras.utils.set_random_seed(5)
+    restorer = build_restorer(8, 1)
+    last = restorer.layers[-2]
+    kernel, bias = last.get_weights()
+    last.set_weights([np.random.default_rng(5).normal(0, 0.05, kernel.shape), bias])
+    save_checkpoint(folder, load_checkpoint(checkpoint)._replace(restorer=restorer))
     return folder
 
 

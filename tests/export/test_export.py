@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import export.__main__ as command_line
 import rjpeg
 from export.convert import ExportError, to_int8
-from export.parity import runtimes_agree
+from export.parity import FloatNetwork, runtimes_agree
 from rjpeg.errors import RjpegError
 from rjpeg.runtime import RUNTIMES, Network
 from train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -23,7 +24,16 @@ BOTH = [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, calibration, teacher_file, tmp_path_factory):
-    out = tmp_path_factory.mktemp("export") / "small"
+    return export_anyhow(checkpoint, calibration, teacher_file, tmp_path_factory.mktemp("export") / "small")
+
+
+@pytest.fixture(scope="module")
+def restoring(checkpoint_with_restorer, calibration, teacher_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "restoring"
+    return export_anyhow(checkpoint_with_restorer, calibration, teacher_file, out)
+
+
+def export_anyhow(checkpoint, calibration, teacher_file, out):
     patch = pytest.MonkeyPatch()
     # Random weights are harder on int8 than trained ones: what is tested here is the way, not how good it is.
     patch.setattr(command_line, "LEAST_EQUAL", 0.2)
@@ -44,6 +54,28 @@ def test_the_library_codes_and_decodes_with_the_exported_folder(exported):
     decoded = rjpeg.Decoder(out).decode_with_details(encoded.jpeg)
     assert decoded.frame.shape == frame.shape
     np.testing.assert_array_equal(decoded.quality_map, encoded.quality_map)
+
+
+def test_a_restorer_is_exported_with_the_others(restoring):
+    out, manifest = restoring
+    assert (out / "restorer.tflite").stat().st_size == manifest["restorer"]["bytes"]
+    assert manifest["restorer"]["input"] == {"scale": pytest.approx(1.0), "zero_point": 0}
+    assert manifest["parity"]["divergence_restored_int8"] != manifest["parity"]["divergence_int8"]
+    frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (67, 85, 3)).astype(np.uint8), (0, 0), 3)
+    jpeg = rjpeg.Encoder(out).encode(frame, quality=30)
+    plain, restored = (rjpeg.Decoder(out, restore=restore).decode(jpeg) for restore in (False, True))
+    assert restored.shape == frame.shape
+    assert not np.array_equal(plain, restored)
+
+
+def test_a_restored_frame_is_the_float_networks_within_int8(checkpoint_with_restorer, restoring):
+    out, _ = restoring
+    frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (67, 85, 3)).astype(np.uint8), (0, 0), 3)
+    jpeg = rjpeg.Encoder(out).encode(frame, quality=30)
+    exact = rjpeg.load_model(out)
+    exact.__dict__["restorer"] = FloatNetwork(load_checkpoint(checkpoint_with_restorer).restorer, exact.restorer)
+    integer, floating = (rjpeg.Decoder(model, restore=True).decode(jpeg) for model in (rjpeg.load_model(out), exact))
+    assert np.abs(integer.astype(int) - floating).mean() < 2
 
 
 def test_the_manifest_says_what_the_codec_file_says(exported):

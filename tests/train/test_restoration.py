@@ -1,0 +1,127 @@
+"""The restorer's training: its pairs, its twin of the decoder, and what happens when it is interrupted."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import rjpeg
+from rjpeg.restoration import restore
+from rjpeg.runtime import Quantization
+from train import checkpoints
+from train import restoration as training
+from train.networks import build_restorer
+from train.photos import is_held_back, list_photos
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rjpeg.load_model()
+
+
+@pytest.fixture(scope="module")
+def pairs(photos, model):
+    return training.make_pairs(photos, list_photos(photos), model, 1, 5)
+
+
+@pytest.fixture
+def tiny(teacher_file, monkeypatch):
+    monkeypatch.setattr(training, "load_config", lambda _: type("Config", (), {"held_back": 0.3}))
+    monkeypatch.setattr(training, "STEPS_AN_EPOCH", 2)
+    teacher = str(teacher_file)
+    return training.Settings(width=8, blocks=1, rounds=1, steps=6, batch=3, teachers=(teacher,), judge=teacher)
+
+
+def test_a_pair_is_a_crop_and_what_is_left_of_it(pairs):
+    assert sum(len(group.clean) for group in pairs.values()) == 12
+    for size, group in pairs.items():
+        assert group.coded.shape[1:] == (size, size, 3)
+        assert group.octaves.shape[1:] == (size // 16, size // 16, 2)
+        enlarged = keras.ops.convert_to_numpy(training.resize(group.coded.astype(np.float32), 224, 224))
+        # Coarse, but the same crop.
+        assert np.abs(enlarged - group.clean).mean() < 25
+
+
+def test_the_twin_makes_the_frame_that_the_decoder_makes(pairs):
+    class Network:
+        """Float, with an output scale so small that nothing is rounded."""
+
+        input_quantization, output_quantization = Quantization(1.0, 0), Quantization(1.0, 0)
+
+        def run(self, array):
+            return np.rint(self.answer)
+
+    rng = np.random.default_rng(0)
+    for size, group in pairs.items():
+        batch = training.network_inputs(group, np.array([0]), False)
+        network = Network()
+        network.answer = rng.integers(-9, 10, (1, size // 4, size // 4, 192)).astype(np.float32)
+        expected = restore(network, np.ascontiguousarray(group.coded[0][..., ::-1]), group.octaves[0], (224, 224))
+        found = training.restored(network.answer, batch["coded"], 224)
+        difference = keras.ops.convert_to_numpy(found)[0][..., ::-1] - expected
+        assert np.abs(difference).max() <= 1.5
+        assert np.abs(difference).mean() < 0.5
+
+
+def test_mirrored_inputs_are_the_inputs_of_the_mirrored_picture(pairs):
+    group = next(iter(pairs.values()))
+    mirrored = training.network_inputs(group, np.array([0]), True)
+    np.testing.assert_array_equal(mirrored["clean"][0], group.clean[0][:, ::-1])
+    np.testing.assert_array_equal(mirrored["features"][0, :, 0, 48:50], 16 * np.repeat(
+        group.octaves[0][:, -1], 4, axis=0) - 64)  # fmt: skip
+    assert mirrored["features"][0, 0, 0, 0] == group.coded[0, 0, -1, 0] - 128.0
+
+
+def test_a_new_restorer_adds_next_to_nothing(pairs):
+    group = next(iter(pairs.values()))
+    batch = training.network_inputs(group, np.array([0]), False)
+    assert np.abs(keras.ops.convert_to_numpy(build_restorer(16, 2)(batch["features"]))).max() < 2
+
+
+def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_path, monkeypatch):
+    real, saved = checkpoints.save_network, []
+
+    def interrupted(network, path):
+        real(network, path)
+        saved.append(path.name)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save_network", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_restorer(photos, model, tmp_path / "run", tiny)
+    network, figures = training.train_restorer(photos, model, tmp_path / "run", tiny)
+    assert saved == ["restorer.keras"] * 3
+    assert int(network.optimizer.iterations) == 6
+    assert figures["pairs"] + figures["held_back_pairs"] == 12
+    assert set(figures["divergence"]) == {"enlarged", "restored"}
+    assert np.isfinite(list(figures["divergence"].values())).all()
+    with pytest.raises(rjpeg.RjpegError, match="other settings"):
+        training.train_restorer(photos, model, tmp_path / "run", training.Settings())
+
+
+def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file, tiny, tmp_path, monkeypatch, capsys):
+    shutil.copytree(checkpoints.FOLDER, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "restorer.keras").unlink(missing_ok=True)
+    monkeypatch.setattr(training, "BLOCKS", 1)
+    held = sum(is_held_back(name, 0.3) for name in list_photos(photos))
+    arguments = ["--data", str(photos), "--checkpoint", str(tmp_path / "checkpoint"), "--out", str(tmp_path / "run")]
+    assert training.main([*arguments, "--rounds", "1", "--steps", "2", "--teacher", str(teacher_file)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["held_back_pairs"] == held
+    read = checkpoints.load_checkpoint(tmp_path / "checkpoint")
+    assert read.restorer.output_shape[-1] == 192
+    assert read.training["restoration"] == figures
+    assert read.training["command"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--data", "/nowhere"], "/nowhere"), (["--data", ".", "--steps", "0"], "--rounds and --steps")],
+)
+def test_mistakes_on_the_command_line_end_with_one_line_and_code_1(arguments, message, tmp_path, capsys):
+    assert training.main([*arguments, "--out", str(tmp_path)]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in error

@@ -1,0 +1,312 @@
+"""The restorer: a network that undoes, for the networks that look at a frame, what coding did to it.
+
+    python -m train.restoration --data FOLDER [--model FOLDER] [--checkpoint FOLDER] [--out FOLDER]
+
+Crops of the photos that are not held back are coded with an exported model, at many qualities and coding sizes. The
+restorer learns to make of them what teachers see as the clean crop: KL divergence of their answer, squared
+differences of their features, stage by stage (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
+Super-Resolution", 2016), and a little of the pixels' absolute difference. It is put into the checkpoint, and
+`python -m export` takes it from there. Started again with the same arguments it continues where it stopped.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+import rjpeg
+from rjpeg import codec, restoration, tables
+from rjpeg.decoder import coded_picture, read_region_file
+from rjpeg.errors import InputError, RjpegError, StorageError
+from rjpeg.restoration import restoration_features, step_octaves
+from train import checkpoints
+from train.config import CONFIG_FILE, load_config
+from train.disagreement import divergence, parameters
+from train.networks import build_restorer, macs_per_region
+from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop, read_photo
+from train.teachers import Teacher, load_teacher
+from train.twin import resize
+from train.workers import ALONE, ahead, training_step
+
+log = logging.getLogger("train")
+
+CROP_SIZE, CROP_AREA = 224, (0.35, 1.0)
+# sides in pixels that a crop is reduced to, and the IJG qualities from which on the next larger one is usual
+CODING_SIZES = (112, 128, 144, 160, 176, 192, 224)
+QUALITY_BOUNDS = (6, 9, 14, 19, 27, 38)
+QUALITIES = (4.5, 42.0)
+WIDTH, BLOCKS = 48, 3
+ROUNDS, STEPS, BATCH = 3, 3500, 16
+LEARNING_RATE = 2e-3
+# of the features' and the pixels' differences beside the divergence in nats
+FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 0.1
+TEACHERS = ("efficientnet-lite0", "efficientnet-lite1")
+JUDGE = "efficientnet-lite2"
+STEPS_AN_EPOCH = 100
+SEED = 1
+
+
+class Pairs(NamedTuple):
+    """Coded and clean crops of one coding size. n crops, RGB."""
+
+    coded: np.ndarray  # (n, size, size, 3) uint8
+    octaves: np.ndarray  # (n, rows, cols, 2) float32, of rjpeg.restoration.step_octaves
+    clean: np.ndarray  # (n, 224, 224, 3) uint8
+
+
+def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
+    """Crops of photos and what is left of them, by coding size; qualities are drawn with equal logarithms."""
+    rng = np.random.default_rng(seed)
+    encoder = rjpeg.Encoder(model)
+    groups: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for name in tqdm([name for _ in range(rounds) for name in names], desc="files", unit="file", disable=None):
+        photo = read_photo(folder / name)
+        whole = rng.random() < 0.25
+        crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, CROP_AREA, rng)
+        quality = float(np.exp(rng.uniform(*np.log(QUALITIES))))
+        usual = int(np.searchsorted(QUALITY_BOUNDS, quality, side="right"))
+        place = np.clip(usual + rng.choice([-1, 0, 0, 0, 1]), 0, len(CODING_SIZES) - 1)
+        size = CODING_SIZES[int(place)]
+        frame = codec.reduce(np.ascontiguousarray(crop[..., ::-1]), (size, size))
+        # As the encoder makes steps smaller by the reduction that it knows of.
+        percent = tables.percent_of_quality(quality) * size / CROP_SIZE
+        jpeg = encoder.encode(frame, quality=tables.quality_of_percent(percent), coding_size=(size, size))
+        file = read_region_file(jpeg, model)
+        octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
+        groups.setdefault(size, []).append((coded_picture(file, model)[..., ::-1], octaves, crop))
+    return {size: Pairs(*map(np.stack, zip(*rows, strict=True))) for size, rows in sorted(groups.items())}
+
+
+def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
+    """A batch of pairs for `Restoring`, float32."""
+    coded, octaves, clean = (part[index] for part in pairs)
+    if mirrored:
+        coded, octaves, clean = (part[:, :, ::-1] for part in (coded, octaves, clean))
+    reduction = coded.shape[1] / clean.shape[1]
+    features = [restoration_features(*part, reduction) for part in zip(coded[..., ::-1], octaves, strict=True)]
+    return {
+        "features": np.stack(features),
+        "coded": coded.astype(np.float32),
+        "clean": clean.astype(np.float32),
+    }
+
+
+def restored(outputs: Any, coded: Any, size: int) -> Any:
+    """RGB frames (N, size, size, 3) in 0..255, as `rjpeg.restoration.restore` makes them but for roundings.
+
+    outputs: (N, rows, cols, 192) of the network, coded: (N, s, s, 3) RGB.
+    """
+    rows, cols = coded.shape[1] // restoration.CELL, coded.shape[2] // restoration.CELL
+    side = restoration.ZOOM * restoration.CELL
+    pixels = ops.transpose(ops.reshape(outputs, (-1, rows, cols, side, side, 3)), (0, 1, 3, 2, 4, 5))
+    correction = ops.reshape(pixels, (-1, rows * side, cols * side, 3))
+    zoomed = resize(coded, rows * side, cols * side) + correction
+    return ops.clip(resize(zoomed, size, size, cv2.INTER_AREA if rows * side > size else cv2.INTER_CUBIC), 0, 255)
+
+
+def with_features(teacher: Teacher) -> keras.Model:
+    """The teacher with its last features of every size up to a quarter of the frame before its answer.
+
+    There are none where all its layers lie inside of one, as those of a Keras file do; its answer must do then.
+    """
+    last: dict[int, Any] = {}
+    for layer in teacher.layers:
+        shape: tuple[Any, ...] = () if isinstance(layer.output, list) else layer.output.shape
+        if len(shape) == 4 and shape[1] is not None and shape[1] <= teacher.input_shape[1] // 4:
+            last[shape[1]] = layer.output
+    return keras.Model(teacher.input, [*last.values(), *keras.tree.flatten(teacher.output)])
+
+
+class Restoring(keras.Model):
+    """The network at one coding size, followed by the teachers, whose disagreement is its loss.
+
+    teachers: with their features and their kinds, see `with_features`. Every teacher sees a part of the batch.
+    """
+
+    def __init__(self, network: keras.Model, teachers: list[tuple[keras.Model, tuple[str, ...]]]) -> None:
+        super().__init__()
+        self.network = network
+        self.built = True
+        self._teachers = lambda: teachers  # behind a function, so that they are no part of the model
+
+    def call(self, inputs: dict[str, Any]) -> Any:
+        clean = inputs["clean"]
+        frames = restored(self.network(inputs["features"]), inputs["coded"], clean.shape[1])
+        pixels = ops.mean(ops.abs(frames - clean)) / 8
+        nats: list[Any] = []
+        differences: list[Any] = []
+        for number, (teacher, kinds) in enumerate(self._teachers()):
+            mine = slice(number, None, len(self._teachers()))
+            seen = [keras.tree.flatten(teacher(pictures[mine], training=False)) for pictures in (clean, frames)]
+            answers = [parameters(kinds, found[-len(kinds) :]) for found in seen]
+            nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
+            for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
+                spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
+                differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
+        loss = ops.mean(ops.concatenate(nats)) + PIXELS_WEIGHT * pixels
+        if differences:
+            loss = loss + FEATURES_WEIGHT * sum(differences[1:], differences[0]) / len(differences)
+        self.add_loss(loss)
+        return frames
+
+
+def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, float]:
+    """Mean divergence (nats) of a teacher's answers from those on clean crops: of enlarged ones, and of restored."""
+    nats: dict[str, list[np.ndarray]] = {"enlarged": [], "restored": []}
+    for group in pairs.values():
+        for start in range(0, len(group.clean), 32):
+            batch = network_inputs(group, np.arange(start, min(start + 32, len(group.clean))), False)
+            size = batch["clean"].shape[1]
+            answers = {
+                name: parameters(teacher.kinds, teacher.predict_on_batch(ops.convert_to_numpy(frames)))
+                for name, frames in (
+                    ("clean", batch["clean"]),
+                    ("enlarged", ops.clip(resize(batch["coded"], size, size), 0, 255)),
+                    ("restored", restored(network(batch["features"]), batch["coded"], size)),
+                )
+            }
+            for name, found in nats.items():
+                found.append(ops.convert_to_numpy(divergence(teacher.kinds, answers["clean"], answers[name])))
+    return {name: float(np.concatenate(found).mean()) for name, found in nats.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """width, blocks: of the network. rounds: crops of every photo. teachers learn with it, judge only measures."""
+
+    width: int = WIDTH
+    blocks: int = BLOCKS
+    rounds: int = ROUNDS
+    steps: int = STEPS
+    batch: int = BATCH
+    seed: int = SEED
+    teachers: tuple[str, ...] = TEACHERS
+    judge: str = JUDGE
+
+
+def train_restorer(data: Path, model: rjpeg.Model, out: Path, settings: Settings) -> tuple[keras.Model, dict[str, Any]]:
+    """The trained network and its figures. `out` keeps what an interrupted run continues from.
+
+    Raises InputError (no photos, or none held back), ModelError, StorageError.
+    """
+    held_back = load_config(CONFIG_FILE).held_back
+    names = list_photos(data)
+    kept = [name for name in names if not is_held_back(name, held_back)]
+    held = [name for name in names if is_held_back(name, held_back)]
+    if not kept or not held:
+        raise InputError(
+            f"data folder {data}: {len(held)} of {len(names)} photos are held back; some of both are needed"
+        )
+    run = {**dataclasses.asdict(settings), "model": model.identity.hex(), "data_sha256": data_hash(data, names)}
+    stage = out / "restorer.keras"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(run, indent=2) + "\n"
+        if stage.exists() and (out / "run.json").read_text("utf-8") != text:
+            raise InputError(
+                f"{out} holds a run of other settings, another model or other photos: choose another --out"
+            )
+        (out / "run.json").write_text(text, "utf-8")
+    except OSError as error:
+        raise StorageError(f"training folder {out}: {error.strerror or error}") from error
+    keras.utils.set_random_seed(settings.seed)
+    pairs = make_pairs(data, kept, model, settings.rounds, settings.seed)
+    teachers = [load_teacher(name, CROP_SIZE) for name in settings.teachers]
+    seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
+    network = _started(stage, settings)
+    steps = {}
+    for size in pairs:
+        restoring = Restoring(network, seen)
+        restoring.compile(optimizer=network.optimizer, jit_compile=False)
+        steps[size] = training_step(restoring, ALONE)
+    epochs = -(-settings.steps // STEPS_AN_EPOCH)
+    for epoch in range(int(network.optimizer.iterations) // STEPS_AN_EPOCH, epochs):
+        plan = _plan(pairs, settings, epoch)
+        prepared = ahead(lambda entry: (entry[0], network_inputs(pairs[entry[0]], *entry[1:])), plan)
+        bar = tqdm(prepared, f"restoration {epoch + 1}/{epochs}", len(plan), unit="batch", disable=None)
+        losses = [steps[size](batch) for size, batch in bar]
+        log.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
+        checkpoints.save_network(network, stage)
+    judged = make_pairs(data, held, model, 1, settings.seed + 1)
+    return network, {
+        **run,
+        "pairs": sum(len(group.clean) for group in pairs.values()),
+        "held_back_pairs": sum(len(group.clean) for group in judged.values()),
+        "macs_per_cell": macs_per_region(network),
+        "divergence": judge(network, judged, load_teacher(settings.judge, CROP_SIZE)),
+    }
+
+
+def _started(stage: Path, settings: Settings) -> keras.Model:
+    """The network as an earlier run left it, or a new one, with its optimizer."""
+    if stage.exists():
+        return checkpoints.load_network(stage, with_optimizer=True)
+    network = build_restorer(settings.width, settings.blocks)
+    warm_up = max(1, min(100, settings.steps // 10))
+    rate = keras.optimizers.schedules.CosineDecay(
+        1e-5, max(1, settings.steps - warm_up), warmup_target=LEARNING_RATE, warmup_steps=warm_up
+    )
+    network.compile(optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0), loss="mse")
+    network.optimizer.build(network.trainable_variables)
+    return network
+
+
+def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple[int, np.ndarray, bool]]:
+    """The batches of an epoch, decided by seed and epoch alone: coding size, crops, whether they are mirrored."""
+    rng = np.random.default_rng((settings.seed, epoch))
+    counts = np.array([len(group.clean) for group in pairs.values()], float)
+    sizes = rng.choice(list(pairs), min(STEPS_AN_EPOCH, settings.steps), p=counts / counts.sum())
+    return [
+        (int(size), rng.choice(len(pairs[int(size)].clean), settings.batch), bool(rng.random() < 0.5)) for size in sizes
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.restoration",
+        description="Trains the restorer of a model and puts it into its checkpoint; export it afterwards. Started "
+        "again it continues where it stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="FOLDER", help="photographs, in subfolders too")
+    add("--model", metavar="FOLDER", help="exported model whose files are restored; the shipped one if not given")
+    add("--checkpoint", type=Path, default=checkpoints.FOLDER, metavar="FOLDER", help="checkpoint of that model")
+    add("--out", type=Path, default=Path("out/restoration"), metavar="FOLDER", help="for what a run continues from")
+    add("--rounds", type=int, default=ROUNDS, metavar="N", help="crops of every photo")
+    add("--steps", type=int, default=STEPS, metavar="N", help="batches in all")
+    add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if min(arguments.rounds, arguments.steps) < 1:
+            raise InputError(f"--rounds and --steps must be at least 1, got {arguments.rounds}, {arguments.steps}")
+        read = checkpoints.load_checkpoint(arguments.checkpoint)
+        settings = Settings(rounds=arguments.rounds, steps=arguments.steps)
+        if arguments.teacher:
+            settings = dataclasses.replace(settings, teachers=tuple(arguments.teacher), judge=arguments.teacher[0])
+        network, figures = train_restorer(arguments.data, rjpeg.load_model(arguments.model), arguments.out, settings)
+        training = {**read.training, "restoration": figures}
+        checkpoints.save_checkpoint(arguments.checkpoint, read._replace(training=training, restorer=network))
+    except RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    print(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
