@@ -26,7 +26,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test train export-tflite eval ablation eval-video exactness serve capture bench lint format clean
+.PHONY: help run test train restorer export-tflite eval ablation eval-video exactness serve capture bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -53,6 +53,9 @@ train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACH
 
 export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [OUT=FOLDER]
 	$(dev_python) -m export $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+
+restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]
+	$(dev_python) -m train.restoration $(call flag,--data,$(DATA)) $(call flag,--out,$(OUT)) $(ARGS)
 
 eval: .venv-dev/.ready ## accuracy against bytes, beside other codecs [DATA=FOLDER] [CLASSIFIER=FILE]
 	$(dev_python) -m evaluate $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)

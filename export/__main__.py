@@ -21,7 +21,7 @@ from rjpeg.runtime import Network, quantize_input
 from train import checkpoints
 from train.config import CODEC_FILE, load_codec
 from train.disagreement import KINDS
-from train.networks import macs_per_region
+from train.networks import macs_per_region, without_rescaling
 from train.teachers import load_teacher
 
 # What a device affords: bytes of the file, multiply-adds of one region.
@@ -79,7 +79,7 @@ def export(
             if read.restorer is not None:
                 log.info("converting the restorer")
                 coded = restoration_features_of(read_pictures(calibration, "calibration"), load_model(folder))
-                content = to_int8(read.restorer, coded)
+                content = to_int8(without_rescaling(read.restorer), coded)
                 files.append("restorer.tflite")
                 (folder / "restorer.tflite").write_bytes(content)
                 network = Network(content, name="restorer")

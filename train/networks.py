@@ -65,22 +65,38 @@ def build_paper_predictor(config: NetworkConfig, channels: int, levels: int) -> 
     return keras.Model(features, ops.stack(logits, axis=-2), name="paper-predictor")
 
 
-def build_restorer(width: int, blocks: int) -> keras.Model:
+# Of the restorer: features, -128..127, are divided by it, and what the last convolution gives is multiplied by it.
+_GRAY_LEVELS = 64.0
+
+
+def build_restorer(width: int, blocks: int, *, rescale: bool = True) -> keras.Model:
     """(N, rows, cols, 53) of `rjpeg.restoration.restoration_features` -> (N, rows, cols, 192) gray levels to add.
 
     Residual blocks without normalization, after Lim et al., "Enhanced Deep Residual Networks for Single Image
-    Super-Resolution" (2017). It starts by adding next to nothing.
+    Super-Resolution" (2017). It starts by adding next to nothing. rescale: False leaves out the scaling of features and
+    gray levels, see `without_rescaling`.
     """
     small, least = (keras.initializers.RandomNormal(stddev=deviation) for deviation in (0.01, 0.0005))
     features = keras.Input((None, None, restoration.CHANNELS), name="features")
-    x = layers.Rescaling(1 / 64)(features)
+    x = layers.Rescaling(1 / _GRAY_LEVELS)(features) if rescale else features
     x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
     for _ in range(blocks):
         y = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
         y = layers.Conv2D(width, 3, padding="same", kernel_initializer=small)(y)
-        x = layers.ReLU()(layers.Add()([x, y]))
+        x = layers.Add()([x, y])
     x = layers.Conv2D(restoration.OUTPUTS, 1, padding="same", kernel_initializer=least)(x)
-    return keras.Model(features, layers.Rescaling(64.0)(x), name="restorer")
+    return keras.Model(features, layers.Rescaling(_GRAY_LEVELS)(x) if rescale else x, name="restorer")
+
+
+def without_rescaling(restorer: keras.Model) -> keras.Model:
+    """The same function of convolutions and additions alone, as int8 runtimes want it: the scaling is in the weights.
+
+    restorer: as `build_restorer` makes it.
+    """
+    first, *middle, last = restorer.get_weights()[:-1]
+    plain = build_restorer(first.shape[-1], len(middle) // 4, rescale=False)
+    plain.set_weights([first / _GRAY_LEVELS, *middle, last * _GRAY_LEVELS, restorer.get_weights()[-1] * _GRAY_LEVELS])
+    return plain
 
 
 def macs_per_region(model: keras.Model) -> int:

@@ -42,12 +42,12 @@ log = logging.getLogger("train")
 
 CROP_SIZE, CROP_AREA = 224, (0.35, 1.0)
 # sides in pixels that a crop is reduced to, and the IJG qualities from which on the next larger one is usual
-CODING_SIZES = (112, 128, 144, 160, 176, 192, 224)
-QUALITY_BOUNDS = (6, 9, 14, 19, 27, 38)
+CODING_SIZES = (128, 144, 160, 176, 192, 224)
+QUALITY_BOUNDS = (9, 14, 19, 27, 38)
 QUALITIES = (4.5, 42.0)
 WIDTH, BLOCKS = 48, 3
-ROUNDS, STEPS, BATCH = 3, 3500, 16
-LEARNING_RATE = 2e-3
+ROUNDS, STEPS, BATCH = 2, 1500, 16
+LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats
 FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 0.1
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1")

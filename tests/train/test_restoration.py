@@ -12,7 +12,7 @@ from rjpeg.restoration import restore
 from rjpeg.runtime import Quantization
 from train import checkpoints
 from train import restoration as training
-from train.networks import build_restorer
+from train.networks import build_restorer, without_rescaling
 from train.photos import is_held_back, list_photos
 
 
@@ -78,6 +78,16 @@ def test_a_new_restorer_adds_next_to_nothing(pairs):
     group = next(iter(pairs.values()))
     batch = training.network_inputs(group, np.array([0]), False)
     assert np.abs(keras.ops.convert_to_numpy(build_restorer(16, 2)(batch["features"]))).max() < 2
+
+
+def test_the_exported_form_computes_the_same():
+    network = build_restorer(8, 2)
+    for layer in network.layers:
+        layer.set_weights([np.random.default_rng(2).normal(0, 0.1, weight.shape) for weight in layer.get_weights()])
+    features = np.random.default_rng(1).integers(-128, 128, (1, 6, 5, 53)).astype(np.float32)
+    plain = without_rescaling(network)
+    np.testing.assert_allclose(plain(features), network(features), rtol=1e-4, atol=1e-2)
+    assert not any(isinstance(layer, keras.layers.Rescaling) for layer in plain.layers)
 
 
 def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_path, monkeypatch):
