@@ -31,7 +31,7 @@ OPENCV_OPTIONS = (cv2.IMWRITE_JPEG_OPTIMIZE, 1)
 # the target, as a share of the bytes at the quality: one that the search does not hit at once
 TARGET_SHARE = 0.6
 # names of the operations in the results
-ENCODE, ENCODE_TO_TARGET, DECODE = "encode", "encode to target", "decode"
+ENCODE, ENCODE_TO_TARGET, DECODE, RESTORE = "encode", "encode to target", "decode", "decode and restore"
 OPENCV_ENCODE, OPENCV_DECODE = "cv2.imencode", "cv2.imdecode"
 
 
@@ -92,6 +92,7 @@ def opencv_encode(frame: np.ndarray, quality: int) -> bytes:
 def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str | None, label: str) -> dict[str, Any]:
     """Median milliseconds of every operation and of its stages, and mean bytes, over frames of one size."""
     encoder, decoder = rjpeg.Encoder(model, threads=1), rjpeg.Decoder(model)
+    restorer = rjpeg.Decoder(model, restore=True) if "restorer" in decoder.model.manifest else None
     coded = [encoder.encode_with_details(frame, quality=quality) for frame in frames]
     sizes = [len(result.jpeg) for result in coded]
     targets = [round(TARGET_SHARE * size) for size in sizes]
@@ -118,6 +119,9 @@ def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str |
             note(OPENCV_ENCODE, start)
             start = perf_counter()
             note(DECODE, start, decoder.decode_with_details(coded[index].jpeg).seconds)
+            if restorer is not None:
+                start = perf_counter()
+                note(RESTORE, start, restorer.decode_with_details(coded[index].jpeg).seconds)
             encoded = np.frombuffer(plain[index], np.uint8)
             start = perf_counter()
             cv2.imdecode(encoded, cv2.IMREAD_COLOR)
@@ -179,7 +183,7 @@ def table(results: dict[str, Any]) -> str:
             lines.append(f"| {row['size']} | {name} | {value:.2f} | {value / peer:.2f} | {size} |")
     sizes = [row["size"] for row in results["sizes"]]
     lines += ["", "| stage | " + " | ".join(sizes) + " |", "| --- |" + " ---: |" * len(sizes)]
-    for operation in (ENCODE, ENCODE_TO_TARGET, DECODE):
+    for operation in (ENCODE, ENCODE_TO_TARGET, DECODE, RESTORE):
         names = dict.fromkeys(stage for row in results["sizes"] for stage in row["stages"].get(operation, {}))
         for stage in names:
             cells = [row["stages"].get(operation, {}).get(stage) for row in results["sizes"]]
