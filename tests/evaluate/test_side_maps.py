@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import shutil
 
 import cv2
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import rjpeg
 from evaluate import side_maps
 from evaluate.codecs import CodecMissingError, make_codec
-from evaluate.variants import VARIANTS, Variant
+from evaluate.variants import VARIANTS
 from rjpeg.decoder import read_region_file
 
 
@@ -77,10 +79,13 @@ def test_at_full_size_no_frame_is_reduced(photographs):
     assert (height, width) == (224, 224)
 
 
-def test_an_option_that_rjpeg_does_not_have_is_told(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "region-jpeg-new", Variant("new", encoder={"levitate": True}))
-    with pytest.raises(CodecMissingError, match="levitate"):
-        make_codec("region-jpeg-new")
+def test_a_model_without_a_restorer_is_told(tmp_path):
+    folder = shutil.copytree(rjpeg.load_model().folder, tmp_path / "model")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["restorer"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CodecMissingError, match="no restorer"):
+        make_codec("region-jpeg-restored", str(folder))
 
 
 def test_the_papers_scheme_asks_for_its_network():
