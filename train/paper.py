@@ -32,7 +32,7 @@ from rjpeg.runtime import answer
 from train.checkpoints import save_network
 from train.config import CONFIG_FILE, NetworkConfig, load_config
 from train.networks import build_paper_predictor, macs_per_region
-from train.photos import data_hash, is_held_back, list_photos, random_crop, read_photo, resize
+from train.photos import data_hash, random_crop, read_photo, resize, split
 from train.training import run_epochs, schedule
 
 log = logging.getLogger("train")
@@ -170,16 +170,9 @@ def train_paper(
     whole epoch. The figures are those of `judge` on held-back photos, and what they were taken on. Raises InputError
     (no photos, or none held back), ModelError, StorageError.
     """
-    held_back = load_config(CONFIG_FILE).held_back
-    names = list_photos(data)
-    kept = [name for name in names if not is_held_back(name, held_back)]
-    held = [name for name in names if is_held_back(name, held_back)]
-    if not kept or not held:
-        raise InputError(
-            f"data folder {data}: {len(held)} of {len(names)} photos are held back; some of both are needed"
-        )
+    kept, held = split(data, load_config(CONFIG_FILE).held_back)
     depends_on = [
-        json.dumps(model.manifest, sort_keys=True), data_hash(data, names), f"{rounds} {epochs} {seed}",
+        json.dumps(model.manifest, sort_keys=True), data_hash(data, sorted(kept + held)), f"{rounds} {epochs} {seed}",
         Path(__file__).read_text("utf-8"),
     ]  # fmt: skip
     folder = out / hashlib.sha256("\0".join(depends_on).encode()).hexdigest()[:12]

@@ -27,6 +27,18 @@ def is_held_back(name: str, fraction: float) -> bool:
     return int.from_bytes(digest[:4], "big") < fraction * 2**32
 
 
+def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
+    """The photos under `folder` that are trained on, and those held back. Raises InputError where one has none."""
+    names = list_photos(folder)
+    kept = [name for name in names if not is_held_back(name, fraction)]
+    held = [name for name in names if is_held_back(name, fraction)]
+    if not kept or not held:
+        raise InputError(
+            f"data folder {folder}: {len(held)} of {len(names)} photos are held back; some of both are needed"
+        )
+    return kept, held
+
+
 def data_hash(folder: Path, names: list[str]) -> str:
     """SHA-256 (hex) over the names and contents of the photos."""
     total = hashlib.sha256()

@@ -33,7 +33,7 @@ from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
 from train.networks import build_restorer, macs_per_region
-from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop, read_photo
+from train.photos import center_crop, data_hash, random_crop, read_photo, split
 from train.teachers import Teacher, load_teacher
 from train.twin import resize
 from train.workers import ALONE, ahead, training_step
@@ -199,15 +199,12 @@ def train_restorer(data: Path, model: rjpeg.Model, out: Path, settings: Settings
 
     Raises InputError (no photos, or none held back), ModelError, StorageError.
     """
-    held_back = load_config(CONFIG_FILE).held_back
-    names = list_photos(data)
-    kept = [name for name in names if not is_held_back(name, held_back)]
-    held = [name for name in names if is_held_back(name, held_back)]
-    if not kept or not held:
-        raise InputError(
-            f"data folder {data}: {len(held)} of {len(names)} photos are held back; some of both are needed"
-        )
-    run = {**dataclasses.asdict(settings), "model": model.identity.hex(), "data_sha256": data_hash(data, names)}
+    kept, held = split(data, load_config(CONFIG_FILE).held_back)
+    run = {
+        **dataclasses.asdict(settings),
+        "model": model.identity.hex(),
+        "data_sha256": data_hash(data, sorted(kept + held)),
+    }
     stage = out / "restorer.keras"
     try:
         out.mkdir(parents=True, exist_ok=True)
