@@ -13,8 +13,9 @@ from typing import Any
 import calibration_data
 from export.calibration import features_of, read_pictures, restoration_features_of
 from export.convert import ExportError, to_int8
+from export.crossing import runtimes_agree
 from export.manifest import build_manifest, part_of
-from export.parity import TEACHER_SIZE, compare, runtimes_agree, teacher_inputs, with_float_networks
+from export.parity import TEACHER_SIZE, compare, teacher_inputs, with_float_networks
 from rjpeg.errors import RjpegError
 from rjpeg.model import DEFAULT_FOLDER, load_model
 from rjpeg.runtime import Network, quantize_input

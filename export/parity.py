@@ -1,11 +1,5 @@
 """Does an int8 model do what the float networks do? Answered through the whole codec, on real pictures."""
 
-import importlib.util
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import cv2
 import keras
 import numpy as np
@@ -14,7 +8,7 @@ from numpy.typing import NDArray
 
 from rjpeg import Decoder, Encoder
 from rjpeg.model import Model
-from rjpeg.runtime import RUNTIMES, Network, Quantization
+from rjpeg.runtime import Network, Quantization
 from train.checkpoints import Checkpoint
 from train.disagreement import divergence, parameters
 from train.teachers import Teacher
@@ -108,30 +102,3 @@ def teacher_inputs(frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         method = cv2.INTER_AREA if side > TEACHER_SIZE else cv2.INTER_CUBIC
         inputs.append(cv2.cvtColor(cv2.resize(square, size, interpolation=method), cv2.COLOR_BGR2RGB))
     return np.stack(inputs).astype(np.float32)
-
-
-def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:
-    """Outputs of every installed runtime on reference kernels, compared in all integers: {"runtimes", "equal"}."""
-    names = [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
-    outputs = []
-    for name in names:
-        with _runtime(name):
-            network = Network(content, name="predictor", reference_kernels=True)
-            outputs.append([network.run(array) for array in inputs])
-    equal = all(
-        np.array_equal(one, other) for answers in outputs[1:] for one, other in zip(outputs[0], answers, strict=True)
-    )
-    return {"runtimes": names, "equal": equal, "inputs": len(inputs)}
-
-
-@contextmanager
-def _runtime(name: str) -> Iterator[None]:
-    before = os.environ.get("RJPEG_RUNTIME")
-    os.environ["RJPEG_RUNTIME"] = name
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["RJPEG_RUNTIME"]
-        else:
-            os.environ["RJPEG_RUNTIME"] = before

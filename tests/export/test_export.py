@@ -12,7 +12,8 @@ import pytest
 import export.__main__ as command_line
 import rjpeg
 from export.convert import ExportError, to_int8
-from export.parity import FloatNetwork, runtimes_agree
+from export.crossing import runtimes_agree
+from export.parity import FloatNetwork
 from rjpeg.errors import RjpegError
 from rjpeg.runtime import RUNTIMES, Network
 from train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
