@@ -157,7 +157,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
         for flag, key in flags.items():
             value = getattr(args, flag)
             if value is not None:
-                setattr(getattr(config, section), key, value)
+                setattr(config.cameras[0] if section == "camera" else getattr(config, section), key, value)
 
 
 def run(config: Config, frames: int | None, *, as_json: bool) -> int:
@@ -204,9 +204,9 @@ class Capture:
     def __init__(self, config: Config) -> None:
         encoding, target = config.encoding, config.delivery
         self.report = Report()
-        self._camera = config.camera.id
+        self._camera = config.cameras[0].id
         self._quality, self._target_bytes = encoding.quality, encoding.target_bytes
-        self._size = parse_size(config.camera.size)
+        self._size = parse_size(config.cameras[0].size)
         token = read_token(target.token_file) if target.token_file else None
         sender: Sender
         if target.server is not None:
@@ -214,10 +214,10 @@ class Capture:
         else:
             sender = FolderSender(str(target.out))
         self._encoder = rjpeg.Encoder(encoding.model)
-        self.source = open_source(config.camera.source, self._size, config.camera.fps)
+        self.source = open_source(config.cameras[0].source, self._size, config.cameras[0].fps)
         self._delivery = Delivery(sender, self._camera, live=self.source.live, retry_seconds=target.retry_seconds)
         # a video under a cap plays at its own speed: without the flow of time there are no bits a second
-        fps = config.camera.fps or (self.source.fps if encoding.bitrate else None)
+        fps = config.cameras[0].fps or (self.source.fps if encoding.bitrate else None)
         self._interval = 1 / fps if fps else 0.0
         self._due = time.monotonic()
         self._bucket = None

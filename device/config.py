@@ -1,8 +1,8 @@
-"""The configuration of `capture.py`: one commented YAML file, every key of which a flag can override."""
+"""The configuration of `capture.py`: one commented YAML file; flags override what is usual to change."""
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import yaml
@@ -16,6 +16,10 @@ __all__ = [
     "Config",
     "DeliveryConfig",
     "EncodingConfig",
+    "MqttConfig",
+    "SkipConfig",
+    "SpoolConfig",
+    "ViewConfig",
     "check",
     "load",
 ]
@@ -24,16 +28,25 @@ DEFAULT_PATH = Path(__file__).with_name("config.yaml")
 CAMERA_ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
-PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
 
 
 class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Where frames come from. `size`: `WIDTHxHEIGHT` in pixels; `fps`: frames a second; None: as they come."""
+    """Where frames come from. `size`: `WIDTHxHEIGHT` in pixels; `fps`: frames a second at most; None: as they come.
+
+    `exposure`: "auto", or milliseconds. `pixel_format`: four characters of V4L2 such as MJPG or YUYV, or one of
+    picamera2's names. `live`: play a video file at its own speed, again and again, as if it were a camera.
+    """
 
     id: Annotated[str, msgspec.Meta(pattern=CAMERA_ID)] = "camera"
     source: int | str = 0
     size: Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] | None = None
     fps: Positive | None = None
+    pixel_format: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{4,8}$")] | None = None
+    exposure: Literal["auto"] | Positive | None = None
+    stall_seconds: Positive = 10.0
+    live: bool = False
 
 
 class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,22 +58,59 @@ class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
 
 
+class SkipConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Which frames of a live camera are not worth sending. `threshold` in gray levels 0..255, 0: send all."""
+
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=255)] = 0.0
+    heartbeat_seconds: Positive = 60.0
+
+
+class MqttConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """What only MQTT needs. `username` goes with the first line of delivery.token_file as password."""
+
+    topic: Annotated[str, msgspec.Meta(pattern=r"^[^+#\x00]{1,200}$")] = "rjpeg"
+    username: str | None = None
+    discovery: Annotated[str, msgspec.Meta(pattern=r"^[^+#\x00]{1,200}$")] | None = None
+
+
+class SpoolConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Where `record` keeps frames until they are delivered."""
+
+    folder: str = "spool"
+    max_bytes: PositiveInt = 1_000_000_000
+
+
 class DeliveryConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Where files go. Exactly one of `server` (URL) and `out` (folder); times in seconds."""
 
     server: str | None = None
     out: str | None = None
+    policy: Literal["live", "record"] = "live"
     token_file: str | None = None
+    ca_file: str | None = None
     timeout_seconds: Positive = 10.0
-    retry_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 60.0
+    retry_seconds: NotNegative = 60.0
+    mqtt: MqttConfig = msgspec.field(default_factory=MqttConfig)
+    spool: SpoolConfig = msgspec.field(default_factory=SpoolConfig)
+
+
+class ViewConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """The local page: `listen` HOST:PORT, None: there is none. `password_file`: needed when not on loopback."""
+
+    listen: Annotated[str, msgspec.Meta(pattern=r"^.+:[0-9]{1,5}$")] | None = None
+    password_file: str | None = None
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     """The whole file, one field a section."""
 
-    camera: CameraConfig = msgspec.field(default_factory=CameraConfig)
+    cameras: Annotated[list[CameraConfig], msgspec.Meta(min_length=1, max_length=16)] = msgspec.field(
+        default_factory=lambda: [CameraConfig()]
+    )
     encoding: EncodingConfig = msgspec.field(default_factory=EncodingConfig)
+    skip: SkipConfig = msgspec.field(default_factory=SkipConfig)
     delivery: DeliveryConfig = msgspec.field(default_factory=DeliveryConfig)
+    view: ViewConfig = msgspec.field(default_factory=ViewConfig)
 
 
 def load(path: str | Path) -> Config:
@@ -94,8 +144,15 @@ def check(config: Config) -> None:
         raise ConfigError(f"configuration: {error}") from error
     _exactly_one("encoding", config.encoding, ("quality", "target_bytes", "bitrate"))
     _exactly_one("delivery", config.delivery, ("server", "out"))
-    if config.delivery.server is not None and not re.match(r"https?://[^/?#]", config.delivery.server):
-        raise ConfigError(f"delivery.server: {config.delivery.server!r} is no URL like http://192.168.1.2:8000")
+    ids = [camera.id for camera in config.cameras]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise ConfigError(f"cameras: every id only once; {', '.join(twice)} is there more often")
+    server = config.delivery.server
+    if server is not None and not re.match(r"(https?|mqtts?)://[^/?#]", server):
+        raise ConfigError(f"delivery.server: {server!r} is no URL like http://192.168.1.2:8000 or mqtts://broker:8883")
+    if config.delivery.out is not None and config.delivery.policy == "record":
+        raise ConfigError("delivery: policy record is for a server; files in a folder (out) need no spool")
 
 
 def _exactly_one(section: str, values: msgspec.Struct, keys: tuple[str, ...]) -> None:
