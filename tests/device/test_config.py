@@ -1,5 +1,6 @@
 """The configuration of `capture.py`."""
 
+import msgspec
 import pytest
 import yaml
 
@@ -13,36 +14,47 @@ def written(tmp_path, text):
     return path
 
 
-def test_the_file_that_comes_with_it_is_valid_and_names_every_key():
-    loaded = config.load(config.DEFAULT_PATH)
-    config.check(loaded)
+def keys_and_defaults(struct, values, path=""):
+    """Every key of a section's type is in the file; those that differ from the defaults, by their paths."""
+    assert set(values) == set(struct.__struct_fields__), path
+    default, different = msgspec.to_builtins(struct()), set()
+    for key, value in values.items():
+        kind = struct.__annotations__[key]
+        if isinstance(value, dict):
+            different |= keys_and_defaults(kind, value, f"{path}{key}.")
+        elif key == "cameras":
+            different |= keys_and_defaults(config.CameraConfig, value[0], "cameras[].")
+        elif value != default[key]:
+            different.add(f"{path}{key}")
+    return different
+
+
+def test_the_file_that_comes_with_it_is_valid_and_names_every_key_with_its_default():
+    config.check(config.load(config.DEFAULT_PATH))
     values = yaml.safe_load(config.DEFAULT_PATH.read_text())
-    assert {section: set(keys) for section, keys in values.items()} == {
-        "camera": set(config.CameraConfig.__struct_fields__),
-        "encoding": set(config.EncodingConfig.__struct_fields__),
-        "delivery": set(config.DeliveryConfig.__struct_fields__),
-    }
-    assert loaded.camera == config.CameraConfig()
-    assert (loaded.delivery.timeout_seconds, loaded.delivery.retry_seconds) == (
-        config.DeliveryConfig().timeout_seconds,
-        config.DeliveryConfig().retry_seconds,
-    )
+    assert keys_and_defaults(config.Config, values) == {"encoding.quality", "delivery.server"}
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("camera: {sorce: 0}", "sorce"),
+        ("cameras: [{sorce: 0}]", "sorce"),
         ("kamera: {}", "kamera"),
-        ("camera: {fps: fast}", "camera.fps"),
-        ("camera: {fps: 0}", "camera.fps"),
-        ("camera: {fps: .nan}", "camera.fps"),
-        ("camera: {id: ../x}", "camera.id"),
-        ("camera: {size: 640}", "camera.size"),
-        ("camera: {size: 0x480}", "camera.size"),
+        ("cameras: [{fps: fast}]", "cameras[0].fps"),
+        ("cameras: [{fps: 0}]", "cameras[0].fps"),
+        ("cameras: [{fps: .nan}]", "cameras[0].fps"),
+        ("cameras: [{id: ../x}]", "cameras[0].id"),
+        ("cameras: [{size: 640}]", "cameras[0].size"),
+        ("cameras: [{size: 0x480}]", "cameras[0].size"),
         ("encoding: {quality: 101}", "encoding.quality"),
         ("encoding: {target_bytes: 1.5}", "encoding.target_bytes"),
         ("delivery: {retry_seconds: -1}", "delivery.retry_seconds"),
+        ("cameras: []", "cameras"),
+        ("skip: {threshold: 256}", "skip.threshold"),
+        ("delivery: {policy: both}", "delivery.policy"),
+        ("delivery: {spool: {size: 1}}", "size"),
+        ("delivery: {mqtt: {topic: 'a/#'}}", "delivery.mqtt.topic"),
+        ("view: {listen: everywhere}", "view.listen"),
         ("camera: [", "not YAML"),
         ("- 1", "Expected `object`"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
@@ -63,6 +75,8 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, text, named):
         ("encoding: {quality: 50}\ndelivery: {out: a, server: http://a}", "got server and out"),
         ("encoding: {quality: 50}\ndelivery: {server: localhost:8000}", "'localhost:8000' is no URL"),
         ("encoding: {quality: 50}\ndelivery: {server: 'ftp://a'}", "'ftp://a' is no URL"),
+        ("cameras: [{id: a}, {id: b}, {id: a}]\nencoding: {quality: 50}\ndelivery: {out: a}", "a is there more often"),
+        ("encoding: {quality: 50}\ndelivery: {out: a, policy: record}", "policy record is for a server"),
     ],
 )
 def test_keys_that_exclude_each_other_are_told_apart(tmp_path, text, named):
