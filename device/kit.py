@@ -72,12 +72,13 @@ class Kit:
                 camera.id,
                 live=isinstance(frames, Reader),
                 spool=self._spool,
-                pacer=pacer,
+                pace=pacer,
             )
+            backlog = functools.partial(self._spool.waiting, camera.id) if self._spool else lambda: 0
             show = functools.partial(self._show, camera.id)
             self.pipelines.append(
                 Pipeline(
-                    camera, config, encoder, frames, make, budget,
+                    camera, config, encoder, frames, make, sender.overhead, backlog, budget,
                     self._metrics, self._report, self._emit, show, self._frames,
                 )
             )  # fmt: skip
@@ -133,8 +134,8 @@ class Kit:
             open_again,
             f"camera {camera.id}" if opened is None else opened.name,
             stall_seconds=camera.stall_seconds,
-            on_drop=functools.partial(self._metrics.dropped, camera.id, "newer frame came"),
-            on_restart=lambda _: self._metrics.restarted(camera.id),
+            on_drop=functools.partial(self._metrics.camera(camera.id).dropped, "newer frame came"),
+            on_restart=lambda _: self._metrics.camera(camera.id).restarted(),
         )
 
     def _fps(self, camera: CameraConfig, source: Source | None) -> float:

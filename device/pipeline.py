@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import rjpeg
 from device.config import CameraConfig, Config
-from device.delivery import OVERTAKEN, REJECTED, Dropped, Outbox, Sent, time_text
+from device.delivery import OVERTAKEN, REJECTED, SERVER_AWAY, OnDropped, OnSent, Outbox, time_text
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
 from device.rate import Budget, ChangeDetector
@@ -50,6 +50,8 @@ class Pipeline:
         encoder: may be shared with other cameras.
         frames: a Reader of a live source, or a source that waits.
         open_outbox: makes the outbox, given what it calls for a frame that was acknowledged or given up.
+        overhead: bytes on the wire besides a file of so many bytes.
+        backlog: how many frames wait in the spool.
         budget: shared by all cameras; None: no bitrate is set.
         metrics, report: what is counted.
         emit: gets the record of every frame that was delivered.
@@ -63,7 +65,9 @@ class Pipeline:
         config: Config,
         encoder: rjpeg.Encoder,
         frames: Reader | Source,
-        open_outbox: Callable[[Sent, Dropped], Outbox],
+        open_outbox: Callable[[OnSent, OnDropped], Outbox],
+        overhead: Callable[[int], int],
+        backlog: Callable[[], int],
         budget: Budget | None,
         metrics: Metrics,
         report: Report,
@@ -78,7 +82,8 @@ class Pipeline:
         self._encoding = config.encoding
         self._size = parse_size(camera.size)
         self._encoder, self._frames = encoder, frames
-        self._budget, self._metrics, self._report = budget, metrics, report
+        self._overhead, self._backlog, self._budget, self._report = overhead, backlog, budget, report
+        self._metrics, self._counts = metrics, metrics.camera(camera.id)
         self._emit, self._show, self._limit = emit, show, limit
         self._heartbeat_seconds = config.skip.heartbeat_seconds
         self._change = ChangeDetector(config.skip.threshold if self.live else 0)
@@ -87,7 +92,7 @@ class Pipeline:
         fps = camera.fps or own_fps
         self._interval = 1 / fps if fps else 0.0
         self._due = time.monotonic()
-        self._taken = 0
+        self._taken = self._put = 0
         self._read_seconds = 0.0
         self._last_sent = self._last_heartbeat = -1e9
         self._before: rjpeg.EncodedFrame | None = None
@@ -135,14 +140,14 @@ class Pipeline:
 
     def status(self) -> dict[str, Any]:
         """For the local page."""
-        found: dict[str, Any] = {"live": self.live, "running": self.running, "waiting": self._outbox.waiting}
+        found: dict[str, Any] = {"live": self.live, "running": self.running, "waiting": self._backlog()}
         if isinstance(self._frames, Reader):
-            found |= {"camera": self._frames.state, "last_frame_seconds": self._frames.last_frame_age}
+            found |= {"camera": str(self._frames.state), "last_frame_seconds": self._frames.last_frame_age}
         return found
 
     def _sent(self, frame: OutgoingFrame, where: str, seconds: float) -> None:
         """In a thread of the outbox: a frame was acknowledged; sending took so many seconds."""
-        self._metrics.sent(self.camera, len(frame.jpeg), seconds)
+        self._counts.sent(len(frame.jpeg), len(frame.jpeg) + self._overhead(len(frame.jpeg)), seconds)
         with self._lock:
             record = self._records.pop(frame.time, None)
         if record is None:
@@ -196,7 +201,7 @@ class Pipeline:
         self._read_seconds = now - waiting_until
         self._due = max(self._due + self._interval, now)
         if frame is not None:
-            self._metrics.captured(self.camera)
+            self._counts.captured()
             if self._size is not None:
                 frame = frame._replace(pixels=resized(frame.pixels, self._size))
         return frame
@@ -204,10 +209,10 @@ class Pipeline:
     def _process(self, frame: Frame) -> None:
         now = time.monotonic()
         if self.live and now - self._last_sent < self._heartbeat_seconds and not self._change.is_new(frame.pixels):
-            self._metrics.skipped(self.camera)
+            self._counts.skipped()
             return
         if not self._outbox.ready:
-            self._drop("server away")
+            self._drop(SERVER_AWAY)
             return
         try:
             encoded = self._encode(frame.pixels)
@@ -230,14 +235,15 @@ class Pipeline:
         self._show(encoded.jpeg)
         ms = {"read": 1000 * self._read_seconds} | {name: 1000 * s for name, s in encoded.seconds.items()}
         record = frame_record(frame, encoded, self.camera, 0, None, ms)
-        record["wire_bytes"] = len(encoded.jpeg) + self._outbox.overhead(len(encoded.jpeg))
-        self._metrics.encoded(self.camera, encoded, self._read_seconds)
+        record["wire_bytes"] = len(encoded.jpeg) + self._overhead(len(encoded.jpeg))
+        self._counts.encoded(len(encoded.jpeg), encoded.quality, {"read": self._read_seconds} | encoded.seconds)
         with self._lock:
             # before `put`, which may be done with the frame when it returns
             self._records[frame.time] = record
             while len(self._records) > MOST_RECORDS:
                 del self._records[next(iter(self._records))]
-        self._outbox.put(frame.time, encoded.jpeg, metrics)
+        self._outbox.put(OutgoingFrame(self.camera, self._put, frame.time, encoded.jpeg, metrics))
+        self._put += 1
 
     def _encode(self, pixels: npt.NDArray[np.uint8] | Planes) -> rjpeg.EncodedFrame | None:
         encoding = self._encoding
@@ -245,12 +251,12 @@ class Pipeline:
             return self._encoder.encode_with_details(
                 pixels, quality=encoding.quality, target_bytes=encoding.target_bytes
             )
-        self._budget.portion = PORTION if self._outbox.waiting > BACKLOG else 1.0
+        self._budget.portion = PORTION if self._backlog() > BACKLOG else 1.0
         while not self._stop.is_set():
             now = time.monotonic()
             everything = self._budget.room(now)
             room = everything if self._hard else self._budget.smooth_room(now)
-            room -= self._outbox.overhead(max(room, 0))
+            room -= self._overhead(max(room, 0))
             try:
                 encoded = self._within(pixels, room)
             except TargetError:
@@ -263,7 +269,7 @@ class Pipeline:
                 self._stop.wait(self._budget.wait(max(2 * everything, 1), time.monotonic()))
             else:
                 self._hard = False
-                self._budget.spend(len(encoded.jpeg) + self._outbox.overhead(len(encoded.jpeg)))
+                self._budget.spend(len(encoded.jpeg) + self._overhead(len(encoded.jpeg)))
                 return encoded
         return None
 
@@ -294,7 +300,7 @@ class Pipeline:
 
     def _drop(self, reason: str) -> None:
         self._report.drop(reason)
-        self._metrics.dropped(self.camera, reason)
+        self._counts.dropped(reason)
 
     def _count_unreadable(self) -> None:
         if not isinstance(self._frames, Reader):

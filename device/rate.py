@@ -1,7 +1,9 @@
 """Bits a second: how many bytes a frame may have, and when it may leave."""
 
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -88,37 +90,40 @@ class Pacer:
 
     Args:
         bitrate: bits a second, > 0.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, bitrate: float) -> None:
+    def __init__(self, bitrate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = bitrate / 8 * WINDOW_SECONDS
+        self._clock = clock
         self._left: deque[tuple[float, int]] = deque()
         self._sum = 0
         self._lock = threading.Lock()
 
-    def wait(self, size: int, now: float) -> float:
-        """Seconds until `size` bytes may leave. More than a whole window's may leave when nothing else did."""
+    def wait_seconds(self, size: int) -> float:
+        """Seconds until `size` bytes may leave; more than a whole window's may when nothing else did."""
         with self._lock:
-            self._forget(now)
+            now = self._forget()
             excess = self._sum + min(size, int(self._most)) - self._most
             if excess <= 0:
                 return 0.0
-            for time, bytes_ in self._left:
+            for left, bytes_ in self._left:
                 excess -= bytes_
                 if excess <= 0:
-                    return max(0.001, time + WINDOW_SECONDS - now)
+                    return max(0.001, left + WINDOW_SECONDS - now)
             return WINDOW_SECONDS
 
-    def spend(self, size: int, now: float) -> None:
-        """Note that `size` bytes leave `now`."""
+    def spend(self, size: int) -> None:
+        """Note that `size` bytes leave now."""
         with self._lock:
-            self._forget(now)
-            self._left.append((now, size))
+            self._left.append((self._forget(), size))
             self._sum += size
 
-    def _forget(self, now: float) -> None:
+    def _forget(self) -> float:
+        now = self._clock()
         while self._left and self._left[0][0] <= now - WINDOW_SECONDS:
             self._sum -= self._left.popleft()[1]
+        return now
 
 
 class ChangeDetector:

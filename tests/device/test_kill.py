@@ -1,0 +1,180 @@
+"""kill -9 of camera, server and broker at random moments, with policy `record`: no frame is lost, none comes twice.
+
+RJPEG_KILLS=200 kills as often as the project's goal has it.
+"""
+
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from paho.mqtt import client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+import rjpeg
+from device.spool import Spool
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("RJPEG_KILLS", "12"))
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(200 + 10 * KILLS)]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+class Program:
+    """A process that is killed and started again."""
+
+    def __init__(self, *command: str | Path) -> None:
+        self._command = [*map(str, command)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def stop(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(30)
+            self._process = None
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.avi"
+    picture = cv2.resize(cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg")), (160, 120))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
+    for number in range(30):
+        writer.write(np.roll(picture, 5 * number, axis=1))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def programs() -> Iterator[list[Program]]:
+    found: list[Program] = []
+    yield found
+    for program in found:
+        program.stop(signal.SIGKILL)
+
+
+def camera(tmp_path: Path, film: Path, server: str) -> Program:
+    path = tmp_path / "kit.yaml"
+    path.write_text(
+        f"cameras: [{{id: cam, source: {film}, live: true}}]\n"
+        "encoding: {quality: 10}\n"
+        f"delivery: {{server: '{server}', policy: record, timeout_seconds: 5, "
+        f"spool: {{folder: {tmp_path / 'spool'}}}}}\n"
+    )
+    return Program(sys.executable, "device/capture.py", "--config", path)
+
+
+def kill_and_revive(programs: list[Program]) -> None:
+    chance = random.Random(7)
+    for program in programs:
+        program.start()
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0.3, 3.0))
+        program = chance.choice(programs)
+        program.stop(signal.SIGKILL)
+        time.sleep(chance.choice((0, 0.5)))
+        program.start()
+
+
+def drained(camera: Program, tmp_path: Path) -> int:
+    """Lets the camera send what it has; how many frames it ever put into its spool."""
+    camera.stop(signal.SIGKILL)
+    # nothing new is to be recorded: a camera that never gives a frame in time, beside the same spool
+    config = (tmp_path / "kit.yaml").read_text()
+    (tmp_path / "kit.yaml").write_text(config.replace("live: true", "live: true, fps: 0.001"))
+    camera.start()
+    deadline = time.monotonic() + 60 + 2 * KILLS
+    while True:
+        time.sleep(1.0)
+        camera.stop(signal.SIGTERM)
+        spool = Spool(tmp_path / "spool", 10**9)
+        waiting, following = spool.count("cam"), spool.following("cam")
+        spool.close()
+        if waiting == 0:
+            return following
+        assert time.monotonic() < deadline, f"{waiting} frames still wait"
+        camera.start()
+        time.sleep(3)
+
+
+def test_every_frame_of_the_spool_reaches_the_server_once(tmp_path, film, programs):
+    port = free_port()
+    server = Program(
+        sys.executable, "server/decode.py", "--listen", f"127.0.0.1:{port}", "--out", tmp_path / "out", "--keep-jpeg"
+    )
+    recorder = camera(tmp_path, film, f"http://127.0.0.1:{port}")
+    programs += [recorder, server]
+    kill_and_revive(programs)
+    recorded = drained(recorder, tmp_path)
+    files = sorted((tmp_path / "out" / "cam").glob("*.jpg"))
+    sequences = sorted(int(re.findall(r"-(\d+)\.jpg$", file.name)[0]) for file in files)
+    assert sequences == list(range(recorded)), "none is missing and none is there twice"
+    assert recorded > 5 * KILLS
+    decoder = rjpeg.Decoder()
+    for file in files[:: max(1, len(files) // 50)]:
+        assert decoder.decode(file.read_bytes()).shape == (120, 160, 3)
+    print(f"{KILLS} kills, {recorded} frames")
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="there is no mosquitto (Debian: mosquitto)")
+def test_every_frame_of_the_spool_reaches_a_subscriber_through_a_broker_that_is_killed(tmp_path, film, programs):
+    port = free_port()
+    conf = tmp_path / "mosquitto.conf"
+    conf.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    broker = Program(MOSQUITTO, "-c", conf)
+    recorder = camera(tmp_path, film, f"mqtt://127.0.0.1:{port}")
+    programs += [recorder, broker]
+    received: list[int] = []
+
+    def take(client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
+        received.append(int(dict(message.properties.UserProperty)["sequence"]))
+
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, "judge", protocol=paho.MQTTv5)
+    client.on_message = take
+    client.on_connect = lambda client, *_: client.subscribe("rjpeg/cam/image", qos=1)
+    client.reconnect_delay_set(1, 1)
+    broker.start()
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = 3600
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            client.connect("127.0.0.1", port, clean_start=False, properties=session)
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    client.loop_start()
+    broker.stop(signal.SIGKILL)
+    try:
+        kill_and_revive(programs)
+        recorded = drained(recorder, tmp_path)
+    finally:
+        client.loop_stop()
+    missing = sorted(set(range(recorded)) - set(received))
+    print(f"{KILLS} kills, {recorded} frames, {len(missing)} missing, {len(received) - len(set(received))} came again")
+    assert recorded > 5 * KILLS
+    assert not missing
