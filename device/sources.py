@@ -171,8 +171,7 @@ class VideoSource:
         if not capture.isOpened():
             raise CameraError(f"{name} can't be opened: {advice}")
         self.fps = _frame_rate(capture)
-        size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        self.description = "; ".join([_describe(size, self.fps, _fourcc(capture), asked), *notes])
+        self.description = "; ".join([_describe(_size(capture), self.fps, _fourcc(capture), asked), *notes])
 
     def read(self, due: float = 0.0) -> Frame | None:
         """See the module. Raises CameraError where a camera or stream stops, or a video holds no frame."""
@@ -236,11 +235,7 @@ class RepeatedVideoSource:
             raise CameraError(f"{self.name} doesn't say how many frames a second it has: set fps")
         self.fps: float | None = speed
         self._speed = speed
-        size = (
-            int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-            int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        )
-        self.description = f"{_describe(size, speed, _fourcc(self._capture), None)}; repeated"
+        self.description = f"{_describe(_size(self._capture), speed, _fourcc(self._capture), None)}; repeated"
         # when its first frame would have been shown had it been shown without a break
         self._start: float | None = None
         # of the frame that comes next, counted over all repetitions
@@ -633,7 +628,7 @@ def _open_file(path: Path, camera: CameraConfig) -> Source:
 def _describe(size: tuple[int, int], fps: float | None, pixel_format: str | None, asked: CameraConfig | None) -> str:
     """What a source gives and, where it differs, what was asked of it, on one line."""
     width, height = size
-    given = [f"{width}x{height}"]
+    given = [f"{width}x{height}" if width > 0 < height else "size unknown"]
     given += [f"{fps:.4g} fps"] if fps is not None else []
     given += [pixel_format] if pixel_format is not None else []
     wanted = []
@@ -653,8 +648,17 @@ def _frame_rate(capture: Any) -> float | None:
     return float(fps) if 0 < fps <= 1000 else None
 
 
+def _size(capture: Any) -> tuple[int, int]:
+    return _integer(capture, cv2.CAP_PROP_FRAME_WIDTH), _integer(capture, cv2.CAP_PROP_FRAME_HEIGHT)
+
+
+def _integer(capture: Any, prop: int) -> int:
+    value = capture.get(prop)
+    return int(value) if math.isfinite(value) else 0
+
+
 def _fourcc(capture: Any) -> str | None:
-    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    code = _integer(capture, cv2.CAP_PROP_FOURCC)
     text = (code & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1").strip("\0 ")
     return text if re.fullmatch(r"[!-~]{3,4}", text) else None
 
