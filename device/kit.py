@@ -14,10 +14,10 @@ from device.pipeline import Pipeline
 from device.rate import Budget, Pacer
 from device.reader import Reader
 from device.report import Report
-from device.sources import Source, open_source
+from device.sources import Source, is_live, open_source
 from device.spool import Spool
 from device.view import View
-from rjpeg.errors import CameraError, ConfigError, RjpegError
+from rjpeg.errors import CameraError, ConfigError, RjpegError, StorageError
 from rjpeg.files import read_token
 
 __all__ = ["Kit"]
@@ -109,15 +109,17 @@ class Kit:
             self._spool.close()
 
     def _open_sources(self) -> list[Source | None]:
-        """Every camera's source; None for one that is missing while another is there."""
+        """The sources that wait, and live ones; None for a camera that is missing while another is there."""
         sources: list[Source | None] = []
         errors: list[RjpegError] = []
         for camera in self._config.cameras:
             try:
                 sources.append(open_source(camera))
-            except CameraError as error:
+            except (CameraError, StorageError) as error:
                 errors.append(error)
                 sources.append(None)
+                if not is_live(camera):
+                    raise
         if len(errors) == len(sources):
             raise errors[0]
         for error in errors:

@@ -19,11 +19,11 @@ from device.metrics import Metrics
 from device.rate import Budget, ChangeDetector
 from device.reader import Reader
 from device.report import Report, frame_record
-from device.sources import Frame, Source
+from device.sources import Frame, Source, parse_size
 from rjpeg.codec import Planes
 from rjpeg.errors import InputError, RjpegError, TargetError
 
-__all__ = ["FAILURES", "Pipeline", "parse_size", "resized"]
+__all__ = ["FAILURES", "Pipeline", "resized"]
 
 logger = logging.getLogger(__name__)
 
@@ -316,14 +316,6 @@ def bare_record(frame: OutgoingFrame) -> dict[str, Any]:
         "capture_time": time_text(frame.time),
         "bytes": len(frame.jpeg),
     }
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(width, height) of `WIDTHxHEIGHT`."""
-    if text is None:
-        return None
-    width, height = text.split("x")
-    return int(width), int(height)
 
 
 def resized(pixels: npt.NDArray[np.uint8] | Planes, size: tuple[int, int]) -> npt.NDArray[np.uint8] | Planes:
