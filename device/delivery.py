@@ -1,245 +1,543 @@
-"""Where JPEG files go: to the server over HTTP, or into a folder.
+"""What happens to a frame between the encoder and the server, and when the server is away.
 
-A sender has `send(jpeg, camera, sequence, when) -> str`, which returns where the file went once the server
-has acknowledged it or it is written, and `close()`. `send` raises `DeliveryError` where another try may succeed,
-`RejectedError` where this frame never will, `RefusedError` where no frame will. `Delivery` is the policy on top.
+An outbox takes frames with `put` and hands them to a sender. There are three:
+
+`LiveOutbox`    for a live camera: room for one frame, the newest wins; what can't be sent is dropped and counted.
+`RecordOutbox`  every frame is kept on disk until the server has acknowledged it, and sent in order, at least once.
+`WaitOutbox`    for a file or folder: `put` returns once the frame is delivered.
+
+Every frame that was put is reported once, unless `put` raises: by `on_sent(frame, where, seconds)`, with the seconds
+that the server took, or by `on_dropped(frame, reason)`. Of the frames in a spool the spool counts those that it gives
+up, and those that still wait are reported by whoever delivers them. The callbacks come from the sender's thread or
+from the one that puts, so they have to be quick, and safe to call from both.
 """
 
-import datetime
-import ipaddress
 import logging
+import threading
 import time
-import urllib.parse
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
-import requests
-
-import rjpeg
-from rjpeg.errors import DeliveryError
-from rjpeg.files import write_whole
+from device.config import DeliveryConfig
+from device.frames import OutgoingFrame
+from device.http_sender import HttpSender
+from device.sender import FolderSender, RefusedError, RejectedError, RetryLaterError, Sender, file_stem, time_text
+from device.spool import Spool, SpoolError
+from rjpeg.errors import ConfigError, DeliveryError, RjpegError, StorageError
+from rjpeg.files import read_token
 
 __all__ = [
-    "Delivery",
-    "FolderSender",
-    "HttpSender",
+    "OVERTAKEN",
+    "REJECTED",
+    "SERVER_AWAY",
+    "STOPPED",
+    "LiveOutbox",
+    "Outbox",
+    "Pace",
+    "RecordOutbox",
     "RefusedError",
     "RejectedError",
     "Sender",
+    "WaitOutbox",
     "file_stem",
+    "open_outbox",
+    "open_sender",
     "time_text",
 ]
 
 logger = logging.getLogger(__name__)
 
-FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0  # seconds between tries, doubled each time
+# seconds between tries, doubled each time
+FIRST_DELAY, LONGEST_LIVE_DELAY, LONGEST_DELAY = 0.25, 2.0, 10.0
+LIVE_EXPIRY = 60  # seconds that an MQTT broker keeps a live frame for a slow subscriber
 
-# answers that say "later"; 500 is not among them: the same frame would fail again
-TEMPORARY = {408, 429, 502, 503, 504, 507}
-# answers about a frame, not about who sends it or where to
-ABOUT_THE_FRAME = {400, 413, 422, 500}
+# reasons of on_dropped; RecordOutbox has device.spool's DISK_FULL and DISK_ERROR too
+OVERTAKEN = "overtaken"  # by a newer frame before it could be sent
+SERVER_AWAY = "server away"
+REJECTED = "rejected"  # the server will never take this one
+STOPPED = "stopped"  # the program ended first
 
-
-class RejectedError(DeliveryError):
-    """The server will never take this frame."""
-
-
-class RefusedError(DeliveryError):
-    """The server will take no frame from this program: wrong token, wrong address."""
+OnSent = Callable[[OutgoingFrame, str, float], None]
+OnDropped = Callable[[OutgoingFrame, str], None]
 
 
-class Sender(Protocol):
+class Pace(Protocol):
+    """A cap on bytes a second, which several senders may share."""
+
+    def wait_seconds(self, size: int) -> float:
+        """Seconds until `size` bytes may be sent; 0: now. Asked again after that time."""
+
+    def spend(self, size: int) -> None:
+        """Count bytes that are sent now."""
+
+
+class Outbox(Protocol):
     """What the module's own text says."""
-
-    name: str
-
-    def send(self, jpeg: bytes, camera: str, sequence: int, when: datetime.datetime) -> str: ...
-    def close(self) -> None: ...
-
-
-class HttpSender:
-    """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
-
-    Args:
-        server: URL such as http://192.168.1.2:8000.
-        token: sent as `Authorization: Bearer`, if given.
-        timeout: seconds for connecting, and again for the answer.
-    """
-
-    def __init__(self, server: str, token: str | None = None, timeout: float = 10.0) -> None:
-        self.name = server = server.rstrip("/")
-        self._server = server
-        self._timeout = timeout
-        self._session = requests.Session()
-        self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
-        self._session.headers["Content-Type"] = "image/jpeg"
-        parts = urllib.parse.urlsplit(server)
-        loopback = is_loopback(parts.hostname or "")
-        if loopback:
-            # a proxy for the world outside doesn't lead back to this machine
-            self._session.trust_env = False
-        if token is not None:
-            # as an auth object: a plain header would lose to an entry in ~/.netrc
-            self._session.auth = _Bearer(token)
-            if parts.scheme == "http" and not loopback:
-                logger.warning("the token goes to %s unencrypted; use https where others can listen", server)
-
-    def send(self, jpeg: bytes, camera: str, sequence: int, when: datetime.datetime) -> str:
-        """See the module."""
-        try:
-            answer = self._session.post(
-                f"{self._server}/v1/cameras/{camera}/frames",
-                data=jpeg,
-                headers={"Rjpeg-Sequence": str(sequence), "Rjpeg-Capture-Time": time_text(when)},
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL) as error:
-            raise RefusedError(f"{self._server}: {error}") from error
-        except requests.RequestException as error:
-            raise DeliveryError(f"server {self._server} can't be reached: {_cause(error)}") from error
-        if answer.ok and answer.status_code < 300:
-            return answer.url
-        said = f"server {self._server} answered {answer.status_code}: {_reason(answer)}"
-        if answer.status_code in TEMPORARY:
-            raise DeliveryError(said)
-        if answer.status_code in ABOUT_THE_FRAME:
-            raise RejectedError(said)
-        raise RefusedError(said)
-
-    def close(self) -> None:
-        self._session.close()
-
-
-class FolderSender:
-    """Writes each file to `folder/{capture time}-{sequence}.jpg`, whole or not at all.
-
-    `send` raises StorageError where the file can't be written.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.name = str(folder)
-        self._folder = Path(folder)
-
-    def send(self, jpeg: bytes, camera: str, sequence: int, when: datetime.datetime) -> str:  # noqa: ARG002
-        """See the module."""
-        path = self._folder / f"{file_stem(sequence, when)}.jpg"
-        write_whole(path, jpeg)
-        return str(path)
-
-    def close(self) -> None:
-        pass
-
-
-class Delivery:
-    """Sends frames, and tries again when the server doesn't take them.
-
-    A frame of a file waits until it is delivered. A frame of a live source is tried once: `send` gives None
-    where that failed, and `ready` is False until the next try is due, so that nothing is encoded in vain.
-
-    Args:
-        sender: where frames go.
-        camera: id sent along.
-        live: the source goes on whether its frames are delivered or not.
-        retry_seconds: after so long without success `send` raises DeliveryError.
-    """
-
-    def __init__(self, sender: Sender, camera: str, *, live: bool, retry_seconds: float) -> None:
-        self._sender = sender
-        self._camera = camera
-        self._live = live
-        self._retry_seconds = retry_seconds
-        self._failing_since: float | None = None
-        self._delay = FIRST_DELAY
-        self._next_try = 0.0
 
     @property
     def ready(self) -> bool:
-        return not self._live or time.monotonic() >= self._next_try
+        """False while a frame could not be sent anyway, so that none is encoded in vain."""
 
-    def send(self, jpeg: bytes, sequence: int, when: datetime.datetime) -> str | None:
-        """Where the file went, None if the frame is dropped. Raises what senders raise."""
-        while True:
+    @property
+    def failure(self) -> RjpegError | None:
+        """Why no frame will be sent any more: the server refuses all, or it was waited for long enough."""
+
+    def put(self, frame: OutgoingFrame) -> int:
+        """Take a frame; the sequence number under which it goes, -1 if it was dropped at once."""
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until nothing waits any more; False if that took longer than `timeout` seconds."""
+
+    def close(self) -> None:
+        """Begin no further try, and wait for the one under way, but not longer than the sender's timeout."""
+
+
+def open_sender(config: DeliveryConfig, camera: str) -> Sender:
+    """The way to the server, or folder, for one camera.
+
+    Raises:
+        ConfigError: the token or certificate file can't be read, or something else is wrong with the settings.
+    """
+    if config.out is not None:
+        return FolderSender(config.out)
+    if config.server is None:
+        raise ConfigError("delivery: give exactly one of server, out; got none")
+    token = read_token(config.token_file) if config.token_file else None
+    if not config.server.startswith(("mqtt:", "mqtts:")):
+        return HttpSender(config.server, token, ca_file=config.ca_file, timeout=config.timeout_seconds)
+    # only here: HTTP needs no MQTT
+    from device.mqtt_sender import MqttSender
+
+    if token is not None and config.mqtt.username is None:
+        raise ConfigError("delivery.mqtt.username is needed where token_file gives a password")
+    return MqttSender(
+        config.server,
+        camera,
+        topic=config.mqtt.topic,
+        username=config.mqtt.username,
+        password=token,
+        ca_file=config.ca_file,
+        timeout=config.timeout_seconds,
+        discovery=config.mqtt.discovery,
+        expiry=LIVE_EXPIRY if config.policy == "live" else None,
+    )
+
+
+def open_outbox(
+    config: DeliveryConfig,
+    camera: str,
+    *,
+    live: bool,
+    spool: Spool | None,
+    on_sent: OnSent,
+    on_dropped: OnDropped,
+    pace: Pace | None = None,
+) -> Outbox:
+    """The outbox that the policy asks for. `live`: the source goes on whether its frames are delivered or not.
+
+    Raises:
+        ConfigError: see `open_sender`.
+    """
+    sender = open_sender(config, camera)
+    if config.policy == "record" and config.out is None:
+        if spool is None:
+            raise ConfigError("delivery: policy record needs a spool")
+        return RecordOutbox(
+            sender, camera, spool, on_sent, on_dropped, pace=pace, close_seconds=config.timeout_seconds + 1
+        )
+    if live and config.out is None:
+        return LiveOutbox(sender, on_sent, on_dropped, close_seconds=config.timeout_seconds + 1)
+    return WaitOutbox(sender, on_sent, on_dropped, retry_seconds=config.retry_seconds)
+
+
+class WaitOutbox:
+    """Sends each frame as it is put, and tries again until the server takes it.
+
+    `put` raises DeliveryError after `retry_seconds` without success, and RefusedError, StorageError at once.
+    """
+
+    def __init__(self, sender: Sender, on_sent: OnSent, on_dropped: OnDropped, *, retry_seconds: float) -> None:
+        self._sender = sender
+        self._on_sent = on_sent
+        self._on_dropped = on_dropped
+        self._retry_seconds = retry_seconds
+        self._stop = threading.Event()
+        self._idle = threading.Lock()  # held while a frame is sent
+        self.failure: RjpegError | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Always: `put` waits."""
+        return True
+
+    def put(self, frame: OutgoingFrame) -> int:
+        """See the class."""
+        with self._idle:
+            try:
+                return self._deliver(frame)
+            except RejectedError as error:
+                logger.error("frame %d: %s", frame.sequence, error)
+                self._on_dropped(frame, REJECTED)
+                return -1
+            except RjpegError as error:
+                self.failure = error
+                raise
+
+    def flush(self, timeout: float) -> bool:
+        """See Outbox."""
+        if not self._idle.acquire(timeout=timeout):
+            return False
+        self._idle.release()
+        return True
+
+    def close(self) -> None:
+        """See Outbox. Another thread's `put` ends after its try, and the frame counts as dropped."""
+        self._stop.set()
+        with self._idle:
+            self._sender.close()
+
+    def _deliver(self, frame: OutgoingFrame) -> int:
+        backoff = _Backoff(self._sender.name, LONGEST_DELAY, f"for {self._retry_seconds:g} s")
+        failing_since = time.monotonic()
+        while not self._stop.is_set():
             started = time.monotonic()
             try:
-                where = self._sender.send(jpeg, self._camera, sequence, when)
+                where = self._sender.send(frame)
             except (RejectedError, RefusedError):
                 raise
             except DeliveryError as error:
-                self._plan_next_try(started, error)
-                if self._live:
-                    return None
-                time.sleep(max(0.0, self._next_try - time.monotonic()))
+                end = failing_since + self._retry_seconds
+                now = time.monotonic()
+                if now >= end:
+                    raise DeliveryError(f"{error}; gave up after {now - failing_since:.0f} s") from error
+                self._stop.wait(min(backoff.failed(error), end - now))
                 continue
-            if self._failing_since is not None:
-                logger.info("%s takes frames again", self._sender.name)
-                self._failing_since, self._delay = None, FIRST_DELAY
-            return where
+            backoff.succeeded()
+            self._on_sent(frame, where, time.monotonic() - started)
+            return frame.sequence
+        self._on_dropped(frame, STOPPED)
+        return -1
+
+
+class _Thread:
+    """A thread that sends, and the condition on which it and the others wait.
+
+    Attributes:
+        failure: see Outbox.
+    """
+
+    def __init__(self, sender: Sender, name: str, close_seconds: float) -> None:
+        self.failure: RjpegError | None = None
+        self._sender = sender
+        self._close_seconds = close_seconds
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        # a daemon: a try that hangs beyond all timeouts doesn't keep the program from ending
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        self._sender.close()
+        """See Outbox."""
+        with self._changed:
+            self._stopping.set()
+            self._changed.notify_all()
+        self._thread.join(self._close_seconds)
+        if self._thread.is_alive():
+            logger.warning("%s: the last try is left to itself", self._sender.name)
 
-    def _plan_next_try(self, started: float, error: DeliveryError) -> None:
-        now = time.monotonic()
-        if self._failing_since is None:
-            self._failing_since = started
-            if self._retry_seconds > 0:
-                logger.warning("%s; trying again for %g s", error, self._retry_seconds)
-        end = self._failing_since + self._retry_seconds
-        if now >= end:
-            raise DeliveryError(f"{error}; gave up after {now - self._failing_since:.0f} s") from error
-        self._next_try = min(now + self._delay, end)
-        self._delay = min(2 * self._delay, LONGEST_DELAY)
+    def _main(self) -> None:
+        try:
+            self._run()
+        except RjpegError as error:
+            self._end(error)
+        except Exception as error:
+            logger.exception("%s: sending failed", self._sender.name)
+            self._end(DeliveryError(f"{self._sender.name}: sending failed: {error!r}"))
+        finally:
+            self._sender.close()
 
+    def _run(self) -> None:
+        raise NotImplementedError
 
-def time_text(when: datetime.datetime) -> str:
-    """ISO 8601 in UTC with microseconds: 2026-11-23T17:55:00.123456Z."""
-    return when.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    def _end(self, error: RjpegError) -> None:
+        with self._changed:
+            self.failure = error
+            self._changed.notify_all()
 
-
-def file_stem(sequence: int, when: datetime.datetime) -> str:
-    """A name that sorts by time and that a program started anew doesn't use again."""
-    return f"{time_text(when).replace('-', '').replace(':', '')}-{sequence:08d}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or address, is this machine by the loopback interface."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-class _Bearer(requests.auth.AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
+    def _sleep(self, seconds: float) -> None:
+        """Wait so long, or until `close`."""
+        with self._changed:
+            self._changed.wait_for(self._stopping.is_set, seconds)
 
 
-def _cause(error: Exception) -> str:
-    """What lies beneath the many layers of requests and urllib3, in a few words."""
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    deepest: BaseException = error
-    while (below := _below(deepest)) is not None:
-        deepest = below
-    return (getattr(deepest, "strerror", None) or str(deepest) or type(deepest).__name__).strip()
+class LiveOutbox(_Thread):
+    """One slot: a frame that is put replaces the one that waits there.
+
+    A frame whose sending fails is dropped; the next try, after a pause of 0.25 s that doubles up to 2 s (or what the
+    server asks for, up to a minute), is with the newest frame there is then. So it goes on for ever.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        on_sent: OnSent,
+        on_dropped: OnDropped,
+        *,
+        pace: Pace | None = None,
+        close_seconds: float = 11.0,
+    ) -> None:
+        self._on_sent = on_sent
+        self._on_dropped = on_dropped
+        self._pace = pace
+        self._slot: OutgoingFrame | None = None
+        self._sending = False
+        self._backoff = _Backoff(sender.name, LONGEST_LIVE_DELAY)
+        self._next_try = time.monotonic()
+        super().__init__(sender, "live outbox", close_seconds)
+
+    @property
+    def ready(self) -> bool:
+        """See Outbox. While the server is away, one frame is wanted for each try, at the time of the try."""
+        with self._changed:
+            if self._stopping.is_set() or self.failure is not None:
+                return False
+            if not self._backoff.failing:
+                return True
+            return not self._sending and self._slot is None and time.monotonic() >= self._next_try
+
+    def put(self, frame: OutgoingFrame) -> int:
+        """See Outbox."""
+        with self._changed:
+            dead = self._stopping.is_set() or self.failure is not None
+            dropped = frame if dead else self._slot
+            if not dead:
+                self._slot = frame
+                self._changed.notify_all()
+        if dropped is not None:
+            self._on_dropped(dropped, STOPPED if dead else OVERTAKEN)
+        return -1 if dead else frame.sequence
+
+    def flush(self, timeout: float) -> bool:
+        """See Outbox."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._slot is None and not self._sending, timeout)
+
+    def _run(self) -> None:
+        try:
+            while (frame := self._take()) is not None:
+                self._try(frame)
+                with self._changed:
+                    self._sending = False
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                # nothing is put any more once either is set
+                self._stopping.set()
+                left, self._slot, self._sending = self._slot, None, False
+                self._changed.notify_all()
+            if left is not None:
+                self._on_dropped(left, STOPPED)
+
+    def _take(self) -> OutgoingFrame | None:
+        """The newest frame once it may be sent, None when it is time to end."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._stopping.is_set() or self._slot is not None)
+                if self._stopping.is_set() or self._slot is None:
+                    return None
+                pause = self._next_try - time.monotonic()
+                if pause <= 0 and self._pace is not None:
+                    pause = self._pace.wait_seconds(_cost(self._sender, self._slot))
+                if pause <= 0:
+                    frame, self._slot, self._sending = self._slot, None, True
+                    return frame
+                self._changed.wait_for(self._stopping.is_set, pause)
+
+    def _try(self, frame: OutgoingFrame) -> None:
+        if self._pace is not None:
+            self._pace.spend(_cost(self._sender, frame))
+        started = time.monotonic()
+        try:
+            where = self._sender.send(frame)
+        except RejectedError as error:
+            self._backoff.rejected(frame, error)
+            self._on_dropped(frame, REJECTED)
+        except RefusedError:
+            self._on_dropped(frame, SERVER_AWAY)
+            raise
+        except DeliveryError as error:
+            self._next_try = time.monotonic() + self._backoff.failed(error)
+            self._on_dropped(frame, SERVER_AWAY)
+        else:
+            self._backoff.succeeded()
+            self._on_sent(frame, where, time.monotonic() - started)
 
 
-def _below(error: BaseException) -> BaseException | None:
-    if error.__cause__ is not None:
-        return error.__cause__
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, BaseException):
-        return reason
-    return next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+class RecordOutbox(_Thread):
+    """Puts frames into the spool, from which a thread sends them in order until the server has each of them.
+
+    A frame that the server will never take is counted and removed, so that it doesn't hold up the others; one that
+    the disk has no room for is counted, and the next one tried all the same. While the server is away it is asked
+    again after pauses that double up to 10 s, for ever. A frame may arrive twice: its number and time tell.
+
+    Args:
+        sender: the way to the server.
+        camera: id; others may use the same spool.
+        spool: closed by who opened it.
+        pace: waited for before every try, and told of its bytes.
+        close_seconds: that `close` waits for a try under way.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        camera: str,
+        spool: Spool,
+        on_sent: OnSent,
+        on_dropped: OnDropped,
+        *,
+        pace: Pace | None = None,
+        close_seconds: float = 11.0,
+    ) -> None:
+        self._camera = camera
+        self._spool = spool
+        self._on_sent = on_sent
+        self._on_dropped = on_dropped
+        self._pace = pace
+        self._backoff = _Backoff(sender.name, LONGEST_DELAY)
+        self._disk_failing = False
+        # the last one that the server has; on a failing disk it may still be in the spool
+        self._done = -1
+        # whether all was sent when it was last looked, and whether anything was put since then
+        self._drained = False
+        self._news = False
+        super().__init__(sender, f"record outbox {camera}", close_seconds)
+
+    @property
+    def ready(self) -> bool:
+        """Always, until it is closed or has failed: there is the spool."""
+        return not self._stopping.is_set() and self.failure is None
+
+    def put(self, frame: OutgoingFrame) -> int:
+        """See Outbox: the frame is on disk when this returns. Its own number is not used, the spool gives it one."""
+        try:
+            sequence = self._spool.append(frame.camera, frame.time, frame.jpeg, frame.metrics)
+        except StorageError as error:
+            if not self._disk_failing:
+                self._disk_failing = True
+                logger.error("%s; frames are dropped until that changes", error)
+            self._on_dropped(frame, error.reason if isinstance(error, SpoolError) else STOPPED)
+            return -1
+        if self._disk_failing:
+            self._disk_failing = False
+            logger.info("the spool takes frames again")
+        with self._changed:
+            self._news, self._drained = True, False
+            self._changed.notify_all()
+        return sequence
+
+    def flush(self, timeout: float) -> bool:
+        """See Outbox."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._drained or self.failure is not None, timeout) and self._drained
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            frame = self._next()
+            if frame is None:
+                continue
+            cost = _cost(self._sender, frame)
+            if self._pace is not None:
+                while not self._stopping.is_set() and (pause := self._pace.wait_seconds(cost)) > 0:
+                    self._sleep(pause)
+            if self._stopping.is_set():
+                return
+            if self._pace is not None:
+                self._pace.spend(cost)
+            self._try(frame)
+
+    def _next(self) -> OutgoingFrame | None:
+        """The next frame; None after a wait for one, or for the disk."""
+        with self._changed:
+            self._news = False
+        try:
+            frame = self._spool.oldest(self._camera, self._done)
+        except SpoolError as error:
+            self._sleep(self._backoff.failed(error))
+            return None
+        if frame is None:
+            with self._changed:
+                if not self._news:
+                    self._drained = True
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._stopping.is_set() or self._news)
+        return frame
+
+    def _try(self, frame: OutgoingFrame) -> None:
+        started = time.monotonic()
+        try:
+            where = self._sender.send(frame)
+        except RejectedError as error:
+            self._backoff.rejected(frame, error)
+            self._on_dropped(frame, REJECTED)
+        except RefusedError:
+            raise
+        except DeliveryError as error:
+            self._sleep(self._backoff.failed(error))
+            return
+        else:
+            self._backoff.succeeded()
+            self._on_sent(frame, where, time.monotonic() - started)
+        self._done = frame.sequence
+        try:
+            self._spool.delivered(frame.camera, frame.sequence)
+        except SpoolError as error:
+            # it goes with a later one
+            logger.debug("frame %d is delivered and still in the spool: %s", frame.sequence, error)
 
 
-def _reason(answer: requests.Response) -> str:
-    try:
-        return str(answer.json()["error"])[:300]
-    except (ValueError, KeyError, TypeError):
-        return answer.reason or "no reason given"
+class _Backoff:
+    """Growing pauses, and one line in the log whenever the state changes."""
+
+    def __init__(self, name: str, longest: float, how_long: str = "") -> None:
+        self.failing = False
+        self._name = name
+        self._longest = longest
+        self._how_long = f" {how_long}" if how_long else ""
+        self._delay = FIRST_DELAY
+        self._rejecting = False
+
+    def failed(self, error: RjpegError) -> float:
+        """Seconds until the next try."""
+        if not self.failing:
+            self.failing = True
+            logger.warning("%s; trying again%s", error, self._how_long)
+        delay = self._delay
+        self._delay = min(2 * delay, self._longest)
+        return max(delay, error.retry_after) if isinstance(error, RetryLaterError) else delay
+
+    def rejected(self, frame: OutgoingFrame, error: RejectedError) -> None:
+        """The server lives, but doesn't want this frame."""
+        if not self._rejecting:
+            logger.error("frame %d: %s; others like it are counted only", frame.sequence, error)
+        self._rejecting = True
+        self._reset()
+
+    def succeeded(self) -> None:
+        """The server has taken a frame."""
+        if self._rejecting:
+            self._rejecting = False
+            logger.info("%s takes frames as they should be again", self._name)
+        self._reset()
+
+    def _reset(self) -> None:
+        if self.failing:
+            self.failing = False
+            logger.info("%s takes frames again", self._name)
+        self._delay = FIRST_DELAY
+
+
+def _cost(sender: Sender, frame: OutgoingFrame) -> int:
+    """Bytes upstream that sending a frame takes."""
+    extra = len(frame.metrics or "")
+    return len(frame.jpeg) + extra + sender.overhead(len(frame.jpeg) + extra)

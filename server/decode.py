@@ -36,9 +36,11 @@ is 1.
 
 With --listen, frames are received by POST /v1/cameras/{camera}/frames: the body is the JPEG, its Content-Type
 image/jpeg, the headers Rjpeg-Sequence (an integer) and Rjpeg-Capture-Time (ISO 8601) name it, and the picture goes
-to OUT/{camera}/{capture time}-{sequence}; a frame sent again replaces itself. The answer 201, with the frame's
-JSON record, means that the picture is written. Other answers: 400 malformed request, 401 token, 408 too slow,
-413 too large, 415 no image/jpeg, 422 not a JPEG that can be decoded, 429 busy (Retry-After), 507 disk full.
+to OUT/{camera}/{capture time}-{sequence}. The answer 201, with the frame's JSON record, means that the picture is
+written and would survive a power cut; 200 with "duplicate": true, that it was already, and nothing is done again. The
+header Rjpeg-Metrics, a JSON object of at most 8 kB, goes into the record as "metrics". Other answers: 400 malformed
+request, 401 token, 408 too slow, 413 too large, 415 no image/jpeg, 422 not a JPEG that can be decoded, 429 busy
+(Retry-After), 507 disk full.
 GET /healthz says that the server lives. The line "listening on http://HOST:PORT" appears on standard error once it
 does; port 0 takes a free one. A token is required (Authorization: Bearer TOKEN) unless HOST is on loopback.
 SIGTERM and Ctrl-C end it, exit 0.
@@ -173,6 +175,7 @@ def decoder_maker(args: argparse.Namespace) -> Callable[[], FrameDecoder]:
         restore=args.restore,
         form=args.format,
         keep_jpeg=args.keep_jpeg,
+        durable=args.listen is not None,
         task=task,
     )
 

@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rjpeg.errors import ConfigError, RjpegError, StorageError
-from server.decoding import FrameDecoder
+from server.decoding import FrameDecoder, is_written
 
-__all__ = ["Limits", "Receiver", "open_socket", "parse_address", "serve"]
+__all__ = ["Limits", "Received", "Receiver", "open_socket", "parse_address", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ CAMERA_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SEQUENCE = re.compile(r"[0-9]{1,15}")
 HEADER_SECONDS = 10
 MAX_CONNECTIONS = 512
+METRICS_BYTES = 8192
+REMEMBERED_FRAMES = 10_000  # of each camera
+REMEMBERED_CAMERAS = 1000
+
+# camera, sequence, capture time
+Identity = tuple[str, int, datetime.datetime]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,10 @@ class Limits:
 
 class Receiver:
     """The ASGI application and its pool of decoding threads.
+
+    A frame that comes again, by its camera, number and capture time, is acknowledged and no more than that: also while
+    the first is being decoded, when the second waits for its end. Senders may so send a frame until they have an
+    answer. After a restart the files in `out` tell; without `out`, a frame may be decoded twice then.
 
     Args:
         make_decoder: called once in each thread of the pool.
@@ -88,6 +99,8 @@ class Receiver:
         self._limits = limits
         self._pending = 0
         self._last_receipt = 0
+        self._received = Received(REMEMBERED_FRAMES, REMEMBERED_CAMERAS)
+        self._under_way: dict[Identity, asyncio.Event] = {}
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="decode")
         self.app = Starlette(
             routes=[
@@ -114,16 +127,49 @@ class Receiver:
             raise HTTPException(415, "Content-Type must be image/jpeg")
         receipt = self._receipt_time()
         sequence, taken = frame_identity(request, receipt)
+        metrics = frame_metrics(request)
+        # without a number and a time of its own every frame is another one
+        identity = None if sequence is None or taken == receipt else (camera, sequence, taken)
         if self._pending >= self._limits.pending:
             raise HTTPException(429, f"busy with {self._pending} frames", {"Retry-After": "1"})
         self._pending += 1
         try:
             body = await self._body(request)
-            loop = asyncio.get_running_loop()
-            record = await loop.run_in_executor(self._pool, self._process, body, camera, sequence, taken)
+            record = await self._once(identity, body, camera, sequence, taken, metrics)
         finally:
             self._pending -= 1
-        return JSONResponse(record, 201)
+        return JSONResponse(record, 200 if record.get("duplicate") else 201)
+
+    async def _once(
+        self,
+        identity: Identity | None,
+        body: bytes,
+        camera: str,
+        sequence: int | None,
+        taken: datetime.datetime,
+        metrics: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Process a frame, unless that is done, or being done and ends well."""
+        loop = asyncio.get_running_loop()
+
+        async def process() -> dict[str, Any]:
+            known = identity is not None
+            return await loop.run_in_executor(self._pool, self._process, body, camera, sequence, taken, metrics, known)
+
+        if identity is None:
+            return await process()
+        while (first := self._under_way.get(identity)) is not None:
+            await first.wait()
+        if identity in self._received:
+            return frame_name(camera, sequence, taken) | {"duplicate": True}
+        done = self._under_way[identity] = asyncio.Event()
+        try:
+            record = await process()
+            self._received.add(identity)
+        finally:
+            del self._under_way[identity]
+            done.set()
+        return record
 
     def _check_token(self, request: Request) -> None:
         if self._token is None:
@@ -159,16 +205,27 @@ class Receiver:
             raise HTTPException(400, "connection closed before the body ended") from None
         return bytes(body)
 
-    def _process(self, jpeg: bytes, camera: str, sequence: int | None, taken: datetime.datetime) -> dict[str, Any]:
+    def _process(
+        self,
+        jpeg: bytes,
+        camera: str,
+        sequence: int | None,
+        taken: datetime.datetime,
+        metrics: dict[str, Any] | None,
+        identified: bool,
+    ) -> dict[str, Any]:
         """In a thread of the pool."""
         if not hasattr(self._local, "decoder"):
             self._local.decoder = self._make_decoder()
-        time_text = taken.isoformat(timespec="microseconds").replace("+00:00", "Z")
-        record: dict[str, Any] = {"camera": camera, "sequence": sequence, "capture_time": time_text}
+        record = frame_name(camera, sequence, taken)
         stem = None
         if self._out is not None:
-            name = time_text.replace("-", "").replace(":", "")
+            name = record["capture_time"].replace("-", "").replace(":", "")
             stem = self._out / camera / (name if sequence is None else f"{name}-{sequence:08d}")
+            if identified and is_written(stem):
+                return record | {"duplicate": True}
+        if metrics is not None:
+            record["metrics"] = metrics
         try:
             record |= self._local.decoder.process(jpeg, stem)
         except RjpegError as error:
@@ -190,6 +247,30 @@ class Receiver:
     async def _answer_failure(self, request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, quoted(request.url.path), exc_info=error)
         return JSONResponse({"error": "internal error"}, 500)
+
+
+class Received:
+    """The frames that were received last: so many of each camera, and of so many cameras."""
+
+    def __init__(self, frames: int, cameras: int) -> None:
+        self._frames = frames
+        self._most_cameras = cameras
+        self._cameras: OrderedDict[str, OrderedDict[tuple[int, datetime.datetime], None]] = OrderedDict()
+
+    def __contains__(self, identity: Identity) -> bool:
+        camera, *frame = identity
+        return tuple(frame) in self._cameras.get(camera, ())
+
+    def add(self, identity: Identity) -> None:
+        """Remember a frame, and forget the one, or the camera, that was longest unheard of."""
+        camera, sequence, taken = identity
+        frames = self._cameras.setdefault(camera, OrderedDict())
+        self._cameras.move_to_end(camera)
+        if len(self._cameras) > self._most_cameras:
+            self._cameras.popitem(last=False)
+        frames[(sequence, taken)] = None
+        if len(frames) > self._frames:
+            frames.popitem(last=False)
 
 
 class TimedProtocol(H11Protocol):
@@ -242,6 +323,32 @@ def frame_identity(request: Request, receipt: datetime.datetime) -> tuple[int | 
         except (ValueError, OverflowError):
             raise HTTPException(400, "capture time must be ISO 8601 with a time zone") from None
     return (None if number is None else int(number)), taken
+
+
+def frame_name(camera: str, sequence: int | None, taken: datetime.datetime) -> dict[str, Any]:
+    """What a frame's record begins with."""
+    time_text = taken.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {"camera": camera, "sequence": sequence, "capture_time": time_text}
+
+
+def frame_metrics(request: Request) -> dict[str, Any] | None:
+    """The JSON object in the header Rjpeg-Metrics, None if there is no such header.
+
+    Raises:
+        HTTPException: 400, it is too long, no JSON object, or holds what couldn't be written as JSON again.
+    """
+    text = request.headers.get("rjpeg-metrics")
+    if text is None:
+        return None
+    try:
+        metrics = json.loads(text) if len(text) <= METRICS_BYTES else None
+        # no infinities and no lone surrogates, which would fail where the record is written
+        json.dumps(metrics, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict):
+        raise HTTPException(400, f"metrics must be a JSON object of at most {METRICS_BYTES} bytes")
+    return metrics
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -1,0 +1,272 @@
+"""Frames to the server over HTTP."""
+
+import email.utils
+import json
+import logging
+import socket
+import threading
+import time
+import urllib.parse
+from typing import Any
+
+import requests
+import requests.adapters
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+import rjpeg
+from device.frames import OutgoingFrame
+from device.sender import (
+    METRICS_BYTES,
+    RefusedError,
+    RejectedError,
+    RetryLaterError,
+    cause,
+    is_loopback,
+    packet_bytes,
+    time_text,
+    trusted,
+)
+from rjpeg.errors import DeliveryError
+
+__all__ = ["HttpSender"]
+
+logger = logging.getLogger(__name__)
+
+# answers that say "later"; 500 is not among them: the same frame would fail again
+TEMPORARY = {408, 429, 502, 503, 504, 507}
+# answers about a frame, not about who sends it or where to
+ABOUT_THE_FRAME = {400, 413, 422, 500}
+
+ANSWER_BYTES = 65536  # read of an answer; more of it is of no interest
+LONGEST_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked again all the same
+KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
+
+
+class HttpSender:
+    """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
+
+    The status 200 or 201 is the acknowledgment.
+
+    Args:
+        server: URL such as http://192.168.1.2:8000.
+        token: sent as `Authorization: Bearer`, if given.
+        ca_file: PEM file with the certificate authority of an https server; None: the system's.
+        timeout: seconds for one frame: to connect, to send it, and to get the whole answer.
+
+    Raises:
+        ConfigError: `ca_file` can't be read or holds no certificate.
+    """
+
+    def __init__(
+        self, server: str, token: str | None = None, *, ca_file: str | None = None, timeout: float = 10.0
+    ) -> None:
+        self.name = server = server.rstrip("/")
+        self._server = server
+        self._timeout = timeout
+        self._deadline = _Deadline()
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self._deadline))
+        self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
+        self._session.headers["Content-Type"] = "image/jpeg"
+        # an answer is short, and one that is compressed could be anything but
+        self._session.headers["Accept-Encoding"] = "identity"
+        self._ca_file = ca_file
+        if ca_file is not None:
+            trusted(ca_file)
+        parts = urllib.parse.urlsplit(server)
+        self._tls = parts.scheme == "https"
+        # request line, Host, and the headers of each frame besides those of the session
+        self._head_bytes = 400 + 2 * len(server) + len(token or "")
+        self._last_answer = float("-inf")
+        loopback = is_loopback(parts.hostname or "")
+        if loopback:
+            # a proxy for the world outside doesn't lead back to this machine
+            self._session.trust_env = False
+        if token is not None:
+            # as an auth object: a plain header would lose to an entry in ~/.netrc
+            self._session.auth = _Bearer(token)
+            if not self._tls and not loopback:
+                logger.warning("the token goes to %s unencrypted; use https where others can listen", server)
+
+    def send(self, frame: OutgoingFrame) -> str:
+        """See `device.sender`."""
+        headers = {"Rjpeg-Sequence": str(frame.sequence), "Rjpeg-Capture-Time": time_text(frame.time)}
+        if frame.metrics is not None and is_header_value(frame.metrics):
+            headers["Rjpeg-Metrics"] = frame.metrics
+        try:
+            with (
+                self._deadline.within(self._timeout),
+                self._session.post(
+                    f"{self._server}/v1/cameras/{frame.camera}/frames",
+                    data=frame.jpeg,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    stream=True,
+                    # said here: said of the session it would lose to the environment
+                    verify=self._ca_file,
+                ) as answer,
+            ):
+                body = answer.raw.read(ANSWER_BYTES, decode_content=False)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL) as error:
+            raise RefusedError(f"{self._server}: {error}") from error
+        except (requests.RequestException, HTTPError, OSError) as error:
+            late = self._deadline.passed or isinstance(error, requests.Timeout)
+            why = "no answer in time" if late else cause(error)
+            raise DeliveryError(f"server {self._server} can't be reached: {why}") from error
+        self._last_answer = time.monotonic()
+        if 200 <= answer.status_code < 300:
+            return str(answer.url)
+        said = f"server {self._server} answered {answer.status_code}: {_reason(answer, body)}"
+        if answer.status_code in TEMPORARY:
+            seconds = retry_after(answer.headers.get("Retry-After", ""), answer.headers.get("Date", ""))
+            raise DeliveryError(said) if seconds is None else RetryLaterError(said, seconds)
+        if answer.status_code in ABOUT_THE_FRAME:
+            raise RejectedError(said)
+        raise RefusedError(said)
+
+    def overhead(self, size: int) -> int:
+        """See `device.sender`. Metrics are not in it: they are the caller's to count."""
+        idle = time.monotonic() - self._last_answer > KEPT_ALIVE_SECONDS
+        return self._head_bytes + packet_bytes(size + self._head_bytes, tls=self._tls, new_connection=idle)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class _Deadline:
+    """Ends whatever goes on over a connection when its time is up.
+
+    Timeouts of sockets are for one read: a server that sends a byte now and then would never exceed them.
+    """
+
+    def __init__(self) -> None:
+        self.passed = False
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def within(self, seconds: float) -> "_Timed":
+        self.passed = False
+        return _Timed(self, seconds)
+
+    def watch(self, connection: socket.socket) -> None:
+        """Have `connection` shut down at the deadline."""
+        # a duplicate stays valid whatever TLS makes of the first
+        duplicate = connection.dup()
+        with self._lock:
+            former, self._socket = self._socket, duplicate
+        if former is not None:
+            former.close()
+
+    def forget(self) -> None:
+        with self._lock:
+            former, self._socket = self._socket, None
+        if former is not None:
+            former.close()
+
+    def expire(self) -> None:
+        with self._lock:
+            self.passed = True
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError as error:
+                    logger.debug("shutting down a connection: %s", error)
+
+
+class _Timed:
+    def __init__(self, deadline: _Deadline, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, deadline.expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        # else a late timer could end the next frame's connection
+        self._timer.join()
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Connections that the deadline knows of."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        self._deadline = deadline
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self._watch(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        self._watch(manager)
+        return manager
+
+    def close(self) -> None:
+        super().close()
+        self._deadline.forget()
+
+    def _watch(self, manager: Any) -> None:
+        deadline = self._deadline
+
+        class Plain(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                connection = super()._new_conn()
+                deadline.watch(connection)
+                return connection
+
+        class Tls(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                connection = super()._new_conn()
+                deadline.watch(connection)
+                return connection
+
+        plain = type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain})
+        tls = type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": Tls})
+        manager.pool_classes_by_scheme = {"http": plain, "https": tls}
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def is_header_value(metrics: str) -> bool:
+    """Whether metrics can travel in a header; those that can't are left out, and the frame goes without."""
+    if metrics.isascii() and metrics.isprintable() and len(metrics) <= METRICS_BYTES:
+        return True
+    logger.warning(
+        "metrics of %d characters are left out: not one line of ASCII within %d", len(metrics), METRICS_BYTES
+    )
+    return False
+
+
+def retry_after(text: str, date: str) -> float | None:
+    """Seconds that a Retry-After header (RFC 9110, 10.2.3) asks for, 0 to 60; None where it says nothing.
+
+    A date is measured against the answer's own, as this machine's clock may be wrong.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), LONGEST_RETRY_AFTER)
+    try:
+        difference = email.utils.parsedate_to_datetime(text) - email.utils.parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max(difference.total_seconds(), 0.0), LONGEST_RETRY_AFTER)
+
+
+def _reason(answer: requests.Response, body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])[:300]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return answer.reason or "no reason given"

@@ -1,0 +1,376 @@
+"""Frames to an MQTT 5 broker (OASIS standard, 7 March 2019).
+
+Of each camera there are the topics
+
+    {topic}/{camera}/image      the JPEG file; user properties sequence, capture_time and camera
+    {topic}/{camera}/metrics    the device's metrics, JSON
+    {topic}/{camera}/status     online or offline, retained; offline is the connection's last will
+"""
+
+import json
+import logging
+import queue
+import re
+import socket
+import struct
+import time
+import urllib.parse
+from typing import Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+import rjpeg
+from device.frames import OutgoingFrame
+from device.sender import (
+    RefusedError,
+    RejectedError,
+    cause,
+    is_loopback,
+    packet_bytes,
+    time_text,
+    trusted,
+)
+from rjpeg.errors import ConfigError, DeliveryError
+
+__all__ = ["MqttSender"]
+
+logger = logging.getLogger(__name__)
+
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+KEEPALIVE_SECONDS = 60
+# a broker has nothing to send but acknowledgments
+LARGEST_INCOMING = 65536
+
+# reason codes (MQTT 5, 2.4) that another try won't change
+REFUSED = {
+    132,  # unsupported protocol version
+    133,  # client identifier not valid
+    134,  # bad user name or password
+    135,  # not authorized
+    138,  # banned
+    140,  # bad authentication method
+    144,  # topic name invalid
+    155,  # QoS not supported
+    156,  # use another server
+    157,  # server moved
+}
+REJECTED = {
+    149,  # packet too large
+    153,  # payload format invalid
+}
+TAKEN_OVER = 142
+
+
+class MqttSender:
+    """Publishes each file with QoS 1; the broker's PUBACK is the acknowledgment.
+
+    A connection is made when a frame is to be sent and there is none. It is given up at the first sign of trouble,
+    with whatever was under way, so nothing waits in a queue of the library to be sent at some later time.
+
+    Args:
+        server: mqtt://host:port or mqtts://host:port.
+        camera: id; the connection is for this one camera.
+        topic: prefix of all topics.
+        username, password: the password is sent only with a user name.
+        ca_file: PEM file with the certificate authority of the broker; None: the system's.
+        timeout: seconds to connect, for TLS, and for each answer of the broker.
+        discovery: topic under which Home Assistant looks for configurations; None: tell it nothing.
+        expiry: seconds after which the broker may forget a frame that a subscriber hasn't taken; None: never.
+
+    Raises:
+        ConfigError: `server` has more than host and port, or `ca_file` can't be read.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        camera: str,
+        *,
+        topic: str = "rjpeg",
+        username: str | None = None,
+        password: str | None = None,
+        ca_file: str | None = None,
+        timeout: float = 10.0,
+        discovery: str | None = None,
+        expiry: int | None = None,
+    ) -> None:
+        self._tls, self._host, self._port = parse_server(server)
+        self.name = server.rstrip("/")
+        self._camera = camera
+        self._topic = f"{topic}/{camera}"
+        self._node = re.sub(r"[^A-Za-z0-9_-]", "_", topic)
+        self._username = username
+        self._password = password
+        self._context = trusted(ca_file) if self._tls else None
+        self._timeout = timeout
+        self._discovery = discovery
+        self._expiry = expiry
+        self._connection: _Connection | None = None
+        self._warned: set[str] = set()
+        if username is not None and not self._tls and not is_loopback(self._host):
+            logger.warning("the password goes to %s unencrypted; use mqtts where others can listen", self.name)
+
+    def send(self, frame: OutgoingFrame) -> str:
+        """See `device.sender`."""
+        connection = self._connected()
+        if frame.metrics is not None:
+            self._aside(connection, f"{self._topic}/metrics", frame.metrics.encode())
+        topic = f"{self._topic}/image"
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ContentType = "image/jpeg"
+        properties.UserProperty = [
+            ("camera", frame.camera),
+            ("sequence", str(frame.sequence)),
+            ("capture_time", time_text(frame.time)),
+        ]
+        if self._expiry is not None:
+            properties.MessageExpiryInterval = self._expiry
+        self._check(f"{topic}: the broker", self._published(connection, topic, frame.jpeg, properties=properties))
+        return f"{self.name}/{topic}"
+
+    def overhead(self, size: int) -> int:
+        """See `device.sender`. Metrics are not in it: they are the caller's to count."""
+        # lengths, packet id and the names and values of the properties take less than 200 bytes
+        head = 200 + len(self._topic.encode()) + len(self._camera)
+        new = self._connection is None or self._connection.lost is not None
+        # CONNECT, and online with its topic
+        opening = 700 + 4 * len(self._topic.encode()) if new else 0
+        return head + opening + packet_bytes(size + head, tls=self._tls, new_connection=new)
+
+    def close(self) -> None:
+        """Say offline and go; what hasn't gone by then is left unsaid, as the broker then says it by itself."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            if connection.lost is None:
+                connection.publish(f"{self._topic}/status", b"offline", retain=connection.retains)
+                connection.end()
+        except DeliveryError as error:
+            logger.debug("saying offline: %s", error)
+        finally:
+            connection.drop()
+
+    def _connected(self) -> "_Connection":
+        if self._connection is not None and self._connection.lost is None:
+            return self._connection
+        if self._connection is not None:
+            self._connection.drop()
+            self._connection = None
+        connection = _Connection(self._client(), self._timeout)
+        try:
+            try:
+                reason = connection.open(self._host, self._port)
+            except (OSError, UnicodeError) as error:
+                raise DeliveryError(f"broker {self.name} can't be reached: {cause(error)}") from error
+            except (DeliveryError, ValueError) as error:
+                raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
+            self._check("broker " + self.name, reason)
+            if connection.qos < 1:
+                raise RefusedError(f"broker {self.name} acknowledges no messages (its maximum QoS is 0)")
+            if self._discovery is not None:
+                about = f"{self._discovery}/camera/{self._node}/{self._camera}/config"
+                self._aside(connection, about, json.dumps(self._description()).encode(), retain=True)
+            self._aside(connection, f"{self._topic}/status", b"online", retain=True)
+        except BaseException:
+            connection.drop()
+            raise
+        self._connection = connection
+        return connection
+
+    def _client(self) -> Client:
+        # one for each connection: a client that is used again sends again what it has not seen acknowledged
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            # the same after a restart, so that the broker ends a connection that is dead without knowing it,
+            # and publishes its will, before it accepts the new one
+            client_id=f"rjpeg-{self._node}-{self._camera}",
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = self._timeout
+        client.will_set(f"{self._topic}/status", b"offline", qos=1, retain=True)
+        if self._username is not None:
+            client.username_pw_set(self._username, self._password)
+        if self._context is not None:
+            client.tls_set_context(self._context)
+        return client
+
+    def _published(self, connection: "_Connection", topic: str, payload: bytes, **options: Any) -> ReasonCode:
+        try:
+            return connection.publish(topic, payload, **options)
+        except DeliveryError as error:
+            reason = connection.lost
+            connection.drop()
+            if isinstance(error, RejectedError):
+                raise RejectedError(f"broker {self.name}: {error}") from error
+            if reason is not None and reason.is_failure:
+                self._check(f"broker {self.name}", reason)
+            raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
+
+    def _aside(self, connection: "_Connection", topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publish what frames can do without: a broker that doesn't want it is told of once."""
+        reason = self._published(connection, topic, payload, retain=retain and connection.retains)
+        if reason.is_failure and topic not in self._warned:
+            self._warned.add(topic)
+            logger.warning("broker %s doesn't take %s: %s", self.name, topic, reason)
+
+    @staticmethod
+    def _check(who: str, reason: ReasonCode) -> None:
+        if not reason.is_failure:
+            return
+        said = f"{who} answered {reason.value}: {reason}"
+        if reason.value in REFUSED:
+            raise RefusedError(said)
+        if reason.value in REJECTED:
+            raise RejectedError(said)
+        if reason.value == TAKEN_OVER:
+            said += "; another program sends under this camera id"
+        raise DeliveryError(said)
+
+    def _description(self) -> dict[str, Any]:
+        """What Home Assistant's MQTT camera wants to know (home-assistant.io/integrations/camera.mqtt)."""
+        unique = f"{self._node}_{self._camera}"
+        return {
+            "name": None,  # the device's
+            "unique_id": unique,
+            "topic": f"{self._topic}/image",
+            "availability_topic": f"{self._topic}/status",
+            "payload_available": "online",
+            "payload_not_available": "offline",
+            "json_attributes_topic": f"{self._topic}/metrics",
+            "device": {
+                "identifiers": [unique],
+                "name": self._camera,
+                "manufacturer": "Region JPEG",
+                "sw_version": rjpeg.__version__,
+            },
+            "origin": {"name": "rjpeg", "sw_version": rjpeg.__version__},
+        }
+
+
+class _Connection:
+    """One connection from CONNECT to its end, with at most one message under way.
+
+    Attributes:
+        lost: why it ended, None as long as it hasn't.
+        retains, qos: what the broker offers.
+    """
+
+    def __init__(self, client: Client, timeout: float) -> None:
+        self.lost: ReasonCode | None = None
+        self.retains = True
+        self.qos = 2
+        self._largest: int | None = None
+        self._client = client
+        self._timeout = timeout
+        # what the network thread hears; more than a few would be a broker gone mad
+        self._heard: queue.Queue[tuple[str, int, ReasonCode]] = queue.Queue()
+        client.on_connect = self._on_connect
+        client.on_publish = self._on_publish
+        client.on_disconnect = self._on_disconnect
+
+    def open(self, host: str, port: int) -> ReasonCode:
+        """Connect; the broker's answer. Raises OSError, ValueError, DeliveryError."""
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 0
+        properties.MaximumPacketSize = LARGEST_INCOMING
+        self._client.connect(host, port, KEEPALIVE_SECONDS, clean_start=True, properties=properties)
+        self._client.loop_start()
+        return self._answer("connack", 0)
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, properties: Properties | None = None
+    ) -> ReasonCode:
+        """Publish with QoS 1; the broker's answer.
+
+        Raises:
+            RejectedError: the message is larger than the broker takes.
+            DeliveryError: the connection is lost, or there was no answer in time. It must be dropped then.
+        """
+        if self._largest is not None:
+            packed = b"\0" if properties is None else properties.pack()  # type: ignore[no-untyped-call]
+            size = 1 + 4 + 2 + len(topic.encode()) + 2 + len(packed) + len(payload)
+            if size > self._largest:
+                raise RejectedError(f"a message of {size} bytes is more than the {self._largest} that it takes")
+        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise DeliveryError("the connection is lost")
+        return self._answer("puback", info.mid)
+
+    def end(self) -> None:
+        """Say goodbye, so that the broker doesn't publish the will, and wait until that is sent."""
+        self._client.disconnect()
+        deadline = time.monotonic() + self._timeout
+        while self.lost is None and (left := deadline - time.monotonic()) > 0:
+            self._next(left)
+
+    def drop(self) -> None:
+        """End the connection at once; bytes that haven't left yet never will."""
+        connection = self._client.socket()
+        if connection is not None:
+            try:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # type: ignore[attr-defined]
+                # not SSLSocket's own, which would first take the encryption off what is still being written
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # type: ignore[arg-type]
+            except OSError as error:
+                logger.debug("dropping a connection: %s", error)
+        self._client.loop_stop()
+
+    def _answer(self, kind: str, number: int) -> ReasonCode:
+        deadline = time.monotonic() + self._timeout
+        while (left := deadline - time.monotonic()) > 0:
+            heard = self._next(left)
+            if heard is None:
+                break
+            if heard[:2] == (kind, number):
+                return heard[2]
+            if heard[0] == "lost":
+                raise DeliveryError("the connection is lost")
+        raise DeliveryError("no answer in time")
+
+    def _next(self, seconds: float) -> tuple[str, int, ReasonCode] | None:
+        try:
+            return self._heard.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def _on_connect(
+        self, _client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self.retains = getattr(properties, "RetainAvailable", 1) == 1
+        self.qos = getattr(properties, "MaximumQoS", 2)
+        self._largest = getattr(properties, "MaximumPacketSize", None)
+        self._heard.put(("connack", 0, reason))
+
+    def _on_publish(self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Properties) -> None:
+        self._heard.put(("puback", mid, reason))
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self.lost = reason
+        self._heard.put(("lost", 0, reason))
+
+
+def parse_server(server: str) -> tuple[bool, str, int]:
+    """Whether with TLS, host and port of mqtt://host:port or mqtts://host:port.
+
+    Raises:
+        ConfigError: it isn't like that.
+    """
+    expected = f"expected like mqtt://host:1883 or mqtts://host:8883, user name and password apart; got {server!r}"
+    try:
+        parts = urllib.parse.urlsplit(server)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"delivery.server: {error}; {expected}") from error
+    if "@" in parts.netloc:
+        raise ConfigError("delivery.server: user name and password belong in mqtt.username and token_file")
+    if parts.scheme not in PORTS or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError(f"delivery.server: {expected}")
+    return parts.scheme == "mqtts", parts.hostname, port or PORTS[parts.scheme]
