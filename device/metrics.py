@@ -1,0 +1,299 @@
+"""What the device counts, for Prometheus, for the local page, and for the server with a heartbeat frame.
+
+The numbers are plain integers under one lock a camera, because they change with every frame; prometheus-client
+turns them into its text only when someone asks (a "custom collector").
+"""
+
+import json
+import math
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+import rjpeg
+from device import health
+
+__all__ = ["CONTENT_TYPE", "CameraMetrics", "Metrics"]
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+WINDOW_SECONDS = 10.0
+# of the window: so that its memory is bounded however fast frames go out
+SLOT_SECONDS = 0.1
+# seconds; from a table look-up to a network on a large frame on a Raspberry Pi, or a slow uplink
+BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0)
+
+_BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
+
+
+class CameraMetrics:
+    """The numbers of one camera. Every method may be called from any thread and never waits for long."""
+
+    def __init__(self, camera: str) -> None:
+        self.camera = camera
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._queue_frames = self._queue_bytes = 0
+        self._last_bytes: int | None = None
+        self._last_quality: float | None = None
+        self._last_seconds: dict[str, float] = {}
+        self._newest: float | None = None
+        self._stages: dict[str, _Histogram] = {}
+        self._window: deque[tuple[int, int]] = deque()  # (number of the slot, bytes)
+
+    def captured(self) -> None:
+        """A frame came from the camera."""
+        now = time.monotonic()
+        with self._lock:
+            self._counts["captured"] += 1
+            self._newest = now
+
+    def skipped(self) -> None:
+        """A frame showed nothing new and was left out."""
+        self._count("skipped")
+
+    def dropped(self, reason: str, frames: int = 1) -> None:
+        """Frames were given up; `reason` is one of few words that never hold a number or a name."""
+        with self._lock:
+            self._dropped[reason] += frames
+
+    def restarted(self) -> None:
+        """The camera was closed and opened again."""
+        self._count("restarts")
+
+    def thinned(self, frames: int) -> None:
+        """Frames of the spool were given up because it was full."""
+        self._count("thinned", frames)
+
+    def queued(self, frames: int, size: int) -> None:
+        """So many frames, of `size` bytes together, now wait to be sent."""
+        with self._lock:
+            self._queue_frames, self._queue_bytes = frames, size
+
+    def encoded(self, size: int, quality: float, seconds: Mapping[str, float]) -> None:
+        """A frame became a file of `size` bytes; `seconds` by stage."""
+        with self._lock:
+            self._last_bytes, self._last_quality = size, quality
+            self._add_stages(seconds)
+
+    def took(self, seconds: Mapping[str, float]) -> None:
+        """Stages that took so many seconds, for one frame."""
+        with self._lock:
+            self._add_stages(seconds)
+
+    def sent(self, size: int, on_the_wire: int, seconds: float | None = None) -> None:
+        """A file of `size` bytes was delivered, with everything `on_the_wire` bytes; it took `seconds`."""
+        slot = int(time.monotonic() / SLOT_SECONDS)
+        with self._lock:
+            self._counts["sent"] += 1
+            self._counts["sent_bytes"] += size
+            self._add_wire(slot, on_the_wire)
+            if seconds is not None:
+                self._add_stages({"send": seconds})
+
+    def wasted(self, on_the_wire: int) -> None:
+        """So many bytes went out for a frame that was not delivered."""
+        with self._lock:
+            self._add_wire(int(time.monotonic() / SLOT_SECONDS), on_the_wire)
+
+    def values(self) -> dict[str, Any]:
+        """All of it, for JSON; sizes in bytes, times in seconds. `stage_seconds` are the last frame's."""
+        now = time.monotonic()
+        with self._lock:
+            self._forget(int(now / SLOT_SECONDS))
+            counts = self._counts
+            return {
+                "captured": counts["captured"],
+                "sent": counts["sent"],
+                "skipped": counts["skipped"],
+                "dropped": dict(self._dropped),
+                "thinned": counts["thinned"],
+                "restarts": counts["restarts"],
+                "sent_bytes": counts["sent_bytes"],
+                "wire_bytes": counts["wire_bytes"],
+                "bits_per_second": round(8 * sum(size for _, size in self._window) / WINDOW_SECONDS),
+                "queue_frames": self._queue_frames,
+                "queue_bytes": self._queue_bytes,
+                "age_seconds": None if self._newest is None else round(now - self._newest, 2),
+                "last_quality": None if self._last_quality is None else round(self._last_quality, 2),
+                "last_bytes": self._last_bytes,
+                "stage_seconds": {stage: round(value, 5) for stage, value in self._last_seconds.items()},
+            }
+
+    def stages(self) -> dict[str, tuple[list[int], float]]:
+        """By stage: frames in each of BUCKETS and above the last, not cumulated, and the seconds of all."""
+        with self._lock:
+            return {stage: (list(histogram.counts), histogram.total) for stage, histogram in self._stages.items()}
+
+    def _count(self, what: str, by: int = 1) -> None:
+        with self._lock:
+            self._counts[what] += by
+
+    def _add_stages(self, seconds: Mapping[str, float]) -> None:
+        for stage, value in seconds.items():
+            histogram = self._stages.get(stage)
+            if histogram is None:
+                histogram = self._stages[stage] = _Histogram()
+            histogram.counts[bisect_left(BUCKETS, value)] += 1
+            histogram.total += value
+        self._last_seconds.update(seconds)
+
+    def _add_wire(self, slot: int, size: int) -> None:
+        self._counts["wire_bytes"] += size
+        if self._window and self._window[-1][0] == slot:
+            size += self._window.pop()[1]
+        self._window.append((slot, size))
+        self._forget(slot)
+
+    def _forget(self, slot: int) -> None:
+        oldest = slot - round(WINDOW_SECONDS / SLOT_SECONDS)
+        while self._window and self._window[0][0] <= oldest:
+            self._window.popleft()
+
+
+class Metrics:
+    """The numbers of all cameras and of the process; made once and handed to everyone who counts.
+
+    Args:
+        cameras: ids that are shown from the start, before they have counted anything.
+        root: where the machine's own files are looked for; for tests.
+    """
+
+    def __init__(self, cameras: Iterable[str] = (), *, root: Path = health.ROOT) -> None:
+        self._started = time.monotonic()
+        self._root = root
+        self._lock = threading.Lock()
+        self._cameras: dict[str, CameraMetrics] = {}
+        for camera in cameras:
+            self.camera(camera)
+        self._registry = CollectorRegistry()
+        self._registry.register(_Families(self))
+        ProcessCollector(registry=self._registry)
+
+    def camera(self, camera: str) -> CameraMetrics:
+        """The numbers of a camera, by its id; one thread may keep what another asks for again."""
+        with self._lock:
+            if camera not in self._cameras:
+                self._cameras[camera] = CameraMetrics(camera)
+            return self._cameras[camera]
+
+    @property
+    def cameras(self) -> list[CameraMetrics]:
+        with self._lock:
+            return list(self._cameras.values())
+
+    def process(self) -> dict[str, Any]:
+        """Version, and what the program and the machine do, for JSON."""
+        flags = health.throttled(self._root)
+        return {
+            "version": rjpeg.__version__,
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
+            "resident_bytes": health.resident_bytes(),
+            "open_files": health.open_files(),
+            "celsius": health.temperatures(self._root),
+            "throttled": None if flags is None else [name for name, is_set in flags.items() if is_set],
+        }
+
+    def exposition(self) -> bytes:
+        """Prometheus' text of CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def heartbeat_json(self, camera: str) -> str:
+        """What goes to the server with a heartbeat frame: compact JSON of one camera and the process."""
+        process = self.process()
+        process["celsius"] = max(process["celsius"].values(), default=None)
+        values = self.camera(camera).values()
+        values["stage_seconds"] = {stage: round(value, 4) for stage, value in values["stage_seconds"].items()}
+        return json.dumps(process | values, separators=(",", ":"))
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+
+class _Histogram:
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+
+_COUNTERS = {
+    "captured": ("frames_captured", "Frames that came from the camera."),
+    "sent": ("frames_sent", "Frames that were delivered."),
+    "skipped": ("frames_skipped", "Frames left out because they showed nothing new."),
+    "thinned": ("frames_thinned", "Frames given up because the spool was full."),
+    "restarts": ("camera_restarts", "Times that the camera was closed and opened again."),
+    "sent_bytes": ("sent_bytes", "Bytes of the files that were delivered."),
+    "wire_bytes": ("wire_bytes", "Bytes sent in all, with what the protocols add; an estimate."),
+}
+_GAUGES = {
+    "bits_per_second": ("bits_per_second", "Bits sent in all over the last 10 seconds, a second."),
+    "queue_frames": ("queue_frames", "Frames that wait to be sent."),
+    "queue_bytes": ("queue_bytes", "Bytes of the frames that wait to be sent."),
+    "age_seconds": ("newest_frame_age_seconds", "Time since a frame came from the camera."),
+    "last_quality": ("last_quality", "Quality of the newest file, 1 to 100."),
+    "last_bytes": ("last_file_bytes", "Size of the newest file."),
+}
+
+
+class _Families(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        cameras = [(camera.camera, camera.values(), camera.stages()) for camera in self._metrics.cameras]
+        for key, (name, text) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"rjpeg_{name}", text, labels=["camera"])
+            for camera, values, _ in cameras:
+                counter.add_metric([camera], values[key])
+            yield counter
+        dropped = CounterMetricFamily("rjpeg_frames_dropped", "Frames given up.", labels=["camera", "reason"])
+        for camera, values, _ in cameras:
+            for reason, number in values["dropped"].items():
+                dropped.add_metric([camera, reason], number)
+        yield dropped
+        for key, (name, text) in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"rjpeg_{name}", text, labels=["camera"])
+            for camera, values, _ in cameras:
+                gauge.add_metric([camera], math.nan if values[key] is None else values[key])
+            yield gauge
+        stages = HistogramMetricFamily("rjpeg_stage_seconds", "Time by stage.", labels=["camera", "stage"])
+        for camera, _, histograms in cameras:
+            for stage, (counts, total) in histograms.items():
+                stages.add_metric([camera, stage], _cumulated(counts), total)
+        yield stages
+        yield from self._of_the_machine()
+
+    def _of_the_machine(self) -> Iterator[Metric]:
+        process = self._metrics.process()
+        info = GaugeMetricFamily("rjpeg_info", "1; the version is its label.", labels=["version"])
+        info.add_metric([process["version"]], 1)
+        yield info
+        yield GaugeMetricFamily("rjpeg_uptime_seconds", "Time since the start.", process["uptime_seconds"])
+        heat = GaugeMetricFamily("rjpeg_temperature_celsius", "Of the machine.", labels=["sensor"])
+        for sensor, degrees in process["celsius"].items():
+            heat.add_metric([sensor], degrees)
+        yield heat
+        flags = GaugeMetricFamily("rjpeg_throttled", "1: so says the Raspberry Pi's firmware.", labels=["flag"])
+        for flag, is_set in (health.throttled(self._metrics.root) or {}).items():
+            flags.add_metric([flag], int(is_set))
+        yield flags
+
+
+def _cumulated(counts: list[int]) -> list[tuple[str, float]]:
+    total, pairs = 0, []
+    for bound, number in zip(_BOUNDS, counts, strict=True):
+        total += number
+        pairs.append((bound, float(total)))
+    return pairs

@@ -1,0 +1,50 @@
+"""Messages to systemd (sd_notify(3)): a datagram to the socket that NOTIFY_SOCKET names; without it, nothing.
+
+A message that can't be sent is left out: the program never waits for its supervisor, nor ends because of it.
+"""
+
+import contextlib
+import os
+import socket
+
+__all__ = ["ready", "status", "stopping", "watchdog", "watchdog_interval"]
+
+
+def ready() -> None:
+    """The program has started: cameras and delivery run."""
+    _send("READY=1")
+
+
+def watchdog() -> None:
+    """The program still works; to be called at least every `watchdog_interval` seconds."""
+    _send("WATCHDOG=1")
+
+
+def status(text: str) -> None:
+    """A line for `systemctl status`."""
+    _send(f"STATUS={' '.join(text.split())[:500]}")
+
+
+def stopping() -> None:
+    """The program is about to end."""
+    _send("STOPPING=1")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds after which to call `watchdog` again: half of what the unit allows; None: it expects no calls."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    text = os.environ.get("WATCHDOG_USEC", "")
+    return int(text) / 2e6 if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+
+def _send(message: str) -> None:
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    if address[0] == "@":
+        # the abstract namespace
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+        to.setblocking(False)
+        to.sendto(message.encode("utf-8", "replace"), address)

@@ -1,0 +1,128 @@
+"use strict";
+// Everything from /status goes into the page as text, never as HTML: error messages hold what others sent.
+
+const REFRESH_MS = 2000;
+// a browser keeps only six connections to one host; the rest of the cameras come as single pictures
+const MOST_STREAMS = 2;
+const NAMES = {
+  captured: "Frames captured", sent: "Frames sent", skipped: "Left out, nothing new", dropped: "Dropped",
+  thinned: "Given up, spool full", restarts: "Camera restarts", sent_bytes: "Sent, files",
+  wire_bytes: "Sent, on the wire", bits_per_second: "Bit rate, last 10 s", queue_frames: "Waiting, frames",
+  queue_bytes: "Waiting, size", age_seconds: "Age of newest frame", last_quality: "Last quality",
+  last_bytes: "Last file", stage_seconds: "Last frame's time", version: "Version", uptime_seconds: "Running for",
+  resident_bytes: "Memory", open_files: "Open files", celsius: "Temperature", throttled: "Throttled",
+};
+const sections = new Map();
+let paused = false;
+let connected = false;
+let round = 0;
+
+function size(bytes) {
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (bytes < 1000) return `${+bytes.toPrecision(3)} ${unit}`;
+    bytes /= 1000;
+  }
+  return `${+bytes.toPrecision(3)} TB`;
+}
+
+function duration(seconds) {
+  if (seconds < 1) return `${+(1000 * seconds).toPrecision(3)} ms`;
+  if (seconds < 120) return `${+seconds.toPrecision(3)} s`;
+  const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
+  if (hours < 1) return `${minutes} min`;
+  return days < 1 ? `${hours} h ${minutes % 60} min` : `${days} d ${hours % 24} h`;
+}
+
+function shown(key, value) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "number") {
+    if (key.endsWith("bits_per_second")) return `${+(value / 1000).toPrecision(3)} kbit/s`;
+    if (key.endsWith("_bytes")) return size(value);
+    if (key.endsWith("_seconds")) return duration(value);
+    if (key === "celsius") return `${value.toFixed(1)} °C`;
+    return String(value);
+  }
+  if (Array.isArray(value)) return value.map((item) => shown(key, item)).join(", ") || "no";
+  if (typeof value === "object") {
+    return Object.entries(value).map(([name, item]) => `${name} ${shown(key, item)}`).join(", ") || "–";
+  }
+  return String(value);
+}
+
+function fill(body, values) {
+  const entries = Object.entries(values);
+  while (body.rows.length > entries.length) body.deleteRow(-1);
+  entries.forEach(([key, value], index) => {
+    if (index === body.rows.length) body.append(document.getElementById("row").content.cloneNode(true));
+    const [name, cell] = body.rows[index].cells;
+    const text = shown(key, value);
+    name.textContent = NAMES[key] ?? key.replaceAll("_", " ");
+    if (cell.textContent !== text) cell.textContent = text;
+    cell.classList.toggle("bad", key === "error" && Boolean(value));
+  });
+}
+
+function sectionOf(camera) {
+  if (!sections.has(camera)) {
+    const section = document.getElementById("camera").content.cloneNode(true).firstElementChild;
+    section.querySelector("h2").textContent = camera;
+    const picture = section.querySelector("img");
+    picture.alt = `Newest picture of camera ${camera}`;
+    picture.addEventListener("error", () => { picture.dataset.kind = ""; });
+    document.getElementById("cameras").append(section);
+    sections.set(camera, section);
+  }
+  return sections.get(camera);
+}
+
+function showPicture(picture, camera, streams) {
+  const wanted = paused || document.hidden ? "none" : streams ? "stream" : "frame";
+  if (picture.dataset.kind === wanted && wanted !== "frame") return;
+  picture.dataset.kind = wanted;
+  const path = `cameras/${encodeURIComponent(camera)}`;
+  if (wanted === "stream") picture.src = `${path}/stream?${round}`;
+  // paused, too: a single picture in place of the stream ends its connection
+  else if (wanted === "frame" || picture.src.includes("/stream")) picture.src = `${path}/frame.jpg?${round}`;
+}
+
+function showPictures() {
+  for (const [camera, section] of sections) {
+    showPicture(section.querySelector("img"), camera, sections.size <= MOST_STREAMS);
+  }
+}
+
+function say(text, bad) {
+  const line = document.getElementById("connection");
+  if (line.textContent !== text) line.textContent = text;
+  line.classList.toggle("bad", bad);
+}
+
+async function refresh() {
+  round += 1;
+  try {
+    const answer = await fetch("status", { signal: AbortSignal.timeout(5000) });
+    if (!answer.ok) throw new Error(`the device answered ${answer.status}`);
+    const { cameras, ...device } = await answer.json();
+    for (const [camera, section] of sections) {
+      if (!connected) section.querySelector("img").dataset.kind = "";
+      if (!(camera in cameras)) { section.remove(); sections.delete(camera); }
+    }
+    connected = true;
+    for (const [camera, values] of Object.entries(cameras)) fill(sectionOf(camera).querySelector("tbody"), values);
+    fill(document.getElementById("device"), device);
+    showPictures();
+    say("Connected", false);
+  } catch (error) {
+    connected = false;
+    say(`No answer: ${error.message}`, true);
+  }
+  setTimeout(refresh, document.hidden ? 5 * REFRESH_MS : REFRESH_MS);
+}
+
+document.getElementById("pause").addEventListener("click", (event) => {
+  paused = !paused;
+  event.currentTarget.setAttribute("aria-pressed", String(paused));
+  showPictures();
+});
+document.addEventListener("visibilitychange", showPictures);
+refresh();
