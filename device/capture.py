@@ -221,7 +221,7 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
 def supervise(kit: Kit, report: Report, output: "Output") -> None:
     """Return when all cameras have ended; raises what ended one of them."""
     notify.ready()
-    interval = notify.watchdog_seconds()
+    interval = notify.watchdog_interval()
     while any(pipeline.running for pipeline in kit.pipelines):
         time.sleep(LOOK)
         kit.raise_failure()

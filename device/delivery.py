@@ -125,28 +125,26 @@ def open_sender(config: DeliveryConfig, camera: str) -> Sender:
 
 def open_outbox(
     config: DeliveryConfig,
+    sender: Sender,
     camera: str,
+    on_sent: OnSent,
+    on_dropped: OnDropped,
     *,
     live: bool,
     spool: Spool | None,
-    on_sent: OnSent,
-    on_dropped: OnDropped,
     pace: Pace | None = None,
 ) -> Outbox:
     """The outbox that the policy asks for. `live`: the source goes on whether its frames are delivered or not.
 
-    Raises:
-        ConfigError: see `open_sender`.
+    The outbox closes the sender. Raises ConfigError where policy `record` has no spool.
     """
-    sender = open_sender(config, camera)
+    close_seconds = config.timeout_seconds + 1
     if config.policy == "record" and config.out is None:
         if spool is None:
             raise ConfigError("delivery: policy record needs a spool")
-        return RecordOutbox(
-            sender, camera, spool, on_sent, on_dropped, pace=pace, close_seconds=config.timeout_seconds + 1
-        )
+        return RecordOutbox(sender, camera, spool, on_sent, on_dropped, pace=pace, close_seconds=close_seconds)
     if live and config.out is None:
-        return LiveOutbox(sender, on_sent, on_dropped, close_seconds=config.timeout_seconds + 1)
+        return LiveOutbox(sender, on_sent, on_dropped, pace=pace, close_seconds=close_seconds)
     return WaitOutbox(sender, on_sent, on_dropped, retry_seconds=config.retry_seconds)
 
 
