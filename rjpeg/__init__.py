@@ -5,6 +5,7 @@ jpeg = encoder.encode(frame, target_bytes=2400)
 frame = rjpeg.Decoder().decode(jpeg)
 """
 
+from rjpeg.codec import Planes
 from rjpeg.decoder import DecodedFrame, Decoder
 from rjpeg.encoder import EncodedFrame, Encoder
 from rjpeg.errors import (
@@ -37,6 +38,7 @@ __all__ = [
     "MarkerError",
     "Model",
     "ModelError",
+    "Planes",
     "RjpegError",
     "StorageError",
     "TargetError",

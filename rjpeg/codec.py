@@ -24,11 +24,15 @@ BLOCK = 8
 
 
 class Planes(NamedTuple):
-    """A picture as three uint8 planes, full range YCbCr (JFIF 1.02): y (H, W); cb and cr may be half as large."""
+    """A picture as three uint8 planes, full range YCbCr of BT.601 as in JFIF (T.871).
+
+    y: (H, W). u and v are Cb and Cr: (ceil(H / 2), ceil(W / 2)) at 4:2:0, as Y at 4:4:4. At 4:2:0 a chroma sample lies
+    in the middle of its 2x2 pixels.
+    """
 
     y: NDArray[np.uint8]
-    cb: NDArray[np.uint8]
-    cr: NDArray[np.uint8]
+    u: NDArray[np.uint8]
+    v: NDArray[np.uint8]
 
 
 def blocks_of(samples: int) -> int:
@@ -41,6 +45,11 @@ def regions_of(pixels: int) -> int:
     return -(-pixels // REGION)
 
 
+def halved(pixels: int) -> int:
+    """Number of half-size chroma samples that cover `pixels` pixels."""
+    return -(-pixels // 2)
+
+
 def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling) -> Planes:
     """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels."""
     y, cr, cb = cv2.split(cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb))
@@ -50,10 +59,21 @@ def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling) -> Pla
 
 
 def reduce(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A (H, W, 3) uint8 frame at a smaller (height, width), by area."""
+    """A (H, W, 3) uint8 frame, or a plane (H, W), at a smaller (height, width), by area."""
     if frame.shape[:2] == size:
         return frame
     return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def reduce_planes(planes: Planes, size: tuple[int, int]) -> Planes:
+    """Planes at 4:2:0 at a smaller (height, width), each by area. Views with strides are made whole."""
+    chroma_size = (halved(size[0]), halved(size[1]))
+    return Planes(
+        *(
+            np.ascontiguousarray(reduce(plane, side))
+            for plane, side in zip(planes, (size, chroma_size, chroma_size), strict=True)
+        )
+    )
 
 
 def enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -80,7 +100,7 @@ def frame_from_planes(planes: Planes, height: int, width: int) -> NDArray[np.uin
     """
     y, cb, cr = planes
     if cb.shape[0] < height or cb.shape[1] < width:
-        cb, cr = (_double(plane[: -(-height // 2), : -(-width // 2)]) for plane in (cb, cr))
+        cb, cr = (_double(plane[: halved(height), : halved(width)]) for plane in (cb, cr))
     merged = cv2.merge([plane[:height, :width] for plane in (y, cr, cb)])
     return cv2.cvtColor(merged, cv2.COLOR_YCrCb2BGR)
 

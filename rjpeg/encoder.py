@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native, codec, marker, tables
-from rjpeg.codec import REGION, Subsampling
+from rjpeg.codec import REGION, Planes, Subsampling
 from rjpeg.errors import InputError, TargetError
 from rjpeg.features import generator_features, predictor_features, rate_of
 from rjpeg.maps import levels_from_output
@@ -28,8 +28,11 @@ _SAMPLING: dict[str, list[tuple[int, int]]] = {
 }
 # Bits that a refinement takes in the marker: its place, its size and its sign.
 _REFINEMENT_BITS = 9.0
-# A file between this share of the target and the target itself ends the search.
-_CLOSE_ENOUGH = 0.985
+# The search's default for `least_fill`, and how far below the target it then aims, in octaves of the file's size.
+_LEAST_FILL = 0.985
+_AIM = 0.01
+# How far the rate may leave the range of a coding size before a video's frames change theirs.
+_HYSTERESIS = 1.2
 _MOST_ATTEMPTS = 12
 # Frames with a side below this are not reduced before coding.
 _SMALLEST_REDUCED_SIDE = 64
@@ -97,7 +100,7 @@ class Encoder:
 
     def encode(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[np.uint8] | Planes,
         quality: float | None = None,
         target_bytes: int | None = None,
         *,
@@ -107,7 +110,8 @@ class Encoder:
     ) -> bytes:
         """Code a frame as a JPEG file.
 
-        frame: (H, W, 3) uint8 BGR, sides 1..65500. Give one of quality and target_bytes.
+        frame: (H, W, 3) uint8 BGR, or its Planes at 4:2:0 (as a camera or a video decoder has them), sides 1..65500.
+        Give one of quality and target_bytes.
         quality: 1..100, of the picture as a whole. More is more bytes, but for single steps that change the map and
         save less than 1 %.
         target_bytes: the largest file allowed; the best quality and coding size that fit are found.
@@ -123,21 +127,32 @@ class Encoder:
 
     def encode_with_details(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[np.uint8] | Planes,
         quality: float | None = None,
         target_bytes: int | None = None,
         *,
         quality_map: NDArray[np.uint8] | None = None,
         coding_size: tuple[int, int] | None = None,
         subsampling: Subsampling = "4:2:0",
+        start: float | None = None,
+        least_fill: float = _LEAST_FILL,
+        size_before: tuple[int, int] | None = None,
     ) -> EncodedFrame:
-        """As `encode`, with the maps, the sizes and the time of every stage."""
-        _check_frame(frame)
+        """As `encode`, with the maps, the sizes and the time of every stage.
+
+        The rest is for a video's frames with target_bytes; give the frame before's `quality` and `coding_size`:
+        start: the quality, 1..100, that the search tries first. least_fill: the share of target_bytes, above 0 and
+        below 1, from which a file ends the search. With 0.8 a scene that changes little takes one attempt a frame.
+        size_before: a coding size that stays while the rate is within 20 % of those it is chosen for; sizes that are
+        none of a frame's of this size are ignored.
+        """
+        frame_size = _check_frame(frame)
         if (quality is None) == (target_bytes is None):
             raise InputError(f"quality is {quality} and target_bytes is {target_bytes}, expected exactly one of them")
         if subsampling not in _SAMPLING:
             raise InputError(f"subsampling is {subsampling!r}, expected one of {', '.join(_SAMPLING)}")
-        frame_size = (int(frame.shape[0]), int(frame.shape[1]))
+        if isinstance(frame, Planes) and subsampling != "4:2:0":
+            raise InputError(f"subsampling is {subsampling!r}, expected 4:2:0, which is that of Planes")
         if coding_size is None and quality_map is not None:
             coding_size = frame_size
         sizes = [_check_coding_size(coding_size, frame_size)] if coding_size is not None else None
@@ -145,36 +160,30 @@ class Encoder:
             _check_quality(quality)
             if sizes is None:
                 sizes = [_reduced(frame_size, _fraction(self.model.sizes_by_quality, quality))]
-            picture = self._prepare(frame, sizes[0], subsampling)
+            picture = self._prepare(frame, frame_size, sizes[0], subsampling)
             if quality_map is not None:
                 _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
             return self._attempt(picture, quality, self.model.dead_zone, quality_map)
         _check_target(target_bytes)
-        return self._best_fitting(frame, int(target_bytes), sizes, quality_map, subsampling)  # type: ignore[arg-type]
-
-    def _best_fitting(
-        self,
-        frame: NDArray[np.uint8],
-        target_bytes: int,
-        sizes: list[tuple[int, int]] | None,
-        quality_map: NDArray[np.uint8] | None,
-        subsampling: Subsampling,
-    ) -> EncodedFrame:
-        """The best file of at most `target_bytes`, at the first coding size where there is one."""
-        frame_size = (int(frame.shape[0]), int(frame.shape[1]))
+        if start is not None:
+            _check_quality(start, "start")
+        if (
+            isinstance(least_fill, bool)
+            or not isinstance(least_fill, int | float | np.number)
+            or not 0 < least_fill < 1
+        ):
+            raise InputError(f"least_fill is {least_fill!r}, expected a number above 0 and below 1")
+        if size_before is not None and not (isinstance(size_before, tuple | list) and len(size_before) == 2):
+            raise InputError(f"size_before is {size_before}, expected (height, width)")
+        target = int(target_bytes)  # type: ignore[arg-type]
         if sizes is None:
-            bpp = 8 * target_bytes / (frame_size[0] * frame_size[1])
-            first = _fraction(self.model.sizes_by_rate, bpp)
-            fractions = sorted(
-                {fraction for _, fraction in self.model.sizes_by_rate if fraction <= first}, reverse=True
-            )
-            sizes = list(dict.fromkeys(_reduced(frame_size, fraction) for fraction in fractions))
+            sizes = self._sizes_for(frame_size, target, size_before)
         smallest = 0
         for size in sizes:
-            picture = self._prepare(frame, size, subsampling)
+            picture = self._prepare(frame, frame_size, size, subsampling)
             if quality_map is not None:
                 _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
-            found, smallest = self._search(picture, target_bytes, quality_map)
+            found, smallest = self._search(picture, target, quality_map, start, least_fill)
             if found is not None:
                 return found
         raise TargetError(
@@ -182,8 +191,30 @@ class Encoder:
             f"has {smallest} bytes"
         )
 
+    def _sizes_for(
+        self, frame_size: tuple[int, int], target_bytes: int, before: tuple[int, int] | None
+    ) -> list[tuple[int, int]]:
+        """The coding sizes for a rate, the best one first, then the smaller ones."""
+        ladder = self.model.sizes_by_rate
+        bpp = 8 * target_bytes / (frame_size[0] * frame_size[1])
+        first = _fraction(ladder, bpp)
+        if before is not None:
+            # The rate's range of every size, each a little wider than the ladder has it.
+            low = 0.0
+            for bound, fraction in ladder:
+                if low / _HYSTERESIS <= bpp < bound * _HYSTERESIS and _reduced(frame_size, fraction) == tuple(before):
+                    first = fraction
+                low = bound
+        fractions = sorted({fraction for _, fraction in ladder if fraction <= first}, reverse=True)
+        return list(dict.fromkeys(_reduced(frame_size, fraction) for fraction in fractions))
+
     def _search(
-        self, picture: _Picture, target_bytes: int, quality_map: NDArray[np.uint8] | None
+        self,
+        picture: _Picture,
+        target_bytes: int,
+        quality_map: NDArray[np.uint8] | None,
+        start: float | None,
+        least_fill: float,
     ) -> tuple[EncodedFrame | None, int]:
         """The largest file within `target_bytes`, None if there is none, and the size of the smallest one.
 
@@ -197,7 +228,9 @@ class Encoder:
 
         coarse, fine = (float(np.log2(tables.percent_of_quality(q))) for q in tables.QUALITY_RANGE)
         fitting: EncodedFrame | None = None
-        at, slope = float(np.log2(100.0)), 0.8
+        at, slope = float(np.log2(100.0 if start is None else tables.percent_of_quality(start))), 0.8
+        # As far below the target, within what is close enough, whatever `least_fill` is.
+        aim = _AIM * float(np.log2(least_fill) / np.log2(_LEAST_FILL))
         points: list[tuple[float, float]] = []
         for _ in range(_MOST_ATTEMPTS):
             result = attempt(at)
@@ -206,7 +239,7 @@ class Encoder:
                 coarse = at
                 if fitting is None or len(result.jpeg) >= len(fitting.jpeg):
                     fitting = result
-                if excess >= np.log2(_CLOSE_ENOUGH) or at == fine:
+                if excess >= np.log2(least_fill) or at == fine:
                     return fitting, len(fitting.jpeg)
             elif at == coarse:
                 break
@@ -218,7 +251,7 @@ class Encoder:
                 slope = float(np.clip((points[-1][1] - excess) / (at - points[-1][0]), 0.2, 2.0))
             points.append((at, excess))
             # Aims a little below the target; within the bracket, and away from its ends unless they are the limits.
-            wanted = at + (excess + 0.01) / slope
+            wanted = at + (excess + aim) / slope
             tested = {point for point, _ in points}
             span = coarse - fine
             low = fine if fine not in tested else fine + 0.1 * span
@@ -229,15 +262,20 @@ class Encoder:
             if len(result.jpeg) > target_bytes:
                 return None, len(result.jpeg)
             fitting = result
-        return self._fill(attempt, fine, fitting, target_bytes), len(fitting.jpeg)
+        return self._fill(attempt, fine, fitting, least_fill * target_bytes, target_bytes), len(fitting.jpeg)
 
     def _fill(
-        self, attempt: Callable[[float, float], EncodedFrame], octaves: float, fitting: EncodedFrame, target_bytes: int
+        self,
+        attempt: Callable[[float, float], EncodedFrame],
+        octaves: float,
+        fitting: EncodedFrame,
+        enough_bytes: float,
+        target_bytes: int,
     ) -> EncodedFrame:
         """Where `octaves` is just too fine to fit: the smallest dead zone at which it does, if that is any larger."""
         low, high = self.model.dead_zone, _LARGEST_DEAD_ZONE
         for _ in range(5):
-            if len(fitting.jpeg) >= _CLOSE_ENOUGH * target_bytes:
+            if len(fitting.jpeg) >= enough_bytes:
                 break
             zone = (low + high) / 2
             result = attempt(octaves, zone)
@@ -249,10 +287,18 @@ class Encoder:
                     fitting = result
         return fitting
 
-    def _prepare(self, frame: NDArray[np.uint8], coding_size: tuple[int, int], subsampling: Subsampling) -> _Picture:
+    def _prepare(
+        self,
+        frame: NDArray[np.uint8] | Planes,
+        frame_size: tuple[int, int],
+        coding_size: tuple[int, int],
+        subsampling: Subsampling,
+    ) -> _Picture:
         start = perf_counter()
-        frame_size = (int(frame.shape[0]), int(frame.shape[1]))
-        planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling)
+        if isinstance(frame, Planes):
+            planes = codec.reduce_planes(frame, coding_size)
+        else:
+            planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling)
         converted = perf_counter()
         coefficients = [codec.forward_dct(plane) for plane in planes]
         half_size = coefficients[1:]
@@ -416,21 +462,37 @@ def _reduced(frame_size: tuple[int, int], fraction: float) -> tuple[int, int]:
     return min(height, frame_size[0]), min(width, frame_size[1])
 
 
-def _check_frame(frame: NDArray[np.uint8]) -> None:
-    if not isinstance(frame, np.ndarray):
-        raise InputError(f"frame is a {type(frame).__name__}, expected a NumPy array (H, W, 3) of uint8")
-    if frame.dtype != np.uint8:
-        raise InputError(f"frame has dtype {frame.dtype}, expected uint8 (BGR, 0..255)")
-    if frame.ndim != 3 or frame.shape[2] != 3:
-        raise InputError(f"frame has shape {frame.shape}, expected (H, W, 3)")
-    if not all(1 <= side <= LARGEST_SIDE for side in frame.shape[:2]):
-        raise InputError(f"frame is {frame.shape[1]}x{frame.shape[0]}, expected sides of 1..{LARGEST_SIDE} pixels")
+def _check_frame(frame: NDArray[np.uint8] | Planes) -> tuple[int, int]:
+    """The frame's (height, width)."""
+    if isinstance(frame, Planes):
+        for name, plane in zip(Planes._fields, frame, strict=True):
+            if not isinstance(plane, np.ndarray) or plane.dtype != np.uint8 or plane.ndim != 2:
+                found = (plane.dtype, plane.shape) if isinstance(plane, np.ndarray) else type(plane).__name__
+                raise InputError(f"frame's plane {name} is {found}, expected a NumPy array (rows, cols) of uint8")
+        wanted = (codec.halved(frame.y.shape[0]), codec.halved(frame.y.shape[1]))
+        for name, plane in (("u", frame.u), ("v", frame.v)):
+            if plane.shape != wanted:
+                raise InputError(
+                    f"frame's plane {name} has shape {plane.shape}, expected {wanted} beside y {frame.y.shape}"
+                )
+        height, width = frame.y.shape
+    else:
+        if not isinstance(frame, np.ndarray):
+            raise InputError(f"frame is a {type(frame).__name__}, expected a NumPy array (H, W, 3) of uint8 or Planes")
+        if frame.dtype != np.uint8:
+            raise InputError(f"frame has dtype {frame.dtype}, expected uint8 (BGR, 0..255)")
+        if frame.ndim != 3 or frame.shape[2] != 3:
+            raise InputError(f"frame has shape {frame.shape}, expected (H, W, 3)")
+        height, width = frame.shape[:2]
+    if not all(1 <= side <= LARGEST_SIDE for side in (height, width)):
+        raise InputError(f"frame is {width}x{height}, expected sides of 1..{LARGEST_SIDE} pixels")
+    return int(height), int(width)
 
 
-def _check_quality(quality: float) -> None:
+def _check_quality(quality: float, name: str = "quality") -> None:
     low, high = tables.QUALITY_RANGE
     if isinstance(quality, bool) or not isinstance(quality, int | float | np.number) or not low <= quality <= high:
-        raise InputError(f"quality is {quality!r}, expected a number from {low:.0f} to {high:.0f}")
+        raise InputError(f"{name} is {quality!r}, expected a number from {low:.0f} to {high:.0f}")
 
 
 def _check_target(target_bytes: int | None) -> None:

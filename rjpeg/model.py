@@ -58,7 +58,7 @@ class Model:
         """The generator, on the fastest kernels there are."""
         part = self.manifest["generator"]
         content = _checked(self.folder / part["file"], part["sha256"])
-        network = Network(content, name=str(self.folder / "generator"), threads=self.threads)
+        network = Network(content, name=str(self.folder / "generator"), delegate=False, threads=self.threads)
         return _expect_int8(network, GENERATOR_CHANNELS, (part["input"], part["output"]))
 
     @cached_property
