@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import cv2
 import msgspec
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from calibration_data import FOLDER, Manifest, Picture, Use, read_manifest
+from device.config import CameraConfig
 from device.sources import Source, open_source
 from rjpeg.errors import InputError, RjpegError, StorageError
 from rjpeg.files import write_whole
@@ -110,7 +111,8 @@ def spread_frames(
         frame = source.read(due)
         if frame is None:
             return
-        yield frame.pixels, frame.name
+        # planes come only where they are asked for, and here they aren't
+        yield cast("npt.NDArray[np.uint8]", frame.pixels), frame.name
         taken += 1
         if source.live:
             due += every
@@ -187,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     added = known = 0
     try:
-        source = open_source(arguments.source)
+        source = open_source(CameraConfig(source=arguments.source))
         try:
             if source.live and arguments.count is None:
                 raise InputError(f"{source.name} never ends: say with --count how many frames to take")

@@ -24,7 +24,6 @@ if not __package__:
 import cv2
 
 from device import notify
-from device.check import run_checks
 from device.config import DEFAULT_PATH, Config, check, load
 from device.kit import Kit
 from device.pipeline import FAILURES, LOOK
@@ -280,6 +279,9 @@ class JsonFormatter(logging.Formatter):
 
 def check_command(config: Config, *, as_json: bool) -> int:
     """Print what would not work and how to mend it; 1 where something would not."""
+    # only here: it is slow to import, and nothing else needs it
+    from device.check import run_checks
+
     checks = []
     for found in run_checks(config):
         checks.append(found)

@@ -40,8 +40,8 @@ import rjpeg
 from device import config as configuration
 from device import health
 from device.config import CameraConfig, Config
-from device.delivery import is_loopback
 from device.metrics import Metrics
+from device.sender import is_loopback
 from device.sources import frame_size, open_source
 from device.view import View
 from rjpeg.errors import ConfigError, RjpegError

@@ -122,8 +122,8 @@ class Kit:
                     raise
         if len(errors) == len(sources):
             raise errors[0]
-        for error in errors:
-            logger.warning("%s; the others begin without it", error)
+        for missing in errors:
+            logger.warning("%s; the others begin without it", missing)
         return sources
 
     def _reader(self, camera: CameraConfig, opened: Source | None) -> Reader:

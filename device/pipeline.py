@@ -188,17 +188,19 @@ class Pipeline:
 
     def _next_frame(self) -> Frame | None:
         """The next frame, when it is time for it; None after the last or when stopped."""
-        waiting_until = max(time.monotonic(), self._due)
+        while (early := self._due - time.monotonic()) > 0 and not self._stop.is_set():
+            self.last_step = time.monotonic()
+            self._stop.wait(min(early, LOOK))
+        started = time.monotonic()
+        frame = None
         if isinstance(self._frames, Reader):
-            self._stop.wait(self._due - time.monotonic())
-            frame = None
             while frame is None and not self._stop.is_set():
                 self.last_step = time.monotonic()
                 frame = self._frames.newest(LOOK)
-        else:
-            frame = self._frames.read(self._due)
+        elif not self._stop.is_set():
+            frame = self._frames.read()
         now = time.monotonic()
-        self._read_seconds = now - waiting_until
+        self._read_seconds = now - started
         self._due = max(self._due + self._interval, now)
         if frame is not None:
             self._counts.captured()
@@ -208,7 +210,8 @@ class Pipeline:
 
     def _process(self, frame: Frame) -> None:
         now = time.monotonic()
-        if self.live and now - self._last_sent < self._heartbeat_seconds and not self._change.is_new(frame.pixels):
+        new = self._change.is_new(frame.pixels)
+        if self.live and not new and now - self._last_sent < self._heartbeat_seconds:
             self._counts.skipped()
             return
         if not self._outbox.ready:
@@ -322,7 +325,7 @@ def resized(pixels: npt.NDArray[np.uint8] | Planes, size: tuple[int, int]) -> np
     """The frame, (H, W, 3) BGR or planes, at `size`, (width, height)."""
     if isinstance(pixels, Planes):
         half = (size[0] + 1) // 2, (size[1] + 1) // 2
-        return Planes(_resized(pixels.y, size), _resized(pixels.cb, half), _resized(pixels.cr, half))
+        return Planes(_resized(pixels.y, size), _resized(pixels.u, half), _resized(pixels.v, half))
     return _resized(pixels, size)
 
 

@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-import device.capture
+import device.kit
 import rjpeg
 from device import config
+from device.kit import Kit
+from device.report import Report
 from device.sources import Frame
 from rjpeg.errors import TargetError
 
@@ -118,13 +120,13 @@ def test_a_picture_that_cannot_be_read_or_encoded_is_skipped_and_the_exit_code_t
         (["--source", "97"], "camera 97 is missing: there is no /dev/video97"),
         (["--source", "{tmp}/nowhere"], "nowhere"),
         (["--source", "{tmp}/empty"], "holds no picture"),
-        (["--config", "{tmp}/bad.yaml"], "bad.yaml: Object contains unknown field `framerate` - at `$.camera`"),
+        (["--config", "{tmp}/bad.yaml"], "bad.yaml: Object contains unknown field `framerate` - at `$.cameras[0]`"),
         (["--config", "{tmp}/nowhere.yaml"], "nowhere.yaml"),
         (["--model", "{tmp}/nowhere", "--source", "{pictures}"], "nowhere"),
         (["--quality", "0", "--source", "{pictures}"], "encoding.quality"),
-        (["--camera-id", "a/b", "--source", "{pictures}"], "camera.id"),
-        (["--size", "640", "--source", "{pictures}"], "camera.size"),
-        (["--fps", "nan", "--source", "{pictures}"], "camera.fps"),
+        (["--camera-id", "a/b", "--source", "{pictures}"], "cameras[0].id"),
+        (["--size", "640", "--source", "{pictures}"], "cameras[0].size"),
+        (["--fps", "nan", "--source", "{pictures}"], "cameras[0].fps"),
         (["--server", "localhost", "--source", "{pictures}"], "is no URL"),
         (["--token-file", "{tmp}/nowhere", "--source", "{pictures}"], "can't read token file"),
         (["--token-file", "{tmp}/bad.yaml", "--source", "{pictures}"], "must hold one word"),
@@ -134,7 +136,7 @@ def test_a_picture_that_cannot_be_read_or_encoded_is_skipped_and_the_exit_code_t
 )
 def test_what_cannot_work_ends_with_one_line_that_says_why(capture, pictures, video, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "bad.yaml").write_text("camera: {framerate: 5}\n")
+    (tmp_path / "bad.yaml").write_text("cameras: [{framerate: 5}]\n")
     result = capture(*(a.format(tmp=tmp_path, pictures=pictures, video=video) for a in arguments))
     assert result.returncode == 1
     assert result.stdout == ""
@@ -156,7 +158,7 @@ def test_wrong_usage_exits_with_2(capture, arguments):
 def test_a_flag_overrides_whichever_of_its_group_the_configuration_has(capture, pictures, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
-        f"camera: {{source: {pictures}, id: fromfile}}\nencoding: {{bitrate: 9}}\ndelivery: {{server: 'http://127.0.0.1:1'}}\n"
+        f"cameras: [{{source: {pictures}, id: fromfile}}]\nencoding: {{bitrate: 9}}\ndelivery: {{server: 'http://127.0.0.1:1'}}\n"
     )
     result = capture("--config", path, "--target-bytes", 1200, "--out", tmp_path / "out", "--json")
     assert result.returncode == 0, result.stderr
@@ -247,29 +249,42 @@ def test_help_says_the_policies(capture):
 
 
 class Camera:
-    """A live source that gives the same frame at most 20 times a second."""
+    """A live source that gives the same frame 20 times a second."""
 
-    name, live, fps, unreadable = "camera", True, 20.0, 0
+    name, description, live, fps, unreadable = "camera", "", True, 20.0, 0
 
     def __init__(self, pixels):
         self.pixels = pixels
 
-    def read(self, due):
-        time.sleep(max(0.05, due - time.monotonic()))
-        return Frame(self.pixels, datetime.datetime.now(datetime.UTC))
+    def read(self, due=0.0):
+        time.sleep(0.05)
+        return Frame(self.pixels, datetime.datetime.now(datetime.UTC), None, time.monotonic())
 
     def close(self):
         pass
 
 
-def taken(photograph, monkeypatch, settings, count):
-    """What `Capture` makes of so many frames of a camera: records, None for frames not sent; and its report."""
-    monkeypatch.setattr(device.capture, "open_source", lambda *_: Camera(photograph))
-    capture = device.capture.Capture(settings)
+def taken(pixels, monkeypatch, settings, count):
+    """What becomes of so many frames of a camera: records of those that were sent, and the report."""
+    monkeypatch.setattr(device.kit, "open_source", lambda camera: Camera(pixels))
+    monkeypatch.setattr(device.kit, "is_live", lambda camera: True)
+    records = []
+    report = Report()
+    kit = Kit(settings, count, report, records.append)
     try:
-        return [capture.process(capture.next_frame(), number) for number in range(count)], capture.report
+        kit.start()
+        while any(pipeline.running for pipeline in kit.pipelines):
+            time.sleep(0.02)
+            kit.raise_failure()
     finally:
-        capture.close()
+        kit.close()
+    kit.raise_failure()
+    return records, report
+
+
+def seconds_of(records):
+    times = [np.datetime64(record["capture_time"][:-1]) for record in records]
+    return (times[-1] - times[0]) / np.timedelta64(1, "s")
 
 
 def test_a_live_source_drops_and_counts_frames_while_the_server_is_away(recorder, photograph, monkeypatch):
@@ -277,13 +292,12 @@ def test_a_live_source_drops_and_counts_frames_while_the_server_is_away(recorder
     settings = config.Config(
         encoding=config.EncodingConfig(quality=40), delivery=config.DeliveryConfig(server=recorder.url)
     )
-    records, report = taken(photograph, monkeypatch, settings, 12)
-    sent = [record["sequence"] for record in records if record is not None]
-    assert sent[0] == 0
-    assert 1 not in sent, "refused for now, and dropped"
-    assert sent[-1] == 11
-    assert report.not_sent == {"dropped (server away)": 12 - len(sent)}
-    assert 3 <= 12 - len(sent) <= 9
+    records, report = taken(photograph, monkeypatch, settings, 14)
+    assert [record["sequence"] for record in records][0] == 0
+    assert "1" not in [record["sequence"] for record in records], "refused for now, and dropped"
+    assert report.frames == len(records) == 14 - sum(report.not_sent.values())
+    assert set(report.not_sent) <= {"server away", "overtaken"}
+    assert 2 <= report.not_sent["server away"] <= 11
 
 
 def test_a_live_source_drops_frames_where_the_bitrate_has_no_room_for_all(photograph, monkeypatch, tmp_path):
@@ -292,13 +306,10 @@ def test_a_live_source_drops_frames_where_the_bitrate_has_no_room_for_all(photog
     settings = config.Config(
         encoding=config.EncodingConfig(bitrate=bitrate), delivery=config.DeliveryConfig(out=str(tmp_path))
     )
-    records, report = taken(photograph, monkeypatch, settings, 30)
-    sent = [record for record in records if record is not None]
-    assert report.not_sent == {"dropped (bitrate)": 30 - len(sent)}
-    assert 3 <= len(sent) < 25
-    times = [np.datetime64(record["capture_time"][:-1]) for record in (sent[0], sent[-1])]
-    seconds = (times[1] - times[0]) / np.timedelta64(1, "s")
-    assert sum(record["bytes"] for record in sent) <= bitrate / 8 * (seconds + 1.1)
+    records, report = taken(photograph, monkeypatch, settings, 40)
+    assert report.not_sent == {"bitrate": 40 - len(records)}
+    assert 3 <= len(records) < 30
+    assert sum(record["bytes"] for record in records) <= bitrate / 8 * (seconds_of(records) + 1.1)
 
 
 def test_a_bitrate_that_is_hopeless_for_a_camera_is_an_error(photograph, monkeypatch, tmp_path):
@@ -307,3 +318,96 @@ def test_a_bitrate_that_is_hopeless_for_a_camera_is_an_error(photograph, monkeyp
     )
     with pytest.raises(TargetError):
         taken(photograph, monkeypatch, settings, 60)
+
+
+def test_frames_in_which_nothing_changes_are_left_out_but_for_a_heartbeat_with_metrics(
+    photograph, monkeypatch, recorder
+):
+    settings = config.Config(
+        encoding=config.EncodingConfig(quality=40),
+        skip=config.SkipConfig(threshold=4, heartbeat_seconds=0.5),
+        delivery=config.DeliveryConfig(server=recorder.url),
+    )
+    records, report = taken(photograph, monkeypatch, settings, 30)
+    assert report.not_sent == {}
+    assert len(records) == pytest.approx(seconds_of(records) / 0.5 + 1, abs=1)
+    assert 2 <= len(records) <= 8
+    beats = [json.loads(headers["Rjpeg-Metrics"]) for _, headers, _ in recorder.requests]
+    assert len(beats) == len(records)
+    assert all(beat for beat in beats)
+
+
+def test_a_bitrate_takes_about_one_attempt_a_frame_and_keeps_the_quality_even(photograph, monkeypatch, tmp_path):
+    settings = config.Config(
+        encoding=config.EncodingConfig(bitrate=200_000), delivery=config.DeliveryConfig(out=str(tmp_path))
+    )
+    frame = cv2.resize(photograph, (320, 240))
+    records, _ = taken(frame, monkeypatch, settings, 40)
+    late = records[15:]
+    assert len(late) > 15
+    assert len({(record["coding_width"], record["coding_height"]) for record in late}) == 1
+    qualities = [record["quality"] for record in late]
+    assert max(qualities) - min(qualities) < 15
+    used = 8 * sum(record["wire_bytes"] for record in late[1:]) / seconds_of(late)
+    assert 0.7 * 200_000 < used < 1.3 * 200_000
+
+
+def test_several_cameras_share_one_server_and_a_flag_for_one_of_them_is_an_error(capture, pictures, video, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"cameras: [{{id: a, source: {pictures}}}, {{id: b, source: {video}}}]\n"
+        f"encoding: {{quality: 30}}\ndelivery: {{out: {tmp_path / 'out'}}}\n"
+    )
+    result = capture("--config", path, "--json")
+    assert result.returncode == 0, result.stderr
+    *records, last = lines(result)
+    assert sorted(record["camera"] for record in records) == ["a"] * 3 + ["b"] * 12
+    assert last["summary"]["frames"] == 15
+    wrong = capture("--config", path, "--source", pictures)
+    assert wrong.returncode == 1
+    assert "--source is for one camera; the configuration has 2" in wrong.stderr
+
+
+def test_a_missing_camera_does_not_keep_the_others_from_their_work(capture, video, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"cameras: [{{id: gone, source: /dev/video97}}, {{id: film, source: {video}, live: true}}]\n"
+        f"encoding: {{quality: 30}}\ndelivery: {{out: {tmp_path / 'out'}}}\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "device/capture.py", "--config", str(path), "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["camera"] == "film"
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=30)
+    assert process.returncode == 0, "a live source has no end that was missed"
+    assert "/dev/video97" in messages
+    assert "Traceback" not in messages
+
+
+def test_log_lines_can_be_json(capture, pictures, tmp_path):
+    result = capture("--source", pictures, "--out", tmp_path / "out", "--log-format", "json")
+    entries = [json.loads(line) for line in result.stderr.splitlines()]
+    assert {"time", "level", "logger", "message"} <= entries[0].keys()
+    assert entries[-1]["message"].startswith("total: 3 frames")
+
+
+def test_with_a_spool_all_frames_arrive_and_a_later_run_sends_what_an_earlier_one_could_not(
+    capture, pictures, tmp_path, recorder
+):
+    path = tmp_path / "c.yaml"
+    text = (
+        f"cameras: [{{source: {pictures}}}]\nencoding: {{quality: 30}}\n"
+        f"delivery: {{server: 'URL', policy: record, timeout_seconds: 1, spool: {{folder: {tmp_path / 'spool'}}}}}\n"
+    )
+    path.write_text(text.replace("URL", "http://127.0.0.1:1"))
+    away = capture("--config", path, "--json")
+    assert away.returncode == 0, away.stderr
+    assert [line for line in lines(away) if "summary" not in line] == []
+    path.write_text(text.replace("URL", recorder.url))
+    back = capture("--config", path, "--json")
+    assert back.returncode == 0, back.stderr
+    assert [line["sequence"] for line in lines(back)[:-1]] == [0, 1, 2, 3, 4, 5]
+    assert [headers["Rjpeg-Sequence"] for _, headers, _ in recorder.requests] == list("012345")

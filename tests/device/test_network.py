@@ -204,9 +204,7 @@ def test_after_an_outage_live_frames_are_fresh(hosts, tmp_path, film):
 
 def test_nothing_is_lost_in_an_outage_with_policy_record(hosts, tmp_path, film):
     spool = tmp_path / "spool"
-    received, sent, camera = start(
-        hosts, tmp_path, film, "quality: 5", f", policy: record, spool: {{folder: {spool}}}"
-    )
+    received, sent, camera = start(hosts, tmp_path, film, "quality: 5", f", policy: record, spool: {{folder: {spool}}}")
     hosts.link("down")
     time.sleep(OUTAGE)
     hosts.link("up")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from device.rate import WINDOW_SECONDS, Budget, ChangeDetector, Pacer, means
 
+
 class Clock:
     now = 0.0
 
