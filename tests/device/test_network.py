@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import pytest
 
-from rjpeg.errors import RjpegError
 from rjpeg.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 8 * int(OUTAGE)), pyte
 SAMPLER = """
 import time
 while True:
-    line = next(line for line in open('/proc/net/dev') if line.strip().startswith('link'))
+    line = next(line for line in open('/proc/net/dev') if line.strip().startswith('uplink'))
     received, packets = line.split(':')[1].split()[:2]
     print(time.time(), received, packets, flush=True)
     time.sleep(0.05)
@@ -43,7 +42,7 @@ while True:
 def ip(*arguments: str) -> None:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RjpegError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 class Hosts:
@@ -52,14 +51,19 @@ class Hosts:
     def __init__(self) -> None:
         self.camera, self.server = f"rjpeg-c{os.getpid()}", f"rjpeg-s{os.getpid()}"
         self._processes: list[subprocess.Popen[str]] = []
+        self.readers: list[threading.Thread] = []
+
+    def join(self) -> None:
+        """Make them. Raises OSError where this machine has no network namespaces."""
         for name in (self.camera, self.server):
             ip("netns", "add", name)
-        ip("link", "add", "link", "netns", self.camera, "type", "veth", "peer", "name", "link", "netns", self.server)
+        veth = f"link add name uplink netns {self.camera} type veth peer name uplink netns {self.server}"
+        ip(*veth.split())
         for name, address in ((self.camera, CAMERA), (self.server, SERVER)):
-            ip("-n", name, "address", "add", f"{address}/24", "dev", "link")
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "uplink")
             ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "link", "set", "link", "up")
-        shape = f"qdisc add dev link root tbf rate {LINK_BITS}bit burst 4000 latency 500ms"
+            ip("-n", name, "link", "set", "uplink", "up")
+        shape = f"qdisc add dev uplink root tbf rate {LINK_BITS}bit burst 4000 latency 500ms"
         subprocess.run(["ip", "netns", "exec", self.camera, "tc", *shape.split()], check=True)
 
     def run(self, host: str, *command: str | Path) -> subprocess.Popen[str]:
@@ -70,27 +74,37 @@ class Hosts:
         self._processes.append(process)
         return process
 
+    def read(self, *targets: Callable[[], None]) -> None:
+        for target in targets:
+            self.readers.append(threading.Thread(target=target, daemon=True))
+            self.readers[-1].start()
+
     def link(self, state: str) -> None:
-        ip("-n", self.camera, "link", "set", "link", state)
+        ip("-n", self.camera, "link", "set", "uplink", state)
 
     def close(self) -> None:
         for process in self._processes:
             process.kill()
             process.wait()
+        for thread in self.readers:
+            thread.join(5)
         for name in (self.camera, self.server):
-            subprocess.run(["ip", "netns", "del", name], check=False)
+            subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
     if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None:
         pytest.skip("network namespaces need root, ip and tc (Debian: iproute2)")
+    found = Hosts()
     try:
-        found = Hosts()
-    except RjpegError as error:
-        pytest.skip(str(error))
-    yield found
-    found.close()
+        try:
+            found.join()
+        except OSError as error:
+            pytest.skip(str(error))
+        yield found
+    finally:
+        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -108,21 +122,22 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Lines:
     """JSON lines of a process as they come, each with the time of its coming."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, hosts: Hosts, process: subprocess.Popen[str]) -> None:
         self.found: list[tuple[float, dict[str, Any]]] = []
         self.messages: list[str] = []
         self._process = process
-        for target in (self._read, self._listen):
-            threading.Thread(target=target, daemon=True).start()
+        hosts.read(self._read, self._listen)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.found.append((time.time(), json.loads(line)))
+        with self._process.stdout as stream:
+            for line in stream:
+                self.found.append((time.time(), json.loads(line)))
 
     def _listen(self) -> None:
         assert self._process.stderr is not None
-        self.messages.extend(self._process.stderr)
+        with self._process.stderr as stream:
+            self.messages.extend(stream)
 
     def wait_for(self, count: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -140,7 +155,7 @@ def start(hosts: Hosts, tmp_path: Path, film: Path, encoding: str, delivery: str
     token = tmp_path / "token"
     write_whole(token, b"correct-horse\n")
     server = hosts.run(hosts.server, "server/decode.py", "--listen", f"{SERVER}:8000", "--token-file", token)
-    received = Lines(server)
+    received = Lines(hosts, server)
     deadline = time.monotonic() + 30
     while not any(line.startswith("listening") for line in received.messages):
         assert time.monotonic() < deadline, received.messages
@@ -152,7 +167,7 @@ def start(hosts: Hosts, tmp_path: Path, film: Path, encoding: str, delivery: str
         f"delivery: {{server: 'http://{SERVER}:8000', token_file: {token}, timeout_seconds: 5{delivery}}}\n"
     )
     camera = hosts.run(hosts.camera, "device/capture.py", "--config", path, "--json")
-    sent = Lines(camera)
+    sent = Lines(hosts, camera)
     received.wait_for(3, 30)
     return received, sent, camera
 
@@ -164,11 +179,12 @@ def test_the_cap_holds_on_the_wire_over_every_ten_seconds(hosts, tmp_path, film)
 
     def watch() -> None:
         assert sampler.stdout is not None
-        for line in sampler.stdout:
-            at, received, packets = line.split()
-            samples.append((float(at), int(received) - ETHERNET * int(packets)))
+        with sampler.stdout as stream:
+            for line in stream:
+                at, received, packets = line.split()
+                samples.append((float(at), int(received) - ETHERNET * int(packets)))
 
-    threading.Thread(target=watch, daemon=True).start()
+    hosts.read(watch, lambda: sampler.stderr.close() if sampler.stderr else None)
     received, _, camera = start(hosts, tmp_path, film, f"bitrate: {bitrate}")
     time.sleep(30)
     camera.send_signal(signal.SIGTERM)
@@ -211,7 +227,7 @@ def test_nothing_is_lost_in_an_outage_with_policy_record(hosts, tmp_path, film):
     time.sleep(1)
     camera.send_signal(signal.SIGTERM)
     camera.wait(20)
-    again = Lines(hosts.run(hosts.camera, "device/capture.py", "--config", tmp_path / "kit.yaml", "--json"))
+    again = Lines(hosts, hosts.run(hosts.camera, "device/capture.py", "--config", tmp_path / "kit.yaml", "--json"))
     deadline = time.monotonic() + 30 + 4 * OUTAGE
     while not any(seconds_old(at, record) < 2 for at, record in received.found[-3:]) or len(again.found) < 5:
         assert time.monotonic() < deadline, again.messages
