@@ -40,16 +40,15 @@ import rjpeg
 from device import config as configuration
 from device import health
 from device.config import CameraConfig, Config
-from device.delivery import is_loopback
 from device.metrics import Metrics
-from device.report import frame_size
-from device.sources import open_source
+from device.sender import cause, is_loopback
+from device.sources import frame_size, open_source
 from device.view import View
 from rjpeg.errors import ConfigError, RjpegError
 from rjpeg.files import read_token
 from rjpeg.runtime import RUNTIMES, runtime_name
 
-__all__ = ["Check", "run", "run_checks"]
+__all__ = ["Check", "run_checks"]
 
 CAMERA_SECONDS = 45.0  # to open it, several tries of its driver included, and for a frame
 ENCODER_SECONDS = 120.0
@@ -79,28 +78,8 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-def run(config: Config, *, as_json: bool) -> int:
-    """Print all checks, each as soon as it is done, or with `as_json` all together as one JSON array.
-
-    Returns:
-        Exit code: 1 if anything has to be mended.
-    """
-    done = []
-    for check in _checks(config):
-        done.append(check)
-        if not as_json:
-            print(_text(check), flush=True)
-    if as_json:
-        print(json.dumps([check._asdict() for check in done]))
-    return int(any(check.ok is False for check in done))
-
-
-def run_checks(config: Config) -> list[Check]:
+def run_checks(config: Config) -> Iterator[Check]:
     """All checks of a configuration, one after another. Raises nothing; what fails is a check that says so."""
-    return list(_checks(config))
-
-
-def _checks(config: Config) -> Iterator[Check]:
     target = config.delivery
     yield _limited("configuration", lambda: _configuration(config))
     yield _limited("64 bits", _userland)
@@ -280,7 +259,7 @@ def _shown_certificate(config: Config) -> dict[str, Any] | Check:
     except ssl.SSLError as error:
         return Check("certificate", False, f"{host}:{port}: {error.reason or error}", "is it a TLS port? check the URL")
     except OSError as error:
-        return Check("certificate", False, f"{host}:{port}: {_cause(error)}", "check delivery.server and the network")
+        return Check("certificate", False, f"{host}:{port}: {cause(error)}", "check delivery.server and the network")
 
 
 def _port(parts: urllib.parse.SplitResult) -> int:
@@ -331,7 +310,7 @@ def _http(config: Config) -> Check:
             return Check(
                 "server",
                 False,
-                f"{shown} can't be reached: {_cause(error)}",
+                f"{shown} can't be reached: {cause(error)}",
                 "check delivery.server, the network, and that decode.py --listen runs there",
             )
     if status in (401, 403):
@@ -388,7 +367,7 @@ def _mqtt(config: Config) -> Check:
         return Check(
             "server",
             False,
-            f"{shown} can't be reached: {_cause(error)}",
+            f"{shown} can't be reached: {cause(error)}",
             "check delivery.server, and that a broker runs",
         )
     finally:
@@ -521,28 +500,9 @@ def _file_system(path: Path) -> str | None:
     return None
 
 
-def _text(check: Check) -> str:
-    mark = {True: "ok  ", False: "FAIL", None: "-   "}[check.ok]
-    return f"{mark}  {check.name}: {check.found}" + (f"\n      {check.remedy}" if check.remedy else "")
-
-
 def _one_line(text: str) -> str:
     """At most 400 printable characters: error texts hold what others sent."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:400]
-
-
-def _cause(error: BaseException) -> str:
-    """What lies beneath the many layers of requests and urllib3, in a few words."""
-    if isinstance(error, TimeoutError | requests.Timeout):
-        return "no answer in time"
-    deepest = error
-    while True:
-        below = deepest.__cause__ or getattr(deepest, "reason", None)
-        if not isinstance(below, BaseException):
-            below = next((arg for arg in deepest.args if isinstance(arg, BaseException)), None)
-        if below is None:
-            return (getattr(deepest, "strerror", None) or str(deepest) or type(deepest).__name__).strip()
-        deepest = below
 
 
 def _size(number: float) -> str:

@@ -9,7 +9,7 @@ from device.delivery import time_text
 from device.sources import Frame
 from rjpeg import EncodedFrame
 
-__all__ = ["Report", "frame_record", "frame_size"]
+__all__ = ["Report", "frame_record"]
 
 
 def frame_record(
@@ -21,7 +21,7 @@ def frame_record(
     ms: dict[str, float],
 ) -> dict[str, Any]:
     """The JSON line of one frame; `ms` are milliseconds by stage, `delivered` None for a dropped frame."""
-    width, height = frame_size(frame.pixels)
+    height, width = frame.pixels.shape[:2]
     luma, chroma = encoded.quality_map.mean(axis=(0, 1))
     return {
         "camera": camera,
@@ -43,12 +43,6 @@ def frame_record(
         "ms": {stage: round(value, 3) for stage, value in ms.items()},
         "delivered": delivered,
     }
-
-
-def frame_size(pixels: Any) -> tuple[int, int]:
-    """(width, height) of an array (H, W, 3), or of planes of which the first is luma."""
-    height, width = (pixels[0] if isinstance(pixels, tuple) else pixels).shape[:2]
-    return int(width), int(height)
 
 
 class Report:
