@@ -41,14 +41,14 @@ from device import config as configuration
 from device import health
 from device.config import CameraConfig, Config
 from device.metrics import Metrics
-from device.sender import is_loopback
+from device.sender import cause, is_loopback
 from device.sources import frame_size, open_source
 from device.view import View
 from rjpeg.errors import ConfigError, RjpegError
 from rjpeg.files import read_token
 from rjpeg.runtime import RUNTIMES, runtime_name
 
-__all__ = ["Check", "run", "run_checks"]
+__all__ = ["Check", "run_checks"]
 
 CAMERA_SECONDS = 45.0  # to open it, several tries of its driver included, and for a frame
 ENCODER_SECONDS = 120.0
@@ -78,28 +78,8 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-def run(config: Config, *, as_json: bool) -> int:
-    """Print all checks, each as soon as it is done, or with `as_json` all together as one JSON array.
-
-    Returns:
-        Exit code: 1 if anything has to be mended.
-    """
-    done = []
-    for check in _checks(config):
-        done.append(check)
-        if not as_json:
-            print(_text(check), flush=True)
-    if as_json:
-        print(json.dumps([check._asdict() for check in done]))
-    return int(any(check.ok is False for check in done))
-
-
-def run_checks(config: Config) -> list[Check]:
+def run_checks(config: Config) -> Iterator[Check]:
     """All checks of a configuration, one after another. Raises nothing; what fails is a check that says so."""
-    return list(_checks(config))
-
-
-def _checks(config: Config) -> Iterator[Check]:
     target = config.delivery
     yield _limited("configuration", lambda: _configuration(config))
     yield _limited("64 bits", _userland)
@@ -248,32 +228,38 @@ def _folder(name: str, folder: str, wanted: int) -> Check:
 
 def _certificate(config: Config) -> Check:
     parts = urllib.parse.urlsplit(str(config.delivery.server))
-    host, port = parts.hostname or "", _port(parts)
+    host = parts.hostname or ""
     if parts.scheme == "https" and not is_loopback(host) and requests.utils.get_environ_proxies(f"https://{host}"):
         return Check("certificate", None, "not looked at: a proxy is between")
-    try:
-        context = ssl.create_default_context(cafile=config.delivery.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        return Check("certificate", False, f"can't use {config.delivery.ca_file}: {error}", "check delivery.ca_file")
-    timeout = config.delivery.timeout_seconds
-    try:
-        with (
-            socket.create_connection((host, port), timeout) as connection,
-            context.wrap_socket(connection, server_hostname=host) as secured,
-        ):
-            certificate = secured.getpeercert() or {}
-    except ssl.SSLCertVerificationError as error:
-        return Check("certificate", False, f"{host}: {error.verify_message}", _certificate_remedy(error.verify_message))
-    except ssl.SSLError as error:
-        return Check(
-            "certificate", False, f"{host}:{port}: {error.reason or error}", "is this a TLS port? check the URL"
-        )
-    except OSError as error:
-        return Check("certificate", False, f"{host}:{port}: {_cause(error)}", "check delivery.server and the network")
-    days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
+    shown = _shown_certificate(config)
+    if isinstance(shown, Check):
+        return shown
+    days = (ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()) / 86400
     if days < CERTIFICATE_DAYS:
         return Check("certificate", False, f"{host}: expires in {days:.0f} days", "renew it on the server")
     return Check("certificate", True, f"{host}: valid for {days:.0f} days")
+
+
+def _shown_certificate(config: Config) -> dict[str, Any] | Check:
+    """What the server shows and is to be believed, or why it isn't."""
+    parts = urllib.parse.urlsplit(str(config.delivery.server))
+    host, port = parts.hostname or "", _port(parts)
+    try:
+        context = ssl.create_default_context(cafile=config.delivery.ca_file)
+    except OSError as error:
+        return Check("certificate", False, f"can't use {config.delivery.ca_file}: {error}", "check delivery.ca_file")
+    try:
+        with (
+            socket.create_connection((host, port), config.delivery.timeout_seconds) as connection,
+            context.wrap_socket(connection, server_hostname=host) as secured,
+        ):
+            return dict(secured.getpeercert() or {})
+    except ssl.SSLCertVerificationError as error:
+        return Check("certificate", False, f"{host}: {error.verify_message}", _certificate_remedy(error.verify_message))
+    except ssl.SSLError as error:
+        return Check("certificate", False, f"{host}:{port}: {error.reason or error}", "is it a TLS port? check the URL")
+    except OSError as error:
+        return Check("certificate", False, f"{host}:{port}: {cause(error)}", "check delivery.server and the network")
 
 
 def _port(parts: urllib.parse.SplitResult) -> int:
@@ -324,7 +310,7 @@ def _http(config: Config) -> Check:
             return Check(
                 "server",
                 False,
-                f"{shown} can't be reached: {_cause(error)}",
+                f"{shown} can't be reached: {cause(error)}",
                 "check delivery.server, the network, and that decode.py --listen runs there",
             )
     if status in (401, 403):
@@ -350,6 +336,9 @@ def _mqtt(config: Config) -> Check:
     host = parts.hostname or ""
     port = _port(parts)
     shown = f"{parts.scheme}://{host}:{port}"
+    if parts.scheme == "mqtts" and isinstance(problem := _shown_certificate(config), Check):
+        # nor would paho-mqtt; and it leaves its socket open then
+        return Check("server", False, f"{shown} is not believed: {problem.found}", problem.remedy)
     answered = threading.Event()
     reasons: list[tuple[bool, str]] = []
 
@@ -364,6 +353,7 @@ def _mqtt(config: Config) -> Check:
         reconnect_on_failure=False,
     )
     client.on_connect = on_connect
+    client.on_disconnect = lambda *_: answered.set()
     client.connect_timeout = target.timeout_seconds
     if target.mqtt.username is not None:
         client.username_pw_set(target.mqtt.username, read_token(target.token_file) if target.token_file else None)
@@ -377,7 +367,7 @@ def _mqtt(config: Config) -> Check:
         return Check(
             "server",
             False,
-            f"{shown} can't be reached: {_cause(error)}",
+            f"{shown} can't be reached: {cause(error)}",
             "check delivery.server, and that a broker runs",
         )
     finally:
@@ -510,28 +500,9 @@ def _file_system(path: Path) -> str | None:
     return None
 
 
-def _text(check: Check) -> str:
-    mark = {True: "ok  ", False: "FAIL", None: "-   "}[check.ok]
-    return f"{mark}  {check.name}: {check.found}" + (f"\n      {check.remedy}" if check.remedy else "")
-
-
 def _one_line(text: str) -> str:
     """At most 400 printable characters: error texts hold what others sent."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:400]
-
-
-def _cause(error: BaseException) -> str:
-    """What lies beneath the many layers of requests and urllib3, in a few words."""
-    if isinstance(error, TimeoutError | requests.Timeout):
-        return "no answer in time"
-    deepest = error
-    while True:
-        below = deepest.__cause__ or getattr(deepest, "reason", None)
-        if not isinstance(below, BaseException):
-            below = next((arg for arg in deepest.args if isinstance(arg, BaseException)), None)
-        if below is None:
-            return (getattr(deepest, "strerror", None) or str(deepest) or type(deepest).__name__).strip()
-        deepest = below
 
 
 def _size(number: float) -> str:

@@ -4,6 +4,8 @@
 const REFRESH_MS = 2000;
 // a browser keeps only six connections to one host; the rest of the cameras come as single pictures
 const MOST_STREAMS = 2;
+// a browser doesn't tell that a stream has ended, so each is opened anew after so long
+const STREAM_MS = 30000;
 const NAMES = {
   captured: "Frames captured", sent: "Frames sent", skipped: "Left out, nothing new", dropped: "Dropped",
   thinned: "Given up, spool full", restarts: "Camera restarts", sent_bytes: "Sent, files",
@@ -77,8 +79,10 @@ function sectionOf(camera) {
 
 function showPicture(picture, camera, streams) {
   const wanted = paused || document.hidden ? "none" : streams ? "stream" : "frame";
-  if (picture.dataset.kind === wanted && wanted !== "frame") return;
+  const old = wanted === "stream" && Date.now() - Number(picture.dataset.opened) > STREAM_MS;
+  if (picture.dataset.kind === wanted && wanted !== "frame" && !old) return;
   picture.dataset.kind = wanted;
+  picture.dataset.opened = Date.now();
   const path = `cameras/${encodeURIComponent(camera)}`;
   if (wanted === "stream") picture.src = `${path}/stream?${round}`;
   // paused, too: a single picture in place of the stream ends its connection

@@ -1,6 +1,7 @@
 """The local page, and what the network may do to it."""
 
 import base64
+import fcntl
 import json
 import logging
 import os
@@ -388,16 +389,16 @@ class Browser:
     def __init__(self, profile, url, width):
         to_browser, self._commands = os.pipe()
         self._answers, from_browser = os.pipe()
-        command = (
-            f'exec "$@" 3<&{to_browser} 4>&{from_browser} {to_browser}<&- {from_browser}>&- 2>/dev/null >/dev/null'
-        )
+        # it reads from descriptor 3 and writes to 4, which the pipes' own ends must not be
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_browser, from_browser)]
+        command = f'exec "$@" 3<&{ends[0]} 4>&{ends[1]} {ends[0]}<&- {ends[1]}>&- 2>/dev/null >/dev/null'
         self._process = subprocess.Popen(
             ["/bin/bash", "-c", command, "bash", CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
              "--remote-debugging-pipe", f"--user-data-dir={profile}", f"--window-size={width},1200"],
-            pass_fds=(to_browser, from_browser),
+            pass_fds=ends,
         )  # fmt: skip
-        os.close(to_browser)
-        os.close(from_browser)
+        for end in (to_browser, from_browser, *ends):
+            os.close(end)
         self._rest = b""
         self._number = 0
         self.complaints = []
@@ -483,6 +484,12 @@ def test_a_browser_shows_pictures_and_numbers_and_runs_nothing_that_the_status_s
     )
     cv2.imwrite(str(tmp_path / "page.png"), page.picture())
 
+    # a stream that broke off unnoticed is opened again
+    view._server.end_connections(0.5)
+    until(lambda: view._server.streams._value == view_module.MAX_STREAMS)
+    page.value("Date.now = (now => () => now() + 60000)(Date.now)")
+    until(lambda: view._server.streams._value == view_module.MAX_STREAMS - 1)
+
     # the keyboard alone reaches the button, and a paused page holds no stream
     for kind in ("keyDown", "keyUp"):
         page.do("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
@@ -495,6 +502,24 @@ def test_a_browser_shows_pictures_and_numbers_and_runs_nothing_that_the_status_s
 
     view.close()
     until(lambda: "No answer" in page.value("document.getElementById('connection').textContent"), 30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_many_cameras_do_not_take_all_of_a_browsers_connections(view, browser):
+    def loaded():
+        return page.value("[...document.images].filter(i => i.complete && i.naturalWidth).length")
+
+    for number in range(10):
+        view.show(f"cam-{number}", jpeg(0))
+    view.show("yard", jpeg(0))
+    page = browser(view.address, 1280)
+    until(lambda: loaded() == 11, 30)
+    assert view._server.streams._value == view_module.MAX_STREAMS
+    first = page.value("document.images[0].src")
+    until(lambda: page.value("document.images[0].src") != first)
+    until(lambda: loaded() == 11)
+    assert page.complaints == []
 
 
 def test_the_page_needs_nothing_but_the_standard_library_and_prometheus():
