@@ -12,6 +12,7 @@ import logging
 import queue
 import re
 import socket
+import ssl
 import struct
 import time
 import urllib.parse
@@ -197,6 +198,7 @@ class MqttSender:
         if self._username is not None:
             client.username_pw_set(self._username, self._password)
         if self._context is not None:
+            self._context.sslsocket_class = _TlsSocket
             client.tls_set_context(self._context)
         return client
 
@@ -251,6 +253,17 @@ class MqttSender:
             },
             "origin": {"name": "rjpeg", "sw_version": rjpeg.__version__},
         }
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closed when the handshake fails, which the library leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 class _Connection:
