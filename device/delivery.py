@@ -120,6 +120,7 @@ def open_sender(config: DeliveryConfig, camera: str) -> Sender:
         timeout=config.timeout_seconds,
         discovery=config.mqtt.discovery,
         expiry=LIVE_EXPIRY if config.policy == "live" else None,
+        needs_subscriber=config.policy == "record",
     )
 
 
@@ -134,7 +135,16 @@ def open_outbox(
     spool: Spool | None,
     pace: Pace | None = None,
 ) -> Outbox:
-    """The outbox that the policy asks for. `live`: the source goes on whether its frames are delivered or not.
+    """The outbox that the policy asks for.
+
+    Args:
+        config: its section of the configuration.
+        camera: id.
+        live: the source goes on whether its frames are delivered or not.
+        spool: needed for policy `record`; all cameras share it.
+        on_sent, on_dropped: see the module.
+        pace: kept to with `record`. With `live` too, if it is given: not where frames are encoded to what room
+            there is, and paid for then. With files and folders it isn't used.
 
     The outbox closes the sender. Raises ConfigError where policy `record` has no spool.
     """
@@ -145,7 +155,7 @@ def open_outbox(
         return RecordOutbox(sender, camera, spool, on_sent, on_dropped, pace=pace, close_seconds=close_seconds)
     if live and config.out is None:
         return LiveOutbox(sender, on_sent, on_dropped, pace=pace, close_seconds=close_seconds)
-    return WaitOutbox(sender, on_sent, on_dropped, retry_seconds=config.retry_seconds)
+    return WaitOutbox(sender, on_sent, on_dropped, retry_seconds=config.retry_seconds, close_seconds=close_seconds)
 
 
 class WaitOutbox:
@@ -154,8 +164,17 @@ class WaitOutbox:
     `put` raises DeliveryError after `retry_seconds` without success, and RefusedError, StorageError at once.
     """
 
-    def __init__(self, sender: Sender, on_sent: OnSent, on_dropped: OnDropped, *, retry_seconds: float) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        on_sent: OnSent,
+        on_dropped: OnDropped,
+        *,
+        retry_seconds: float,
+        close_seconds: float = 11.0,
+    ) -> None:
         self._sender = sender
+        self._close_seconds = close_seconds
         self._on_sent = on_sent
         self._on_dropped = on_dropped
         self._retry_seconds = retry_seconds
@@ -191,8 +210,10 @@ class WaitOutbox:
     def close(self) -> None:
         """See Outbox. Another thread's `put` ends after its try, and the frame counts as dropped."""
         self._stop.set()
-        with self._idle:
+        if self.flush(self._close_seconds):
             self._sender.close()
+        else:
+            logger.warning("%s: the last try is left to itself", self._sender.name)
 
     def _deliver(self, frame: OutgoingFrame) -> int:
         backoff = _Backoff(self._sender.name, LONGEST_DELAY, f"for {self._retry_seconds:g} s")

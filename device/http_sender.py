@@ -28,7 +28,7 @@ from device.sender import (
     time_text,
     trusted,
 )
-from rjpeg.errors import DeliveryError
+from rjpeg.errors import ConfigError, DeliveryError
 
 __all__ = ["HttpSender"]
 
@@ -56,7 +56,7 @@ class HttpSender:
         timeout: seconds for one frame: to connect, to send it, and to get the whole answer.
 
     Raises:
-        ConfigError: `ca_file` can't be read or holds no certificate.
+        ConfigError: `server` is no URL, or `ca_file` can't be read or holds no certificate.
     """
 
     def __init__(
@@ -76,7 +76,10 @@ class HttpSender:
         self._ca_file = ca_file
         if ca_file is not None:
             trusted(ca_file)
-        parts = urllib.parse.urlsplit(server)
+        try:
+            parts = urllib.parse.urlsplit(server)
+        except ValueError as error:
+            raise ConfigError(f"delivery.server: {server!r} is no URL: {error}") from error
         self._tls = parts.scheme == "https"
         # request line, Host, and the headers of each frame besides those of the session
         self._head_bytes = 400 + 2 * len(server) + len(token or "")
@@ -110,13 +113,17 @@ class HttpSender:
                     verify=self._ca_file,
                 ) as answer,
             ):
-                body = answer.raw.read(ANSWER_BYTES, decode_content=False)
+                body = _beginning(answer)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL) as error:
             raise RefusedError(f"{self._server}: {error}") from error
         except (requests.RequestException, HTTPError, OSError) as error:
             late = self._deadline.passed or isinstance(error, requests.Timeout)
             why = "no answer in time" if late else cause(error)
             raise DeliveryError(f"server {self._server} can't be reached: {why}") from error
+        if self._deadline.passed or not _is_whole(answer):
+            # an answer whose head breaks off is taken for a whole one by http.client
+            why = "no answer in time" if self._deadline.passed else "its answer breaks off"
+            raise DeliveryError(f"server {self._server} can't be reached: {why}")
         self._last_answer = time.monotonic()
         if 200 <= answer.status_code < 300:
             return str(answer.url)
@@ -263,6 +270,24 @@ def retry_after(text: str, date: str) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(difference.total_seconds(), 0.0), LONGEST_RETRY_AFTER)
+
+
+def _beginning(answer: requests.Response) -> bytes:
+    """The body, or its first ANSWER_BYTES. Raises HTTPError where it breaks off before."""
+    body = b""
+    while len(body) < ANSWER_BYTES:
+        part = answer.raw.read(ANSWER_BYTES - len(body), decode_content=False)
+        if not part:
+            break
+        body += part
+    return body
+
+
+def _is_whole(answer: requests.Response) -> bool:
+    """Whether the head says how long the body is, which was checked when that was read."""
+    length = answer.headers.get("Content-Length", "")
+    chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    return chunked or (length.isascii() and length.isdigit())
 
 
 def _reason(answer: requests.Response, body: bytes) -> str:

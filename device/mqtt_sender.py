@@ -12,6 +12,7 @@ import logging
 import queue
 import re
 import socket
+import ssl
 import struct
 import time
 import urllib.parse
@@ -45,6 +46,8 @@ KEEPALIVE_SECONDS = 60
 # a broker has nothing to send but acknowledgments
 LARGEST_INCOMING = 65536
 
+# a PUBACK's (MQTT 5, 3.4.2.1): the broker has the message, and nobody to keep it for
+NO_MATCHING_SUBSCRIBERS = 0x10
 # reason codes (MQTT 5, 2.4) that another try won't change
 REFUSED = {
     132,  # unsupported protocol version
@@ -80,6 +83,7 @@ class MqttSender:
         timeout: seconds to connect, for TLS, and for each answer of the broker.
         discovery: topic under which Home Assistant looks for configurations; None: tell it nothing.
         expiry: seconds after which the broker may forget a frame that a subscriber hasn't taken; None: never.
+        needs_subscriber: a frame that the broker has nobody to give to is not delivered, and may be sent again.
 
     Raises:
         ConfigError: `server` has more than host and port, or `ca_file` can't be read.
@@ -97,6 +101,7 @@ class MqttSender:
         timeout: float = 10.0,
         discovery: str | None = None,
         expiry: int | None = None,
+        needs_subscriber: bool = False,
     ) -> None:
         self._tls, self._host, self._port = parse_server(server)
         self.name = server.rstrip("/")
@@ -109,6 +114,7 @@ class MqttSender:
         self._timeout = timeout
         self._discovery = discovery
         self._expiry = expiry
+        self._needs_subscriber = needs_subscriber
         self._connection: _Connection | None = None
         self._warned: set[str] = set()
         if username is not None and not self._tls and not is_loopback(self._host):
@@ -129,7 +135,11 @@ class MqttSender:
         ]
         if self._expiry is not None:
             properties.MessageExpiryInterval = self._expiry
-        self._check(f"{topic}: the broker", self._published(connection, topic, frame.jpeg, properties=properties))
+        reason = self._published(connection, topic, frame.jpeg, properties=properties)
+        self._check(f"{topic}: the broker", reason)
+        if self._needs_subscriber and reason.value == NO_MATCHING_SUBSCRIBERS:
+            # acknowledged, and thrown away
+            raise DeliveryError(f"broker {self.name}: nobody has subscribed to {topic}")
         return f"{self.name}/{topic}"
 
     def overhead(self, size: int) -> int:
@@ -197,6 +207,7 @@ class MqttSender:
         if self._username is not None:
             client.username_pw_set(self._username, self._password)
         if self._context is not None:
+            self._context.sslsocket_class = _TlsSocket
             client.tls_set_context(self._context)
         return client
 
@@ -251,6 +262,17 @@ class MqttSender:
             },
             "origin": {"name": "rjpeg", "sw_version": rjpeg.__version__},
         }
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closed when the handshake fails, which the library leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 class _Connection:

@@ -428,6 +428,10 @@ class Spool:
         self._ceilings = values
 
     def _fill_reserve(self) -> None:
+        """Keep the reserve; while there is no room for it, the database doesn't grow.
+
+        What is in the log could then not get into the database, and deleting would need a log that can grow.
+        """
         path = self._folder / "reserve"
         if _size(path) == self._reserve_bytes:
             return
@@ -437,15 +441,12 @@ class Spool:
         except OSError as error:
             logger.debug("spool %s: no room for the reserve: %s", self._folder, error)
             path.unlink(missing_ok=True)
+            self._pragma(f"max_page_count = {max(_size(self._path) // PAGE, 1)}")
         else:
             self._pragma("max_page_count = 4294967294")
 
     def _free_reserve(self) -> None:
-        """Make room on a full disk, and use it to bring the log's pages into the database.
-
-        Until there is a reserve again the database doesn't grow: what is then in the log could not leave it any
-        more, and deleting would need a log that can grow.
-        """
+        """Make room on a full disk, and use it to bring the log's pages into the database."""
         (self._folder / "reserve").unlink(missing_ok=True)
         with contextlib.suppress(sqlite3.OperationalError):
             # not truncated: a log that keeps its length needs no room

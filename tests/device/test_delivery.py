@@ -1,102 +1,536 @@
-"""Sending, and trying again."""
+"""What happens to frames between the encoder and the server, and while the server is away."""
 
+import contextlib
 import errno
+import json
 import os
+import re
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from device.delivery import Delivery, FolderSender, HttpSender, RefusedError, RejectedError
-from rjpeg.errors import DeliveryError, StorageError
+import rjpeg
+from device.config import DeliveryConfig
+from device.delivery import (
+    OVERTAKEN,
+    REJECTED,
+    SERVER_AWAY,
+    STOPPED,
+    LiveOutbox,
+    RecordOutbox,
+    RefusedError,
+    RejectedError,
+    WaitOutbox,
+    open_outbox,
+    open_sender,
+)
+from device.frames import OutgoingFrame
+from device.http_sender import HttpSender
+from device.mqtt_sender import MqttSender
+from device.sender import FolderSender, RetryLaterError
+from device.spool import DISK_FULL, Spool
+from rjpeg.errors import ConfigError, DeliveryError, StorageError
+
+ROOT = Path(__file__).resolve().parents[2]
+MB = 1_000_000
 
 
-def test_a_frame_travels_with_its_camera_number_and_time(recorder, moment):
-    sender = HttpSender(recorder.url + "/", token="s3cret")
-    assert sender.send(b"jpeg", "cam-1", 7, moment) == f"{recorder.url}/v1/cameras/cam-1/frames"
-    [(path, headers, body)] = recorder.requests
-    assert (path, body) == ("/v1/cameras/cam-1/frames", b"jpeg")
-    assert headers["Content-Type"] == "image/jpeg"
-    assert headers["Rjpeg-Sequence"] == "7"
-    assert headers["Rjpeg-Capture-Time"] == "2026-03-04T05:06:07.000089Z"
-    assert headers["Authorization"] == "Bearer s3cret"
-    sender.close()
+def until(condition, seconds=10.0):
+    """Poll until `condition()` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
 
 
-def test_no_proxy_or_netrc_comes_between_this_machine_and_itself(recorder, moment, monkeypatch, tmp_path):
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    sender = HttpSender(recorder.url, token="s3cret")
-    sender.send(b"jpeg", "cam", 0, moment)
-    assert recorder.requests[0][1]["Authorization"] == "Bearer s3cret"
-    sender.close()
+class Server:
+    """A sender whose server does what `behavior(frame)` does; keeps what it took."""
+
+    name = "server"
+
+    def __init__(self, behavior=lambda frame: None):
+        self.behavior = behavior
+        self.tried: list[OutgoingFrame] = []
+        self.taken: list[OutgoingFrame] = []
+        self.closed = False
+
+    def send(self, frame):
+        assert not self.closed
+        self.tried.append(frame)
+        self.behavior(frame)
+        self.taken.append(frame)
+        return f"there/{frame.sequence}"
+
+    def overhead(self, size):
+        return 100
+
+    def close(self):
+        self.closed = True
 
 
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [(429, DeliveryError), (503, DeliveryError), (507, DeliveryError), (422, RejectedError), (413, RejectedError),
-     (401, RefusedError), (404, RefusedError), (302, RefusedError)],
-)  # fmt: skip
-def test_answers_are_told_apart(recorder, moment, status, error):
-    recorder.answers = [(status, {"Location": "http://127.0.0.1:1/"})]
-    sender = HttpSender(recorder.url)
-    with pytest.raises(DeliveryError, match=str(status)) as caught:
-        sender.send(b"jpeg", "cam", 0, moment)
-    assert type(caught.value) is error
-    sender.close()
+class Counts:
+    """What the callbacks said."""
+
+    def __init__(self):
+        self.sent: list[int] = []
+        self.dropped: list[tuple[int, str]] = []
+
+    def on_sent(self, frame, where, seconds):
+        assert where
+        assert 0 <= seconds < 60
+        self.sent.append(frame.sequence)
+
+    def on_dropped(self, frame, reason):
+        self.dropped.append((frame.sequence, reason))
 
 
-def test_a_frame_of_a_file_waits_until_the_server_takes_it(recorder, moment):
+@pytest.fixture
+def counts():
+    return Counts()
+
+
+@pytest.fixture
+def frame(moment):
+    return lambda sequence, jpeg=b"jpeg": OutgoingFrame("cam", sequence, moment, jpeg)
+
+
+@pytest.fixture
+def live(counts):
+    with contextlib.ExitStack() as stack:
+
+        def start(sender, **options):
+            outbox = LiveOutbox(sender, counts.on_sent, counts.on_dropped, close_seconds=5, **options)
+            stack.callback(outbox.close)
+            return outbox
+
+        yield start
+
+
+@pytest.fixture
+def spool(tmp_path):
+    with contextlib.closing(Spool(tmp_path / "spool", 10 * MB)) as spool:
+        yield spool
+
+
+@pytest.fixture
+def record(counts, spool):
+    with contextlib.ExitStack() as stack:
+
+        def start(sender, camera="cam", **options):
+            outbox = RecordOutbox(
+                sender, camera, spool, counts.on_sent, counts.on_dropped, **({"close_seconds": 5} | options)
+            )
+            stack.callback(outbox.close)
+            return outbox
+
+        yield start
+
+
+def away(_frame):
+    raise DeliveryError("server can't be reached")
+
+
+def reject(_frame):
+    raise RejectedError("server answered 422")
+
+
+def refuse(_frame):
+    raise RefusedError("server answered 401")
+
+
+def test_live_sends_what_is_put(live, frame, counts):
+    server = Server()
+    outbox = live(server)
+    for sequence in range(5):
+        assert outbox.ready
+        assert outbox.put(frame(sequence)) == sequence
+        assert outbox.flush(5)
+    assert counts.sent == [0, 1, 2, 3, 4]
+    assert [f.sequence for f in server.taken] == [0, 1, 2, 3, 4]
+    assert counts.dropped == []
+    outbox.close()
+    assert server.closed
+
+
+def test_live_a_newer_frame_overtakes_one_that_waits(live, frame, counts):
+    go = threading.Event()
+    server = Server(lambda _: go.wait(10))
+    outbox = live(server)
+    outbox.put(frame(0))
+    until(lambda: server.tried)
+    for sequence in range(1, 6):
+        outbox.put(frame(sequence))
+    assert not outbox.flush(0.01)
+    go.set()
+    assert outbox.flush(5)
+    assert counts.sent == [0, 5]
+    assert counts.dropped == [(sequence, OVERTAKEN) for sequence in range(1, 5)]
+
+
+def test_live_after_an_outage_frames_flow_soon_and_are_new(live, frame, counts, caplog):
+    caplog.set_level("INFO")
+    server = Server(away)
+    outbox = live(server)
+    started, sequence, put_at = time.monotonic(), 0, {}
+    while time.monotonic() - started < 4.5:
+        if outbox.ready:
+            put_at[sequence] = time.monotonic()
+            outbox.put(frame(sequence))
+            sequence += 1
+        time.sleep(0.005)
+    # at 0, 0.25, 0.75, 1.75, 3.75 seconds
+    assert 4 <= len(server.tried) <= 6
+    assert len(server.tried) == sequence, "no frame is encoded in vain"
+    server.behavior = lambda _: None
+    back = time.monotonic()
+    while not counts.sent:
+        assert time.monotonic() - back < 2.5
+        if outbox.ready:
+            put_at[sequence] = time.monotonic()
+            outbox.put(frame(sequence))
+            sequence += 1
+        time.sleep(0.005)
+    assert time.monotonic() - put_at[counts.sent[0]] < 0.2, "what arrives first is new"
+    assert counts.dropped == [(number, SERVER_AWAY) for number in range(counts.sent[0])]
+    assert [r.getMessage() for r in caplog.records] == [
+        "server can't be reached; trying again", "server takes frames again",
+    ]  # fmt: skip
+    assert outbox.failure is None
+
+
+def test_live_does_not_ask_for_frames_while_a_server_that_is_away_is_asked(live, frame):
+    release = threading.Event()
+
+    def hang(_frame):
+        release.wait(10)
+        raise DeliveryError("no answer in time")
+
+    server = Server(away)
+    outbox = live(server)
+    outbox.put(frame(0))
+    until(lambda: not outbox.ready)
+    until(lambda: outbox.ready)
+    server.behavior = hang
+    outbox.put(frame(1))
+    until(lambda: len(server.tried) == 2)
+    assert not outbox.ready
+    release.set()
+
+
+def test_live_a_pause_that_the_server_asks_for_is_kept(live, frame):
+    def later(_frame):
+        raise RetryLaterError("server answered 503", 0.9)
+
+    server = Server(later)
+    outbox = live(server)
+    outbox.put(frame(0))
+    until(lambda: not outbox.ready)
+    started = time.monotonic()
+    until(lambda: outbox.ready)
+    assert 0.7 < time.monotonic() - started < 2
+
+
+def test_live_a_rejected_frame_is_counted_and_the_next_is_sent_at_once(live, frame, counts, caplog):
+    server = Server(reject)
+    outbox = live(server)
+    for sequence in range(3):
+        assert outbox.ready
+        outbox.put(frame(sequence))
+        assert outbox.flush(5)
+    server.behavior = lambda _: None
+    outbox.put(frame(3))
+    assert outbox.flush(5)
+    assert counts.dropped == [(sequence, REJECTED) for sequence in range(3)]
+    assert counts.sent == [3]
+    assert caplog.text.count("422") == 1, "said once"
+
+
+def test_live_a_server_that_refuses_all_ends_it(live, frame, counts):
+    outbox = live(Server(refuse))
+    outbox.put(frame(0))
+    until(lambda: outbox.failure is not None)
+    assert isinstance(outbox.failure, RefusedError)
+    assert not outbox.ready
+    assert outbox.put(frame(1)) == -1
+    assert sorted(counts.dropped) == [(0, SERVER_AWAY), (1, STOPPED)]
+    assert outbox.flush(1)
+
+
+def test_live_every_frame_is_reported_once_whatever_happens(live, frame, counts):
+    server = Server(lambda f: {0: time.sleep, 1: away, 2: reject}.get(f.sequence % 5, len)([] if f.sequence % 5 else 0))
+    outbox = live(server)
+    started = time.monotonic()
+    for sequence in range(400):
+        outbox.put(frame(sequence))
+        time.sleep(0.001)
+    outbox.close()
+    assert outbox.put(frame(400)) == -1
+    assert time.monotonic() - started < 6
+    assert sorted(counts.sent + [sequence for sequence, _ in counts.dropped]) == list(range(401))
+
+
+def test_live_close_tries_nothing_more_and_does_not_hang(live, frame, counts):
+    release = threading.Event()
+    server = Server(lambda _: release.wait(20))
+    outbox = live(server)
+    outbox.put(frame(0))
+    until(lambda: server.tried)
+    outbox.put(frame(1))
+    outbox._close_seconds = 0.3
+    started = time.monotonic()
+    outbox.close()
+    assert time.monotonic() - started < 1
+    release.set()
+    until(lambda: server.closed)
+    assert [f.sequence for f in server.tried] == [0]
+    assert counts.dropped == [(1, STOPPED)]
+
+
+class Bucket:
+    """Room for so many bytes a second."""
+
+    def __init__(self, bytes_per_second):
+        self.rate, self.free_at, self.spent = bytes_per_second, time.monotonic(), 0
+
+    def wait_seconds(self, size):
+        return max(0.0, self.free_at - time.monotonic())
+
+    def spend(self, size):
+        self.spent += size
+        self.free_at = max(self.free_at, time.monotonic()) + size / self.rate
+
+
+def test_live_sends_the_newest_once_there_is_room(live, frame, counts):
+    bucket = Bucket(1000)
+    outbox = live(Server(), pace=bucket)
+    outbox.put(frame(0, bytes(300)))
+    until(lambda: counts.sent)
+    outbox.put(frame(1, bytes(300)))
+    time.sleep(0.1)
+    outbox.put(frame(2, bytes(300)))
+    assert outbox.flush(5)
+    assert (counts.sent, counts.dropped) == ([0, 2], [(1, OVERTAKEN)])
+    assert bucket.spent == 2 * (300 + 100)
+
+
+def test_record_sends_all_in_order_and_empties_the_spool(record, frame, counts, spool):
+    server = Server()
+    outbox = record(server)
+    for number in range(50):
+        assert outbox.ready
+        assert outbox.put(frame(1000, b"%d" % number)) == number, "the spool gives the number"
+    assert outbox.flush(10)
+    assert counts.sent == list(range(50))
+    assert [f.jpeg for f in server.taken] == [b"%d" % number for number in range(50)]
+    until(lambda: spool.count == 0)
+
+
+def test_record_keeps_everything_through_an_outage(record, frame, counts, spool, caplog):
+    server = Server(away)
+    outbox = record(server)
+    for number in range(20):
+        outbox.put(frame(0, b"%d" % number))
+    until(lambda: len(server.tried) >= 3)
+    assert {f.sequence for f in server.tried} == {0}, "in order: the first first"
+    assert not outbox.flush(0.01)
+    assert (spool.count, counts.dropped, outbox.ready) == (20, [], True)
+    server.behavior = lambda _: None
+    assert outbox.flush(10)
+    assert counts.sent == list(range(20))
+    assert caplog.text.count("can't be reached") == 1
+
+
+def test_record_pauses_grow_to_ten_seconds_and_no_further():
+    from device.delivery import LONGEST_DELAY, _Backoff
+
+    backoff = _Backoff("server", LONGEST_DELAY)
+    pauses = [backoff.failed(DeliveryError("away")) for _ in range(100_000)]
+    assert pauses[:7] == [0.25, 0.5, 1, 2, 4, 8, 10]
+    assert set(pauses[6:]) == {10}
+    backoff.succeeded()
+    assert backoff.failed(DeliveryError("away")) == 0.25
+
+
+def test_record_a_bad_frame_holds_up_no_other(record, frame, counts, spool):
+    server = Server(lambda f: reject(f) if f.sequence % 2 else None)
+    outbox = record(server)
+    for _ in range(6):
+        outbox.put(frame(0))
+    assert outbox.flush(10)
+    assert (counts.sent, counts.dropped) == ([0, 2, 4], [(1, REJECTED), (3, REJECTED), (5, REJECTED)])
+    until(lambda: spool.count == 0)
+
+
+def test_record_what_is_not_sent_stays_in_the_spool_for_the_next_start(record, frame, counts, spool):
+    outbox = record(Server(away))
+    for _ in range(5):
+        outbox.put(frame(0))
+    started = time.monotonic()
+    outbox.close()
+    assert time.monotonic() - started < 2
+    assert spool.count == 5
+    assert counts.dropped == []
+    again = record(Server())
+    assert again.flush(10), "at the start what waits is sent, without a new frame"
+    assert counts.sent == [0, 1, 2, 3, 4]
+
+
+def test_record_a_server_that_refuses_all_ends_it_and_keeps_the_frames(record, frame, spool):
+    outbox = record(Server(refuse))
+    outbox.put(frame(0))
+    until(lambda: outbox.failure is not None)
+    assert isinstance(outbox.failure, RefusedError)
+    assert not outbox.flush(0.1)
+    assert spool.count == 1
+
+
+def test_record_cameras_share_a_spool_and_one_that_is_stuck_holds_up_no_other(record, moment, counts, spool):
+    stuck, fine = Server(away), Server()
+    one, two = record(stuck, "one"), record(fine, "two")
+    for number in range(10):
+        for camera, outbox in (("one", one), ("two", two)):
+            outbox.put(OutgoingFrame(camera, 0, moment, b"%d" % number))
+    assert two.flush(10)
+    assert [f.sequence for f in fine.taken] == list(range(10))
+    assert (spool.waiting("one"), spool.waiting("two")) == (10, 0)
+
+
+def test_record_keeps_to_the_pace_and_close_interrupts_the_wait(record, frame):
+    bucket = Bucket(1000)
+    server = Server()
+    outbox = record(server, pace=bucket)
+    started = time.monotonic()
+    for _ in range(3):
+        outbox.put(frame(0, bytes(200)))
+    assert outbox.flush(10)
+    assert time.monotonic() - started >= 0.55
+    assert bucket.spent == 3 * 300
+    bucket.rate = 1
+    for _ in range(2):
+        outbox.put(frame(0, bytes(200)))
+    until(lambda: len(server.taken) == 4)
+    started = time.monotonic()
+    outbox.close()
+    assert time.monotonic() - started < 1
+
+
+def test_record_a_full_disk_drops_frames_and_is_tried_again_with_each(
+    record, frame, counts, spool, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    outbox = record(Server())
+    real = spool._insert
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spool, "_insert", full)
+    for sequence in range(3):
+        assert outbox.put(frame(sequence)) == -1
+    assert counts.dropped == [(sequence, DISK_FULL) for sequence in range(3)]
+    assert outbox.failure is None
+    monkeypatch.setattr(spool, "_insert", real)
+    assert outbox.put(frame(3)) == 0
+    assert outbox.flush(10)
+    assert counts.sent == [0]
+    assert caplog.text.count("frames are dropped until that changes") == 1
+    assert caplog.text.count("the spool takes frames again") == 1
+
+
+def test_record_a_disk_that_cannot_delete_does_not_send_a_frame_again_and_again(
+    record, frame, counts, spool, monkeypatch
+):
+    real = spool._delete
+
+    def full(_ids):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spool, "_delete", full)
+    outbox = record(Server())
+    for _ in range(4):
+        outbox.put(frame(0))
+    assert outbox.flush(10)
+    assert counts.sent == [0, 1, 2, 3]
+    assert spool.count == 4
+    monkeypatch.setattr(spool, "_delete", real)
+    outbox.put(frame(0))
+    assert outbox.flush(10)
+    until(lambda: spool.count == 0)
+    assert counts.sent == [0, 1, 2, 3, 4]
+
+
+def test_a_frame_of_a_file_waits_until_the_server_takes_it(recorder, frame, counts, caplog):
+    caplog.set_level("INFO")
     recorder.answers = [(503, {}), (429, {}), (201, {})]
-    delivery = Delivery(HttpSender(recorder.url), "cam", live=False, retry_seconds=20)
-    assert delivery.send(b"jpeg", 3, moment) is not None
+    outbox = WaitOutbox(HttpSender(recorder.url), counts.on_sent, counts.on_dropped, retry_seconds=20)
+    assert outbox.put(frame(3)) == 3
     assert [headers["Rjpeg-Sequence"] for _, headers, _ in recorder.requests] == ["3", "3", "3"]
-    delivery.close()
+    assert counts.sent == [3]
+    assert "trying again for 20 s" in caplog.text
+    assert f"{recorder.url} takes frames again" in caplog.text
+    assert outbox.flush(1)
+    outbox.close()
 
 
-def test_a_frame_of_a_live_source_is_tried_once_and_the_next_only_after_a_pause(recorder, moment):
-    recorder.answers = [(503, {}), (201, {})]
-    delivery = Delivery(HttpSender(recorder.url), "cam", live=True, retry_seconds=20)
-    assert delivery.ready
-    assert delivery.send(b"jpeg", 0, moment) is None
-    assert not delivery.ready
-    time.sleep(0.3)
-    assert delivery.ready
-    assert delivery.send(b"jpeg", 1, moment) is not None
-    assert len(recorder.requests) == 2
-    delivery.close()
+def test_a_rejected_frame_of_a_file_is_counted_and_the_run_goes_on(frame, counts, caplog):
+    outbox = WaitOutbox(Server(reject), counts.on_sent, counts.on_dropped, retry_seconds=20)
+    assert outbox.put(frame(3)) == -1
+    assert counts.dropped == [(3, REJECTED)]
+    assert "frame 3: server answered 422" in caplog.text
+    assert outbox.failure is None
+    outbox.close()
 
 
-@pytest.mark.parametrize("live", [True, False])
-def test_an_unreachable_server_is_given_up_in_time(moment, live):
-    delivery = Delivery(HttpSender("http://127.0.0.1:1"), "cam", live=live, retry_seconds=1)
+def test_a_refusal_of_files_is_raised_at_once(frame, counts):
+    outbox = WaitOutbox(Server(refuse), counts.on_sent, counts.on_dropped, retry_seconds=20)
+    with pytest.raises(RefusedError):
+        outbox.put(frame(0))
+    assert isinstance(outbox.failure, RefusedError)
+    outbox.close()
 
-    def send_until_given_up():
-        while True:
-            if delivery.ready:
-                delivery.send(b"jpeg", 0, moment)
 
+def test_an_unreachable_server_is_given_up_in_time(frame, counts):
+    outbox = WaitOutbox(HttpSender("http://127.0.0.1:1"), counts.on_sent, counts.on_dropped, retry_seconds=1)
     started = time.monotonic()
     with pytest.raises(DeliveryError, match=r"http://127.0.0.1:1 can't be reached: Connection refused; gave up"):
-        send_until_given_up()
+        outbox.put(frame(0))
     assert 1 <= time.monotonic() - started < 3
-    delivery.close()
+    outbox.close()
 
 
-def test_a_server_that_never_answers_is_given_up_in_time(moment):
+def test_a_server_that_never_answers_is_given_up_in_time(frame, counts):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        delivery = Delivery(HttpSender(url, timeout=0.3), "cam", live=False, retry_seconds=0)
-        with pytest.raises(DeliveryError, match="no answer in time; gave up"):
-            delivery.send(b"jpeg", 0, moment)
-        delivery.close()
+        sender = HttpSender(url, timeout=0.3)
+        outbox = WaitOutbox(sender, counts.on_sent, counts.on_dropped, retry_seconds=0)
+        started = time.monotonic()
+        with pytest.raises(DeliveryError, match="no answer in time; gave up after"):
+            outbox.put(frame(0))
+        assert time.monotonic() - started < 2
+        outbox.close()
 
 
-def test_files_in_a_folder_sort_by_time_and_are_whole(tmp_path, moment):
+def test_a_wait_for_the_server_ends_when_the_program_does(frame, counts):
+    outbox = WaitOutbox(Server(away), counts.on_sent, counts.on_dropped, retry_seconds=1000)
+    thread = threading.Thread(target=outbox.put, args=[frame(0)])
+    thread.start()
+    time.sleep(0.1)
+    outbox.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert counts.dropped == [(0, STOPPED)]
+
+
+def test_a_file_in_the_folder_is_whole_named_by_time_and_number_and_as_readable_as_any(tmp_path, moment):
     sender = FolderSender(tmp_path / "new")
-    path = Path(sender.send(b"jpeg", "cam", 7, moment))
+    path = Path(sender.send(OutgoingFrame("cam", 7, moment, b"jpeg")))
     assert path == tmp_path / "new" / "20260304T050607.000089Z-00000007.jpg"
     assert path.read_bytes() == b"jpeg"
     umask = os.umask(0)
@@ -104,8 +538,7 @@ def test_files_in_a_folder_sort_by_time_and_are_whole(tmp_path, moment):
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_full_disk_leaves_neither_half_a_file_nor_a_temporary_one(tmp_path, moment, monkeypatch):
-    sender = FolderSender(tmp_path)
+def test_a_full_disk_leaves_neither_half_a_file_nor_a_temporary_one(tmp_path, frame, monkeypatch, counts):
     real_open = Path.open
 
     class Full:
@@ -124,12 +557,83 @@ def test_a_full_disk_leaves_neither_half_a_file_nor_a_temporary_one(tmp_path, mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "open", lambda self, mode: Full(real_open(self, mode)))
+    outbox = WaitOutbox(FolderSender(tmp_path), counts.on_sent, counts.on_dropped, retry_seconds=10)
     with pytest.raises(StorageError, match=r"00000007\.jpg: No space left on device"):
-        sender.send(b"jpeg", "cam", 7, moment)
+        outbox.put(frame(7))
     assert list(tmp_path.iterdir()) == []
+    outbox.close()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, moment):
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, frame):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Not a directory"):
-        FolderSender(tmp_path / "file" / "out").send(b"jpeg", "cam", 7, moment)
+        FolderSender(tmp_path / "file" / "out").send(frame(7))
+
+
+def test_the_settings_choose_the_way_and_the_policy(tmp_path, spool, counts):
+    callbacks = {"on_sent": counts.on_sent, "on_dropped": counts.on_dropped}
+    for server, kind in (("http://127.0.0.1:1", HttpSender), ("mqtt://127.0.0.1:1", MqttSender)):
+        sender = open_sender(DeliveryConfig(server=server), "cam")
+        assert type(sender) is kind
+        sender.close()
+    out = DeliveryConfig(out=str(tmp_path / "out"))
+    assert type(open_sender(out, "cam")) is FolderSender
+    server = DeliveryConfig(server="http://127.0.0.1:1")
+    record = DeliveryConfig(server="http://127.0.0.1:1", policy="record")
+    for config, live, kind in (
+        (out, True, WaitOutbox), (server, False, WaitOutbox), (server, True, LiveOutbox), (record, True, RecordOutbox),
+        (record, False, RecordOutbox),
+    ):  # fmt: skip
+        outbox = open_outbox(config, open_sender(config, "cam"), "cam", live=live, spool=spool, **callbacks)
+        assert type(outbox) is kind
+        outbox.close()
+    with pytest.raises(ConfigError, match="record needs a spool"):
+        open_outbox(record, open_sender(record, "cam"), "cam", live=True, spool=None, **callbacks)
+
+
+class RealServer:
+    """`server/decode.py --listen` on one port, again and again."""
+
+    def __init__(self, out, port):
+        self.out = out
+        self.port = port
+        self.lines: list[str] = []
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "server/decode.py", "--listen", f"127.0.0.1:{self.port}", "--out", str(self.out),
+             "--keep-jpeg", "--workers", "1"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while not re.match("listening on", self.process.stderr.readline()):
+            assert self.process.poll() is None
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        output, _ = self.process.communicate()
+        self.lines += output[: output.rfind("\n") + 1].splitlines()
+
+
+def test_record_delivers_every_frame_once_to_a_server_that_is_killed_again_and_again(record, spool, moment, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = RealServer(tmp_path / "out", port)
+    outbox = record(HttpSender(f"http://127.0.0.1:{port}", timeout=10))
+    jpeg = rjpeg.Encoder().encode(np.zeros((16, 16, 3), np.uint8), quality=50)
+    number = 60
+    put = threading.Thread(target=lambda: [outbox.put(OutgoingFrame("cam", 0, moment, jpeg)) for _ in range(number)])
+    put.start()
+    for round_number in range(3):
+        server.start()
+        until(lambda enough=15 * (round_number + 1): len(list(server.out.glob("cam/*.png"))) >= enough, 30)
+        server.kill()
+    server.start()
+    put.join()
+    assert outbox.flush(30)
+    outbox.close()
+    server.kill()
+    names = sorted(path.name.partition("-")[2] for path in (tmp_path / "out" / "cam").glob("[!.]*.png"))
+    assert names == [f"{sequence:08d}.png" for sequence in range(number)]
+    said = [json.loads(line)["sequence"] for line in server.lines]
+    assert len(said) == len(set(said)), "no frame is processed twice"
+    assert spool.count == 0

@@ -2,8 +2,8 @@
 
 import contextlib
 import datetime
+import itertools
 import os
-import resource
 import shutil
 import signal
 import sqlite3
@@ -87,24 +87,24 @@ def test_a_closed_spool_says_so(tmp_path, moment):
         spool.append("a", moment, b"x")
 
 
-@pytest.mark.parametrize("max_bytes", [SMALLEST, 3 * MB, 20 * MB])
-def test_it_never_takes_more_of_the_disk_than_it_may_and_thins_what_is_old(tmp_path, moment, max_bytes):
+@pytest.mark.parametrize(("max_bytes", "size"), [(SMALLEST, 15_000), (3 * MB, 9_000), (30 * MB, 150_000)])
+def test_it_never_takes_more_of_the_disk_than_it_may_and_thins_what_is_old(tmp_path, moment, max_bytes, size):
     thinned = []
     spool = Spool(tmp_path, max_bytes, on_thinned=thinned.append)
-    size = 15_000
     number = 4 * max_bytes // size
-    for sequence in range(number):
+    frame = os.urandom(size)
+    for _ in range(number):
         for camera in ("a", "b"):
-            spool.append(camera, moment, os.urandom(size))
+            spool.append(camera, moment, frame)
         on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
         assert on_disk <= max_bytes
         assert spool.disk_bytes <= on_disk
     assert sum(thinned) + spool.count == 2 * number
     assert spool.bytes > max_bytes * 0.3, "most of the room is used"
+    assert abs(spool.waiting("a") - spool.waiting("b")) <= 2, "cameras suffer alike"
     for camera in ("a", "b"):
-        assert abs(spool.waiting(camera) - spool.count / 2) <= 2, "cameras suffer alike"
         kept = [frame.sequence for frame in drain(spool, camera)]
-        gaps = [later - earlier for earlier, later in zip(kept[1:], kept[2:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(kept[1:])]
         newest = kept[-len(kept) // 4 :]
         assert newest == list(range(number - len(newest), number)), "the newest are all there"
         assert kept[0] < number // 2, "the oldest time is still covered"
@@ -155,26 +155,23 @@ spool = Spool(sys.argv[1], int(sys.argv[2]))
 print("open", flush=True)
 now = datetime.datetime.now(datetime.UTC)
 while True:
-    frame = spool.oldest("a") if int(sys.argv[3]) else None
-    if frame is not None and frame.sequence % 3 == 0:
-        spool.delivered("a", frame.sequence)
-        os.write(1, b"d %d\\n" % frame.sequence)
-    sequence = spool.append("a", now, b"%d " % (frame.sequence if frame else 0) + bytes(5000))
-    os.write(1, b"a %d\\n" % sequence)
+    for _ in range(2):
+        os.write(1, b"a %d\\n" % spool.append("a", now, bytes(5000)))
+    sequence = spool.oldest("a").sequence
+    os.write(1, b"d %d\\n" % sequence)
+    spool.delivered("a", sequence)
 """
 
 
 def kill_again_and_again(folder, times, seed):
-    """Kill a process that appends; what it acknowledged has to be there, each number once."""
+    """Kill a process that appends and deletes; what it acknowledged has to be there, each number once."""
     acknowledged, delivered = set(), set()
     for number in range(times):
         process = subprocess.Popen(
-            [sys.executable, "-c", APPENDER, str(folder), str(50 * MB), str(number % 2)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
+            [sys.executable, "-c", APPENDER, str(folder), str(50 * MB)], cwd=ROOT, stdout=subprocess.PIPE
         )
         assert process.stdout.readline() == b"open\n"
-        time.sleep(((seed + number) * 0.618034 % 1) * 0.06)
+        time.sleep((seed + number) * 0.618034 % 1 * 0.06)
         process.send_signal(signal.SIGKILL)
         said, _ = process.communicate()
         # a line cut short was not said
@@ -185,15 +182,11 @@ def kill_again_and_again(folder, times, seed):
                 continue
             assert int(sequence) not in acknowledged, "a number is given once"
             acknowledged.add(int(sequence))
-    spool = Spool(folder, 50 * MB)
-    kept = {frame.sequence for frame in drain(spool, "a")}
-    # one whose delivery was being noted may be gone without a word
-    assert acknowledged - delivered - kept == set() or len(acknowledged - delivered - kept) <= times
-    oldest_unsaid = acknowledged - delivered - kept
-    assert all(sequence % 3 == 0 for sequence in oldest_unsaid)
+    with contextlib.closing(Spool(folder, 50 * MB)) as spool:
+        kept = {frame.sequence for frame in drain(spool, "a")}
+    assert acknowledged - delivered <= kept
     assert not list(folder.glob("*.damaged*"))
     assert len(acknowledged) > times
-    spool.close()
 
 
 def test_every_frame_that_was_acknowledged_is_there_after_a_kill(tmp_path):
@@ -295,19 +288,16 @@ def test_on_a_full_disk_frames_are_thinned_and_deliveries_go_on(small_disk, mome
 def test_a_disk_that_others_fill_costs_no_frame_that_is_kept_and_is_used_again_when_there_is_room(small_disk, moment):
     spool = Spool(small_disk / "spool", 20 * MB)
     kept = [spool.append("a", moment, os.urandom(20_000)) for _ in range(20)]
-    with (small_disk / "others").open("wb") as file:
-        with contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-    dropped = 0
+    with (small_disk / "others").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    reasons = set()
     for _ in range(200):
         try:
             kept.append(spool.append("a", moment, os.urandom(20_000)))
         except SpoolError as error:
-            assert error.reason == DISK_FULL
-            assert "disk full" in str(error)
-            dropped += 1
+            reasons.add(error.reason)
+    assert reasons <= {DISK_FULL}
     assert spool.count > 3, "what is kept is not given up for what finds no room"
     delivered = [frame.sequence for frame in drain(spool, "a")]
     assert delivered == sorted(set(delivered) & set(kept))
@@ -315,29 +305,6 @@ def test_a_disk_that_others_fill_costs_no_frame_that_is_kept_and_is_used_again_w
     sequence = spool.append("a", moment, b"x")
     assert sequence == kept[-1] + 1, "a number that no frame got is used"
     spool.close()
-
-
-def limit_file_size():
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MB, 2 * MB))
-
-
-def test_a_limit_on_the_size_of_files_is_a_full_disk_too(tmp_path):
-    script = """
-import datetime, sys
-from device.spool import Spool
-thinned = []
-spool = Spool(sys.argv[1], 50_000_000, on_thinned=thinned.append)
-now = datetime.datetime.now(datetime.UTC)
-for _ in range(300):
-    spool.append("a", now, bytes(20_000))
-assert thinned and spool.oldest("a").sequence == 0, thinned
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "spool")],
-        cwd=ROOT, preexec_fn=limit_file_size, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
 
 
 def test_a_database_that_cannot_be_written_is_an_error_and_not_set_aside(tmp_path, moment, monkeypatch):

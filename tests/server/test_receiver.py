@@ -2,6 +2,8 @@
 
 import datetime
 import http.client
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,6 +20,8 @@ import pytest
 import requests
 
 import rjpeg
+from server.decoding import FrameDecoder
+from server.receiver import Received
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADERS = {
@@ -49,16 +53,133 @@ def test_a_frame_that_is_acknowledged_is_written_as_the_library_decodes_it(start
     assert record["bytes"] == len(jpeg)
 
 
-def test_a_frame_sent_again_replaces_itself_and_one_without_name_gets_its_own(start, jpeg, tmp_path):
+def test_a_frame_sent_again_is_a_duplicate_and_one_without_name_gets_its_own(start, jpeg, tmp_path):
     service = start("--out", str(tmp_path), "--format", "raw")
+    assert post(service, jpeg).status_code == 201
+    [written] = (tmp_path / "cam").iterdir()
+    before = written.stat().st_mtime_ns
     for _ in range(2):
-        assert post(service, jpeg).status_code == 201
+        answer = post(service, jpeg)
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "camera": "cam", "sequence": 7, "capture_time": "2026-03-04T05:06:07.000089Z", "duplicate": True,
+        }  # fmt: skip
+    assert written.stat().st_mtime_ns == before
     for _ in range(3):
         assert post(service, jpeg, Rjpeg_Sequence=None, Rjpeg_Capture_Time=None).status_code == 201
     url = service.post_url() + "?sequence=8&capture_time=2026-03-04T06:06:07%2B01:00"
     answer = requests.post(url, data=jpeg, headers={"Content-Type": "image/jpeg"}, timeout=30)
     assert answer.json()["capture_time"] == "2026-03-04T05:06:07.000000Z"
     assert len(list((tmp_path / "cam").iterdir())) == 1 + 3 + 1
+    service.stop()
+    assert len(service.records()) == 1 + 3 + 1, "a duplicate gets no line"
+
+
+def test_frames_differ_by_camera_number_or_time(start, jpeg):
+    service = start()
+    assert post(service, jpeg).status_code == 201
+    assert post(service, jpeg, camera="other").status_code == 201
+    assert post(service, jpeg, Rjpeg_Sequence="8").status_code == 201
+    assert post(service, jpeg, Rjpeg_Capture_Time="2026-03-04T05:06:08Z").status_code == 201
+    assert post(service, jpeg, Rjpeg_Capture_Time="2026-03-04T06:06:07.000089+01:00").status_code == 200
+
+
+@pytest.mark.parametrize("form", ["png", "raw"])
+def test_a_duplicate_is_known_after_a_restart_by_its_file(start, jpeg, tmp_path, form):
+    service = start("--out", str(tmp_path), "--format", form)
+    assert post(service, jpeg).status_code == 201
+    service.stop(signal.SIGKILL)
+    service = start("--out", str(tmp_path))
+    assert post(service, jpeg).json()["duplicate"]
+    assert post(service, jpeg).json()["duplicate"]
+    assert post(service, jpeg, Rjpeg_Sequence="8").status_code == 201
+    service.stop()
+    assert [record["sequence"] for record in service.records()] == [8]
+    assert len(list((tmp_path / "cam").iterdir())) == 2
+
+
+def test_a_picture_is_on_the_disk_before_it_has_its_name_and_its_folders_before_it_is_acknowledged(
+    jpeg, tmp_path, monkeypatch
+):
+    happened = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def fsync(descriptor):
+        happened.append(("sync", Path(f"/proc/self/fd/{descriptor}").resolve().relative_to(tmp_path.parent)))
+        real_sync(descriptor)
+
+    def replace(path, target):
+        happened.append(("name", target.relative_to(tmp_path.parent)))
+        return real_replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    record = FrameDecoder(durable=True, keep_jpeg=True).process(jpeg, tmp_path / "out" / "cam" / "a")
+    folder = tmp_path.relative_to(tmp_path.parent) / "out" / "cam"
+    named = [path for what, path in happened if what == "name" and not path.name.startswith(".")]
+    assert named == [folder / "a.jpg", folder / "a.png"], "where the picture is, all is"
+    for path in named:
+        at = happened.index(("name", path))
+        assert happened[at - 1] == ("sync", folder / f".{path.name}.unsure")
+        assert ("sync", folder) in happened[at:]
+    assert {("sync", folder.parent), ("sync", folder.parent.parent)} <= set(happened)
+    assert sorted(path.name for path in (tmp_path / "out" / "cam").iterdir()) == ["a.jpg", "a.png"]
+    assert record["picture"].endswith("a.png")
+
+
+def test_a_frame_that_failed_is_no_duplicate_when_it_comes_again(start, jpeg, tmp_path):
+    service = start("--out", str(tmp_path))
+    assert post(service, jpeg[:-10]).status_code == 422
+    assert post(service, jpeg[:-10]).status_code == 422
+    assert post(service, jpeg).status_code == 201
+
+
+def test_a_frame_that_comes_over_many_connections_at_once_is_processed_once(start, encoder, tmp_path):
+    service = start("--out", str(tmp_path), "--workers", "4")
+    noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
+    large = encoder.encode(noise, quality=50)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(service, large), range(24)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 23 + [201]
+    assert service.stop() == 0
+    assert len(service.records()) == 1
+
+
+def test_the_server_remembers_the_last_frames_of_the_last_cameras():
+    received = Received(frames=3, cameras=2)
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    for sequence in range(5):
+        received.add(("a", sequence, now))
+    assert [("a", sequence, now) in received for sequence in range(6)] == [False, False, True, True, True, False]
+    received.add(("b", 0, now))
+    received.add(("a", 5, now))
+    received.add(("c", 0, now))
+    assert ("b", 0, now) not in received, "the camera that was longest unheard of is forgotten"
+    assert ("a", 5, now) in received
+    assert ("c", 0, now) in received
+
+
+def test_metrics_of_the_device_are_in_the_record(start, jpeg):
+    service = start()
+    metrics = {"temperature": 48.5, "reopened": {"cam": 2}}
+    answer = post(service, jpeg, Rjpeg_Metrics=json.dumps(metrics))
+    assert answer.status_code == 201
+    assert answer.json()["metrics"] == metrics
+    service.stop()
+    assert service.records()[0]["metrics"] == metrics
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    ["", "[]", "3", "null", "{", "{'a': 1}", '{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', "[" * 8000,
+     '{"a":' * 1500, '{"a": ' + "1" * 8000 + "}", '{"a": "' + "x" * 8192 + '"}'],
+)  # fmt: skip
+def test_metrics_that_are_no_json_object_of_a_few_kilobytes_are_refused(steady, jpeg, metrics):
+    service, folder = steady
+    answer = post(service, jpeg, Rjpeg_Metrics=metrics)
+    assert answer.status_code == 400
+    assert "metrics must be a JSON object" in answer.json()["error"]
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -154,7 +275,7 @@ def test_a_slow_body_and_slow_headers_are_cut_off_while_others_are_served(start,
         assert time.monotonic() - started < 5
         trickle_until_closed(slow_head)
         assert 5 < time.monotonic() - started < 20
-    assert post(service, jpeg).status_code == 201
+    assert post(service, jpeg, Rjpeg_Sequence="8").status_code == 201
 
 
 def trickle_until_closed(connection):

@@ -1,0 +1,558 @@
+"""Frames to a real MQTT broker, with TLS, passwords and an access list."""
+
+import contextlib
+import itertools
+import json
+import os
+import queue
+import shutil
+import socket
+import socketserver
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from device.config import DeliveryConfig, MqttConfig
+from device.delivery import open_sender
+from device.frames import OutgoingFrame
+from device.mqtt_sender import MqttSender
+from device.sender import RefusedError, RejectedError
+from rjpeg.errors import ConfigError, DeliveryError
+
+MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="needs the broker mosquitto (apt install mosquitto)")
+
+
+def until(condition, seconds=10.0):
+    """Poll until `condition()` is true; what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+    return result
+
+
+class Broker:
+    """mosquitto on free ports of its own: one plain for everybody, one with TLS, passwords and an access list."""
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        self.folder = folder
+        self.port, self.tls_port = free_ports(2)
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self.tls_url = f"mqtts://localhost:{self.tls_port}"
+        self.ca_file = folder / "ca.pem"
+        (folder / "mosquitto.conf").write_text(
+            "\n".join(
+                [
+                    "user root",
+                    "per_listener_settings true",
+                    "persistence false",
+                    "log_dest file " + str(folder / "broker.log"),
+                    *settings,
+                    f"listener {self.port} 127.0.0.1",
+                    "allow_anonymous true",
+                    f"listener {self.tls_port} 127.0.0.1",
+                    "allow_anonymous false",
+                    f"password_file {folder / 'passwords'}",
+                    f"acl_file {folder / 'acl'}",
+                    f"certfile {folder / 'server.pem'}",
+                    f"keyfile {folder / 'server.key'}",
+                ]
+            )
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [str(MOSQUITTO), "-c", str(self.folder / "mosquitto.conf")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+        def listens() -> bool:
+            assert self.process.poll() is None, (self.folder / "broker.log").read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.tls_port), 1):
+                return True
+            return False
+
+        until(listens)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, check=True)
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory):
+    """A certificate authority, the broker's certificate, another authority; passwords, and who may publish where."""
+    folder = tmp_path_factory.mktemp("broker")
+    for name in ("ca", "other"):
+        openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN=test {name}",
+                "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
+    openssl(folder, "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "server.key",
+            "-out", "server.csr")  # fmt: skip
+    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    openssl(folder, "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+            "-days", "2", "-extfile", "names", "-out", "server.pem")  # fmt: skip
+    for user in ("one", "two", "viewer"):
+        subprocess.run(
+            ["mosquitto_passwd", "-b", *(["-c"] if user == "one" else []), "passwords", user, f"password-{user}"],
+            cwd=folder,
+            capture_output=True,
+            check=True,
+        )
+    rules = [f"user {name}\ntopic write site/{name}/#\n" for name in ("one", "two")]
+    (folder / "acl").write_text("\n".join(rules) + "\nuser viewer\ntopic read #\n")
+    return folder
+
+
+@pytest.fixture
+def start_broker(secrets, tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        def start(*settings: str) -> Broker:
+            folder = tmp_path / "broker"
+            shutil.copytree(secrets, folder)
+            broker = Broker(folder, *settings)
+            stack.callback(broker.stop)
+            return broker
+
+        yield start
+
+
+@pytest.fixture
+def broker(start_broker):
+    return start_broker()
+
+
+class Viewer:
+    """Somebody who subscribes to everything on the plain port."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.messages: queue.Queue = queue.Queue()
+        ready = threading.Event()
+        self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.on_message = lambda _client, _data, message: self.messages.put(message)
+        self.client.on_connect = lambda client, *_: client.subscribe("#", 1)
+        self.client.on_subscribe = lambda *_: ready.set()
+        self.client.reconnect_delay_set(1, 1)
+        self.client.connect("127.0.0.1", broker.port)
+        self.client.loop_start()
+        assert ready.wait(10)
+
+    def next(self, topic):
+        """The next message under a topic; others are passed over."""
+        while True:
+            message = self.messages.get(timeout=10)
+            if message.topic == topic:
+                return message
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def view():
+    with contextlib.ExitStack() as stack:
+
+        def start(broker: Broker) -> Viewer:
+            viewer = Viewer(broker)
+            stack.callback(viewer.close)
+            return viewer
+
+        yield start
+
+
+@pytest.fixture
+def open_mqtt():
+    with contextlib.ExitStack() as stack:
+
+        def start(server, camera="one", **options) -> MqttSender:
+            sender = MqttSender(server, camera, **({"timeout": 5.0} | options))
+            stack.callback(sender.close)
+            return sender
+
+        yield start
+
+
+@pytest.fixture
+def frame(moment):
+    return OutgoingFrame("one", 7, moment, b"\xff\xd8jpeg\xff\xd9")
+
+
+@needs_broker
+def test_a_frame_arrives_as_a_plain_jpeg_with_its_number_and_time(broker, view, open_mqtt, frame):
+    viewer = view(broker)
+    sender = open_mqtt(broker.url, expiry=60)
+    assert sender.send(frame) == f"{broker.url}/rjpeg/one/image"
+    message = viewer.next("rjpeg/one/image")
+    assert message.payload == frame.jpeg
+    assert (message.qos, message.retain) == (1, False)
+    assert message.properties.ContentType == "image/jpeg"
+    assert 0 < message.properties.MessageExpiryInterval <= 60
+    assert dict(message.properties.UserProperty) == {
+        "camera": "one", "sequence": "7", "capture_time": "2026-03-04T05:06:07.000089Z",
+    }  # fmt: skip
+
+
+@needs_broker
+def test_a_frame_that_must_not_be_lost_is_not_delivered_while_nobody_has_subscribed(broker, view, open_mqtt, frame):
+    sender = open_mqtt(broker.url, needs_subscriber=True)
+    with pytest.raises(DeliveryError, match="nobody has subscribed to rjpeg/one/image"):
+        sender.send(frame)
+    viewer = view(broker)
+    sender.send(frame)
+    assert viewer.next("rjpeg/one/image").payload == frame.jpeg
+
+
+@needs_broker
+def test_metrics_go_to_a_topic_of_their_own(broker, view, open_mqtt, frame):
+    viewer = view(broker)
+    sender = open_mqtt(broker.url, topic="farm/north")
+    sender.send(frame._replace(metrics='{"temperature":48}'))
+    assert viewer.next("farm/north/one/metrics").payload == b'{"temperature":48}'
+    assert viewer.next("farm/north/one/image").payload == frame.jpeg
+
+
+@needs_broker
+def test_status_says_whether_the_camera_is_there(broker, view, open_mqtt, frame):
+    viewer = view(broker)
+    sender = open_mqtt(broker.url)
+    sender.send(frame)
+    assert viewer.next("rjpeg/one/status").payload == b"online"
+    sender.close()
+    assert viewer.next("rjpeg/one/status").payload == b"offline"
+    sender.send(frame)
+    assert viewer.next("rjpeg/one/status").payload == b"online"
+    sender._connection.drop()
+    assert viewer.next("rjpeg/one/status").payload == b"offline", "the last will"
+    later = view(broker)
+    status = later.next("rjpeg/one/status")
+    assert (status.payload, status.retain) == (b"offline", True)
+
+
+@needs_broker
+def test_a_program_started_anew_takes_over_from_one_that_is_dead_and_is_online(broker, view, open_mqtt, frame):
+    viewer = view(broker)
+    old = open_mqtt(broker.url)
+    old.send(frame)
+    new = open_mqtt(broker.url)
+    new.send(frame)
+    said = [viewer.next("rjpeg/one/status").payload for _ in range(3)]
+    assert said == [b"online", b"offline", b"online"]
+
+
+@needs_broker
+def test_home_assistant_finds_the_camera_by_itself(broker, view, open_mqtt, frame):
+    open_mqtt(broker.url, topic="farm/north", discovery="homeassistant").send(frame)
+    message = view(broker).next("homeassistant/camera/farm_north/one/config")
+    assert message.retain
+    config = json.loads(message.payload)
+    assert config["topic"] == "farm/north/one/image"
+    assert config["unique_id"] == "farm_north_one"
+    assert config["availability_topic"] == "farm/north/one/status"
+    assert config["json_attributes_topic"] == "farm/north/one/metrics"
+    assert config["device"]["identifiers"] == ["farm_north_one"]
+
+
+@needs_broker
+def test_with_tls_and_a_password_a_camera_publishes_as_itself_and_as_no_other(broker, view, frame, tmp_path):
+    (tmp_path / "token").write_text("password-one\n")
+    config = DeliveryConfig(
+        server=broker.tls_url,
+        token_file=str(tmp_path / "token"),
+        ca_file=str(broker.ca_file),
+        timeout_seconds=5,
+        mqtt=MqttConfig(topic="site", username="one", discovery="homeassistant"),
+    )
+    sender = open_sender(config, "one")
+    assert sender.send(frame) == f"{broker.tls_url}/site/one/image"
+    sender.close()
+    other = open_sender(config, "two")
+    with pytest.raises(RefusedError, match="site/two/image: the broker answered 135: Not authorized"):
+        other.send(frame._replace(camera="two"))
+    other.close()
+
+
+@needs_broker
+def test_what_frames_can_do_without_is_only_warned_of_once(broker, open_mqtt, frame, caplog):
+    sender = open_mqtt(broker.tls_url, topic="site", username="one", password="password-one",
+                       ca_file=str(broker.ca_file), discovery="homeassistant")  # fmt: skip
+    for _ in range(2):
+        sender.send(frame)
+        sender.close()
+    assert caplog.text.count("doesn't take homeassistant/camera/site/one/config: Not authorized") == 1
+
+
+@needs_broker
+@pytest.mark.parametrize(("username", "password"), [("one", "wrong"), ("nobody", "password-one"), (None, None)])
+def test_a_wrong_password_is_final(broker, open_mqtt, frame, username, password):
+    sender = open_mqtt(broker.tls_url, username=username, password=password, ca_file=str(broker.ca_file))
+    with pytest.raises(RefusedError, match=r"broker mqtts://localhost:\d+ answered 13[45]"):
+        sender.send(frame)
+
+
+@needs_broker
+def test_a_broker_that_is_not_who_it_should_be_is_sent_nothing(broker, open_mqtt, frame):
+    for ca_file in (None, str(broker.folder / "other.pem")):
+        sender = open_mqtt(broker.tls_url, username="one", password="password-one", ca_file=ca_file)
+        with pytest.raises(DeliveryError, match="its certificate is not trusted") as caught:
+            sender.send(frame)
+        assert type(caught.value) is DeliveryError, "a clock that is wrong looks the same, and gets right"
+    by_address = f"mqtts://127.0.0.1:{broker.tls_port}"
+    sender = open_mqtt(by_address, username="one", password="password-one", ca_file=str(broker.ca_file))
+    with pytest.raises(DeliveryError, match="not trusted: IP address mismatch"):
+        sender.send(frame)
+    assert "New client connected" not in (broker.folder / "broker.log").read_text()
+
+
+@needs_broker
+def test_a_frame_larger_than_the_broker_takes_is_rejected_and_others_go_on(start_broker, open_mqtt, frame):
+    broker = start_broker("max_packet_size 2000")
+    sender = open_mqtt(broker.url)
+    sender.send(frame._replace(jpeg=bytes(1500)))
+    connection = sender._connection
+    with pytest.raises(RejectedError, match=r"a message of \d+ bytes is more than the 2000 that it takes"):
+        sender.send(frame._replace(jpeg=bytes(2001)))
+    sender.send(frame)
+    assert connection is not None
+
+
+@needs_broker
+def test_after_a_broker_was_started_anew_frames_flow_again(broker, view, open_mqtt, frame):
+    sender = open_mqtt(broker.url)
+    sender.send(frame)
+    broker.stop()
+    with pytest.raises(DeliveryError, match="can't be reached") as caught:
+        sender.send(frame)
+    assert type(caught.value) is DeliveryError
+    with pytest.raises(DeliveryError, match="can't be reached: Connection refused"):
+        sender.send(frame)
+    broker.start()
+    viewer = view(broker)
+    sender.send(frame._replace(sequence=8))
+    message = viewer.next("rjpeg/one/image")
+    assert ("sequence", "8") in message.properties.UserProperty, "no frame of before comes late"
+    assert viewer.messages.empty() or viewer.messages.get().topic.endswith("/status")
+
+
+class Silent(socketserver.ThreadingTCPServer):
+    """Accepts, and hands each connection to `talk`."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, talk):
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                with contextlib.suppress(OSError):
+                    talk(self.request)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"mqtt://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+CONNACK = bytes([0x20, 3, 0, 0, 0])
+
+
+def swallow(connection):
+    while connection.recv(65536):
+        pass
+
+
+def accept_and_swallow(connection):
+    connection.recv(65536)
+    connection.sendall(CONNACK)
+    swallow(connection)
+
+
+def trickle(connection):
+    connection.recv(65536)
+    for byte in itertools.chain(b"\x20\xff\xff\x7f", itertools.repeat(0)):
+        connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("talk", [swallow, accept_and_swallow, trickle])
+def test_a_broker_that_hangs_is_given_up_in_time(open_mqtt, frame, talk):
+    with Silent(talk) as server:
+        sender = open_mqtt(server.url, timeout=0.5)
+        for _ in range(2):
+            started = time.monotonic()
+            with pytest.raises(DeliveryError, match="no answer in time"):
+                sender.send(frame)
+            assert time.monotonic() - started < 2
+        started = time.monotonic()
+        sender.close()
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("silence", [b"", b"\x16\x03\x03"])
+def test_a_tls_handshake_that_hangs_is_given_up_in_time(open_mqtt, frame, silence):
+    def talk(connection):
+        for _ in range(100):
+            connection.sendall(silence)
+            time.sleep(0.05)
+
+    with Silent(talk) as server:
+        sender = open_mqtt(server.url.replace("mqtt:", "mqtts:"), timeout=0.5)
+        started = time.monotonic()
+        with pytest.raises(DeliveryError, match="can't be reached"):
+            sender.send(frame)
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x02\x00\x01", bytes(100), b"\xff" * 9])
+def test_a_server_that_is_no_broker_is_an_error_and_no_traceback(open_mqtt, frame, garbage):
+    def talk(connection):
+        connection.recv(65536)
+        connection.sendall(garbage)
+        swallow(connection)
+
+    with Silent(talk) as server:
+        sender = open_mqtt(server.url, timeout=0.5)
+        with pytest.raises(DeliveryError):
+            sender.send(frame)
+
+
+def publish_id(packet):
+    """Packet id of a PUBLISH with QoS 1."""
+    at = 1
+    while packet[at] & 0x80:
+        at += 1
+    at += 1
+    length = int.from_bytes(packet[at : at + 2], "big")
+    return packet[at + 2 + length : at + 4 + length]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(128, DeliveryError), (131, DeliveryError), (135, RefusedError), (144, RefusedError), (151, DeliveryError),
+     (153, RejectedError), (0, None), (16, None)],
+)  # fmt: skip
+def test_reason_codes_are_told_apart(open_mqtt, frame, code, error):
+    def talk(connection):
+        connection.recv(65536)
+        connection.sendall(CONNACK)
+        while packet := connection.recv(65536):
+            if packet[0] & 0xF0 == 0x30:
+                image = b"/image" in packet
+                connection.sendall(b"\x40\x04" + publish_id(packet) + bytes([code if image else 0, 0]))
+
+    with Silent(talk) as server:
+        sender = open_mqtt(server.url, timeout=2)
+        if error is None:
+            sender.send(frame)
+            return
+        with pytest.raises(DeliveryError, match=f"answered {code}") as caught:
+            sender.send(frame)
+        assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(139, DeliveryError), (142, DeliveryError), (149, RejectedError), (135, RefusedError), (151, DeliveryError)],
+)
+def test_a_broker_that_ends_the_connection_says_why(open_mqtt, frame, code, error):
+    def talk(connection):
+        connection.recv(65536)
+        connection.sendall(CONNACK)
+        while packet := connection.recv(65536):
+            if b"/image" in packet:
+                connection.sendall(bytes([0xE0, 2, code, 0]))
+                return
+            connection.sendall(b"\x40\x02" + publish_id(packet))
+
+    with Silent(talk) as server:
+        sender = open_mqtt(server.url, timeout=2)
+        with pytest.raises(DeliveryError, match=f"answered {code}") as caught:
+            sender.send(frame)
+        assert type(caught.value) is error
+
+
+def test_addresses_that_are_none_are_told(open_mqtt, tmp_path):
+    for server in ("mqtt://user:pw@host", "mqtt://host/path", "mqtt://host:port", "mqtt://:1883", "mqtt://host:99999"):
+        with pytest.raises(ConfigError, match=r"delivery\.server") as caught:
+            open_mqtt(server)
+        assert "pw" not in str(caught.value)
+    with pytest.raises(ConfigError, match="can't read ca_file"):
+        open_mqtt("mqtts://host", ca_file=str(tmp_path / "missing"))
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(ConfigError, match="holds no certificate"):
+        open_mqtt("mqtts://host", ca_file=str(tmp_path / "empty"))
+    (tmp_path / "token").write_text("secret")
+    with pytest.raises(ConfigError, match=r"mqtt\.username is needed"):
+        open_sender(DeliveryConfig(server="mqtts://host", token_file=str(tmp_path / "token")), "one")
+
+
+def test_a_password_that_others_can_read_is_warned_of(open_mqtt, caplog):
+    open_mqtt("mqtt://127.0.0.1", username="one", password="secret")
+    open_mqtt("mqtts://host.example", username="one", password="secret")
+    assert not caplog.records
+    open_mqtt("mqtt://host.example", username="one", password="secret")
+    assert "the password goes to mqtt://host.example unencrypted" in caplog.text
+    assert "secret" not in caplog.text
+
+
+class CountingProxy(Silent):
+    """Between the sender and the broker; counts bytes upstream."""
+
+    def __init__(self, port):
+        self.upstream = 0
+
+        def talk(connection):
+            with socket.create_connection(("127.0.0.1", port)) as onward:
+                threading.Thread(target=self.answer, args=[onward, connection], daemon=True).start()
+                while data := connection.recv(65536):
+                    self.upstream += len(data)
+                    onward.sendall(data)
+
+        super().__init__(talk)
+
+    @staticmethod
+    def answer(onward, connection):
+        with contextlib.suppress(OSError):
+            while data := onward.recv(65536):
+                connection.sendall(data)
+
+
+@needs_broker
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_overhead_is_an_estimate_that_is_rather_too_high(broker, open_mqtt, frame, tls):
+    with CountingProxy(broker.tls_port if tls else broker.port) as proxy:
+        port = proxy.server_address[1]
+        sender = (
+            open_mqtt(f"mqtts://localhost:{port}", topic="site", username="one", password="password-one",
+                      ca_file=str(broker.ca_file))
+            if tls else open_mqtt(f"mqtt://127.0.0.1:{port}")
+        )  # fmt: skip
+        # the first costs a connection as well
+        for size, slack in ((100, 2_500), (100, 400), (3_000, 400), (40_000, 400), (300_000, 400)):
+            before, estimate = proxy.upstream, sender.overhead(size)
+            sender.send(frame._replace(jpeg=bytes(size)))
+            payload = proxy.upstream - before - size
+            packets = 72 * (size // 1220 + 1)
+            assert payload + packets <= estimate, size
+            assert estimate <= 2 * (payload + packets) + slack, size
