@@ -80,7 +80,7 @@ class MqttSender:
         topic: prefix of all topics.
         username, password: the password is sent only with a user name.
         ca_file: PEM file with the certificate authority of the broker; None: the system's.
-        timeout: seconds to connect, for TLS, and for each answer of the broker.
+        timeout: seconds to connect, again for TLS, and again for all that the broker has to answer to one frame.
         discovery: topic under which Home Assistant looks for configurations; None: tell it nothing.
         expiry: seconds after which the broker may forget a frame that a subscriber hasn't taken; None: never.
         needs_subscriber: a frame that the broker has nobody to give to is not delivered, and may be sent again.
@@ -146,7 +146,7 @@ class MqttSender:
         """See `device.sender`. Metrics are not in it: they are the caller's to count."""
         # lengths, packet id and the names and values of the properties take less than 200 bytes
         head = 200 + len(self._topic.encode()) + len(self._camera)
-        new = self._connection is None or self._connection.lost is not None
+        new = self._connection is None or self._connection.lost
         # CONNECT, and online with its topic
         opening = 700 + 4 * len(self._topic.encode()) if new else 0
         return head + opening + packet_bytes(size + head, tls=self._tls, new_connection=new)
@@ -157,7 +157,8 @@ class MqttSender:
         if connection is None:
             return
         try:
-            if connection.lost is None:
+            if not connection.lost:
+                connection.allow(self._timeout)
                 connection.publish(f"{self._topic}/status", b"offline", retain=connection.retains)
                 connection.end()
         except DeliveryError as error:
@@ -166,15 +167,16 @@ class MqttSender:
             connection.drop()
 
     def _connected(self) -> "_Connection":
-        if self._connection is not None and self._connection.lost is None:
+        if self._connection is not None and not self._connection.lost:
+            self._connection.allow(self._timeout)
             return self._connection
         if self._connection is not None:
             self._connection.drop()
             self._connection = None
-        connection = _Connection(self._client(), self._timeout)
+        connection = _Connection(self._client())
         try:
             try:
-                reason = connection.open(self._host, self._port)
+                reason = connection.open(self._host, self._port, self._timeout)
             except (OSError, UnicodeError) as error:
                 raise DeliveryError(f"broker {self.name} can't be reached: {cause(error)}") from error
             except (DeliveryError, ValueError) as error:
@@ -215,8 +217,8 @@ class MqttSender:
         try:
             return connection.publish(topic, payload, **options)
         except DeliveryError as error:
-            reason = connection.lost
             connection.drop()
+            reason = connection.reason
             if isinstance(error, RejectedError):
                 raise RejectedError(f"broker {self.name}: {error}") from error
             if reason is not None and reason.is_failure:
@@ -279,29 +281,36 @@ class _Connection:
     """One connection from CONNECT to its end, with at most one message under way.
 
     Attributes:
-        lost: why it ended, None as long as it hasn't.
+        lost: whether it has ended.
+        reason: the broker's for ending it, if it gave one.
         retains, qos: what the broker offers.
     """
 
-    def __init__(self, client: Client, timeout: float) -> None:
-        self.lost: ReasonCode | None = None
+    def __init__(self, client: Client) -> None:
+        self.lost = False
+        self.reason: ReasonCode | None = None
         self.retains = True
         self.qos = 2
         self._largest: int | None = None
         self._client = client
-        self._timeout = timeout
+        self._deadline = 0.0
         # what the network thread hears; more than a few would be a broker gone mad
         self._heard: queue.Queue[tuple[str, int, ReasonCode]] = queue.Queue()
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
 
-    def open(self, host: str, port: int) -> ReasonCode:
+    def allow(self, seconds: float) -> None:
+        """Give the broker so long for all answers from now on."""
+        self._deadline = time.monotonic() + seconds
+
+    def open(self, host: str, port: int, seconds: float) -> ReasonCode:
         """Connect; the broker's answer. Raises OSError, ValueError, DeliveryError."""
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = 0
         properties.MaximumPacketSize = LARGEST_INCOMING
         self._client.connect(host, port, KEEPALIVE_SECONDS, clean_start=True, properties=properties)
+        self.allow(seconds)
         self._client.loop_start()
         return self._answer("connack", 0)
 
@@ -327,8 +336,7 @@ class _Connection:
     def end(self) -> None:
         """Say goodbye, so that the broker doesn't publish the will, and wait until that is sent."""
         self._client.disconnect()
-        deadline = time.monotonic() + self._timeout
-        while self.lost is None and (left := deadline - time.monotonic()) > 0:
+        while not self.lost and (left := self._deadline - time.monotonic()) > 0:
             self._next(left)
 
     def drop(self) -> None:
@@ -342,10 +350,12 @@ class _Connection:
             except OSError as error:
                 logger.debug("dropping a connection: %s", error)
         self._client.loop_stop()
+        self.lost = True
+        # each knows of the other; so both go now, with their files
+        self._client.on_connect = self._client.on_publish = self._client.on_disconnect = None
 
     def _answer(self, kind: str, number: int) -> ReasonCode:
-        deadline = time.monotonic() + self._timeout
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := self._deadline - time.monotonic()) > 0:
             heard = self._next(left)
             if heard is None:
                 break
@@ -373,9 +383,11 @@ class _Connection:
         self._heard.put(("puback", mid, reason))
 
     def _on_disconnect(
-        self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
+        self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
-        self.lost = reason
+        if flags.is_disconnect_packet_from_server:
+            self.reason = reason
+        self.lost = True
         self._heard.put(("lost", 0, reason))
 
 

@@ -118,6 +118,7 @@ class Spool:
         self._bytes = 0
         self._ceilings: dict[str, int] = {}
         self._db: sqlite3.Connection | None = None
+        self._closed = False
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock_file = (self._folder / "lock").open("ab")
@@ -197,6 +198,7 @@ class Spool:
         """Let go of the files; what waits stays. Nothing is raised."""
         with self._lock:
             db, self._db = self._db, None
+            self._closed = True
             if db is not None:
                 try:
                     db.close()
@@ -358,6 +360,9 @@ class Spool:
     def _guarded(self, work: Callable[[], T]) -> T:
         """Do `work`, a second time if the database turned out damaged, then with a new one."""
         try:
+            if self._db is None and not self._closed and work != self._open:
+                # setting a damaged one aside, or making a new one, had failed
+                self._open()
             return work()
         except sqlite3.DatabaseError as error:
             if _code(error) not in DAMAGED:

@@ -44,8 +44,8 @@ SEQUENCE = re.compile(r"[0-9]{1,15}")
 HEADER_SECONDS = 10
 MAX_CONNECTIONS = 512
 METRICS_BYTES = 8192
-REMEMBERED_FRAMES = 10_000  # of each camera
-REMEMBERED_CAMERAS = 1000
+# frames, of one camera and of all; a quarter of a kilobyte each
+REMEMBERED, REMEMBERED_IN_ALL = 10_000, 1_000_000
 
 # camera, sequence, capture time
 Identity = tuple[str, int, datetime.datetime]
@@ -99,7 +99,7 @@ class Receiver:
         self._limits = limits
         self._pending = 0
         self._last_receipt = 0
-        self._received = Received(REMEMBERED_FRAMES, REMEMBERED_CAMERAS)
+        self._received = Received(REMEMBERED, REMEMBERED_IN_ALL)
         self._under_way: dict[Identity, asyncio.Event] = {}
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="decode")
         self.app = Starlette(
@@ -250,11 +250,17 @@ class Receiver:
 
 
 class Received:
-    """The frames that were received last: so many of each camera, and of so many cameras."""
+    """The frames that were received last.
 
-    def __init__(self, frames: int, cameras: int) -> None:
-        self._frames = frames
-        self._most_cameras = cameras
+    Args:
+        of_camera: most that are remembered of one camera.
+        of_all: most in all; beyond, the camera that was longest unheard of loses its oldest.
+    """
+
+    def __init__(self, of_camera: int, of_all: int) -> None:
+        self._of_camera = of_camera
+        self._of_all = of_all
+        self._total = 0
         self._cameras: OrderedDict[str, OrderedDict[tuple[int, datetime.datetime], None]] = OrderedDict()
 
     def __contains__(self, identity: Identity) -> bool:
@@ -262,15 +268,23 @@ class Received:
         return tuple(frame) in self._cameras.get(camera, ())
 
     def add(self, identity: Identity) -> None:
-        """Remember a frame, and forget the one, or the camera, that was longest unheard of."""
+        """Remember a frame."""
         camera, sequence, taken = identity
         frames = self._cameras.setdefault(camera, OrderedDict())
         self._cameras.move_to_end(camera)
-        if len(self._cameras) > self._most_cameras:
-            self._cameras.popitem(last=False)
+        self._total += (sequence, taken) not in frames
         frames[(sequence, taken)] = None
-        if len(frames) > self._frames:
-            frames.popitem(last=False)
+        if len(frames) > self._of_camera:
+            self._forget(camera)
+        if self._total > self._of_all:
+            self._forget(next(iter(self._cameras)))
+
+    def _forget(self, camera: str) -> None:
+        frames = self._cameras[camera]
+        frames.popitem(last=False)
+        self._total -= 1
+        if not frames:
+            del self._cameras[camera]
 
 
 class TimedProtocol(H11Protocol):

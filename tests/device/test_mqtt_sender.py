@@ -1,11 +1,13 @@
 """Frames to a real MQTT broker, with TLS, passwords and an access list."""
 
 import contextlib
+import gc
 import itertools
 import json
 import os
 import queue
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -18,10 +20,11 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device.config import DeliveryConfig, MqttConfig
-from device.delivery import open_sender
+from device.delivery import RecordOutbox, open_sender
 from device.frames import OutgoingFrame
 from device.mqtt_sender import MqttSender
 from device.sender import RefusedError, RejectedError
+from device.spool import Spool
 from rjpeg.errors import ConfigError, DeliveryError
 
 MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
@@ -353,6 +356,62 @@ def test_after_a_broker_was_started_anew_frames_flow_again(broker, view, open_mq
     assert viewer.messages.empty() or viewer.messages.get().topic.endswith("/status")
 
 
+@pytest.fixture
+def record(tmp_path):
+    """An outbox with policy record; its spool; numbers of frames that were sent and those that were dropped."""
+    sent, dropped = [], []
+    with contextlib.closing(Spool(tmp_path / "spool", 10_000_000)) as spool, contextlib.ExitStack() as stack:
+
+        def start(sender):
+            outbox = RecordOutbox(
+                sender, "one", spool, lambda f, *_: sent.append(f.sequence), lambda f, _: dropped.append(f.sequence)
+            )
+            stack.callback(outbox.close)
+            return outbox, spool, sent, dropped
+
+        yield start
+
+
+@needs_broker
+def test_no_recorded_frame_is_lost_while_the_broker_is_started_anew(broker, record, frame):
+    outbox, spool, sent, dropped = record(MqttSender(broker.url, "one", timeout=2))
+    for round_number in range(3):
+        for _ in range(30):
+            outbox.put(frame)
+        until(lambda enough=30 * round_number + 10: len(sent) >= enough)
+        broker.stop()
+        outbox.put(frame)
+        broker.start()
+    assert outbox.flush(20)
+    assert (sent, dropped) == (list(range(93)), [])
+    until(lambda: spool.count == 0)
+
+
+@needs_broker
+def test_while_the_broker_hangs_nothing_piles_up_to_come_later_and_out_of_order(broker, view, record, frame, caplog):
+    viewer = view(broker)
+    outbox, _, sent, dropped = record(MqttSender(broker.url, "one", timeout=0.4))
+    for _ in range(20):
+        outbox.put(frame)
+    until(lambda: len(sent) >= 5)
+    broker.process.send_signal(signal.SIGSTOP)
+    for _ in range(20):
+        outbox.put(frame)
+    until(lambda: "trying again" in caplog.text)
+    time.sleep(1)
+    assert len(sent) < 40
+    broker.process.send_signal(signal.SIGCONT)
+    assert outbox.flush(20)
+    assert (sent, dropped) == (list(range(40)), [])
+    arrived = []
+    while 39 not in arrived:
+        message = viewer.next("rjpeg/one/image")
+        arrived.append(int(dict(message.properties.UserProperty)["sequence"]))
+    assert sorted(set(arrived)) == list(range(40))
+    assert arrived == sorted(arrived)
+    assert len(arrived) <= 45, "only the one under way came again"
+
+
 class Silent(socketserver.ThreadingTCPServer):
     """Accepts, and hands each connection to `talk`."""
 
@@ -393,6 +452,27 @@ def trickle(connection):
     for byte in itertools.chain(b"\x20\xff\xff\x7f", itertools.repeat(0)):
         connection.sendall(bytes([byte]))
         time.sleep(0.05)
+
+
+def accept_and_end(connection):
+    connection.recv(65536)
+    connection.sendall(CONNACK)
+    connection.recv(10)
+
+
+def test_files_are_not_left_open_by_connections_that_fail(open_mqtt, frame):
+    with Silent(accept_and_end) as server:
+        sender = open_mqtt(server.url, timeout=2)
+        gc.disable()
+        try:
+            open_files = []
+            for _ in range(20):
+                with pytest.raises(DeliveryError, match="the connection is lost"):
+                    sender.send(frame)
+                open_files.append(len(list(Path("/proc/self/fd").iterdir())))
+        finally:
+            gc.enable()
+    assert max(open_files[10:]) <= max(open_files[:5]) + 4
 
 
 @pytest.mark.parametrize("talk", [swallow, accept_and_swallow, trickle])

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import itertools
 import os
 import shutil
@@ -231,6 +232,34 @@ def test_a_database_that_is_damaged_while_it_is_used_is_set_aside_too(tmp_path, 
     assert list(tmp_path.glob("frames.db.damaged-*"))
     assert spool.append("a", moment, b"x") >= 50
     assert spool.append("b", moment, b"x") > before
+    spool.close()
+
+
+def test_a_damaged_database_that_cannot_be_set_aside_now_is_later(tmp_path, moment, monkeypatch):
+    spool = Spool(tmp_path, 10 * MB)
+    for _ in range(50):
+        spool.append("a", moment, bytes(20_000))
+    spool.close()
+    with (tmp_path / "frames.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 900_000)
+    real = Path.rename
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with contextlib.suppress(StorageError), monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", read_only)
+        spool = Spool(tmp_path, 10 * MB)
+        while True:
+            spool.append("a", moment, bytes(20_000))
+    assert Path.rename is real
+    assert not list(tmp_path.glob("frames.db.damaged-*"))
+    with contextlib.suppress(StorageError):
+        # where it wasn't found damaged before it was opened
+        spool = Spool(tmp_path, 10 * MB)
+    assert spool.append("a", moment, b"x") >= 50
+    assert list(tmp_path.glob("frames.db.damaged-*"))
     spool.close()
 
 

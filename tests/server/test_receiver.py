@@ -145,18 +145,26 @@ def test_a_frame_that_comes_over_many_connections_at_once_is_processed_once(star
     assert len(service.records()) == 1
 
 
-def test_the_server_remembers_the_last_frames_of_the_last_cameras():
-    received = Received(frames=3, cameras=2)
+def test_the_server_remembers_the_last_frames_of_each_camera_and_not_more_than_so_many_in_all():
+    received = Received(of_camera=3, of_all=5)
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+    def known(camera):
+        return [sequence for sequence in range(10) if (camera, sequence, now) in received]
+
     for sequence in range(5):
         received.add(("a", sequence, now))
-    assert [("a", sequence, now) in received for sequence in range(6)] == [False, False, True, True, True, False]
-    received.add(("b", 0, now))
-    received.add(("a", 5, now))
+        received.add(("a", sequence, now))
+    assert known("a") == [2, 3, 4]
+    for sequence in range(2):
+        received.add(("b", sequence, now))
+    received.add(("a", 4, now))
     received.add(("c", 0, now))
-    assert ("b", 0, now) not in received, "the camera that was longest unheard of is forgotten"
-    assert ("a", 5, now) in received
-    assert ("c", 0, now) in received
+    assert (known("a"), known("b"), known("c")) == ([2, 3, 4], [1], [0]), "b was longest unheard of"
+    received.add(("d", 0, now))
+    assert (known("a"), known("b"), known("c"), known("d")) == ([2, 3, 4], [], [0], [0])
+    received.add(("d", 1, now))
+    assert (known("a"), known("c"), known("d")) == ([3, 4], [0], [0, 1])
 
 
 def test_metrics_of_the_device_are_in_the_record(start, jpeg):
