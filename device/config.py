@@ -77,7 +77,7 @@ class SpoolConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Where `record` keeps frames until they are delivered."""
 
     folder: str = "spool"
-    max_bytes: PositiveInt = 1_000_000_000
+    max_bytes: Annotated[int, msgspec.Meta(ge=1_000_000, le=10**15)] = 1_000_000_000
 
 
 class DeliveryConfig(msgspec.Struct, forbid_unknown_fields=True):

@@ -56,7 +56,7 @@ class Kit:
         encoder = rjpeg.Encoder(config.encoding.model)
         senders = [open_sender(delivery, camera.id) for camera in config.cameras]
         if delivery.policy == "record":
-            self._spool = Spool(delivery.spool.folder, delivery.spool.max_bytes)
+            self._spool = Spool(delivery.spool.folder, delivery.spool.max_bytes, on_thinned=self._thinned)
         sources = self._open_sources()
         bitrate, budget, pacer = config.encoding.bitrate, None, None
         if bitrate is not None:
@@ -74,11 +74,10 @@ class Kit:
                 spool=self._spool,
                 pace=pacer,
             )
-            backlog = functools.partial(self._spool.waiting, camera.id) if self._spool else lambda: 0
             show = functools.partial(self._show, camera.id)
             self.pipelines.append(
                 Pipeline(
-                    camera, config, encoder, frames, make, sender.overhead, backlog, budget,
+                    camera, config, encoder, frames, make, sender.overhead, self._spool, budget,
                     self._metrics, self._report, self._emit, show, self._frames,
                 )
             )  # fmt: skip
@@ -148,6 +147,11 @@ class Kit:
         if source is not None and not source.live:
             raise ConfigError(f"bitrate {self._config.encoding.bitrate:g} needs fps: {source.name} has none of its own")
         return USUAL_FPS
+
+    def _thinned(self, camera: str, frames: int) -> None:
+        self._metrics.camera(camera).thinned(frames)
+        for _ in range(frames):
+            self._report.drop("given up, spool full")
 
     def _show(self, camera: str, jpeg: bytes) -> None:
         if self._view is not None:

@@ -20,6 +20,7 @@ from device.rate import Budget, ChangeDetector
 from device.reader import Reader
 from device.report import Report, frame_record
 from device.sources import Frame, Source, parse_size
+from device.spool import Spool
 from rjpeg.codec import Planes
 from rjpeg.errors import InputError, RjpegError, TargetError
 
@@ -51,7 +52,7 @@ class Pipeline:
         frames: a Reader of a live source, or a source that waits.
         open_outbox: makes the outbox, given what it calls for a frame that was acknowledged or given up.
         overhead: bytes on the wire besides a file of so many bytes.
-        backlog: how many frames wait in the spool.
+        spool: that the outbox uses, if any.
         budget: shared by all cameras; None: no bitrate is set.
         metrics, report: what is counted.
         emit: gets the record of every frame that was delivered.
@@ -67,7 +68,7 @@ class Pipeline:
         frames: Reader | Source,
         open_outbox: Callable[[OnSent, OnDropped], Outbox],
         overhead: Callable[[int], int],
-        backlog: Callable[[], int],
+        spool: Spool | None,
         budget: Budget | None,
         metrics: Metrics,
         report: Report,
@@ -82,7 +83,7 @@ class Pipeline:
         self._encoding = config.encoding
         self._size = parse_size(camera.size)
         self._encoder, self._frames = encoder, frames
-        self._overhead, self._backlog, self._budget, self._report = overhead, backlog, budget, report
+        self._overhead, self._spool, self._budget, self._report = overhead, spool, budget, report
         self._metrics, self._counts = metrics, metrics.camera(camera.id)
         self._emit, self._show, self._limit = emit, show, limit
         self._heartbeat_seconds = config.skip.heartbeat_seconds
@@ -140,7 +141,7 @@ class Pipeline:
 
     def status(self) -> dict[str, Any]:
         """For the local page."""
-        found: dict[str, Any] = {"live": self.live, "running": self.running, "waiting": self._backlog()}
+        found: dict[str, Any] = {"live": self.live, "running": self.running}
         if isinstance(self._frames, Reader):
             found |= {"camera": str(self._frames.state), "last_frame_seconds": self._frames.last_frame_age}
         return found
@@ -210,6 +211,8 @@ class Pipeline:
 
     def _process(self, frame: Frame) -> None:
         now = time.monotonic()
+        if self._spool is not None:
+            self._counts.queued(self._spool.waiting(self.camera), self._spool.waiting_bytes(self.camera))
         new = self._change.is_new(frame.pixels)
         if self.live and not new and now - self._last_sent < self._heartbeat_seconds:
             self._counts.skipped()
@@ -254,7 +257,8 @@ class Pipeline:
             return self._encoder.encode_with_details(
                 pixels, quality=encoding.quality, target_bytes=encoding.target_bytes
             )
-        self._budget.portion = PORTION if self._backlog() > BACKLOG else 1.0
+        backlog = 0 if self._spool is None else self._spool.waiting(self.camera)
+        self._budget.portion = PORTION if backlog > BACKLOG else 1.0
         while not self._stop.is_set():
             now = time.monotonic()
             everything = self._budget.room(now)

@@ -16,6 +16,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -95,13 +96,15 @@ class Spool:
     Args:
         folder: made if need be; on a disk that survives a power cut.
         max_bytes: of all files in it, but for damaged ones set aside; at least 1,000,000.
-        on_thinned: called with the number of frames given up, from the thread that appends.
+        on_thinned: called with a camera and the number of its frames given up, from the thread that appends.
 
     Raises:
         StorageError: the folder can't be written, or another program has it open.
     """
 
-    def __init__(self, folder: str | Path, max_bytes: int, *, on_thinned: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, max_bytes: int, *, on_thinned: Callable[[str, int], None] | None = None
+    ) -> None:
         if max_bytes < SMALLEST:
             raise StorageError(f"spool {folder}: max_bytes {max_bytes} is too little, expected {SMALLEST} at least")
         self._folder = Path(folder)
@@ -115,7 +118,7 @@ class Spool:
         self._batch = max(1, min(LARGEST_BATCH, self._log_pages // 4))
         self._largest_pages = 0
         self._count: dict[str, int] = {}
-        self._bytes = 0
+        self._bytes: dict[str, int] = {}
         self._ceilings: dict[str, int] = {}
         self._db: sqlite3.Connection | None = None
         self._closed = False
@@ -146,7 +149,7 @@ class Spool:
     def bytes(self) -> int:
         """Bytes of the JPEG files that wait."""
         with self._lock:
-            return self._bytes
+            return sum(self._bytes.values())
 
     @property
     def disk_bytes(self) -> int:
@@ -158,6 +161,11 @@ class Spool:
         """Frames of one camera that wait."""
         with self._lock:
             return self._count.get(camera, 0)
+
+    def waiting_bytes(self, camera: str) -> int:
+        """Bytes of one camera's JPEG files that wait."""
+        with self._lock:
+            return self._bytes.get(camera, 0)
 
     def append(self, camera: str, when: datetime.datetime, jpeg: builtins.bytes, metrics: str | None = None) -> int:
         """Keep a frame; its sequence number, once the frame would survive a power cut.
@@ -227,7 +235,7 @@ class Spool:
                 db.execute(statement)
         numbers = db.execute("SELECT camera, COUNT(*), SUM(LENGTH(jpeg)) FROM frames GROUP BY camera").fetchall()
         self._count = {camera: count for camera, count, _ in numbers}
-        self._bytes = sum(size for _, _, size in numbers)
+        self._bytes = {camera: size for camera, _, size in numbers}
         self._ceilings = self._read_ceilings()
         self._fill_reserve()
 
@@ -254,7 +262,7 @@ class Spool:
 
         sequence = self._with_room(insert, thin_and_insert)
         self._count[camera] = self._count.get(camera, 0) + 1
-        self._bytes += len(jpeg)
+        self._bytes[camera] = self._bytes.get(camera, 0) + len(jpeg)
         return sequence
 
     def _with_room(self, work: Callable[[], T], last_resort: Callable[[], T] | None = None) -> T:
@@ -309,13 +317,16 @@ class Spool:
                 f"spool {self._folder}: no room for a frame within {self._max_bytes} bytes, and none to give up",
                 DISK_FULL,
             )
+        given_up: Counter[str] = Counter()
         for start in range(0, len(victims), self._batch):
-            self._delete(victims[start : start + self._batch])
+            given_up += self._delete(victims[start : start + self._batch])
         logger.warning("spool %s is full: %d of the oldest frames given up", self._folder, len(victims))
         if self._on_thinned is not None:
-            self._on_thinned(len(victims))
+            for camera, frames in given_up.items():
+                self._on_thinned(camera, frames)
 
-    def _delete(self, ids: list[int]) -> None:
+    def _delete(self, ids: list[int]) -> Counter[str]:
+        """Delete frames; how many of each camera."""
         db = self._connection
         marks = ",".join("?" * len(ids))
         # a frame that comes back after a power cut is sent twice, and a disk spared a flush
@@ -328,7 +339,8 @@ class Spool:
             db.execute("PRAGMA synchronous = FULL")
         for camera, size in rows:
             self._count[camera] -= 1
-            self._bytes -= size
+            self._bytes[camera] -= size
+        return Counter(camera for camera, _ in rows)
 
     def _capacity(self) -> int:
         """Pages that the database may have, so that the files are not larger than `max_bytes` together."""

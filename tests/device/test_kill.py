@@ -181,8 +181,7 @@ def test_every_frame_of_the_spool_reaches_a_subscriber_through_a_broker_that_is_
     finally:
         client.loop_stop()
     missing = sorted(recorded - set(received))
-    print(
-        f"{KILLS} kills, {len(recorded)} frames, {len(missing)} missing, {len(received) - len(set(received))} came again"
-    )
+    again = len(received) - len(set(received))
+    print(f"{KILLS} kills, {len(recorded)} frames, {len(missing)} missing, {again} came again")
     assert len(recorded) > 5 * KILLS
     assert not missing

@@ -67,9 +67,10 @@ class Hosts:
         subprocess.run(["ip", "netns", "exec", self.camera, "tc", *shape.split()], check=True)
 
     def run(self, host: str, *command: str | Path) -> subprocess.Popen[str]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             ["ip", "netns", "exec", host, sys.executable, "-u", *map(str, command)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self._processes.append(process)
         return process
@@ -220,7 +221,7 @@ def test_after_an_outage_live_frames_are_fresh(hosts, tmp_path, film):
 
 def test_nothing_is_lost_in_an_outage_with_policy_record(hosts, tmp_path, film):
     spool = tmp_path / "spool"
-    received, sent, camera = start(hosts, tmp_path, film, "quality: 5", f", policy: record, spool: {{folder: {spool}}}")
+    received, _, camera = start(hosts, tmp_path, film, "quality: 5", f", policy: record, spool: {{folder: {spool}}}")
     hosts.link("down")
     time.sleep(OUTAGE)
     hosts.link("up")

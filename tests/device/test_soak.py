@@ -76,7 +76,8 @@ def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, policy):
     frames = output.read_text().count("\n")
     late = memory[settled:]
     growth = float(np.median(late[-len(late) // 3 :]) - np.median(late[: len(late) // 3]))
-    print(f"{policy}: {SOAK:g} s, {frames} frames, {max(memory):.0f} MB at most, {growth:+.1f} MB, {max(files)} files open")
+    sizes = f"{max(memory):.0f} MB at most, {growth:+.1f} MB, {max(files)} files open"
+    print(f"{policy}: {SOAK:g} s, {frames} frames, {sizes}")
     assert frames > SOAK
     assert growth < 3
     assert max(memory) < 130

@@ -91,7 +91,7 @@ def test_a_closed_spool_says_so(tmp_path, moment):
 @pytest.mark.parametrize(("max_bytes", "size"), [(SMALLEST, 15_000), (3 * MB, 9_000), (30 * MB, 150_000)])
 def test_it_never_takes_more_of_the_disk_than_it_may_and_thins_what_is_old(tmp_path, moment, max_bytes, size):
     thinned = []
-    spool = Spool(tmp_path, max_bytes, on_thinned=thinned.append)
+    spool = Spool(tmp_path, max_bytes, on_thinned=lambda _, frames: thinned.append(frames))
     number = 4 * max_bytes // size
     frame = os.urandom(size)
     for _ in range(number):
@@ -301,7 +301,7 @@ def small_disk(tmp_path):
 
 def test_on_a_full_disk_frames_are_thinned_and_deliveries_go_on(small_disk, moment):
     thinned = []
-    spool = Spool(small_disk / "spool", 20 * MB, on_thinned=thinned.append)
+    spool = Spool(small_disk / "spool", 20 * MB, on_thinned=lambda _, frames: thinned.append(frames))
     for _ in range(500):
         spool.append("a", moment, os.urandom(20_000))
     assert sum(thinned) + spool.count == 500
@@ -373,7 +373,7 @@ class Model(RuleBasedStateMachine):
     def open(self):
         self.spool = Spool(self.folder, SMALLEST, on_thinned=self.count)
 
-    def count(self, number):
+    def count(self, _, number):
         self.given_up += number
 
     @rule(
