@@ -1,10 +1,12 @@
 """`device/capture.py` as a program: pictures and videos into folders and to servers that misbehave."""
 
 import datetime
+import itertools
 import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -411,3 +413,57 @@ def test_with_a_spool_all_frames_arrive_and_a_later_run_sends_what_an_earlier_on
     assert back.returncode == 0, back.stderr
     assert [line["sequence"] for line in lines(back)[:-1]] == [0, 1, 2, 3, 4, 5]
     assert [headers["Rjpeg-Sequence"] for _, headers, _ in recorder.requests] == list("012345")
+
+
+def test_check_says_what_would_not_work_and_how_to_mend_it(capture, pictures, tmp_path, recorder):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"cameras: [{{source: {pictures}}}]\nencoding: {{quality: 50}}\ndelivery: {{out: {tmp_path}}}\n")
+    found = {check["name"]: check for check in json.loads(capture("check", "--config", path, "--json").stdout)}
+    works = [name for name, check in found.items() if check["ok"]]
+    assert {"camera camera", "encoder"} <= set(works), found
+    broken = capture("check", "--config", path, "--source", "/dev/video97")
+    assert broken.returncode == 1
+    assert "Traceback" not in broken.stderr
+    wrong = [line for line in broken.stdout.splitlines() if line.startswith("FAILED")]
+    assert any("video97" in line for line in wrong)
+
+
+def test_a_supervisor_is_told_that_the_program_runs_works_and_ends(video, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(30)
+        path = tmp_path / "c.yaml"
+        path.write_text(
+            f"cameras: [{{source: {video}, live: true}}]\nencoding: {{quality: 30}}\n"
+            f"delivery: {{out: {tmp_path}/out}}\n"
+        )
+        environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        process = subprocess.Popen(
+            [sys.executable, "device/capture.py", "--config", str(path)],
+            cwd=ROOT, stderr=subprocess.DEVNULL, env=environment,
+        )  # fmt: skip
+        assert supervisor.recv(1000) == b"READY=1"
+        assert supervisor.recv(1000) == b"WATCHDOG=1"
+        process.terminate()
+        while (message := supervisor.recv(1000)) != b"STOPPING=1":
+            assert message.startswith((b"WATCHDOG=1", b"STATUS="))
+        assert process.wait(30) == 0
+
+
+def test_a_clock_that_jumps_neither_stops_frames_nor_their_numbers(photograph, monkeypatch, recorder):
+    class Jumping(Camera):
+        days = itertools.cycle((0, -400, 5000))
+
+        def read(self, due=0.0):
+            frame = super().read(due)
+            return frame._replace(time=frame.time + datetime.timedelta(days=next(self.days)))
+
+    monkeypatch.setattr(sys.modules[__name__], "Camera", Jumping)
+    settings = config.Config(
+        encoding=config.EncodingConfig(bitrate=200_000), delivery=config.DeliveryConfig(server=recorder.url)
+    )
+    records, report = taken(photograph, monkeypatch, settings, 20)
+    assert report.frames == len(records) >= 15
+    sequences = [record["sequence"] for record in records]
+    assert sequences == sorted(sequences)
+    assert len({record["capture_time"][:4] for record in records}) == 3
