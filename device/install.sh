@@ -111,8 +111,9 @@ guide=$top/README.md # in a bundle
 cp "$guide" "$release/README.md"
 # the service can't write here
 "$release/venv/bin/python" -m compileall -q "$release/device" >&2
-say 'loading the networks'
-"$release/venv/bin/python" -I -c 'import rjpeg; rjpeg.Encoder()' >&2 ||
+say 'encoding a frame, to see that all of it runs here'
+"$release/venv/bin/python" -I -c 'import numpy, rjpeg
+rjpeg.Encoder().encode(numpy.zeros((64, 64, 3), "uint8"), quality=50)' >&2 ||
     fail 'rjpeg does not run on this machine; nothing was changed'
 
 if [ -z "$root" ]; then
@@ -138,7 +139,8 @@ if [ ! -e "$etc/config.yaml" ]; then
         "$device/config.yaml" >"$etc/config.yaml"
     owned 640 root:rjpeg "$etc/config.yaml"
 fi
-[ -e "$etc/token" ] || (umask 077 && : >"$etc/token")
+# a new one, for a server that has none yet
+[ -e "$etc/token" ] || (umask 077 && head -c 24 /dev/urandom | base64 >"$etc/token")
 owned 600 rjpeg:rjpeg "$etc/token"
 
 unit=$root/etc/systemd/system/rjpeg-capture.service
@@ -169,6 +171,6 @@ for old in "$opt"-*; do
 done
 say "rjpeg $("$opt/venv/bin/python" -I -c 'import rjpeg; print(rjpeg.__version__)') is in $opt"
 if [ "$new" = yes ]; then
-    say "next: put camera and server into $etc/config.yaml and the server's token into $etc/token, then
-  sudo systemctl restart rjpeg-capture"
+    say "next: put camera and server into $etc/config.yaml; give the server the token in $etc/token,
+  or put the server's there; then: sudo systemctl restart rjpeg-capture"
 fi

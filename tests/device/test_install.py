@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from device import config
+from rjpeg.files import read_token
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -30,20 +31,26 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def make_bundle(folder: Path, *, version: str = "0.1.0", machine: str | None = None, encoder: str = "pass") -> Path:
-    """A bundle whose rjpeg does nothing; `encoder` is the body of its Encoder."""
+def make_bundle(
+    folder: Path, *, version: str = "0.1.0", machine: str | None = None, encode: str = "return b''"
+) -> Path:
+    """A bundle whose rjpeg does nothing, and whose NumPy does not either; `encode` is what the encoder does."""
     wheels = folder / "wheels"
     wheels.mkdir(parents=True)
     pip = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
     shutil.copy(pip, wheels)
     info = f"rjpeg-{version}.dist-info"
     with zipfile.ZipFile(wheels / f"rjpeg-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("rjpeg/__init__.py", f"__version__ = {version!r}\nclass Encoder:\n    {encoder}\n")
+        wheel.writestr("numpy.py", "def zeros(shape, dtype): pass\n")
+        module = f"__version__ = {version!r}\nclass Encoder:\n    def encode(self, frame, quality): {encode}\n"
+        wheel.writestr("rjpeg/__init__.py", module)
         wheel.writestr(
             f"{info}/METADATA", f"Metadata-Version: 2.1\nName: rjpeg\nVersion: {version}\nProvides-Extra: device\n"
         )
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", f"rjpeg/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+        wheel.writestr(
+            f"{info}/RECORD", f"numpy.py,,\nrjpeg/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
     shutil.copytree(ROOT / "device", folder / "device", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "install.sh").symlink_to("device/install.sh")
     (folder / "README.md").write_text("guide\n")
@@ -107,18 +114,26 @@ def test_the_configuration_that_is_made_is_valid_and_secrets_are_the_service_s_o
     assert mode(root / "etc/rjpeg/config.yaml") == "-rw-r-----"
     assert mode(root / "etc/rjpeg/token") == "-rw-------"
     assert mode(root / "var/lib/rjpeg/spool") == "drwxr-x---"
+    assert len(read_token(root / "etc/rjpeg/token")) == 32, "a new one"
 
 
 def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundle, root, tmp_path):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
-    kept = {root / "etc/rjpeg/config.yaml": "mine", root / "etc/rjpeg/token": "s3cret", root / "var/lib/rjpeg/spool/x": "1"}
+    kept = {
+        root / "etc/rjpeg/config.yaml": "mine",
+        root / "etc/rjpeg/token": "s3cret",
+        root / "var/lib/rjpeg/spool/x": "1",
+    }
     for path, text in kept.items():
         path.write_text(text)
     newer = make_bundle(tmp_path / "newer", version="0.2.0")
     upgraded = run(newer / "install.sh", "--root", root)
     assert upgraded.returncode == 0, upgraded.stderr
     assert "next:" not in upgraded.stderr
-    assert run(root / "opt/rjpeg/venv/bin/python", "-I", "-c", "import rjpeg; print(rjpeg.__version__)").stdout == "0.2.0\n"
+    assert (
+        run(root / "opt/rjpeg/venv/bin/python", "-I", "-c", "import rjpeg; print(rjpeg.__version__)").stdout
+        == "0.2.0\n"
+    )
     assert {path: path.read_text() for path in kept} == kept
     assert mode(root / "etc/rjpeg/token") == "-rw-------"
     assert len(list((root / "opt").iterdir())) == 2, "the link and one release"
@@ -127,8 +142,7 @@ def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundl
 def test_a_release_that_does_not_run_leaves_the_one_before(bundle, root, tmp_path):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     before = tree(root)
-    broken = make_bundle(tmp_path / "broken", version="0.2.0", encoder="raise RuntimeError('illegal instruction')")
-    # a class body that raises does so when it is imported
+    broken = make_bundle(tmp_path / "broken", version="0.2.0", encode="import os; os.abort()")
     failed = run(broken / "install.sh", "--root", root)
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == "error: rjpeg does not run on this machine; nothing was changed"
