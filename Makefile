@@ -26,7 +26,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test train restorer export-tflite eval ablation eval-video exactness serve capture bench lint format clean
+.PHONY: help run test train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -36,9 +36,9 @@ help: ## list the targets
 		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
 		'  PHOTOS=FOLDER    training photographs, for the one row of ablation that trains a network' \
-		'  VIDEO=FILE       video of a fixed camera, for eval-video' \
+		'  VIDEO=FILE       video of a fixed camera, for eval-video; any video, for arm64' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
-		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video and bench write' \
+		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, bundle and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -71,6 +71,12 @@ serve: .venv/.ready ## receive frames and decode them, on loopback: ARGS="--list
 
 capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --server URL"
 	$(run_python) device/capture.py $(ARGS)
+
+bundle: .venv-dev/.ready ## an archive that installs on a Raspberry Pi without compiler and network [ARGS="--os trixie"]
+	scripts/bundle $(call flag,--out,$(OUT)) $(ARGS)
+
+arm64: .venv-dev/.ready ## install a bundle in an emulated 64-bit ARM Debian, and hold its maps against ours [VIDEO=FILE]
+	RJPEG_ARM64_VIDEO=$(call quoted,$(VIDEO)) $(dev_python) -m pytest -s -m slow tests/device/test_arm64.py $(ARGS)
 
 exactness: .venv-dev/.ready ## hold every decoded map against the encoder's, both TFLite runtimes crossed [DATA=FOLDER]
 	$(dev_python) -m evaluate.exactness $(call flag,--data,$(DATA)) $(ARGS)

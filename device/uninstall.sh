@@ -1,0 +1,36 @@
+#!/bin/sh
+# Removes what install.sh made. Configuration, token and spooled frames stay unless --purge is given.
+#
+#   sudo ./uninstall.sh [--purge] [--root FOLDER]
+set -eu
+
+usage() { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
+purge=no root=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --purge) purge=yes; shift ;;
+        --root) root=${2:-}; [ -n "$root" ] || usage; shift 2 ;;
+        *) usage ;;
+    esac
+done
+if [ -z "$root" ] && [ "$(id -u)" -ne 0 ]; then
+    printf '%s\n' "error: this must run as root: sudo $0" >&2
+    exit 1
+fi
+
+unit=$root/etc/systemd/system/rjpeg-capture.service
+systemd() { if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi; }
+if [ -e "$unit" ]; then
+    systemd --quiet disable --now rjpeg-capture.service
+    rm -f "$unit"
+    systemd daemon-reload
+fi
+rm -rf "$root/opt/rjpeg" "$root"/opt/rjpeg-*
+if [ "$purge" = yes ]; then
+    rm -rf "$root/etc/rjpeg" "$root/var/lib/rjpeg" "$root/etc/systemd/system/rjpeg-capture.service.d"
+    if [ -z "$root" ] && getent passwd rjpeg >/dev/null; then userdel rjpeg; fi
+else
+    # the user too, who owns them
+    printf '%s\n' "uninstall: /etc/rjpeg, /var/lib/rjpeg and the user rjpeg are left; --purge removes them" >&2
+fi

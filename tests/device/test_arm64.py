@@ -1,0 +1,132 @@
+"""The bundle on a 64-bit ARM Debian without compiler or network, emulated; its files decoded on this machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+import zlib
+from pathlib import Path
+
+import cv2
+import pytest
+
+import rjpeg
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get("RJPEG_ARM64", ROOT / "out/arm64")).absolute()
+LACKING = [
+    package
+    for program, package in (
+        ("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
+        ("qemu-aarch64-static", "qemu-user-static"),
+        ("debootstrap", "debootstrap"),
+    )
+    if shutil.which(program) is None
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="a bundle for bookworm is made with Python 3.11"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="changing the root folder takes root"),
+    pytest.mark.skipif(bool(LACKING), reason=f"needs {' '.join(LACKING)}"),
+]
+
+
+def arm64(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in the ARM system."""
+    return subprocess.run(
+        [ROOT / "scripts/arm64", *command],
+        env=os.environ | {"RJPEG_ARM64": str(FOLDER)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def write_video(path: Path) -> None:
+    """All pictures of calibration_data as a video."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (320, 240))
+    for picture in sorted((ROOT / "calibration_data").glob("*.jpg")):
+        writer.write(cv2.resize(cv2.imread(str(picture)), (320, 240), interpolation=cv2.INTER_AREA))
+    writer.release()
+
+
+# One test, since its parts follow from each other and the system is one.
+def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again_here(tmp_path):
+    made = subprocess.run(
+        [ROOT / "scripts/bundle", "--os", "bookworm", "--out", tmp_path],
+        env=os.environ | {"PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=600,
+    )
+    assert made.returncode == 0, "its messages are above"
+    system = arm64("/bin/sh", "-c", "uname -m; command -v cc c++ gcc g++ pip")
+    if system.returncode == 1 and "binfmt_misc" in system.stderr:
+        pytest.skip(system.stderr.splitlines()[-1])
+    assert system.stdout == "aarch64\n", system.stderr
+
+    scratch = Path("/var/tmp") / uuid.uuid4().hex  # in the ARM system
+    here = FOLDER / scratch.relative_to("/")
+    here.mkdir()
+    here.chmod(0o777)
+    packages = FOLDER / "usr/lib/python3/dist-packages"
+    try:
+        subprocess.run(["tar", "-xf", made.stdout.rstrip("\n"), "-C", here, "--strip-components=1"], check=True)
+        arm64(scratch / "uninstall.sh", "--purge")  # what a test that failed has left
+        # what apt's picamera2 brings: itself, and a NumPy older than rjpeg wants
+        (packages / "numpy").mkdir()
+        (packages / "numpy/__init__.py").write_text("__version__ = '1.24.2'\n")
+        (packages / "picamera2.py").write_text("import numpy\nprint('picamera2 with NumPy', numpy.__version__)\n")
+
+        for _ in range(2):  # the second time is an upgrade
+            installed = arm64("env", "PIP_INDEX_URL=http://127.0.0.1:9/", scratch / "install.sh", "--no-start")
+            assert installed.returncode == 0, installed.stderr
+        assert len(list((FOLDER / "opt").iterdir())) == 2, "the link and one release"
+        python = "/opt/rjpeg/venv/bin/python"
+        found = arm64(python, "-c", "import picamera2")
+        assert found.stdout.startswith("picamera2 with NumPy 1.26"), found.stderr
+        site = next((FOLDER / "opt/rjpeg/venv/lib").iterdir()) / "site-packages"
+        size = sum(path.lstat().st_size for path in site.rglob("*"))
+        assert size < 300_000_000
+
+        video = os.environ.get("RJPEG_ARM64_VIDEO")
+        if video:
+            shutil.copy(video, here / "video")
+        else:
+            write_video(here / "video.avi")
+            (here / "video.avi").rename(here / "video")
+        # as the service's user, who may read the configuration and write nowhere but here
+        captured = arm64(
+            "setpriv", "--reuid=rjpeg", "--regid=rjpeg", "--init-groups",
+            python, "/opt/rjpeg/device/capture.py", "--config", "/etc/rjpeg/config.yaml",
+            "--source", scratch / "video", "--quality", "50", "--out", scratch / "sent", "--json",
+        )  # fmt: skip
+        assert captured.returncode == 0, captured.stderr
+        *records, summary = map(json.loads, captured.stdout.splitlines())
+        assert len(records) == summary["summary"]["frames"] > 0
+
+        # every file's checksum is over its map, so that decoding alone would tell
+        decoder = rjpeg.Decoder()
+        for record in records:
+            decoded = decoder.decode_with_details((FOLDER / record["delivered"].lstrip("/")).read_bytes())
+            assert f"{zlib.crc32(decoded.quality_map.tobytes()):08x}" == record["map_crc32"]
+            assert decoded.frame.shape == (record["height"], record["width"], 3)
+        assert len({record["map_crc32"] for record in records}) > len(records) // 2, "maps differ between pictures"
+        refined = sum(record["refinement_bytes"] > 0 for record in records)
+        print(f"\n{len(records)} maps of {len(records)} exact across architectures, {refined} of them refined; "
+              f"{size / 1e6:.0f} MB of packages")  # fmt: skip
+        if not video:
+            assert refined > 0, "the generator had its say"
+
+        removed = arm64("/opt/rjpeg/uninstall.sh", "--purge")
+        assert removed.returncode == 0, removed.stderr
+        assert not list((FOLDER / "opt").iterdir())
+        assert arm64("getent", "passwd", "rjpeg").returncode == 2
+    finally:
+        shutil.rmtree(here)
+        shutil.rmtree(packages / "numpy", ignore_errors=True)
+        (packages / "picamera2.py").unlink(missing_ok=True)
