@@ -50,9 +50,19 @@ def halved(pixels: int) -> int:
     return -(-pixels // 2)
 
 
-def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling) -> Planes:
-    """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels."""
-    y, cr, cb = cv2.split(cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb))
+def planes_from_frame(
+    frame: NDArray[np.uint8], subsampling: Subsampling, converted: NDArray[np.uint8] | None = None
+) -> Planes:
+    """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels.
+
+    converted: (2, H * W, 3) uint8 to work in, so that no memory is taken; the planes may then be parts of it.
+    """
+    height, width = frame.shape[:2]
+    whole, split = np.empty((2, height * width, 3), np.uint8) if converted is None else converted
+    y, cr, cb = cv2.split(
+        cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb, dst=whole.reshape(height, width, 3)),
+        list(split.reshape(3, height, width)),
+    )
     if subsampling == "4:2:0":
         cb, cr = halve(cb), halve(cr)
     return Planes(y, cb, cr)
@@ -110,12 +120,15 @@ def _double(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
 
 
-def forward_dct(plane: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it."""
+def forward_dct(plane: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it.
+
+    out: an array of that shape to write to.
+    """
     height, width = plane.shape
     if plane.strides[1] != 1:
         plane = np.ascontiguousarray(plane)
-    return _native.forward_dct(plane, blocks_of(height), blocks_of(width))
+    return _native.forward_dct(plane, blocks_of(height), blocks_of(width), out)
 
 
 def level_steps(table: NDArray[np.integer], level_scales: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -1,5 +1,7 @@
 #include "transform.hpp"
 
+#include "clones.hpp"
+
 #include <algorithm>
 #include <cstring>
 
@@ -8,6 +10,8 @@ namespace {
 
 // Eight lanes that the compiler maps to whatever vectors the machine has.
 typedef float Lanes __attribute__((vector_size(kBlock * sizeof(float))));
+typedef std::int32_t Integers __attribute__((vector_size(kBlock * sizeof(std::int32_t))));
+typedef std::uint8_t Samples __attribute__((vector_size(kBlock)));
 
 // kC[k] = cos(k * pi / 16) / 2
 constexpr float kC1 = 0.49039264020161522f;
@@ -21,16 +25,19 @@ constexpr float kC7 = 0.09754516100806412f;
 // Largest coefficient that baseline Huffman coding holds (T.81, F.1.2.2: AC categories up to 10).
 constexpr float kLargestQuantized = 1023.0f;
 
-inline void transpose(Lanes x[kBlock]) {
-  float flat[kBlock][kBlock];
-  std::memcpy(flat, x, sizeof flat);
-  float turned[kBlock][kBlock];
-  for (int i = 0; i < kBlock; ++i)
-    for (int j = 0; j < kBlock; ++j) turned[j][i] = flat[i][j];
-  std::memcpy(x, turned, sizeof turned);
+// Eight rows of eight become columns: pairs of rows are interleaved three times over.
+RJPEG_INLINE void transpose(Lanes x[kBlock]) {
+  Lanes y[kBlock];
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < kBlock / 2; ++i) {
+      y[2 * i] = __builtin_shufflevector(x[i], x[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+      y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+    }
+    std::memcpy(x, y, sizeof y);
+  }
 }
 
-inline void forward_columns(Lanes x[kBlock]) {
+RJPEG_INLINE void forward_columns(Lanes x[kBlock]) {
   const Lanes s0 = x[0] + x[7], s1 = x[1] + x[6], s2 = x[2] + x[5], s3 = x[3] + x[4];
   const Lanes d0 = x[0] - x[7], d1 = x[1] - x[6], d2 = x[2] - x[5], d3 = x[3] - x[4];
   const Lanes t0 = s0 + s3, t1 = s1 + s2, t2 = s0 - s3, t3 = s1 - s2;
@@ -44,7 +51,7 @@ inline void forward_columns(Lanes x[kBlock]) {
   x[7] = kC7 * d0 - kC5 * d1 + kC3 * d2 - kC1 * d3;
 }
 
-inline void inverse_columns(Lanes x[kBlock]) {
+RJPEG_INLINE void inverse_columns(Lanes x[kBlock]) {
   const Lanes t0 = kC4 * (x[0] + x[4]), t1 = kC4 * (x[0] - x[4]);
   const Lanes t2 = kC2 * x[2] + kC6 * x[6], t3 = kC6 * x[2] - kC2 * x[6];
   const Lanes s0 = t0 + t2, s3 = t0 - t2, s1 = t1 + t3, s2 = t1 - t3;
@@ -62,56 +69,107 @@ inline void inverse_columns(Lanes x[kBlock]) {
   x[4] = s3 - d3;
 }
 
+RJPEG_INLINE void forward_block(const std::uint8_t* const rows[kBlock], std::ptrdiff_t left, float* coefficients) {
+  Lanes x[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    Samples samples;
+    std::memcpy(&samples, rows[i] + left, sizeof samples);
+    x[i] = __builtin_convertvector(__builtin_convertvector(samples, Integers), Lanes) - 128.0f;
+  }
+  forward_columns(x);
+  transpose(x);
+  forward_columns(x);
+  transpose(x);
+  std::memcpy(coefficients, x, sizeof x);
+}
+
+RJPEG_INLINE int quantized_value(float c, float step, float offset) {
+  const float magnitude = c < 0.0f ? -c : c;
+  const float index = magnitude / step + offset;
+  const int q = static_cast<int>(index < kLargestQuantized ? index : kLargestQuantized);
+  return c < 0.0f ? -q : q;
+}
+
+RJPEG_INLINE void quantize_block(const float* coefficients, const float* step, const float* offsets,
+                                 std::int16_t* quantized) {
+  for (int k = 0; k < kCoefficients; ++k)
+    quantized[k] = static_cast<std::int16_t>(quantized_value(coefficients[k], step[k], offsets[k]));
+}
+
+RJPEG_INLINE void fill_offsets(float dead_zone, float* offsets) {
+  std::fill(offsets, offsets + kCoefficients, 0.5f - dead_zone);
+  offsets[0] = 0.5f;
+}
+
 }  // namespace
 
+RJPEG_WIDE
 void forward_dct(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width, std::ptrdiff_t stride,
                  std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, float* coefficients) {
+  const std::ptrdiff_t whole_cols = width / kBlock;
   for (std::ptrdiff_t block_row = 0; block_row < block_rows; ++block_row) {
     const std::uint8_t* rows[kBlock];
-    for (int i = 0; i < kBlock; ++i)
-      rows[i] = plane + std::min(block_row * kBlock + i, height - 1) * stride;
-    for (std::ptrdiff_t block_col = 0; block_col < block_cols; ++block_col) {
+    for (int i = 0; i < kBlock; ++i) rows[i] = plane + std::min(block_row * kBlock + i, height - 1) * stride;
+    for (std::ptrdiff_t block_col = 0; block_col < block_cols; ++block_col, coefficients += kCoefficients) {
       const std::ptrdiff_t left = block_col * kBlock;
-      Lanes x[kBlock];
-      for (int i = 0; i < kBlock; ++i) {
-        float row[kBlock];
-        if (left + kBlock <= width) {
-          for (int j = 0; j < kBlock; ++j) row[j] = static_cast<float>(rows[i][left + j]) - 128.0f;
-        } else {
-          for (int j = 0; j < kBlock; ++j)
-            row[j] = static_cast<float>(rows[i][std::min(left + j, width - 1)]) - 128.0f;
-        }
-        std::memcpy(&x[i], row, sizeof row);
+      if (block_col < whole_cols) {
+        forward_block(rows, left, coefficients);
+        continue;
       }
-      forward_columns(x);
-      transpose(x);
-      forward_columns(x);
-      transpose(x);
-      std::memcpy(coefficients, x, sizeof x);
-      coefficients += kCoefficients;
+      std::uint8_t continued[kBlock][kBlock];
+      const std::uint8_t* edge[kBlock];
+      for (int i = 0; i < kBlock; ++i) {
+        for (int j = 0; j < kBlock; ++j) continued[i][j] = rows[i][std::min(left + j, width - 1)];
+        edge[i] = continued[i];
+      }
+      forward_block(edge, 0, coefficients);
     }
   }
 }
 
+RJPEG_WIDE
 void quantize(const float* coefficients, std::ptrdiff_t blocks, const float* steps, const std::uint8_t* levels,
               float dead_zone, std::int16_t* quantized) {
   float offsets[kCoefficients];
-  std::fill(offsets, offsets + kCoefficients, 0.5f - dead_zone);
-  offsets[0] = 0.5f;
+  fill_offsets(dead_zone, offsets);
   for (std::ptrdiff_t block = 0; block < blocks; ++block) {
-    const float* step = steps + levels[block] * kCoefficients;
-    for (int k = 0; k < kCoefficients; ++k) {
-      const float c = coefficients[k];
-      const float magnitude = c < 0.0f ? -c : c;
-      const float index = magnitude / step[k] + offsets[k];
-      const int q = static_cast<int>(index < kLargestQuantized ? index : kLargestQuantized);
-      quantized[k] = static_cast<std::int16_t>(c < 0.0f ? -q : q);
-    }
+    quantize_block(coefficients, steps + levels[block] * kCoefficients, offsets, quantized);
     coefficients += kCoefficients;
     quantized += kCoefficients;
   }
 }
 
+RJPEG_WIDE
+void quantize_regions(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
+                      const float* steps, const RegionLevels& levels, const std::uint8_t* before, float dead_zone,
+                      std::int16_t* quantized, Mask* masks) {
+  float offsets[kCoefficients];
+  fill_offsets(dead_zone, offsets);
+  const int across = block_rows == levels.rows && block_cols == levels.cols ? 0 : 1;
+  for (std::ptrdiff_t row = 0; row < block_rows; ++row)
+    for (std::ptrdiff_t col = 0; col < block_cols; ++col) {
+      const std::ptrdiff_t region = ((row >> across) * levels.cols + (col >> across)) * 2;
+      const std::uint8_t level = levels.values[region];
+      if (before == nullptr || before[region] != level) {
+        quantize_block(coefficients, steps + level * kCoefficients, offsets, quantized);
+        *masks = mask_of(quantized);
+      }
+      coefficients += kCoefficients;
+      quantized += kCoefficients;
+      ++masks;
+    }
+}
+
+RJPEG_WIDE
+void dequantized_dc(const float* coefficients, std::ptrdiff_t blocks, int step, std::int32_t* dc) {
+  const auto divisor = static_cast<float>(step);
+  for (std::ptrdiff_t block = 0; block < blocks; ++block) {
+    const float c = coefficients[block * kCoefficients];
+    dc[block] = quantized_value(c, divisor, 0.5f) * step;
+  }
+}
+
+RJPEG_WIDE
 void inverse_dct(const std::int16_t* quantized, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
                  const float* steps, const std::uint8_t* levels, std::uint8_t* plane) {
   const std::ptrdiff_t stride = block_cols * kBlock;
