@@ -71,6 +71,7 @@ int Companding::of(float x) const {
   return result;
 }
 
+RJPEG_WIDE
 void generator_input(const float* y, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* cb,
                      const float* cr, std::ptrdiff_t rows, std::ptrdiff_t cols, int rate, const Quantization& to,
                      std::int8_t* input) {
@@ -80,8 +81,9 @@ void generator_input(const float* y, std::ptrdiff_t block_rows, std::ptrdiff_t b
     *input++ = to.of(std::min(std::max(static_cast<double>(block[0] / kBlock), kLowest), kHighest));
     for (int k = 1; k < frequencies; ++k) {
       const float c = block[kZigzag[k]];
-      const int size = companding.of(1.0f + (c < 0.0f ? -c : c));
-      *input++ = within_int8((c < 0.0f ? -size : size) + to.zero_point);
+      const int size = companding.of(1.0f + std::fabs(c));
+      const int negative = -static_cast<int>(bits_of(c) >> 31);
+      *input++ = within_int8((size ^ negative) - negative + to.zero_point);
     }
   };
   for (std::ptrdiff_t row = 0; row < rows; ++row)

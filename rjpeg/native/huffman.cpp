@@ -1,5 +1,6 @@
 #include "huffman.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -94,9 +95,10 @@ HuffmanTable best_table(const Histogram& histogram) {
 
   HuffmanTable table;
   for (std::size_t bits = 1; bits <= 16; ++bits) table.lengths[bits] = static_cast<std::uint8_t>(count[bits]);
-  for (int bits = 1; bits <= kReserved; ++bits)
-    for (int symbol = 0; symbol < kReserved; ++symbol)
-      if (length[static_cast<std::size_t>(symbol)] == bits) table.symbols.push_back(static_cast<std::uint8_t>(symbol));
+  for (int symbol = 0; symbol < kReserved; ++symbol)
+    if (length[static_cast<std::size_t>(symbol)] > 0) table.symbols.push_back(static_cast<std::uint8_t>(symbol));
+  std::stable_sort(table.symbols.begin(), table.symbols.end(),
+                   [&length](std::uint8_t a, std::uint8_t b) { return length[a] < length[b]; });
   return table;
 }
 

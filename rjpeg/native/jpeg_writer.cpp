@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 
+#include "clones.hpp"
 #include "huffman.hpp"
 
 namespace rjpeg {
@@ -23,82 +24,106 @@ constexpr std::uint32_t kAc = 1, kChroma = 2;
 
 struct Tokens {
   std::unique_ptr<Token[]> tokens;
-  Token* end = nullptr;
+  const Token* end = nullptr;
   std::array<Histogram, kKinds> histograms{};
-  int largest_dc = 0, largest_ac = 0;  // sizes
+};
 
-  void put(std::uint32_t kind, int symbol, int bits) {
-    ++histograms[kind][static_cast<std::size_t>(symbol)];
-    *end++ = kind << (kBitsOfSymbol + kBitsOfValue) | static_cast<Token>(symbol) << kBitsOfValue |
-             static_cast<Token>(bits);
-  }
+// Writes tokens and counts their symbols.
+class Tokenizer {
+ public:
+  explicit Tokenizer(Token* to, Histogram* histograms) : to_(to), histograms_(histograms) {}
 
-  // Negative values are one's complements (T.81, F.1.2.1).
-  static int bits_of(int value, int size) { return (value < 0 ? value - 1 : value) & ((1 << size) - 1); }
-
-  void put_block(const std::int16_t* block, Mask mask, std::uint32_t kind, int& dc) {
+  RJPEG_INLINE void put_block(const std::int16_t* block, Mask mask, std::uint32_t kind, int& dc) {
     const int difference = block[0] - dc;
     dc = block[0];
-    const int dc_size = size_of(std::abs(difference));
-    largest_dc = std::max(largest_dc, dc_size);
-    put(kind, dc_size, bits_of(difference, dc_size) & ((1 << kBitsOfValue) - 1));
+    Token* to = to_;
+    largest_dc_ |= std::abs(difference);
+    *to++ = token(kind, size_of(std::abs(difference)), difference);
     kind |= kAc;
     int before = 0;
     for (mask &= ~Mask{1}; mask; mask &= mask - 1) {
       const int k = __builtin_ctzll(mask);
       int run = k - before - 1;
       before = k;
-      for (; run > 15; run -= 16) put(kind, kSixteenZeros, 0);
+      for (; run > 15; run -= 16) *to++ = token(kind, kSixteenZeros, 0);
       const int value = block[kZigzag[k]];
-      const int size = size_of(std::abs(value));
-      largest_ac = std::max(largest_ac, size);
-      put(kind, (run << 4 | size) & 0xFF, bits_of(value, size) & ((1 << kBitsOfValue) - 1));
+      const int magnitude = std::abs(value);
+      largest_ac_ |= magnitude;
+      *to++ = token(kind, run << 4 | size_of(magnitude), value);
     }
-    if (before < 63) put(kind, kEndOfBlock, 0);
+    if (before < 63) *to++ = token(kind, kEndOfBlock, 0);
+    for (const Token* each = to_; each < to; ++each) ++counts()[*each >> kBitsOfValue];
+    to_ = to;
   }
 
   // A block beyond the picture that fills an MCU: flat, as light as the one before.
   void put_filler(std::uint32_t kind) {
-    put(kind, 0, 0);
-    put(kind | kAc, kEndOfBlock, 0);
+    for (const Token each : {token(kind, 0, 0), token(kind | kAc, kEndOfBlock, 0)}) {
+      ++counts()[each >> kBitsOfValue];
+      *to_++ = each;
+    }
   }
+
+  const Token* end() const { return to_; }
+  bool fits_baseline() const { return size_of(largest_dc_) <= kMostDcSize && size_of(largest_ac_) <= kMostAcSize; }
+
+ private:
+  std::uint32_t* counts() { return histograms_->data(); }
+
+  // Negative values are one's complements (T.81, F.1.2.1). Sizes that baseline coding lacks are refused in the end.
+  static Token token(std::uint32_t kind, int symbol, int value) {
+    const int size = symbol & 15;
+    const int bits = (value < 0 ? value - 1 : value) & ((1 << size) - 1) & ((1 << kBitsOfValue) - 1);
+    return kind << (kBitsOfSymbol + kBitsOfValue) | static_cast<Token>(symbol & 0xFF) << kBitsOfValue |
+           static_cast<Token>(bits);
+  }
+
+  Token* to_;
+  Histogram* histograms_;
+  int largest_dc_ = 0, largest_ac_ = 0;  // all magnitudes' bits
 };
 
 // All blocks in the order of an interleaved scan (T.81, A.2.3).
+RJPEG_WIDE
 Tokens tokens_of(const std::vector<WrittenComponent>& components) {
   std::size_t most = 0;
   std::ptrdiff_t mcu_rows = 0, mcu_cols = 0;
-  for (const WrittenComponent& component : components) {
-    const auto& blocks = component.blocks;
-    const int h = components.size() == 1 ? 1 : component.h, v = components.size() == 1 ? 1 : component.v;
-    mcu_rows = std::max(mcu_rows, (blocks.rows + v - 1) / v);
-    mcu_cols = std::max(mcu_cols, (blocks.cols + h - 1) / h);
+  std::array<std::ptrdiff_t, 3> h{1, 1, 1}, v{1, 1, 1};
+  for (std::size_t c = 0; c < components.size(); ++c) {
+    const Blocks& blocks = components[c].blocks;
+    if (components.size() > 1) {
+      h[c] = components[c].h;
+      v[c] = components[c].v;
+    }
+    mcu_rows = std::max(mcu_rows, (blocks.rows + v[c] - 1) / v[c]);
+    mcu_cols = std::max(mcu_cols, (blocks.cols + h[c] - 1) / h[c]);
     for (std::ptrdiff_t i = 0; i < blocks.rows * blocks.cols; ++i)
       most += static_cast<std::size_t>(__builtin_popcountll(blocks.masks[i]));
   }
-  for (const WrittenComponent& component : components)
+  for (std::size_t c = 0; c < components.size(); ++c)
     // DC, end of block and at most three times sixteen zeros in each
-    most += static_cast<std::size_t>(5 * mcu_rows * mcu_cols * component.h * component.v);
+    most += static_cast<std::size_t>(5 * mcu_rows * mcu_cols * h[c] * v[c]);
   Tokens out;
   out.tokens.reset(new Token[most]);
-  out.end = out.tokens.get();
+  static_assert(sizeof out.histograms == kKinds * sizeof(Histogram), "one histogram after another");
+  Tokenizer tokenizer(out.tokens.get(), out.histograms.data());
   std::array<int, 3> dc{};
   for (std::ptrdiff_t mcu_row = 0; mcu_row < mcu_rows; ++mcu_row)
     for (std::ptrdiff_t mcu_col = 0; mcu_col < mcu_cols; ++mcu_col)
       for (std::size_t c = 0; c < components.size(); ++c) {
         const Blocks& blocks = components[c].blocks;
-        const int h = components.size() == 1 ? 1 : components[c].h, v = components.size() == 1 ? 1 : components[c].v;
         const std::uint32_t kind = c > 0 ? kChroma : 0;
-        for (std::ptrdiff_t row = mcu_row * v; row < (mcu_row + 1) * v; ++row)
-          for (std::ptrdiff_t col = mcu_col * h; col < (mcu_col + 1) * h; ++col) {
+        for (std::ptrdiff_t row = mcu_row * v[c]; row < (mcu_row + 1) * v[c]; ++row)
+          for (std::ptrdiff_t col = mcu_col * h[c]; col < (mcu_col + 1) * h[c]; ++col) {
             const std::ptrdiff_t at = row * blocks.cols + col;
             if (row < blocks.rows && col < blocks.cols)
-              out.put_block(blocks.values + 64 * at, blocks.masks[at], kind, dc[c]);
+              tokenizer.put_block(blocks.values + 64 * at, blocks.masks[at], kind, dc[c]);
             else
-              out.put_filler(kind);
+              tokenizer.put_filler(kind);
           }
       }
-  if (out.largest_dc > kMostDcSize || out.largest_ac > kMostAcSize)
+  out.end = tokenizer.end();
+  if (!tokenizer.fits_baseline())
     throw JpegFailure("JPEG can't be written: coefficients are larger than baseline coding holds");
   return out;
 }
@@ -138,7 +163,7 @@ class BitWriter {
  public:
   explicit BitWriter(unsigned char* to) : to_(to) {}
 
-  void put(std::uint32_t bits, int length) {  // up to 27 bits
+  RJPEG_INLINE void put(std::uint32_t bits, int length) {  // up to 27 bits
     bits_ = bits_ << length | bits;
     held_ += length;
     if (held_ >= 32) {
@@ -174,6 +199,18 @@ class BitWriter {
   std::uint64_t bits_ = 0;
   int held_ = 0;
 };
+
+// The tokens' codes, those of each kind after those of the one before. Returns the end of what was written.
+RJPEG_WIDE
+unsigned char* write_scan(const Token* token, const Token* end, const Code* codes, unsigned char* to) {
+  constexpr std::uint32_t kValue = (1 << kBitsOfValue) - 1;
+  BitWriter writer(to);
+  for (; token != end; ++token) {
+    const Code& code = codes[*token >> kBitsOfValue];
+    writer.put(code.code | (*token & kValue), code.length);
+  }
+  return writer.finish();
+}
 
 }  // namespace
 
@@ -264,15 +301,8 @@ std::string write_file(int width, int height, const std::vector<WrittenComponent
   // Twice the bytes, if a zero had to follow every one of them.
   const std::size_t most = 2 * (static_cast<std::size_t>(bits / 8) + 2);
   const std::unique_ptr<unsigned char[]> scan(new unsigned char[most]);
-  BitWriter writer(scan.get());
-  constexpr std::uint32_t kValue = (1 << kBitsOfValue) - 1;
-  const Code* flat = codes[0].data();
   static_assert(sizeof codes == kKinds * 256 * sizeof(Code), "one table after another");
-  for (const Token* token = tokens.tokens.get(); token != tokens.end; ++token) {
-    const Code& code = flat[*token >> kBitsOfValue];
-    writer.put(code.code | (*token & kValue), code.length);
-  }
-  const unsigned char* end = writer.finish();
+  const unsigned char* end = write_scan(tokens.tokens.get(), tokens.end, codes[0].data(), scan.get());
   file.append(reinterpret_cast<const char*>(scan.get()), static_cast<std::size_t>(end - scan.get()));
   put_byte(file, 0xFF);
   put_byte(file, kEoi);

@@ -54,6 +54,11 @@ struct CrcTables {
   }
 };
 
+const CrcTables& crc_tables() {
+  static const CrcTables tables;
+  return tables;
+}
+
 }  // namespace
 
 RJPEG_WIDE
@@ -61,8 +66,9 @@ void find_masks(const std::int16_t* blocks, std::ptrdiff_t count, Mask* masks) {
   for (std::ptrdiff_t i = 0; i < count; ++i, blocks += 64) masks[i] = mask_of(blocks);
 }
 
+RJPEG_WIDE
 std::uint32_t checksum(std::uint32_t crc, const Blocks& blocks) {
-  static const CrcTables tables;
+  const CrcTables& tables = crc_tables();
   crc = ~crc;
   const std::int16_t* block = blocks.values;
   for (std::ptrdiff_t i = 0; i < blocks.rows * blocks.cols; ++i, block += 64) {
@@ -79,6 +85,7 @@ std::uint32_t checksum(std::uint32_t crc, const Blocks& blocks) {
   return ~crc;
 }
 
+RJPEG_WIDE
 void count_nonzero(const Blocks& blocks, std::ptrdiff_t rows, std::ptrdiff_t cols, std::int32_t* counts) {
   const int across = blocks.cols == cols && blocks.rows == rows ? 0 : 1;
   for (std::ptrdiff_t row = 0; row < blocks.rows; ++row)

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "clones.hpp"
 
@@ -28,8 +29,11 @@ RJPEG_INLINE Mask mask_of(const std::int16_t* block) {
   for (int k = 0; k < 64; ++k) nonzero[k] = block[k] != 0;
   Mask mask = 0;
   for (int row = 0; row < 8; ++row) {
-    std::uint64_t bytes = 0;
-    for (int i = 0; i < 8; ++i) bytes |= static_cast<std::uint64_t>(nonzero[8 * row + i]) << 8 * i;
+    std::uint64_t bytes;
+    std::memcpy(&bytes, nonzero + 8 * row, sizeof bytes);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    bytes = __builtin_bswap64(bytes);
+#endif
     const auto bits = static_cast<unsigned>(bytes * 0x0102040810204080u >> 56);  // bit i is byte i
     mask |= kZigzagBits.of[2 * row][bits & 15] | kZigzagBits.of[2 * row + 1][bits >> 4];
   }
