@@ -1,6 +1,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+def planes_from_bgr(
+    frame: NDArray[np.uint8], y: NDArray[np.uint8], cb: NDArray[np.uint8], cr: NDArray[np.uint8]
+) -> None: ...
 def forward_dct(
     plane: NDArray[np.uint8], block_rows: int, block_cols: int, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]: ...
@@ -13,6 +16,15 @@ def quantize_regions(
     levels: NDArray[np.uint8],
     channel: int,
     before: NDArray[np.uint8] | None,
+    dead_zone: float,
+    quantized: NDArray[np.int16],
+    masks: NDArray[np.uint64],
+) -> None: ...
+def transform_and_quantize(
+    plane: NDArray[np.uint8],
+    steps: NDArray[np.float32],
+    levels: NDArray[np.uint8],
+    channel: int,
     dead_zone: float,
     quantized: NDArray[np.int16],
     masks: NDArray[np.uint64],
@@ -39,6 +51,7 @@ def count_nonzero(
 def checksum(blocks: NDArray[np.int16], masks: NDArray[np.uint64], crc: int) -> int: ...
 def read_file(jpeg: bytes, max_pixels: int, segment_code: int, with_blocks: bool) -> dict: ...
 def decode_plain(jpeg: bytes, max_pixels: int) -> NDArray[np.uint8]: ...
+def rice_encode(gaps: NDArray[np.int64], differences: NDArray[np.int64]) -> bytes: ...
 def write_file(
     width: int,
     height: int,

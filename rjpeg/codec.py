@@ -51,21 +51,23 @@ def halved(pixels: int) -> int:
 
 
 def planes_from_frame(
-    frame: NDArray[np.uint8], subsampling: Subsampling, converted: NDArray[np.uint8] | None = None
+    frame: NDArray[np.uint8], subsampling: Subsampling, out: Planes | None = None
 ) -> Planes:
     """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels.
 
-    converted: (2, H * W, 3) uint8 to work in, so that no memory is taken; the planes may then be parts of it.
+    out: planes of the right sizes to write to.
     """
-    height, width = frame.shape[:2]
-    whole, split = np.empty((2, height * width, 3), np.uint8) if converted is None else converted
-    y, cr, cb = cv2.split(
-        cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb, dst=whole.reshape(height, width, 3)),
-        list(split.reshape(3, height, width)),
-    )
-    if subsampling == "4:2:0":
-        cb, cr = halve(cb), halve(cr)
-    return Planes(y, cb, cr)
+    if frame.strides[1:] != (3, 1):
+        frame = np.ascontiguousarray(frame)
+    planes = empty_planes(frame.shape[0], frame.shape[1], subsampling) if out is None else out
+    _native.planes_from_bgr(frame, *planes)
+    return planes
+
+
+def empty_planes(height: int, width: int, subsampling: Subsampling) -> Planes:
+    """Planes for a frame of this size, not yet filled."""
+    chroma = (halved(height), halved(width)) if subsampling == "4:2:0" else (height, width)
+    return Planes(*(np.empty(size, np.uint8) for size in ((height, width), chroma, chroma)))
 
 
 def reduce(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

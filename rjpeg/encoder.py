@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -98,9 +99,8 @@ class _Workspace:
     def __init__(self, coding_size: tuple[int, int], subsampling: Subsampling) -> None:
         self.key = (coding_size, subsampling)
         height, width = coding_size
-        self.converted = np.empty((2, height * width, 3), np.uint8)
-        chroma = coding_size if subsampling == "4:4:4" else (codec.halved(height), codec.halved(width))
-        grids = [(codec.blocks_of(rows), codec.blocks_of(cols)) for rows, cols in (coding_size, chroma, chroma)]
+        self.planes = codec.empty_planes(height, width, subsampling)
+        grids = [(codec.blocks_of(plane.shape[0]), codec.blocks_of(plane.shape[1])) for plane in self.planes]
         self.coefficients = [np.empty((*grid, 64), np.float32) for grid in grids]
         self.quantized = [np.empty((*grid, 64), np.int16) for grid in grids]
         self.masks = [np.empty(grid, np.uint64) for grid in grids]
@@ -333,7 +333,7 @@ class Encoder:
         if isinstance(frame, Planes):
             planes = codec.reduce_planes(frame, coding_size)
         else:
-            planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling, workspace.converted)
+            planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling, workspace.planes)
         converted = perf_counter()
         coefficients = [
             codec.forward_dct(plane, out) for plane, out in zip(planes, workspace.coefficients, strict=True)
@@ -415,11 +415,12 @@ class Encoder:
     def _finest_percent(self, percent: float) -> float:
         """Scale of the DQT's tables for a picture that is coded at `percent` on average: finer by the map's center."""
         leveling, mean_step = self.model.leveling, float(np.mean(self.model.base_tables[0]))
-        low, high = -8.0, float(np.log2(percent))
+        wanted = math.log2(percent)
+        low, high = -8.0, wanted
         for _ in range(40):
             middle = (low + high) / 2
             strength = leveling.strength(max(1.0, mean_step * 2.0**middle / 100.0))
-            if middle + leveling.octaves(strength) < np.log2(percent):
+            if middle + leveling.octaves(strength) < wanted:
                 low = middle
             else:
                 high = middle

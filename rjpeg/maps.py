@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -31,11 +32,11 @@ class Leveling(NamedTuple):
         A file of finest steps has nothing to give away: below `fade` octaves of the mean step the range shrinks
         to nothing.
         """
-        return float(np.clip(np.log2(mean_luma_step) / self.fade, 0.0, 1.0))
+        return min(max(math.log2(mean_luma_step) / self.fade, 0.0), 1.0)
 
     def octaves(self, strength: float) -> float:
         """How much coarser than the DQT the luma of an average region is, in octaves, at a strength of 0..1."""
-        return float(np.log2(self.scales[self.centers[0]])) * strength
+        return math.log2(self.scales[self.centers[0]]) * strength
 
 
 def levels_from_output(

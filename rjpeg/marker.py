@@ -133,8 +133,7 @@ def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) 
     if changed.size <= _MOST_DIFFERENCES:
         gaps = np.diff(changed, prepend=-1) - 1
         differences = after[changed].astype(np.int64) - before[changed]
-        lengths = [int(np.sum(gaps >> k)) + k * gaps.size for k in range(16)]
-        coded = _rice_encode(gaps, differences, int(np.argmin(lengths)))
+        coded = _native.rice_encode(gaps, differences)
         if len(coded) <= _MOST_DIFFERENCE_BYTES:
             candidates.insert(0, (_DIFFERENCES, coded))
     return min(candidates, key=lambda candidate: len(candidate[1]))
@@ -180,19 +179,6 @@ def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count:
 
 def _flat(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return levels.transpose(2, 0, 1).ravel()
-
-
-def _rice_encode(gaps: NDArray[np.int64], differences: NDArray[np.int64], parameter: int) -> bytes:
-    codes = [f"{parameter:04b}"]
-    for gap, difference in zip(gaps.tolist(), differences.tolist(), strict=True):
-        codes.append("1" * (gap >> parameter) + "0")
-        if parameter:
-            codes.append(f"{gap & ((1 << parameter) - 1):0{parameter}b}")
-        codes.append(("1" if difference < 0 else "0") + "1" * (abs(difference) - 1) + "0")
-    bits = "".join(codes)
-    # Padding of ones is a gap that never ends, so it is no code.
-    bits += "1" * (-len(bits) % 8)
-    return int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
 def _rice_decode(data: bytes, size: int) -> tuple[list[int], list[int]]:

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <optional>
 
+#include "color.hpp"
 #include "features.hpp"
 #include "jpeg_file.hpp"
 #include "jpeg_writer.hpp"
+#include "rice.hpp"
 #include "transform.hpp"
 
 namespace py = pybind11;
@@ -52,6 +54,24 @@ void expect_blocks(const Blocks& blocks, const Array<float>& steps, const Array<
          "levels: expected one level a block");
   const std::uint8_t* level = levels.data();
   for (py::ssize_t i = 0; i < levels.size(); ++i) expect(level[i] < steps.shape(0), "levels: level without steps");
+}
+
+void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>& y, Exact<std::uint8_t>& cb,
+                     Exact<std::uint8_t>& cr) {
+  expect(frame.ndim() == 3 && frame.shape(2) == 3 && frame.strides(2) == 1 && frame.strides(1) == 3,
+         "frame: expected shape (height, width, 3) and contiguous rows");
+  const py::ssize_t height = frame.shape(0), width = frame.shape(1), stride = frame.strides(0);
+  expect(y.ndim() == 2 && y.shape(0) == height && y.shape(1) == width, "y: expected the size of the frame");
+  expect(cb.ndim() == 2 && cr.ndim() == 2 && cb.shape(0) == cr.shape(0) && cb.shape(1) == cr.shape(1),
+         "cb, cr: expected two of a size");
+  const bool whole = cb.shape(0) == height && cb.shape(1) == width;
+  // A frame of one pixel is whole and half at once.
+  expect(whole || (cb.shape(0) == (height + 1) / 2 && cb.shape(1) == (width + 1) / 2),
+         "cb, cr: expected the size of the frame or half of it");
+  const std::uint8_t* source = frame.data();
+  std::uint8_t *luma = y.mutable_data(), *blue = cb.mutable_data(), *red = cr.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::planes_from_bgr(source, height, width, stride, !whole, luma, blue, red);
 }
 
 py::array_t<float> forward_dct(const py::array_t<std::uint8_t, py::array::forcecast>& plane, py::ssize_t block_rows,
@@ -148,31 +168,53 @@ py::array_t<std::uint8_t> decode_plain(const py::bytes& jpeg, std::int64_t max_p
                                    owned->data(), owner);
 }
 
+rjpeg::RegionLevels checked_levels(const Exact<std::int16_t>& quantized, const Exact<rjpeg::Mask>& masks,
+                                  const Exact<float>& steps, const Exact<std::uint8_t>& levels, int channel) {
+  const rjpeg::Blocks blocks = blocks_with_masks(quantized, masks);
+  expect(steps.ndim() == 2 && steps.shape(1) == rjpeg::kCoefficients, "steps: expected shape (levels, 64)");
+  expect(levels.ndim() == 3 && levels.shape(2) == 2 && (channel == 0 || channel == 1),
+         "levels: expected shape (rows, cols, 2)");
+  const bool same = blocks.rows == levels.shape(0) && blocks.cols == levels.shape(1);
+  expect(covers(blocks.rows, levels.shape(0), same) && covers(blocks.cols, levels.shape(1), same),
+         "levels: expected one or four blocks a region");
+  const std::uint8_t* level = levels.data();
+  for (py::ssize_t i = channel; i < levels.size(); i += 2)
+    expect(level[i] < steps.shape(0), "levels: level without steps");
+  return {level + channel, levels.shape(0), levels.shape(1)};
+}
+
 void quantize_regions(const Exact<float>& coefficients, const Exact<float>& steps, const Exact<std::uint8_t>& levels,
                       int channel, const std::optional<Exact<std::uint8_t>>& before, float dead_zone,
                       Exact<std::int16_t>& quantized, Exact<rjpeg::Mask>& masks) {
   const py::ssize_t rows = quantized.shape(0), cols = quantized.shape(1);
   expect(is_blocks(coefficients, rows, cols), "coefficients: expected shape (rows, cols, 64)");
-  blocks_with_masks(quantized, masks);
-  expect(steps.ndim() == 2 && steps.shape(1) == rjpeg::kCoefficients, "steps: expected shape (levels, 64)");
-  expect(levels.ndim() == 3 && levels.shape(2) == 2 && (channel == 0 || channel == 1),
-         "levels: expected shape (rows, cols, 2)");
-  const bool same = rows == levels.shape(0) && cols == levels.shape(1);
-  expect(covers(rows, levels.shape(0), same) && covers(cols, levels.shape(1), same),
-         "levels: expected one or four blocks a region");
+  const rjpeg::RegionLevels regions = checked_levels(quantized, masks, steps, levels, channel);
   expect(!before || (before->ndim() == 3 && before->shape(0) == levels.shape(0) &&
                      before->shape(1) == levels.shape(1) && before->shape(2) == 2),
          "before: expected the shape of the levels");
-  const std::uint8_t* level = levels.data();
-  for (py::ssize_t i = channel; i < levels.size(); i += 2)
-    expect(level[i] < steps.shape(0), "levels: level without steps");
-  const rjpeg::RegionLevels regions{level + channel, levels.shape(0), levels.shape(1)};
   const std::uint8_t* levels_before = before ? before->data() + channel : nullptr;
   const float *source = coefficients.data(), *step = steps.data();
   std::int16_t* target = quantized.mutable_data();
   rjpeg::Mask* target_masks = masks.mutable_data();
   py::gil_scoped_release unlocked;
   rjpeg::quantize_regions(source, rows, cols, step, regions, levels_before, dead_zone, target, target_masks);
+}
+
+void transform_and_quantize(const py::array_t<std::uint8_t>& plane, const Exact<float>& steps,
+                            const Exact<std::uint8_t>& levels, int channel, float dead_zone,
+                            Exact<std::int16_t>& quantized, Exact<rjpeg::Mask>& masks) {
+  expect(plane.ndim() == 2 && plane.shape(0) > 0 && plane.shape(1) > 0 && plane.strides(1) == 1,
+         "plane: expected shape (height, width) and contiguous rows");
+  const rjpeg::RegionLevels regions = checked_levels(quantized, masks, steps, levels, channel);
+  const std::uint8_t* source = plane.data();
+  const py::ssize_t height = plane.shape(0), width = plane.shape(1), stride = plane.strides(0);
+  const py::ssize_t rows = quantized.shape(0), cols = quantized.shape(1);
+  const float* step = steps.data();
+  std::int16_t* target = quantized.mutable_data();
+  rjpeg::Mask* target_masks = masks.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::transform_and_quantize(source, height, width, stride, rows, cols, step, regions, dead_zone, target,
+                                target_masks);
 }
 
 py::array_t<std::int32_t> dequantized_dc(const Exact<float>& coefficients, int step) {
@@ -248,6 +290,12 @@ std::uint32_t checksum(const Exact<std::int16_t>& blocks, const Exact<rjpeg::Mas
   return rjpeg::checksum(crc, component);
 }
 
+py::bytes rice_encode(const Array<std::int64_t>& gaps, const Array<std::int64_t>& differences) {
+  expect(gaps.ndim() == 1 && differences.ndim() == 1 && gaps.size() == differences.size(),
+         "differences: expected one a gap");
+  return py::bytes(rjpeg::rice_encode(gaps.data(), differences.data(), gaps.size()));
+}
+
 py::bytes write_file(int width, int height, const std::vector<Exact<std::int16_t>>& blocks,
                      const std::vector<Exact<rjpeg::Mask>>& masks, const std::vector<Array<std::uint16_t>>& tables,
                      const std::vector<std::pair<int, int>>& sampling,
@@ -294,6 +342,8 @@ PYBIND11_MODULE(_native, module) {
       PyErr_SetString(py::module_::import("rjpeg.errors").attr("JpegError").ptr(), failure.what());
     }
   });
+  module.def("planes_from_bgr", &planes_from_bgr, py::arg("frame").noconvert(), py::arg("y").noconvert(),
+             py::arg("cb").noconvert(), py::arg("cr").noconvert());
   module.def("forward_dct", &forward_dct, py::arg("plane"), py::arg("block_rows"), py::arg("block_cols"),
              py::arg("out").noconvert() = py::none());
   module.def("quantize", &quantize, py::arg("coefficients"), py::arg("steps"), py::arg("levels"),
@@ -305,6 +355,9 @@ PYBIND11_MODULE(_native, module) {
   module.def("quantize_regions", &quantize_regions, py::arg("coefficients").noconvert(), py::arg("steps").noconvert(),
              py::arg("levels").noconvert(), py::arg("channel"), py::arg("before").noconvert(), py::arg("dead_zone"),
              py::arg("quantized").noconvert(), py::arg("masks").noconvert());
+  module.def("transform_and_quantize", &transform_and_quantize, py::arg("plane").noconvert(),
+             py::arg("steps").noconvert(), py::arg("levels").noconvert(), py::arg("channel"), py::arg("dead_zone"),
+             py::arg("quantized").noconvert(), py::arg("masks").noconvert());
   module.def("dequantized_dc", &dequantized_dc, py::arg("coefficients").noconvert(), py::arg("step"));
   module.def("generator_input", &generator_input, py::arg("y").noconvert(), py::arg("cb").noconvert(),
              py::arg("cr").noconvert(), py::arg("rate"), py::arg("scale"), py::arg("zero_point"));
@@ -314,6 +367,7 @@ PYBIND11_MODULE(_native, module) {
              py::arg("rows"), py::arg("cols"));
   module.def("find_masks", &find_masks, py::arg("blocks").noconvert());
   module.def("checksum", &checksum, py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("crc"));
+  module.def("rice_encode", &rice_encode, py::arg("gaps"), py::arg("differences"));
   module.def("write_file", &write_file, py::arg("width"), py::arg("height"), py::arg("blocks").noconvert(),
              py::arg("masks").noconvert(), py::arg("tables"), py::arg("sampling"), py::arg("segments"));
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace rjpeg {
 namespace {
@@ -101,30 +102,52 @@ RJPEG_INLINE void fill_offsets(float dead_zone, float* offsets) {
   offsets[0] = 0.5f;
 }
 
+// A row of blocks.
+RJPEG_INLINE void forward_row(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width,
+                              std::ptrdiff_t stride, std::ptrdiff_t block_row, std::ptrdiff_t block_cols,
+                              float* coefficients) {
+  const std::ptrdiff_t whole_cols = width / kBlock;
+  const std::uint8_t* rows[kBlock];
+  for (int i = 0; i < kBlock; ++i) rows[i] = plane + std::min(block_row * kBlock + i, height - 1) * stride;
+  for (std::ptrdiff_t block_col = 0; block_col < block_cols; ++block_col, coefficients += kCoefficients) {
+    const std::ptrdiff_t left = block_col * kBlock;
+    if (block_col < whole_cols) {
+      forward_block(rows, left, coefficients);
+      continue;
+    }
+    std::uint8_t continued[kBlock][kBlock];
+    const std::uint8_t* edge[kBlock];
+    for (int i = 0; i < kBlock; ++i) {
+      for (int j = 0; j < kBlock; ++j) continued[i][j] = rows[i][std::min(left + j, width - 1)];
+      edge[i] = continued[i];
+    }
+    forward_block(edge, 0, coefficients);
+  }
+}
+
+// A row of blocks; across: whether regions have 2x2 blocks.
+RJPEG_INLINE void quantize_row(const float* coefficients, std::ptrdiff_t block_row, std::ptrdiff_t block_cols,
+                               const float* steps, const RegionLevels& levels, int across, const std::uint8_t* before,
+                               const float* offsets, std::int16_t* quantized, Mask* masks) {
+  for (std::ptrdiff_t col = 0; col < block_cols; ++col) {
+    const std::ptrdiff_t region = ((block_row >> across) * levels.cols + (col >> across)) * 2;
+    const std::uint8_t level = levels.values[region];
+    if (before == nullptr || before[region] != level) {
+      quantize_block(coefficients, steps + level * kCoefficients, offsets, quantized);
+      masks[col] = mask_of(quantized);
+    }
+    coefficients += kCoefficients;
+    quantized += kCoefficients;
+  }
+}
+
 }  // namespace
 
 RJPEG_WIDE
 void forward_dct(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width, std::ptrdiff_t stride,
                  std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, float* coefficients) {
-  const std::ptrdiff_t whole_cols = width / kBlock;
-  for (std::ptrdiff_t block_row = 0; block_row < block_rows; ++block_row) {
-    const std::uint8_t* rows[kBlock];
-    for (int i = 0; i < kBlock; ++i) rows[i] = plane + std::min(block_row * kBlock + i, height - 1) * stride;
-    for (std::ptrdiff_t block_col = 0; block_col < block_cols; ++block_col, coefficients += kCoefficients) {
-      const std::ptrdiff_t left = block_col * kBlock;
-      if (block_col < whole_cols) {
-        forward_block(rows, left, coefficients);
-        continue;
-      }
-      std::uint8_t continued[kBlock][kBlock];
-      const std::uint8_t* edge[kBlock];
-      for (int i = 0; i < kBlock; ++i) {
-        for (int j = 0; j < kBlock; ++j) continued[i][j] = rows[i][std::min(left + j, width - 1)];
-        edge[i] = continued[i];
-      }
-      forward_block(edge, 0, coefficients);
-    }
-  }
+  for (std::ptrdiff_t row = 0; row < block_rows; ++row, coefficients += block_cols * kCoefficients)
+    forward_row(plane, height, width, stride, row, block_cols, coefficients);
 }
 
 RJPEG_WIDE
@@ -147,17 +170,24 @@ void quantize_regions(const float* coefficients, std::ptrdiff_t block_rows, std:
   fill_offsets(dead_zone, offsets);
   const int across = block_rows == levels.rows && block_cols == levels.cols ? 0 : 1;
   for (std::ptrdiff_t row = 0; row < block_rows; ++row)
-    for (std::ptrdiff_t col = 0; col < block_cols; ++col) {
-      const std::ptrdiff_t region = ((row >> across) * levels.cols + (col >> across)) * 2;
-      const std::uint8_t level = levels.values[region];
-      if (before == nullptr || before[region] != level) {
-        quantize_block(coefficients, steps + level * kCoefficients, offsets, quantized);
-        *masks = mask_of(quantized);
-      }
-      coefficients += kCoefficients;
-      quantized += kCoefficients;
-      ++masks;
-    }
+    quantize_row(coefficients + row * block_cols * kCoefficients, row, block_cols, steps, levels, across, before,
+                 offsets, quantized + row * block_cols * kCoefficients, masks + row * block_cols);
+}
+
+RJPEG_WIDE
+void transform_and_quantize(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width,
+                            std::ptrdiff_t stride, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
+                            const float* steps, const RegionLevels& levels, float dead_zone, std::int16_t* quantized,
+                            Mask* masks) {
+  float offsets[kCoefficients];
+  fill_offsets(dead_zone, offsets);
+  const int across = block_rows == levels.rows && block_cols == levels.cols ? 0 : 1;
+  std::vector<float> coefficients(static_cast<std::size_t>(block_cols) * kCoefficients);
+  for (std::ptrdiff_t row = 0; row < block_rows; ++row) {
+    forward_row(plane, height, width, stride, row, block_cols, coefficients.data());
+    quantize_row(coefficients.data(), row, block_cols, steps, levels, across, nullptr, offsets,
+                 quantized + row * block_cols * kCoefficients, masks + row * block_cols);
+  }
 }
 
 RJPEG_WIDE

@@ -33,6 +33,12 @@ void quantize_regions(const float* coefficients, std::ptrdiff_t block_rows, std:
                       const float* steps, const RegionLevels& levels, const std::uint8_t* before, float dead_zone,
                       std::int16_t* quantized, Mask* masks);
 
+// `forward_dct` and `quantize_regions` at once, for a picture that is quantized only once.
+void transform_and_quantize(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width,
+                            std::ptrdiff_t stride, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
+                            const float* steps, const RegionLevels& levels, float dead_zone, std::int16_t* quantized,
+                            Mask* masks);
+
 // The DC terms that `quantize` gives, times their step.
 void dequantized_dc(const float* coefficients, std::ptrdiff_t blocks, int step, std::int32_t* dc);
 
