@@ -50,9 +50,7 @@ def halved(pixels: int) -> int:
     return -(-pixels // 2)
 
 
-def planes_from_frame(
-    frame: NDArray[np.uint8], subsampling: Subsampling, out: Planes | None = None
-) -> Planes:
+def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling, out: Planes | None = None) -> Planes:
     """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels.
 
     out: planes of the right sizes to write to.

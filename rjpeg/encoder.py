@@ -45,9 +45,9 @@ _LARGEST_DEAD_ZONE = 0.45
 class EncodedFrame:
     """A coded frame and how it came about.
 
-    quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map: (rows,
-    cols, 2) uint8 levels, luma and chroma; predictor_map and generator_map are None where these networks were not asked,
-    as with the caller's own map. tables: the DQT's
+    quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map,
+    generator_map: (rows, cols, 2) uint8 levels, luma and chroma; None where the network was not asked, as with the
+    caller's own map. tables: the DQT's
     (64,) luma and chroma tables. marker_bytes: the whole region marker; refinement_bytes: the share of it that
     corrects the predictor's map. seconds: by stage, summed over all attempts of a search.
     """
@@ -68,13 +68,15 @@ class EncodedFrame:
 class _Picture:
     """A frame at its coding size, transformed, with what the networks said of it so far.
 
-    quantized, masks: where `_attempt` puts the blocks and their `_native.find_masks`.
+    coefficients: none where one attempt with the caller's own map is all, which goes from the planes to the blocks at
+    once. quantized, masks: where `_attempt` puts the blocks and their `_native.find_masks`.
     """
 
     frame_size: tuple[int, int]
     coding_size: tuple[int, int]
     subsampling: Subsampling
-    coefficients: list[NDArray[np.float32]]
+    planes: Planes
+    coefficients: list[NDArray[np.float32]] | None
     half_size_chroma: list[NDArray[np.float32]]
     quantized: list[NDArray[np.int16]]
     masks: list[NDArray[np.uint64]]
@@ -194,7 +196,7 @@ class Encoder:
             _check_quality(quality)
             if sizes is None:
                 sizes = [_reduced(frame_size, _fraction(self.model.sizes_by_quality, quality))]
-            picture = self._prepare(frame, frame_size, sizes[0], subsampling)
+            picture = self._prepare(frame, frame_size, sizes[0], subsampling, once=quality_map is not None)
             if quality_map is not None:
                 _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
             return self._attempt(picture, quality, self.model.dead_zone, quality_map)
@@ -327,30 +329,36 @@ class Encoder:
         frame_size: tuple[int, int],
         coding_size: tuple[int, int],
         subsampling: Subsampling,
+        *,
+        once: bool = False,
     ) -> _Picture:
+        """once: for a single attempt with the caller's own map."""
         start = perf_counter()
         workspace = _workspace(coding_size, subsampling)
         if isinstance(frame, Planes):
             planes = codec.reduce_planes(frame, coding_size)
         else:
             planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling, workspace.planes)
-        converted = perf_counter()
-        coefficients = [
-            codec.forward_dct(plane, out) for plane, out in zip(planes, workspace.coefficients, strict=True)
-        ]
-        half_size = coefficients[1:]
-        if subsampling == "4:4:4":
-            half_size = [codec.forward_dct(codec.halve(plane)) for plane in planes[1:]]
-        return _Picture(
+        picture = _Picture(
             frame_size=frame_size,
             coding_size=coding_size,
             subsampling=subsampling,
-            coefficients=coefficients,
-            half_size_chroma=half_size,
+            planes=planes,
+            coefficients=None,
+            half_size_chroma=[],
             quantized=workspace.quantized,
             masks=workspace.masks,
-            seconds={"convert": converted - start, "transform": perf_counter() - converted},
+            seconds={"convert": perf_counter() - start},
         )
+        if not once:
+            timed(picture.seconds, "transform", lambda: self._transform(picture, workspace.coefficients))
+        return picture
+
+    def _transform(self, picture: _Picture, out: list[NDArray[np.float32]]) -> None:
+        picture.coefficients = [codec.forward_dct(*pair) for pair in zip(picture.planes, out, strict=True)]
+        picture.half_size_chroma = picture.coefficients[1:]
+        if picture.subsampling == "4:4:4":
+            picture.half_size_chroma = [codec.forward_dct(codec.halve(plane)) for plane in picture.planes[1:]]
 
     def _attempt(
         self, picture: _Picture, quality: float, dead_zone: float, own_map: NDArray[np.uint8] | None
@@ -431,7 +439,7 @@ class Encoder:
         dc_steps = [int(file_tables[0][0]), int(file_tables[1][0]), int(file_tables[1][0])]
 
         def features() -> NDArray[np.int8]:
-            y, cb, cr = map(_native.dequantized_dc, picture.coefficients, dc_steps)
+            y, cb, cr = map(_native.dequantized_dc, picture.coefficients or [], dc_steps)
             return _native.predictor_input(y, cb, cr, rate, *network.input_quantization)
 
         output = picture.ask((rate, *dc_steps), "predictor", network, features)
@@ -441,8 +449,8 @@ class Encoder:
         network = self.model.generator
 
         def features() -> NDArray[np.int8]:
-            cb, cr = picture.half_size_chroma
-            return _native.generator_input(picture.coefficients[0], cb, cr, rate, *network.input_quantization)
+            y, (cb, cr) = (picture.coefficients or [])[0], picture.half_size_chroma
+            return _native.generator_input(y, cb, cr, rate, *network.input_quantization)
 
         output = picture.ask((rate,), "generator", network, features)
         return levels_from_output(output, network.output_quantization, self.model.leveling, luma_table)
@@ -458,13 +466,16 @@ class Encoder:
         """Fill the picture's blocks and masks; those where the levels `before` were the same are there already."""
 
         def quantize() -> None:
-            for index, (coefficients, quantized, masks) in enumerate(
-                zip(picture.coefficients, picture.quantized, picture.masks, strict=True)
-            ):
+            for index, (quantized, masks) in enumerate(zip(picture.quantized, picture.masks, strict=True)):
                 channel = min(index, 1)
-                _native.quantize_regions(
-                    coefficients, steps[channel], levels, channel, before, dead_zone, quantized, masks
-                )
+                if picture.coefficients is None:
+                    plane = picture.planes[index]
+                    _native.transform_and_quantize(plane, steps[channel], levels, channel, dead_zone, quantized, masks)
+                else:
+                    coefficients = picture.coefficients[index]
+                    _native.quantize_regions(
+                        coefficients, steps[channel], levels, channel, before, dead_zone, quantized, masks
+                    )
 
         timed(picture.seconds, "quantize", quantize)
 

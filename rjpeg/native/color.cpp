@@ -13,18 +13,15 @@ constexpr int kShift = 14, kHalf = 1 << (kShift - 1);
 constexpr int kBlue = 1868, kGreen = 9617, kRed = 4899, kToCb = 9241, kToCr = 11682;
 constexpr int kMiddle = (128 << kShift) + kHalf;
 
-RJPEG_INLINE std::uint8_t within_byte(int value) {
-  return static_cast<std::uint8_t>(std::min(std::max(value, 0), 255));
-}
-
 RJPEG_INLINE void convert_row(const std::uint8_t* __restrict bgr, std::ptrdiff_t width, std::uint8_t* __restrict y,
                               std::uint8_t* __restrict cb, std::uint8_t* __restrict cr) {
   for (std::ptrdiff_t i = 0; i < width; ++i) {
     const int b = bgr[3 * i], g = bgr[3 * i + 1], r = bgr[3 * i + 2];
     const int luma = (b * kBlue + g * kGreen + r * kRed + kHalf) >> kShift;
     y[i] = static_cast<std::uint8_t>(luma);
-    cb[i] = within_byte(((b - luma) * kToCb + kMiddle) >> kShift);
-    cr[i] = within_byte(((r - luma) * kToCr + kMiddle) >> kShift);
+    // Of all colors cb is within 1..255 and cr within 0..256.
+    cb[i] = static_cast<std::uint8_t>(((b - luma) * kToCb + kMiddle) >> kShift);
+    cr[i] = static_cast<std::uint8_t>(std::min(((r - luma) * kToCr + kMiddle) >> kShift, 255));
   }
 }
 

@@ -21,7 +21,10 @@ namespace {
 
 // The CRC's register is linear over GF(2): a block's is that of the block before, moved on by 128 bytes, and the sum of
 // what every coefficient adds in its place.
+constexpr int kNear = 8;
+
 struct CrcTables {
+  std::uint32_t near[64][2 * kNear];  // natural index, coefficient of -kNear..kNear-1: most are, and these stay in cache
   std::uint32_t small[64][256];  // natural index, low byte: a coefficient of -128..127
   std::uint32_t high[64][256];   // what another high byte changes
   std::uint32_t moved[4][256];   // one byte of the register, 128 bytes on
@@ -45,6 +48,8 @@ struct CrcTables {
     }
     for (int k = 0; k < 64; ++k)
       for (int i = 128; i < 256; ++i) small[k][i] ^= high[k][255];
+    for (int k = 0; k < 64; ++k)
+      for (int i = -kNear; i < kNear; ++i) near[k][i + kNear] = small[k][i & 255];
     for (int part = 0; part < 4; ++part)
       for (std::uint32_t i = 0; i < 256; ++i) {
         std::uint32_t crc = i << 8 * part;
@@ -77,6 +82,10 @@ std::uint32_t checksum(std::uint32_t crc, const Blocks& blocks) {
     for (Mask mask = blocks.masks[i]; mask; mask &= mask - 1) {
       const int k = kZigzag[__builtin_ctzll(mask)];
       const int value = block[k];
+      if (static_cast<unsigned>(value + kNear) < 2 * kNear) {
+        crc ^= tables.near[k][value + kNear];
+        continue;
+      }
       crc ^= tables.small[k][value & 255];
       const int rest = (value >> 8 & 255) ^ (value & 128 ? 255 : 0);
       if (rest) crc ^= tables.high[k][rest];
