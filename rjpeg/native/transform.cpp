@@ -3,7 +3,6 @@
 #include "clones.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 namespace rjpeg {
@@ -11,8 +10,18 @@ namespace {
 
 // Eight lanes that the compiler maps to whatever vectors the machine has.
 typedef float Lanes __attribute__((vector_size(kBlock * sizeof(float))));
-typedef std::int32_t Integers __attribute__((vector_size(kBlock * sizeof(std::int32_t))));
-typedef std::uint8_t Samples __attribute__((vector_size(kBlock)));
+// The same anywhere in memory.
+typedef float LanesInMemory __attribute__((vector_size(kBlock * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+RJPEG_INLINE void load(const float* from, std::ptrdiff_t stride, Lanes x[kBlock]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kBlock; ++i) x[i] = *reinterpret_cast<const LanesInMemory*>(from + i * stride);
+}
+
+RJPEG_INLINE void store(const Lanes x[kBlock], float* to) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kBlock; ++i) *reinterpret_cast<LanesInMemory*>(to + i * kBlock) = x[i];
+}
 
 // kC[k] = cos(k * pi / 16) / 2
 constexpr float kC1 = 0.49039264020161522f;
@@ -26,15 +35,22 @@ constexpr float kC7 = 0.09754516100806412f;
 // Largest coefficient that baseline Huffman coding holds (T.81, F.1.2.2: AC categories up to 10).
 constexpr float kLargestQuantized = 1023.0f;
 
-// Eight rows of eight become columns: pairs of rows are interleaved three times over.
+// Rows become columns: within quarters, then pairs of quarters, then halves, since vectors of eight are often two of four.
 RJPEG_INLINE void transpose(Lanes x[kBlock]) {
-  Lanes y[kBlock];
-  for (int round = 0; round < 3; ++round) {
-    for (int i = 0; i < kBlock / 2; ++i) {
-      y[2 * i] = __builtin_shufflevector(x[i], x[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-      y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  Lanes y[kBlock], z[kBlock];
+#pragma GCC unroll 4
+  for (int i = 0; i < kBlock; i += 2) {
+    y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < kBlock; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      z[i + 2 * j] = __builtin_shufflevector(y[i + j], y[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      z[i + 2 * j + 1] = __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
     }
-    std::memcpy(x, y, sizeof y);
+  for (int i = 0; i < kBlock / 2; ++i) {
+    x[i] = __builtin_shufflevector(z[i], z[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    x[i + 4] = __builtin_shufflevector(z[i], z[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
 }
 
@@ -70,20 +86,6 @@ RJPEG_INLINE void inverse_columns(Lanes x[kBlock]) {
   x[4] = s3 - d3;
 }
 
-RJPEG_INLINE void forward_block(const std::uint8_t* const rows[kBlock], std::ptrdiff_t left, float* coefficients) {
-  Lanes x[kBlock];
-  for (int i = 0; i < kBlock; ++i) {
-    Samples samples;
-    std::memcpy(&samples, rows[i] + left, sizeof samples);
-    x[i] = __builtin_convertvector(__builtin_convertvector(samples, Integers), Lanes) - 128.0f;
-  }
-  forward_columns(x);
-  transpose(x);
-  forward_columns(x);
-  transpose(x);
-  std::memcpy(coefficients, x, sizeof x);
-}
-
 RJPEG_INLINE int quantized_value(float c, float step, float offset) {
   const float magnitude = c < 0.0f ? -c : c;
   const float index = magnitude / step + offset;
@@ -102,26 +104,25 @@ RJPEG_INLINE void fill_offsets(float dead_zone, float* offsets) {
   offsets[0] = 0.5f;
 }
 
-// A row of blocks.
+// A row of blocks. samples: 8 * 8 * block_cols floats to work in.
 RJPEG_INLINE void forward_row(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width,
                               std::ptrdiff_t stride, std::ptrdiff_t block_row, std::ptrdiff_t block_cols,
-                              float* coefficients) {
-  const std::ptrdiff_t whole_cols = width / kBlock;
-  const std::uint8_t* rows[kBlock];
-  for (int i = 0; i < kBlock; ++i) rows[i] = plane + std::min(block_row * kBlock + i, height - 1) * stride;
-  for (std::ptrdiff_t block_col = 0; block_col < block_cols; ++block_col, coefficients += kCoefficients) {
-    const std::ptrdiff_t left = block_col * kBlock;
-    if (block_col < whole_cols) {
-      forward_block(rows, left, coefficients);
-      continue;
-    }
-    std::uint8_t continued[kBlock][kBlock];
-    const std::uint8_t* edge[kBlock];
-    for (int i = 0; i < kBlock; ++i) {
-      for (int j = 0; j < kBlock; ++j) continued[i][j] = rows[i][std::min(left + j, width - 1)];
-      edge[i] = continued[i];
-    }
-    forward_block(edge, 0, coefficients);
+                              float* samples, float* coefficients) {
+  const std::ptrdiff_t padded = block_cols * kBlock, whole = std::min(width, padded);
+  for (int i = 0; i < kBlock; ++i) {
+    const std::uint8_t* row = plane + std::min(block_row * kBlock + i, height - 1) * stride;
+    float* line = samples + i * padded;
+    for (std::ptrdiff_t j = 0; j < whole; ++j) line[j] = static_cast<float>(row[j]) - 128.0f;
+    for (std::ptrdiff_t j = whole; j < padded; ++j) line[j] = line[whole - 1];
+  }
+  for (std::ptrdiff_t block_col = 0; block_col < block_cols; ++block_col) {
+    Lanes x[kBlock];
+    load(samples + block_col * kBlock, padded, x);
+    forward_columns(x);
+    transpose(x);
+    forward_columns(x);
+    transpose(x);
+    store(x, coefficients + block_col * kCoefficients);
   }
 }
 
@@ -146,8 +147,9 @@ RJPEG_INLINE void quantize_row(const float* coefficients, std::ptrdiff_t block_r
 RJPEG_WIDE
 void forward_dct(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width, std::ptrdiff_t stride,
                  std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, float* coefficients) {
+  std::vector<float> samples(static_cast<std::size_t>(block_cols) * kCoefficients);
   for (std::ptrdiff_t row = 0; row < block_rows; ++row, coefficients += block_cols * kCoefficients)
-    forward_row(plane, height, width, stride, row, block_cols, coefficients);
+    forward_row(plane, height, width, stride, row, block_cols, samples.data(), coefficients);
 }
 
 RJPEG_WIDE
@@ -182,9 +184,10 @@ void transform_and_quantize(const std::uint8_t* plane, std::ptrdiff_t height, st
   float offsets[kCoefficients];
   fill_offsets(dead_zone, offsets);
   const int across = block_rows == levels.rows && block_cols == levels.cols ? 0 : 1;
-  std::vector<float> coefficients(static_cast<std::size_t>(block_cols) * kCoefficients);
+  const std::size_t in_row = static_cast<std::size_t>(block_cols) * kCoefficients;
+  std::vector<float> samples(in_row), coefficients(in_row);
   for (std::ptrdiff_t row = 0; row < block_rows; ++row) {
-    forward_row(plane, height, width, stride, row, block_cols, coefficients.data());
+    forward_row(plane, height, width, stride, row, block_cols, samples.data(), coefficients.data());
     quantize_row(coefficients.data(), row, block_cols, steps, levels, across, nullptr, offsets,
                  quantized + row * block_cols * kCoefficients, masks + row * block_cols);
   }
@@ -209,13 +212,13 @@ void inverse_dct(const std::int16_t* quantized, std::ptrdiff_t block_rows, std::
       float scaled[kCoefficients];
       for (int k = 0; k < kCoefficients; ++k) scaled[k] = static_cast<float>(quantized[k]) * step[k];
       Lanes x[kBlock];
-      std::memcpy(x, scaled, sizeof x);
+      load(scaled, kBlock, x);
       inverse_columns(x);
       transpose(x);
       inverse_columns(x);
       transpose(x);
       float samples[kCoefficients];
-      std::memcpy(samples, x, sizeof samples);
+      store(x, samples);
       std::uint8_t* out = plane + block_row * kBlock * stride + block_col * kBlock;
       for (int i = 0; i < kBlock; ++i)
         for (int j = 0; j < kBlock; ++j) {
