@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -99,7 +100,7 @@ class _Workspace:
     """The large arrays that coding a frame takes, for one coding size. They are a frame's only until the next one."""
 
     def __init__(self, coding_size: tuple[int, int], subsampling: Subsampling) -> None:
-        self.key = (coding_size, subsampling)
+        self.key: tuple[tuple[int, int], Subsampling] = (coding_size, subsampling)
         height, width = coding_size
         self.planes = codec.empty_planes(height, width, subsampling)
         grids = [(codec.blocks_of(plane.shape[0]), codec.blocks_of(plane.shape[1])) for plane in self.planes]
@@ -111,12 +112,17 @@ class _Workspace:
 _thread = threading.local()
 
 
-def _workspace(coding_size: tuple[int, int], subsampling: Subsampling) -> _Workspace:
+@contextlib.contextmanager
+def _workspace(coding_size: tuple[int, int], subsampling: Subsampling) -> Iterator[_Workspace]:
     """This thread's arrays, those of the frame before where it was coded alike: fresh memory costs more than coding."""
     workspace: _Workspace | None = getattr(_thread, "workspace", None)
+    _thread.workspace = None  # lent: a network's stand-in may code a frame of its own meanwhile
     if workspace is None or workspace.key != (coding_size, subsampling):
-        workspace = _thread.workspace = _Workspace(coding_size, subsampling)
-    return workspace
+        workspace = _Workspace(coding_size, subsampling)
+    try:
+        yield workspace
+    finally:
+        _thread.workspace = workspace
 
 
 class Encoder:
@@ -196,10 +202,11 @@ class Encoder:
             _check_quality(quality)
             if sizes is None:
                 sizes = [_reduced(frame_size, _fraction(self.model.sizes_by_quality, quality))]
-            picture = self._prepare(frame, frame_size, sizes[0], subsampling, once=quality_map is not None)
-            if quality_map is not None:
-                _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
-            return self._attempt(picture, quality, self.model.dead_zone, quality_map)
+            with _workspace(sizes[0], subsampling) as workspace:
+                picture = self._prepare(frame, frame_size, workspace, once=quality_map is not None)
+                if quality_map is not None:
+                    _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
+                return self._attempt(picture, quality, self.model.dead_zone, quality_map)
         _check_target(target_bytes)
         if start is not None:
             _check_quality(start, "start")
@@ -216,10 +223,11 @@ class Encoder:
             sizes = self._sizes_for(frame_size, target, size_before)
         smallest = 0
         for size in sizes:
-            picture = self._prepare(frame, frame_size, size, subsampling)
-            if quality_map is not None:
-                _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
-            found, smallest = self._search(picture, target, quality_map, start, least_fill)
+            with _workspace(size, subsampling) as workspace:
+                picture = self._prepare(frame, frame_size, workspace)
+                if quality_map is not None:
+                    _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
+                found, smallest = self._search(picture, target, quality_map, start, least_fill)
             if found is not None:
                 return found
         raise TargetError(
@@ -327,14 +335,13 @@ class Encoder:
         self,
         frame: NDArray[np.uint8] | Planes,
         frame_size: tuple[int, int],
-        coding_size: tuple[int, int],
-        subsampling: Subsampling,
+        workspace: _Workspace,
         *,
         once: bool = False,
     ) -> _Picture:
         """once: for a single attempt with the caller's own map."""
         start = perf_counter()
-        workspace = _workspace(coding_size, subsampling)
+        coding_size, subsampling = workspace.key
         if isinstance(frame, Planes):
             planes = codec.reduce_planes(frame, coding_size)
         else:

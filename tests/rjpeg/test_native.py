@@ -319,3 +319,16 @@ def test_the_callers_map_is_coded_and_read_without_the_predictor(photo, tmp_path
     assert decoded.predictor_map is None
     # Loaded when it is first asked.
     assert "predictor" not in vars(model)
+
+
+def test_a_stand_in_for_a_network_may_code_frames_itself(photos):
+    model = rjpeg.load_model()
+    expected = rjpeg.Encoder(model).encode(photos[0], 50)
+    inner, run = rjpeg.Encoder(), model.generator.run
+
+    def coding(array):
+        inner.encode(photos[1], 50)
+        return run(array)
+
+    model.generator.run = coding
+    assert rjpeg.Encoder(model).encode(photos[0], 50) == expected
