@@ -44,6 +44,9 @@ def generator_input(
 def predictor_input(
     y: NDArray[np.int32], cb: NDArray[np.int32], cr: NDArray[np.int32], rate: int, scale: float, zero_point: int
 ) -> NDArray[np.int8]: ...
+def levels_from_output(
+    output: NDArray[np.int8], factor: float, offsets: tuple[float, float], most: int
+) -> NDArray[np.uint8]: ...
 def find_masks(blocks: NDArray[np.int16]) -> NDArray[np.uint64]: ...
 def count_nonzero(
     blocks: list[NDArray[np.int16]], masks: list[NDArray[np.uint64]], rows: int, cols: int

@@ -430,12 +430,11 @@ class Encoder:
     def _finest_percent(self, percent: float) -> float:
         """Scale of the DQT's tables for a picture that is coded at `percent` on average: finer by the map's center."""
         leveling, mean_step = self.model.leveling, float(np.mean(self.model.base_tables[0]))
-        wanted = math.log2(percent)
+        wanted, most = math.log2(percent), leveling.octaves(1.0)
         low, high = -8.0, wanted
         for _ in range(40):
             middle = (low + high) / 2
-            strength = leveling.strength(max(1.0, mean_step * 2.0**middle / 100.0))
-            if middle + leveling.octaves(strength) < wanted:
+            if middle + most * leveling.strength(max(1.0, mean_step * 2.0**middle / 100.0)) < wanted:
                 low = middle
             else:
                 high = middle

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import tables
+from rjpeg import _native, tables
 from rjpeg.codec import REGION
 from rjpeg.runtime import Quantization
 
@@ -48,13 +48,11 @@ def levels_from_output(
     are of integers and every real operation is one IEEE double rounding, so all machines give the same levels.
     """
     strength = leveling.strength(float(np.mean(luma_table)))
-    integers = output.astype(np.int64)
-    regions = integers.shape[0] * integers.shape[1]
-    centered = integers * regions - integers.sum(axis=(0, 1))
+    regions = output.shape[0] * output.shape[1]
     levels_per_octave = 1.0 / float(np.log2(leveling.scales[1]))
     factor = quantization.scale * leveling.gain * levels_per_octave * strength / regions
-    levels = np.floor(centered * factor + (np.array(leveling.centers) * strength + 0.5))
-    return np.clip(levels, 0, len(leveling.scales) - 1).astype(np.uint8)
+    luma, chroma = (center * strength + 0.5 for center in leveling.centers)
+    return _native.levels_from_output(output, factor, (luma, chroma), len(leveling.scales) - 1)
 
 
 def quality_factors(

@@ -120,4 +120,15 @@ void predictor_input(const std::int32_t* y, std::ptrdiff_t block_rows, std::ptrd
     }
 }
 
+void levels_from_output(const std::int8_t* output, std::ptrdiff_t regions, double factor, const double offsets[2],
+                        int most, std::uint8_t* levels) {
+  std::int64_t sums[2] = {0, 0};
+  for (std::ptrdiff_t i = 0; i < 2 * regions; ++i) sums[i & 1] += output[i];
+  for (std::ptrdiff_t i = 0; i < 2 * regions; ++i) {
+    const std::int64_t centered = static_cast<std::int64_t>(output[i]) * regions - sums[i & 1];
+    const double level = std::floor(static_cast<double>(centered) * factor + offsets[i & 1]);
+    levels[i] = static_cast<std::uint8_t>(std::min(std::max(level, 0.0), static_cast<double>(most)));
+  }
+}
+
 }  // namespace rjpeg

@@ -27,7 +27,7 @@ class Companding {
   int of(float x) const;
 
  private:
-  static constexpr int kMantissaBits = 10, kOctaves = 12;
+  static constexpr int kMantissaBits = 7, kOctaves = 12;
   std::vector<std::uint8_t> least_;     // of the smallest x with the same leading bits
   std::vector<float> from_;             // smallest x of every result, then infinity
 };
@@ -42,5 +42,10 @@ void generator_input(const float* y, std::ptrdiff_t block_rows, std::ptrdiff_t b
 void predictor_input(const std::int32_t* y, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
                      const std::int32_t* cb, const std::int32_t* cr, bool whole_chroma, int rate,
                      const Quantization& to, std::int8_t* input);
+
+// Levels of both channels from an int8 answer, two values a region: floor((value * regions - sum) * factor + offset),
+// within 0..most. Exact but for one rounding of each operation, the same on every machine.
+void levels_from_output(const std::int8_t* output, std::ptrdiff_t regions, double factor, const double offsets[2],
+                        int most, std::uint8_t* levels);
 
 }  // namespace rjpeg

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import rjpeg
-from rjpeg import _native, codec, features, runtime
+from rjpeg import _native, codec, features, maps, runtime
 from rjpeg.errors import JpegError
 
 SCALES = 2 ** (np.arange(13) / 4)
@@ -165,6 +165,29 @@ def test_extreme_coefficients_stay_within_the_generators_input():
         found = _native.generator_input(component, component, component, 64, 1.0, 0)
         assert found[0, 0, 0, 1] == expected
         assert abs(int(found[0, 0, 0, 0])) <= 128
+
+
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda grid: arrays.arrays(np.int8, (*grid, 2))),
+    st.sampled_from([0.011, 0.0265, 0.1]), st.integers(1, 120),
+)  # fmt: skip
+def test_levels_are_those_of_the_plain_formula(model, output, scale, step):
+    leveling, table = model.leveling, np.full(64, step)
+    found = maps.levels_from_output(output, runtime.Quantization(scale, 3), leveling, table)
+    strength = leveling.strength(step)
+    integers, regions = output.astype(np.int64), output.shape[0] * output.shape[1]
+    centered = integers * regions - integers.sum(axis=(0, 1))
+    factor = scale * leveling.gain * (1.0 / float(np.log2(leveling.scales[1]))) * strength / regions
+    levels = np.floor(centered * factor + (np.array(leveling.centers) * strength + 0.5))
+    np.testing.assert_array_equal(found, np.clip(levels, 0, len(leveling.scales) - 1).astype(np.uint8))
+
+
+@given(st.floats(0.5, 5000))
+def test_a_map_s_center_makes_up_for_the_finer_tables(model, percent):
+    leveling, mean_step = model.leveling, float(np.mean(model.base_tables[0]))
+    finest = rjpeg.Encoder(model)._finest_percent(percent)
+    strength = leveling.strength(max(1.0, mean_step * finest / 100))
+    assert np.log2(finest) + leveling.octaves(strength) == pytest.approx(np.log2(percent), abs=1e-9)
 
 
 # Masks, counts and checksums
