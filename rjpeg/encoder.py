@@ -138,6 +138,7 @@ class Encoder:
         """
         self.model = model if isinstance(model, Model) else load_model(model, threads=threads)
         self.refine = refine
+        self._mean_base_step = float(np.mean(self.model.base_tables[0]))
         self._losses = _losses(self.model.leveling.scales)
 
     def encode(
@@ -386,9 +387,10 @@ class Encoder:
             # Without asking the predictor, which takes longer than all else and is seldom near a map of other origin.
             kind, correction = marker.whole_map(levels)
         else:
-            levels = predicted = self._predicted_map(picture, file_tables, rate)
+            # The generator reads most of the coefficients, so it is asked while they are in the cache.
             if self.refine:
                 wanted = self._wanted_map(picture, file_tables[0], rate)
+            levels = predicted = self._predicted_map(picture, file_tables, rate)
             self._quantize(picture, steps, predicted, None, dead_zone)
             if wanted is not None:
                 levels = timed(picture.seconds, "refine", lambda: _refined(predicted, wanted, picture, self._losses))
@@ -429,7 +431,7 @@ class Encoder:
 
     def _finest_percent(self, percent: float) -> float:
         """Scale of the DQT's tables for a picture that is coded at `percent` on average: finer by the map's center."""
-        leveling, mean_step = self.model.leveling, float(np.mean(self.model.base_tables[0]))
+        leveling, mean_step = self.model.leveling, self._mean_base_step
         wanted, most = math.log2(percent), leveling.octaves(1.0)
         low, high = -8.0, wanted
         for _ in range(40):

@@ -47,9 +47,9 @@ def levels_from_output(
     The answer means octaves of the quantization step, larger is coarser; each channel is centered on its own mean. Sums
     are of integers and every real operation is one IEEE double rounding, so all machines give the same levels.
     """
-    strength = leveling.strength(float(np.mean(luma_table)))
+    strength = leveling.strength(tables.mean_step(luma_table))
     regions = output.shape[0] * output.shape[1]
-    levels_per_octave = 1.0 / float(np.log2(leveling.scales[1]))
+    levels_per_octave = 1.0 / math.log2(leveling.scales[1])
     factor = quantization.scale * leveling.gain * levels_per_octave * strength / regions
     luma, chroma = (center * strength + 0.5 for center in leveling.centers)
     return _native.levels_from_output(output, factor, (luma, chroma), len(leveling.scales) - 1)
