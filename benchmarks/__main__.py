@@ -288,7 +288,7 @@ def machine() -> dict[str, Any]:
                 break
     return {
         "processor": processor,
-        "system": platform.platform(),
+        "system": _system(),
         "python": platform.python_version(),
         "opencv": cv2.__version__,
         "runtime": runtime_name(),
@@ -305,6 +305,15 @@ def temperature() -> float | None:
     """Of the processor, degrees Celsius."""
     line = _line("/sys/class/thermal/thermal_zone0/temp")
     return int(line) / 1000 if line is not None and line.lstrip("-").isdecimal() else None
+
+
+def _system() -> str:
+    """Distribution, kernel and architecture."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = platform.system()
+    return f"{name}, {platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}"
 
 
 def _line(path: str) -> str | None:
