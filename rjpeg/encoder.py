@@ -109,6 +109,8 @@ class _Workspace:
         self.masks = [np.empty(grid, np.uint64) for grid in grids]
 
 
+# Of a larger frame the arrays, 11 bytes a pixel, are given back.
+_MOST_KEPT_PIXELS = 2**22
 _thread = threading.local()
 
 
@@ -122,7 +124,8 @@ def _workspace(coding_size: tuple[int, int], subsampling: Subsampling) -> Iterat
     try:
         yield workspace
     finally:
-        _thread.workspace = workspace
+        kept = coding_size[0] * coding_size[1] <= _MOST_KEPT_PIXELS
+        _thread.workspace = workspace if kept else None
 
 
 class Encoder:
