@@ -6,6 +6,7 @@ calls took. Callgrind's processor has AVX2 but not AVX-512, so libraries may run
 """
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -38,7 +39,7 @@ from rjpeg.errors import InputError, RjpegError
 
 PEERS = {ENCODE: OPENCV_ENCODE, ENCODE_MAP: OPENCV_ENCODE, DECODE: OPENCV_DECODE}
 _TIMEOUT = 600.0
-_CALLS = 3
+_CALLS = 10
 
 
 def operations(frame: np.ndarray, quality: float, map_quality: float, peer_quality: float) -> dict[str, Callable]:
@@ -66,6 +67,7 @@ def call(path: str, name: str, calls: int) -> None:
     cv2.setNumThreads(1)
     with np.load(path) as given:
         prepared = operations(given["frame"], *given["qualities"])
+    gc.disable()
     for operation in prepared.values():
         operation()
     for _ in range(calls):
