@@ -1,14 +1,16 @@
-"""`python -m benchmarks`: encode and decode times by stage, beside OpenCV's JPEG at equal bytes.
+"""`python -m benchmarks`: encode and decode times by stage, beside OpenCV's JPEG at equal bytes, and the budgets.
 
 One thread each. Every round times each operation once on each frame, so that whatever else the
 machine does falls on all of them alike; reported are medians over rounds and frames.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -22,17 +24,65 @@ import numpy as np
 from tqdm import tqdm
 
 import rjpeg
+from rjpeg import codec
 from rjpeg.errors import InputError, RjpegError, StorageError
 from rjpeg.runtime import runtime_name
 
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
-SIZES = ("224x224", "640x480", "1280x720")
+FORMAT = 1
+"""Of results.json, see benchmarks/reference/README.md."""
+SIZES = ("224x224", "640x480", "1280x720", "1920x1080")
+BUDGET_SIZE = "640x480"
 OPENCV_OPTIONS = (cv2.IMWRITE_JPEG_OPTIMIZE, 1)
 # the target, as a share of the bytes at the quality: one that the search does not hit at once
 TARGET_SHARE = 0.6
 # names of the operations in the results
-ENCODE, ENCODE_TO_TARGET, DECODE, RESTORE = "encode", "encode to target", "decode", "decode and restore"
+ENCODE, ENCODE_MAP, ENCODE_TO_TARGET = "encode", "encode a given map", "encode to target"
+ENCODE_VIDEO, ENCODE_PLANES = "encode to target, as a video", "encode planes"
+DECODE, RESTORE = "decode", "decode and restore"
 OPENCV_ENCODE, OPENCV_DECODE = "cv2.imencode", "cv2.imdecode"
+OPENCV_ENCODE_MAP = "cv2.imencode at the given map's bytes"
+OPENCV_ENCODE_TARGET = "cv2.imencode at the target's bytes"
+PEERS = {
+    ENCODE: OPENCV_ENCODE,
+    ENCODE_PLANES: OPENCV_ENCODE,
+    ENCODE_MAP: OPENCV_ENCODE_MAP,
+    ENCODE_TO_TARGET: OPENCV_ENCODE_TARGET,
+    ENCODE_VIDEO: OPENCV_ENCODE_TARGET,
+    DECODE: OPENCV_DECODE,
+    RESTORE: OPENCV_DECODE,
+}
+NETWORKS = ("generator", "predictor")
+# the share of a target that ends a search in a video
+VIDEO_FILL = 0.8
+# what is wished for at BUDGET_SIZE: times OpenCV's; all but the networks; megabytes; share of the cost a pixel
+BUDGETS = {ENCODE: 3.0, ENCODE_MAP: 1.3, DECODE: 2.5}
+MEMORY_BUDGET = 120
+LINEAR_WITHIN = 0.15
+
+# From the start of Python to the first frame coded, and the memory that it then has taken.
+_FIRST_FRAME = """
+import sys, time
+start = time.perf_counter()
+import numpy as np
+import cv2
+import rjpeg
+imported = time.perf_counter()
+height, width = int(sys.argv[1]), int(sys.argv[2])
+frame = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+frame = cv2.resize(frame, (width, height))
+cv2.setNumThreads(1)
+ready = time.perf_counter()
+encoder = rjpeg.Encoder(sys.argv[3] or None, threads=1)
+encoder.encode(frame, quality=50)
+first = time.perf_counter()
+for _ in range(20):
+    encoder.encode(frame, quality=50)
+# not getrusage's, which begins with that of the process that started this one
+with open("/proc/self/status") as status:
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+print(imported - start, first - ready, peak / 1024)
+"""
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -94,11 +144,24 @@ def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str |
     encoder, decoder = rjpeg.Encoder(model, threads=1), rjpeg.Decoder(model)
     restorer = rjpeg.Decoder(model, restore=True) if "restorer" in decoder.model.manifest else None
     coded = [encoder.encode_with_details(frame, quality=quality) for frame in frames]
-    sizes = [len(result.jpeg) for result in coded]
-    targets = [round(TARGET_SHARE * size) for size in sizes]
-    aimed = [encoder.encode(frame, target_bytes=target) for frame, target in zip(frames, targets, strict=True)]
-    qualities = [equal_quality(frame, size) for frame, size in zip(frames, sizes, strict=True)]
-    plain = [opencv_encode(frame, q) for frame, q in zip(frames, qualities, strict=True)]
+    planes = [codec.planes_from_frame(frame, "4:2:0") for frame in frames]
+    maps = [_map_for(frame, details) for frame, details in zip(frames, coded, strict=True)]
+    mapped = [
+        encoder.encode(frame, quality=quality, quality_map=levels) for frame, levels in zip(frames, maps, strict=True)
+    ]
+    targets = [round(TARGET_SHARE * len(result.jpeg)) for result in coded]
+    aimed = [
+        encoder.encode_with_details(frame, target_bytes=target) for frame, target in zip(frames, targets, strict=True)
+    ]
+    files = {ENCODE: [result.jpeg for result in coded], ENCODE_MAP: mapped, ENCODE_TO_TARGET: [a.jpeg for a in aimed]}
+    qualities = {
+        PEERS[name]: [equal_quality(frame, len(jpeg)) for frame, jpeg in zip(frames, jpegs, strict=True)]
+        for name, jpegs in files.items()
+    }
+    plain = {
+        peer: [opencv_encode(frame, q) for frame, q in zip(frames, of_frames, strict=True)]
+        for peer, of_frames in qualities.items()
+    }
 
     times: dict[str, list[float]] = {}
     stages: dict[str, dict[str, list[float]]] = {}
@@ -112,20 +175,35 @@ def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str |
         for index, frame in enumerate(frames):
             start = perf_counter()
             note(ENCODE, start, encoder.encode_with_details(frame, quality=quality).seconds)
+            for peer, of_frames in qualities.items():
+                start = perf_counter()
+                opencv_encode(frame, of_frames[index])
+                note(peer, start)
+            start = perf_counter()
+            note(ENCODE_PLANES, start, encoder.encode_with_details(planes[index], quality=quality).seconds)
+            start = perf_counter()
+            details = encoder.encode_with_details(frame, quality=quality, quality_map=maps[index])
+            note(ENCODE_MAP, start, details.seconds)
             start = perf_counter()
             note(ENCODE_TO_TARGET, start, encoder.encode_with_details(frame, target_bytes=targets[index]).seconds)
             start = perf_counter()
-            opencv_encode(frame, qualities[index])
-            note(OPENCV_ENCODE, start)
+            details = encoder.encode_with_details(
+                frame,
+                target_bytes=targets[index],
+                start=aimed[index].quality,
+                size_before=aimed[index].coding_size,
+                least_fill=VIDEO_FILL,
+            )
+            note(ENCODE_VIDEO, start, details.seconds)
             start = perf_counter()
             note(DECODE, start, decoder.decode_with_details(coded[index].jpeg).seconds)
-            if restorer is not None:
-                start = perf_counter()
-                note(RESTORE, start, restorer.decode_with_details(coded[index].jpeg).seconds)
-            encoded = np.frombuffer(plain[index], np.uint8)
+            encoded = np.frombuffer(plain[OPENCV_ENCODE][index], np.uint8)
             start = perf_counter()
             cv2.imdecode(encoded, cv2.IMREAD_COLOR)
             note(OPENCV_DECODE, start)
+            if restorer is not None:
+                start = perf_counter()
+                note(RESTORE, start, restorer.decode_with_details(coded[index].jpeg).seconds)
 
     height, width = frames[0].shape[:2]
     return {
@@ -134,20 +212,72 @@ def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str |
         "frames": len(frames),
         "repeats": repeats,
         "milliseconds": {name: 1000 * statistics.median(values) for name, values in times.items()},
+        "least_milliseconds": {name: 1000 * min(values) for name, values in times.items()},
         "stages": {
             operation: {stage: 1000 * statistics.median(values) for stage, values in parts.items()}
             for operation, parts in stages.items()
         },
-        "mean_bytes": {
-            ENCODE: statistics.fmean(sizes),
-            ENCODE_TO_TARGET: statistics.fmean(map(len, aimed)),
-            OPENCV_ENCODE: statistics.fmean(map(len, plain)),
-        },
+        "mean_bytes": {name: statistics.fmean(map(len, jpegs)) for name, jpegs in (files | plain).items()},
     }
 
 
-def machine() -> dict[str, str]:
-    """What the times were taken on."""
+def _map_for(frame: np.ndarray, details: rjpeg.EncodedFrame) -> np.ndarray:
+    """A map on the frame's own grid: the one that was coded, where that was at the frame's size."""
+    grid = (-(-frame.shape[0] // codec.REGION), -(-frame.shape[1] // codec.REGION), 2)
+    return details.quality_map if details.quality_map.shape == grid else np.zeros(grid, np.uint8)
+
+
+def first_frame(height: int, width: int, model: str | None) -> dict[str, float]:
+    """Seconds of a new process to import and to code its first frame, and the megabytes that it takes (peak)."""
+    command = [sys.executable, "-c", _FIRST_FRAME, str(height), str(width), model or ""]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
+    if done.returncode != 0:
+        raise InputError(f"a new process could not code a frame: {done.stderr.strip()[-300:]}")
+    imported, first, megabytes = map(float, done.stdout.split())
+    return {"import_seconds": imported, "first_frame_seconds": first, "peak_megabytes": megabytes}
+
+
+def without_networks(row: dict[str, Any], operation: str = ENCODE) -> float:
+    """Milliseconds of an operation less those of its two networks."""
+    of_networks = (row["stages"][operation].get(stage, 0.0) for stage in NETWORKS)
+    return float(row["milliseconds"][operation] - sum(of_networks))
+
+
+def budgets(results: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """(what, found, below what it should be)."""
+    lines = []
+    for row in results["sizes"]:
+        if row["size"] != BUDGET_SIZE:
+            continue
+        times = row["milliseconds"]
+        for name, limit in BUDGETS.items():
+            lines.append((f"{name}, times {PEERS[name]}", times[name] / times[PEERS[name]], limit))
+        rest = without_networks(row) / times[OPENCV_ENCODE]
+        lines.append((f"encode without the networks, times {OPENCV_ENCODE}", rest, BUDGETS[ENCODE_MAP]))
+    # Sizes are measured one after another, so what else the machine does falls on some of them only.
+    a_pixel = [row["least_milliseconds"][ENCODE] / _pixels(row) for row in results["sizes"]]
+    if len(a_pixel) > 1:
+        spread = max(a_pixel) / min(a_pixel) - 1
+        lines.append((f"encode, spread of the cost a pixel from {_ends(results)}", spread, LINEAR_WITHIN))
+    if "process" in results:
+        lines.append(
+            (f"megabytes of a process that encodes {BUDGET_SIZE}", results["process"]["peak_megabytes"], MEMORY_BUDGET)
+        )
+    return lines
+
+
+def _pixels(row: dict[str, Any]) -> int:
+    height, width = parse_size(row["size"])
+    return height * width
+
+
+def _ends(results: dict[str, Any]) -> str:
+    rows = sorted(results["sizes"], key=_pixels)
+    return f"{rows[0]['size']} to {rows[-1]['size']}"
+
+
+def machine() -> dict[str, Any]:
+    """What the times were taken on; null where the system does not tell."""
     board, processor = Path("/proc/device-tree/model"), platform.processor() or platform.machine()
     if board.is_file():
         processor = board.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
@@ -158,12 +288,46 @@ def machine() -> dict[str, str]:
                 break
     return {
         "processor": processor,
-        "system": platform.platform(),
+        "system": _system(),
         "python": platform.python_version(),
         "opencv": cv2.__version__,
         "runtime": runtime_name(),
+        "runtime_version": _version(runtime_name()),
+        "numpy": np.__version__,
         "rjpeg": rjpeg.__version__,
+        "cores": os.cpu_count(),
+        "governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "temperature": temperature(),
     }
+
+
+def temperature() -> float | None:
+    """Of the processor, degrees Celsius."""
+    line = _line("/sys/class/thermal/thermal_zone0/temp")
+    return int(line) / 1000 if line is not None and line.lstrip("-").isdecimal() else None
+
+
+def _system() -> str:
+    """Distribution, kernel and architecture."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = platform.system()
+    return f"{name}, {platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}"
+
+
+def _line(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _version(module: str) -> str | None:
+    try:
+        return importlib.metadata.version(module.replace("_", "-"))
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def table(results: dict[str, Any]) -> str:
@@ -178,17 +342,26 @@ def table(results: dict[str, Any]) -> str:
     ]
     for row in results["sizes"]:
         for name, value in row["milliseconds"].items():
-            peer = row["milliseconds"][OPENCV_DECODE if "decode" in name else OPENCV_ENCODE]
+            peer = row["milliseconds"][PEERS.get(name, name)]
             size = f"{row['mean_bytes'][name]:.0f}" if name in row["mean_bytes"] else ""
             lines.append(f"| {row['size']} | {name} | {value:.2f} | {value / peer:.2f} | {size} |")
     sizes = [row["size"] for row in results["sizes"]]
     lines += ["", "| stage | " + " | ".join(sizes) + " |", "| --- |" + " ---: |" * len(sizes)]
-    for operation in (ENCODE, ENCODE_TO_TARGET, DECODE, RESTORE):
+    for operation in (ENCODE, ENCODE_MAP, ENCODE_TO_TARGET, ENCODE_VIDEO, DECODE, RESTORE):
         names = dict.fromkeys(stage for row in results["sizes"] for stage in row["stages"].get(operation, {}))
         for stage in names:
             cells = [row["stages"].get(operation, {}).get(stage) for row in results["sizes"]]
             text = " | ".join("" if cell is None else f"{cell:.2f}" for cell in cells)
             lines.append(f"| {operation}: {stage} | {text} |")
+    a_pixel = [f"{1e6 * row['least_milliseconds'][ENCODE] / _pixels(row):.1f}" for row in results["sizes"]]
+    lines.append(f"| {ENCODE}: least nanoseconds a pixel | " + " | ".join(a_pixel) + " |")
+    lines += ["", "| budget | found | limit | |", "| --- | ---: | ---: | --- |"]
+    for what, found, limit in budgets(results):
+        lines.append(f"| {what} | {found:.2f} | {limit:g} | {'met' if found < limit else 'not met'} |")
+    if "process" in results:
+        found = results["process"]
+        times = f"{found['import_seconds']:.2f} s to import, {found['first_frame_seconds']:.3f} s to its first frame"
+        lines += ["", f"A new process: {times} at {BUDGET_SIZE}, {found['peak_megabytes']:.0f} MB at most."]
     return "\n".join(lines)
 
 
@@ -217,12 +390,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--frames and --repeats must be at least 1")
     sizes = [parse_size(text) for text in arguments.sizes]
     pictures = read_pictures(CALIBRATION_DATA)
+    on = machine()
     rows = []
     for height, width in sizes:
         frames = [compose(pictures, height, width, index) for index in range(arguments.frames)]
         label = f"{width}x{height}"
         rows.append(measure(frames, arguments.quality, arguments.repeats, arguments.model, label))
-    results = {"machine": machine(), "quality": arguments.quality, "sizes": rows}
+    results = {
+        "format": FORMAT,
+        "machine": on | {"temperature_after": temperature()},
+        "quality": arguments.quality,
+        "sizes": rows,
+        "process": first_frame(*parse_size(BUDGET_SIZE), arguments.model),
+    }
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,19 +1,65 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def forward_dct(plane: NDArray[np.uint8], block_rows: int, block_cols: int) -> NDArray[np.float32]: ...
+def planes_from_bgr(
+    frame: NDArray[np.uint8], y: NDArray[np.uint8], cb: NDArray[np.uint8], cr: NDArray[np.uint8]
+) -> None: ...
+def forward_dct(
+    plane: NDArray[np.uint8], block_rows: int, block_cols: int, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]: ...
 def quantize(
     coefficients: NDArray[np.float32], steps: NDArray[np.float32], levels: NDArray[np.uint8], dead_zone: float
 ) -> NDArray[np.int16]: ...
+def quantize_regions(
+    coefficients: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    levels: NDArray[np.uint8],
+    channel: int,
+    before: NDArray[np.uint8] | None,
+    dead_zone: float,
+    quantized: NDArray[np.int16],
+    masks: NDArray[np.uint64],
+) -> None: ...
+def transform_and_quantize(
+    plane: NDArray[np.uint8],
+    steps: NDArray[np.float32],
+    levels: NDArray[np.uint8],
+    channel: int,
+    dead_zone: float,
+    quantized: NDArray[np.int16],
+    masks: NDArray[np.uint64],
+) -> None: ...
 def inverse_dct(
     quantized: NDArray[np.int16], steps: NDArray[np.float32], levels: NDArray[np.uint8]
 ) -> NDArray[np.uint8]: ...
+def dequantized_dc(coefficients: NDArray[np.float32], step: int) -> NDArray[np.int32]: ...
+def generator_input(
+    y: NDArray[np.float32],
+    cb: NDArray[np.float32],
+    cr: NDArray[np.float32],
+    rate: int,
+    scale: float,
+    zero_point: int,
+) -> NDArray[np.int8]: ...
+def predictor_input(
+    y: NDArray[np.int32], cb: NDArray[np.int32], cr: NDArray[np.int32], rate: int, scale: float, zero_point: int
+) -> NDArray[np.int8]: ...
+def levels_from_output(
+    output: NDArray[np.int8], factor: float, offsets: tuple[float, float], most: int
+) -> NDArray[np.uint8]: ...
+def find_masks(blocks: NDArray[np.int16]) -> NDArray[np.uint64]: ...
+def count_nonzero(
+    blocks: list[NDArray[np.int16]], masks: list[NDArray[np.uint64]], rows: int, cols: int
+) -> NDArray[np.int32]: ...
+def checksum(blocks: NDArray[np.int16], masks: NDArray[np.uint64], crc: int) -> int: ...
 def read_file(jpeg: bytes, max_pixels: int, segment_code: int, with_blocks: bool) -> dict: ...
 def decode_plain(jpeg: bytes, max_pixels: int) -> NDArray[np.uint8]: ...
+def rice_encode(gaps: NDArray[np.int64], differences: NDArray[np.int64]) -> bytes: ...
 def write_file(
     width: int,
     height: int,
     blocks: list[NDArray[np.int16]],
+    masks: list[NDArray[np.uint64]],
     tables: list[NDArray[np.uint16]],
     sampling: list[tuple[int, int]],
     segments: list[tuple[int, bytes]],

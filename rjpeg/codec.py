@@ -50,12 +50,22 @@ def halved(pixels: int) -> int:
     return -(-pixels // 2)
 
 
-def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling) -> Planes:
-    """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels."""
-    y, cr, cb = cv2.split(cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb))
-    if subsampling == "4:2:0":
-        cb, cr = halve(cb), halve(cr)
-    return Planes(y, cb, cr)
+def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling, out: Planes | None = None) -> Planes:
+    """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels.
+
+    out: planes of the right sizes to write to.
+    """
+    if frame.strides[1:] != (3, 1):
+        frame = np.ascontiguousarray(frame)
+    planes = empty_planes(frame.shape[0], frame.shape[1], subsampling) if out is None else out
+    _native.planes_from_bgr(frame, *planes)
+    return planes
+
+
+def empty_planes(height: int, width: int, subsampling: Subsampling) -> Planes:
+    """Planes for a frame of this size, not yet filled."""
+    chroma = (halved(height), halved(width)) if subsampling == "4:2:0" else (height, width)
+    return Planes(*(np.empty(size, np.uint8) for size in ((height, width), chroma, chroma)))
 
 
 def reduce(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -110,12 +120,15 @@ def _double(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
 
 
-def forward_dct(plane: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it."""
+def forward_dct(plane: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it.
+
+    out: an array of that shape to write to.
+    """
     height, width = plane.shape
     if plane.strides[1] != 1:
         plane = np.ascontiguousarray(plane)
-    return _native.forward_dct(plane, blocks_of(height), blocks_of(width))
+    return _native.forward_dct(plane, blocks_of(height), blocks_of(width), out)
 
 
 def level_steps(table: NDArray[np.integer], level_scales: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from rjpeg import _native, codec, marker
 from rjpeg.errors import InputError, JpegError, MarkerError
-from rjpeg.features import predictor_features, rate_of
+from rjpeg.features import rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
 from rjpeg.restoration import restore, step_octaves
-from rjpeg.runtime import Network, answer
+from rjpeg.runtime import Network
 from rjpeg.stages import timed
 
 MAX_PIXELS = 2**26
@@ -27,7 +27,8 @@ class DecodedFrame:
     """A decoded frame and what its file told.
 
     frame: (H, W, 3) uint8 BGR. coding_size: (height, width) of the JPEG. quality_map: (rows, cols, 2) uint8 levels,
-    luma and chroma, and tables: the DQT's (64,) luma and chroma tables; both None for an ordinary JPEG.
+    luma and chroma, and tables: the DQT's (64,) luma and chroma tables; both None for an ordinary JPEG. predictor_map:
+    as quality_map, None where the file holds its whole map.
     marker_bytes, refinement_bytes: as in EncodedFrame. seconds: by stage.
     """
 
@@ -53,7 +54,7 @@ class RegionFile:
     marker: marker.Marker
     marker_bytes: int
     refinement_bytes: int
-    predictor_map: NDArray[np.uint8]
+    predictor_map: NDArray[np.uint8] | None
     quality_map: NDArray[np.uint8]
 
 
@@ -139,8 +140,12 @@ def read_region_file(
         raise JpegError(f"frame of {frame_size[1]}x{frame_size[0]} pixels is larger than the limit of {max_pixels}")
     if any(side < coded for side, coded in zip(frame_size, coding_size, strict=True)):
         raise MarkerError(f"region marker has frame size {frame_size}, smaller than the coding size {coding_size}")
-    predicted = timed(seconds, "predictor", lambda: _predicted_map(file["blocks"], file["tables"], model))
-    levels = marker.corrected(predicted, said.correction_kind, said.correction, len(model.leveling.scales))
+    predicted = None
+    if said.correction_kind == marker.WHOLE_MAP:
+        regions = np.empty((codec.regions_of(coding_size[0]), codec.regions_of(coding_size[1]), 2), np.uint8)
+    else:
+        regions = predicted = timed(seconds, "predictor", lambda: _predicted_map(file["blocks"], file["tables"], model))
+    levels = marker.corrected(regions, said.correction_kind, said.correction, len(model.leveling.scales))
     found = timed(
         seconds,
         "checksum",
@@ -197,8 +202,9 @@ def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | No
 def _predicted_map(
     blocks: list[NDArray[np.int16]], tables: list[NDArray[np.uint16]], model: Model
 ) -> NDArray[np.uint8]:
-    dc = [component[..., 0].astype(np.int64) * int(table[0]) for component, table in zip(blocks, tables, strict=True)]
+    dc = [
+        component[..., 0].astype(np.int32) * np.int32(table[0]) for component, table in zip(blocks, tables, strict=True)
+    ]
     network = model.predictor
-    features = predictor_features(dc[0], dc[1], dc[2], rate_of(tables[0]))
-    output = answer(network, features)
-    return levels_from_output(output, network.output_quantization, model.leveling, tables[0])
+    array = _native.predictor_input(dc[0], dc[1], dc[2], rate_of(tables[0]), *network.input_quantization)
+    return levels_from_output(network.run(array)[0], network.output_quantization, model.leveling, tables[0])

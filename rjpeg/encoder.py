@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -13,10 +16,10 @@ from numpy.typing import NDArray
 from rjpeg import _native, codec, marker, tables
 from rjpeg.codec import REGION, Planes, Subsampling
 from rjpeg.errors import InputError, TargetError
-from rjpeg.features import generator_features, predictor_features, rate_of
+from rjpeg.features import rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
-from rjpeg.runtime import Network, answer
+from rjpeg.runtime import Network
 from rjpeg.stages import timed
 
 LARGEST_SIDE = 65500
@@ -43,8 +46,9 @@ _LARGEST_DEAD_ZONE = 0.45
 class EncodedFrame:
     """A coded frame and how it came about.
 
-    quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map: (rows,
-    cols, 2) uint8 levels, luma and chroma; generator_map is None where the generator was not asked. tables: the DQT's
+    quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map,
+    generator_map: (rows, cols, 2) uint8 levels, luma and chroma; None where the network was not asked, as with the
+    caller's own map. tables: the DQT's
     (64,) luma and chroma tables. marker_bytes: the whole region marker; refinement_bytes: the share of it that
     corrects the predictor's map. seconds: by stage, summed over all attempts of a search.
     """
@@ -53,7 +57,7 @@ class EncodedFrame:
     quality: float
     coding_size: tuple[int, int]
     quality_map: NDArray[np.uint8]
-    predictor_map: NDArray[np.uint8]
+    predictor_map: NDArray[np.uint8] | None
     generator_map: NDArray[np.uint8] | None
     tables: tuple[NDArray[np.uint16], NDArray[np.uint16]]
     marker_bytes: int
@@ -63,13 +67,20 @@ class EncodedFrame:
 
 @dataclass
 class _Picture:
-    """A frame at its coding size, transformed, with what the networks said of it so far."""
+    """A frame at its coding size, transformed, with what the networks said of it so far.
+
+    coefficients: none where one attempt with the caller's own map is all, which goes from the planes to the blocks at
+    once. quantized, masks: where `_attempt` puts the blocks and their `_native.find_masks`.
+    """
 
     frame_size: tuple[int, int]
     coding_size: tuple[int, int]
     subsampling: Subsampling
-    coefficients: list[NDArray[np.float32]]
+    planes: Planes
+    coefficients: list[NDArray[np.float32]] | None
     half_size_chroma: list[NDArray[np.float32]]
+    quantized: list[NDArray[np.int16]]
+    masks: list[NDArray[np.uint64]]
     seconds: dict[str, float]
     answers: dict[tuple[int, ...], NDArray[np.int8]] = field(default_factory=dict)
 
@@ -78,10 +89,43 @@ class _Picture:
         return codec.regions_of(self.coding_size[0]), codec.regions_of(self.coding_size[1])
 
     def ask(self, key: tuple[int, ...], stage: str, network: Network, features: Callable[[], NDArray]) -> NDArray:
-        """The network's answer (rows, cols, 2) int8, remembered under `key`."""
+        """The network's answer (rows, cols, 2) int8, remembered under `key`. features: gives its int8 input."""
         if key not in self.answers:
-            self.answers[key] = timed(self.seconds, stage, lambda: answer(network, features()))
+            array = timed(self.seconds, "features", features)
+            self.answers[key] = timed(self.seconds, stage, lambda: network.run(array)[0])
         return self.answers[key]
+
+
+class _Workspace:
+    """The large arrays that coding a frame takes, for one coding size. They are a frame's only until the next one."""
+
+    def __init__(self, coding_size: tuple[int, int], subsampling: Subsampling) -> None:
+        self.key: tuple[tuple[int, int], Subsampling] = (coding_size, subsampling)
+        height, width = coding_size
+        self.planes = codec.empty_planes(height, width, subsampling)
+        grids = [(codec.blocks_of(plane.shape[0]), codec.blocks_of(plane.shape[1])) for plane in self.planes]
+        self.coefficients = [np.empty((*grid, 64), np.float32) for grid in grids]
+        self.quantized = [np.empty((*grid, 64), np.int16) for grid in grids]
+        self.masks = [np.empty(grid, np.uint64) for grid in grids]
+
+
+# Of a larger frame the arrays, 11 bytes a pixel, are given back.
+_MOST_KEPT_PIXELS = 2**22
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def _workspace(coding_size: tuple[int, int], subsampling: Subsampling) -> Iterator[_Workspace]:
+    """This thread's arrays, those of the frame before where it was coded alike: fresh memory costs more than coding."""
+    workspace: _Workspace | None = getattr(_thread, "workspace", None)
+    _thread.workspace = None  # lent: a network's stand-in may code a frame of its own meanwhile
+    if workspace is None or workspace.key != (coding_size, subsampling):
+        workspace = _Workspace(coding_size, subsampling)
+    try:
+        yield workspace
+    finally:
+        kept = coding_size[0] * coding_size[1] <= _MOST_KEPT_PIXELS
+        _thread.workspace = workspace if kept else None
 
 
 class Encoder:
@@ -97,6 +141,8 @@ class Encoder:
         """
         self.model = model if isinstance(model, Model) else load_model(model, threads=threads)
         self.refine = refine
+        self._mean_base_step = float(np.mean(self.model.base_tables[0]))
+        self._losses = _losses(self.model.leveling.scales)
 
     def encode(
         self,
@@ -160,10 +206,11 @@ class Encoder:
             _check_quality(quality)
             if sizes is None:
                 sizes = [_reduced(frame_size, _fraction(self.model.sizes_by_quality, quality))]
-            picture = self._prepare(frame, frame_size, sizes[0], subsampling)
-            if quality_map is not None:
-                _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
-            return self._attempt(picture, quality, self.model.dead_zone, quality_map)
+            with _workspace(sizes[0], subsampling) as workspace:
+                picture = self._prepare(frame, frame_size, workspace, once=quality_map is not None)
+                if quality_map is not None:
+                    _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
+                return self._attempt(picture, quality, self.model.dead_zone, quality_map)
         _check_target(target_bytes)
         if start is not None:
             _check_quality(start, "start")
@@ -180,10 +227,11 @@ class Encoder:
             sizes = self._sizes_for(frame_size, target, size_before)
         smallest = 0
         for size in sizes:
-            picture = self._prepare(frame, frame_size, size, subsampling)
-            if quality_map is not None:
-                _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
-            found, smallest = self._search(picture, target, quality_map, start, least_fill)
+            with _workspace(size, subsampling) as workspace:
+                picture = self._prepare(frame, frame_size, workspace)
+                if quality_map is not None:
+                    _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
+                found, smallest = self._search(picture, target, quality_map, start, least_fill)
             if found is not None:
                 return found
         raise TargetError(
@@ -291,21 +339,37 @@ class Encoder:
         self,
         frame: NDArray[np.uint8] | Planes,
         frame_size: tuple[int, int],
-        coding_size: tuple[int, int],
-        subsampling: Subsampling,
+        workspace: _Workspace,
+        *,
+        once: bool = False,
     ) -> _Picture:
+        """once: for a single attempt with the caller's own map."""
         start = perf_counter()
+        coding_size, subsampling = workspace.key
         if isinstance(frame, Planes):
             planes = codec.reduce_planes(frame, coding_size)
         else:
-            planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling)
-        converted = perf_counter()
-        coefficients = [codec.forward_dct(plane) for plane in planes]
-        half_size = coefficients[1:]
-        if subsampling == "4:4:4":
-            half_size = [codec.forward_dct(codec.halve(plane)) for plane in planes[1:]]
-        seconds = {"convert": converted - start, "transform": perf_counter() - converted}
-        return _Picture(frame_size, coding_size, subsampling, coefficients, half_size, seconds)
+            planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling, workspace.planes)
+        picture = _Picture(
+            frame_size=frame_size,
+            coding_size=coding_size,
+            subsampling=subsampling,
+            planes=planes,
+            coefficients=None,
+            half_size_chroma=[],
+            quantized=workspace.quantized,
+            masks=workspace.masks,
+            seconds={"convert": perf_counter() - start},
+        )
+        if not once:
+            timed(picture.seconds, "transform", lambda: self._transform(picture, workspace.coefficients))
+        return picture
+
+    def _transform(self, picture: _Picture, out: list[NDArray[np.float32]]) -> None:
+        picture.coefficients = [codec.forward_dct(*pair) for pair in zip(picture.planes, out, strict=True)]
+        picture.half_size_chroma = picture.coefficients[1:]
+        if picture.subsampling == "4:4:4":
+            picture.half_size_chroma = [codec.forward_dct(codec.halve(plane)) for plane in picture.planes[1:]]
 
     def _attempt(
         self, picture: _Picture, quality: float, dead_zone: float, own_map: NDArray[np.uint8] | None
@@ -318,28 +382,31 @@ class Encoder:
             percent = self._finest_percent(percent)
         file_tables = [tables.scaled(base, percent) for base in model.base_tables]
         rate = rate_of(file_tables[0])
-        predicted = self._predicted_map(picture, file_tables, rate)
         steps = [codec.level_steps(table, model.leveling.scales) for table in file_tables]
-        wanted = None
+        predicted = wanted = None
         if own_map is not None:
-            levels = own_map
+            levels = np.ascontiguousarray(own_map)
+            self._quantize(picture, steps, levels, None, dead_zone)
+            # Without asking the predictor, which takes longer than all else and is seldom near a map of other origin.
+            kind, correction = marker.whole_map(levels)
         else:
-            levels = predicted
+            # The generator reads most of the coefficients, so it is asked while they are in the cache.
             if self.refine:
                 wanted = self._wanted_map(picture, file_tables[0], rate)
-        blocks = self._quantize(picture, steps, levels, dead_zone)
-        if wanted is not None:
-            levels = timed(
-                picture.seconds, "refine", lambda: _refined(predicted, wanted, blocks, model.leveling.scales)
-            )
-            if levels is not predicted:
-                blocks = self._quantize(picture, steps, levels, dead_zone)
-        kind, correction = marker.correction_between(predicted, levels)
+            levels = predicted = self._predicted_map(picture, file_tables, rate)
+            self._quantize(picture, steps, predicted, None, dead_zone)
+            if wanted is not None:
+                levels = timed(picture.seconds, "refine", lambda: _refined(predicted, wanted, picture, self._losses))
+                if levels is not predicted:
+                    self._quantize(picture, steps, levels, predicted, dead_zone)
+            kind, correction = timed(picture.seconds, "refine", lambda: marker.correction_between(predicted, levels))
         three_tables = [file_tables[0], file_tables[1], file_tables[1]]
         checksum = timed(
             picture.seconds,
             "checksum",
-            lambda: marker.checksum_of(blocks, levels, three_tables, picture.coding_size, picture.frame_size),
+            lambda: marker.checksum_of(
+                picture.quantized, levels, three_tables, picture.coding_size, picture.frame_size, picture.masks
+            ),
         )
         frame_size = None if picture.frame_size == picture.coding_size else picture.frame_size
         segments = marker.pack(marker.Marker(model.identity, frame_size, checksum, kind, correction))
@@ -348,7 +415,9 @@ class Encoder:
         jpeg = timed(
             picture.seconds,
             "write",
-            lambda: _native.write_file(width, height, blocks, three_tables, sampling, segments),
+            lambda: _native.write_file(
+                width, height, picture.quantized, picture.masks, three_tables, sampling, segments
+            ),
         )
         return EncodedFrame(
             jpeg=jpeg,
@@ -365,12 +434,12 @@ class Encoder:
 
     def _finest_percent(self, percent: float) -> float:
         """Scale of the DQT's tables for a picture that is coded at `percent` on average: finer by the map's center."""
-        leveling, mean_step = self.model.leveling, float(np.mean(self.model.base_tables[0]))
-        low, high = -8.0, float(np.log2(percent))
+        leveling, mean_step = self.model.leveling, self._mean_base_step
+        wanted, most = math.log2(percent), leveling.octaves(1.0)
+        low, high = -8.0, wanted
         for _ in range(40):
             middle = (low + high) / 2
-            strength = leveling.strength(max(1.0, mean_step * 2.0**middle / 100.0))
-            if middle + leveling.octaves(strength) < np.log2(percent):
+            if middle + most * leveling.strength(max(1.0, mean_step * 2.0**middle / 100.0)) < wanted:
                 low = middle
             else:
                 high = middle
@@ -380,12 +449,9 @@ class Encoder:
         network = self.model.predictor
         dc_steps = [int(file_tables[0][0]), int(file_tables[1][0]), int(file_tables[1][0])]
 
-        def features() -> NDArray[np.float32]:
-            dc = [
-                codec.quantize_dc(component, step) * step
-                for component, step in zip(picture.coefficients, dc_steps, strict=True)
-            ]
-            return predictor_features(dc[0], dc[1], dc[2], rate)
+        def features() -> NDArray[np.int8]:
+            y, cb, cr = map(_native.dequantized_dc, picture.coefficients or [], dc_steps)
+            return _native.predictor_input(y, cb, cr, rate, *network.input_quantization)
 
         output = picture.ask((rate, *dc_steps), "predictor", network, features)
         return levels_from_output(output, network.output_quantization, self.model.leveling, file_tables[0])
@@ -393,61 +459,62 @@ class Encoder:
     def _wanted_map(self, picture: _Picture, luma_table: NDArray[np.uint16], rate: int) -> NDArray[np.uint8]:
         network = self.model.generator
 
-        def features() -> NDArray[np.float32]:
-            cb, cr = picture.half_size_chroma
-            return generator_features(picture.coefficients[0], cb, cr, rate)
+        def features() -> NDArray[np.int8]:
+            y, (cb, cr) = (picture.coefficients or [])[0], picture.half_size_chroma
+            return _native.generator_input(y, cb, cr, rate, *network.input_quantization)
 
         output = picture.ask((rate,), "generator", network, features)
         return levels_from_output(output, network.output_quantization, self.model.leveling, luma_table)
 
     def _quantize(
-        self, picture: _Picture, steps: list[NDArray[np.float32]], levels: NDArray[np.uint8], dead_zone: float
-    ) -> list[NDArray[np.int16]]:
-        def quantize() -> list[NDArray[np.int16]]:
-            quantized = []
-            for index, component in enumerate(picture.coefficients):
+        self,
+        picture: _Picture,
+        steps: list[NDArray[np.float32]],
+        levels: NDArray[np.uint8],
+        before: NDArray[np.uint8] | None,
+        dead_zone: float,
+    ) -> None:
+        """Fill the picture's blocks and masks; those where the levels `before` were the same are there already."""
+
+        def quantize() -> None:
+            for index, (quantized, masks) in enumerate(zip(picture.quantized, picture.masks, strict=True)):
                 channel = min(index, 1)
-                of_blocks = codec.block_levels(levels[..., channel], *component.shape[:2])
-                quantized.append(codec.quantize(component, steps[channel], of_blocks, dead_zone))
-            return quantized
+                if picture.coefficients is None:
+                    plane = picture.planes[index]
+                    _native.transform_and_quantize(plane, steps[channel], levels, channel, dead_zone, quantized, masks)
+                else:
+                    coefficients = picture.coefficients[index]
+                    _native.quantize_regions(
+                        coefficients, steps[channel], levels, channel, before, dead_zone, quantized, masks
+                    )
 
-        return timed(picture.seconds, "quantize", quantize)
+        timed(picture.seconds, "quantize", quantize)
 
 
-def _refined(
-    predicted: NDArray[np.uint8],
-    wanted: NDArray[np.uint8],
-    blocks: list[NDArray[np.int16]],
-    level_scales: NDArray[np.float64],
-) -> NDArray[np.uint8]:
-    """`predicted` with the generator's level where that saves more bits than it costs to say so.
+def _losses(level_scales: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bits that every nonzero coefficient loses with one level in the place of another, (levels, levels).
 
     With distortion ~ step^2 and bits ~ -log2(step) for every nonzero coefficient, a region whose step is r times the
     best one loses (r^2 - 1) / (2 ln 2) - log2(r) bits for each of them (both terms at the slope where the best one
     balances them).
     """
     octaves = np.log2(level_scales)
-    off = octaves[predicted] - octaves[wanted]
-    loss = (4.0**off - 1) / (2 * np.log(2)) - off
+    off = np.subtract.outer(octaves, octaves)
+    losses: NDArray[np.float64] = (4.0**off - 1) / (2 * np.log(2)) - off
+    return losses
+
+
+def _refined(
+    predicted: NDArray[np.uint8], wanted: NDArray[np.uint8], picture: _Picture, losses: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """`predicted` with the generator's level where that saves more bits than it costs to say so."""
     rows, cols = predicted.shape[:2]
-    nonzero = np.stack(
-        [_nonzero_by_region(blocks[:1], rows, cols), _nonzero_by_region(blocks[1:], rows, cols)], axis=-1
-    )
-    pays = nonzero * loss > _REFINEMENT_BITS
+    blocks, masks = picture.quantized, picture.masks
+    nonzero = np.empty(predicted.shape, np.int32)
+    nonzero[..., 0] = _native.count_nonzero(blocks[:1], masks[:1], rows, cols)
+    nonzero[..., 1] = _native.count_nonzero(blocks[1:], masks[1:], rows, cols)
+    pays = nonzero * losses[predicted, wanted] > _REFINEMENT_BITS
     return np.where(pays, wanted, predicted) if pays.any() else predicted
-
-
-def _nonzero_by_region(components: list[NDArray[np.int16]], rows: int, cols: int) -> NDArray[np.int64]:
-    """Number of nonzero AC coefficients of some components in every region, (rows, cols)."""
-    total = np.zeros((rows, cols), np.int64)
-    for component in components:
-        count = np.count_nonzero(component[..., 1:], axis=-1)
-        if count.shape != (rows, cols):
-            padded = np.zeros((2 * rows, 2 * cols), np.int64)
-            padded[: count.shape[0], : count.shape[1]] = count
-            count = padded.reshape(rows, 2, cols, 2).sum(axis=(1, 3))
-        total += count
-    return total
 
 
 def _fraction(ladder: tuple[tuple[float, float], ...], value: float) -> float:

@@ -6,10 +6,13 @@ quantized DC terms. Both also read the rate, a constant plane, since what matter
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg.codec import BLOCK
+from rjpeg.tables import mean_step
 
 ZIGZAG = np.array(
     [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
@@ -29,7 +32,7 @@ def rate_of(luma_table: NDArray[np.integer]) -> int:
 
     Steps this small let a map change smoothly with the quality, so that bytes do too.
     """
-    return int(np.floor(16 * np.log2(np.mean(luma_table)) + 0.5))
+    return math.floor(16 * math.log2(mean_step(luma_table)) + 0.5)
 
 
 def generator_features(

@@ -51,7 +51,9 @@ def inspect(
         "model_id": file.marker.model_id.hex(),
         "marker_bytes": file.marker_bytes,
         "refinement_bytes": file.refinement_bytes,
-        "refined_levels": int(np.count_nonzero(file.quality_map != file.predictor_map)),
+        "refined_levels": file.quality_map.size
+        if file.predictor_map is None
+        else int(np.count_nonzero(file.quality_map != file.predictor_map)),
         "rows": file.quality_map.shape[0],
         "cols": file.quality_map.shape[1],
         "quality_map": file.quality_map,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import tables
+from rjpeg import _native, tables
 from rjpeg.codec import REGION
 from rjpeg.runtime import Quantization
 
@@ -31,11 +32,11 @@ class Leveling(NamedTuple):
         A file of finest steps has nothing to give away: below `fade` octaves of the mean step the range shrinks
         to nothing.
         """
-        return float(np.clip(np.log2(mean_luma_step) / self.fade, 0.0, 1.0))
+        return min(max(math.log2(mean_luma_step) / self.fade, 0.0), 1.0)
 
     def octaves(self, strength: float) -> float:
         """How much coarser than the DQT the luma of an average region is, in octaves, at a strength of 0..1."""
-        return float(np.log2(self.scales[self.centers[0]])) * strength
+        return math.log2(self.scales[self.centers[0]]) * strength
 
 
 def levels_from_output(
@@ -46,14 +47,12 @@ def levels_from_output(
     The answer means octaves of the quantization step, larger is coarser; each channel is centered on its own mean. Sums
     are of integers and every real operation is one IEEE double rounding, so all machines give the same levels.
     """
-    strength = leveling.strength(float(np.mean(luma_table)))
-    integers = output.astype(np.int64)
-    regions = integers.shape[0] * integers.shape[1]
-    centered = integers * regions - integers.sum(axis=(0, 1))
-    levels_per_octave = 1.0 / float(np.log2(leveling.scales[1]))
+    strength = leveling.strength(tables.mean_step(luma_table))
+    regions = output.shape[0] * output.shape[1]
+    levels_per_octave = 1.0 / math.log2(leveling.scales[1])
     factor = quantization.scale * leveling.gain * levels_per_octave * strength / regions
-    levels = np.floor(centered * factor + (np.array(leveling.centers) * strength + 0.5))
-    return np.clip(levels, 0, len(leveling.scales) - 1).astype(np.uint8)
+    luma, chroma = (center * strength + 0.5 for center in leveling.centers)
+    return _native.levels_from_output(output, factor, (luma, chroma), len(leveling.scales) - 1)
 
 
 def quality_factors(

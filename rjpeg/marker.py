@@ -20,13 +20,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rjpeg import _native
 from rjpeg.errors import MarkerError
 
 SEGMENT_CODE = 0xEA
 VERSION = 1
 _MAGIC = b"RJ"
 _CONTINUED = _MAGIC + b"\x00"
-_HAS_SIZE, _DIFFERENCES, _WHOLE_MAP = 1, 2, 4
+_HAS_SIZE, _DIFFERENCES, WHOLE_MAP = 1, 2, 4
 _MOST_SEGMENT_BYTES = 65533
 # Where a correction changes more levels than this, the map is deflated as a whole. The two numbers bound the work
 # that a hostile file can ask for, too.
@@ -50,13 +51,17 @@ def checksum_of(
     tables: list[NDArray[np.uint16]],
     coding_size: tuple[int, int],
     frame_size: tuple[int, int],
+    masks: list[NDArray[np.uint64]] | None = None,
 ) -> int:
     """24 bits of the CRC-32 over all that makes the picture: quantized blocks, map, each component's table, sizes.
 
-    Numbers are taken as 16 bits, little-endian. What a lossless transcoder may change is not among them.
+    Numbers are taken as 16 bits, little-endian. What a lossless transcoder may change is not among them. masks: of the
+    blocks, if they are known (`_native.find_masks`).
     """
     crc = 0
-    for numbers in (*blocks, *tables, np.array([*coding_size, *frame_size], np.uint16)):
+    for component, mask in zip(blocks, masks or map(_native.find_masks, blocks), strict=True):
+        crc = _native.checksum(component, mask, crc)
+    for numbers in (*tables, np.array([*coding_size, *frame_size], np.uint16)):
         little_endian = numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)
         crc = zlib.crc32(np.ascontiguousarray(little_endian).data, crc)
     return zlib.crc32(np.ascontiguousarray(levels).data, crc) & 0xFFFFFF
@@ -95,8 +100,8 @@ def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
     version, flags = data[2] >> 4, data[2] & 15
     if version != VERSION:
         raise MarkerError(f"region marker has format version {version}, expected {VERSION}")
-    kind = flags & (_DIFFERENCES | _WHOLE_MAP)
-    if flags & 8 or kind == (_DIFFERENCES | _WHOLE_MAP):
+    kind = flags & (_DIFFERENCES | WHOLE_MAP)
+    if flags & 8 or kind == (_DIFFERENCES | WHOLE_MAP):
         raise MarkerError(f"region marker has unknown flags {flags:#x}")
     size_bytes = 4 if flags & _HAS_SIZE else 0
     if len(data) < 8 + size_bytes:
@@ -124,25 +129,31 @@ def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) 
         return 0, b""
     before, after = _flat(predicted), _flat(levels)
     changed = np.flatnonzero(before != after)
-    candidates = []
+    candidates = [whole_map(levels)]
     if changed.size <= _MOST_DIFFERENCES:
         gaps = np.diff(changed, prepend=-1) - 1
         differences = after[changed].astype(np.int64) - before[changed]
-        lengths = [int(np.sum(gaps >> k)) + k * gaps.size for k in range(16)]
-        coded = _rice_encode(gaps, differences, int(np.argmin(lengths)))
+        coded = _native.rice_encode(gaps, differences)
         if len(coded) <= _MOST_DIFFERENCE_BYTES:
-            candidates.append((_DIFFERENCES, coded))
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
-    candidates.append((_WHOLE_MAP, deflate.compress(after.tobytes()) + deflate.flush()))
+            candidates.insert(0, (_DIFFERENCES, coded))
     return min(candidates, key=lambda candidate: len(candidate[1]))
 
 
+def whole_map(levels: NDArray[np.uint8]) -> tuple[int, bytes]:
+    """(kind, data) that says the whole map, whatever the predictor's is."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return WHOLE_MAP, deflate.compress(_flat(levels).tobytes()) + deflate.flush()
+
+
 def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count: int) -> NDArray[np.uint8]:
-    """The map that a correction makes of the predictor's. Raises MarkerError for data that can't be one."""
+    """The map that a correction makes of the predictor's. Raises MarkerError for data that can't be one.
+
+    Of `predicted` a correction of the kind WHOLE_MAP reads nothing but its shape.
+    """
     if kind == 0 and not data:
         return predicted
     flat = _flat(predicted)
-    if kind == _WHOLE_MAP:
+    if kind == WHOLE_MAP:
         try:
             inflate = zlib.decompressobj(-15)
             whole = inflate.decompress(data, flat.size + 1)
@@ -168,19 +179,6 @@ def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count:
 
 def _flat(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return levels.transpose(2, 0, 1).ravel()
-
-
-def _rice_encode(gaps: NDArray[np.int64], differences: NDArray[np.int64], parameter: int) -> bytes:
-    codes = [f"{parameter:04b}"]
-    for gap, difference in zip(gaps.tolist(), differences.tolist(), strict=True):
-        codes.append("1" * (gap >> parameter) + "0")
-        if parameter:
-            codes.append(f"{gap & ((1 << parameter) - 1):0{parameter}b}")
-        codes.append(("1" if difference < 0 else "0") + "1" * (abs(difference) - 1) + "0")
-    bits = "".join(codes)
-    # Padding of ones is a gap that never ends, so it is no code.
-    bits += "1" * (-len(bits) % 8)
-    return int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
 def _rice_decode(data: bytes, size: int) -> tuple[list[int], list[int]]:

@@ -16,8 +16,8 @@ from rjpeg.errors import ModelError
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 """Packages that are tried, in this order; the environment variable RJPEG_RUNTIME names the only one to use.
 
-The newer one first: on x86-64 its kernels take a ninth of the other's time. And once TensorFlow is loaded, tflite-runtime
-2.14 fails to make an interpreter ("vector::reserve", bad_alloc).
+The newer one first: on x86-64 its kernels take a ninth of the other's time, and once TensorFlow is loaded,
+tflite-runtime 2.14 fails to make an interpreter ("vector::reserve", bad_alloc).
 """
 
 
@@ -51,8 +51,8 @@ class Network:
     """A TFLite network with one input and one output, for any grid size. Safe to use from several threads.
 
     reference_kernels: the plain kernels that give the same integers on every runtime and processor, at a tenth of the
-    speed of the others. delegate: let the runtime hand the network to XNNPACK, which is faster for dense convolutions of
-    3x3 and slower, by a factor of three, for the 7x7 depthwise ones of the generator.
+    speed of the others. delegate: let the runtime hand the network to XNNPACK, which is faster for dense 3x3
+    convolutions and slower, by a factor of three, for the 7x7 depthwise ones of the generator.
     """
 
     def __init__(

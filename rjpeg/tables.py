@@ -25,3 +25,8 @@ def quality_of_percent(percent: float) -> float:
 def scaled(base_table: NDArray[np.floating], percent: float) -> NDArray[np.uint16]:
     """The table that is written for a base table (64,) at a scale in percent: rounded, limited to 1..255."""
     return np.clip(np.floor(np.asarray(base_table) * (percent / 100.0) + 0.5), 1, 255).astype(np.uint16)
+
+
+def mean_step(table: NDArray[np.integer]) -> float:
+    """Mean of a table's (64,) whole steps, exact."""
+    return float(sum(table.tolist()) / table.size)

@@ -2,14 +2,10 @@
 
 #include <csetjmp>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include <jpeglib.h>
 #include <jerror.h>
-
-#include "huffman.hpp"
 
 namespace rjpeg {
 namespace {
@@ -57,7 +53,7 @@ jpeg_error_mgr* prepare(Errors& errors) {
 }
 
 // Plain data only between setjmp and longjmp, so that no destructor is skipped:
-// what lives longer is owned by Reader/Writer, outside of the jumping functions.
+// what lives longer is owned by Reader, outside of the jumping functions.
 struct Reader {
   Errors errors;
   jpeg_decompress_struct info;
@@ -72,24 +68,6 @@ struct Reader {
   ~Reader() { jpeg_destroy_decompress(&info); }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
-};
-
-struct Writer {
-  Errors errors;
-  jpeg_compress_struct info;
-  unsigned char* buffer = nullptr;
-  unsigned long size = 0;
-
-  Writer() {
-    std::memset(&info, 0, sizeof info);
-    info.err = prepare(errors);
-  }
-  ~Writer() {
-    jpeg_destroy_compress(&info);
-    std::free(buffer);
-  }
-  Writer(const Writer&) = delete;
-  Writer& operator=(const Writer&) = delete;
 };
 
 bool read_header(Reader& reader, const std::uint8_t* data, std::size_t size, int segment_code) {
@@ -161,100 +139,6 @@ void check_colors(const Reader& reader) {
                       " color components (CMYK?), expected 1 (gray) or 3");
 }
 
-// Which of the two kinds of Huffman tables luma and chroma share, since that makes the file smaller.
-struct Sharing {
-  bool dc = false, ac = false;
-};
-
-Sharing best_sharing(const JpegFile& file) {
-  if (file.components.size() != 3) return {};
-  Histogram dc[2] = {{}, {}}, ac[2] = {{}, {}};
-  for (std::size_t c = 0; c < 3; ++c) {
-    const Component& component = file.components[c];
-    const std::ptrdiff_t blocks = component.block_rows * component.block_cols;
-    count_dc(component.blocks.data(), blocks, dc[c > 0]);
-    count_ac(component.blocks.data(), blocks, ac[c > 0]);
-  }
-  return {better_shared(dc[0], dc[1]), better_shared(ac[0], ac[1])};
-}
-
-// The file with successive DHT segments made one, which saves four bytes for each (T.81, B.2.4.2).
-std::string with_one_dht(const unsigned char* data, std::size_t size) {
-  std::string out(reinterpret_cast<const char*>(data), 2);
-  std::size_t dht = 0;  // where the open DHT segment starts in `out`
-  std::size_t at = 2;
-  while (at + 4 <= size) {
-    const unsigned char code = data[at + 1];
-    const std::size_t length = static_cast<std::size_t>(data[at + 2]) << 8 | data[at + 3];
-    const auto* segment = reinterpret_cast<const char*>(data + at);
-    constexpr unsigned char kDht = 0xC4, kSos = 0xDA;
-    if (code == kSos) break;
-    if (code == kDht && dht != 0) {
-      out.append(segment + 4, length - 2);
-      const std::size_t whole = out.size() - dht - 2;
-      out[dht + 2] = static_cast<char>(whole >> 8);
-      out[dht + 3] = static_cast<char>(whole & 0xFF);
-    } else {
-      dht = code == kDht ? out.size() : 0;
-      out.append(segment, length + 2);
-    }
-    at += length + 2;
-  }
-  return out.append(reinterpret_cast<const char*>(data + at), size - at);
-}
-
-bool write_all(Writer& writer, const JpegFile& file, Sharing sharing, jvirt_barray_ptr* arrays) {
-  if (setjmp(writer.errors.escape)) return false;
-  auto& info = writer.info;
-  jpeg_create_compress(&info);
-  jpeg_mem_dest(&info, &writer.buffer, &writer.size);
-  info.image_width = static_cast<JDIMENSION>(file.width);
-  info.image_height = static_cast<JDIMENSION>(file.height);
-  info.input_components = static_cast<int>(file.components.size());
-  info.in_color_space = info.input_components == 3 ? JCS_YCbCr : JCS_GRAYSCALE;
-  jpeg_set_defaults(&info);
-  info.optimize_coding = TRUE;
-  info.write_JFIF_header = FALSE;
-  for (int c = 0; c < info.num_components; ++c) {
-    const Component& component = file.components[static_cast<std::size_t>(c)];
-    jpeg_component_info& written = info.comp_info[c];
-    written.h_samp_factor = component.h;
-    written.v_samp_factor = component.v;
-    if (sharing.dc) written.dc_tbl_no = 0;
-    if (sharing.ac) written.ac_tbl_no = 0;
-    // A table that several components share is written once.
-    written.quant_tbl_no = 0;
-    while (written.quant_tbl_no < c &&
-           file.components[static_cast<std::size_t>(written.quant_tbl_no)].table != component.table)
-      ++written.quant_tbl_no;
-    JQUANT_TBL*& table = info.quant_tbl_ptrs[written.quant_tbl_no];
-    if (table == nullptr) table = jpeg_alloc_quant_table(reinterpret_cast<j_common_ptr>(&info));
-    for (int k = 0; k < DCTSIZE2; ++k) table->quantval[k] = component.table[static_cast<std::size_t>(k)];
-    table->sent_table = FALSE;
-    arrays[c] = (*info.mem->request_virt_barray)(
-        reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE, TRUE,
-        static_cast<JDIMENSION>((component.block_cols + component.h - 1) / component.h * component.h),
-        static_cast<JDIMENSION>((component.block_rows + component.v - 1) / component.v * component.v),
-        static_cast<JDIMENSION>(component.v));
-  }
-  jpeg_write_coefficients(&info, arrays);
-  for (const Segment& segment : file.segments)
-    jpeg_write_marker(&info, segment.code, reinterpret_cast<const JOCTET*>(segment.data.data()),
-                      static_cast<unsigned int>(segment.data.size()));
-  // jpeg_write_coefficients has allocated the arrays; they are read only now, when the file is finished.
-  for (int c = 0; c < info.num_components; ++c) {
-    const Component& component = file.components[static_cast<std::size_t>(c)];
-    for (std::ptrdiff_t row = 0; row < component.block_rows; ++row) {
-      JBLOCKARRAY blocks = (*info.mem->access_virt_barray)(reinterpret_cast<j_common_ptr>(&info), arrays[c],
-                                                          static_cast<JDIMENSION>(row), 1, TRUE);
-      std::memcpy(blocks[0], component.blocks.data() + row * component.block_cols * DCTSIZE2,
-                  static_cast<std::size_t>(component.block_cols) * sizeof(JBLOCK));
-    }
-  }
-  jpeg_finish_compress(&info);
-  return true;
-}
-
 }  // namespace
 
 JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels, int segment_code, Read what) {
@@ -307,13 +191,6 @@ std::vector<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t siz
   std::vector<std::uint8_t> pixels(stride * static_cast<std::size_t>(height));
   if (!decode_rows(reader, pixels.data(), stride)) raise("damaged JPEG", reader.errors);
   return pixels;
-}
-
-std::string write_file(const JpegFile& file) {
-  Writer writer;
-  std::vector<jvirt_barray_ptr> arrays(file.components.size());
-  if (!write_all(writer, file, best_sharing(file), arrays.data())) raise("JPEG can't be written", writer.errors);
-  return with_one_dht(writer.buffer, writer.size);
 }
 
 }  // namespace rjpeg

@@ -1,4 +1,4 @@
-// JPEG files in memory, read and written by libjpeg-turbo.
+// JPEG files in memory, read by libjpeg-turbo.
 #pragma once
 
 #include <cstddef>
@@ -43,9 +43,5 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
 // The picture as libjpeg-turbo decodes it, BGR, rows without padding. Throws JpegFailure.
 std::vector<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels,
                                        int& height, int& width);
-
-// A baseline YCbCr or gray file with Huffman tables optimized for it, in one segment and shared between luma and chroma
-// where that is smaller, and no JFIF segment. Throws JpegFailure.
-std::string write_file(const JpegFile& file);
 
 }  // namespace rjpeg

@@ -3,7 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <optional>
+
+#include "color.hpp"
+#include "features.hpp"
 #include "jpeg_file.hpp"
+#include "jpeg_writer.hpp"
+#include "rice.hpp"
 #include "transform.hpp"
 
 namespace py = pybind11;
@@ -13,8 +20,30 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
+// Never a copy: for what is written to, or reused from frame to frame.
+template <typename T>
+using Exact = py::array_t<T, py::array::c_style>;
+
 void expect(bool condition, const char* message) {
   if (!condition) throw py::value_error(message);
+}
+
+template <typename Blocks>
+bool is_blocks(const Blocks& blocks, py::ssize_t rows, py::ssize_t cols) {
+  return blocks.ndim() == 3 && blocks.shape(0) == rows && blocks.shape(1) == cols &&
+         blocks.shape(2) == rjpeg::kCoefficients;
+}
+
+// A component has one block a region, or 2x2 of them of which the last row and column may lack one.
+bool covers(py::ssize_t blocks, py::ssize_t regions, bool same) {
+  return same ? blocks == regions : (blocks + 1) / 2 == regions;
+}
+
+rjpeg::Blocks blocks_with_masks(const Exact<std::int16_t>& values, const Exact<rjpeg::Mask>& masks) {
+  expect(values.ndim() == 3 && values.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
+  expect(masks.ndim() == 2 && masks.shape(0) == values.shape(0) && masks.shape(1) == values.shape(1),
+         "masks: expected one mask a block");
+  return {values.data(), masks.data(), values.shape(0), values.shape(1)};
 }
 
 template <typename Blocks>
@@ -27,12 +56,32 @@ void expect_blocks(const Blocks& blocks, const Array<float>& steps, const Array<
   for (py::ssize_t i = 0; i < levels.size(); ++i) expect(level[i] < steps.shape(0), "levels: level without steps");
 }
 
+void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>& y, Exact<std::uint8_t>& cb,
+                     Exact<std::uint8_t>& cr) {
+  expect(frame.ndim() == 3 && frame.shape(2) == 3 && frame.strides(2) == 1 && frame.strides(1) == 3,
+         "frame: expected shape (height, width, 3) and contiguous rows");
+  const py::ssize_t height = frame.shape(0), width = frame.shape(1), stride = frame.strides(0);
+  expect(y.ndim() == 2 && y.shape(0) == height && y.shape(1) == width, "y: expected the size of the frame");
+  expect(cb.ndim() == 2 && cr.ndim() == 2 && cb.shape(0) == cr.shape(0) && cb.shape(1) == cr.shape(1),
+         "cb, cr: expected two of a size");
+  const bool whole = cb.shape(0) == height && cb.shape(1) == width;
+  // A frame of one pixel is whole and half at once.
+  expect(whole || (cb.shape(0) == (height + 1) / 2 && cb.shape(1) == (width + 1) / 2),
+         "cb, cr: expected the size of the frame or half of it");
+  const std::uint8_t* source = frame.data();
+  std::uint8_t *luma = y.mutable_data(), *blue = cb.mutable_data(), *red = cr.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::planes_from_bgr(source, height, width, stride, !whole, luma, blue, red);
+}
+
 py::array_t<float> forward_dct(const py::array_t<std::uint8_t, py::array::forcecast>& plane, py::ssize_t block_rows,
-                               py::ssize_t block_cols) {
+                               py::ssize_t block_cols, const std::optional<Exact<float>>& out) {
   expect(plane.ndim() == 2 && plane.shape(0) > 0 && plane.shape(1) > 0, "plane: expected shape (height, width)");
   expect(plane.strides(1) == 1, "plane: expected contiguous rows");
   expect(block_rows > 0 && block_cols > 0, "blocks: expected at least one");
-  py::array_t<float> coefficients({block_rows, block_cols, static_cast<py::ssize_t>(rjpeg::kCoefficients)});
+  Exact<float> coefficients =
+      out ? *out : Exact<float>({block_rows, block_cols, static_cast<py::ssize_t>(rjpeg::kCoefficients)});
+  expect(is_blocks(coefficients, block_rows, block_cols), "out: expected shape (block_rows, block_cols, 64)");
   const std::uint8_t* source = plane.data();
   const py::ssize_t height = plane.shape(0), width = plane.shape(1), stride = plane.strides(0);
   float* target = coefficients.mutable_data();
@@ -119,50 +168,184 @@ py::array_t<std::uint8_t> decode_plain(const py::bytes& jpeg, std::int64_t max_p
                                    owned->data(), owner);
 }
 
-py::bytes write_file(int width, int height, const std::vector<Array<std::int16_t>>& blocks,
-                     const std::vector<Array<std::uint16_t>>& tables, const std::vector<std::pair<int, int>>& sampling,
+rjpeg::RegionLevels checked_levels(const Exact<std::int16_t>& quantized, const Exact<rjpeg::Mask>& masks,
+                                  const Exact<float>& steps, const Exact<std::uint8_t>& levels, int channel) {
+  const rjpeg::Blocks blocks = blocks_with_masks(quantized, masks);
+  expect(steps.ndim() == 2 && steps.shape(1) == rjpeg::kCoefficients, "steps: expected shape (levels, 64)");
+  expect(levels.ndim() == 3 && levels.shape(2) == 2 && (channel == 0 || channel == 1),
+         "levels: expected shape (rows, cols, 2)");
+  const bool same = blocks.rows == levels.shape(0) && blocks.cols == levels.shape(1);
+  expect(covers(blocks.rows, levels.shape(0), same) && covers(blocks.cols, levels.shape(1), same),
+         "levels: expected one or four blocks a region");
+  const std::uint8_t* level = levels.data();
+  for (py::ssize_t i = channel; i < levels.size(); i += 2)
+    expect(level[i] < steps.shape(0), "levels: level without steps");
+  return {level + channel, levels.shape(0), levels.shape(1)};
+}
+
+void quantize_regions(const Exact<float>& coefficients, const Exact<float>& steps, const Exact<std::uint8_t>& levels,
+                      int channel, const std::optional<Exact<std::uint8_t>>& before, float dead_zone,
+                      Exact<std::int16_t>& quantized, Exact<rjpeg::Mask>& masks) {
+  const py::ssize_t rows = quantized.shape(0), cols = quantized.shape(1);
+  expect(is_blocks(coefficients, rows, cols), "coefficients: expected shape (rows, cols, 64)");
+  const rjpeg::RegionLevels regions = checked_levels(quantized, masks, steps, levels, channel);
+  expect(!before || (before->ndim() == 3 && before->shape(0) == levels.shape(0) &&
+                     before->shape(1) == levels.shape(1) && before->shape(2) == 2),
+         "before: expected the shape of the levels");
+  const std::uint8_t* levels_before = before ? before->data() + channel : nullptr;
+  const float *source = coefficients.data(), *step = steps.data();
+  std::int16_t* target = quantized.mutable_data();
+  rjpeg::Mask* target_masks = masks.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::quantize_regions(source, rows, cols, step, regions, levels_before, dead_zone, target, target_masks);
+}
+
+void transform_and_quantize(const py::array_t<std::uint8_t>& plane, const Exact<float>& steps,
+                            const Exact<std::uint8_t>& levels, int channel, float dead_zone,
+                            Exact<std::int16_t>& quantized, Exact<rjpeg::Mask>& masks) {
+  expect(plane.ndim() == 2 && plane.shape(0) > 0 && plane.shape(1) > 0 && plane.strides(1) == 1,
+         "plane: expected shape (height, width) and contiguous rows");
+  const rjpeg::RegionLevels regions = checked_levels(quantized, masks, steps, levels, channel);
+  const std::uint8_t* source = plane.data();
+  const py::ssize_t height = plane.shape(0), width = plane.shape(1), stride = plane.strides(0);
+  const py::ssize_t rows = quantized.shape(0), cols = quantized.shape(1);
+  const float* step = steps.data();
+  std::int16_t* target = quantized.mutable_data();
+  rjpeg::Mask* target_masks = masks.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::transform_and_quantize(source, height, width, stride, rows, cols, step, regions, dead_zone, target,
+                                target_masks);
+}
+
+py::array_t<std::int32_t> dequantized_dc(const Exact<float>& coefficients, int step) {
+  expect(coefficients.ndim() == 3 && coefficients.shape(2) == rjpeg::kCoefficients,
+         "coefficients: expected shape (rows, cols, 64)");
+  py::array_t<std::int32_t> dc({coefficients.shape(0), coefficients.shape(1)});
+  rjpeg::dequantized_dc(coefficients.data(), dc.size(), step, dc.mutable_data());
+  return dc;
+}
+
+py::array_t<std::int8_t> generator_input(const Exact<float>& y, const Exact<float>& cb, const Exact<float>& cr,
+                                         int rate, double scale, int zero_point) {
+  const py::ssize_t rows = cb.shape(0), cols = cb.shape(1);
+  expect(is_blocks(cb, rows, cols) && is_blocks(cr, rows, cols), "chroma: expected shape (rows, cols, 64)");
+  expect(y.ndim() == 3 && y.shape(2) == rjpeg::kCoefficients && covers(y.shape(0), rows, false) &&
+             covers(y.shape(1), cols, false),
+         "luma: expected four blocks a region");
+  expect(scale > 0, "scale: expected above 0");
+  py::array_t<std::int8_t> input({py::ssize_t{1}, rows, cols, py::ssize_t{rjpeg::kGeneratorChannels}});
+  const float *luma = y.data(), *blue = cb.data(), *red = cr.data();
+  const py::ssize_t block_rows = y.shape(0), block_cols = y.shape(1);
+  std::int8_t* target = input.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::generator_input(luma, block_rows, block_cols, blue, red, rows, cols, rate, {scale, zero_point}, target);
+  return input;
+}
+
+py::array_t<std::int8_t> predictor_input(const Array<std::int32_t>& y, const Array<std::int32_t>& cb,
+                                         const Array<std::int32_t>& cr, int rate, double scale, int zero_point) {
+  expect(y.ndim() == 2 && cb.ndim() == 2 && cr.ndim() == 2, "dc: expected shape (rows, cols)");
+  const py::ssize_t rows = (y.shape(0) + 1) / 2, cols = (y.shape(1) + 1) / 2;
+  const bool half = cb.shape(0) == rows && cb.shape(1) == cols;
+  expect(cb.shape(0) == cr.shape(0) && cb.shape(1) == cr.shape(1) &&
+             (half || (cb.shape(0) == y.shape(0) && cb.shape(1) == y.shape(1))),
+         "chroma: expected one block a region, or as many as luma");
+  expect(scale > 0, "scale: expected above 0");
+  py::array_t<std::int8_t> input({py::ssize_t{1}, rows, cols, py::ssize_t{rjpeg::kPredictorChannels}});
+  rjpeg::predictor_input(y.data(), y.shape(0), y.shape(1), cb.data(), cr.data(), !half, rate, {scale, zero_point},
+                         input.mutable_data());
+  return input;
+}
+
+py::array_t<std::uint8_t> levels_from_output(const Array<std::int8_t>& output, double factor,
+                                             const std::pair<double, double>& offsets, int most) {
+  expect(output.ndim() == 3 && output.shape(2) == 2, "output: expected shape (rows, cols, 2)");
+  expect(most >= 0 && most <= 255, "most: expected 0..255");
+  py::array_t<std::uint8_t> levels({output.shape(0), output.shape(1), output.shape(2)});
+  const double of_channels[2] = {offsets.first, offsets.second};
+  rjpeg::levels_from_output(output.data(), output.shape(0) * output.shape(1), factor, of_channels, most,
+                            levels.mutable_data());
+  return levels;
+}
+
+py::array_t<std::int32_t> count_nonzero(const std::vector<Exact<std::int16_t>>& blocks,
+                                        const std::vector<Exact<rjpeg::Mask>>& masks, py::ssize_t rows,
+                                        py::ssize_t cols) {
+  expect(blocks.size() == masks.size(), "masks: expected those of each component");
+  py::array_t<std::int32_t> counts({rows, cols});
+  std::fill_n(counts.mutable_data(), counts.size(), 0);
+  for (std::size_t c = 0; c < blocks.size(); ++c) {
+    const rjpeg::Blocks component = blocks_with_masks(blocks[c], masks[c]);
+    const bool same = component.rows == rows && component.cols == cols;
+    expect(covers(component.rows, rows, same) && covers(component.cols, cols, same),
+           "blocks: expected one or four blocks a region");
+    rjpeg::count_nonzero(component, rows, cols, counts.mutable_data());
+  }
+  return counts;
+}
+
+py::array_t<rjpeg::Mask> find_masks(const Exact<std::int16_t>& blocks) {
+  expect(blocks.ndim() == 3 && blocks.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
+  py::array_t<rjpeg::Mask> masks({blocks.shape(0), blocks.shape(1)});
+  const std::int16_t* source = blocks.data();
+  const py::ssize_t count = masks.size();
+  rjpeg::Mask* target = masks.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::find_masks(source, count, target);
+  return masks;
+}
+
+std::uint32_t checksum(const Exact<std::int16_t>& blocks, const Exact<rjpeg::Mask>& masks, std::uint32_t crc) {
+  const rjpeg::Blocks component = blocks_with_masks(blocks, masks);
+  py::gil_scoped_release unlocked;
+  return rjpeg::checksum(crc, component);
+}
+
+py::bytes rice_encode(const Array<std::int64_t>& gaps, const Array<std::int64_t>& differences) {
+  expect(gaps.ndim() == 1 && differences.ndim() == 1 && gaps.size() == differences.size(),
+         "differences: expected one a gap");
+  return py::bytes(rjpeg::rice_encode(gaps.data(), differences.data(), gaps.size()));
+}
+
+py::bytes write_file(int width, int height, const std::vector<Exact<std::int16_t>>& blocks,
+                     const std::vector<Exact<rjpeg::Mask>>& masks, const std::vector<Array<std::uint16_t>>& tables,
+                     const std::vector<std::pair<int, int>>& sampling,
                      const std::vector<std::pair<int, py::bytes>>& segments) {
-  expect(!blocks.empty() && blocks.size() == tables.size() && blocks.size() == sampling.size(),
-         "components: expected blocks, table and sampling for each");
-  rjpeg::JpegFile file;
-  file.width = width;
-  file.height = height;
-  int most_h = 1, most_v = 1;
+  expect(!blocks.empty() && blocks.size() == masks.size() && blocks.size() == tables.size() &&
+             blocks.size() == sampling.size(),
+         "components: expected blocks, masks, table and sampling for each");
+  expect(width > 0 && width <= 65500 && height > 0 && height <= 65500, "size: expected sides of 1..65500");
+  int most_h = 1, most_v = 1, blocks_in_mcu = 0;
   for (const auto& [h, v] : sampling) {
     expect(h >= 1 && h <= 4 && v >= 1 && v <= 4, "sampling: expected factors 1..4");
     most_h = std::max(most_h, h);
     most_v = std::max(most_v, v);
+    blocks_in_mcu += h * v;
   }
+  expect(blocks.size() == 1 || blocks_in_mcu <= 10, "sampling: expected at most ten blocks in an MCU");
+  std::vector<rjpeg::WrittenComponent> components;
   for (std::size_t c = 0; c < blocks.size(); ++c) {
-    const auto& array = blocks[c];
     const auto [h, v] = sampling[c];
     const py::ssize_t rows = (static_cast<py::ssize_t>(height) * v + 8 * most_v - 1) / (8 * most_v);
     const py::ssize_t cols = (static_cast<py::ssize_t>(width) * h + 8 * most_h - 1) / (8 * most_h);
-    expect(array.ndim() == 3 && array.shape(0) == rows && array.shape(1) == cols && array.shape(2) == 64,
-           "blocks: expected the shape that width, height and sampling give");
+    expect(is_blocks(blocks[c], rows, cols), "blocks: expected the shape that width, height and sampling give");
     expect(tables[c].ndim() == 1 && tables[c].size() == 64, "tables: expected 64 steps each");
-    rjpeg::Component component;
-    component.h = h;
-    component.v = v;
-    component.block_rows = rows;
-    component.block_cols = cols;
-    component.table.assign(tables[c].data(), tables[c].data() + 64);
-    component.blocks.assign(array.data(), array.data() + array.size());
-    file.components.push_back(std::move(component));
+    components.push_back({blocks_with_masks(blocks[c], masks[c]), h, v, tables[c].data()});
   }
-  for (const auto& [code, data] : segments) file.segments.push_back({code, data});
-  std::string written;
+  std::vector<rjpeg::Segment> written;
+  for (const auto& [code, data] : segments) written.push_back({code, data});
+  std::string file;
   {
     py::gil_scoped_release unlocked;
-    written = rjpeg::write_file(file);
+    file = rjpeg::write_file(width, height, components, written);
   }
-  return py::bytes(written);
+  return py::bytes(file);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "8x8 transforms, regional quantization, and libjpeg-turbo's files";
+  module.doc() = "8x8 transforms, regional quantization, the networks' inputs, and JPEG files";
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
@@ -170,13 +353,34 @@ PYBIND11_MODULE(_native, module) {
       PyErr_SetString(py::module_::import("rjpeg.errors").attr("JpegError").ptr(), failure.what());
     }
   });
-  module.def("forward_dct", &forward_dct, py::arg("plane"), py::arg("block_rows"), py::arg("block_cols"));
+  module.def("planes_from_bgr", &planes_from_bgr, py::arg("frame").noconvert(), py::arg("y").noconvert(),
+             py::arg("cb").noconvert(), py::arg("cr").noconvert());
+  module.def("forward_dct", &forward_dct, py::arg("plane"), py::arg("block_rows"), py::arg("block_cols"),
+             py::arg("out").noconvert() = py::none());
   module.def("quantize", &quantize, py::arg("coefficients"), py::arg("steps"), py::arg("levels"),
              py::arg("dead_zone"));
   module.def("inverse_dct", &inverse_dct, py::arg("quantized"), py::arg("steps"), py::arg("levels"));
   module.def("read_file", &read_file, py::arg("jpeg"), py::arg("max_pixels"), py::arg("segment_code"),
              py::arg("with_blocks"));
   module.def("decode_plain", &decode_plain, py::arg("jpeg"), py::arg("max_pixels"));
-  module.def("write_file", &write_file, py::arg("width"), py::arg("height"), py::arg("blocks"), py::arg("tables"),
-             py::arg("sampling"), py::arg("segments"));
+  module.def("quantize_regions", &quantize_regions, py::arg("coefficients").noconvert(), py::arg("steps").noconvert(),
+             py::arg("levels").noconvert(), py::arg("channel"), py::arg("before").noconvert(), py::arg("dead_zone"),
+             py::arg("quantized").noconvert(), py::arg("masks").noconvert());
+  module.def("transform_and_quantize", &transform_and_quantize, py::arg("plane").noconvert(),
+             py::arg("steps").noconvert(), py::arg("levels").noconvert(), py::arg("channel"), py::arg("dead_zone"),
+             py::arg("quantized").noconvert(), py::arg("masks").noconvert());
+  module.def("dequantized_dc", &dequantized_dc, py::arg("coefficients").noconvert(), py::arg("step"));
+  module.def("generator_input", &generator_input, py::arg("y").noconvert(), py::arg("cb").noconvert(),
+             py::arg("cr").noconvert(), py::arg("rate"), py::arg("scale"), py::arg("zero_point"));
+  module.def("predictor_input", &predictor_input, py::arg("y"), py::arg("cb"), py::arg("cr"), py::arg("rate"),
+             py::arg("scale"), py::arg("zero_point"));
+  module.def("levels_from_output", &levels_from_output, py::arg("output"), py::arg("factor"), py::arg("offsets"),
+             py::arg("most"));
+  module.def("count_nonzero", &count_nonzero, py::arg("blocks").noconvert(), py::arg("masks").noconvert(),
+             py::arg("rows"), py::arg("cols"));
+  module.def("find_masks", &find_masks, py::arg("blocks").noconvert());
+  module.def("checksum", &checksum, py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("crc"));
+  module.def("rice_encode", &rice_encode, py::arg("gaps"), py::arg("differences"));
+  module.def("write_file", &write_file, py::arg("width"), py::arg("height"), py::arg("blocks").noconvert(),
+             py::arg("masks").noconvert(), py::arg("tables"), py::arg("sampling"), py::arg("segments"));
 }

@@ -75,8 +75,7 @@ def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, mo
     assert [row["size"] for row in results["sizes"]] == ["224x160", "193x225"]
     text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     for row in results["sizes"]:
-        ours = {"encode", "encode to target", "decode", "decode and restore"}
-        assert set(row["milliseconds"]) == ours | {"cv2.imencode", "cv2.imdecode"}
+        assert set(row["milliseconds"]) == set(bench.PEERS) | set(bench.PEERS.values())
         for name, value in row["milliseconds"].items():
             assert value > 0
             assert f"| {row['size']} | {name} | {value:.2f} |" in text
@@ -85,6 +84,30 @@ def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, mo
             assert "predictor" in parts
             assert all(value >= 0 for value in parts.values())
         assert row["mean_bytes"]["encode to target"] <= 0.61 * row["mean_bytes"]["encode"]
+        assert "predictor" not in row["stages"]["encode a given map"]
+    assert results["process"]["peak_megabytes"] < bench.MEMORY_BUDGET
+    assert results["process"]["import_seconds"] > 0
+    for what, found, limit in bench.budgets(results):
+        assert f"| {what} | {found:.2f} | {limit:g} |" in text
+
+
+def test_budgets_are_told_with_what_was_found_at_their_size():
+    times = dict.fromkeys(bench.PEERS, 2.0) | dict.fromkeys(bench.PEERS.values(), 1.0)
+    row = {"size": bench.BUDGET_SIZE, "milliseconds": times, "least_milliseconds": times}
+    row["stages"] = {"encode": {"generator": 0.5, "predictor": 0.25}}
+    small = row | {"size": "320x240", "least_milliseconds": times | {"encode": 0.55}}
+    found = bench.budgets({"sizes": [small, row], "process": {"peak_megabytes": 80.0}})
+    values = {what: (value, limit) for what, value, limit in found}
+    assert values["encode, times cv2.imencode"] == (2.0, 3.0)
+    assert values["encode without the networks, times cv2.imencode"] == (1.25, 1.3)
+    assert values["encode, spread of the cost a pixel from 320x240 to 640x480"][0] == pytest.approx(0.1)
+    assert values["megabytes of a process that encodes 640x480"] == (80.0, 120)
+
+
+def test_what_the_system_does_not_tell_is_none(monkeypatch):
+    monkeypatch.setattr(bench, "_line", lambda path: None)
+    assert bench.temperature() is None
+    assert bench.machine()["governor"] is None
 
 
 @pytest.mark.parametrize(

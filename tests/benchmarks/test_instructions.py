@@ -1,0 +1,47 @@
+"""Instructions are counted where there is Valgrind, and it is said where there is none."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from benchmarks import __main__ as bench
+from benchmarks import instructions
+
+
+def test_without_valgrind_it_is_skipped_in_words(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["instructions"])
+    assert instructions.main() == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("skipped: valgrind is not installed")
+
+
+def test_a_valgrind_that_fails_is_an_error_in_words(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/false")
+    monkeypatch.setattr(sys, "argv", ["instructions", "--size", "64x48"])
+    assert instructions.main() == 1
+    assert capsys.readouterr().err.startswith("error: valgrind ended with status 1")
+
+
+def test_the_table_tells_ratios_to_the_peers():
+    counted = {bench.ENCODE: 30e6, bench.OPENCV_ENCODE: 10e6}
+    text = instructions.table({"size": "100x100", "quality": 50, "instructions": counted})
+    assert "| encode | 30.00 | 3000 | 3.00 |" in text
+    assert "| cv2.imencode | 10.00 | 1000 |  |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_a_given_map_takes_more_than_nothing_and_is_counted_alike_twice(monkeypatch, capsys):
+    arguments = ["--size", "64x48", "--json", "--operations", bench.ENCODE_MAP, bench.OPENCV_ENCODE]
+    found = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["instructions", *arguments])
+        assert instructions.main() == 0
+        found.append(json.loads(capsys.readouterr().out)["instructions"])
+    for name, value in found[0].items():
+        assert value > 10_000
+        assert found[1][name] == pytest.approx(value, rel=0.25)
