@@ -34,8 +34,6 @@ FAILURES = {UNREADABLE, NOT_ENCODED, REJECTED}
 LOOK = 0.25
 # A file under a bitrate is good enough when it fills this part of its bytes: one attempt for most frames.
 LEAST_FILL = 0.8
-# The coding size stays while the bytes of a frame are within this factor of those that it was chosen for.
-SAME_SIZE = 1.25
 # With more frames than this in the spool new ones get only a part of the bitrate, so that the spool empties.
 BACKLOG, PORTION = 5, 0.8
 # Records of frames that are on their way; older ones than these are of frames that were given up.
@@ -97,7 +95,6 @@ class Pipeline:
         self._read_seconds = 0.0
         self._last_sent = self._last_heartbeat = -1e9
         self._before: rjpeg.EncodedFrame | None = None
-        self._size_room = 0
         self._hard = False
         self._records: dict[datetime.datetime, dict[str, Any]] = {}
         self._lock = threading.Lock()
@@ -283,27 +280,15 @@ class Pipeline:
     def _within(self, pixels: npt.NDArray[np.uint8] | Planes, room: int) -> rjpeg.EncodedFrame:
         """A file of at most `room` bytes that is much like the one before. Raises TargetError."""
         before = self._before
-        size = None
-        if before is not None and self._size_room / SAME_SIZE < room < self._size_room * SAME_SIZE:
-            size = before.coding_size
-        try:
-            encoded = self._encoder.encode_with_details(
-                pixels,
-                target_bytes=max(room, 1),
-                coding_size=size,
-                start=None if before is None else before.quality,
-                least_fill=LEAST_FILL,
-            )
-        except (InputError, TargetError):
-            self._before = None
-            if size is None:
-                raise
-            # the size of the frame before does no longer fit
-            return self._within(pixels, room)
-        if size is None:
-            self._size_room = room
-        self._before = encoded
-        return encoded
+        self._before = None
+        self._before = self._encoder.encode_with_details(
+            pixels,
+            target_bytes=max(room, 1),
+            start=None if before is None else before.quality,
+            least_fill=LEAST_FILL,
+            size_before=None if before is None else before.coding_size,
+        )
+        return self._before
 
     def _drop(self, reason: str) -> None:
         self._report.drop(reason)

@@ -64,9 +64,8 @@ def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], tea
         for quality in QUALITIES:
             for picture in pictures:
                 encoded = encoder.encode_with_details(picture, quality=quality)
-                maps[name] += [encoded.predictor_map.ravel()]
-                if encoded.generator_map is not None:
-                    maps[name] += [encoded.generator_map.ravel()]
+                asked = (encoded.predictor_map, encoded.generator_map)
+                maps[name] += [levels.ravel() for levels in asked if levels is not None]
                 sizes[name] += len(encoded.jpeg)
                 frames.append(decoder.decode(encoded.jpeg))
                 if restorer is not None:
