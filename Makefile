@@ -30,7 +30,7 @@ flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		while IFS='	' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \

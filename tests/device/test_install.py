@@ -65,7 +65,7 @@ def make_bundle(
 def tree(root: Path) -> dict[str, bytes | str | None]:
     """Everything below a folder, with its content."""
     return {
-        str(path.relative_to(root)): path.readlink()
+        str(path.relative_to(root)): str(path.readlink())
         if path.is_symlink()
         else path.read_bytes()
         if path.is_file()
