@@ -213,7 +213,8 @@ def imports_of(paths):
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.partition(".")[0])
     ours = {path.name for path in ROOT.iterdir() if path.is_dir()}
-    return found - ours - set(sys.stdlib_module_names)
+    # packages of Raspberry Pi OS that PyPI doesn't have
+    return found - ours - set(sys.stdlib_module_names) - {"libcamera", "picamera2"}
 
 
 def declared(*extras):
