@@ -112,7 +112,7 @@ cp "$guide" "$release/README.md"
 # the service can't write here
 "$release/venv/bin/python" -m compileall -q "$release/device" >&2
 say 'encoding a frame, to see that all of it runs here'
-"$release/venv/bin/python" -I -c 'import numpy, rjpeg
+timeout 300 "$release/venv/bin/python" -I -c 'import numpy, rjpeg
 rjpeg.Encoder().encode(numpy.zeros((64, 64, 3), "uint8"), quality=50)' >&2 ||
     fail 'rjpeg does not run on this machine; nothing was changed'
 
