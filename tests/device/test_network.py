@@ -27,7 +27,7 @@ LINK_BITS = 100_000
 CAMERA, SERVER = "192.0.2.1", "192.0.2.2"  # RFC 5737: for documentation, never routed
 ETHERNET = 14  # bytes of a frame's header, which the cap on bits leaves to the link
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 8 * int(OUTAGE)), pytest.mark.xdist_group("network")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 8 * int(OUTAGE))]
 
 SAMPLER = """
 import time
