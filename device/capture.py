@@ -32,7 +32,8 @@ from rjpeg.errors import ConfigError, RjpegError
 
 logger = logging.getLogger("capture")
 
-# Seconds after which a camera's thread that has not come round counts as stuck.
+# Seconds after which the thread of a live camera that has not come round counts as stuck. One that reads files may wait
+# for the server.
 LONGEST_STEP = 60.0
 
 EPILOG = """\
@@ -226,7 +227,9 @@ def supervise(kit: Kit, report: Report, output: "Output") -> None:
         kit.raise_failure()
         output.check()
         now = time.monotonic()
-        if interval is not None and all(now - p.last_step < LONGEST_STEP for p in kit.pipelines if p.running):
+        if interval is not None and all(
+            now - p.last_step < LONGEST_STEP for p in kit.pipelines if p.running and p.live
+        ):
             notify.watchdog()
         if report.due:
             line = report.recent()
@@ -296,4 +299,10 @@ def check_command(config: Config, *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if threading.active_count() > 1:
+        # left behind in a driver that hangs; the interpreter's own end could wait for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
