@@ -40,6 +40,7 @@ from rjpeg.errors import InputError, RjpegError
 PEERS = {ENCODE: OPENCV_ENCODE, ENCODE_MAP: OPENCV_ENCODE, DECODE: OPENCV_DECODE}
 _TIMEOUT = 600.0
 _CALLS = 10
+_REPEATS = 2
 
 
 def operations(frame: np.ndarray, quality: float, map_quality: float, peer_quality: float) -> dict[str, Callable]:
@@ -105,8 +106,13 @@ def count(frame: np.ndarray, quality: float, valgrind: str, names: list[str]) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.npz"
         np.savez(path, frame=frame, qualities=[quality, map_quality, peer_quality])
-        before = collected(valgrind, path, names[0], 0)
-        return {name: (collected(valgrind, path, name, _CALLS) - before) / _CALLS for name in names}
+
+        def least(name: str, calls: int) -> int:
+            # threads that wait for their turn on a busy machine only ever add instructions
+            return min(collected(valgrind, path, name, calls) for _ in range(_REPEATS))
+
+        before = least(names[0], 0)
+        return {name: (least(name, _CALLS) - before) / _CALLS for name in names}
 
 
 def table(results: dict[str, Any]) -> str:
