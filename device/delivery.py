@@ -239,21 +239,34 @@ class WaitOutbox:
 
 
 class _Thread:
-    """A thread that sends, and the condition on which it and the others wait.
+    """A thread that sends, and the condition on which it and the others wait. Subclasses start it when they are ready.
 
     Attributes:
         failure: see Outbox.
     """
 
-    def __init__(self, sender: Sender, name: str, close_seconds: float) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        on_sent: OnSent,
+        on_dropped: OnDropped,
+        *,
+        name: str,
+        longest_delay: float,
+        pace: Pace | None,
+        close_seconds: float,
+    ) -> None:
         self.failure: RjpegError | None = None
         self._sender = sender
+        self._on_sent = on_sent
+        self._on_dropped = on_dropped
+        self._pace = pace
+        self._backoff = _Backoff(sender.name, longest_delay)
         self._close_seconds = close_seconds
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         # a daemon: a try that hangs beyond all timeouts doesn't keep the program from ending
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._thread.start()
 
     def close(self) -> None:
         """See Outbox."""
@@ -305,14 +318,19 @@ class LiveOutbox(_Thread):
         pace: Pace | None = None,
         close_seconds: float = 11.0,
     ) -> None:
-        self._on_sent = on_sent
-        self._on_dropped = on_dropped
-        self._pace = pace
+        super().__init__(
+            sender,
+            on_sent,
+            on_dropped,
+            name="live outbox",
+            longest_delay=LONGEST_LIVE_DELAY,
+            pace=pace,
+            close_seconds=close_seconds,
+        )
         self._slot: OutgoingFrame | None = None
         self._sending = False
-        self._backoff = _Backoff(sender.name, LONGEST_LIVE_DELAY)
         self._next_try = time.monotonic()
-        super().__init__(sender, "live outbox", close_seconds)
+        self._thread.start()
 
     @property
     def ready(self) -> bool:
@@ -418,19 +436,24 @@ class RecordOutbox(_Thread):
         pace: Pace | None = None,
         close_seconds: float = 11.0,
     ) -> None:
+        super().__init__(
+            sender,
+            on_sent,
+            on_dropped,
+            name=f"record outbox {camera}",
+            longest_delay=LONGEST_DELAY,
+            pace=pace,
+            close_seconds=close_seconds,
+        )
         self._camera = camera
         self._spool = spool
-        self._on_sent = on_sent
-        self._on_dropped = on_dropped
-        self._pace = pace
-        self._backoff = _Backoff(sender.name, LONGEST_DELAY)
         self._disk_failing = False
         # the last one that the server has; on a failing disk it may still be in the spool
         self._done = -1
         # whether all was sent when it was last looked, and whether anything was put since then
         self._drained = False
         self._news = False
-        super().__init__(sender, f"record outbox {camera}", close_seconds)
+        self._thread.start()
 
     @property
     def ready(self) -> bool:
