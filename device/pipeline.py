@@ -145,7 +145,7 @@ class Pipeline:
 
     def _sent(self, frame: OutgoingFrame, where: str, seconds: float) -> None:
         """In a thread of the outbox: a frame was acknowledged; sending took so many seconds."""
-        self._counts.sent(len(frame.jpeg), len(frame.jpeg) + self._overhead(len(frame.jpeg)), seconds)
+        self._counts.sent(len(frame.jpeg), self._wire_bytes(frame.jpeg), seconds)
         with self._lock:
             record = self._records.pop(frame.time, None)
         if record is None:
@@ -238,7 +238,7 @@ class Pipeline:
         self._show(encoded.jpeg)
         ms = {"read": 1000 * self._read_seconds} | {name: 1000 * s for name, s in encoded.seconds.items()}
         record = frame_record(frame, encoded, self.camera, 0, None, ms)
-        record["wire_bytes"] = len(encoded.jpeg) + self._overhead(len(encoded.jpeg))
+        record["wire_bytes"] = self._wire_bytes(encoded.jpeg)
         self._counts.encoded(len(encoded.jpeg), encoded.quality, {"read": self._read_seconds} | encoded.seconds)
         with self._lock:
             # before `put`, which may be done with the frame when it returns
@@ -273,7 +273,7 @@ class Pipeline:
                 self._stop.wait(self._budget.wait(max(2 * everything, 1), time.monotonic()))
             else:
                 self._hard = False
-                self._budget.spend(len(encoded.jpeg) + self._overhead(len(encoded.jpeg)))
+                self._budget.spend(self._wire_bytes(encoded.jpeg))
                 return encoded
         return None
 
@@ -289,6 +289,9 @@ class Pipeline:
             size_before=None if before is None else before.coding_size,
         )
         return self._before
+
+    def _wire_bytes(self, jpeg: bytes) -> int:
+        return len(jpeg) + self._overhead(len(jpeg))
 
     def _drop(self, reason: str) -> None:
         self._report.drop(reason)
