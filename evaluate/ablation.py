@@ -18,7 +18,7 @@ from evaluate.arguments import (
     log,
     run_command,
 )
-from evaluate.compare import Point, add_differences, compare, prefer_fast_runtime
+from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import VARIANTS
 from rjpeg.errors import InputError
 
@@ -55,7 +55,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--rows has {name!r}, expected some of {', '.join(VARIANTS)}")
     rows = list(dict.fromkeys([FULL_SYSTEM, *arguments.rows]))
     dataset, notes = find_dataset(arguments)
-    prefer_fast_runtime()
     paper, figures = _paper(arguments, rows)
     points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
     results = compare(

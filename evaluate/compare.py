@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.util
 import json
 import logging
 import math
@@ -125,15 +124,6 @@ def _start_worker() -> None:
     logging.getLogger("pyvips").setLevel(logging.WARNING)
 
 
-def prefer_fast_runtime() -> None:
-    """Where both runtimes are installed: ai-edge-litert has fast kernels for int8 classifiers, the older has not.
-
-    Region JPEG's maps are the same on either.
-    """
-    if importlib.util.find_spec("ai_edge_litert"):
-        os.environ.setdefault("RJPEG_RUNTIME", "ai_edge_litert")
-
-
 class Workers:
     """Runs tasks in `count` processes of one thread each, or in this one when `count` is 1."""
 
@@ -187,7 +177,6 @@ def compare(
     Raises StorageError when they cannot be kept, InputError for unreadable pictures, wrong labels, an unknown codec
     or a wrong classifier.
     """
-    prefer_fast_runtime()
     judged_by = classifier_of(classifier, mean, std)
     data.check_labels(dataset, judged_by.classes)
     skipped: dict[str, str] = {}

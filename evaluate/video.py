@@ -28,7 +28,6 @@ from evaluate.compare import (
     codec_of,
     digest,
     place_in,
-    prefer_fast_runtime,
     recall,
     remember,
 )
@@ -131,7 +130,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.bpp:
         raise InputError("nothing to measure: --bpp has no value")
     sizes = {text: size_of(text) for text in dict.fromkeys(arguments.sizes)}
-    prefer_fast_runtime()
     classifier = classifier_of(arguments.classifier, arguments.mean, arguments.std)
     frames = data.read_video(arguments.video, arguments.every, arguments.limit)
     log.info("%d frames of %s", len(frames), arguments.video.name)
