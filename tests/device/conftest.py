@@ -27,10 +27,9 @@ def capture() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def photograph() -> np.ndarray:
+def photograph(chelsea: np.ndarray) -> np.ndarray:
     """(113, 151, 3): a real picture of odd sides."""
-    frame = cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg"))
-    return cv2.resize(frame, (151, 113), interpolation=cv2.INTER_AREA)
+    return cv2.resize(chelsea, (151, 113), interpolation=cv2.INTER_AREA)
 
 
 @pytest.fixture
@@ -44,14 +43,30 @@ def pictures(tmp_path: Path, photograph: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="session")
-def video(tmp_path_factory: pytest.TempPathFactory, photograph: np.ndarray) -> Path:
+def write_film() -> Callable[..., None]:
+    """Write a video of a photograph that moves `step` pixels a frame; size is (width, height)."""
+
+    def write(path: Path, picture: np.ndarray, size: tuple[int, int], fps: float, frames: int, step: int) -> None:
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, size)
+        frame = cv2.resize(picture, size)
+        for number in range(frames):
+            writer.write(np.roll(frame, step * number, axis=1))
+        writer.release()
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def chelsea() -> np.ndarray:
+    """A real picture at its own size."""
+    return cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg"))
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory, photograph: np.ndarray, write_film: Callable[..., None]) -> Path:
     """Twelve frames of 160x120 at 25 a second."""
     path = tmp_path_factory.mktemp("video") / "twelve.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
-    frame = cv2.resize(photograph, (160, 120))
-    for number in range(12):
-        writer.write(np.roll(frame, 3 * number, axis=1))
-    writer.release()
+    write_film(path, photograph, (160, 120), 25, 12, 3)
     return path
 
 

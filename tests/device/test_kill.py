@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
@@ -59,13 +57,9 @@ class Program:
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Path:
+def film(tmp_path, write_film, chelsea) -> Path:
     path = tmp_path / "film.avi"
-    picture = cv2.resize(cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg")), (160, 120))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
-    for number in range(30):
-        writer.write(np.roll(picture, 5 * number, axis=1))
-    writer.release()
+    write_film(path, chelsea, (160, 120), 10, 30, 5)
     return path
 
 

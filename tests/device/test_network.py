@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -109,14 +108,10 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def film(tmp_path_factory: pytest.TempPathFactory, write_film: Callable[..., None], chelsea: np.ndarray) -> Path:
     """Eight seconds of 320x240 at 5 frames a second, in which everything moves."""
     path = tmp_path_factory.mktemp("film") / "film.avi"
-    picture = cv2.resize(cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg")), (320, 240))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (320, 240))
-    for number in range(40):
-        writer.write(np.roll(picture, 8 * number, axis=1))
-    writer.release()
+    write_film(path, chelsea, (320, 240), 5, 40, 8)
     return path
 
 

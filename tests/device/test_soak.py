@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -28,13 +27,9 @@ def open_files(process: int) -> int:
 
 
 @pytest.mark.parametrize("policy", ["live", "record"])
-def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, policy):
+def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, write_film, chelsea, policy):
     film = tmp_path / "film.avi"
-    picture = cv2.resize(cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg")), (640, 480))
-    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 60, (640, 480))
-    for number in range(60):
-        writer.write(np.roll(picture, 5 * number, axis=1))
-    writer.release()
+    write_film(film, chelsea, (640, 480), 60, 60, 5)
     server = subprocess.Popen(
         [sys.executable, "server/decode.py", "--listen", "127.0.0.1:0", "--log-level", "error"],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
