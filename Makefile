@@ -101,4 +101,4 @@ clean: ## remove environments, builds and caches; out/ stays
 	scripts/setup .venv device,server,run
 
 .venv-dev/.ready: $(build_files)
-	scripts/setup .venv-dev device,server,run,train,evaluate,dev
+	scripts/setup .venv-dev device,server,postgres,s3,ray,run,train,evaluate,dev

@@ -1,0 +1,52 @@
+"""What goes through the server: a frame as it was received, and what decoding and the task made of it."""
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import rjpeg
+
+__all__ = ["CAMERA_ID", "Processed", "ReceivedFrame", "time_text"]
+
+CAMERA_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedFrame:
+    """A file and what its sender said of it.
+
+    Attributes:
+        camera: matches CAMERA_ID.
+        sequence: the camera's own count, 0 to 10^15 - 1; None: it does not count.
+        capture_time, received_time: in UTC, to the microsecond.
+        jpeg: the file, not looked into yet.
+        metrics: what the camera says of itself, a JSON object.
+    """
+
+    camera: str
+    sequence: int | None
+    capture_time: datetime.datetime
+    received_time: datetime.datetime
+    jpeg: bytes
+    metrics: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processed:
+    """A frame that was decoded.
+
+    Attributes:
+        measures: sizes, bpp, the map in figures, refinements, milliseconds by stage, ready for JSON.
+        results: the task's answer, any JSON; {"error": text} where the task failed; None without a task.
+        decoded: picture and map.
+    """
+
+    measures: dict[str, Any]
+    results: Any
+    decoded: rjpeg.DecodedFrame
+
+
+def time_text(when: datetime.datetime) -> str:
+    """ISO 8601 in UTC with microseconds: 2026-11-23T17:55:00.123456Z."""
+    return when.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
