@@ -8,15 +8,16 @@ python -m server worker --broker mqtt://broker:1883         one more decoder beh
 """
 
 import argparse
+import importlib
 import logging
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from rjpeg.errors import RjpegError
 from server import config as configuration
 from server.config import Config
+from server.task import TaskConfig, TfliteTask
 
 EPILOG = """\
 Frames are received by POST /v1/cameras/{camera}/frames: the body is the JPEG, its Content-Type image/jpeg, the
@@ -124,11 +125,11 @@ def read_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def task_of(path: str) -> dict[str, Any]:
+def task_of(path: str) -> TaskConfig:
     """The setting `task` that a --task flag means. Raises ConfigError."""
     if path.lower().endswith((".yaml", ".yml")):
         return configuration.read_task(path)
-    return {"kind": "tflite", "path": path}
+    return TfliteTask(model=path)
 
 
 def set_up_logging(level: str) -> None:
@@ -163,9 +164,10 @@ def tokens_command(arguments: list[str]) -> int:
 
 def worker_command(arguments: list[str]) -> int:
     """Decode what an MQTT broker hands out."""
-    from server import worker
-
-    return worker.main(arguments)
+    # only here: it needs an MQTT client
+    worker = importlib.import_module("server.worker")
+    code: int = worker.main(arguments)
+    return code
 
 
 if __name__ == "__main__":

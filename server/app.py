@@ -83,7 +83,6 @@ class Service:
     intake: Intake
     pictures: Pictures
     access: Access
-    model: rjpeg.Model
     secure: bool = False
     streams: int = 0
     last_receipt: int = 0
@@ -172,7 +171,7 @@ class Guard:
                 headers += [header for header in self._headers if header[0] not in names]
                 if b"cache-control" not in names:
                     headers.append((b"cache-control", b"no-store"))
-                message = message | {"headers": headers}
+                message = {**message, "headers": headers}
                 self._metrics.answered(scope["method"], message["status"])
             await send(message)
 
@@ -395,7 +394,7 @@ def _reading(service: Service) -> APIRouter:
         row = await row_of(camera, frame)
         decoded = await pictures.decoded(row)
         jpeg = await asyncio.to_thread(store.jpeg, row)
-        found = await pictures.run(lambda: json.dumps(map_of(jpeg, decoded, service.model)).encode())
+        found = await pictures.run(lambda: json.dumps(map_of(jpeg, decoded, service.processor.model)).encode())
         return answer(found, "application/json", frame)
 
     @router.get(
@@ -414,7 +413,7 @@ def _reading(service: Service) -> APIRouter:
         decoded = await pictures.decoded(row)
         jpeg = await asyncio.to_thread(store.jpeg, row)
         try:
-            picture = await pictures.run(colored, jpeg, decoded, service.model, of)
+            picture = await pictures.run(colored, jpeg, decoded, service.processor.model, of)
         except InputError as error:
             raise HTTPException(404, str(error)) from error
         return answer(picture, "image/png", frame)

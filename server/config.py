@@ -8,6 +8,7 @@ import msgspec
 import yaml
 
 from rjpeg.errors import ConfigError
+from server.task import TaskConfig
 
 __all__ = [
     "DEFAULT_PATH",
@@ -21,6 +22,7 @@ __all__ = [
     "database_url",
     "files_url",
     "load",
+    "read_task",
     "workers",
 ]
 
@@ -55,12 +57,16 @@ class RetentionConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DecodingConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """`workers`: frames decoded at a time, None: one a core. `batch`: frames whose maps are found together."""
+    """`workers`: frames decoded at a time, None: one a core. `batch`: frames whose maps are found together.
+
+    `task_seconds`: longest that the task may take for a frame.
+    """
 
     model: str | None = None
     restore: bool = False
     workers: Annotated[int, msgspec.Meta(gt=0, le=1024)] | None = None
     batch: Annotated[int, msgspec.Meta(gt=0, le=256)] = 8
+    task_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
 
 
 class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -79,7 +85,7 @@ class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
-    """The whole file, one field a section. `task` is checked by `server.task`."""
+    """The whole file, one field a section."""
 
     listen: Annotated[str, msgspec.Meta(pattern=r"^.*:[0-9]{1,5}$")] = "127.0.0.1:8000"
     # YAML takes a bare on or off for a boolean
@@ -89,7 +95,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     storage: StorageConfig = msgspec.field(default_factory=StorageConfig)
     retention: RetentionConfig = msgspec.field(default_factory=RetentionConfig)
     decoding: DecodingConfig = msgspec.field(default_factory=DecodingConfig)
-    task: dict[str, Any] | None = None
+    task: TaskConfig | None = None
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
 
 
@@ -149,11 +155,12 @@ def workers(config: Config) -> int:
     return config.decoding.workers or len(os.sched_getaffinity(0))
 
 
-def read_task(path: str | Path) -> dict[str, Any]:
+def read_task(path: str | Path) -> TaskConfig:
     """The setting `task` in a file of its own. Raises ConfigError."""
     values = read_yaml(path)
     if isinstance(values, dict) and set(values) == {"task"}:
         values = values["task"]
-    if not isinstance(values, dict):
-        raise ConfigError(f"task {path}: expected a mapping with `kind`")
-    return values
+    try:
+        return msgspec.convert(values, TaskConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"task {path}: {error}") from error

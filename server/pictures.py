@@ -34,22 +34,13 @@ class Pictures:
     """Decodes stored frames for readers, a few at a time, and keeps those that were asked for last.
 
     Args:
-        restored: makes what decodes with the restorer if the service's processor does not, and without if it does.
+        places: pictures that are made at a time.
+        restore: what the processor does.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        processor: Processor,
-        other: Callable[[], rjpeg.Decoder],
-        places: int,
-        *,
-        restore: bool,
-    ) -> None:
+    def __init__(self, store: Store, processor: Processor, places: int, *, restore: bool) -> None:
         self._store = store
         self._processor = processor
-        self._make_other = other
-        self._other: rjpeg.Decoder | None = None
         self._restore = restore
         self._queue = Queue(places, 8 * places, "pictures for readers")
         self._cache: OrderedDict[tuple[str, bool], rjpeg.DecodedFrame] = OrderedDict()
@@ -95,12 +86,7 @@ class Pictures:
         return picture
 
     def _decode(self, row: FrameRow, restore: bool) -> rjpeg.DecodedFrame:
-        jpeg = self._store.jpeg(row)
-        if restore == self._restore:
-            return self._processor.decode_stored(jpeg)
-        if self._other is None:
-            self._other = self._make_other()
-        return self._other.decode_with_details(jpeg)
+        return self._processor.decode_stored(self._store.jpeg(row), restore=restore)
 
     def _remember(self, key: tuple[str, bool], decoded: rjpeg.DecodedFrame) -> None:
         if key in self._cache or decoded.frame.nbytes > CACHE_BYTES:

@@ -241,7 +241,7 @@ class SessionRequest(BaseModel):
     token: str = Field(min_length=1, max_length=200)
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(*statuses: int) -> dict[Any, dict[str, Any]]:
     """Answers of these statuses, for `responses` of a route."""
     return {
         status: {"model": Error, "description": ERRORS[status]}

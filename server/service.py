@@ -16,7 +16,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-import rjpeg
 from rjpeg.errors import ConfigError
 from server.access import Access
 from server.app import Service, make_app
@@ -28,6 +27,7 @@ from server.metrics import Metrics
 from server.pictures import Pictures
 from server.processing import Processor
 from server.store import Store
+from server.task import load_task
 
 __all__ = ["make_service", "needs_token", "open_socket", "parse_address", "serve"]
 
@@ -50,14 +50,14 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
     """
     limits, decoding = config.limits, config.decoding
     with contextlib.ExitStack() as stack:
-        model = rjpeg.load_model(decoding.model)
         processor = Processor(
             decoding.model,
             workers=workers(config),
             max_pixels=limits.max_pixels,
             restore=decoding.restore,
-            task=None,
+            task=None if config.task is None else load_task(config.task),
             batch=decoding.batch,
+            task_seconds=decoding.task_seconds,
         )
         stack.callback(processor.close)
         store = Store.open(database_url(config), files_url(config))
@@ -65,13 +65,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         hub, metrics = Hub(), Metrics()
         intake = Intake(store, processor, hub, metrics, emit=emit)
         stack.callback(intake.close)
-        pictures = Pictures(
-            store,
-            processor,
-            lambda: rjpeg.Decoder(model, max_pixels=limits.max_pixels, restore=not decoding.restore),
-            limits.views,
-            restore=decoding.restore,
-        )
+        pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
         yield Service(
             config=config,
             store=store,
@@ -81,7 +75,6 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             intake=intake,
             pictures=pictures,
             access=Access(store, required=access_required),
-            model=model,
             secure=config.tls.certificate is not None,
             cameras={summary.camera for summary in store.cameras()},
         )
