@@ -2,7 +2,7 @@
 
 import { follow, framePath, get, request, serverNow } from "./api.js";
 import { element, fillFigures, fillTable, say } from "./dom.js";
-import { DASH, age, clock, duration, exactClock, number, rate, shown, size } from "./format.js";
+import { DASH, age, clock, duration, exactClock, number, rate, shortClock, shown, size } from "./format.js";
 import { makeHistory } from "./history.js";
 import { makeOverlay } from "./overlay.js";
 import { stateOf } from "./overview.js";
@@ -129,7 +129,7 @@ export function open(name, frameId) {
   function showFrame(view, image) {
     const frame = current;
     const captured = Date.parse(frame.capture_time), received = Date.parse(frame.received_time);
-    say(element("caption"), `Frame ${frame.id}, ${exactClock(captured)}` +
+    say(element("caption"), `Frame ${frame.id}, ${shortClock(captured)}` +
       (view === "plain" && image.width !== frame.width ? `, ${image.width}x${image.height} enlarged` : ""));
     showResults(element("results"), frame.results);
     const quality = frame.mean_quality_luma === null ? "an ordinary JPEG" :
@@ -137,7 +137,7 @@ export function open(name, frameId) {
     fillTable(element("frame-facts"), [
       ["Captured", exactClock(captured)],
       ["Received", received >= captured ? `${duration((received - captured) / 1000)} later` : exactClock(received)],
-      ["Number", frame.sequence === null ? DASH : String(frame.sequence)],
+      ["Sequence", frame.sequence === null ? DASH : String(frame.sequence)],
       ["File", `${size(frame.bytes)}, ${number(frame.bpp)} bpp`],
       ["Picture", `${frame.width}x${frame.height}`],
       ["Coded at", `${frame.coding_width}x${frame.coding_height}`],
@@ -324,7 +324,8 @@ export function open(name, frameId) {
     // what failed while the server was away may work now
     if (!current) shownKey = "";
     load();
-    await Promise.all([timeline.refresh(record, wanted, live), refreshBandwidth()]);
+    refreshBandwidth().catch(() => {});
+    await timeline.refresh(record, wanted, live);
   }
 
   const stopFollowing = follow(name, {

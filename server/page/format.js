@@ -47,6 +47,11 @@ export function clock(milliseconds) {
   return day === parts(new Date()).day ? text : `${day} ${text}`;
 }
 
+export const shortClock = (milliseconds) => {
+  const text = exactClock(milliseconds), today = parts(new Date()).day;
+  return text.startsWith(today) ? text.slice(today.length + 1) : text;
+};
+
 export function exactClock(milliseconds) {
   const date = new Date(milliseconds);
   if (Number.isNaN(date.getTime())) return DASH;

@@ -65,6 +65,7 @@ export function open({ tokens }) {
       ["Bit rate", rate(record.bitrate)],
       ["bpp", number(record.bpp)],
       ["Drops", record.drops === null ? DASH : number(record.drops), record.drops > 0],
+      ["Frames", number(record.frames)],
     ]);
   }
 

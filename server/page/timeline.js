@@ -9,14 +9,17 @@ const SVG = "http://www.w3.org/2000/svg";
 
 export function makeTimeline(camera, onPick) {
   const slider = element("time"), bars = element("bars"), choice = element("span");
-  let since = 0, until = 0, ended = false, request = 0;
-  slider.max = 1000;
+  const ended = new AbortController();
+  let since = 0, until = 0, request = 0, held = false;
+  choice.value = "";
   bars.replaceChildren();
 
   // what is to be shown: up to now, or around a frame that is older than that
   function place(record, frame, live) {
     const last = Date.parse(record.last_capture_time), first = Date.parse(record.first_capture_time);
     const end = Math.max(serverNow(), last + 1);
+    // at first so much that there is something to see
+    if (!choice.value) choice.value = end - last > 3.6e6 ? "all" : end - first < 6e5 ? "600" : "3600";
     if (choice.value === "all") {
       // at least a second, and not up to the edge
       const margin = Math.max(500, 0.01 * (last - first));
@@ -39,7 +42,7 @@ export function makeTimeline(camera, onPick) {
       since: new Date(begin).toISOString(), until: new Date(end).toISOString(), bins: BINS,
     });
     const { bins } = await get(`v1/cameras/${encodeURIComponent(camera)}/timeline?${query}`);
-    if (ended || mine !== request) return;
+    if (ended.signal.aborted || mine !== request) return;
     const most = Math.max(...bins.map((bin) => bin.bytes));
     bars.setAttribute("viewBox", `0 0 ${bins.length} 100`);
     while (bars.childElementCount > bins.length) bars.lastElementChild.remove();
@@ -62,7 +65,8 @@ export function makeTimeline(camera, onPick) {
   function mark(frame) {
     if (!frame || until <= since) return;
     const time = Date.parse(frame.capture_time);
-    slider.value = 1000 * (time - since) / (until - since);
+    // it stays where a hand holds it
+    if (!held) slider.value = 1000 * (time - since) / (until - since);
     slider.setAttribute("aria-valuetext", `${exactClock(time)}, frame ${frame.id}`);
   }
 
@@ -70,9 +74,9 @@ export function makeTimeline(camera, onPick) {
 
   function pick() { onPick(since + (until - since) * Number(slider.value) / 1000); }
 
-  slider.addEventListener("input", pick);
-  return {
-    refresh, mark, holds,
-    close() { ended = true; slider.removeEventListener("input", pick); },
-  };
+  const options = { signal: ended.signal };
+  slider.addEventListener("input", pick, options);
+  slider.addEventListener("pointerdown", () => { held = true; }, options);
+  for (const kind of ["pointerup", "pointercancel"]) slider.addEventListener(kind, () => { held = false; }, options);
+  return { refresh, mark, holds, close: () => ended.abort() };
 }
