@@ -10,10 +10,12 @@ python -m server worker --broker mqtt://broker:1883         one more decoder beh
 import argparse
 import contextlib
 import importlib
+import json
 import logging
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rjpeg.errors import ConfigError, RjpegError
 from server import config as configuration

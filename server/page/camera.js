@@ -130,7 +130,8 @@ export function open(name, frameId) {
     const frame = current;
     const captured = Date.parse(frame.capture_time), received = Date.parse(frame.received_time);
     say(element("caption"), `Frame ${frame.id}, ${shortClock(captured)}` +
-      (view === "plain" && image.width !== frame.width ? `, ${image.width}x${image.height} enlarged` : ""));
+      (view === "plain" && image.width !== frame.width ? `, ${image.width}x${image.height} enlarged` : "") +
+      (live && passed ? `, ${number(passed)} passed over` : ""));
     showResults(element("results"), frame.results);
     const quality = frame.mean_quality_luma === null ? "an ordinary JPEG" :
       `${number(frame.mean_quality_luma)} luma, ${number(frame.mean_quality_chroma)} chroma`;
@@ -260,7 +261,6 @@ export function open(name, frameId) {
       ["Bit rate", rate(record.bitrate)],
       ["bpp", number(record.bpp)],
       ["Drops", record.drops === null ? DASH : number(record.drops), record.drops > 0],
-      ...(live && passed ? [["Not shown", number(passed)]] : []),
     ]);
   }
 

@@ -1,4 +1,4 @@
-// The frames of a camera in the order in which they were stored, fetched piece by piece.
+// The frames of a camera in the order in which they were captured, fetched piece by piece.
 
 import { get } from "./api.js";
 
@@ -14,15 +14,15 @@ export function makeHistory(camera) {
     return get(`${path}?${new URLSearchParams(query)}`);
   }
 
-  // The next frames that were captured at a time (text) or later, with larger ids. The server lists newest first, so
-  // it is asked for pieces of time that are short enough to be listed whole.
+  // The next frames that were captured after a time (text), or then with a larger id. The server lists newest first,
+  // so it is asked for pieces of time that are short enough to be listed whole.
   async function following(time, id) {
     const last = Date.parse((await get(`v1/cameras/${encodeURIComponent(camera)}`)).last_capture_time);
     let begin = time, length = 10000;
     while (length < LONGEST_MS) {
       const start = Date.parse(begin), end = start + length;
       const { frames, next } = await list({ since: begin, until: new Date(end).toISOString(), limit: NEWER });
-      const found = frames.filter((frame) => frame.id > id).reverse();
+      const found = frames.filter((frame) => frame.capture_time !== time || frame.id > id).reverse();
       if (next !== null && length > 20) { length = Math.floor(length / 4); continue; }
       if (found.length) return found;
       if (end > last) return [];

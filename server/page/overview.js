@@ -14,7 +14,7 @@ const SILENT_SECONDS = 10;
 export function stateOf(camera) {
   if (!camera.last_received_time) return { silent: true, seconds: NaN, text: "Nothing yet" };
   const seconds = Math.max(0, (serverNow() - Date.parse(camera.last_received_time)) / 1000);
-  const silent = !(camera.fps > 0) || seconds > Math.max(SILENT_SECONDS, 5 / camera.fps);
+  const silent = seconds > (camera.fps > 0 ? Math.max(SILENT_SECONDS, 5 / camera.fps) : SILENT_SECONDS);
   return { silent, seconds, text: silent ? `Silent for ${age(seconds)}` : "Live" };
 }
 
