@@ -79,7 +79,7 @@ export function follow(camera, { catchUp, onFrame }) {
 
   function alive() {
     clearTimeout(watch);
-    watch = setTimeout(failed, SILENCE_MS);
+    watch = setTimeout(() => failed(), SILENCE_MS);
   }
 
   async function failed(reason = "The server does not answer") {
@@ -106,7 +106,7 @@ export function follow(camera, { catchUp, onFrame }) {
     const opened = source = new EventSource(path);
     let first = true;
     opened.onopen = () => alive();
-    opened.onerror = () => { if (source === opened) failed(); };
+    opened.onerror = () => { if (source === opened) failed("Live updates broke off"); };
     opened.addEventListener("heartbeat", up);
     // events that this page was too slow for
     opened.addEventListener("dropped", () => catchUp().catch(() => {}));
@@ -123,7 +123,7 @@ export function follow(camera, { catchUp, onFrame }) {
       if (first) {
         first = false;
         // what came between the first question and the opening
-        try { await catchUp(); } catch { if (source === opened) failed(); }
+        try { await catchUp(); } catch { if (source === opened) failed("Live updates broke off"); }
       }
     }
   }
