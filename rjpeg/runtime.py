@@ -56,8 +56,9 @@ class Network:
     convolutions and slower, by a factor of three, for the 7x7 depthwise ones of the generator. outputs: how many the
     network must have, None for any number.
 
-    An interpreter serves one thread at a time. There is one at first; another is made when a thread finds none free,
-    up to one a core, beyond which threads wait.
+    An interpreter serves one thread at a time, and one shape until it is allocated anew. There is one at first; another
+    is made when none is free that has the shape, up to one a core and at least four. Beyond, the one that was idle
+    longest takes the new shape, or the thread waits until one is idle.
     """
 
     def __init__(
@@ -89,8 +90,9 @@ class Network:
         self.input_quantization = Quantization(*into[0]["quantization"])
         self.output_quantization = Quantization(*out[0]["quantization"])
         self._input, self._outputs = into[0]["index"], [each["index"] for each in out]
-        self._idle = [_Instance(interpreter, tuple(int(n) for n in into[0]["shape"]))]
-        self._made, self._most = 1, os.cpu_count() or 1
+        self._first_shape = tuple(int(n) for n in into[0]["shape"])
+        self._idle = [_Instance(interpreter, self._first_shape)]
+        self._made, self._most = 1, max(4, os.cpu_count() or 1)
         self._freed = threading.Condition()
 
     def run(self, array: NDArray) -> NDArray:
@@ -124,20 +126,44 @@ class Network:
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{self.name} does not run on input of shape {array.shape}: {error}") from error
         finally:
-            with self._freed:
-                self._idle.append(instance)
-                self._freed.notify()
+            self._give_back(instance)
+
+    def outputs_of(self, operation: str) -> list[int] | None:
+        """Which of the network's outputs are those of its operation of that name, in the operation's own order.
+
+        None where there is no such operation, several, or one whose outputs are not all the network's.
+        """
+        instance = self._take(self._first_shape)
+        try:
+            # not public, and the only way to tell: a converter is free to order and name outputs as it likes
+            found = [each for each in instance.interpreter._get_ops_details() if each["op_name"] == operation]
+        except AttributeError:
+            return None
+        finally:
+            self._give_back(instance)
+        tensors = [int(index) for index in found[0]["outputs"]] if len(found) == 1 else []
+        if not tensors or not set(tensors) <= set(self._outputs):
+            return None
+        return [self._outputs.index(index) for index in tensors]
+
+    def _give_back(self, instance: _Instance) -> None:
+        with self._freed:
+            self._idle.append(instance)
+            self._freed.notify()
 
     def _take(self, shape: tuple[int, ...]) -> _Instance:
-        """An interpreter that no other thread has, if there is one of this shape already."""
+        """An interpreter that no other thread has, for this shape already if there is one."""
         with self._freed:
-            while not self._idle and self._made == self._most:
+            while True:
+                at = next((at for at, each in enumerate(self._idle) if each.shape == shape), None)
+                if at is not None:
+                    return self._idle.pop(at)
+                if self._made < self._most:
+                    self._made += 1
+                    break
+                if self._idle:
+                    return self._idle.pop(0)
                 self._freed.wait()
-            if self._idle:
-                # any other shape costs a new allocation: take the one that was used the longest time ago
-                at = next((at for at, each in enumerate(self._idle) if each.shape == shape), 0)
-                return self._idle.pop(at)
-            self._made += 1
         try:
             return _Instance(self._make(), ())
         except (ValueError, RuntimeError) as error:

@@ -139,6 +139,9 @@ def task_of(path: str) -> TaskConfig:
 def set_up_logging(level: str) -> None:
     """Messages to standard error."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    if level == "info":
+        # its every step is no news
+        logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def serve_command(arguments: list[str]) -> int:
