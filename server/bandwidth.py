@@ -72,7 +72,7 @@ def read_points(path: Path) -> dict[str, Any]:
         points: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in SERIES:
             points[name] = sorted(points[name], key=lambda point: float(point["bpp"]))
-            if len(points[name]) < 2 or not all(0 < p["bpp"] and 0 <= p["top1"] <= 1 for p in points[name]):
+            if len(points[name]) < 2 or not all(p["bpp"] > 0 and 0 <= p["top1"] <= 1 for p in points[name]):
                 raise ValueError(name)
     except OSError as error:
         raise StorageError(f"can't read {path}: {error.strerror or error}") from error
