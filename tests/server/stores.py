@@ -31,7 +31,9 @@ def received(
 ) -> ReceivedFrame:
     """A frame whose bytes tell which it is."""
     content = f"{camera} {sequence} {capture_time.isoformat()} ".encode() * changes.pop("times", 20)
-    values = {"received_time": capture_time + SECOND, "jpeg": content, "metrics": None} | changes
+    values = {"jpeg": content, "metrics": None} | changes
+    # unless that is after the end of time
+    values.setdefault("received_time", capture_time if capture_time.year == 9999 else capture_time + SECOND)
     return ReceivedFrame(camera=camera, sequence=sequence, capture_time=capture_time, **values)
 
 
