@@ -271,10 +271,12 @@ def test_a_file_whose_frame_is_just_being_added_by_another_program_is_not_swept(
 ) -> None:
     key = make_key("gate", NOON)
     let_go = store.files.write(key, b"on its way")
-    clock.time = NOON + DAY
+    clock.time = NOON + 30 * MINUTE
     assert store.sweep() == 0
     assert store.files.read(key) == b"on its way"
+    # it was not, as its program was killed
     let_go()
+    clock.time += DAY
     assert store.sweep() == 1
 
 
