@@ -153,8 +153,8 @@ class Processor:
         self._started += 1
         # daemon: a call that never returns must not keep the process from ending
         thread = threading.Thread(target=function, name=f"{name}-{self._started}", daemon=True)
-        self._threads.add(thread)
         thread.start()
+        self._threads.add(thread)
 
     def _work(self) -> None:
         """What a thread does."""
@@ -267,18 +267,24 @@ class Processor:
                 if self._closing.is_set() and not self._threads - self._stuck:
                     return
                 for thread, decoded in list(self._asked.items()):
-                    if now - decoded.asked >= self._task_seconds:
-                        del self._asked[thread]
-                        self._stuck.add(thread)
+                    if now - decoded.asked < self._task_seconds:
+                        continue
+                    try:
                         self._start_thread(self._work, "decode")
-                        given_up.append(decoded)
+                    except RuntimeError as error:
+                        # the system has no thread to spare: better to wait on than to have one worker less
+                        logger.error("no thread in place of one that the task holds: %s", error)
+                        break
+                    del self._asked[thread]
+                    self._stuck.add(thread)
+                    given_up.append(decoded)
                 oldest = min((decoded.asked for decoded in self._asked.values()), default=now)
             for decoded in given_up:
                 text = f"the task took more than {self._task_seconds:g} s"
                 logger.warning("%s on a frame of camera %s, and goes on", text, decoded.job.frame.camera)
                 decoded.done({"error": text})
             # no call that starts from now on can be too long before that
-            wait = max(0.001, oldest + self._task_seconds - now)
+            wait = max(0.01, oldest + self._task_seconds - now)
 
 
 @dataclass(eq=False)

@@ -16,6 +16,7 @@ import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from rjpeg import runtime
 from rjpeg.errors import ConfigError, ModelError
@@ -34,6 +35,7 @@ __all__ = [
     "frame_meta",
     "load_task",
     "read_labels",
+    "read_task",
 ]
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,26 @@ class PythonTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
 
 
 TaskConfig = TfliteTask | KerasTask | PythonTask
+
+
+def read_task(path: str | Path) -> TaskConfig:
+    """The task of a file: a YAML file (.yaml, .yml) with `kind` and its keys; a .tflite or .keras file is a classifier.
+
+    Raises ConfigError: it can't be read, or has an unknown key or a value of the wrong kind.
+    """
+    path = Path(path)
+    if path.suffix == ".keras":
+        return KerasTask(model=str(path))
+    if path.suffix not in (".yaml", ".yml"):
+        return TfliteTask(model=str(path))
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), TaskConfig)
+    except OSError as error:
+        raise ConfigError(f"can't read task {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"task {path} is not YAML: {' '.join(str(error).split())}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"task {path}: {error}") from error
 
 
 def load_task(config: TaskConfig) -> Task:

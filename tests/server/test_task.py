@@ -166,6 +166,16 @@ def test_decode_asks_the_classifier_and_names_its_classes(networks, decode, tmp_
     assert '"label": "tr"}' in result.stdout
 
 
+def test_decode_takes_a_file_that_describes_a_task(networks, decode, tmp_path, encoder):
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[16:32, 32:48, 2] = 255
+    (tmp_path / "red.jpg").write_bytes(encoder.encode(red, quality=95))
+    (tmp_path / "task.yaml").write_text(f"kind: tflite\nmodel: {networks}/detector.tflite\nnetwork: detector\n")
+    result = decode(tmp_path / "red.jpg", "--task", tmp_path / "task.yaml")
+    [found] = msgspec.json.decode(result.stdout)["task"]
+    assert (found["index"], found["box"]) == (0, [32.0, 16.0, 48.0, 32.0])
+
+
 @pytest.fixture
 def signals():
     """(80, 160, 3): the cell at top right is red, one in the middle is mostly green, one at bottom left dark green."""
