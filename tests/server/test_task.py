@@ -3,6 +3,7 @@
 import ast
 import datetime
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -371,3 +372,13 @@ def test_ctrl_c_in_a_task_ends_the_program():
 
     with pytest.raises(KeyboardInterrupt):
         ask(interrupted, np.zeros((1, 1, 3), np.uint8), META)
+
+
+def test_the_document_s_examples_are_configurations_and_its_function_works(module):
+    text = (ROOT / "docs" / "task.md").read_text(encoding="utf-8")
+    configs = [config_of(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert [type(config) for config in configs] == [TfliteTask, TfliteTask, KerasTask, PythonTask]
+    name = module(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
+    function = configs[-1].function.partition(":")[2]
+    answer = ask(load_task(PythonTask(function=f"{name}:{function}")), np.full((2, 3, 3), 7, np.uint8), META)
+    assert answer == {"camera": "cam", "brightness": 7.0}
