@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import rjpeg
 from rjpeg.errors import InputError, JpegError, ModelError, RjpegError, StorageError
-from server import schemas
+from server import bandwidth, schemas
 from server.access import COOKIE, Access, is_local_name
 from server.config import Config
 from server.frames import ReceivedFrame, time_text
@@ -455,6 +455,25 @@ def _reading(service: Service) -> APIRouter:
                     {"start": time_text(item.start), "frames": item.frames, "bytes": item.bytes, "bpp": item.bpp}
                     for item in found
                 ]
+            }
+        )
+
+    @router.get(
+        "/v1/cameras/{camera}/bandwidth",
+        responses=errors(400, 401, 403, 404, 500, 503),
+        response_model=schemas.Bandwidth,
+    )
+    async def get_bandwidth(camera: CameraName) -> Response:
+        """What plain JPEG files of equal task quality would take."""
+        await summary_of(camera)
+        bpp = service.hub.rates(camera)["bpp"] or None
+        plain = bpp and bandwidth.plain_jpeg_bpp(bpp, restored=service.config.decoding.restore)
+        return JSONResponse(
+            {
+                "bpp": bpp,
+                "plain_jpeg_bpp": plain and round(plain, 4),
+                "ratio": plain and bpp and round(plain / bpp, 4),
+                "source": bandwidth.source(),
             }
         )
 

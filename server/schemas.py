@@ -220,8 +220,8 @@ class Bandwidth(Answer):
     """What plain JPEG files of equal task quality would take."""
 
     bpp: float | None = Field(description="Of the camera's last minute; null: it was silent")
-    plain_jpeg_bpp: float | None
-    ratio: float | None
+    plain_jpeg_bpp: float | None = Field(description="null: outside of what was measured")
+    ratio: float | None = Field(description="plain_jpeg_bpp / bpp")
     source: str | None = Field(description="Where the comparison was measured")
 
 

@@ -174,9 +174,7 @@ def test_the_overview_shows_every_camera_and_leads_to_it(looked_at, open_page):
     assert page.locator(".card h2").all_inner_texts() == ["fails", "hostile-metrics", "odd", "yard"]
     yard = page.locator(".card", has_text="yard")
     until(lambda: yard.locator("img").evaluate("image => image.naturalWidth > 0"), page)
-    figures = dict(
-        zip(yard.locator("dt").all_inner_texts(), yard.locator("dd").all_inner_texts(), strict=True)
-    )
+    figures = dict(zip(yard.locator("dt").all_inner_texts(), yard.locator("dd").all_inner_texts(), strict=True))
     assert list(figures) == ["Age", "Frames/s", "Bit rate", "bpp", "Drops", "Frames"]
     assert figures["Frames"] == "130"
     assert page.locator(".card", has_text="hostile-metrics").locator("dd").nth(4).inner_text() == "3"
@@ -352,8 +350,10 @@ def test_the_keyboard_alone_reaches_and_operates_everything(looked_at, open_page
 CONTRASTS = """() => {
   const parse = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length === 3 ? [...n, 1] : n; };
   const over = (top, below) => [0, 1, 2].map(i => top[3] * top[i] + (1 - top[3]) * below[i]);
-  const light = color => { const [r, g, b] = color.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-    return .2126 * r + .7152 * g + .0722 * b; };
+  const light = color => {
+    const [r, g, b] = color.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
   const ground = element => {
     if (!element) return [255, 255, 255];
     const own = parse(getComputedStyle(element).backgroundColor);
@@ -363,7 +363,8 @@ CONTRASTS = """() => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
     const element = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || !element.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
+    if (!walk.currentNode.data.trim()) continue;
+    if (!element.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
     if (element.closest(".visually-hidden, noscript, option")) continue;
     const below = ground(element), text = over(parse(getComputedStyle(element).color), below);
     const [a, b] = [light(text), light(below)].sort((x, y) => y - x);
@@ -374,7 +375,8 @@ CONTRASTS = """() => {
 
 # controls, whose edges have to be seen: 3 to 1
 EDGES = """() => [...document.querySelectorAll("button, select, input[type=search], .choice span")]
-  .filter(e => e.checkVisibility()).map(e => [getComputedStyle(e).borderColor, getComputedStyle(document.body).backgroundColor])"""
+  .filter(e => e.checkVisibility())
+  .map(e => [getComputedStyle(e).borderColor, getComputedStyle(document.body).backgroundColor])"""
 
 
 def luminance(color: str) -> float:
