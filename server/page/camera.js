@@ -308,7 +308,7 @@ export function open(name, frameId) {
         saved < 0 ? `A plain JPEG would take ${Math.round(100 * (1 - plain / bpp))} % fewer bits here.` :
           "A plain JPEG would take as many bits here.");
     } else {
-      say(element("saving"), !bpp ? "The camera is silent: there is nothing to compare." :
+      say(element("saving"), !bpp ? "There is no frame yet to compare." :
         `${number(bpp)} bpp is outside of what was measured, so there is no figure.`);
     }
     say(element("bandwidth-source"), typeof source === "string" ? source : "");
