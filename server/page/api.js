@@ -105,7 +105,8 @@ export function follow(camera, { catchUp, onFrame }) {
     if (ended || document.hidden) return;
     const opened = source = new EventSource(path);
     let first = true;
-    opened.onopen = () => alive();
+    alive();
+    opened.onopen = alive;
     opened.onerror = () => { if (source === opened) failed("Live updates broke off"); };
     opened.addEventListener("heartbeat", up);
     // events that this page was too slow for

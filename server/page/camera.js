@@ -292,6 +292,15 @@ export function open(name, frameId) {
     showRecord();
   }
 
+  // Where events are held back on their way, as some proxies do, the newest frame is seen here.
+  async function overtake() {
+    if (live && record.last_frame > (wanted?.id ?? 0)) {
+      const frame = await get(framePath(name, "latest"), { signal: ended.signal });
+      if (live && frame.id > (wanted?.id ?? 0)) wanted = frame;
+      load();
+    }
+  }
+
   async function refreshBandwidth() {
     const { bpp, plain_jpeg_bpp: plain, source } = await get(`${base}/bandwidth`, { signal: ended.signal });
     const known = typeof bpp === "number" && bpp > 0 && typeof plain === "number";
@@ -304,7 +313,7 @@ export function open(name, frameId) {
         element(`${id}-bar`).style.width = `${100 * value / most}%`;
       }
       const saved = Math.round(100 * (1 - bpp / plain));
-      say(element("saving"), saved > 0 ? `${saved} % fewer bits than a plain JPEG with which the task is right as often.` :
+      say(element("saving"), saved > 0 ? `About ${saved} % fewer bits than a plain JPEG with which the task is right as often.` :
         saved < 0 ? `A plain JPEG would take ${Math.round(100 * (1 - plain / bpp))} % fewer bits here.` :
           "A plain JPEG would take as many bits here.");
     } else {
@@ -347,7 +356,7 @@ export function open(name, frameId) {
         });
       }
       if (!live || (wanted && frame.id <= wanted.id)) return;
-      passed += wanted !== null && wanted !== current && wanted !== target;
+      if (wanted) passed += ![current?.id, target?.id].includes(wanted.id);
       wanted = frame;
       load();
     },
@@ -356,7 +365,7 @@ export function open(name, frameId) {
   const refreshing = setInterval(() => {
     if (document.hidden) return;
     round += 1;
-    refreshRecord().catch(() => {});
+    refreshRecord().then(overtake).catch(() => {});
     if (live && record) timeline.refresh(record, wanted, true).catch(() => {});
     if (round % 3 === 0) refreshBandwidth().catch(() => {});
   }, REFRESH_MS);
