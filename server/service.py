@@ -34,6 +34,8 @@ __all__ = ["make_service", "needs_token", "open_socket", "parse_address", "serve
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10
+# frames that share a commit
+MOST_ADDING = 64
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         store = Store.open(database_url(config), files_url(config))
         stack.callback(store.close)
         hub, metrics = Hub(), Metrics()
-        intake = Intake(store, processor, hub, metrics, emit=emit)
+        intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
         stack.callback(intake.close)
         pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
         yield Service(
@@ -76,7 +78,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             pictures=pictures,
             access=Access(store, required=access_required),
             secure=config.tls.certificate is not None,
-            cameras={summary.camera for summary in store.cameras()},
+            cameras={summary.name for summary in store.cameras()},
         )
 
 
