@@ -10,10 +10,12 @@ python -m server worker --broker mqtt://broker:1883         one more decoder beh
 import argparse
 import contextlib
 import importlib
+import json
 import logging
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rjpeg.errors import ConfigError, RjpegError
 from server import config as configuration
@@ -137,6 +139,9 @@ def task_of(path: str) -> TaskConfig:
 def set_up_logging(level: str) -> None:
     """Messages to standard error."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    if level == "info":
+        # its every step is no news
+        logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def serve_command(arguments: list[str]) -> int:

@@ -153,13 +153,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self.stop()
+        # a second Ctrl-C doesn't wait for what is being answered
         super().handle_exit(sig, frame)
+        self.stop()
 
     def stop(self) -> None:
         """Take no more, end streams, finish what is being answered."""
         self.should_exit = True
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hub.close)
 
 

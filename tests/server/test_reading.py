@@ -86,7 +86,7 @@ def test_what_is_not_there_is_answered_404(stored, path):
 
 
 def test_a_frame_of_another_camera_is_not_there(stored):
-    service, region, plain = stored
+    service, region, _ = stored
     assert service.get(f"/v1/cameras/plain/frames/{region['id']}").status_code == 404
 
 
