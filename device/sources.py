@@ -341,15 +341,16 @@ class SampleSource:
             self._start = now
         self._index = max(self._index + 1, math.floor((now - self._start) * self._speed))
         _sleep_until(self._start + self._index / self._speed)
-        pixels = self._view(self._index / self._speed)
+        pixels = self.view(self._index / self._speed)
         taken, monotonic = _clocks()
         return Frame(pixels, taken, None, monotonic)
 
     def close(self) -> None:
         pass
 
-    def _view(self, seconds: float) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR: what is seen at a time, by three slow oscillations that don't keep step."""
+    def view(self, seconds: float) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR: what is seen that long after the first frame."""
+        # three slow oscillations that don't keep step
         width, height = self._size
         across, down, near = (
             0.5 + 0.5 * math.sin(2 * math.pi * seconds / period + part * self._phase)
