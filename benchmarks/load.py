@@ -74,12 +74,12 @@ class Fleet:
 
     Attributes:
         acknowledged: bytes of every frame that a camera was told is stored.
-        latency: seconds from capture to acknowledgment.
+        latency: when a frame was acknowledged, and the seconds that had passed since it was captured.
         not_sent: frames that cameras gave up, by reason, as they say at their end.
     """
 
     acknowledged: dict[Key, int] = field(default_factory=dict)
-    latency: list[float] = field(default_factory=list)
+    latency: list[tuple[datetime, float]] = field(default_factory=list)
     not_sent: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,7 +93,8 @@ class Fleet:
                     self.not_sent.update(record["summary"]["not_sent"])
                     continue
                 self.acknowledged[key_of(record)] = record["bytes"]
-                self.latency.append((now - datetime.fromisoformat(record["capture_time"])).total_seconds())
+                taken = datetime.fromisoformat(record["capture_time"])
+                self.latency.append((now, (now - taken).total_seconds()))
 
 
 def key_of(record: dict[str, Any]) -> Key:
@@ -142,7 +143,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
         "frames_per_second": len(within) / seconds,
         "mean_bytes": statistics.fmean(frame.bytes for frame in within) if within else None,
         "receipt_to_result_ms": percentiles([(f.stored_time - f.received_time).total_seconds() for f in within]),
-        "capture_to_acknowledgment_ms": percentiles(fleet.latency),
+        "capture_to_acknowledgment_ms": percentiles([s for when, s in fleet.latency if begin <= when < end]),
         "cpu_seconds_per_frame": cpu["service"] / max(len(within), 1),
         "cpu_cores": cpu["service"] / seconds,
         "cameras_cpu_seconds_per_frame": cpu["cameras"] / max(len(fleet.acknowledged), 1),

@@ -37,7 +37,7 @@ def test_what_cameras_say_is_counted_once():
     said = fleet(0, 1, 1)
     assert set(said.acknowledged) == {("a", 0, load.time_text(MOMENT)), ("a", 1, load.time_text(MOMENT))}
     assert said.not_sent == {"bitrate": 2}
-    assert min(said.latency) > 0
+    assert all(seconds > 0 for _, seconds in said.latency)
 
 
 @pytest.mark.parametrize(
