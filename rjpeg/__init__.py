@@ -20,7 +20,7 @@ from rjpeg.errors import (
     StorageError,
     TargetError,
 )
-from rjpeg.inspection import inspect
+from rjpeg.inspection import inspect, region_bits
 from rjpeg.model import Model, load_model
 from rjpeg.reader import VideoReader
 
@@ -46,4 +46,5 @@ __all__ = [
     "VideoReader",
     "inspect",
     "load_model",
+    "region_bits",
 ]
