@@ -101,7 +101,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="configuration, YAML (default: %(default)s)",
     )
-    p.add_argument("--source", help="camera index or /dev path, picamera2, URL, video, picture, or folder of pictures")
+    p.add_argument(
+        "--source", help="camera index or /dev path, picamera2, URL, video, picture, folder of pictures, or sample"
+    )
     p.add_argument("--camera-id", metavar="ID", help="name sent with every frame, 1 to 64 of A-Z a-z 0-9 _ -")
     p.add_argument("--size", metavar="WxH", help="asked of a camera; other frames are resized to it")
     p.add_argument("--fps", type=float, help="frames a second, at most")

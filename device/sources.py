@@ -1,4 +1,4 @@
-"""Where frames come from: cameras, network streams, video files, pictures.
+"""Where frames come from: cameras, network streams, video files, pictures, and a sample for who has none of them.
 
 A source has `name`, `live`, `fps` (its own frames a second, None if it has none or they aren't known yet),
 `description` (what it gives, and what was asked of it where that differs), `unreadable` (pictures passed over) and
@@ -15,6 +15,7 @@ import logging
 import math
 import re
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -26,13 +27,14 @@ import numpy.typing as npt
 from device.config import CameraConfig
 from rjpeg.codec import Planes
 from rjpeg.errors import CameraError, ConfigError, StorageError
-from rjpeg.files import list_pictures
+from rjpeg.files import list_pictures, read_whole
 
 __all__ = [
     "Frame",
     "PicameraSource",
     "PictureSource",
     "RepeatedVideoSource",
+    "SampleSource",
     "Source",
     "VideoSource",
     "frame_size",
@@ -50,7 +52,13 @@ PATIENCE = 0.9
 # a USB camera sends a damaged frame now and then; so many in a row are no accident
 MAX_DAMAGED = 30
 
-LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
+LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|sample$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
+
+# Two dogs at a window, by Aitzol Berasategi, CC-BY-4.0, (960, 1280, 3); beside this file, so that it is in a bundle too
+SAMPLE = Path(__file__).with_name("sample.jpg")
+SAMPLE_SIZE = 640, 480
+SAMPLE_FPS = 10.0
+SAMPLE_SIDE = 2**15 - 2
 
 
 class Frame(NamedTuple):
@@ -108,6 +116,8 @@ def open_source(camera: CameraConfig) -> Source:
             f"camera {camera.id}: pixel_format and exposure are for V4L2 cameras and picamera2; "
             f"{without_password(text)} has neither"
         )
+    if text == "sample":
+        return SampleSource(camera.id, parse_size(camera.size) or SAMPLE_SIZE, camera.fps or SAMPLE_FPS)
     if text.startswith("gstreamer:"):
         return _open_gstreamer(text.removeprefix("gstreamer:"))
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
@@ -278,6 +288,87 @@ class RepeatedVideoSource:
         if not capture.isOpened():
             raise CameraError(f"{self.name} can't be opened: it is no video that OpenCV's FFmpeg reads")
         return capture
+
+
+class SampleSource:
+    """A camera that isn't there: it pans and zooms over a photograph, for ever; late frames are left out.
+
+    Frame n is the same in every run with the same arguments.
+
+    Args:
+        camera: id; each camera goes another way.
+        size: (width, height) of its frames.
+        fps: frames a second; below 1 it gives one a second, as a camera does that is read less often.
+
+    Raises:
+        ConfigError: a side is longer than OpenCV's warpAffine goes.
+        StorageError: the photograph is missing or damaged.
+    """
+
+    live = True
+    unreadable = 0
+
+    def __init__(self, camera: str, size: tuple[int, int], fps: float) -> None:
+        if max(size) > SAMPLE_SIDE:
+            raise ConfigError(f"camera {camera}: size {size[0]}x{size[1]}; a sample's sides are {SAMPLE_SIDE} at most")
+        self.name = "sample"
+        self._speed = max(fps, 1.0)
+        self.fps: float | None = self._speed
+        self.description = f"{_describe(size, self._speed, None, None)}; a photograph, panned and zoomed"
+        self._size = size
+        # radians
+        self._phase = 2 * math.pi * zlib.crc32(camera.encode()) / 2**32
+        photograph = cv2.imdecode(np.frombuffer(read_whole(SAMPLE), np.uint8), cv2.IMREAD_COLOR)
+        if photograph is None:
+            raise StorageError(f"{SAMPLE} is no picture that OpenCV reads")
+        # the largest part of the photograph that has the frame's proportions
+        self._reach = min(photograph.shape[1] / size[0], photograph.shape[0] / size[1])
+        if self._reach > 1:
+            # at the frames' scale, so that nothing flickers
+            factor = 1 / self._reach
+            width, height = (max(1, round(side * factor)) for side in photograph.shape[1::-1])
+            # the window never has to be reduced then
+            photograph = cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA)
+            self._reach = min(width / size[0], height / size[1])
+        self._photograph = photograph
+        self._start: float | None = None
+        self._index = -1
+
+    def read(self, due: float = 0.0) -> Frame | None:  # noqa: ARG002 - live
+        """See the module; the frame that is on now, or the next one at its time."""
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now
+        self._index = max(self._index + 1, math.floor((now - self._start) * self._speed))
+        _sleep_until(self._start + self._index / self._speed)
+        pixels = self.view(self._index / self._speed)
+        taken, monotonic = _clocks()
+        return Frame(pixels, taken, None, monotonic)
+
+    def close(self) -> None:
+        pass
+
+    def view(self, seconds: float) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR: what is seen that long after the first frame."""
+        # three slow oscillations that don't keep step
+        width, height = self._size
+        across, down, near = (
+            0.5 + 0.5 * math.sin(2 * math.pi * seconds / period + part * self._phase)
+            for period, part in ((23.0, 1), (31.0, 2), (41.0, 3))
+        )
+        scale = self._reach * (0.5 + 0.4 * near)
+        left = across * (self._photograph.shape[1] - scale * width)
+        top = down * (self._photograph.shape[0] - scale * height)
+        # pixel centers are at halves
+        window = np.array([[scale, 0, left + scale / 2 - 0.5], [0, scale, top + scale / 2 - 0.5]])
+        view = cv2.warpAffine(
+            self._photograph,
+            window,
+            self._size,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return view.astype(np.uint8, copy=False)
 
 
 class PicameraSource:

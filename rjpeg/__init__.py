@@ -22,6 +22,7 @@ from rjpeg.errors import (
 )
 from rjpeg.inspection import inspect, region_bits
 from rjpeg.model import Model, load_model
+from rjpeg.reader import VideoReader
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "RjpegError",
     "StorageError",
     "TargetError",
+    "VideoReader",
     "inspect",
     "load_model",
     "region_bits",

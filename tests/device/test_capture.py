@@ -68,6 +68,14 @@ def test_without_json_standard_output_is_empty_and_frames_limits_their_number(ca
     assert max(sizes) <= 900
 
 
+def test_the_sample_needs_nothing_but_the_program(capture, tmp_path):
+    done = capture("--source", "sample", "--size", "201x150", "--fps", 20, "--frames", 4, "--out", tmp_path / "sent")
+    assert done.returncode == 0, done.stderr
+    decoder = rjpeg.Decoder()
+    shapes = [decoder.decode(path.read_bytes()).shape for path in (tmp_path / "sent").iterdir()]
+    assert shapes == [(150, 201, 3)] * 4
+
+
 def test_a_second_run_adds_to_the_first(capture, pictures, tmp_path):
     for _ in range(2):
         assert capture("--source", pictures / "1.png", "--out", tmp_path / "out").returncode == 0

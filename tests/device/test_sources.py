@@ -160,6 +160,8 @@ def test_a_setting_that_a_source_does_not_have_is_refused(pictures, settings, er
         ("/dev/v4l/by-id/usb-camera", True),
         ("picamera2", True),
         ("picamera2:1", True),
+        ("sample", True),
+        ("sample.avi", False),
         ("rtsp://192.168.1.9/stream", True),
         ("gstreamer:videotestsrc ! appsink", True),
         ("pictures/", False),
@@ -385,6 +387,77 @@ def test_a_video_that_is_gone_when_it_starts_again_is_an_error(video, tmp_path, 
     with pytest.raises(CameraError, match="can't be opened"):
         source.read()
     source.close()
+
+
+def sample(**settings):
+    return open_source(CameraConfig(source="sample", **settings))
+
+
+def test_the_sample_needs_no_camera_and_keeps_its_own_speed(clock):
+    source = sample()
+    assert source.live
+    assert source.fps == 10
+    assert source.description.startswith("640x480, 10 fps; ")
+    for index in range(25):
+        frame = source.read()
+        assert frame.pixels.shape == (480, 640, 3)
+        assert frame.pixels.dtype == np.uint8
+        assert clock.now == pytest.approx(1000 + index / 10)
+    source.close()
+
+
+def test_the_sample_is_the_same_in_every_run_and_another_for_every_camera(clock):
+    def some(**settings):
+        source = sample(size="161x90", **settings)
+        return [source.read().pixels for _ in range(12)]
+
+    first = some(id="a")
+    np.testing.assert_array_equal(first, some(id="a"))
+    assert not np.array_equal(first[0], some(id="b")[0])
+
+
+def test_the_sample_moves_smoothly_through_the_photograph_and_shows_nothing_else(clock):
+    source = sample(size="160x120", fps=25.0)
+    photograph = cv2.resize(cv2.imread(str(sources.SAMPLE)), (160, 120), interpolation=cv2.INTER_AREA)
+    before = source.read().pixels
+    for _ in range(200):
+        pixels = source.read().pixels
+        assert 0 < cv2.absdiff(pixels, before).mean() < 12
+        before = pixels
+    clock.now += 1e6
+    # colors of the photograph, and no border
+    assert abs(source.read().pixels.mean() - photograph.mean()) < 40
+    assert source.read().pixels.min(axis=2).max(axis=1).min() > 0
+
+
+def test_late_frames_of_the_sample_are_left_out(clock):
+    source, punctual = sample(size="64x48"), sample(size="64x48")
+    source.read()
+    clock.now += 0.73
+    late = source.read().pixels
+    clock.now = 1000.0
+    for _ in range(7 + 1):
+        expected = punctual.read().pixels
+    np.testing.assert_array_equal(late, expected)
+
+
+@pytest.mark.parametrize("size", ["1x1", "3x200", "200x3", "641x479", "1920x1080", "1281x961"])
+def test_the_sample_comes_in_any_size(size):
+    width, height = map(int, size.split("x"))
+    source = sample(size=size, fps=1000.0)
+    for _ in range(3):
+        assert source.read().pixels.shape == (height, width, 3)
+
+
+def test_a_sample_that_is_hardly_read_does_not_count_as_stalled():
+    assert sample(fps=0.01).fps == 1
+
+
+def test_a_sample_of_a_size_or_with_a_setting_that_it_does_not_have_is_refused():
+    with pytest.raises(ConfigError, match="camera camera: size 40000x10; a sample's sides are 32766 at most"):
+        sample(size="40000x10")
+    with pytest.raises(ConfigError, match="sample has neither"):
+        sample(exposure="auto")
 
 
 class Range(enum.Enum):

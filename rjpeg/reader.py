@@ -1,0 +1,311 @@
+"""Frame after frame of recorded or streamed files, with the methods of OpenCV's `VideoCapture`."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import marker
+from rjpeg.decoder import Decoder, read_header
+from rjpeg.errors import CameraError, InputError, JpegError, StorageError
+from rjpeg.files import list_pictures, read_whole
+
+__all__ = ["VideoReader"]
+
+MAX_BYTES = 2**23
+CHUNK_BYTES = 2**16
+
+
+class VideoReader:
+    """Decodes one frame after another; for code that was written for `cv2.VideoCapture`. For one thread at a time.
+
+    Unlike there, what goes wrong is raised and not passed over: a frame that can't be decoded is a JpegError, after
+    which reading goes on with the next one.
+
+    Args:
+        source: a folder of JPEG files, taken in natural order; a file of JPEG files one after another
+            (`cat sent/*.jpg > film.mjpeg`) or of a single one; or the http(s) URL of a stream of them, such as
+            http://server:8000/v1/cameras/NAME/stream?view=plain, which gives the files as the camera sent them.
+        decoder: of the model that the files were made with; None: of the one that comes with rjpeg.
+        token: for a URL, sent as `Authorization: Bearer`.
+        timeout: for a URL, seconds to connect, and without a byte.
+        max_bytes: of one file; a larger one is a JpegError.
+
+    Raises:
+        StorageError: the folder or file can't be read, or the folder holds no JPEG file.
+        CameraError: the URL can't be opened.
+        InputError: the URL is neither http nor https.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        decoder: Decoder | None = None,
+        token: str | None = None,
+        timeout: float = 10.0,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self.name = str(source)
+        self._decoder = Decoder() if decoder is None else decoder
+        self._max_bytes = max_bytes
+        self._stream: Any = None
+        self._count = 0
+        if "://" in self.name:
+            self._stream = _open_url(self.name, token, timeout)
+            self._files = self._split()
+        elif Path(source).is_dir():
+            paths = list_pictures(source, (".jpeg", ".jpg"))
+            self._count = len(paths)
+            self._files = (self._read_file(path) for path in paths)
+        else:
+            try:
+                self._stream = Path(source).open("rb")  # noqa: SIM115 - closed by `release`
+            except OSError as error:
+                raise StorageError(f"can't read {source}: {error.strerror or error}") from error
+            self._files = self._split()
+        # a file that was looked into before it was asked for
+        self._peeked: bytes | None = None
+        self._jpeg: bytes | None = None
+        self._grabbed = 0
+        self._open = True
+
+    @property
+    def jpeg(self) -> bytes | None:
+        """The file of the frame that was grabbed last; None: there is none."""
+        return self._jpeg
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        """(True, the next frame as (H, W, 3) uint8 BGR), or (False, None) after the last and once released.
+
+        Raises:
+            JpegError, MarkerError: this frame can't be decoded, or is larger than `max_bytes`; there may be others.
+            StorageError: a file can't be read.
+            CameraError: the stream gives nothing any more, or breaks off.
+        """
+        return self.retrieve() if self.grab() else (False, None)
+
+    def grab(self) -> bool:
+        """Take the next file without decoding it; False after the last. Raises as `read` does."""
+        if not self._open:
+            return False
+        jpeg, self._peeked = self._peeked, None
+        self._jpeg = self._next() if jpeg is None else jpeg
+        if self._jpeg is None:
+            return False
+        self._grabbed += 1
+        return True
+
+    def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        """Decode what was grabbed last; (False, None) where nothing was. Raises JpegError, MarkerError."""
+        if self._jpeg is None:
+            return False, None
+        try:
+            return True, self._decoder.decode(self._jpeg)
+        except JpegError as error:
+            raise type(error)(f"frame {self._grabbed - 1} of {self.name}: {error}") from error
+
+    def get(self, prop: int) -> float:
+        """A property, 0.0 where it isn't known or there is none, as OpenCV has it.
+
+        cv2.CAP_PROP_FRAME_WIDTH and _HEIGHT (of the frame that was grabbed last; before the first, of the first, which
+        is waited for), CAP_PROP_POS_FRAMES (frames grabbed so far), CAP_PROP_FRAME_COUNT (of a folder).
+        """
+        if prop == cv2.CAP_PROP_POS_FRAMES:
+            return float(self._grabbed)
+        if prop == cv2.CAP_PROP_FRAME_COUNT:
+            return float(self._count)
+        if prop in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT):
+            if self._jpeg is None and self._peeked is None and self._open:
+                self._peeked = self._next()
+            jpeg = self._jpeg or self._peeked
+            if jpeg is not None:
+                height, width = frame_size(jpeg, self._decoder.max_pixels)
+                return float(width if prop == cv2.CAP_PROP_FRAME_WIDTH else height)
+        return 0.0
+
+    def isOpened(self) -> bool:  # noqa: N802 - as OpenCV calls it
+        """Whether it was not released yet."""
+        return self._open
+
+    def release(self) -> None:
+        """Close it; more than once is no mistake."""
+        self._open = False
+        self._jpeg = self._peeked = None
+        if self._stream is not None:
+            self._stream.close()
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """The frames that are left. Raises as `read` does; a new iterator then goes on with the next frame."""
+        while True:
+            _, frame = self.read()
+            if frame is None:
+                return
+            yield frame
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _next(self) -> bytes | None:
+        found = next(self._files, None)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _read_file(self, path: Path) -> bytes | Exception:
+        # an exception that left the generator would end it, and with it what comes after
+        try:
+            if path.stat().st_size > self._max_bytes:
+                return JpegError(f"{path} is larger than {self._max_bytes} bytes, the limit that max_bytes sets")
+            return read_whole(path)
+        except OSError as error:
+            return StorageError(f"can't read {path}: {error.strerror or error}")
+        except StorageError as error:
+            return error
+
+    def _split(self) -> Iterator[bytes | Exception]:
+        splitter = Splitter(self._max_bytes)
+        empty = True
+        while True:
+            try:
+                # what there is, and not so much as to wait for
+                data = self._stream.read1(CHUNK_BYTES)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                yield CameraError(f"{self.name} gives no more frames: {_one_line(error)}")
+                return
+            for found in splitter.feed(data) if data else splitter.finish():
+                empty = False
+                yield found
+            if not data:
+                break
+        self._stream.close()
+        if empty:
+            yield CameraError(f"{self.name} holds no JPEG file")
+
+
+class Splitter:
+    """Takes JPEG files one after another out of bytes that come in pieces; what is between them is passed over.
+
+    The end of a file is found as the standard has it (T.81, B.1.1), since the two bytes of an end can be part of a
+    segment, such as a thumbnail's. A file that lacks its end ends where the next begins, and is given as it is: the
+    decoder says what is wrong with it.
+
+    Args:
+        max_bytes: of one file.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = bytearray()
+        # how far the file at the buffer's beginning was gone through; 0: there is none
+        self._at = 0
+        # whether the rest of a file that is too large is on its way
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes | JpegError]:
+        """The files that these bytes complete; an error in place of one that is too large."""
+        self._buffer += data
+        found: list[bytes | JpegError] = []
+        while (jpeg := self._walk()) is not None:
+            if not self._skipping:
+                found.append(jpeg if len(jpeg) <= self._max_bytes else self._too_large())
+            self._skipping = False
+        if self._at and len(self._buffer) > self._max_bytes:
+            if not self._skipping:
+                found.append(self._too_large())
+            self._skipping = True
+            gone_through = min(self._at, len(self._buffer))
+            del self._buffer[2:gone_through]
+            self._at -= gone_through - 2
+        return found
+
+    def finish(self) -> list[bytes]:
+        """What is left when no more comes: at most one file, without its end."""
+        return [bytes(self._buffer)] if self._at and not self._skipping else []
+
+    def _too_large(self) -> JpegError:
+        return JpegError(f"a file is larger than {self._max_bytes} bytes, the limit that max_bytes sets")
+
+    def _walk(self) -> bytes | None:
+        """Go on through the buffer to the end of a file, which is taken out; None: it isn't there yet."""
+        buffer = self._buffer
+        if self._at == 0:
+            start = buffer.find(b"\xff\xd8\xff")
+            # what may be the beginning of a beginning stays
+            del buffer[: start if start >= 0 else max(0, len(buffer) - 2)]
+            if start < 0:
+                return None
+            self._at = 2
+        while True:
+            at = buffer.find(b"\xff", self._at)
+            if at < 0:
+                self._at = max(self._at, len(buffer))
+                return None
+            self._at = at
+            if at + 1 == len(buffer):
+                return None
+            code = buffer[at + 1]
+            if code == 0xFF:
+                self._at += 1
+            elif code in (0x00, 0x01) or 0xD0 <= code <= 0xD7:
+                # entropy-coded data, which may hold these
+                self._at += 2
+            elif code == 0xD9:
+                return self._take(at + 2)
+            elif code == 0xD8:
+                return self._take(at)
+            elif at + 4 > len(buffer):
+                return None
+            else:
+                self._at += 2 + max(2, int.from_bytes(buffer[at + 2 : at + 4], "big"))
+
+    def _take(self, end: int) -> bytes:
+        jpeg = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._at = 0
+        return jpeg
+
+
+def frame_size(jpeg: bytes, max_pixels: int) -> tuple[int, int]:
+    """(height, width) of the frame that a file decodes to. Raises JpegError, MarkerError."""
+    header = read_header(jpeg, max_pixels)
+    said = marker.unpack(header["segments"])
+    own = int(header["height"]), int(header["width"])
+    return own if said is None or said.frame_size is None else said.frame_size
+
+
+def _open_url(url: str, token: str | None, timeout: float) -> io.BufferedIOBase:
+    if not url.lower().startswith(("http://", "https://")):
+        raise InputError(f"source {url!r} is neither a folder, a file nor a URL of http or https")
+    try:
+        request = urllib.request.Request(url)  # noqa: S310 - http or https, as was just seen
+        if token is not None:
+            # not for whomever the answer redirects to
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        answer: io.BufferedIOBase = urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        with error:
+            raise CameraError(f"stream {url} can't be opened: it answered {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise CameraError(f"stream {url} can't be opened: {_one_line(error)}") from error
+    return answer
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
