@@ -12,11 +12,14 @@ namespace {
 
 // A progressive file may repeat scans without end; real ones have about ten.
 constexpr int kMostScans = 100;
+// Application segments and comments. A file may have millions of them, of four bytes each.
+constexpr int kMostSegments = 1000;
 
 struct Errors {
   jpeg_error_mgr manager;
   std::jmp_buf escape;
   char text[JMSG_LENGTH_MAX];
+  int segments;
 };
 
 [[noreturn]] void fail(j_common_ptr info) {
@@ -30,6 +33,12 @@ void on_message(j_common_ptr info, int level) {
   const bool harmless = info->err->msg_code == JWRN_EXTRANEOUS_DATA || info->err->msg_code == JWRN_JFIF_MAJOR ||
                         info->err->msg_code == JWRN_ADOBE_XFORM;
   if (level < 0 && !harmless) fail(info);
+  auto* errors = reinterpret_cast<Errors*>(info->err);
+  // What libjpeg tells of each.
+  if (info->err->msg_code == JTRC_MISC_MARKER && ++errors->segments > kMostSegments) {
+    std::snprintf(errors->text, sizeof errors->text, "more than %d application segments", kMostSegments);
+    std::longjmp(errors->escape, 1);
+  }
 }
 
 void ignore_output(j_common_ptr) {}
@@ -49,6 +58,7 @@ jpeg_error_mgr* prepare(Errors& errors) {
   manager->emit_message = on_message;
   manager->output_message = ignore_output;
   errors.text[0] = '\0';
+  errors.segments = 0;
   return manager;
 }
 

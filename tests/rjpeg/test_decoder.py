@@ -258,3 +258,14 @@ def test_inspect_accounts_for_every_byte_of_ordinary_files_too(photo):
         facts = rjpeg.inspect(jpeg)
         assert not facts["region"]
         assert sum(facts["segments"].values()) == len(jpeg)
+
+
+def test_segments_without_end_are_refused(decoder, jpeg, photo):
+    ordinary = cv2.imencode(".jpg", photo)[1].tobytes()
+    for file in (jpeg, ordinary):
+        for segment in (b"\xff\xea\x00\x02", b"\xff\xea\x00\x05RJ\x00", b"\xff\xfe\x00\x02"):
+            many = file[:2] + segment * 1_500_000 + file[2:]
+            before = time.process_time()
+            with pytest.raises(rjpeg.JpegError, match="more than 1000 application segments"):
+                decoder.decode(many)
+            assert time.process_time() - before < 0.5
