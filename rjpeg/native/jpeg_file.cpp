@@ -142,8 +142,10 @@ void check_size(const Reader& reader, std::int64_t max_pixels) {
                       std::to_string(max_pixels) + " pixels");
 }
 
-void check_colors(const Reader& reader) {
+void check_kind(const Reader& reader) {
   const auto& info = reader.info;
+  // Where data are missing libjpeg's arithmetic decoder reads zeros, without a word.
+  if (info.arith_code) throw JpegFailure("JPEG is arithmetic coded, expected Huffman codes");
   if (info.num_components != 1 && info.num_components != 3)
     throw JpegFailure("JPEG has " + std::to_string(info.num_components) +
                       " color components (CMYK?), expected 1 (gray) or 3");
@@ -155,7 +157,7 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
   Reader reader;
   if (!read_header(reader, data, size, segment_code)) raise("not a readable JPEG", reader.errors);
   check_size(reader, max_pixels);
-  check_colors(reader);
+  check_kind(reader);
   JpegFile file;
   file.width = static_cast<int>(reader.info.image_width);
   file.height = static_cast<int>(reader.info.image_height);
@@ -193,7 +195,7 @@ std::vector<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t siz
   Reader reader;
   if (!read_header(reader, data, size, 0)) raise("not a readable JPEG", reader.errors);
   check_size(reader, max_pixels);
-  check_colors(reader);
+  check_kind(reader);
   if (!start_decoding(reader)) raise("damaged JPEG", reader.errors);
   height = static_cast<int>(reader.info.output_height);
   width = static_cast<int>(reader.info.output_width);

@@ -201,6 +201,17 @@ def test_cmyk_and_twelve_bit_files_are_refused_in_words(decoder, photo):
         decoder.decode(twelve)
 
 
+@pytest.mark.skipif(shutil.which("jpegtran") is None, reason="jpegtran (libjpeg-turbo-progs) is not installed")
+@pytest.mark.parametrize("flags", [["-arithmetic"], ["-arithmetic", "-progressive"]])
+def test_arithmetic_coding_is_refused_since_a_file_cut_short_would_not_be_noticed(decoder, jpeg, photo, flags):
+    for file in (jpeg, cv2.imencode(".jpg", photo)[1].tobytes()):
+        command = ["jpegtran", "-copy", "all", *flags]
+        coded = subprocess.run(command, input=file, capture_output=True, check=True, timeout=30).stdout
+        for damaged in (coded, coded[: len(coded) // 2] + b"\xff\xd9"):
+            with pytest.raises(rjpeg.JpegError, match="arithmetic coded"):
+                decoder.decode(damaged)
+
+
 def test_a_foreign_segment_of_the_same_number_is_ignored(decoder, photo, jpeg):
     foreign = b"\xff\xea\x00\x09Olympus"
     ordinary = cv2.imencode(".jpg", photo)[1].tobytes()
