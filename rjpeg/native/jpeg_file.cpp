@@ -1,5 +1,6 @@
 #include "jpeg_file.hpp"
 
+#include <algorithm>
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
@@ -180,6 +181,8 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
     const jpeg_component_info& source = reader.info.comp_info[c];
     if (source.quant_table == nullptr) throw JpegFailure("damaged JPEG: a component has no quantization table");
     component.table.assign(source.quant_table->quantval, source.quant_table->quantval + DCTSIZE2);
+    if (std::count(component.table.begin(), component.table.end(), 0) != 0)
+      throw JpegFailure("damaged JPEG: a quantization step is 0, expected 1 or more");
     component.block_rows = static_cast<std::ptrdiff_t>(source.height_in_blocks);
     component.block_cols = static_cast<std::ptrdiff_t>(source.width_in_blocks);
     component.blocks.resize(static_cast<std::size_t>(component.block_rows * component.block_cols) * DCTSIZE2);

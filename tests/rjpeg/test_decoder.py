@@ -212,6 +212,13 @@ def test_arithmetic_coding_is_refused_since_a_file_cut_short_would_not_be_notice
                 decoder.decode(damaged)
 
 
+def test_quantization_steps_of_zero_are_damage(decoder, jpeg):
+    start, _ = segment_at(jpeg, 0xDB)
+    for steps in (bytes(64), b"\x10" * 20 + b"\x00" + b"\x10" * 43):
+        with pytest.raises(rjpeg.JpegError, match="quantization step is 0"):
+            decoder.decode(jpeg[: start + 5] + steps + jpeg[start + 69 :])
+
+
 def test_a_foreign_segment_of_the_same_number_is_ignored(decoder, photo, jpeg):
     foreign = b"\xff\xea\x00\x09Olympus"
     ordinary = cv2.imencode(".jpg", photo)[1].tobytes()
