@@ -1,8 +1,8 @@
 """Decode damaged and forged JPEG files by the thousand, and say what that did to the decoder.
 
-Every mutant is made from a seed and its number, the same one each time, and decoded in another process under a limit of
-time and memory. What is looked for: a crash, a hang, more memory than allowed, an error that is no RjpegError, a picture
-that is accepted though its checksum or its map is wrong. The exit code is 1 if anything was found.
+Every mutant is made from a seed and its number, the same one each time, and decoded in another process under a limit
+of time and memory. What is looked for: a crash, a hang, more memory than allowed, an error that is no RjpegError, a
+picture that is accepted though its checksum or its map is wrong. The exit code is 1 if anything was found.
 """
 
 import argparse
@@ -36,12 +36,16 @@ def main(arguments: list[str] | None = None) -> int:
         thread.start()
     for thread in pool:
         thread.join()
+    if run.failure is not None:
+        print(f"error: {run.failure}", file=sys.stderr)
+        return 2
     summary = run.summary()
     print(json.dumps(summary, indent=2))
     if args.bombs:
         for result in run.results:
-            print(f"{result['seed']:60} {result['bytes']:>9,} bytes  {result['cpu_seconds']:6.2f} s  "
-                  f"{result['memory'] / 2**20:7.1f} MiB  {result['outcome']}", file=sys.stderr)  # fmt: skip
+            line = f"{result['seed']:58} {result['bytes']:>9,} bytes {result['seconds']:6.2f} s"
+            line += f" ({result['cpu_seconds']:.2f} s on the processor) {result['memory'] / 2**20:6.1f} MiB"
+            print(f"{line}  {result['outcome']}", file=sys.stderr)
     return 1 if run.findings else 0
 
 
@@ -55,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=1, metavar="N", help="of the run (default: %(default)s)")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     p.add_argument("--bombs", action="store_true", help="in place of mutants, files that ask for the most they can")
+    p.add_argument("--restore", action="store_true", help="decode with the restorer, too (default: now and then)")
     p.add_argument(
         "--max-pixels", type=int, default=2**24, metavar="N", help="the decoder's limit (default: %(default)s)"
     )
@@ -80,14 +85,16 @@ def parser() -> argparse.ArgumentParser:
 
 def sanitized(environment: str) -> tuple[str, dict[str, str]]:
     """The Python of an environment whose native part has sanitizers, and the variables it needs."""
-    library = subprocess.run(
-        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # Python does not load C++'s library by itself, in which the sanitizer looks for the throwing of exceptions
+    libraries = [
+        subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
     variables = {
         # Python keeps what it allocates to its end, which is no leak of ours
-        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:handle_segv=1:abort_on_error=1:max_allocation_size_mb=2048",
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:abort_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:abort_on_error=1",
-        "LD_PRELOAD": library,
+        "LD_PRELOAD": " ".join(libraries),
         "PYTHONMALLOC": "malloc",
     }  # fmt: skip
     return str(Path(environment) / "bin" / "python"), variables
@@ -103,7 +110,8 @@ class Run:
         self.outcomes: collections.Counter[str] = collections.Counter()
         self.slowest: dict[str, Any] = {"cpu_seconds": 0.0}
         self.largest: dict[str, Any] = {"memory": 0}
-        self.native = ""
+        self.sanitized = False
+        self.failure: str | None = None
         self.restarts = -args.workers
         self._lock = threading.Lock()
         self._numbers = iter(range(args.first, args.first + args.count))
@@ -119,7 +127,11 @@ class Run:
             if number is None:
                 break
             if process is None:
-                process = self._start()
+                try:
+                    process = self._start()
+                except RuntimeError as error:
+                    self.failure = str(error)
+                    return
             if self.args.bombs and number >= len(process.bombs):
                 break
             result = process.ask(number)
@@ -136,10 +148,11 @@ class Run:
             python, "-m", "tests.fuzz.worker", "--seed", str(args.seed), "--max-pixels", str(args.max_pixels),
             "--cpu-seconds", str(args.cpu_seconds), "--memory", str(0 if args.sanitized else args.memory * 2**20),
         ]  # fmt: skip
-        process = Process([*command, "--bombs"] if args.bombs else command, os.environ | variables)
+        command += [flag for flag, wanted in (("--bombs", args.bombs), ("--restore", args.restore)) if wanted]
+        process = Process(command, os.environ | variables)
         with self._lock:
             self.restarts += 1
-            self.native = process.native
+            self.sanitized = process.sanitized
         return process
 
     def _take(self, result: dict[str, Any]) -> None:
@@ -181,7 +194,7 @@ class Run:
         return {
             "files": sum(self.outcomes.values()) + sum(accepted.values()),
             "seed": self.args.seed,
-            "native": self.native,
+            "sanitized": self.sanitized,
             "minutes": round(seconds / 60, 1),
             "findings": len(self.findings),
             "processes that died": self.restarts,
@@ -193,7 +206,7 @@ class Run:
 
 
 class Process:
-    """A worker. bombs: names of those it has."""
+    """A worker. sanitized: whether its native part has sanitizers. bombs: names of those it has."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -206,8 +219,9 @@ class Process:
         if ready is None:
             self._process.kill()
             self._process.wait()
-            raise SystemExit(f"a worker does not start: {self._said.decode(errors='replace')[-3000:]}")
-        self.native, self.bombs = ready["native"], ready["bombs"]
+            self._reader.join(5)
+            raise RuntimeError(f"a worker does not start: {self._said.decode(errors='replace')[-3000:]}")
+        self.sanitized, self.bombs = ready["sanitized"], ready["bombs"]
 
     def _read_errors(self) -> None:
         for line in self._process.stderr or ():

@@ -74,8 +74,12 @@ def make(max_pixels: int) -> dict[str, bytes]:
                 whole, max_pixels, kind=4, correction=_deflated(2 * (side // 16) ** 2)
             ),
             f"region, refinements {name}": _region(whole, max_pixels, kind=2, correction=_rice(20_000)),
-            f"region, megabytes of refinements {name}": _region(small, max_pixels, kind=2, correction=b"\xaa" * 6_000_000),
-            f"region, one long refinement {name}": _region(small, max_pixels, kind=2, correction=b"\x0f" + b"\xff" * 799_000),
+            f"region, megabytes of refinements {name}": _region(
+                small, max_pixels, kind=2, correction=b"\xaa" * 6_000_000
+            ),
+            f"region, one long refinement {name}": _region(
+                small, max_pixels, kind=2, correction=b"\x0f" + b"\xff" * 799_000
+            ),
         }  # fmt: skip
     return made
 

@@ -95,6 +95,8 @@ class _Reader:
                 continue
             length = struct.unpack_from(">H", self.data, self.at)[0]
             body = self.data[self.at + 2 : self.at + length]
+            if length < 2 and (code == 0xFE or 0xE0 <= code <= 0xEF):
+                length, body = 2, b""
             if length < 2 or len(body) != length - 2:
                 raise Unreadable(f"segment {code:02x} is cut short")
             self.at += length
@@ -136,8 +138,7 @@ class _Reader:
         if precision != 8 or not height or not width or len(body) != 6 + 3 * count or not count:
             raise Unreadable("frame header")
         components = [
-            Component(body[at], body[at + 1] >> 4, body[at + 1] & 15, body[at + 2])
-            for at in range(6, 6 + 3 * count, 3)
+            Component(body[at], body[at + 1] >> 4, body[at + 1] & 15, body[at + 2]) for at in range(6, 6 + 3 * count, 3)
         ]
         if len({component.identity for component in components}) < count:
             raise Unreadable("components of one name")
@@ -253,7 +254,9 @@ class _Reader:
 
     def symbol(self, table: int) -> int:
         """A Huffman code's symbol."""
-        codes = self.codes.get(table, None if self.progressive else standard_codes().get(table))
+        codes = self.codes.get(table)
+        if codes is None and not self.progressive:
+            codes = standard_codes().get(table)
         if codes is None:
             raise Unreadable("no Huffman table")
         code = 0
@@ -305,9 +308,8 @@ class _Scan:
             zeros, size = divmod(self.reader.symbol(table), 16)
             if size:
                 k += zeros
-                if k > 63:
-                    raise Unreadable("coefficient beyond the block")
-                block[NATURAL[k]] = self.reader.signed(size) << low
+                # libjpeg puts what is beyond the block into its last coefficient
+                block[NATURAL[min(k, 63)]] = self.reader.signed(size) << low
                 k += 1
             elif zeros == 15:
                 k += 16
@@ -322,8 +324,8 @@ class _Scan:
         k = self.first
 
         def correct(position: int) -> None:
-            if self.reader.take(1) and not abs(block[position]) & one:
-                block[position] += one if block[position] > 0 else -one
+            if self.reader.take(1) and not block[position] & one:
+                block[position] += one if block[position] >= 0 else -one
 
         if not self.run:
             while k <= self.last:
@@ -343,8 +345,8 @@ class _Scan:
                     else:
                         zeros -= 1
                     k += 1
-                if new and k <= 63:
-                    block[NATURAL[k]] = new
+                if new:
+                    block[NATURAL[min(k, 63)]] = new
                 k += 1
         if self.run:
             while k <= self.last:

@@ -21,8 +21,8 @@ import rjpeg
 from rjpeg import _native
 from tests.fuzz import bombs, mutator, oracle
 
-# every so many mutants are also restored, which costs more than all the rest
-RESTORED = 16
+# every so many mutants are also restored, up to so many pixels: it costs more than all the rest
+RESTORED, MOST_RESTORED = 16, 2**20
 
 
 class Worker:
@@ -31,12 +31,10 @@ class Worker:
     def __init__(self, args: argparse.Namespace) -> None:
         self.seed, self.cpu_seconds = args.seed, args.cpu_seconds
         self.bombs = bombs.make(args.max_pixels) if args.bombs else {}
-        self.decoder = rjpeg.Decoder(max_pixels=args.max_pixels)
-        model = self.decoder.model
-        try:
-            self.restorer: rjpeg.Decoder | None = rjpeg.Decoder(model, max_pixels=args.max_pixels, restore=True)
-        except rjpeg.ModelError:
-            self.restorer = None
+        self.decoder = rjpeg.Decoder(max_pixels=args.max_pixels, restore=args.restore)
+        self.restorer = None
+        if "restorer" in self.decoder.model.manifest and not self.bombs:
+            self.restorer = rjpeg.Decoder(self.decoder.model, max_pixels=MOST_RESTORED, restore=True)
 
     def work(self, number: int) -> dict[str, Any]:
         """Decode a mutant. The result's "finding" says what is wrong with the decoder, None where nothing is."""
@@ -125,6 +123,7 @@ def main() -> None:
     p = argparse.ArgumentParser()
     p.add_argument("--seed", type=int, required=True)
     p.add_argument("--bombs", action="store_true")
+    p.add_argument("--restore", action="store_true")
     p.add_argument("--max-pixels", type=int, required=True)
     p.add_argument("--cpu-seconds", type=float, required=True)
     p.add_argument("--memory", type=int, required=True, help="bytes beyond those at the start; 0: no limit")
@@ -135,7 +134,10 @@ def main() -> None:
     if args.memory:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + args.memory, used + args.memory))
-    ready = {"native": _native.__file__, "bombs": list(worker.bombs)}
+    ready = {
+        "sanitized": b"__asan_init" in Path(_native.__file__).read_bytes(),
+        "bombs": list(worker.bombs),
+    }
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         print(json.dumps(worker.work(int(line))), flush=True)
