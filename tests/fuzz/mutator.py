@@ -237,8 +237,9 @@ def _edit_application(rng: random.Random, parts: list[Part]) -> None:
 @_on_parts
 def _insert_application(rng: random.Random, parts: list[Part]) -> None:
     adobe = b"Adobe\x00\x64\x00\x00\x00\x00" + bytes((rng.randrange(4),))
-    content = rng.choice((adobe, b"JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00", b"RJ", b"RJ\x00", b"RJ\x00" + bytes(9),
-                          b"", b"RJ\x10", b"Exif\x00\x00MM", rng.randbytes(rng.choice((1, 12, 65533)))))  # fmt: skip
+    jfif = b"JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+    content = rng.choice((adobe, jfif, b"RJ", b"RJ\x00", b"RJ\x00" + bytes(9), b"", b"RJ\x10",
+                          b"Exif\x00\x00MM", rng.randbytes(rng.choice((1, 12, 65533)))))  # fmt: skip
     code = rng.choice((0xEA, 0xEA, 0xE0, 0xEE, 0xE1, COM))
     for _ in range(rng.choice((1, 1, 1, 2, 3000))):
         parts.insert(min(rng.choice((1, 2, 99)), len(parts)), Part(code, bytearray(content[:65533]), bytearray()))
@@ -406,7 +407,7 @@ def _signed(jpeg: bytes) -> tuple[bytes, bool]:
         _decoder().decode(jpeg)
     except rjpeg.MarkerError as error:
         found = re.match(r"checksum is ([0-9a-f]{6})", str(error))
-    except Exception:
+    except Exception:  # noqa: BLE001
         # that what is no RjpegError gets out of the decoder is for the worker to find
         return jpeg, False
     else:

@@ -1,7 +1,7 @@
 """What a Region JPEG that was accepted must be: read a second time, by other code than the decoder's.
 
-Coefficients come from `reader`, the marker is taken apart here, the map is the predictor's answer to features that NumPy
-made, corrected by code of its own, and the checksum is zlib's CRC-32 over plain arrays.
+Coefficients come from `reader`, the marker is taken apart here, the map is the predictor's answer to features that
+NumPy made, corrected by code of its own, and the checksum is zlib's CRC-32 over plain arrays.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def check(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, *, signe
     """
     try:
         picture = reader.read(jpeg)
-    except reader.Unreadable as error:
+    except reader.UnreadableError as error:
         return f"accepted, and not readable: {error}"
     size = (picture.height, picture.width)
     tables = [component.table for component in picture.components]

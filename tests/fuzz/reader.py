@@ -17,7 +17,7 @@ from rjpeg.features import ZIGZAG
 NATURAL = ZIGZAG.tolist()
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """The file is damaged or of a kind that is not read."""
 
 
@@ -53,11 +53,11 @@ class Picture:
 
 
 def read(jpeg: bytes, most_blocks: int = 20_000) -> Picture:
-    """Read all scans of a file. Raises Unreadable, also where it has more than `most_blocks` blocks."""
+    """Read all scans of a file. Raises UnreadableError, also where it has more than `most_blocks` blocks."""
     try:
         return _Reader(jpeg, most_blocks).picture()
     except (IndexError, struct.error) as error:
-        raise Unreadable(f"cut short: {error}") from error
+        raise UnreadableError(f"cut short: {error}") from error
 
 
 @cache
@@ -82,7 +82,7 @@ class _Reader:
 
     def picture(self) -> Picture:
         if self.data[:2] != b"\xff\xd8":
-            raise Unreadable("no start of image")
+            raise UnreadableError("no start of image")
         self.at = 2
         picture: Picture | None = None
         scans = 0
@@ -98,11 +98,11 @@ class _Reader:
             if length < 2 and (code == 0xFE or 0xE0 <= code <= 0xEF):
                 length, body = 2, b""
             if length < 2 or len(body) != length - 2:
-                raise Unreadable(f"segment {code:02x} is cut short")
+                raise UnreadableError(f"segment {code:02x} is cut short")
             self.at += length
             if code in (0xC0, 0xC1, 0xC2):
                 if picture is not None:
-                    raise Unreadable("second frame header")
+                    raise UnreadableError("second frame header")
                 picture = self._frame(body, code == 0xC2, segments)
             elif code == 0xC4:
                 self._huffman_tables(body)
@@ -114,13 +114,13 @@ class _Reader:
                 segments.append(body)
             elif code == 0xDA:
                 if picture is None:
-                    raise Unreadable("scan before the frame header")
+                    raise UnreadableError("scan before the frame header")
                 self._scan(picture, body)
                 scans += 1
             elif code in (0xD8, 0xC8) or (0xC0 <= code <= 0xCF and code != 0xCC):
-                raise Unreadable(f"segment {code:02x}")
+                raise UnreadableError(f"segment {code:02x}")
         if picture is None or any(component.table is None for component in picture.components):
-            raise Unreadable("a component without a scan")
+            raise UnreadableError("a component without a scan")
         return picture
 
     def _next_marker(self) -> int:
@@ -136,21 +136,21 @@ class _Reader:
         self.progressive = progressive
         precision, height, width, count = struct.unpack_from(">BHHB", body)
         if precision != 8 or not height or not width or len(body) != 6 + 3 * count or not count:
-            raise Unreadable("frame header")
+            raise UnreadableError("frame header")
         components = [
             Component(body[at], body[at + 1] >> 4, body[at + 1] & 15, body[at + 2]) for at in range(6, 6 + 3 * count, 3)
         ]
         if len({component.identity for component in components}) < count:
-            raise Unreadable("components of one name")
+            raise UnreadableError("components of one name")
         if any(not 1 <= factor <= 4 for component in components for factor in (component.h, component.v)):
-            raise Unreadable("sampling factors")
+            raise UnreadableError("sampling factors")
         self.most_h = max(component.h for component in components)
         self.most_v = max(component.v for component in components)
         self.mcu_cols = -(-width // (8 * self.most_h))
         self.mcu_rows = -(-height // (8 * self.most_v))
         blocks = self.mcu_cols * self.mcu_rows * sum(component.h * component.v for component in components)
         if blocks > self.most_blocks:
-            raise Unreadable(f"{blocks} blocks")
+            raise UnreadableError(f"{blocks} blocks")
         for component in components:
             component.cols = -(-width * component.h // (8 * self.most_h))
             component.rows = -(-height * component.v // (8 * self.most_v))
@@ -164,7 +164,7 @@ class _Reader:
             counts = body[at + 1 : at + 17]
             symbols = body[at + 17 : at + 17 + sum(counts)]
             if len(counts) < 16 or len(symbols) < sum(counts):
-                raise Unreadable("Huffman table")
+                raise UnreadableError("Huffman table")
             codes: dict[tuple[int, int], int] = {}
             code = 0
             values = iter(symbols)
@@ -188,15 +188,15 @@ class _Reader:
     def _scan(self, picture: Picture, body: bytes) -> None:
         count = body[0]
         if not 1 <= count <= 4 or len(body) != 4 + 2 * count:
-            raise Unreadable("scan header")
+            raise UnreadableError("scan header")
         chosen: list[tuple[Component, int, int]] = []
         for at in range(1, 1 + 2 * count, 2):
             [component] = [one for one in picture.components if one.identity == body[at]] or [None]
             if component is None or any(component is other for other, _, _ in chosen):
-                raise Unreadable("scan of an unknown component")
+                raise UnreadableError("scan of an unknown component")
             if component.table is None:
                 if component.table_index not in self.tables:
-                    raise Unreadable("no quantization table")
+                    raise UnreadableError("no quantization table")
                 component.table = self.tables[component.table_index].copy()
             chosen.append((component, body[at + 1] >> 4, 16 | body[at + 1] & 15))
         first, last, approximation = body[-3:]
@@ -226,7 +226,7 @@ class _Reader:
             if self.interval and number and number % self.interval == 0:
                 self.bits = self.held = 0
                 if self._next_marker() != 0xD0 + restart:
-                    raise Unreadable("restart marker")
+                    raise UnreadableError("restart marker")
                 restart = (restart + 1) % 8
                 state.restart()
             for index, position in unit:
@@ -242,7 +242,7 @@ class _Reader:
                 while self.data[following] == 0xFF:
                     following += 1
                 if self.data[following] != 0:
-                    raise Unreadable("scan is cut short")
+                    raise UnreadableError("scan is cut short")
                 self.at = following
             self.at += 1
             self.bits = self.bits << 8 | byte
@@ -258,13 +258,13 @@ class _Reader:
         if codes is None and not self.progressive:
             codes = standard_codes().get(table)
         if codes is None:
-            raise Unreadable("no Huffman table")
+            raise UnreadableError("no Huffman table")
         code = 0
         for length in range(1, 17):
             code = code << 1 | self.take(1)
             if (length, code) in codes:
                 return codes[length, code]
-        raise Unreadable("no such Huffman code")
+        raise UnreadableError("no such Huffman code")
 
     def signed(self, size: int) -> int:
         """A number of `size` bits, 2^(size-1) below which it is negative (T.81, F.2.2.1)."""

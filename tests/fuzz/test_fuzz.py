@@ -1,4 +1,4 @@
-"""Some thousand damaged and forged files, and the bombs, do no harm; the second reader and the mutator are what they say.
+"""Damaged and forged files by the thousand, and bombs, do no harm; the second reader and the mutator are as they say.
 
 `python -m tests.fuzz` decodes as many as one likes, `make fuzz` with the sanitizers' build.
 """

@@ -1,7 +1,7 @@
 """Decodes mutants, one for every number that comes on standard input, and says in a JSON line what happened.
 
-Started by `python -m tests.fuzz`, which sees its end where a mutant crashes it: by a signal, by a sanitizer's report, or
-by SIGPROF, when the processor time that one mutant may take is over.
+Started by `python -m tests.fuzz`, which sees its end where a mutant crashes it: by a signal, by a sanitizer's report,
+or by SIGPROF, when the processor time that one mutant may take is over.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Worker:
             result["outcome"] = f"{type(error).__name__}: {kind_of(str(error))}"
             if "nsufficient memory" in str(error):
                 result["finding"] = str(error)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             result["outcome"] = type(error).__name__
             result["finding"] = "".join(traceback.format_exception(error))[-2000:]
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -80,7 +80,7 @@ class Worker:
                 self.restorer.decode(mutant.jpeg)
         except rjpeg.RjpegError:
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             return "inspect or restore: " + "".join(traceback.format_exception(error))[-2000:]
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -97,7 +97,7 @@ class Worker:
             return None  # too large for a reader in Python
         try:
             return oracle.check(mutant.jpeg, decoded, self.decoder.model, signed=mutant.signed)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             return "the oracle fails: " + "".join(traceback.format_exception(error))[-1500:]
 
 
