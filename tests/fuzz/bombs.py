@@ -57,6 +57,13 @@ def make(max_pixels: int) -> dict[str, bytes]:
         + _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600])[3:],
         "rubbish behind the scan": _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600] + bytes(MOST_BYTES - 10_000)),
     }  # fmt: skip
+    # every coefficient of every block -1, in two bits
+    dense = _dht(0, 0) + _dht(0x10, 0x01) + _sos((1, 2, 3), 0, 63, 0, 0) + bytes(MOST_BYTES - 2000)
+    made["every coefficient, gray"] = _file(
+        side, side, 0xC0, (0x11,), dense.replace(_sos((1, 2, 3), 0, 63, 0, 0), _sos((1,), 0, 63, 0, 0)), count=1
+    )
+    made["every coefficient"] = _file(side, side, 0xC0, sizes["4:2:0"], dense)
+    made["region, every coefficient"] = _region(made["every coefficient"], max_pixels)
     for name, factors in sizes.items():
         whole = _file(side, side, 0xC0, factors, baseline)
         layered = _file(side, side, 0xC2, factors, progressive)
