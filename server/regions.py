@@ -18,6 +18,8 @@ __all__ = ["bits_of_regions"]
 
 ZERO_RUN = 0xF0
 END_OF_BLOCK = 0x00
+# a coefficient that is not zero takes some hundred bytes meanwhile
+BLOCKS_AT_A_TIME = 4096
 
 
 @dataclass
@@ -59,7 +61,7 @@ def bits_of_regions(jpeg: bytes, max_pixels: int = 2**26) -> npt.NDArray[np.int6
             return None
         down, across = component.shape[:2]
         order = _scan_order(down, across, h, v)
-        of_blocks = _bits_of_blocks(component.reshape(-1, 64)[order], layout.lengths[dc], layout.lengths[ac])
+        of_blocks = _bits_of_blocks(component.reshape(-1, 64), order, layout.lengths[dc], layout.lengths[ac])
         if of_blocks is None:
             return None
         region_row = np.minimum(np.arange(down) * 8 * (most_v // v) // REGION, rows - 1)
@@ -129,10 +131,24 @@ def _scan_order(down: int, across: int, h: int, v: int) -> npt.NDArray[np.intp]:
 
 
 def _bits_of_blocks(
-    blocks: npt.NDArray[np.int16], dc: npt.NDArray[np.int64], ac: npt.NDArray[np.int64]
+    blocks: npt.NDArray[np.int16], order: npt.NDArray[np.intp], dc: npt.NDArray[np.int64], ac: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64] | None:
-    """Bits of blocks (n, 64) in the order of the scan, (n,); None where the tables have no code for a coefficient."""
-    differences = np.diff(blocks[:, 0].astype(np.int32), prepend=np.int32(0))
+    """Bits of blocks (n, 64) in an order, (n,); None where the tables have no code for a coefficient."""
+    bits = np.empty(len(order), np.int64)
+    for start in range(0, len(order), BLOCKS_AT_A_TIME):
+        part = order[start : start + BLOCKS_AT_A_TIME]
+        before = int(blocks[order[start - 1], 0]) if start else 0
+        of_part = _bits_of_part(blocks[part], before, dc, ac)
+        if of_part is None:
+            return None
+        bits[start : start + len(part)] = of_part
+    return bits
+
+
+def _bits_of_part(
+    blocks: npt.NDArray[np.int16], dc_before: int, dc: npt.NDArray[np.int64], ac: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | None:
+    differences = np.diff(blocks[:, 0].astype(np.int32), prepend=np.int32(dc_before))
     sizes = _sizes(differences)
     block, place = np.nonzero(blocks[:, ZIGZAG[1:]])
     values = blocks[:, ZIGZAG[1:]][block, place]
