@@ -125,7 +125,7 @@ class Decoder:
         The predictor's time is shared among the files that it was asked about at once.
         """
         for jpeg in jpegs:
-            _check_bytes(jpeg)
+            check_bytes(jpeg)
         for group in self._groups(jpegs):
             opened: list[tuple[int, OpenedFile, dict[str, float]]] = []
             for index in group:
@@ -195,11 +195,12 @@ class Decoder:
 
 def read_header(jpeg: bytes, max_pixels: int) -> dict[str, Any]:
     """Header facts of any JPEG, as `_native.read_file` gives them. Raises InputError, JpegError."""
-    _check_bytes(jpeg)
+    check_bytes(jpeg)
     return _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, False)
 
 
-def _check_bytes(jpeg: bytes) -> None:
+def check_bytes(jpeg: bytes) -> None:
+    """Raise InputError for what is not bytes."""
     if not isinstance(jpeg, bytes):
         raise InputError(f"jpeg is a {type(jpeg).__name__}, expected bytes")
 

@@ -186,8 +186,8 @@ class Map(Answer):
     cols: int = Field(ge=1)
     levels: list[list[list[int]]] | None = Field(description="Rows x cols x (luma, chroma); null: an ordinary JPEG")
     quality: list[list[list[float]]] | None = Field(description="The same as IJG quality factors, 1 to 100")
-    bits: list[list[int]] | None = Field(
-        description="Rows x cols: bits of the coefficients of a region; null: not a file of one sequential scan"
+    bits: list[list[float]] | None = Field(
+        description="Rows x cols: bits that the coefficients of a region take; null: a progressive file"
     )
     predictor: list[list[list[int]]] | None = Field(
         description="Levels as the predictor gives them; null: the file holds its whole map, or none"

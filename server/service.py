@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import ipaddress
 import logging
 import re
@@ -16,7 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from rjpeg.errors import ConfigError
+from rjpeg.errors import ConfigError, StorageError
 from server.access import Access
 from server.app import Service, make_app
 from server.config import Config, database_url, files_url, workers
@@ -26,6 +27,7 @@ from server.limits import HEADER_SECONDS, TimedProtocol
 from server.metrics import Metrics
 from server.pictures import Pictures
 from server.processing import Processor
+from server.retention import tend
 from server.store import Store
 from server.task import load_task
 
@@ -171,7 +173,7 @@ def serve(service: Service, listening: socket.socket, *, background: list[Callab
         background: coroutine functions that run meanwhile.
     """
     app = make_app(service)
-    app.router.lifespan_context = _lifespan(background or [])
+    app.router.lifespan_context = _lifespan([lambda: keep_tending(service), *(background or [])])
     config = service.config
     server = Server(
         uvicorn.Config(
@@ -203,6 +205,28 @@ def serve(service: Service, listening: socket.socket, *, background: list[Callab
     scheme = "http" if config.tls.certificate is None else "https"
     print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
     server.run(sockets=[listening])
+
+
+async def keep_tending(service: Service) -> None:
+    """Give up frames that are too old or too many, and what a crash left, for ever."""
+    retention = service.config.retention
+    max_age = None if retention.days is None else datetime.timedelta(days=retention.days)
+    while True:
+        try:
+            done = await asyncio.to_thread(tend, service.store, max_age=max_age, max_bytes=retention.bytes)
+        except StorageError as error:
+            # adding frames fails as well then, and says so; it may pass
+            logger.error("retention: %s", error)
+        else:
+            service.metrics.tended(done.too_old, done.too_many)
+            if done.too_old or done.too_many or done.orphans:
+                logger.info(
+                    "retention: %d frames were too old, %d too many; %d files were of no frame",
+                    done.too_old,
+                    done.too_many,
+                    done.orphans,
+                )
+        await asyncio.sleep(retention.every_seconds)
 
 
 def _lifespan(background: list[Callable[[], Any]]) -> Any:

@@ -49,6 +49,7 @@ ERROR_CHARACTERS = 300
 
 Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
 DetectorOutput = Literal["boxes", "classes", "scores", "count"]
+DETECTOR_OUTPUTS: tuple[DetectorOutput, ...] = ("boxes", "classes", "scores", "count")
 
 
 class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="tflite"):
@@ -56,8 +57,8 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
 
     `input_range`: what a float input gets for black and for white; integer inputs get pixels. `labels`: file with the
     names of the classes, one a line. A classifier's answer has the best `top` classes. A detector's has boxes of
-    `threshold` and more; `outputs`: what its outputs are, in the file's order (default: that of
-    TFLite_Detection_PostProcess).
+    `threshold` and more; `outputs`: what its outputs are, in the file's order; None: as its operation
+    TFLite_Detection_PostProcess has them.
     """
 
     model: str
@@ -66,12 +67,7 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
     input_range: tuple[float, float] = (-1.0, 1.0)
     top: Annotated[int, msgspec.Meta(ge=1, le=100)] = TOP
     threshold: Score = 0.5
-    outputs: tuple[DetectorOutput, DetectorOutput, DetectorOutput, DetectorOutput] = (
-        "boxes",
-        "classes",
-        "scores",
-        "count",
-    )
+    outputs: tuple[DetectorOutput, DetectorOutput, DetectorOutput, DetectorOutput] | None = None
 
 
 class KerasTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="keras"):
@@ -172,7 +168,7 @@ def import_function(path: str) -> Task:
     except Exception as error:
         raise ConfigError(f"task {path} can't be imported: {failure_text(error)}") from error
     if not callable(found):
-        raise ConfigError(f"task {path} is a {type(found).__name__}, expected a function of (frame, meta)")
+        raise ConfigError(f"task {path} is of type {type(found).__name__}, expected a function of (frame, meta)")
     return found
 
 
@@ -254,9 +250,10 @@ class Detector(_Pictures):
     Args:
         path, labels, low, high: as for Classifier; labels are looked up by class.
         threshold: least score of what is told.
-        outputs: what the file's outputs are, in order.
+        outputs: what the file's outputs are, in order; None: those of its operation TFLite_Detection_PostProcess.
 
     Raises:
+        ConfigError: outputs don't name the four, or can't be told and must be given.
         ModelError: the file can't be read or isn't such a network.
     """
 
@@ -268,24 +265,32 @@ class Detector(_Pictures):
         low: float = -1.0,
         high: float = 1.0,
         threshold: float = 0.5,
-        outputs: tuple[DetectorOutput, ...] = ("boxes", "classes", "scores", "count"),
+        outputs: tuple[DetectorOutput, ...] | None = None,
     ) -> None:
-        if sorted(outputs) != ["boxes", "classes", "count", "scores"]:
-            raise ConfigError(f"outputs {', '.join(outputs)}: expected boxes, classes, scores and count, once each")
         super().__init__(runtime.load(path, outputs=4), low=low, high=high)
         self._labels = labels
         self._threshold = threshold
-        self._order = outputs
-        shapes = {
-            name: output.shape for name, output in self._named(np.zeros((*self._size[::-1], 3), np.uint8)).items()
-        }
+        if outputs is None:
+            of_operation = self._network.outputs_of("TFLite_Detection_PostProcess")
+            if of_operation is None:
+                raise ConfigError(
+                    f"{path} has no operation TFLite_Detection_PostProcess with four outputs, so which output is what "
+                    f"must be said: outputs, {', '.join(DETECTOR_OUTPUTS)} in the file's order"
+                )
+            self._order = tuple(DETECTOR_OUTPUTS[of_operation.index(at)] for at in range(4))
+        elif sorted(outputs) == sorted(DETECTOR_OUTPUTS):
+            self._order = outputs
+        else:
+            raise ConfigError(f"outputs {', '.join(outputs)}: expected {', '.join(DETECTOR_OUTPUTS)}, each once")
+        blank = self._named(np.zeros((*self._size[::-1], 3), np.uint8))
+        shapes = {name: output.shape for name, output in blank.items()}
         most = shapes["boxes"][1] if len(shapes["boxes"]) == 3 else 0
         expected = {"boxes": (1, most, 4), "classes": (1, most), "scores": (1, most), "count": (1,)}
-        if shapes != expected:
+        if shapes != expected or any(output.dtype != np.float32 for output in blank.values()):
             found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ModelError(
-                f"{path}: outputs {found}, expected boxes (1, N, 4), classes (1, N), scores (1, N) and count (1,); "
-                "the setting `outputs` says in which order they are"
+                f"{path}: outputs {found}, expected boxes (1, N, 4), classes (1, N), scores (1, N) and count (1,), "
+                "all float32"
             )
 
     def __call__(self, frame: Frame, meta: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002

@@ -72,16 +72,17 @@ class Worker:
         return result
 
     def _others(self, mutant: mutator.Mutant, number: int) -> str | None:
-        """What else of the library takes files: inspect and, now and then, restoration."""
+        """What else of the library takes files: inspect, bits by region and, now and then, restoration."""
         signal.setitimer(signal.ITIMER_PROF, 5 * self.cpu_seconds)
         try:
             rjpeg.inspect(mutant.jpeg, self.decoder.model, max_pixels=self.decoder.max_pixels)
+            rjpeg.region_bits(mutant.jpeg, max_pixels=self.decoder.max_pixels)
             if self.restorer is not None and number % RESTORED == 0:
                 self.restorer.decode(mutant.jpeg)
         except rjpeg.RjpegError:
             pass
         except BaseException as error:  # noqa: BLE001
-            return "inspect or restore: " + "".join(traceback.format_exception(error))[-2000:]
+            return "inspect, region_bits or restore: " + "".join(traceback.format_exception(error))[-2000:]
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         return None
