@@ -5,6 +5,7 @@ or by SIGPROF, when the processor time that one mutant may take is over.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import resource
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +75,18 @@ class Worker:
 
     def _others(self, mutant: mutator.Mutant, number: int) -> str | None:
         """What else of the library takes files: inspect, bits by region and, now and then, restoration."""
+        jpeg, limit = mutant.jpeg, self.decoder.max_pixels
+        others: list[Callable[[], object]] = [
+            lambda: rjpeg.inspect(jpeg, self.decoder.model, max_pixels=limit),
+            lambda: rjpeg.region_bits(jpeg, max_pixels=limit),
+        ]
+        if self.restorer is not None and number % RESTORED == 0:
+            others.append(lambda: self.restorer.decode(jpeg))
         signal.setitimer(signal.ITIMER_PROF, 5 * self.cpu_seconds)
         try:
-            rjpeg.inspect(mutant.jpeg, self.decoder.model, max_pixels=self.decoder.max_pixels)
-            rjpeg.region_bits(mutant.jpeg, max_pixels=self.decoder.max_pixels)
-            if self.restorer is not None and number % RESTORED == 0:
-                self.restorer.decode(mutant.jpeg)
-        except rjpeg.RjpegError:
-            pass
+            for other in others:
+                with contextlib.suppress(rjpeg.RjpegError):
+                    other()
         except BaseException as error:  # noqa: BLE001
             return "inspect, region_bits or restore: " + "".join(traceback.format_exception(error))[-2000:]
         finally:
