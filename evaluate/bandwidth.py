@@ -58,7 +58,9 @@ def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
     found["plain_jpeg"] = list(plain.values())
     for key, points in found.items():
         if len(points) < 2:
-            raise InputError(f"the results have {len(points)} rates of {OURS.get(key, 'plain JPEG')}, expected 2 or more")
+            raise InputError(
+                f"the results have {len(points)} rates of {OURS.get(key, 'plain JPEG')}, expected 2 or more"
+            )
         points.sort(key=lambda point: float(point["bpp"]))
     command = _without_folders(results["command"])
     return {

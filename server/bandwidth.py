@@ -1,6 +1,6 @@
 """What a plain JPEG would have cost: its bits for the accuracy that Region JPEG has, from measured points.
 
-The points are in bandwidth.json beside this file; `python -m evaluate.bandwidth` makes it from the results of `make eval`.
+The points are in bandwidth.json beside this file, which `python -m evaluate.bandwidth` makes of results of `make eval`.
 """
 
 import functools
@@ -50,10 +50,11 @@ def source() -> str:
     """One sentence for people: what the figures of `plain_jpeg_bpp` are based on."""
     points = about()
     width, height = points["size"]
+    plain = " and ".join(points["plain_codecs"])
     return (
-        f"Measured on {points['pictures']} pictures of {points['data']}, coded at {width}x{height}, with the classifier "
-        f"{points['classifier']} ({points['date']}), against the best plain JPEG of {' and '.join(points['plain_codecs'])} "
-        "at its best coding size. Other pictures and tasks may differ."
+        f"Measured on {points['pictures']} pictures of {points['data']} at {width}x{height}, with the classifier "
+        f"{points['classifier']} ({points['date']}), against the best plain JPEG of {plain} at its best coding size. "
+        "Other pictures, sizes and tasks may differ."
     )
 
 
@@ -72,7 +73,7 @@ def read_points(path: Path) -> dict[str, Any]:
         points: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in SERIES:
             points[name] = sorted(points[name], key=lambda point: float(point["bpp"]))
-            if len(points[name]) < 2 or not all(0 < p["bpp"] and 0 <= p["top1"] <= 1 for p in points[name]):
+            if len(points[name]) < 2 or not all(p["bpp"] > 0 and 0 <= p["top1"] <= 1 for p in points[name]):
                 raise ValueError(name)
     except OSError as error:
         raise StorageError(f"can't read {path}: {error.strerror or error}") from error

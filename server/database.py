@@ -6,6 +6,7 @@ Times are integers, microseconds since 1970 in UTC, as SQLite has no type for th
 import contextlib
 import datetime
 import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -53,7 +54,24 @@ metadata = sa.MetaData(
 )
 # SQLite counts up by itself only what is called INTEGER, which has 64 bits there
 Identity = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-Json = sa.JSON(none_as_null=True)
+
+
+class JsonText(sa.TypeDecorator[Any]):
+    """JSON in a column of text: in one called JSON, SQLite makes 1e300 of 10**300."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        """To text."""
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
+        """From text."""
+        return None if value is None else json.loads(value)
+
+
+Json = sa.JSON(none_as_null=True).with_variant(JsonText, "sqlite")
 
 cameras = sa.Table(
     "cameras",

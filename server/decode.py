@@ -20,13 +20,14 @@ if not __package__:
     # run as a script: the checkout, not this folder, is where packages are found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import msgspec
 from tqdm import tqdm
 
 from rjpeg.errors import ConfigError, JpegError, RjpegError, StorageError
 from rjpeg.files import list_pictures
 from server.decoding import FORMATS, FrameDecoder
 from server.lines import LineWriter
-from server.task import Classifier, read_labels
+from server.task import PythonTask, load_task, read_task
 
 EPILOG = """\
 A file that can't be decoded gets a line with "error"; the others are decoded all the same, and the exit code
@@ -73,15 +74,19 @@ def parser() -> argparse.ArgumentParser:
         help="write the JPEG file as it came beside each picture (default: no)",
     )
     p.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)")
-    p.add_argument("--task", metavar="FILE", help="TFLite classifier that is asked about each picture (default: none)")
-    p.add_argument("--labels", metavar="FILE", help="names of its classes, one a line (default: none)")
+    p.add_argument(
+        "--task",
+        metavar="FILE",
+        help="who is asked about each picture: a .tflite or .keras classifier, or a .yaml file (docs/task.md) with a "
+        "detector's settings or a Python function (default: none)",
+    )
+    p.add_argument("--labels", metavar="FILE", help="names of the network's classes, one a line (default: none)")
     p.add_argument(
         "--task-range",
         nargs=2,
         type=float,
-        default=(-1.0, 1.0),
         metavar=("LOW", "HIGH"),
-        help="black and white at a classifier's float input; integer inputs get pixels (default: -1 1)",
+        help="black and white at a float input; integer inputs get pixels (default: -1 1, of a .keras file 0 255)",
     )
     p.add_argument(
         "--max-bytes",
@@ -118,11 +123,15 @@ def positive(text: str) -> int:
 def make_decoder(args: argparse.Namespace) -> FrameDecoder:
     """What the flags ask for. Raises ConfigError, ModelError."""
     task = None
+    given = {"labels": args.labels, "input_range": args.task_range and tuple(args.task_range)}
+    given = {key: value for key, value in given.items() if value is not None}
     if args.task is not None:
-        low, high = args.task_range
-        task = Classifier(args.task, read_labels(args.labels) if args.labels else None, low=low, high=high)
-    elif args.labels is not None:
-        raise ConfigError("--labels is of no use without --task")
+        config = read_task(args.task)
+        if given and isinstance(config, PythonTask):
+            raise ConfigError("--labels and --task-range are of no use to a Python function")
+        task = load_task(msgspec.structs.replace(config, **given))
+    elif given:
+        raise ConfigError("--labels and --task-range are of no use without --task")
     return FrameDecoder(
         args.model,
         max_pixels=args.max_pixels,

@@ -21,7 +21,7 @@ from rjpeg.errors import ConfigError, StorageError
 from server.access import Access
 from server.app import Service, make_app
 from server.config import Config, database_url, files_url, workers
-from server.hub import Hub
+from server.hub import Event, Hub
 from server.intake import Intake
 from server.limits import HEADER_SECONDS, TimedProtocol
 from server.metrics import Metrics
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 10
 # frames that share a commit
 MOST_ADDING = 64
+SETTLED_SECONDS = 0.5
+# of one camera, that are published at a time; streams show the newest anyway
+MOST_FOLLOWED = 100
 
 
 @contextmanager
@@ -173,7 +176,9 @@ def serve(service: Service, listening: socket.socket, *, background: list[Callab
         background: coroutine functions that run meanwhile.
     """
     app = make_app(service)
-    app.router.lifespan_context = _lifespan([lambda: keep_tending(service), *(background or [])])
+    app.router.lifespan_context = _lifespan(
+        [lambda: keep_tending(service), lambda: keep_following(service), *(background or [])]
+    )
     config = service.config
     server = Server(
         uvicorn.Config(
@@ -227,6 +232,40 @@ async def keep_tending(service: Service) -> None:
                     done.orphans,
                 )
         await asyncio.sleep(retention.every_seconds)
+
+
+async def keep_following(service: Service) -> None:
+    """Publish frames that other programs store, as workers do, for ever."""
+    seconds = service.config.follow_seconds
+    known = {summary.name: summary.last_frame or 0 for summary in await asyncio.to_thread(service.store.cameras)}
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await follow(service, known)
+        except StorageError as error:
+            logger.warning("looking for frames of other programs: %s", error)
+
+
+async def follow(service: Service, known: dict[str, int]) -> None:
+    """Publish what was stored by others since the ids in `known`, by camera, which are moved on.
+
+    Raises:
+        StorageError: the store can't be read.
+    """
+    store, hub = service.store, service.hub
+    # what this program stores is published at once; what is younger may be on its way there
+    settled = store.now() - datetime.timedelta(seconds=SETTLED_SECONDS)
+    for summary in await asyncio.to_thread(store.cameras):
+        since = known.get(summary.name, 0)
+        if summary.last_frame is not None and summary.last_frame > since:
+            rows = await asyncio.to_thread(store.frames, summary.name, limit=MOST_FOLLOWED)
+            for row in reversed(rows):
+                if since < row.id and row.stored_time <= settled:
+                    if not hub.was_told(row):
+                        hub.publish(Event(row=row))
+                    known[row.camera] = row.id
+            hub.forget(summary.name, known.get(summary.name, 0))
+        service.cameras.add(summary.name)
 
 
 def _lifespan(background: list[Callable[[], Any]]) -> Any:

@@ -504,7 +504,8 @@ class Store:
             return set(connection.execute(query).scalars())
 
     def _is_owned(self, key: str) -> bool:
-        return bool(self._owned([key]))
+        # another frame may have been stored in the same microsecond
+        return key in self._owned([key])
 
     def _delete(self, condition: Callable[[sa.Connection], sa.ColumnElement[bool] | None]) -> int:
         """Delete frames, some at a time, until there is no condition or nothing that fulfills it."""

@@ -16,6 +16,7 @@ import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from rjpeg import runtime
 from rjpeg.errors import ConfigError, ModelError
@@ -34,13 +35,14 @@ __all__ = [
     "frame_meta",
     "load_task",
     "read_labels",
+    "read_task",
 ]
 
 logger = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
 Task = Callable[[Frame, dict[str, Any]], Any]
-"""(frame, meta) to JSON, from several threads at a time."""
+"""(frame, meta) to JSON. Its attribute `threads`, if it has one, says how many threads may call it at a time."""
 
 TOP = 5
 MAX_ANSWER_BYTES = 65536
@@ -86,12 +88,36 @@ class KerasTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", ta
 
 
 class PythonTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="python"):
-    """Any Python function. `function`: "package.module:function", called with (frame, meta), in several threads."""
+    """Any Python function. `function`: "package.module:function", called with (frame, meta).
+
+    `threads`: calls at a time; more than one only for a function that stands it.
+    """
 
     function: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
 
 
 TaskConfig = TfliteTask | KerasTask | PythonTask
+
+
+def read_task(path: str | Path) -> TaskConfig:
+    """The task of a file: a YAML file (.yaml, .yml) with `kind` and its keys; a .tflite or .keras file is a classifier.
+
+    Raises ConfigError: it can't be read, or has an unknown key or a value of the wrong kind.
+    """
+    path = Path(path)
+    if path.suffix == ".keras":
+        return KerasTask(model=str(path))
+    if path.suffix not in (".yaml", ".yml"):
+        return TfliteTask(model=str(path))
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), TaskConfig)
+    except OSError as error:
+        raise ConfigError(f"can't read task {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"task {path} is not YAML: {' '.join(str(error).split())}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"task {path}: {error}") from error
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -102,7 +128,7 @@ def load_task(config: TaskConfig) -> Task:
         ModelError: the network can't be read or is no such network.
     """
     if isinstance(config, PythonTask):
-        return import_function(config.function)
+        return PythonFunction(config.function, threads=config.threads)
     labels = read_labels(config.labels) if config.labels is not None else None
     low, high = config.input_range
     if isinstance(config, KerasTask):
@@ -159,17 +185,32 @@ def checked_answer(answer: Any) -> Any:
     return json.loads(text)
 
 
-def import_function(path: str) -> Task:
-    """The function that "package.module:function" names. Raises ConfigError."""
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    # a module may fail in any way while it is imported
-    except Exception as error:
-        raise ConfigError(f"task {path} can't be imported: {failure_text(error)}") from error
-    if not callable(found):
-        raise ConfigError(f"task {path} is of type {type(found).__name__}, expected a function of (frame, meta)")
-    return found
+class PythonFunction:
+    """A function of the user's own.
+
+    Args:
+        path: "package.module:function".
+        threads: how many may call it at a time.
+
+    Raises:
+        ConfigError: there is no such function, or its module fails when it is imported.
+    """
+
+    def __init__(self, path: str, *, threads: int = 1) -> None:
+        module_name, _, name = path.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), name)
+        # a module may fail in any way while it is imported
+        except Exception as error:
+            raise ConfigError(f"task {path} can't be imported: {failure_text(error)}") from error
+        if not callable(found):
+            raise ConfigError(f"task {path} is of type {type(found).__name__}, expected a function of (frame, meta)")
+        self._function = found
+        self.threads = threads
+
+    def __call__(self, frame: Frame, meta: dict[str, Any]) -> Any:
+        """What the function gives."""
+        return self._function(frame, meta)
 
 
 class _Pictures:
@@ -332,6 +373,9 @@ class KerasClassifier:
         ConfigError: Keras or its backend is not installed.
         ModelError: the file can't be read or isn't such a network.
     """
+
+    threads = 1
+    """Keras' backends use all cores for one picture."""
 
     def __init__(
         self,

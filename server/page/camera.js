@@ -37,7 +37,7 @@ export function open(name, frameId) {
   let live = frameId === null;
   // the frame that is to be shown, the one that is, and how many live ones there was no time for
   let wanted = null, current = null, passed = 0;
-  let loading = null, shownKey = "", bitmap = null, map = null;
+  let loading = null, target = null, running = false, shownKey = "", drawn = "", map = null;
   let steps = 0, stepping = false;
 
   for (const id of ["results", "boxes", "camera-figures", "frame-facts", "camera-facts", "device-facts"]) {
@@ -64,14 +64,14 @@ export function open(name, frameId) {
 
   const keyOf = () => `${wanted.id} ${chosen(views)} ${chosen(overlays) !== "none"}`;
 
+  const drawnBy = (frame, view) => `${frame.id} ${view}`;
+
+  // null: it is on the canvas already
   async function pictureOf(frame, view, signal) {
-    const key = `${frame.id} ${view}`;
-    if (bitmap?.key !== key) {
-      const path = framePath(name, frame.id, view === "plain" ? "/jpeg" : "/picture?format=jpeg");
-      const blob = await (await request(path, { signal })).blob();
-      bitmap = { key, image: await createImageBitmap(blob, { imageOrientation: "none" }) };
-    }
-    return bitmap.image;
+    if (drawn === drawnBy(frame, view)) return null;
+    const path = framePath(name, frame.id, view === "plain" ? "/jpeg" : "/picture?format=jpeg");
+    const blob = await (await request(path, { signal })).blob();
+    return createImageBitmap(blob, { imageOrientation: "none" });
   }
 
   async function mapOf(frame, signal) {
@@ -82,13 +82,18 @@ export function open(name, frameId) {
   // Loads what is wanted until it is shown. While it does, newer frames only take the place of what comes next, so
   // that a slow network shows fewer frames and no old ones; what a person asks for does not wait.
   async function load(atOnce = false) {
-    if (loading) {
-      if (atOnce) loading.abort();
-      return;
-    }
+    if (atOnce) loading?.abort();
+    if (running) return;
+    running = true;
+    await loadAll();
+    running = false;
+  }
+
+  async function loadAll() {
     while (wanted && !ended.signal.aborted && keyOf() !== shownKey) {
       const frame = wanted, key = keyOf(), view = chosen(views), began = performance.now();
       const mine = loading = new AbortController();
+      target = frame;
       const signal = AbortSignal.any([mine.signal, ended.signal]);
       const slow = setTimeout(() => note("Slow network: the picture is still on its way…"), SLOW_MS);
       try {
@@ -115,22 +120,26 @@ export function open(name, frameId) {
   function show(frame, view, image, data) {
     current = frame;
     stage.style.setProperty("--ratio", frame.width / frame.height);
-    canvas.width = image.width;
-    canvas.height = image.height;
-    canvas.getContext("2d").drawImage(image, 0, 0);
+    if (image) {
+      canvas.width = image.width;
+      canvas.height = image.height;
+      canvas.getContext("2d").drawImage(image, 0, 0);
+      image.close();
+      drawn = drawnBy(frame, view);
+    }
     canvas.setAttribute("aria-label",
       `Frame ${frame.id} of camera ${name}, ${view === "plain" ? "as a plain viewer shows it" : "decoded"}`);
     overlay.draw(chosen(overlays), frame, data);
     showBoxes(element("boxes"), frame.results, frame);
-    showFrame(view, image);
+    showFrame(view);
     timeline.mark(frame);
   }
 
-  function showFrame(view, image) {
+  function showFrame(view) {
     const frame = current;
     const captured = Date.parse(frame.capture_time), received = Date.parse(frame.received_time);
     say(element("caption"), `Frame ${frame.id}, ${shortClock(captured)}` +
-      (view === "plain" && image.width !== frame.width ? `, ${image.width}x${image.height} enlarged` : "") +
+      (view === "plain" && canvas.width !== frame.width ? `, ${canvas.width}x${canvas.height} enlarged` : "") +
       (live && passed ? `, ${number(passed)} passed over` : ""));
     showResults(element("results"), frame.results);
     const quality = frame.mean_quality_luma === null ? "an ordinary JPEG" :
@@ -299,7 +308,7 @@ export function open(name, frameId) {
         saved < 0 ? `A plain JPEG would take ${Math.round(100 * (1 - plain / bpp))} % fewer bits here.` :
           "A plain JPEG would take as many bits here.");
     } else {
-      say(element("saving"), !bpp ? "The camera is silent: there is nothing to compare." :
+      say(element("saving"), !bpp ? "There is no frame yet to compare." :
         `${number(bpp)} bpp is outside of what was measured, so there is no figure.`);
     }
     say(element("bandwidth-source"), typeof source === "string" ? source : "");
@@ -338,7 +347,7 @@ export function open(name, frameId) {
         });
       }
       if (!live || (wanted && frame.id <= wanted.id)) return;
-      passed += wanted !== null && wanted !== current && loading !== null;
+      passed += wanted !== null && wanted !== current && wanted !== target;
       wanted = frame;
       load();
     },

@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import datetime
 import itertools
 import json
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
 from server.database import NoRoomError, metadata
-from server.store import Bin, CameraSummary, Duplicate, GoneError, Store
+from server.store import Bin, CameraSummary, Duplicate, FrameRow, GoneError, Store
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ def test_a_record_is_json_with_all_that_is_known(store: Store) -> None:
 
 def test_a_frame_is_taken_once(store: Store, tmp_path: Path) -> None:
     row = store.add(received("gate", 7, NOON), MEASURES, "first")
-    with pytest.raises(Duplicate, match="frame 7 of gate, 2026-11-23T12:00:00.123456Z, is stored already") as caught:
+    with pytest.raises(Duplicate, match=r"frame 7 of gate, 2026-11-23T12:00:00.123456Z, is stored already") as caught:
         store.add(received("gate", 7, NOON, jpeg=b"another"), MEASURES, "second")
     assert caught.value.row == row
     assert store.frames("gate") == [row]
@@ -130,17 +131,20 @@ def test_frames_without_sequence_are_never_duplicates(store: Store) -> None:
 
 def test_of_equal_frames_at_once_one_is_taken(store: Store, tmp_path: Path) -> None:
     together = threading.Barrier(12)
+    others = []
 
     def add(number: int) -> int | None:
         together.wait(30)
         try:
             return store.add(received("gate", number % 3, NOON), MEASURES, None).id
         except Duplicate as duplicate:
-            assert duplicate.row.sequence == number % 3
+            others.append((number % 3, duplicate.row.sequence))
             return None
 
     with ThreadPoolExecutor(12) as threads:
         taken = [id_ for id_ in threads.map(add, range(12)) if id_ is not None]
+    assert len(others) == 9
+    assert all(asked == given for asked, given in others)
     assert sorted(taken) == sorted(row.id for row in store.frames("gate"))
     assert len(taken) == 3
     assert len(stored_files(tmp_path / "frames")) == 3
@@ -310,12 +314,13 @@ def test_what_is_being_added_when_the_store_closes_is_added_or_refused(
     open_store: OpenStore, database_url: str, tmp_path: Path
 ) -> None:
     store = open_store(database_url)
+    refusals = []
 
     def add(number: int) -> int | None:
         try:
             return store.add(received("gate", number, NOON), MEASURES, None).id
         except StorageError as error:
-            assert "closed" in str(error)
+            refusals.append(str(error))
             return None
 
     with ThreadPoolExecutor(20) as threads:
@@ -325,6 +330,7 @@ def test_what_is_being_added_when_the_store_closes_is_added_or_refused(
         store.close()
         added = [result.result() for result in results if result.result() is not None]
     again = open_store(database_url)
+    assert set(refusals) <= {"the store is closed"}
     assert sorted(added) == sorted(row.id for row in again.frames("gate", limit=1000))
     assert len(stored_files(tmp_path / "frames")) == len(added)
 
@@ -738,9 +744,9 @@ def test_a_database_that_was_moved_away_is_noticed_and_taken_again_when_it_is_ba
     for part in parts:
         (tmp_path / part).rename(aside / part)
     for _ in range(2):
-        with pytest.raises(StorageError, match="was removed|unable to open"):
+        with pytest.raises(StorageError, match=r"was removed|unable to open"):
             store.add(received("gate", 2), MEASURES, None)
-        with pytest.raises(StorageError, match="was removed|unable to open"):
+        with pytest.raises(StorageError, match=r"was removed|unable to open"):
             store.ping()
     assert list(tmp_path.glob("store.sqlite3*")) == []
     for part in parts:
@@ -813,13 +819,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+def add_until_full(store: Store, frame: Callable[[int], tuple]) -> list[FrameRow]:
+    rows = []
+    with contextlib.suppress(NoRoomError):
+        while True:
+            rows.append(store.add(*frame(len(rows))))
+    return rows
+
+
 def test_on_a_full_disk_adds_fail_and_go_on_when_there_is_room(small_disk: Path) -> None:
     store = Store.open(f"sqlite:///{small_disk}/store.sqlite3", str(small_disk / "frames"))
     try:
-        rows = []
-        with pytest.raises(NoRoomError, match="has .* bytes left, expected"):
-            for n in range(10_000):
-                rows.append(store.add(received("gate", n, NOON + n * SECOND, times=1000), MEASURES, None))
+        rows = add_until_full(store, lambda n: (received("gate", n, NOON + n * SECOND, times=1000), MEASURES, None))
+        with pytest.raises(NoRoomError, match=r"has .* bytes left, expected"):
+            store.add(received("gate", 10**6, times=1000), MEASURES, None)
         assert len(rows) > 20
         with pytest.raises(NoRoomError):
             store.ping()
@@ -840,7 +853,7 @@ def test_a_disk_that_others_filled_to_the_last_byte_loses_nothing_that_was_added
     try:
         row = store.add(received("gate", 0), MEASURES, None)
         filler = small_disk / "filler"
-        with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
         # without the check beforehand, too
@@ -862,10 +875,7 @@ def test_a_full_disk_of_the_database_leaves_no_files(small_disk: Path, tmp_path:
     store = Store.open(f"sqlite:///{small_disk}/store.sqlite3", str(tmp_path / "frames"))
     try:
         store.database.check_room = lambda: None  # type: ignore[method-assign]
-        rows = []
-        with pytest.raises(NoRoomError, match="full"):
-            for n in range(10_000):
-                rows.append(store.add(received("gate", n), MEASURES, "x" * 50_000))
+        rows = add_until_full(store, lambda n: (received("gate", n), MEASURES, "x" * 50_000))
         for n in range(10_000, 10_003):
             with pytest.raises(NoRoomError, match="full"):
                 store.add(received("gate", n), MEASURES, "x" * 50_000)

@@ -3,6 +3,7 @@
 import ast
 import datetime
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,16 @@ def test_decode_asks_the_classifier_and_names_its_classes(networks, decode, tmp_
     assert '"label": "tr"}' in result.stdout
 
 
+def test_decode_takes_a_file_that_describes_a_task(networks, decode, tmp_path, encoder):
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[16:32, 32:48, 2] = 255
+    (tmp_path / "red.jpg").write_bytes(encoder.encode(red, quality=95))
+    (tmp_path / "task.yaml").write_text(f"kind: tflite\nmodel: {networks}/detector.tflite\nnetwork: detector\n")
+    result = decode(tmp_path / "red.jpg", "--task", tmp_path / "task.yaml")
+    [found] = msgspec.json.decode(result.stdout)["task"]
+    assert (found["index"], found["box"]) == (0, [32.0, 16.0, 48.0, 32.0])
+
+
 @pytest.fixture
 def signals():
     """(80, 160, 3): the cell at top right is red, one in the middle is mostly green, one at bottom left dark green."""
@@ -317,6 +328,7 @@ def test_a_function_of_the_user_s_own_is_found_by_its_path_and_gets_frame_and_me
     task = load_task(PythonTask(function=f"{name}:look"))
     answer = ask(task, np.zeros((4, 5, 3), np.uint8), META)
     assert answer == {"shape": [4, 5, 3], "camera": "cam", "1": [2, 3]}
+    assert (task.threads, load_task(PythonTask(function=f"{name}:look", threads=3)).threads) == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -360,3 +372,13 @@ def test_ctrl_c_in_a_task_ends_the_program():
 
     with pytest.raises(KeyboardInterrupt):
         ask(interrupted, np.zeros((1, 1, 3), np.uint8), META)
+
+
+def test_the_document_s_examples_are_configurations_and_its_function_works(module):
+    text = (ROOT / "docs" / "task.md").read_text(encoding="utf-8")
+    configs = [config_of(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert [type(config) for config in configs] == [TfliteTask, TfliteTask, KerasTask, PythonTask]
+    name = module(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
+    function = configs[-1].function.partition(":")[2]
+    answer = ask(load_task(PythonTask(function=f"{name}:{function}")), np.full((2, 3, 3), 7, np.uint8), META)
+    assert answer == {"camera": "cam", "brightness": 7.0}

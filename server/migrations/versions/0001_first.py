@@ -9,6 +9,7 @@ branch_labels = None
 depends_on = None
 
 IDENTITY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+JSON = sa.JSON().with_variant(sa.Text, "sqlite")
 
 
 def upgrade() -> None:
@@ -38,9 +39,9 @@ def upgrade() -> None:
         sa.Column("bytes", sa.Integer, nullable=False),
         sa.Column("pixels", sa.BigInteger, nullable=False),
         sa.Column("key", sa.String(160), nullable=False),
-        sa.Column("measures", sa.JSON, nullable=False),
-        sa.Column("results", sa.JSON),
-        sa.Column("metrics", sa.JSON),
+        sa.Column("measures", JSON, nullable=False),
+        sa.Column("results", JSON),
+        sa.Column("metrics", JSON),
         sa.PrimaryKeyConstraint("id", name="pk_frames"),
         sa.ForeignKeyConstraint(["camera_id"], ["cameras.id"], name="fk_frames_camera_id_cameras"),
         sa.UniqueConstraint("camera_id", "capture_time", "sequence", name="uq_frames_camera_id_capture_time_sequence"),
