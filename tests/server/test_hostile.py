@@ -87,10 +87,12 @@ class Target:
         over = threading.Event()
 
         def send() -> None:
-            while not over.wait(0.1):
+            while True:
                 started = time.monotonic()
                 status = self.post(self.jpeg, "honest").status_code
                 answers.append((status, time.monotonic() - started))
+                if over.wait(0.1):
+                    return
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             sender = pool.submit(send)
@@ -99,7 +101,6 @@ class Target:
             finally:
                 over.set()
                 sender.result(90)
-        assert answers
         assert {status for status, _ in answers} == {201}
         assert max(seconds for _, seconds in answers) < 10
         assert self.memory("VmHWM") - self.started_with < MOST_MEMORY
