@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 import rjpeg
 from rjpeg import _native
-from tests.fuzz import bombs, mutator, oracle
+from tests.fuzz import bombs, corpus, mutator, oracle
 
 # every so many mutants are also restored, up to so many pixels: it costs more than all the rest
 RESTORED, MOST_RESTORED = 16, 2**20
@@ -34,6 +35,8 @@ class Worker:
         self.seed, self.cpu_seconds = args.seed, args.cpu_seconds
         self.bombs = bombs.make(args.max_pixels) if args.bombs else {}
         self.decoder = rjpeg.Decoder(max_pixels=args.max_pixels, restore=args.restore)
+        good = corpus.region_files()["region 48x64"]
+        self.good = (good, self.decoder.decode(good))
         self.restorer = None
         if "restorer" in self.decoder.model.manifest and not self.bombs:
             self.restorer = rjpeg.Decoder(self.decoder.model, max_pixels=MOST_RESTORED, restore=True)
@@ -67,11 +70,32 @@ class Worker:
         result["seconds"] = time.perf_counter() - started
         result["cpu_seconds"] = time.process_time() - cpu_started
         result["memory"] = max(0, peak() - before)
+        if result["finding"] is None and decoded is not None:
+            result["finding"] = self._wrong(mutant, decoded)
         if result["finding"] is None:
-            result["finding"] = self._others(mutant, number) or (
-                self._wrong(mutant, decoded) if decoded is not None else None
-            )
+            result["finding"] = self._others(mutant, number)
+        if result["finding"] is None and not self.bombs:
+            result["finding"] = self._among_others(mutant, decoded)
         return result
+
+    def _among_others(self, mutant: mutator.Mutant, alone: rjpeg.DecodedFrame | None) -> str | None:
+        """What is wrong where the file is decoded together with others: all must come out as they do alone."""
+        signal.setitimer(signal.ITIMER_PROF, 5 * self.cpu_seconds)
+        try:
+            first, among, last = self.decoder.decode_batch([self.good[0], mutant.jpeg, self.good[0]])
+        except BaseException as error:  # noqa: BLE001
+            return "in a batch: " + "".join(traceback.format_exception(error))[-2000:]
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        if any(
+            isinstance(one, rjpeg.JpegError) or not np.array_equal(one.frame, self.good[1]) for one in (first, last)
+        ):
+            return "a good file comes out otherwise, in a batch with this one"
+        if (alone is None) != isinstance(among, rjpeg.JpegError):
+            return f"in a batch it is {type(among).__name__}"
+        if alone is not None and not np.array_equal(among.frame, alone.frame):  # type: ignore[union-attr]
+            return "in a batch it is another picture"
+        return None
 
     def _others(self, mutant: mutator.Mutant, number: int) -> str | None:
         """What else of the library takes files: inspect, bits by region and, now and then, restoration."""
