@@ -1,6 +1,7 @@
 """Decode JPEG files, or receive them from cameras and decode them as they come.
 
     python server/decode.py sent/ --out pictures/
+    python server/decode.py s3://bucket/sent --out s3://bucket/pictures --engine ray
     python server/decode.py - < frame.jpg
     python server/decode.py --listen 127.0.0.1:8000 --out received/
     python server/decode.py --listen 0.0.0.0:8000 --token-file token --out received/ --task classifier.tflite
@@ -25,14 +26,26 @@ if not __package__:
 
 from tqdm import tqdm
 
-from rjpeg.errors import ConfigError, JpegError, RjpegError, StorageError
-from rjpeg.files import list_pictures, read_token
+from rjpeg.errors import ConfigError, RjpegError
+from rjpeg.files import read_token
+from server.archive import STANDARD_INPUT, Options, decode_file, decoder_of, jobs
 from server.decoding import FORMATS, FrameDecoder
+from server.engines import ENGINES, WorkerDiedError, open_engine
 from server.task import Classifier, read_labels
+
+# files that a process gets at a time; and how many make up for the second that it takes to start
+CHUNK = 16
+FILES_WORTH_A_PROCESS = 32
 
 EPILOG = """\
 A file that can't be decoded gets a line with "error"; the others are decoded all the same, and the exit code
-is 1.
+is 1. Lines come in the files' order. Ctrl-C ends it, exit 130; pictures that are there by then are whole.
+
+INPUT and OUT may be URLs, such as s3://bucket/folder (pip install s3fs; AWS_ENDPOINT_URL and the other variables
+of AWS's own programs are heeded). Both engines give the same pictures and lines, but for the times in them:
+local runs processes on this machine, ray runs Ray Data (pip install 'ray[data]'), on the cluster that RAY_ADDRESS
+names, else on this machine. The machines of a cluster need rjpeg installed, and a model, a task and files that they
+can reach.
 
 With --listen, frames are received by POST /v1/cameras/{camera}/frames: the body is the JPEG, its Content-Type
 image/jpeg, the headers Rjpeg-Sequence (an integer) and Rjpeg-Capture-Time (ISO 8601) name it, and the picture goes
@@ -55,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
         p.error("give either INPUT or --listen")
     if args.keep_jpeg and args.out is None:
         p.error("--keep-jpeg needs --out")
+    if args.input == STANDARD_INPUT and args.engine != "local":
+        p.error(f"--engine {args.engine} needs files")
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -74,9 +89,17 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("input", nargs="?", metavar="INPUT", help="JPEG file, folder of JPEG files, or - for standard input")
+    p.add_argument(
+        "input",
+        nargs="?",
+        metavar="INPUT",
+        help="JPEG file, folder of JPEG files, URL of either, or - for standard input",
+    )
     p.add_argument("--listen", metavar="HOST:PORT", help="receive frames over HTTP instead")
-    p.add_argument("--out", type=Path, metavar="FOLDER", help="write pictures there (default: write none)")
+    p.add_argument("--out", metavar="FOLDER", help="folder or URL to write pictures to (default: write none)")
+    p.add_argument(
+        "--engine", choices=ENGINES, default="local", help="what runs the decoding of files (default: %(default)s)"
+    )
     p.add_argument(
         "--format",
         choices=list(FORMATS),
@@ -118,9 +141,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--workers",
         type=positive,
-        default=os.cpu_count() or 1,
         metavar="N",
-        help="with --listen: frames decoded at a time (default: one a core, here %(default)s)",
+        help=f"frames decoded at a time, for files in as many processes (default: one a core, here {os.cpu_count()}; "
+        "fewer for few files; all that a Ray cluster has)",
     )
     p.add_argument(
         "--max-pending",
@@ -213,58 +236,54 @@ def listen(args: argparse.Namespace) -> int:
     limits = Limits(
         max_bytes=args.max_bytes,
         body_seconds=args.body_timeout,
-        workers=args.workers,
+        workers=args.workers or os.cpu_count() or 1,
         pending=args.max_pending,
     )
     host, port = parse_address(args.listen)
     with open_socket(host, port, token=token) as listening:
-        serve(Receiver(make_decoder, args.out, LineWriter(), token, limits), listening)
+        serve(
+            Receiver(make_decoder, None if args.out is None else Path(args.out), LineWriter(), token, limits), listening
+        )
     return 0
 
 
 def decode_files(args: argparse.Namespace) -> int:
     """Decode a file, a folder or standard input; 1 if any failed."""
-    decoder = decoder_maker(args)()
+    options = Options(
+        model=args.model,
+        max_bytes=args.max_bytes,
+        max_pixels=args.max_pixels,
+        restore=args.restore,
+        form=args.format,
+        keep_jpeg=args.keep_jpeg,
+        task=args.task,
+        labels=args.labels,
+        task_range=tuple(args.task_range),
+    )
+    decoder_of(options)  # what is missing is missed now and not at every file
     emit = LineWriter()
-    failed = 0
-    files = inputs(args)
-    for name, stem in tqdm(files, unit="file", disable=None if len(files) > 1 else True):
-        record: dict[str, Any] = {"file": name}
+    failed = done = 0
+    files = jobs(args.input, args.out, options)
+    workers = args.workers
+    if args.engine == "local":
+        workers = min(args.workers or local_workers(len(files)), len(files))
+    with open_engine(args.engine, workers) as engine:
+        records = engine.run(decode_file, files, chunk=max(1, min(CHUNK, len(files) // (8 * (workers or 8)))))
         try:
-            record |= decoder.process(read(name, args.max_bytes), stem)
-        except RjpegError as error:
-            failed += 1
-            record["error"] = str(error)
-        emit(record)
+            for record in tqdm(records, total=len(files), unit="file", disable=None if len(files) > 1 else True):
+                done += 1
+                failed += "error" in record
+                emit(record)
+        except WorkerDiedError as error:
+            raise WorkerDiedError(f"{error}; {done} of {len(files)} files were done") from error
     if failed:
         print(f"error: {failed} not decoded or not written; their lines say why", file=sys.stderr)
     return 1 if failed else 0
 
 
-def inputs(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
-    """Every file, with where its picture goes, short of the ending. Raises StorageError for an unreadable folder."""
-    if args.input == "-":
-        return [("-", args.out / "stdin" if args.out else None)]
-    path = Path(args.input)
-    files = list_pictures(path, (".jpeg", ".jpg")) if path.is_dir() else [path]
-    # a.jpg and a.jpeg must not both become a.png
-    distinct = len({file.stem for file in files}) == len(files)
-    return [(str(file), args.out / (file.stem if distinct else file.name) if args.out else None) for file in files]
-
-
-def read(name: str, max_bytes: int) -> bytes:
-    """Content of a file or, for "-", of standard input.
-
-    Raises StorageError where it can't be read, JpegError where it is too large.
-    """
-    try:
-        with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
-            content = file.read(max_bytes + 1)
-    except OSError as error:
-        raise StorageError(f"can't read {name}: {error.strerror}") from error
-    if len(content) > max_bytes:
-        raise JpegError(f"{name} is larger than {max_bytes} bytes, the limit that --max-bytes sets")
-    return content
+def local_workers(files: int) -> int:
+    """One a core, but none that would only start and end again."""
+    return max(1, min(os.cpu_count() or 1, files // FILES_WORTH_A_PROCESS))
 
 
 if __name__ == "__main__":

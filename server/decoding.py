@@ -15,6 +15,7 @@ import rjpeg
 from rjpeg.errors import StorageError
 from rjpeg.files import write_whole
 from rjpeg.maps import quality_factors
+from server.places import Place, write_place
 from server.task import Classifier
 
 __all__ = ["FORMATS", "FrameDecoder", "is_written", "picture_bytes"]
@@ -52,7 +53,7 @@ class FrameDecoder:
         self._durable = durable
         self._task = task
 
-    def process(self, jpeg: bytes, stem: Path | None) -> dict[str, Any]:
+    def process(self, jpeg: bytes, stem: Place | None) -> dict[str, Any]:
         """Decode a file and write the picture to `stem` with the format's ending, unless that is None.
 
         Returns:
@@ -103,13 +104,13 @@ class FrameDecoder:
         record["ms"] = {stage: round(1000 * seconds, 3) for stage, seconds in ms.items()}
         return record
 
-    def _write(self, stem: Path, suffix: str, data: bytes | memoryview) -> str:
+    def _write(self, stem: Place, suffix: str, data: bytes | memoryview) -> str:
         # not with_suffix: a stem may have dots of its own
         path = stem.with_name(stem.name + suffix)
-        if self._durable:
+        if self._durable and isinstance(path, Path):
             write_durably(path, data)
         else:
-            write_whole(path, data)
+            write_place(path, data)
         return str(path)
 
 
