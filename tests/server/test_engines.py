@@ -232,7 +232,7 @@ def test_one_file_of_s3_is_decoded_to_the_disk(plainly, s3, tmp_path, decode):
     ("place", "message"),
     [
         ("in/99.jpg", "can't read s3://frames/in/99.jpg"),
-        ("empty/0.jpg", "not a JPEG"),
+        ("empty/0.jpg", "not a readable JPEG"),
     ],
 )
 def test_a_file_of_s3_that_is_not_there_or_empty_gets_a_line_that_says_so(place, message, s3, decode):
