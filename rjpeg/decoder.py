@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -43,8 +45,8 @@ class DecodedFrame:
 
 
 @dataclass(frozen=True)
-class RegionFile:
-    """A Region JPEG taken apart: coefficients, tables, and the map recovered from them and checked."""
+class OpenedFile:
+    """A Region JPEG taken apart, all but its map: coefficients, tables and marker."""
 
     coding_size: tuple[int, int]
     frame_size: tuple[int, int]
@@ -54,6 +56,12 @@ class RegionFile:
     marker: marker.Marker
     marker_bytes: int
     refinement_bytes: int
+
+
+@dataclass(frozen=True)
+class RegionFile(OpenedFile):
+    """A Region JPEG taken apart, with the map that was recovered from it and checked."""
+
     predictor_map: NDArray[np.uint8] | None
     quality_map: NDArray[np.uint8]
 
@@ -90,13 +98,87 @@ class Decoder:
     def decode_with_details(self, jpeg: bytes) -> DecodedFrame:
         """As `decode`, with the map and the time of every stage."""
         seconds: dict[str, float] = {}
+        opened = self._open(jpeg, seconds)
+        if opened is None:
+            return self._decode_plain(jpeg, seconds)
+        [predicted] = predicted_maps([opened], self.model, [seconds])
+        return self._rebuild(opened, predicted, seconds)
+
+    def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
+        """Decode many files, each to what `decode_with_details` gives, or to the error that it raises.
+
+        The predictor is asked once for all files of one size. Takes memory for all the frames at once: `decode_each`
+        does not. Raises InputError where one of them is not bytes, before any is decoded.
+        """
+        results: dict[int, DecodedFrame | JpegError] = dict(self.decode_each(jpegs))
+        return [results[index] for index in range(len(jpegs))]
+
+    def decode_each(self, jpegs: Sequence[bytes]) -> Iterator[tuple[int, DecodedFrame | JpegError]]:
+        """As `decode_batch`, one by one: (index in `jpegs`, frame or error), in any order.
+
+        Files of one size are read together, as many as have `max_pixels` pixels in sum, and at least one: that bounds
+        the memory. The predictor's time is shared among them.
+        """
+        for jpeg in jpegs:
+            _check_bytes(jpeg)
+        for group in self._groups(jpegs):
+            opened: list[tuple[int, OpenedFile, dict[str, float]]] = []
+            for index in group:
+                seconds: dict[str, float] = {}
+                try:
+                    file = self._open(jpegs[index], seconds)
+                    if file is None:
+                        yield index, self._decode_plain(jpegs[index], seconds)
+                    else:
+                        opened.append((index, file, seconds))
+                except JpegError as error:
+                    yield index, error.with_traceback(None)  # which would keep the file's coefficients
+            maps = predicted_maps([file for _, file, _ in opened], self.model, [seconds for *_, seconds in opened])
+            # the first one first, and let go of each when it is done
+            opened.reverse()
+            maps.reverse()
+            while opened:
+                index, file, seconds = opened.pop()
+                try:
+                    result: DecodedFrame | JpegError = self._rebuild(file, maps.pop(), seconds)
+                except JpegError as error:
+                    result = error.with_traceback(None)
+                del file
+                yield index, result
+
+    def _groups(self, jpegs: Sequence[bytes]) -> Iterator[list[int]]:
+        """Indices of files of one size, with no more than max_pixels in sum unless it is one; broken ones alone."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, jpeg in enumerate(jpegs):
+            try:
+                header = read_header(jpeg, self.max_pixels)
+            except JpegError:
+                yield [index]  # to be refused with the words of `decode`
+                continue
+            size = (header["height"], header["width"])
+            group = groups.setdefault(size, [])
+            if group and (len(group) + 1) * size[0] * size[1] > self.max_pixels:
+                yield group
+                group = groups[size] = []
+            group.append(index)
+        yield from groups.values()
+
+    def _open(self, jpeg: bytes, seconds: dict[str, float]) -> OpenedFile | None:
+        """A Region JPEG but for its map, None for an ordinary JPEG."""
         header = timed(seconds, "read", lambda: read_header(jpeg, self.max_pixels))
         if marker.unpack(header["segments"]) is None:
-            frame = timed(seconds, "plain", lambda: _native.decode_plain(jpeg, self.max_pixels))
-            size = (int(frame.shape[0]), int(frame.shape[1]))
-            return DecodedFrame(frame, size, None, None, None, 0, 0, seconds)
-        file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
+            return None
+        return open_region_file(jpeg, self.model, self.max_pixels, seconds)
 
+    def _decode_plain(self, jpeg: bytes, seconds: dict[str, float]) -> DecodedFrame:
+        frame = timed(seconds, "plain", lambda: _native.decode_plain(jpeg, self.max_pixels))
+        size = (int(frame.shape[0]), int(frame.shape[1]))
+        return DecodedFrame(frame, size, None, None, None, 0, 0, seconds)
+
+    def _rebuild(
+        self, opened: OpenedFile, predicted: NDArray[np.uint8] | None, seconds: dict[str, float]
+    ) -> DecodedFrame:
+        file = close_region_file(opened, predicted, self.model, seconds)
         frame = frame_of(file, self.model, self.restorer, seconds)
         return DecodedFrame(
             frame=frame,
@@ -112,9 +194,13 @@ class Decoder:
 
 def read_header(jpeg: bytes, max_pixels: int) -> dict[str, Any]:
     """Header facts of any JPEG, as `_native.read_file` gives them. Raises InputError, JpegError."""
+    _check_bytes(jpeg)
+    return _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, False)
+
+
+def _check_bytes(jpeg: bytes) -> None:
     if not isinstance(jpeg, bytes):
         raise InputError(f"jpeg is a {type(jpeg).__name__}, expected bytes")
-    return _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, False)
 
 
 def read_region_file(
@@ -122,6 +208,12 @@ def read_region_file(
 ) -> RegionFile:
     """Take a Region JPEG apart and recover its map. Raises JpegError and MarkerError as `Decoder.decode` does."""
     seconds = {} if seconds is None else seconds
+    opened = open_region_file(jpeg, model, max_pixels, seconds)
+    return close_region_file(opened, predicted_maps([opened], model, [seconds])[0], model, seconds)
+
+
+def open_region_file(jpeg: bytes, model: Model, max_pixels: int, seconds: dict[str, float]) -> OpenedFile:
+    """Take a Region JPEG apart, all but its map. Raises JpegError and MarkerError as `Decoder.decode` does."""
     file = timed(seconds, "read", lambda: _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, True))
     said = marker.unpack(file["segments"])
     if said is None:
@@ -140,21 +232,8 @@ def read_region_file(
         raise JpegError(f"frame of {frame_size[1]}x{frame_size[0]} pixels is larger than the limit of {max_pixels}")
     if any(side < coded for side, coded in zip(frame_size, coding_size, strict=True)):
         raise MarkerError(f"region marker has frame size {frame_size}, smaller than the coding size {coding_size}")
-    predicted = None
-    if said.correction_kind == marker.WHOLE_MAP:
-        regions = np.empty((codec.regions_of(coding_size[0]), codec.regions_of(coding_size[1]), 2), np.uint8)
-    else:
-        regions = predicted = timed(seconds, "predictor", lambda: _predicted_map(file["blocks"], file["tables"], model))
-    levels = marker.corrected(regions, said.correction_kind, said.correction, len(model.leveling.scales))
-    found = timed(
-        seconds,
-        "checksum",
-        lambda: marker.checksum_of(file["blocks"], levels, file["tables"], coding_size, frame_size),
-    )
-    if found != said.checksum:
-        raise MarkerError(f"checksum is {found:06x}, the file says {said.checksum:06x}: damaged")
     ours = [data for code, data in file["segments"] if marker.is_region_segment(code, data)]
-    return RegionFile(
+    return OpenedFile(
         coding_size=coding_size,
         frame_size=frame_size,
         blocks=file["blocks"],
@@ -163,9 +242,27 @@ def read_region_file(
         marker=said,
         marker_bytes=sum(len(data) + 4 for data in ours),
         refinement_bytes=len(said.correction) + 4 * (len(ours) - 1),
-        predictor_map=predicted,
-        quality_map=levels,
     )
+
+
+def close_region_file(
+    opened: OpenedFile, predicted: NDArray[np.uint8] | None, model: Model, seconds: dict[str, float]
+) -> RegionFile:
+    """A file with its map: the predictor's for it, of `predicted_maps`, corrected and checked. Raises MarkerError."""
+    size = opened.coding_size
+    regions = predicted
+    if regions is None:
+        regions = np.empty((codec.regions_of(size[0]), codec.regions_of(size[1]), 2), np.uint8)
+    said = opened.marker
+    levels = marker.corrected(regions, said.correction_kind, said.correction, len(model.leveling.scales))
+    found = timed(
+        seconds,
+        "checksum",
+        lambda: marker.checksum_of(opened.blocks, levels, opened.tables, size, opened.frame_size),
+    )
+    if found != said.checksum:
+        raise MarkerError(f"checksum is {found:06x}, the file says {said.checksum:06x}: damaged")
+    return RegionFile(**vars(opened), predictor_map=predicted, quality_map=levels)
 
 
 def frame_of(
@@ -199,12 +296,32 @@ def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | No
     return timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
 
 
-def _predicted_map(
-    blocks: list[NDArray[np.int16]], tables: list[NDArray[np.uint16]], model: Model
-) -> NDArray[np.uint8]:
-    dc = [
-        component[..., 0].astype(np.int32) * np.int32(table[0]) for component, table in zip(blocks, tables, strict=True)
-    ]
+def predicted_maps(
+    files: list[OpenedFile], model: Model, seconds: list[dict[str, float]]
+) -> list[NDArray[np.uint8] | None]:
+    """The predictor's map of each file, all of one coding size, by one question; None where a file holds its whole map.
+
+    seconds: of every file, by stage; each gets its share.
+    """
+    start = perf_counter()
+    asked = [index for index, file in enumerate(files) if file.marker.correction_kind != marker.WHOLE_MAP]
+    maps: list[NDArray[np.uint8] | None] = [None] * len(files)
+    if not asked:
+        return maps
     network = model.predictor
-    array = _native.predictor_input(dc[0], dc[1], dc[2], rate_of(tables[0]), *network.input_quantization)
-    return levels_from_output(network.run(array)[0], network.output_quantization, model.leveling, tables[0])
+    inputs = [_predictor_input(files[index], network) for index in asked]
+    outputs = network.run(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+    for index, output in zip(asked, outputs, strict=True):
+        maps[index] = levels_from_output(output, network.output_quantization, model.leveling, files[index].tables[0])
+    each = (perf_counter() - start) / len(asked)
+    for index in asked:
+        seconds[index]["predictor"] = seconds[index].get("predictor", 0.0) + each
+    return maps
+
+
+def _predictor_input(file: OpenedFile, network: Network) -> NDArray[np.int8]:
+    dc = [
+        component[..., 0].astype(np.int32) * np.int32(table[0])
+        for component, table in zip(file.blocks, file.tables, strict=True)
+    ]
+    return _native.predictor_input(dc[0], dc[1], dc[2], rate_of(file.tables[0]), *network.input_quantization)

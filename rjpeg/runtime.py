@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,69 +49,131 @@ def _interpreter_module() -> Any:
 
 
 class Network:
-    """A TFLite network with one input and one output, for any grid size. Safe to use from several threads.
+    """A TFLite network with one input, for any grid size. Safe to use from several threads, which run side by side.
 
     reference_kernels: the plain kernels that give the same integers on every runtime and processor, at a tenth of the
     speed of the others. delegate: let the runtime hand the network to XNNPACK, which is faster for dense 3x3
-    convolutions and slower, by a factor of three, for the 7x7 depthwise ones of the generator.
+    convolutions and slower, by a factor of three, for the 7x7 depthwise ones of the generator. outputs: how many the
+    network must have, None for any number.
+
+    An interpreter serves one thread at a time. There is one at first; another is made when a thread finds none free,
+    up to one a core, beyond which threads wait.
     """
 
     def __init__(
-        self, content: bytes, *, name: str, reference_kernels: bool = False, delegate: bool = True, threads: int = 1
+        self,
+        content: bytes,
+        *,
+        name: str,
+        reference_kernels: bool = False,
+        delegate: bool = True,
+        threads: int = 1,
+        outputs: int | None = 1,
     ) -> None:
         """Load a network from the bytes of its file; `name` is for messages. Raises ModelError."""
-        module = _interpreter_module()
-        kinds = module.OpResolverType
-        kernels = kinds.AUTO if delegate else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        self.name = name
+        self._content = content
+        self._reference_kernels, self._delegate, self._threads = reference_kernels, delegate, threads
         try:
-            self._interpreter = module.Interpreter(
-                model_content=content,
-                num_threads=threads,
-                experimental_op_resolver_type=kinds.BUILTIN_REF if reference_kernels else kernels,
-            )
-            self._interpreter.allocate_tensors()
+            interpreter = self._make()
+            interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{name} is no network that {runtime_name()} runs: {error}") from error
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ModelError(f"{name} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
-        self.name = name
-        self.input_shape: tuple[int, ...] = tuple(int(n) for n in inputs[0]["shape_signature"])
-        self.input_dtype: np.dtype = np.dtype(inputs[0]["dtype"])
-        self.output_dtype: np.dtype = np.dtype(outputs[0]["dtype"])
-        self.input_quantization = Quantization(*inputs[0]["quantization"])
-        self.output_quantization = Quantization(*outputs[0]["quantization"])
-        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
-        self._shape = tuple(int(n) for n in inputs[0]["shape"])
-        self._lock = threading.Lock()
+        into, out = interpreter.get_input_details(), interpreter.get_output_details()
+        if len(into) != 1 or (outputs is not None and len(out) != outputs):
+            expected = "one of each" if outputs == 1 else f"one input and {outputs or 'any number of'} outputs"
+            raise ModelError(f"{name} has {len(into)} inputs and {len(out)} outputs, expected {expected}")
+        self.input_shape: tuple[int, ...] = tuple(int(n) for n in into[0]["shape_signature"])
+        self.input_dtype: np.dtype = np.dtype(into[0]["dtype"])
+        self.output_dtype: np.dtype = np.dtype(out[0]["dtype"])
+        self.input_quantization = Quantization(*into[0]["quantization"])
+        self.output_quantization = Quantization(*out[0]["quantization"])
+        self._input, self._outputs = into[0]["index"], [each["index"] for each in out]
+        self._idle = [_Instance(interpreter, tuple(int(n) for n in into[0]["shape"]))]
+        self._made, self._most = 1, os.cpu_count() or 1
+        self._freed = threading.Condition()
 
     def run(self, array: NDArray) -> NDArray:
-        """Output for an input of the network's own dtype; sizes that the file leaves open follow the input's.
+        """First output for an input of the network's own dtype; sizes that the file leaves open follow the input's.
 
-        Raises ModelError where dtype or shape do not fit.
+        The first size, of the batch, may be any one even where the file says 1. Raises ModelError where dtype or shape
+        do not fit.
         """
+        return self.run_all(array)[0]
+
+    def run_all(self, array: NDArray) -> list[NDArray]:
+        """As `run`, every output."""
         if array.dtype != self.input_dtype:
             raise ModelError(f"{self.name}: input is {array.dtype}, expected {self.input_dtype}")
-        with self._lock:
-            try:
-                if array.shape != self._shape:
-                    self._interpreter.resize_tensor_input(self._input, array.shape, strict=True)
-                    self._interpreter.allocate_tensors()
-                    self._shape = array.shape
-                self._interpreter.set_tensor(self._input, array)
-                self._interpreter.invoke()
-                return self._interpreter.get_tensor(self._output)
-            except (ValueError, RuntimeError) as error:
-                raise ModelError(f"{self.name} does not run on input of shape {array.shape}: {error}") from error
+        fixed = self.input_shape[1:]
+        if len(array.shape) != len(self.input_shape) or any(
+            size not in (-1, given) for size, given in zip(fixed, array.shape[1:], strict=True)
+        ):
+            raise ModelError(f"{self.name} does not run on input of shape {array.shape}, expected {self.input_shape}")
+        instance = self._take(array.shape)
+        try:
+            interpreter = instance.interpreter
+            if array.shape != instance.shape:
+                instance.shape = ()  # until it is done, no shape at all
+                interpreter.resize_tensor_input(self._input, array.shape)
+                interpreter.allocate_tensors()
+                instance.shape = array.shape
+            interpreter.set_tensor(self._input, array)
+            interpreter.invoke()
+            return [interpreter.get_tensor(index) for index in self._outputs]
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{self.name} does not run on input of shape {array.shape}: {error}") from error
+        finally:
+            with self._freed:
+                self._idle.append(instance)
+                self._freed.notify()
+
+    def _take(self, shape: tuple[int, ...]) -> _Instance:
+        """An interpreter that no other thread has, if there is one of this shape already."""
+        with self._freed:
+            while not self._idle and self._made == self._most:
+                self._freed.wait()
+            if self._idle:
+                # any other shape costs a new allocation: take the one that was used the longest time ago
+                at = next((at for at, each in enumerate(self._idle) if each.shape == shape), 0)
+                return self._idle.pop(at)
+            self._made += 1
+        try:
+            return _Instance(self._make(), ())
+        except (ValueError, RuntimeError) as error:
+            with self._freed:
+                self._made -= 1
+                self._freed.notify()
+            raise ModelError(f"{self.name}: no further interpreter can be made: {error}") from error
+
+    def _make(self) -> Any:
+        module = _interpreter_module()
+        kinds = module.OpResolverType
+        kernels = kinds.AUTO if self._delegate else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        return module.Interpreter(
+            model_content=self._content,
+            num_threads=self._threads,
+            experimental_op_resolver_type=kinds.BUILTIN_REF if self._reference_kernels else kernels,
+        )
 
 
-def load(path: str | os.PathLike[str], *, reference_kernels: bool = False, threads: int = 1) -> Network:
-    """Load a .tflite file. Raises ModelError where it can't be read or run."""
+@dataclass
+class _Instance:
+    """An interpreter, and the shape that its tensors are allocated for; () where they are not."""
+
+    interpreter: Any
+    shape: tuple[int, ...]
+
+
+def load(
+    path: str | os.PathLike[str], *, reference_kernels: bool = False, threads: int = 1, outputs: int | None = 1
+) -> Network:
+    """Load a .tflite file; the rest as for Network. Raises ModelError where it can't be read or run."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"network {path} can't be read: {error.strerror or error}") from error
-    return Network(content, name=str(path), reference_kernels=reference_kernels, threads=threads)
+    return Network(content, name=str(path), reference_kernels=reference_kernels, threads=threads, outputs=outputs)
 
 
 def quantize_input(features: NDArray[np.floating], quantization: Quantization) -> NDArray[np.int8]:

@@ -16,9 +16,9 @@ from rjpeg.errors import StorageError
 from rjpeg.files import write_whole
 from rjpeg.maps import quality_factors
 from server.places import Place, write_place
-from server.task import Classifier
+from server.task import Task, ask, frame_meta
 
-__all__ = ["FORMATS", "FrameDecoder", "is_written", "picture_bytes"]
+__all__ = ["FORMATS", "FrameDecoder", "is_written", "measures", "milliseconds", "picture_bytes"]
 
 FORMATS = {"png": ".png", "raw": ".npy"}
 
@@ -45,7 +45,7 @@ class FrameDecoder:
         form: str = "png",
         keep_jpeg: bool = False,
         durable: bool = False,
-        task: Classifier | None = None,
+        task: Task | None = None,
     ) -> None:
         self._decoder = rjpeg.Decoder(model, max_pixels=max_pixels, restore=restore)
         self._form = form
@@ -57,51 +57,26 @@ class FrameDecoder:
         """Decode a file and write the picture to `stem` with the format's ending, unless that is None.
 
         Returns:
-            What the JSON line says of it: sizes in pixels and bytes, bpp, the map's mean levels and mean IJG
-            quality factors and its CRC-32 (None for an ordinary JPEG), bytes of refinements, milliseconds by
-            stage, where it was written, the task's answer.
+            What the JSON line says of it: what `measures` gives, where it was written, the task's answer or
+            {"error": text}.
 
         Raises:
             JpegError: the file can't be decoded.
             StorageError: the picture can't be written.
         """
-        started = time.perf_counter()
         decoded = self._decoder.decode_with_details(jpeg)
-        done = time.perf_counter()
-        ms = {"decode": done - started}
-        height, width = decoded.frame.shape[:2]
-        record: dict[str, Any] = {
-            "bytes": len(jpeg),
-            "bpp": round(8 * len(jpeg) / (height * width), 4),
-            "width": width,
-            "height": height,
-            "coding_width": decoded.coding_size[1],
-            "coding_height": decoded.coding_size[0],
-            "mean_level_luma": None,
-            "mean_level_chroma": None,
-            "map_crc32": None,
-            "mean_quality_luma": None,
-            "mean_quality_chroma": None,
-            "refinement_bytes": decoded.refinement_bytes,
-        }
-        if decoded.quality_map is not None and decoded.tables is not None:
-            model = self._decoder.model
-            factors = quality_factors(decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables)
-            record["map_crc32"] = f"{zlib.crc32(decoded.quality_map.tobytes()):08x}"
-            for key, values in (("level", decoded.quality_map), ("quality", factors)):
-                for channel, value in zip(("luma", "chroma"), values.mean(axis=(0, 1)), strict=True):
-                    record[f"mean_{key}_{channel}"] = round(float(value), 3)
+        record = measures(decoded, len(jpeg), self._decoder.model)
         if self._task is not None:
-            record["task"] = self._task.top(decoded.frame)
-            ms["task"] = time.perf_counter() - done
+            started = time.perf_counter()
+            record["task"] = ask(self._task, decoded.frame, frame_meta(decoded.frame, len(jpeg)))
+            record["ms"]["task"] = milliseconds(time.perf_counter() - started)
         if stem is not None:
-            before = time.perf_counter()
+            started = time.perf_counter()
             # the picture last: where it is, all of the frame is
             if self._keep_jpeg:
                 record["jpeg"] = self._write(stem, ".jpg", jpeg)
             record["picture"] = self._write(stem, FORMATS[self._form], picture_bytes(decoded.frame, self._form))
-            ms["write"] = time.perf_counter() - before
-        record["ms"] = {stage: round(1000 * seconds, 3) for stage, seconds in ms.items()}
+            record["ms"]["write"] = milliseconds(time.perf_counter() - started)
         return record
 
     def _write(self, stem: Place, suffix: str, data: bytes | memoryview) -> str:
@@ -112,6 +87,44 @@ class FrameDecoder:
         else:
             write_place(path, data)
         return str(path)
+
+
+def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict[str, Any]:
+    """What there is to say of a decoded file of `size` bytes in figures, ready for JSON.
+
+    Returns:
+        bytes, bpp; width, height, coding_width, coding_height in pixels; the map's mean levels and mean IJG quality
+        factors (mean_level_luma and so on) and its CRC-32 (map_crc32, eight hex digits), None for an ordinary JPEG;
+        refinement_bytes; ms, milliseconds by stage: decode.
+    """
+    height, width = decoded.frame.shape[:2]
+    record: dict[str, Any] = {
+        "bytes": size,
+        "bpp": round(8 * size / (height * width), 4),
+        "width": width,
+        "height": height,
+        "coding_width": decoded.coding_size[1],
+        "coding_height": decoded.coding_size[0],
+        "mean_level_luma": None,
+        "mean_level_chroma": None,
+        "map_crc32": None,
+        "mean_quality_luma": None,
+        "mean_quality_chroma": None,
+        "refinement_bytes": decoded.refinement_bytes,
+    }
+    if decoded.quality_map is not None and decoded.tables is not None:
+        factors = quality_factors(decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables)
+        record["map_crc32"] = f"{zlib.crc32(decoded.quality_map.tobytes()):08x}"
+        for key, values in (("level", decoded.quality_map), ("quality", factors)):
+            for channel, value in zip(("luma", "chroma"), values.mean(axis=(0, 1)), strict=True):
+                record[f"mean_{key}_{channel}"] = round(float(value), 3)
+    record["ms"] = {"decode": milliseconds(sum(decoded.seconds.values()))}
+    return record
+
+
+def milliseconds(seconds: float) -> float:
+    """For a record: to the microsecond."""
+    return round(1000 * seconds, 3)
 
 
 def is_written(stem: Path) -> bool:

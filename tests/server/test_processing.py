@@ -1,0 +1,251 @@
+"""The Processor: threads, batches, and tasks that misbehave."""
+
+import asyncio
+import datetime
+import functools
+import gc
+import re
+import threading
+import time
+import weakref
+
+import cv2
+import numpy as np
+import pytest
+
+import rjpeg
+from rjpeg.errors import JpegError, ModelError
+from server import processing
+from server.decoding import FrameDecoder
+from server.frames import ReceivedFrame
+from server.processing import Processor
+
+NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
+
+
+def received(jpeg, sequence=0, camera="cam"):
+    return ReceivedFrame(camera=camera, sequence=sequence, capture_time=NOW, received_time=NOW, jpeg=jpeg)
+
+
+@pytest.fixture
+def make():
+    """Make processors that are closed at the end."""
+    made = []
+
+    def maker(*, workers=2, max_pixels=2**24, **options):
+        made.append(Processor(workers=workers, max_pixels=max_pixels, **options))
+        return made[-1]
+
+    yield maker
+    for processor in made:
+        processor.close()
+
+
+def process_all(processor, jpegs, limit=30):
+    """What becomes of each file, sent all at once: Processed or the error."""
+
+    async def run():
+        frames = [processor.process(received(jpeg, number)) for number, jpeg in enumerate(jpegs)]
+        return await asyncio.wait_for(asyncio.gather(*frames, return_exceptions=True), limit)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def files(encoder, photograph):
+    """Files of several sizes, an ordinary JPEG, and two that are broken."""
+    files = [encoder.encode(cv2.resize(photograph, size), quality=60) for size in ((201, 150), (64, 48), (17, 1))]
+    plain = cv2.imencode(".jpg", photograph)[1].tobytes()
+    return [*files, plain, files[0][:-10], b"no picture"]
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(1, 1), (1, 8), (3, 4)])
+def test_frames_become_what_the_decoder_makes_of_them_one_by_one(make, files, workers, batch):
+    many = files * 5
+    results = process_all(make(workers=workers, batch=batch), many)
+    decoder = rjpeg.Decoder()
+    for jpeg, result in zip(many, results, strict=True):
+        if isinstance(result, JpegError):
+            with pytest.raises(type(result), match=f"^{re.escape(str(result))}$"):
+                decoder.decode(jpeg)
+            continue
+        expected = decoder.decode_with_details(jpeg)
+        np.testing.assert_array_equal(result.decoded.frame, expected.frame)
+        np.testing.assert_array_equal(result.decoded.quality_map, expected.quality_map)
+        assert result.results is None
+
+
+def test_measures_are_those_of_the_command_line(make, files):
+    line = FrameDecoder().process(files[0], None)
+    [result] = process_all(make(), files[:1])
+    times = result.measures.pop("ms")
+    assert set(times) == {"decode", "wait"}
+    assert times["decode"] > line.pop("ms")["decode"] / 100 > 0
+    assert result.measures == line
+    assert (line["width"], line["height"], line["bytes"]) == (201, 150, len(files[0]))
+
+
+def test_the_task_sees_the_picture_and_what_is_known_of_it_and_its_answer_is_the_result(make, files):
+    def look(frame, meta):
+        return meta | {"mean": float(frame.mean())}
+
+    [result] = process_all(make(task=look), files[:1])
+    assert result.results == {
+        "camera": "cam",
+        "sequence": 0,
+        "capture_time": "2026-03-04T05:06:07.000089Z",
+        "width": 201,
+        "height": 150,
+        "bytes": len(files[0]),
+        "mean": float(rjpeg.Decoder().decode(files[0]).mean()),
+    }
+    assert set(result.measures["ms"]) == {"decode", "task", "wait"}
+
+
+def fail(error, frame, meta):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        (functools.partial(fail, ValueError("bad\nthing")), "ValueError: bad thing"),
+        (functools.partial(fail, SystemExit(3)), "SystemExit: 3"),
+        (functools.partial(fail, MemoryError()), "MemoryError"),
+        (functools.partial(fail, RuntimeError("\ud800" * 1000)), "RuntimeError: ??"),
+        (lambda frame, meta: float("nan"), "Out of range float values are not JSON compliant"),
+        (lambda frame, meta: [frame], "not JSON serializable"),
+        (lambda frame, meta: {"a": "\ud800"}, "surrogates not allowed"),
+        (lambda frame, meta: "x" * 70000, "the answer has 70002 bytes as JSON, more than 65536"),
+        (lambda frame, meta: frame.fill(0), "read-only"),
+        (lambda: 1, "takes 0 positional arguments but 2 were given"),
+    ],
+)
+def test_a_task_that_fails_leaves_an_error_in_the_results_and_the_frame_as_it_was(make, files, task, text):
+    processor = make(task=task)
+    for result in process_all(processor, files[:2]) + process_all(processor, files[:2]):
+        assert list(result.results) == ["error"]
+        assert text in result.results["error"]
+        assert len(result.results["error"]) <= 300
+        assert result.decoded.frame.any()
+
+
+def test_a_call_of_the_task_that_hangs_is_given_up_and_the_others_go_on(make, files):
+    release = threading.Event()
+
+    def task(frame, meta):
+        if meta["sequence"] == 1:
+            release.wait(30)
+        return meta["sequence"]
+
+    processor = make(workers=1, task=task, task_seconds=0.3)
+    started = time.monotonic()
+    results = process_all(processor, [files[1]] * 6)
+    assert time.monotonic() - started < 10
+    answers = [result.results for result in results]
+    assert answers == [0, {"error": "the task took more than 0.3 s"}, 2, 3, 4, 5]
+    assert processor.stuck == 1
+    release.set()
+    wait_until(lambda: processor.stuck == 0)
+    assert [result.results for result in process_all(processor, [files[1]])] == [0]
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_task_that_always_hangs_holds_a_few_threads_and_no_frame(make, files):
+    release = threading.Event()
+    before = threading.active_count()
+    processor = make(workers=2, task=lambda frame, meta: release.wait(60) and 1, task_seconds=0.1)
+    try:
+        answers = [result.results["error"] for result in process_all(processor, [files[1]] * 30)]
+        assert {text for text in answers if "took more than" not in text} == {
+            "4 calls of the task do not return; it is not asked any more"
+        }
+        assert processor.stuck <= processing.MAX_STUCK + 1
+        assert threading.active_count() <= before + 2 + 1 + processor.stuck
+        [result] = process_all(processor, [files[0]])
+        assert result.decoded.frame.shape == (150, 201, 3)
+    finally:
+        release.set()
+    wait_until(lambda: processor.stuck == 0)
+    assert process_all(processor, [files[1]])[0].results == 1, "it is asked again once calls have returned"
+
+
+def test_closing_finishes_what_waits_and_refuses_what_comes_after(make, files):
+    processor = make(workers=1, task=lambda frame, meta: time.sleep(0.02) or meta["sequence"])
+
+    async def run():
+        frames = [asyncio.ensure_future(processor.process(received(files[0], number))) for number in range(10)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(processor.close)
+        with pytest.raises(RuntimeError, match="closed"):
+            await processor.process(received(files[0]))
+        return [result.results for result in await asyncio.gather(*frames)]
+
+    assert asyncio.run(run()) == list(range(10))
+    processor.close()
+
+
+def test_closing_does_not_wait_for_a_call_that_hangs(make, files):
+    release = threading.Event()
+    processor = make(workers=1, task=lambda frame, meta: release.wait(60), task_seconds=0.1)
+    [result] = process_all(processor, [files[0]])
+    started = time.monotonic()
+    processor.close()
+    assert time.monotonic() - started < 5
+    assert "took more than" in result.results["error"]
+    release.set()
+
+
+def test_a_frame_that_nobody_waits_for_any_more_is_not_decoded(make, files):
+    seen = []
+    processor = make(workers=1, batch=1, task=lambda frame, meta: seen.append(meta["sequence"]) or time.sleep(0.05))
+
+    async def run():
+        frames = [asyncio.ensure_future(processor.process(received(files[0], number))) for number in range(8)]
+        await frames[0]
+        frames[-1].cancel()
+        await asyncio.gather(*frames, return_exceptions=True)
+
+    asyncio.run(run())
+    processor.close()
+    assert seen == list(range(7))
+
+
+def test_pixels_are_limited_and_so_is_what_is_decoded_together(make, files, encoder, photograph):
+    pixels = 201 * 150
+    results = process_all(make(max_pixels=pixels), [files[0], files[1]] * 4)
+    assert not [result for result in results if isinstance(result, Exception)]
+    for result in process_all(make(max_pixels=pixels - 1), files[:1]):
+        assert isinstance(result, JpegError)
+        assert f"larger than the limit of {pixels - 1}" in str(result)
+
+
+def test_pictures_are_let_go_of(make, files):
+    processor = make(workers=2, task=lambda frame, meta: None)
+    results = process_all(processor, files[:4] * 3)
+    frames = [weakref.ref(result.decoded.frame) for result in results]
+    del results
+    gc.collect()
+    wait_until(lambda: not any(frame() is not None for frame in frames))
+
+
+def test_a_missing_model_is_found_at_the_start(make, tmp_path):
+    with pytest.raises(ModelError, match="nowhere"):
+        make(model=str(tmp_path / "nowhere"))
+
+
+def test_a_stored_file_is_decoded_again_in_the_thread_that_asks_restored_or_not(make, files):
+    processor = make(restore=True)
+    decoded, restored = rjpeg.Decoder().decode(files[0]), rjpeg.Decoder(restore=True).decode(files[0])
+    assert (decoded != restored).any()
+    for options, expected in (({}, restored), ({"restore": False}, decoded), ({"restore": True}, restored)):
+        np.testing.assert_array_equal(processor.decode_stored(files[0], **options).frame, expected)
+    np.testing.assert_array_equal(make().decode_stored(files[0], restore=True).frame, restored)
+    with pytest.raises(JpegError):
+        processor.decode_stored(b"no picture")
