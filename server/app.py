@@ -270,7 +270,7 @@ def _reading(service: Service) -> APIRouter:
     store, pictures = service.store, service.pictures
 
     def camera_record(summary: CameraSummary) -> dict[str, Any]:
-        metrics = service.hub.metrics(summary.camera)
+        metrics = service.hub.metrics(summary.name)
         if metrics is None:
             metrics = getattr(summary, "metrics", None)
         times = {
@@ -279,10 +279,10 @@ def _reading(service: Service) -> APIRouter:
             for value in [getattr(summary, name)]
         }
         return (
-            {"camera": summary.camera, "frames": summary.frames, "bytes": summary.bytes}
+            {"camera": summary.name, "frames": summary.frames, "bytes": summary.bytes}
             | times
             | {"last_frame": summary.last_frame}
-            | service.hub.rates(summary.camera)
+            | service.hub.rates(summary.name)
             | {"drops": drops_of(metrics), "metrics": metrics}
         )
 
@@ -312,7 +312,7 @@ def _reading(service: Service) -> APIRouter:
         """All cameras, by name."""
         only = request.state.only
         summaries = await asyncio.to_thread(store.cameras)
-        return JSONResponse({"cameras": [camera_record(s) for s in summaries if only in (None, s.camera)]})
+        return JSONResponse({"cameras": [camera_record(s) for s in summaries if only in (None, s.name)]})
 
     @router.get("/v1/cameras/{camera}", responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Camera)
     async def get_camera(camera: CameraName) -> Response:

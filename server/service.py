@@ -76,7 +76,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             pictures=pictures,
             access=Access(store, required=access_required),
             secure=config.tls.certificate is not None,
-            cameras={summary.camera for summary in store.cameras()},
+            cameras={summary.name for summary in store.cameras()},
         )
 
 
