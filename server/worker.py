@@ -13,12 +13,14 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import re
 import signal
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
 from collections import OrderedDict
@@ -70,6 +72,8 @@ KEEPALIVE_SECONDS = 60
 CONNECT_SECONDS = 10
 # between attempts to reach the broker, or to store a frame again
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+# a connection that lasted so long was a good one
+STABLE_SECONDS = 10
 # at the end, for what is under way
 STOP_SECONDS = 10
 # when leaving: nothing for so long means that nothing waits
@@ -288,6 +292,7 @@ class Worker:
         self._connection: _Connection | None = None
         self._connected = self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._places = threading.Semaphore(settings.pending)
         self._last_arrival = 0.0
         self._refused = self._reconnected = 0
         # what cameras said of themselves, to go with their next frames; of those heard last
@@ -303,12 +308,15 @@ class Worker:
         wait = FIRST_WAIT
         try:
             while True:
+                connected = math.inf
                 try:
                     await self._connect()
-                    wait = FIRST_WAIT
+                    connected = time.monotonic()
                     logger.info("takes frames of %s as %s", self._settings.broker, self._settings.name)
                     await self._take_until_lost()
                 except DeliveryError as error:
+                    if time.monotonic() - connected > STABLE_SECONDS:
+                        wait = FIRST_WAIT
                     logger.warning("%s; trying again in %.1f s", error, wait)
                     await self._drop()
                     # many workers of one broker don't come back at the same moment
@@ -322,7 +330,7 @@ class Worker:
     async def _connect(self) -> None:
         """Raises DeliveryError where there is no connection yet, ConfigError where there never will be one."""
         settings, loop = self._settings, asyncio.get_running_loop()
-        connection = self._connection = _Connection(self._client(), loop, self._arrived)
+        connection = self._connection = _Connection(self._client(), loop, self._arrived, self._places)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = settings.session
         properties.ReceiveMaximum = min(settings.pending, 65535)
@@ -353,14 +361,18 @@ class Worker:
         if connection is None:
             return
         try:
-            reason = await connection.lost
+            # not awaited itself: it is not to be cancelled with this
+            await asyncio.wait([connection.lost])
         finally:
             self._connected = False
+        reason = connection.lost.result()
         if reason is not None and reason.value == TAKEN_OVER:
             raise ConfigError(
                 f"another worker goes by the name {self._settings.name}; give each worker of a group its own --name"
             )
-        raise DeliveryError(f"the connection to broker {self._settings.broker} is lost ({reason or 'no reason given'})")
+        # mosquitto 2.0 takes a session over without a word
+        why = reason or f"no reason given; is there another worker of the name {self._settings.name}?"
+        raise DeliveryError(f"the connection to broker {self._settings.broker} is lost ({why})")
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -427,15 +439,17 @@ class Worker:
         self._last_arrival = time.monotonic()
         if self._stopping:
             # not acknowledged: it comes again, to whoever is there
-            return
-        if len(self._tasks) >= 2 * self._settings.pending:
-            # twice: those of a connection before this one may be under way, too
-            logger.error("broker %s sends more frames at a time than were asked for", self._settings.broker)
-            connection.drop()
+            self._places.release()
             return
         task = asyncio.ensure_future(self._take(connection, message))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._places.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a frame failed and is not acknowledged", exc_info=error)
 
     def _note(self, message: MQTTMessage) -> None:
         """What a camera said of itself."""
@@ -501,7 +515,11 @@ class _Connection:
     A client of its own: an acknowledgment goes to the connection that brought the message, or nowhere, as the
     broker gives a message's number to another one after a connection's end.
 
+    Mosquitto 2.0.11, for one, sends more than the Receive Maximum once a message has been acknowledged. So a message
+    is read when there is a place for it, and not before; more of them wait where TCP lets them.
+
     Attributes:
+        places: one is taken for each message of QoS 1, for `arrived` to give back.
         lost: done once it has ended, with the broker's reason if it gave one.
         shares: whether the broker has shared subscriptions.
     """
@@ -509,7 +527,9 @@ class _Connection:
     client: Client
     loop: asyncio.AbstractEventLoop
     arrived: Callable[["_Connection", MQTTMessage], None]
+    places: threading.Semaphore
     shares: bool = True
+    _ending: bool = False
     lost: asyncio.Future[ReasonCode | None] = field(init=False)
     _answer: asyncio.Future[Any] = field(init=False)
 
@@ -551,6 +571,7 @@ class _Connection:
         properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
         if leave:
             properties.SessionExpiryInterval = 0
+        self._ending = True
         self.client.disconnect(properties=properties)
         deadline = time.monotonic() + STOP_SECONDS
         while self.client.is_connected() and time.monotonic() < deadline:
@@ -558,6 +579,7 @@ class _Connection:
 
     def drop(self) -> None:
         """End the connection at once, and its thread. Blocks, but not for long."""
+        self._ending = True
         sock = self.client.socket()
         if sock is not None:
             with contextlib.suppress(OSError):
@@ -597,6 +619,10 @@ class _Connection:
         self._tell(self._answers, reasons)
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        while message.qos and not self.places.acquire(timeout=0.1):
+            if self._ending:
+                # not acknowledged: it comes again
+                return
         self._tell(self.arrived, self, message)
 
     def _on_disconnect(

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -126,11 +127,11 @@ class Cameras:
         self.client.loop_start()
         self.sent = 0
 
-    def publish(self, camera, sequence, jpeg, when=None, topic="rjpeg/{}/image", **others):
+    def publish(self, name, number, jpeg, topic="rjpeg/{}/image", **others):
         properties = Properties(PacketTypes.PUBLISH)
-        names = {"camera": camera, "sequence": str(sequence), "capture_time": time_text(when or moment(sequence))}
+        names = {"camera": name, "sequence": str(number), "capture_time": time_text(moment(number))}
         properties.UserProperty = list((names | others).items())
-        self.client.publish(topic.format(camera), jpeg, 1, properties=properties)
+        self.client.publish(topic.format(name), jpeg, 1, properties=properties)
         self.sent += 1
 
     def wait(self):
@@ -141,8 +142,8 @@ class Cameras:
         self.client.loop_stop()
 
 
-def moment(sequence):
-    return START + datetime.timedelta(milliseconds=40 * sequence)
+def moment(number):
+    return START + datetime.timedelta(milliseconds=40 * number)
 
 
 @pytest.fixture
@@ -339,16 +340,28 @@ def test_what_is_sent_while_a_worker_is_away_waits_for_it(broker, start_worker, 
 
 
 def test_a_worker_that_leaves_finishes_what_waits_and_keeps_no_place(broker, start_worker, cameras, look, jpegs):
-    start_worker(broker).ready().stop()
+    start_worker(broker, "--name", "it").ready().stop()
     for number in range(20):
         cameras.publish("cam", number, jpegs[number % 5])
     cameras.wait()
-    worker = start_worker(broker, "--leave", "--workers", "1").ready()
+    worker = start_worker(broker, "--leave", "--workers", "1", "--name", "it").ready()
     assert worker.stop() == 0
     assert count(look()) == 20
-    cameras.publish("cam", 20, jpegs[0])
-    cameras.wait()
-    assert cameras.reasons[-1] == 16, "no matching subscribers"
+    assert not session_is_there(broker, "rjpeg-worker-rjpeg-rjpeg-it")
+
+
+def session_is_there(broker, name):
+    """Whether the broker keeps a session; after that it doesn't."""
+    answered = queue.Queue()
+    client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_connect = lambda _client, _data, flags, *_: answered.put(flags.session_present)
+    client.connect("127.0.0.1", broker.port, clean_start=False)
+    client.loop_start()
+    try:
+        return answered.get(timeout=10)
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 def test_a_broker_that_is_away_or_restarts_is_reached_again_and_keeps_what_was_not_acknowledged(
@@ -438,13 +451,17 @@ def test_a_wrong_password_or_certificate_is_told(start_broker, start_worker, tmp
     until(lambda: distrusting.said("certificate"), PATIENCE)
 
 
-def test_two_workers_of_one_name_do_not_fight(broker, start_worker):
-    first = start_worker(broker, "--name", "same").ready()
-    second = start_worker(broker, "--name", "same").ready()
-    assert first.process.wait(30) == 1
-    first.stop()
-    assert first.messages[-1].startswith("error: another worker goes by the name same")
-    assert second.stop() == 0
+def test_workers_of_one_name_are_told_of_each_other_and_store_every_frame_once(
+    broker, start_worker, cameras, look, jpegs
+):
+    workers = [start_worker(broker, "--name", "same") for _ in range(2)]
+    until(lambda: any(worker.said("another worker of the name same?") for worker in workers), PATIENCE)
+    for number in range(20):
+        cameras.publish("cam", number, jpegs[number % 5])
+    store = look()
+    until(lambda: count(store) == 20, PATIENCE)
+    assert sorted(identities(store)) == [("cam", number) for number in range(20)]
+    assert sum(len(worker.records()) for worker in workers if worker.stop() == 0) == 20
 
 
 @pytest.mark.parametrize(
