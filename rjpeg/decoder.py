@@ -23,6 +23,12 @@ from rjpeg.stages import timed
 MAX_PIXELS = 2**26
 """Default limit of a picture's pixels, coded or decoded: 67 million, 200 MB as a frame."""
 
+_TOGETHER_PIXELS = 2**18
+"""Pixels of the files that the predictor is asked about at once. Measured: eight together take 3 to 10 % less time from
+112x112 to 320x240, and 2 to 10 % more from 640x480 on, where the coefficients of one file leave the processor's cache
+before they are used again.
+"""
+
 
 @dataclass(frozen=True)
 class DecodedFrame:
@@ -107,17 +113,16 @@ class Decoder:
     def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
         """Decode many files, each to what `decode_with_details` gives, or to the error that it raises.
 
-        The predictor is asked once for all files of one size. Takes memory for all the frames at once: `decode_each`
-        does not. Raises InputError where one of them is not bytes, before any is decoded.
+        The predictor is asked once about several small files of one size. Takes memory for all the frames at once:
+        `decode_each` does not. Raises InputError where one of them is not bytes, before any is decoded.
         """
         results: dict[int, DecodedFrame | JpegError] = dict(self.decode_each(jpegs))
         return [results[index] for index in range(len(jpegs))]
 
     def decode_each(self, jpegs: Sequence[bytes]) -> Iterator[tuple[int, DecodedFrame | JpegError]]:
-        """As `decode_batch`, one by one: (index in `jpegs`, frame or error), in any order.
+        """As `decode_batch`, one by one: (index in `jpegs`, frame or error), those of one size after another.
 
-        Files of one size are read together, as many as have `max_pixels` pixels in sum, and at least one: that bounds
-        the memory. The predictor's time is shared among them.
+        The predictor's time is shared among the files that it was asked about at once.
         """
         for jpeg in jpegs:
             _check_bytes(jpeg)
@@ -134,34 +139,30 @@ class Decoder:
                 except JpegError as error:
                     yield index, error.with_traceback(None)  # which would keep the file's coefficients
             maps = predicted_maps([file for _, file, _ in opened], self.model, [seconds for *_, seconds in opened])
-            # the first one first, and let go of each when it is done
-            opened.reverse()
-            maps.reverse()
             while opened:
-                index, file, seconds = opened.pop()
+                # let go of each at once: memory that is taken again while it is in the cache is a sixth of the time
+                index, file, seconds = opened.pop(0)
                 try:
-                    result: DecodedFrame | JpegError = self._rebuild(file, maps.pop(), seconds)
+                    result: DecodedFrame | JpegError = self._rebuild(file, maps.pop(0), seconds)
                 except JpegError as error:
                     result = error.with_traceback(None)
                 del file
                 yield index, result
 
     def _groups(self, jpegs: Sequence[bytes]) -> Iterator[list[int]]:
-        """Indices of files of one size, with no more than max_pixels in sum unless it is one; broken ones alone."""
-        groups: dict[tuple[int, int], list[int]] = {}
+        """Indices of files of one size, as many as are to be opened together; broken ones alone."""
+        sizes: dict[tuple[int, int], list[int]] = {}
         for index, jpeg in enumerate(jpegs):
             try:
                 header = read_header(jpeg, self.max_pixels)
             except JpegError:
-                yield [index]  # to be refused with the words of `decode`
+                yield [index]  # to be refused in the words of `decode`
                 continue
-            size = (header["height"], header["width"])
-            group = groups.setdefault(size, [])
-            if group and (len(group) + 1) * size[0] * size[1] > self.max_pixels:
-                yield group
-                group = groups[size] = []
-            group.append(index)
-        yield from groups.values()
+            sizes.setdefault((header["height"], header["width"]), []).append(index)
+        for (height, width), indices in sizes.items():
+            count = max(1, _TOGETHER_PIXELS // (height * width))
+            for first in range(0, len(indices), count):
+                yield indices[first : first + count]
 
     def _open(self, jpeg: bytes, seconds: dict[str, float]) -> OpenedFile | None:
         """A Region JPEG but for its map, None for an ordinary JPEG."""

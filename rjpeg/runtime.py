@@ -56,8 +56,9 @@ class Network:
     convolutions and slower, by a factor of three, for the 7x7 depthwise ones of the generator. outputs: how many the
     network must have, None for any number.
 
-    An interpreter serves one thread at a time. There is one at first; another is made when a thread finds none free,
-    up to one a core, beyond which threads wait.
+    An interpreter serves one thread at a time, and one shape until it is allocated anew. There is one at first; another
+    is made when none is free that has the shape, up to one a core and at least four. Beyond, the one that was idle
+    longest takes the new shape, or the thread waits until one is idle.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Network:
         self.output_quantization = Quantization(*out[0]["quantization"])
         self._input, self._outputs = into[0]["index"], [each["index"] for each in out]
         self._idle = [_Instance(interpreter, tuple(int(n) for n in into[0]["shape"]))]
-        self._made, self._most = 1, os.cpu_count() or 1
+        self._made, self._most = 1, max(4, os.cpu_count() or 1)
         self._freed = threading.Condition()
 
     def run(self, array: NDArray) -> NDArray:
@@ -129,15 +130,18 @@ class Network:
                 self._freed.notify()
 
     def _take(self, shape: tuple[int, ...]) -> _Instance:
-        """An interpreter that no other thread has, if there is one of this shape already."""
+        """An interpreter that no other thread has, for this shape already if there is one."""
         with self._freed:
-            while not self._idle and self._made == self._most:
+            while True:
+                at = next((at for at, each in enumerate(self._idle) if each.shape == shape), None)
+                if at is not None:
+                    return self._idle.pop(at)
+                if self._made < self._most:
+                    self._made += 1
+                    break
+                if self._idle:
+                    return self._idle.pop(0)
                 self._freed.wait()
-            if self._idle:
-                # any other shape costs a new allocation: take the one that was used the longest time ago
-                at = next((at for at, each in enumerate(self._idle) if each.shape == shape), 0)
-                return self._idle.pop(at)
-            self._made += 1
         try:
             return _Instance(self._make(), ())
         except (ValueError, RuntimeError) as error:

@@ -8,15 +8,19 @@ python -m server worker --broker mqtt://broker:1883         one more decoder beh
 """
 
 import argparse
+import contextlib
 import importlib
+import json
 import logging
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from rjpeg.errors import RjpegError
+from rjpeg.errors import ConfigError, RjpegError
 from server import config as configuration
 from server.config import Config
+from server.frames import time_text
 from server.task import TaskConfig, TfliteTask
 
 EPILOG = """\
@@ -135,6 +139,9 @@ def task_of(path: str) -> TaskConfig:
 def set_up_logging(level: str) -> None:
     """Messages to standard error."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    if level == "info":
+        # its every step is no news
+        logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def serve_command(arguments: list[str]) -> int:
@@ -159,7 +166,58 @@ def serve_command(arguments: list[str]) -> int:
 
 def tokens_command(arguments: list[str]) -> int:
     """Make, list and revoke tokens."""
-    raise NotImplementedError
+    args = tokens_parser().parse_args(arguments)
+    set_up_logging(args.log_level)
+    config = read_config(args)
+    from server import tokens
+    from server.store import Store
+
+    store = Store.open(configuration.database_url(config), configuration.files_url(config))
+    with contextlib.closing(store):
+        if args.action == "add":
+            role: tokens.Role = "reader" if args.reader else "camera"
+            print(tokens.make(store, role, args.camera, args.note))
+            logger.info("this is the only time that the token is shown")
+        elif args.action == "list":
+            print_tokens(tokens.list_tokens(store), as_json=args.json)
+        elif not tokens.revoke(store, args.id):
+            raise ConfigError(f"there is no token {args.id}")
+    return 0
+
+
+def tokens_parser() -> argparse.ArgumentParser:
+    """The command line of `tokens`."""
+    p = argparse.ArgumentParser(
+        prog="python -m server tokens",
+        description="Tokens for cameras, which send, and for readers: people at the page and programs. Only a hash of "
+        "a token is kept. A running server knows of a change within two seconds.",
+    )
+    actions = p.add_subparsers(dest="action", required=True)
+    add = actions.add_parser("add", help="make a token and print it", description="Make a token and print it.")
+    add.add_argument("--camera", metavar="NAME", help="for this camera to send; with --reader: for reading it alone")
+    add.add_argument("--reader", action="store_true", help="for reading (default: for sending)")
+    add.add_argument("--note", default="", metavar="TEXT", help="for whom it is (default: none)")
+    listing = actions.add_parser("list", help="list them", description="List all tokens, without their secrets.")
+    listing.add_argument("--json", action="store_true", help="one JSON line a token (default: a table)")
+    revoking = actions.add_parser("revoke", help="take one back", description="Take a token back.")
+    revoking.add_argument("id", type=positive, metavar="ID", help="its number, which is also its second part")
+    for action in (add, listing, revoking):
+        add_storage_flags(action)
+        action.add_argument(
+            "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)"
+        )
+    return p
+
+
+def print_tokens(infos: Sequence[Any], *, as_json: bool) -> None:
+    """A line a token."""
+    for info in infos:
+        made = time_text(info.made_time)
+        if as_json:
+            record = {"id": info.id, "role": info.role, "camera": info.camera, "note": info.note, "made_time": made}
+            print(json.dumps(record))
+        else:
+            print(f"{info.id:>6}  {info.role:6}  {info.camera or 'all':<24}  {made[:19]}Z  {info.note}".rstrip())
 
 
 def worker_command(arguments: list[str]) -> int:

@@ -37,7 +37,7 @@ from server.metrics import CONTENT_TYPE, Metrics
 from server.pictures import MEDIA_TYPES, Pictures, colored, encoded, map_of
 from server.processing import Processor
 from server.schemas import CameraName, FrameId, Integer, Limit, Sequence, Time, errors
-from server.store import CameraSummary, FrameRow, Store
+from server.store import CameraSummary, FrameRow, GoneError, Store
 
 __all__ = ["Service", "make_app"]
 
@@ -204,7 +204,7 @@ def _receiving(service: Service) -> APIRouter:
         response_model=schemas.Frame,
         response_description="It is stored, and would survive a power cut.",
         responses={200: {"model": schemas.Frame, "description": "It was there already; nothing was done again."}}
-        | errors(400, 401, 403, 408, 413, 415, 422, 429, 500, 507),
+        | errors(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507),
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -252,10 +252,15 @@ def _receiving(service: Service) -> APIRouter:
                 row, duplicate = await service.intake.take(frame)
             except JpegError as error:
                 raise HTTPException(422, str(error)) from error
-            except StorageError as error:
+            except InputError as error:
+                raise HTTPException(400, str(error)) from error
+            except RjpegError as error:
                 # which folder it was is not for the sender to know
                 logger.error("%s", error)
-                raise HTTPException(507, "the server can't store the frame", {"Retry-After": "10"}) from error
+                if isinstance(error, StorageError):
+                    raise HTTPException(507, "the server can't store the frame", {"Retry-After": "10"}) from error
+                # no frame is to blame, so the sender shall keep it
+                raise HTTPException(503, "the server can't decode now", {"Retry-After": "10"}) from error
         service.metrics.acknowledged(time.perf_counter() - started)
         service.cameras.add(camera)
         if duplicate:
@@ -272,7 +277,7 @@ def _reading(service: Service) -> APIRouter:
     def camera_record(summary: CameraSummary) -> dict[str, Any]:
         metrics = service.hub.metrics(summary.name)
         if metrics is None:
-            metrics = getattr(summary, "metrics", None)
+            metrics = summary.metrics
         times = {
             name: value and time_text(value)
             for name in ("first_capture_time", "last_capture_time", "last_received_time")
@@ -743,6 +748,8 @@ async def _answer_invalid(request: Request, error: RequestValidationError) -> Re
 
 
 async def _answer_unreadable(request: Request, error: StorageError) -> Response:
+    if isinstance(error, GoneError):
+        return await _answer_error(request, HTTPException(404, "no such frame"))
     logger.error("%s %s: %s", request.method, quoted(request.url.path), error)
     return JSONResponse({"error": "the store can't be reached or read"}, 503)
 

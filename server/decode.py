@@ -1,24 +1,21 @@
-"""Decode JPEG files, or receive them from cameras and decode them as they come.
+"""Decode JPEG files.
 
     python server/decode.py sent/ --out pictures/
+    python server/decode.py sent/ --task classifier.tflite
     python server/decode.py s3://bucket/sent --out s3://bucket/pictures --engine ray
     python server/decode.py - < frame.jpg
-    python server/decode.py --listen 127.0.0.1:8000 --out received/
-    python server/decode.py --listen 0.0.0.0:8000 --token-file token --out received/ --task classifier.tflite
+
+`python -m server` receives them from cameras and decodes them as they come.
 
 One JSON line a frame goes to standard output, messages go to standard error.
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 if not __package__:
     # run as a script: the checkout, not this folder, is where packages are found
@@ -26,16 +23,11 @@ if not __package__:
 
 from tqdm import tqdm
 
-from rjpeg.errors import ConfigError, RjpegError
-from rjpeg.files import read_token
+from rjpeg.errors import RjpegError
 from server.archive import STANDARD_INPUT, Options, decode_file, decoder_of, jobs
-from server.decoding import FORMATS, FrameDecoder
+from server.decoding import FORMATS
 from server.engines import ENGINES, WorkerDiedError, open_engine
-from server.task import Classifier, read_labels
-
-# files that a process gets at a time; and how many make up for the second that it takes to start
-CHUNK = 16
-FILES_WORTH_A_PROCESS = 32
+from server.lines import LineWriter
 
 EPILOG = """\
 A file that can't be decoded gets a line with "error"; the others are decoded all the same, and the exit code
@@ -46,26 +38,17 @@ of AWS's own programs are heeded). Both engines give the same pictures and lines
 local runs processes on this machine, ray runs Ray Data (pip install 'ray[data]'), on the cluster that RAY_ADDRESS
 names, else on this machine. The machines of a cluster need rjpeg installed, and a model, a task and files that they
 can reach.
-
-With --listen, frames are received by POST /v1/cameras/{camera}/frames: the body is the JPEG, its Content-Type
-image/jpeg, the headers Rjpeg-Sequence (an integer) and Rjpeg-Capture-Time (ISO 8601) name it, and the picture goes
-to OUT/{camera}/{capture time}-{sequence}. The answer 201, with the frame's JSON record, means that the picture is
-written and would survive a power cut; 200 with "duplicate": true, that it was already, and nothing is done again. The
-header Rjpeg-Metrics, a JSON object of at most 8 kB, goes into the record as "metrics". Other answers: 400 malformed
-request, 401 token, 408 too slow, 413 too large, 415 no image/jpeg, 422 not a JPEG that can be decoded, 429 busy
-(Retry-After), 507 disk full.
-GET /healthz says that the server lives. The line "listening on http://HOST:PORT" appears on standard error once it
-does; port 0 takes a free one. A token is required (Authorization: Bearer TOKEN) unless HOST is on loopback.
-SIGTERM and Ctrl-C end it, exit 0.
 """
+
+# files that a process gets at a time; and how many make up for the second that it takes to start
+CHUNK = 16
+FILES_WORTH_A_PROCESS = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The program; returns its exit code."""
     p = parser()
     args = p.parse_args(arguments)
-    if (args.input is None) == (args.listen is None):
-        p.error("give either INPUT or --listen")
     if args.keep_jpeg and args.out is None:
         p.error("--keep-jpeg needs --out")
     if args.input == STANDARD_INPUT and args.engine != "local":
@@ -73,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return listen(args) if args.listen is not None else decode_files(args)
+        return decode_files(args)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -89,16 +72,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "input",
-        nargs="?",
-        metavar="INPUT",
-        help="JPEG file, folder of JPEG files, URL of either, or - for standard input",
-    )
-    p.add_argument("--listen", metavar="HOST:PORT", help="receive frames over HTTP instead")
+    p.add_argument("input", metavar="INPUT", help="JPEG file, folder of them, URL of either, or - for standard input")
     p.add_argument("--out", metavar="FOLDER", help="folder or URL to write pictures to (default: write none)")
+    p.add_argument("--engine", choices=ENGINES, default="local", help="what runs the decoding (default: %(default)s)")
     p.add_argument(
-        "--engine", choices=ENGINES, default="local", help="what runs the decoding of files (default: %(default)s)"
+        "--workers",
+        type=positive,
+        metavar="N",
+        help=f"processes (default: one a core, here {os.cpu_count()}, fewer for few files; all that a cluster has)",
     )
     p.add_argument(
         "--format",
@@ -137,28 +118,6 @@ def parser() -> argparse.ArgumentParser:
         help="largest picture decoded (default: %(default)s)",
     )
     p.add_argument("--restore", action="store_true", help="let the model's restorer undo what coding did, for networks")
-    p.add_argument("--token-file", metavar="FILE", help="with --listen: the token that senders need (default: none)")
-    p.add_argument(
-        "--workers",
-        type=positive,
-        metavar="N",
-        help=f"frames decoded at a time, for files in as many processes (default: one a core, here {os.cpu_count()}; "
-        "fewer for few files; all that a Ray cluster has)",
-    )
-    p.add_argument(
-        "--max-pending",
-        type=positive,
-        default=32,
-        metavar="N",
-        help="with --listen: frames received or decoded at a time; more get 429 (default: %(default)s)",
-    )
-    p.add_argument(
-        "--body-timeout",
-        type=seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="with --listen: time for a frame to arrive (default: %(default)s)",
-    )
     p.add_argument(
         "--log-level",
         choices=["debug", "info", "warning", "error"],
@@ -174,77 +133,6 @@ def positive(text: str) -> int:
     if value < 1:
         raise ValueError
     return value
-
-
-def seconds(text: str) -> float:
-    """argparse type: a time in seconds, more than 0 and at most a day."""
-    value = float(text)
-    if not 0 < value <= 86400:
-        raise ValueError
-    return value
-
-
-def decoder_maker(args: argparse.Namespace) -> Callable[[], FrameDecoder]:
-    """A function that makes decoders, one a thread, that share the classifier. Raises ConfigError, ModelError."""
-    task = None
-    if args.task is not None:
-        low, high = args.task_range
-        task = Classifier(args.task, read_labels(args.labels) if args.labels else None, low=low, high=high)
-    elif args.labels is not None:
-        raise ConfigError("--labels is of no use without --task")
-    return lambda: FrameDecoder(
-        args.model,
-        max_pixels=args.max_pixels,
-        restore=args.restore,
-        form=args.format,
-        keep_jpeg=args.keep_jpeg,
-        durable=args.listen is not None,
-        task=task,
-    )
-
-
-class LineWriter:
-    """JSON lines to standard output from any thread; when nobody reads them any more, the work goes on without."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open = True
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        """Write one line."""
-        with self._lock:
-            if not self._open:
-                return
-            try:
-                print(json.dumps(record), flush=True)
-            except BrokenPipeError:
-                self._open = False
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                logging.getLogger("decode").warning("standard output was closed; no more lines are written")
-
-
-def listen(args: argparse.Namespace) -> int:
-    """Receive until a signal ends it."""
-    # only here: decoding files needs no HTTP
-    from server.receiver import Limits, Receiver, open_socket, parse_address, serve
-
-    token = read_token(args.token_file) if args.token_file else None
-    make_decoder = decoder_maker(args)
-    make_decoder()  # a missing model is found now and not by the first frame
-    if args.out is None:
-        logging.getLogger("decode").warning("no --out: pictures are decoded and not kept")
-    limits = Limits(
-        max_bytes=args.max_bytes,
-        body_seconds=args.body_timeout,
-        workers=args.workers or os.cpu_count() or 1,
-        pending=args.max_pending,
-    )
-    host, port = parse_address(args.listen)
-    with open_socket(host, port, token=token) as listening:
-        serve(
-            Receiver(make_decoder, None if args.out is None else Path(args.out), LineWriter(), token, limits), listening
-        )
-    return 0
 
 
 def decode_files(args: argparse.Namespace) -> int:

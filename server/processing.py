@@ -28,10 +28,10 @@ class Processor:
     """Threads that decode frames and ask the task about them. All of it may be used from any thread.
 
     A thread takes what waits: a frame that is decoded and waits for the task, or else up to `batch` files, its share
-    of those that wait, of which those of equal size are decoded together. Nothing waits for a batch to fill.
+    of those that wait, of which small ones of equal size are decoded together. Nothing waits for a batch to fill.
 
-    Files that wait are not limited here: callers bound how many calls of `process` there are at a time. The memory of
-    what is being decoded is: files that are taken together have no more than `max_pixels` pixels in sum.
+    Files that wait are not limited here: callers bound how many calls of `process` there are at a time. Memory for
+    decoding is taken for one file a thread, of `max_pixels` at most, or a few small ones.
 
     A call of the task that takes longer than `task_seconds` is given up: the frame's answer is an error. The call
     itself can't be ended, Python has no way to; its thread is left to it and another one takes its place. When

@@ -42,12 +42,10 @@ ERRORS = {
     422: "The body is no JPEG that can be decoded: no JPEG, damaged, too large, or made with another model.",
     429: "The server is busy, or the camera sends too many frames a second; come again after `Retry-After` seconds.",
     500: "The server failed; its log says why.",
-    503: "The store can't be reached or read.",
+    503: "The store can't be reached or read, or the networks do not run.",
     507: "The frame can't be stored: the disk is full, or the database fails.",
 }
-RETRY_AFTER = {
-    "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
-}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
 
 def parse_time(value: Any) -> datetime.datetime:
@@ -245,6 +243,6 @@ def errors(*statuses: int) -> dict[Any, dict[str, Any]]:
     """Answers of these statuses, for `responses` of a route."""
     return {
         status: {"model": Error, "description": ERRORS[status]}
-        | ({"headers": RETRY_AFTER} if status in (429, 507) else {})
+        | ({"headers": RETRY_AFTER} if status in (429, 503, 507) else {})
         for status in statuses
     }

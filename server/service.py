@@ -34,6 +34,8 @@ __all__ = ["make_service", "needs_token", "open_socket", "parse_address", "serve
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10
+# frames that share a commit
+MOST_ADDING = 64
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         store = Store.open(database_url(config), files_url(config))
         stack.callback(store.close)
         hub, metrics = Hub(), Metrics()
-        intake = Intake(store, processor, hub, metrics, emit=emit)
+        intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
         stack.callback(intake.close)
         pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
         yield Service(
@@ -151,13 +153,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self.stop()
+        # a second Ctrl-C doesn't wait for what is being answered
         super().handle_exit(sig, frame)
+        self.stop()
 
     def stop(self) -> None:
         """Take no more, end streams, finish what is being answered."""
         self.should_exit = True
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hub.close)
 
 

@@ -35,6 +35,7 @@ class Service:
     ) -> None:
         self._own = tempfile.mkdtemp(prefix="rjpeg-service-") if data is None else None
         self.data = Path(self._own) if data is None else data
+        self.token: str | None = None
         self.messages: list[str] = []
         self.lines: list[str] = []
         self.url = ""
@@ -71,7 +72,9 @@ class Service:
         return f"{self.url}/v1/cameras/{camera}/frames"
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        """An answer of the service."""
+        """An answer of the service, asked for with `token` if there is one."""
+        if self.token is not None:
+            options["headers"] = {"Authorization": f"Bearer {self.token}"} | options.get("headers", {})
         return requests.get(self.url + path, timeout=30, **options)
 
     def frames(self, camera: str = "cam") -> list[dict[str, Any]]:
