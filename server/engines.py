@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -48,6 +49,7 @@ ONE_THREAD = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREA
 AHEAD = 3
 # of a local Ray, for what goes from process to process: names and records
 OBJECT_STORE_BYTES = 200_000_000
+CONNECT_SECONDS = 10
 
 
 class WorkerDiedError(RjpegError):
@@ -180,6 +182,7 @@ class RayEngine:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         address = os.environ.get("RAY_ADDRESS")
         if address:
+            _check_listens(address)
             packages = [str(ROOT / name) for name in SHIPPED if (ROOT / name).is_dir()]
             options |= {"address": address, "runtime_env": {"py_modules": packages}}
         else:
@@ -201,6 +204,17 @@ class RayEngine:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself would try for minutes where nobody listens. Raises ConfigError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(f"Ray can't be reached at RAY_ADDRESS={address}: {error.strerror or error}") from error
 
 
 def _start_process() -> None:

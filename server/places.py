@@ -1,6 +1,7 @@
 """Files and folders by path or by URL: on disk, or wherever fsspec reaches, such as s3://bucket/folder."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -14,6 +15,9 @@ __all__ = ["Place", "is_folder", "list_files", "parse_place", "read_place", "rea
 
 Place: TypeAlias = Path | UPath
 
+# tell where they found what they use, at level info
+CHATTY = ("aiobotocore", "botocore")
+
 
 def parse_place(text: str) -> Place:
     """What a path or a URL names.
@@ -23,6 +27,8 @@ def parse_place(text: str) -> Place:
     """
     if "://" not in text:
         return Path(text)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         place = UPath(text)
         # where the package is looked for

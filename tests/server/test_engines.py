@@ -61,13 +61,11 @@ class TestLocalProcesses:
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_an_error_is_raised_after_the_results_before_it(self, workers):
-        seen = []
-        with open_engine("local", workers) as engine, pytest.raises(InputError, match="three is not allowed"):
-            seen.extend(engine.run(fail_at_three, range(100), chunk=5)) if workers == 1 else None
-            for number in engine.run(fail_at_three, range(100), chunk=5):
-                seen.append(number)  # noqa: PERF402
-        if workers == 2:
-            assert seen == [0, 1, 2]
+        with open_engine("local", workers) as engine:
+            results = engine.run(fail_at_three, range(100), chunk=5)
+            assert [next(results) for _ in range(3)] == [0, 1, 2]
+            with pytest.raises(InputError, match="three is not allowed"):
+                next(results)
 
     def test_a_worker_that_dies_is_told(self):
         with open_engine("local", 2) as engine, pytest.raises(WorkerDiedError, match="a worker process died"):

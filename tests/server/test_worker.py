@@ -270,12 +270,8 @@ def postgresql(tmp_path_factory):
     url = f"postgresql+psycopg://rjpeg@127.0.0.1:{port}/postgres"
 
     def answers():
-        import psycopg
-
-        with contextlib.suppress(psycopg.OperationalError):
-            psycopg.connect(url.replace("+psycopg", "")).close()
-            return True
-        return False
+        asked = [str(folder / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+        return subprocess.run(asked, check=False).returncode == 0
 
     until(answers, PATIENCE)
     yield url
