@@ -20,6 +20,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -49,6 +50,8 @@ ONE_THREAD = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREA
 AHEAD = 3
 # of a local Ray, for what goes from process to process: names and records
 OBJECT_STORE_BYTES = 200_000_000
+# of what a process died at, before that is an error
+RETRIES = 2
 CONNECT_SECONDS = 10
 
 
@@ -138,7 +141,8 @@ class RayEngine:
     """Ray Data: on the cluster that the environment's RAY_ADDRESS names, else on processes of this machine.
 
     On a cluster every machine has rjpeg installed, of this version; the other packages of the checkout are sent
-    there. Files and models are read by name, so they are on S3 or on a disk that all share.
+    there. Files and models are read by name, so they are on S3 or on a disk that all share. Ray's own variables, such
+    as RAY_AUTH_MODE, have to be what the cluster's are.
     """
 
     def __init__(self, workers: int | None, start: Start | None = None) -> None:
@@ -165,7 +169,9 @@ class RayEngine:
         rows = [{"thing": pickle.dumps(thing)} for thing in things]
         work = functools.partial(_run_row, function, self._start)
         data = self._data.from_items(rows, override_num_blocks=math.ceil(len(rows) / chunk))
-        results = data.map(work, **({} if self._workers is None else {"concurrency": self._workers}))
+        limits = {} if self._workers is None else {"concurrency": self._workers}
+        # by itself it would try for ever what ends a process
+        results = data.map(work, ray_remote_args_fn=functools.partial(dict, max_retries=RETRIES), **limits)
         try:
             for row in results.iter_rows():
                 # what our own function has put there
@@ -192,6 +198,8 @@ class RayEngine:
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
+            # for processes that it starts here: it hands on no more of our path than the folder we are in
+            os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

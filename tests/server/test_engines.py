@@ -330,14 +330,17 @@ class TestRay:
     def test_a_cluster_of_two_machines_is_found_by_its_address_and_sent_what_it_lacks(
         self, plainly, archive, tmp_path, decode
     ):
-        with cluster(tmp_path) as address:
-            result = decode(
-                archive, "--out", tmp_path / "out", "--engine", "ray", env=os.environ | {"RAY_ADDRESS": address}
-            )
+        with cluster(tmp_path) as variables:
+            result = decode(archive, "--out", tmp_path / "out", "--engine", "ray", env=os.environ | variables)
         records, pictures, out = plainly
         assert result.returncode == 1, result.stderr
         assert same_lines(lines(result), records, [out], [tmp_path / "out"])
         assert contents(tmp_path / "out") == pictures
+
+    def test_it_works_from_any_folder(self, archive, tmp_path):
+        command = [sys.executable, str(ROOT / "server" / "decode.py"), str(archive / "3.jpg"), "--engine", "ray"]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
 
     def test_an_address_where_nobody_is_ends_with_one_line(self, archive, decode):
         result = decode(archive, "--engine", "ray", env=os.environ | {"RAY_ADDRESS": "127.0.0.1:9"})
@@ -370,9 +373,10 @@ class TestRay:
 def cluster(folder):
     """Two machines of Ray, that are this one, each with one core; they don't know the checkout."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
     program = str(Path(sys.executable).with_name("ray"))
-    port = free_port()
+    # not among those that Ray gives its workers, 10002 to 19999
+    port = next(port for port in iter(free_port, None) if port > 20000)
     common = [program, "start", "--num-cpus", "1", "--object-store-memory", "100000000", "--block"]
     machines = []
     try:
@@ -382,7 +386,7 @@ def cluster(folder):
                     subprocess.Popen([*common, *options], cwd=folder, env=environment, stdout=log, stderr=log)
                 )
             until(lambda: "Ray runtime started" in (folder / f"ray-{len(machines) - 1}.log").read_text(), 60)
-        yield f"127.0.0.1:{port}"
+        yield {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token"}
     finally:
         for machine in reversed(machines):
             machine.terminate()
