@@ -20,7 +20,7 @@ from rjpeg.errors import (
     StorageError,
     TargetError,
 )
-from rjpeg.inspection import inspect
+from rjpeg.inspection import inspect, region_bits
 from rjpeg.model import Model, load_model
 
 __version__ = "0.1.0"
@@ -44,4 +44,5 @@ __all__ = [
     "TargetError",
     "inspect",
     "load_model",
+    "region_bits",
 ]

@@ -110,6 +110,16 @@ class Decoder:
         [predicted] = predicted_maps([opened], self.model, [seconds])
         return self._rebuild(opened, predicted, seconds)
 
+    def frame_size(self, jpeg: bytes) -> tuple[int, int]:
+        """(height, width) of the frame that `decode` gives, from the header alone: microseconds.
+
+        Raises InputError, and JpegError and MarkerError where the header tells that `decode` would.
+        """
+        header = read_header(jpeg, self.max_pixels)
+        said = marker.unpack(header["segments"])
+        size = (header["height"], header["width"])
+        return size if said is None else frame_size_of(said, size, self.max_pixels)
+
     def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
         """Decode many files, each to what `decode_with_details` gives, or to the error that it raises.
 
@@ -125,7 +135,7 @@ class Decoder:
         The predictor's time is shared among the files that it was asked about at once.
         """
         for jpeg in jpegs:
-            _check_bytes(jpeg)
+            check_bytes(jpeg)
         for group in self._groups(jpegs):
             opened: list[tuple[int, OpenedFile, dict[str, float]]] = []
             for index in group:
@@ -195,11 +205,12 @@ class Decoder:
 
 def read_header(jpeg: bytes, max_pixels: int) -> dict[str, Any]:
     """Header facts of any JPEG, as `_native.read_file` gives them. Raises InputError, JpegError."""
-    _check_bytes(jpeg)
+    check_bytes(jpeg)
     return _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, False)
 
 
-def _check_bytes(jpeg: bytes) -> None:
+def check_bytes(jpeg: bytes) -> None:
+    """Raise InputError for what is not bytes."""
     if not isinstance(jpeg, bytes):
         raise InputError(f"jpeg is a {type(jpeg).__name__}, expected bytes")
 
@@ -228,11 +239,7 @@ def open_region_file(jpeg: bytes, model: Model, max_pixels: int, seconds: dict[s
     if not file["ycc"] or sampling not in ([(2, 2), (1, 1), (1, 1)], [(1, 1), (1, 1), (1, 1)]):
         raise MarkerError(f"region marker in a file of sampling {sampling}, expected YCbCr at 4:2:0 or 4:4:4")
     coding_size = (file["height"], file["width"])
-    frame_size = said.frame_size or coding_size
-    if frame_size[0] * frame_size[1] > max_pixels:
-        raise JpegError(f"frame of {frame_size[1]}x{frame_size[0]} pixels is larger than the limit of {max_pixels}")
-    if any(side < coded for side, coded in zip(frame_size, coding_size, strict=True)):
-        raise MarkerError(f"region marker has frame size {frame_size}, smaller than the coding size {coding_size}")
+    frame_size = frame_size_of(said, coding_size, max_pixels)
     ours = [data for code, data in file["segments"] if marker.is_region_segment(code, data)]
     return OpenedFile(
         coding_size=coding_size,
@@ -244,6 +251,16 @@ def open_region_file(jpeg: bytes, model: Model, max_pixels: int, seconds: dict[s
         marker_bytes=sum(len(data) + 4 for data in ours),
         refinement_bytes=len(said.correction) + 4 * (len(ours) - 1),
     )
+
+
+def frame_size_of(said: marker.Marker, coding_size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """(height, width) of the frame. Raises JpegError where it is too large, MarkerError where the picture is larger."""
+    frame_size = said.frame_size or coding_size
+    if frame_size[0] * frame_size[1] > max_pixels:
+        raise JpegError(f"frame of {frame_size[1]}x{frame_size[0]} pixels is larger than the limit of {max_pixels}")
+    if any(side < coded for side, coded in zip(frame_size, coding_size, strict=True)):
+        raise MarkerError(f"region marker has frame size {frame_size}, smaller than the coding size {coding_size}")
+    return frame_size
 
 
 def close_region_file(

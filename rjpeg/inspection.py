@@ -6,9 +6,10 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rjpeg import maps, marker
-from rjpeg.decoder import MAX_PIXELS, read_header, read_region_file
+from rjpeg import _native, codec, maps, marker
+from rjpeg.decoder import MAX_PIXELS, check_bytes, read_header, read_region_file
 from rjpeg.errors import JpegError
 from rjpeg.model import Model, load_model
 
@@ -62,6 +63,21 @@ def inspect(
         ),
         "tables": {"luma": luma, "chroma": chroma},
     }
+
+
+def region_bits(jpeg: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float64]:
+    """Bits that the coefficients of every region take in the file, (rows, cols) float64; regions as in a quality map.
+
+    Exact: Huffman codes by the file's own tables and the bits that follow them, DC terms included. In sum they are the
+    file's entropy-coded data, short of the up to seven bits that fill the last byte (and the one before each restart
+    marker) and of the zero that follows every byte 0xFF. A block that spans several regions, as chroma does at 4:1:1,
+    counts for them in equal parts; blocks beyond the picture's edge count for the region at the edge.
+
+    Any JPEG of one scan, ordinary ones included. Raises InputError, and JpegError as `Decoder.decode` does, also for a
+    progressive file, whose bits belong to no single region's codes.
+    """
+    check_bytes(jpeg)
+    return _native.region_bits(jpeg, max_pixels, codec.REGION)
 
 
 def _bytes_by_segment(jpeg: bytes) -> dict[str, int]:

@@ -90,7 +90,8 @@ class Network:
         self.input_quantization = Quantization(*into[0]["quantization"])
         self.output_quantization = Quantization(*out[0]["quantization"])
         self._input, self._outputs = into[0]["index"], [each["index"] for each in out]
-        self._idle = [_Instance(interpreter, tuple(int(n) for n in into[0]["shape"]))]
+        self._first_shape = tuple(int(n) for n in into[0]["shape"])
+        self._idle = [_Instance(interpreter, self._first_shape)]
         self._made, self._most = 1, max(4, os.cpu_count() or 1)
         self._freed = threading.Condition()
 
@@ -125,9 +126,30 @@ class Network:
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{self.name} does not run on input of shape {array.shape}: {error}") from error
         finally:
-            with self._freed:
-                self._idle.append(instance)
-                self._freed.notify()
+            self._give_back(instance)
+
+    def outputs_of(self, operation: str) -> list[int] | None:
+        """Which of the network's outputs are those of its operation of that name, in the operation's own order.
+
+        None where there is no such operation, several, or one whose outputs are not all the network's.
+        """
+        instance = self._take(self._first_shape)
+        try:
+            # not public, and the only way to tell: a converter is free to order and name outputs as it likes
+            found = [each for each in instance.interpreter._get_ops_details() if each["op_name"] == operation]
+        except AttributeError:
+            return None
+        finally:
+            self._give_back(instance)
+        tensors = [int(index) for index in found[0]["outputs"]] if len(found) == 1 else []
+        if not tensors or not set(tensors) <= set(self._outputs):
+            return None
+        return [self._outputs.index(index) for index in tensors]
+
+    def _give_back(self, instance: _Instance) -> None:
+        with self._freed:
+            self._idle.append(instance)
+            self._freed.notify()
 
     def _take(self, shape: tuple[int, ...]) -> _Instance:
         """An interpreter that no other thread has, for this shape already if there is one."""

@@ -19,7 +19,7 @@ def percent_of_quality(quality: float) -> float:
 def quality_of_percent(percent: float) -> float:
     """Inverse of `percent_of_quality`, limited to 1..100."""
     quality = 5000.0 / percent if percent > 100 else 100.0 - percent / 2.0
-    return float(np.clip(quality, *QUALITY_RANGE))
+    return float(min(max(quality, QUALITY_RANGE[0]), QUALITY_RANGE[1]))
 
 
 def scaled(base_table: NDArray[np.floating], percent: float) -> NDArray[np.uint16]:

@@ -21,7 +21,7 @@ from rjpeg.errors import ConfigError, RjpegError
 from server import config as configuration
 from server.config import Config
 from server.frames import time_text
-from server.task import TaskConfig, TfliteTask
+from server.task import read_task
 
 EPILOG = """\
 Frames are received by POST /v1/cameras/{camera}/frames: the body is the JPEG, its Content-Type image/jpeg, the
@@ -124,16 +124,9 @@ def read_config(args: argparse.Namespace) -> Config:
         if value is not None:
             setattr(section, key, value)
     if getattr(args, "task", None) is not None:
-        config.task = task_of(args.task)
+        config.task = read_task(args.task)
     configuration.check(config)
     return config
-
-
-def task_of(path: str) -> TaskConfig:
-    """The setting `task` that a --task flag means. Raises ConfigError."""
-    if path.lower().endswith((".yaml", ".yml")):
-        return configuration.read_task(path)
-    return TfliteTask(model=path)
 
 
 def set_up_logging(level: str) -> None:

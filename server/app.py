@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import rjpeg
 from rjpeg.errors import InputError, JpegError, ModelError, RjpegError, StorageError
-from server import schemas
+from server import bandwidth, schemas
 from server.access import COOKIE, Access, is_local_name
 from server.config import Config
 from server.frames import ReceivedFrame, time_text
@@ -36,7 +36,7 @@ from server.limits import Places, Rate, busy, read_body
 from server.metrics import CONTENT_TYPE, Metrics
 from server.pictures import MEDIA_TYPES, Pictures, colored, encoded, map_of
 from server.processing import Processor
-from server.schemas import CameraName, FrameId, Integer, Limit, Sequence, Time, errors
+from server.schemas import CameraName, Digits, FrameId, Id, Sequence, Time, errors
 from server.store import CameraSummary, FrameRow, GoneError, Store
 
 __all__ = ["Service", "make_app"]
@@ -135,7 +135,7 @@ def make_app(service: Service) -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _without_default_errors(make_openapi())
+            _tidy(make_openapi())
         return make_openapi()
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -329,12 +329,10 @@ def _reading(service: Service) -> APIRouter:
     )
     async def list_frames(
         camera: CameraName,
-        before: Annotated[
-            Annotated[Integer, Query(ge=1, le=schemas.LARGEST_ID)] | None, Query(description="Only smaller ids")
-        ] = None,
+        before: Annotated[Id | None, Query(description="Only smaller ids")] = None,
         since: Annotated[Time | None, Query(description="Captured then or later")] = None,
         until: Annotated[Time | None, Query(description="Captured earlier")] = None,
-        limit: Limit = 100,
+        limit: Annotated[int, Digits(1, 1000), Query(description="Most frames of an answer")] = 100,
     ) -> Response:
         """Frames of a camera, newest first."""
         await summary_of(camera)
@@ -437,7 +435,7 @@ def _reading(service: Service) -> APIRouter:
         camera: CameraName,
         since: Annotated[Time | None, Query(description="Begin; default: an hour before `until`")] = None,
         until: Annotated[Time | None, Query(description="End; default: now")] = None,
-        bins: Annotated[Annotated[Integer, Query(ge=1, le=1000)], Query(description="Pieces")] = 60,
+        bins: Annotated[int, Digits(1, 1000), Query(description="Pieces")] = 60,
     ) -> Response:
         """Frames by capture time, in pieces of equal length."""
         await summary_of(camera)
@@ -455,6 +453,32 @@ def _reading(service: Service) -> APIRouter:
                     {"start": time_text(item.start), "frames": item.frames, "bytes": item.bytes, "bpp": item.bpp}
                     for item in found
                 ]
+            }
+        )
+
+    @router.get(
+        "/v1/cameras/{camera}/bandwidth",
+        responses=errors(400, 401, 403, 404, 500, 503),
+        response_model=schemas.Bandwidth,
+    )
+    async def get_bandwidth(camera: CameraName) -> Response:
+        """What plain JPEG files of equal task quality would take, by measurements on other pictures."""
+        summary = await summary_of(camera)
+        bpp = service.hub.rates(camera)["bpp"]
+        if not bpp and summary.last_frame is not None:
+            bpp = (await row_of(camera, "latest")).measures["bpp"]
+        try:
+            plain = await asyncio.to_thread(bandwidth.plain_jpeg_bpp, bpp, restored=service.config.decoding.restore)
+            source = bandwidth.source()
+        except StorageError as error:
+            logger.warning("%s", error)
+            plain, source = None, ""
+        return JSONResponse(
+            {
+                "bpp": bpp or None,
+                "plain_jpeg_bpp": None if plain is None else round(plain, 4),
+                "ratio": None if plain is None else round(plain / bpp, 3),
+                "source": source,
             }
         )
 
@@ -754,10 +778,18 @@ async def _answer_unreadable(request: Request, error: StorageError) -> Response:
     return JSONResponse({"error": "the store can't be reached or read"}, 503)
 
 
-def _without_default_errors(schema: dict[str, Any]) -> None:
-    """Take out the answers 422 that FastAPI says it gives to malformed requests: here they are answered 400."""
+def _tidy(schema: dict[str, Any]) -> None:
+    """Take out what FastAPI says and what isn't so here.
+
+    Malformed requests are answered 400 and not 422, and a parameter that may be left out can't be null.
+    """
     for path in schema["paths"].values():
         for operation in path.values():
+            for parameter in operation.get("parameters", []):
+                kinds = [kind for kind in parameter["schema"].get("anyOf", []) if kind != {"type": "null"}]
+                if len(kinds) == 1:
+                    del parameter["schema"]["anyOf"]
+                    parameter["schema"] |= kinds[0]
             answer = operation["responses"].get("422", {})
             if "HTTPValidationError" in json.dumps(answer):
                 del operation["responses"]["422"]

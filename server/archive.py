@@ -8,10 +8,12 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from rjpeg.errors import ConfigError, RjpegError
 from server.decoding import FrameDecoder
 from server.places import is_folder, list_files, parse_place, read_place, read_stream
-from server.task import Classifier, read_labels
+from server.task import PythonTask, load_task, read_task
 
 __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
 
@@ -31,7 +33,7 @@ class Options:
     keep_jpeg: bool
     task: str | None
     labels: str | None
-    task_range: tuple[float, float]
+    task_range: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,15 @@ def decode_file(job: Job) -> dict[str, Any]:
 def decoder_of(options: Options) -> FrameDecoder:
     """The decoder for these options, made once a process. Raises ConfigError, ModelError."""
     task = None
+    given: dict[str, Any] = {"labels": options.labels, "input_range": options.task_range}
+    given = {key: value for key, value in given.items() if value is not None}
     if options.task is not None:
-        low, high = options.task_range
-        labels = read_labels(options.labels) if options.labels else None
-        task = Classifier(options.task, labels, low=low, high=high)
-    elif options.labels is not None:
-        raise ConfigError("--labels is of no use without --task")
+        config = read_task(options.task)
+        if given and isinstance(config, PythonTask):
+            raise ConfigError("--labels and --task-range are of no use to a Python function")
+        task = load_task(msgspec.structs.replace(config, **given))
+    elif given:
+        raise ConfigError("--labels and --task-range are of no use without --task")
     return FrameDecoder(
         options.model,
         max_pixels=options.max_pixels,

@@ -22,7 +22,6 @@ __all__ = [
     "database_url",
     "files_url",
     "load",
-    "read_task",
     "workers",
 ]
 
@@ -96,6 +95,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     retention: RetentionConfig = msgspec.field(default_factory=RetentionConfig)
     decoding: DecodingConfig = msgspec.field(default_factory=DecodingConfig)
     task: TaskConfig | None = None
+    follow_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 1.0
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
 
 
@@ -153,14 +153,3 @@ def files_url(config: Config) -> str:
 def workers(config: Config) -> int:
     """Frames decoded at a time."""
     return config.decoding.workers or len(os.sched_getaffinity(0))
-
-
-def read_task(path: str | Path) -> TaskConfig:
-    """The setting `task` in a file of its own. Raises ConfigError."""
-    values = read_yaml(path)
-    if isinstance(values, dict) and set(values) == {"task"}:
-        values = values["task"]
-    try:
-        return msgspec.convert(values, TaskConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"task {path}: {error}") from error

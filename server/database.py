@@ -5,10 +5,14 @@ Times are integers, microseconds since 1970 in UTC, as SQLite has no type for th
 
 import contextlib
 import datetime
+import errno
+import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,25 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from rjpeg.errors import ConfigError, InputError, StorageError
 
-__all__ = ["Database", "cameras", "frames", "from_microseconds", "metadata", "to_microseconds", "tokens", "trash"]
+__all__ = [
+    "Database",
+    "NoRoomError",
+    "cameras",
+    "frames",
+    "from_microseconds",
+    "marks",
+    "metadata",
+    "minutes",
+    "to_microseconds",
+    "tokens",
+    "trash",
+]
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MICROSECOND = datetime.timedelta(microseconds=1)
 BUSY_SECONDS = 30  # that a program waits for another one's transaction
 CONNECT_SECONDS = 10
+KEPT_FREE = 2**26  # bytes of a disk that frames don't fill: deleting takes some too
 MIGRATIONS = Path(__file__).with_name("migrations")
 ADVISORY_LOCK = 0x726A706567  # any number that nobody else takes; "rjpeg"
 
@@ -37,7 +54,24 @@ metadata = sa.MetaData(
 )
 # SQLite counts up by itself only what is called INTEGER, which has 64 bits there
 Identity = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-Json = sa.JSON(none_as_null=True)
+
+
+class JsonText(sa.TypeDecorator[Any]):
+    """JSON in a column of text: in one called JSON, SQLite makes 1e300 of 10**300."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        """To text."""
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
+        """From text."""
+        return None if value is None else json.loads(value)
+
+
+Json = sa.JSON(none_as_null=True).with_variant(JsonText, "sqlite")
 
 cameras = sa.Table(
     "cameras",
@@ -64,7 +98,8 @@ frames = sa.Table(
     sa.Column("received_time", sa.BigInteger, nullable=False),
     sa.Column("stored_time", sa.BigInteger, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
-    sa.Column("bpp", sa.Float(53)),
+    # of the picture, 0 where that is not known
+    sa.Column("pixels", sa.BigInteger, nullable=False),
     sa.Column("key", sa.String(160), nullable=False),
     sa.Column("measures", Json, nullable=False),
     sa.Column("results", Json),
@@ -75,11 +110,30 @@ frames = sa.Table(
     sa.Index(None, "stored_time", "id"),
     sqlite_autoincrement=True,
 )
+# sums over the frames of a minute by capture time, so that a timeline need not look at each frame
+minutes = sa.Table(
+    "minutes",
+    metadata,
+    sa.Column("camera_id", Identity, sa.ForeignKey(cameras.c.id), primary_key=True),
+    # since 1970
+    sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("frames", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("pixels", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 trash = sa.Table(
     "trash",
     metadata,
     # of files whose frames were deleted
     sa.Column("key", sa.String(160), primary_key=True),
+)
+marks = sa.Table(
+    "marks",
+    metadata,
+    # how far something has got: "swept", the time up to which files without a row were looked for
+    sa.Column("name", sa.String(16), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
 )
 tokens = sa.Table(
     "tokens",
@@ -106,6 +160,10 @@ def from_microseconds(value: int) -> datetime.datetime:
     return EPOCH + value * MICROSECOND
 
 
+class NoRoomError(StorageError):
+    """The disk is full, or a quota is used up."""
+
+
 class Database:
     """Connections to one database whose schema is as this program needs it. For any number of threads.
 
@@ -128,6 +186,9 @@ class Database:
         self.name = parsed.render_as_string(hide_password=True)
         self.dialect = parsed.get_backend_name()
         self._write_lock = threading.Lock()
+        # of SQLite: the file, and which one it was when it was opened
+        self._path: Path | None = None
+        self._inode = 0
         try:
             self._engine = self._make_engine(parsed)
         except (ImportError, NoSuchModuleError) as error:
@@ -144,10 +205,15 @@ class Database:
             case "sqlite" | "sqlite+pysqlite":
                 if not url.database or url.database == ":memory:":
                     raise ConfigError(f"database {self.name} would be lost with the program, expected sqlite:///PATH")
-                make_folder(Path(url.database).parent)
+                self._path = Path(url.database).absolute()
+                make_folder(self._path.parent)
+                self._open_sqlite("rwc").close()
+                self._inode = inode(self._path)
                 engine = sa.create_engine(
-                    url,
-                    connect_args={"timeout": BUSY_SECONDS},
+                    # never made again: a new one would be empty, and what it has taken gone with it
+                    "sqlite://",
+                    creator=lambda: self._open_sqlite("rw"),
+                    poolclass=sa.QueuePool,
                     pool_size=8,
                     max_overflow=56,
                     pool_timeout=BUSY_SECONDS,
@@ -189,6 +255,38 @@ class Database:
             connection.execution_options(rjpeg_writes=True)
             with connection.begin():
                 yield connection
+                self._check_place()
+
+    def check_room(self) -> None:
+        """Raise NoRoomError where the disk is so full that nothing should be added."""
+        if self._path is not None:
+            check_room(self._path.parent)
+
+    def ping(self) -> None:
+        """Fail where nothing could be read or written. Raises StorageError."""
+        with self.reading() as connection:
+            connection.execute(sa.select(sa.literal(1)))
+        self._check_place()
+
+    def _open_sqlite(self, mode: str) -> sqlite3.Connection:
+        name = f"file:{urllib.parse.quote(str(self._path))}?mode={mode}"
+        try:
+            return sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise StorageError(f"database {self.name}: {error}") from error
+
+    def _check_place(self) -> None:
+        """Notice that SQLite's file was removed or replaced, which it would go on writing to."""
+        if self._path is None:
+            return
+        found = inode(self._path)
+        if found == self._inode:
+            return
+        if found:
+            # the next transaction is on the one that is there now
+            self._engine.dispose()
+            self._inode = found
+        raise StorageError(f"database {self.name} was {'replaced' if found else 'removed'}")
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -227,13 +325,21 @@ class Database:
         try:
             yield
         except SQLAlchemyError as error:
-            raise StorageError(f"database {self.name}: {reason(error)}") from error
+            kind = NoRoomError if is_full(error) else StorageError
+            raise kind(f"database {self.name}: {reason(error)}") from error
 
 
 def reason(error: SQLAlchemyError) -> str:
     """What the driver said, in one line."""
     text = str(error.orig) if isinstance(error, DBAPIError) and error.orig is not None else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def is_full(error: SQLAlchemyError) -> bool:
+    """Whether there was no room on the disk, SQLite's or PostgreSQL's."""
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or getattr(original, "sqlstate", None) == "53100"
 
 
 def set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
@@ -259,6 +365,31 @@ def begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def inode(path: Path) -> int:
+    """Of a file; 0 where there is none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def check_room(folder: Path) -> None:
+    """Raise NoRoomError where a disk has less room left than deleting may need."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        raise storage_error(f"can't read folder {folder}", error) from error
+    kept_free = min(KEPT_FREE, usage.total // 50)
+    if usage.free < kept_free:
+        raise NoRoomError(f"disk of {folder} has {usage.free} bytes left, expected {kept_free} at least")
+
+
+def storage_error(message: str, error: OSError) -> StorageError:
+    """NoRoomError or StorageError, whichever it is."""
+    kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else StorageError
+    return kind(f"{message}: {error.strerror or error}")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, durably. Raises StorageError."""
     new = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -267,7 +398,7 @@ def make_folder(folder: Path) -> None:
         for one in new:
             sync_folder(one.parent)
     except OSError as error:
-        raise StorageError(f"can't make folder {folder}: {error.strerror or error}") from error
+        raise storage_error(f"can't make folder {folder}", error) from error
 
 
 def sync_folder(folder: Path) -> None:

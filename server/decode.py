@@ -93,15 +93,19 @@ def parser() -> argparse.ArgumentParser:
         help="write the JPEG file as it came beside each picture (default: no)",
     )
     p.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)")
-    p.add_argument("--task", metavar="FILE", help="TFLite classifier that is asked about each picture (default: none)")
-    p.add_argument("--labels", metavar="FILE", help="names of its classes, one a line (default: none)")
+    p.add_argument(
+        "--task",
+        metavar="FILE",
+        help="who is asked about each picture: a .tflite or .keras classifier, or a .yaml file (docs/task.md) with a "
+        "detector's settings or a Python function (default: none)",
+    )
+    p.add_argument("--labels", metavar="FILE", help="names of the network's classes, one a line (default: none)")
     p.add_argument(
         "--task-range",
         nargs=2,
         type=float,
-        default=(-1.0, 1.0),
         metavar=("LOW", "HIGH"),
-        help="black and white at a classifier's float input; integer inputs get pixels (default: -1 1)",
+        help="black and white at a float input; integer inputs get pixels (default: -1 1, of a .keras file 0 255)",
     )
     p.add_argument(
         "--max-bytes",
@@ -146,7 +150,7 @@ def decode_files(args: argparse.Namespace) -> int:
         keep_jpeg=args.keep_jpeg,
         task=args.task,
         labels=args.labels,
-        task_range=tuple(args.task_range),
+        task_range=None if args.task_range is None else tuple(args.task_range),
     )
     decoder_of(options)  # what is missing is missed now and not at every file
     emit = LineWriter()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,11 +74,13 @@ class Hub:
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
         self._recent: dict[str, _Recent] = {}
+        self._told: defaultdict[str, set[int]] = defaultdict(set)
         self.closed = False
 
     def publish(self, event: Event, now: float | None = None) -> None:
         """A frame was stored."""
         row = event.row
+        self._told[row.camera].add(row.id)
         now = time.monotonic() if now is None else now
         recent = self._recent.setdefault(row.camera, _Recent(now))
         recent.add(row.measures["bytes"], row.measures["width"] * row.measures["height"], now)
@@ -110,6 +112,14 @@ class Hub:
     def subscribers(self) -> int:
         """Readers at the moment."""
         return len(self._subscriptions)
+
+    def was_told(self, row: FrameRow) -> bool:
+        """Whether a frame was published."""
+        return row.id in self._told[row.camera]
+
+    def forget(self, camera: str, until: int) -> None:
+        """What was published up to this id is not asked for any more."""
+        self._told[camera] = {number for number in self._told[camera] if number > until}
 
     def rates(self, camera: str, now: float | None = None) -> dict[str, float]:
         """fps, bitrate (bits/s) and bpp over the last minute, or since the camera's first frame within it; or 0."""

@@ -45,6 +45,7 @@ class Metrics:
         )
         self._answers = Counter("rjpeg_http_answers", "Answers by method and status.", ["method", "status"],
                                 registry=registry)  # fmt: skip
+        self._deleted = Counter("rjpeg_frames_deleted", "Frames given up.", ["reason"], registry=registry)
         self._receipt = Histogram(
             "rjpeg_receipt_seconds", "From a whole frame to its acknowledgment.", buckets=BUCKETS, registry=registry
         )
@@ -61,6 +62,11 @@ class Metrics:
             self._stages.labels(stage).observe(milliseconds / 1000)
         if isinstance(processed.results, dict) and set(processed.results) == {"error"}:
             self._task_errors.inc()
+
+    def tended(self, too_old: int, too_many: int) -> None:
+        """So many frames were deleted."""
+        self._deleted.labels("age").inc(too_old)
+        self._deleted.labels("bytes").inc(too_many)
 
     def acknowledged(self, seconds: float) -> None:
         """So long after it was received whole, a frame was acknowledged."""

@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 import rjpeg
 from rjpeg import maps
-from rjpeg.errors import InputError
+from rjpeg.errors import InputError, JpegError
 from server.hub import Event
 from server.limits import Queue
 from server.processing import Processor
-from server.regions import bits_of_regions
 from server.store import FrameRow, Store
 
 __all__ = ["MEDIA_TYPES", "Pictures", "colored", "encoded", "map_of"]
@@ -108,15 +107,23 @@ def encoded(frame: Pixels, form: Form) -> bytes:
     return cv2.imencode(f".{form}", frame, parameters[form])[1].tobytes()
 
 
+def bits_of(jpeg: bytes) -> npt.NDArray[np.float64] | None:
+    """Bits of every region, (rows, cols); None for a progressive file, whose bits are not told apart."""
+    try:
+        return rjpeg.region_bits(jpeg)
+    except JpegError:
+        return None
+
+
 def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict[str, Any]:
     """A file's map and bits, as schemas.Map describes them."""
-    bits = bits_of_regions(jpeg)
+    bits = bits_of(jpeg)
     answer: dict[str, Any] = {
         "rows": -(-decoded.coding_size[0] // 16),
         "cols": -(-decoded.coding_size[1] // 16),
         "levels": None,
         "quality": None,
-        "bits": None if bits is None else bits.tolist(),
+        "bits": None if bits is None else bits.round(1).tolist(),
         "predictor": None,
         "refined": 0,
     }
@@ -135,15 +142,15 @@ def colored(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, of: Li
     """A PNG file of the frame's size, half transparent: luma quality factors, or bits by region on a scale of its own.
 
     Raises:
-        InputError: the file has no map, or no bits that can be told apart.
+        InputError: the file has no map, or is a progressive one, whose bits are not told apart.
     """
     values: npt.NDArray[np.floating]
     if of == "bits":
-        bits = bits_of_regions(jpeg)
+        bits = bits_of(jpeg)
         if bits is None:
-            raise InputError("the file is not of one sequential scan, so its bits are not told apart by region")
+            raise InputError("a progressive JPEG has no bits that are one region's")
         # few regions take most of the bits: their logarithm shows the others, too
-        shown = np.log1p(bits.astype(np.float64))
+        shown = np.log1p(bits)
         values = 100 * (shown - shown.min()) / max(float(np.ptp(shown)), 1e-9)
     else:
         if decoded.quality_map is None or decoded.tables is None:

@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 MAX_STUCK = 4
 """Calls of the task that may be given up and still be running; with so many, the task is not asked any more."""
 CLOSE_SECONDS = 10
+BATCH_PIXELS = 2**20
+"""Of the frames that a thread takes at a time, unless it is one."""
+READY_PIXELS = 2**22
+"""Of decoded frames that wait for the task; with so many, no further file is decoded."""
 
 
 class Processor:
@@ -31,13 +35,15 @@ class Processor:
     of those that wait, of which small ones of equal size are decoded together. Nothing waits for a batch to fill.
 
     Files that wait are not limited here: callers bound how many calls of `process` there are at a time. Memory for
-    decoding is taken for one file a thread, of `max_pixels` at most, or a few small ones.
+    frames is: a thread decodes one of `max_pixels`, or several of BATCH_PIXELS in sum, and decoding stops while
+    READY_PIXELS wait for the task.
 
-    A call of the task that takes longer than `task_seconds` is given up: the frame's answer is an error. The call
-    itself can't be ended, Python has no way to; its thread is left to it and another one takes its place. When
-    MAX_STUCK such calls run, no further frame is given to the task until one of them returns; frames get
-    an error as their answer. A function that never lets other Python code run (an endless loop in C that holds the
-    interpreter's lock) stops the whole process: that can't be helped from inside.
+    The task is called in as many threads as there are workers, unless its attribute `threads` says that it stands fewer
+    at a time. A call that takes longer than `task_seconds` is given up: the frame's answer is an error. The call itself
+    can't be ended, Python has no way to; its thread is left to it and another one takes its place. While MAX_STUCK such
+    calls run, or as many as the task stands at a time, the task is not asked, and frames get an error as their answer.
+    A function that never lets other Python code run (an endless loop in C that holds the interpreter's lock) stops the
+    whole process: that can't be helped from inside.
     """
 
     def __init__(
@@ -63,6 +69,9 @@ class Processor:
         self._task_seconds = task_seconds
         self._batch = batch
         self._workers = workers
+        self._most_asked: int | None = getattr(task, "threads", None)
+        self._most_stuck = min(MAX_STUCK, self._most_asked or MAX_STUCK)
+        self._ready_pixels = 0
         self._files: deque[_Job] = deque()
         self._decoded: deque[_Decoded] = deque()
         self._asked: dict[threading.Thread, _Decoded] = {}
@@ -97,7 +106,9 @@ class Processor:
             RuntimeError: the processor is closed.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(frame, loop, loop.create_future())
+        # a file that is none, or too large, takes no place among the others
+        height, width = self._decoders[self._restore].frame_size(frame.jpeg)
+        job = _Job(frame, height * width, loop, loop.create_future())
         with self._changed:
             if self._closing.is_set():
                 raise RuntimeError("the processor is closed")
@@ -142,33 +153,62 @@ class Processor:
         self._started += 1
         # daemon: a call that never returns must not keep the process from ending
         thread = threading.Thread(target=function, name=f"{name}-{self._started}", daemon=True)
-        self._threads.add(thread)
         thread.start()
+        self._threads.add(thread)
 
     def _work(self) -> None:
         """What a thread does."""
         me = threading.current_thread()
         try:
-            while True:
-                decoded, jobs = None, []
-                with self._changed:
-                    while not self._decoded and not self._files and not self._closing.is_set():
-                        self._changed.wait()
-                    if self._decoded:
-                        decoded = self._decoded.popleft()
-                    elif self._files:
-                        share = -(-len(self._files) // self._workers)
-                        jobs = [self._files.popleft() for _ in range(min(self._batch, share))]
-                    else:
-                        return
-                if decoded is None:
-                    self._decode(jobs)
-                elif not self._ask(decoded, me):
-                    return
+            while self._do_next(me):
+                pass
         finally:
             with self._changed:
                 self._threads.discard(me)
                 self._stuck.discard(me)
+                self._changed.notify_all()
+
+    def _do_next(self, me: threading.Thread) -> bool:
+        """Wait for something to do, and do it; whether there may be more for this thread."""
+        decoded, jobs = self._take(me)
+        if decoded is not None:
+            return self._ask(decoded, me)
+        self._decode(jobs)
+        return bool(jobs)
+
+    def _take(self, me: threading.Thread) -> tuple["_Decoded | None", list["_Job"]]:
+        """Wait for what there is to do: a frame for the task, or files to decode; neither: all is done and closed.
+
+        A frame that the task is to be asked about has its time in `asked`; without, the task is asked no more.
+        """
+        with self._changed:
+            while True:
+                if self._decoded and self._may_ask():
+                    decoded = self._decoded.popleft()
+                    self._ready_pixels -= decoded.job.pixels
+                    if len(self._stuck) < self._most_stuck:
+                        decoded.asked = time.monotonic()
+                        self._asked[me] = decoded
+                    # there may be work for one more, who was not woken because of the limits
+                    self._changed.notify()
+                    return decoded, []
+                if self._files and self._ready_pixels < READY_PIXELS:
+                    jobs = [self._files.popleft()]
+                    pixels = jobs[0].pixels
+                    most = min(self._batch, -(-(len(self._files) + 1) // self._workers))
+                    while self._files and len(jobs) < most and pixels + self._files[0].pixels <= BATCH_PIXELS:
+                        jobs.append(self._files.popleft())
+                        pixels += jobs[-1].pixels
+                    return None, jobs
+                if self._closing.is_set() and not self._files and not self._decoded:
+                    return None, []
+                self._changed.wait()
+
+    def _may_ask(self) -> bool:
+        """With the lock held: whether a thread may take a frame for the task, be it to say that it is not asked."""
+        if self._most_asked is None or len(self._stuck) >= self._most_stuck:
+            return True
+        return len(self._asked) + len(self._stuck) < self._most_asked
 
     def _decode(self, jobs: list["_Job"]) -> None:
         # who asked may be gone since
@@ -189,6 +229,7 @@ class Processor:
                     continue
                 with self._changed:
                     self._decoded.append(decoded)
+                    self._ready_pixels += job.pixels
                     self._changed.notify()
         # a model that does not run, no memory: whoever waits must hear of it
         except Exception as error:
@@ -198,13 +239,8 @@ class Processor:
 
     def _ask(self, decoded: "_Decoded", me: threading.Thread) -> bool:
         """Ask the task about one frame; whether this thread is still one of the workers."""
-        with self._changed:
-            refused = self._task is None or len(self._stuck) >= MAX_STUCK
-            if not refused:
-                decoded.asked = time.monotonic()
-                self._asked[me] = decoded
-        if self._task is None or refused:
-            decoded.done({"error": f"{MAX_STUCK} calls of the task do not return; it is not asked any more"})
+        if self._task is None or decoded.asked == 0:
+            decoded.done({"error": "the task is not asked any more: earlier calls of it have not returned"})
             return True
         frame, received = decoded.frame.frame, decoded.job.frame
         answer = ask(self._task, frame, frame_meta(frame, len(received.jpeg), received))
@@ -231,18 +267,24 @@ class Processor:
                 if self._closing.is_set() and not self._threads - self._stuck:
                     return
                 for thread, decoded in list(self._asked.items()):
-                    if now - decoded.asked >= self._task_seconds:
-                        del self._asked[thread]
-                        self._stuck.add(thread)
+                    if now - decoded.asked < self._task_seconds:
+                        continue
+                    try:
                         self._start_thread(self._work, "decode")
-                        given_up.append(decoded)
+                    except RuntimeError as error:
+                        # the system has no thread to spare: better to wait on than to have one worker less
+                        logger.error("no thread in place of one that the task holds: %s", error)
+                        break
+                    del self._asked[thread]
+                    self._stuck.add(thread)
+                    given_up.append(decoded)
                 oldest = min((decoded.asked for decoded in self._asked.values()), default=now)
             for decoded in given_up:
                 text = f"the task took more than {self._task_seconds:g} s"
                 logger.warning("%s on a frame of camera %s, and goes on", text, decoded.job.frame.camera)
                 decoded.done({"error": text})
             # no call that starts from now on can be too long before that
-            wait = max(0.001, oldest + self._task_seconds - now)
+            wait = max(0.01, oldest + self._task_seconds - now)
 
 
 @dataclass(eq=False)
@@ -250,6 +292,7 @@ class _Job:
     """A frame that is waited for, in an event loop."""
 
     frame: ReceivedFrame
+    pixels: int
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Processed]
     received: float = field(default_factory=time.perf_counter)

@@ -2,21 +2,25 @@
 
 import datetime
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query
+from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import core_schema
 
 __all__ = [
     "Bandwidth",
     "Camera",
     "CameraName",
     "Cameras",
+    "Digits",
     "Error",
     "Frame",
     "FrameId",
     "Frames",
     "Health",
+    "Id",
     "Json",
     "Map",
     "Results",
@@ -30,6 +34,7 @@ __all__ = [
 CAMERA_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
 EXAMPLE_TIME = "2026-03-04T05:06:07.000089Z"
 LARGEST_ID = 2**63 - 1
+LARGEST_SEQUENCE = 10**15 - 1
 
 ERRORS = {
     400: "The request is malformed; `error` names what is wrong.",
@@ -61,11 +66,38 @@ def parse_time(value: Any) -> datetime.datetime:
         raise ValueError("expected a time in the years 1 to 9999") from error
 
 
-def parse_integer(value: Any) -> int:
-    """An integer from its decimal digits alone. Raises ValueError."""
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value):
+@dataclass(frozen=True)
+class Digits:
+    """For Annotated: an integer of these bounds from its decimal digits alone, described with its bounds."""
+
+    least: int
+    most: int
+
+    def parse(self, value: Any) -> int:
+        """The integer. Raises ValueError."""
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and self.least <= int(value) <= self.most:
+            return int(value)
+        raise ValueError(f"expected an integer from {self.least} to {self.most}, in decimal digits")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return integer_schema(self.least, self.most)
+
+
+def integer_schema(least: int, most: int) -> dict[str, Any]:
+    """JSON schema of an integer of these bounds."""
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def parse_frame_id(value: Any) -> int | str:
+    """`latest` or an id, from its decimal digits alone. Raises ValueError."""
+    if value == "latest":
+        return "latest"
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and 1 <= int(value) <= LARGEST_ID:
         return int(value)
-    raise ValueError("expected an integer in decimal digits")
+    raise ValueError(f"expected latest, or an id from 1 to {LARGEST_ID}")
 
 
 Time = Annotated[
@@ -73,16 +105,17 @@ Time = Annotated[
     BeforeValidator(parse_time),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]}),
 ]
-Integer = Annotated[int, BeforeValidator(parse_integer)]
-Sequence = Annotated[Integer, Field(ge=0, le=10**15 - 1)]
+Sequence = Annotated[int, Digits(0, LARGEST_SEQUENCE)]
+Id = Annotated[int, Digits(1, LARGEST_ID)]
 CameraName = Annotated[
     str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
 ]
 FrameId = Annotated[
-    Literal["latest"] | Annotated[Integer, Field(ge=1, le=LARGEST_ID)],
+    int | Literal["latest"],
+    BeforeValidator(parse_frame_id),
+    WithJsonSchema({"anyOf": [{"const": "latest", "type": "string"}, integer_schema(1, LARGEST_ID)]}),
     Path(description="A frame's `id`, or latest: the one that was stored last", examples=["latest"]),
 ]
-Limit = Annotated[Integer, Field(ge=1, le=1000), Query(description="Most frames of an answer")]
 Json = Annotated[Any, WithJsonSchema({"description": "any JSON"})]
 TimeText = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="ISO 8601, UTC, microseconds")]
 
@@ -186,8 +219,8 @@ class Map(Answer):
     cols: int = Field(ge=1)
     levels: list[list[list[int]]] | None = Field(description="Rows x cols x (luma, chroma); null: an ordinary JPEG")
     quality: list[list[list[float]]] | None = Field(description="The same as IJG quality factors, 1 to 100")
-    bits: list[list[int]] | None = Field(
-        description="Rows x cols: bits of the coefficients of a region; null: not a file of one sequential scan"
+    bits: list[list[float]] | None = Field(
+        description="Rows x cols: bits that the coefficients of a region take; null: a progressive file"
     )
     predictor: list[list[list[int]]] | None = Field(
         description="Levels as the predictor gives them; null: the file holds its whole map, or none"
@@ -219,10 +252,10 @@ class Timeline(Answer):
 class Bandwidth(Answer):
     """What plain JPEG files of equal task quality would take."""
 
-    bpp: float | None = Field(description="Of the camera's last minute; null: it was silent")
-    plain_jpeg_bpp: float | None
-    ratio: float | None
-    source: str | None = Field(description="Where the comparison was measured")
+    bpp: float | None = Field(description="Of the camera's last minute, or of its last frame; null: it has none")
+    plain_jpeg_bpp: float | None = Field(description="null: that was not measured for files of so many bits")
+    ratio: float | None = Field(description="plain_jpeg_bpp / bpp")
+    source: str = Field(description="What was measured")
 
 
 class Health(Answer):

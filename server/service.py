@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import ipaddress
 import logging
 import re
@@ -16,16 +17,17 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from rjpeg.errors import ConfigError
+from rjpeg.errors import ConfigError, StorageError
 from server.access import Access
 from server.app import Service, make_app
 from server.config import Config, database_url, files_url, workers
-from server.hub import Hub
+from server.hub import Event, Hub
 from server.intake import Intake
 from server.limits import HEADER_SECONDS, TimedProtocol
 from server.metrics import Metrics
 from server.pictures import Pictures
 from server.processing import Processor
+from server.retention import tend
 from server.store import Store
 from server.task import load_task
 
@@ -36,6 +38,9 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 10
 # frames that share a commit
 MOST_ADDING = 64
+SETTLED_SECONDS = 0.5
+# of one camera, that are published at a time; streams show the newest anyway
+MOST_FOLLOWED = 100
 
 
 @contextmanager
@@ -171,7 +176,9 @@ def serve(service: Service, listening: socket.socket, *, background: list[Callab
         background: coroutine functions that run meanwhile.
     """
     app = make_app(service)
-    app.router.lifespan_context = _lifespan(background or [])
+    app.router.lifespan_context = _lifespan(
+        [lambda: keep_tending(service), lambda: keep_following(service), *(background or [])]
+    )
     config = service.config
     server = Server(
         uvicorn.Config(
@@ -203,6 +210,62 @@ def serve(service: Service, listening: socket.socket, *, background: list[Callab
     scheme = "http" if config.tls.certificate is None else "https"
     print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
     server.run(sockets=[listening])
+
+
+async def keep_tending(service: Service) -> None:
+    """Give up frames that are too old or too many, and what a crash left, for ever."""
+    retention = service.config.retention
+    max_age = None if retention.days is None else datetime.timedelta(days=retention.days)
+    while True:
+        try:
+            done = await asyncio.to_thread(tend, service.store, max_age=max_age, max_bytes=retention.bytes)
+        except StorageError as error:
+            # adding frames fails as well then, and says so; it may pass
+            logger.error("retention: %s", error)
+        else:
+            service.metrics.tended(done.too_old, done.too_many)
+            if done.too_old or done.too_many or done.orphans:
+                logger.info(
+                    "retention: %d frames were too old, %d too many; %d files were of no frame",
+                    done.too_old,
+                    done.too_many,
+                    done.orphans,
+                )
+        await asyncio.sleep(retention.every_seconds)
+
+
+async def keep_following(service: Service) -> None:
+    """Publish frames that other programs store, as workers do, for ever."""
+    seconds = service.config.follow_seconds
+    known = {summary.name: summary.last_frame or 0 for summary in await asyncio.to_thread(service.store.cameras)}
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await follow(service, known)
+        except StorageError as error:
+            logger.warning("looking for frames of other programs: %s", error)
+
+
+async def follow(service: Service, known: dict[str, int]) -> None:
+    """Publish what was stored by others since the ids in `known`, by camera, which are moved on.
+
+    Raises:
+        StorageError: the store can't be read.
+    """
+    store, hub = service.store, service.hub
+    # what this program stores is published at once; what is younger may be on its way there
+    settled = store.now() - datetime.timedelta(seconds=SETTLED_SECONDS)
+    for summary in await asyncio.to_thread(store.cameras):
+        since = known.get(summary.name, 0)
+        if summary.last_frame is not None and summary.last_frame > since:
+            rows = await asyncio.to_thread(store.frames, summary.name, limit=MOST_FOLLOWED)
+            for row in reversed(rows):
+                if since < row.id and row.stored_time <= settled:
+                    if not hub.was_told(row):
+                        hub.publish(Event(row=row))
+                    known[row.camera] = row.id
+            hub.forget(summary.name, known.get(summary.name, 0))
+        service.cameras.add(summary.name)
 
 
 def _lifespan(background: list[Callable[[], Any]]) -> Any:

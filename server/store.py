@@ -5,10 +5,10 @@ commit. A row is deleted before its file. What a crash leaves is a file without 
 """
 
 import datetime
+import functools
 import json
 import logging
 import queue
-import sqlite3
 import threading
 import time
 from collections import defaultdict
@@ -16,28 +16,48 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from rjpeg.errors import InputError, StorageError
-from server.database import Database, cameras, frames, from_microseconds, to_microseconds
-from server.files import Files, make_key, open_files
+from server.database import (
+    Database,
+    NoRoomError,
+    cameras,
+    frames,
+    from_microseconds,
+    marks,
+    minutes,
+    to_microseconds,
+    trash,
+)
+from server.files import Files, key_time, make_key, open_files
 from server.frames import CAMERA_ID, ReceivedFrame, time_text
 
 __all__ = ["Bin", "CameraSummary", "Duplicate", "FrameRow", "GoneError", "Store"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCH = 256  # rows in one transaction, at most
 ADD_SECONDS = 60  # that an `add` waits for its commit
 LATEST_COMMIT_SECONDS = 600  # from a file's being written; a sixth of what `Objects.grace` is
 ATTEMPTS = 3  # at a transaction that meets a restarted database or a deadlock
 NESTING = 64  # of JSON that is kept: whoever reads it, with whatever is on the stack, can
+LONGEST = 65_535  # side of a picture, pixels
 LARGEST_SEQUENCE = 10**15
-STEP = datetime.timedelta(hours=1)
+MINUTE = 60_000_000  # microseconds
+FINE = 60 * MINUTE  # that a timeline looks at each frame; in longer ones at each minute
+DELETED_TOGETHER = 500  # frames; others can write between
+DELETING = 0x726A70656764  # any number that nobody else takes for an advisory lock; "rjpegd"
+SWEPT_AGAIN = datetime.timedelta(hours=1)  # for files that were made long after their time was taken
+
+OLDEST = sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.stored_time, frames.c.id).limit(DELETED_TOGETHER)
+TOTAL_BYTES = sa.select(sa.func.coalesce(sa.func.sum(cameras.c.bytes), 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +124,7 @@ class CameraSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """Frames of a stretch of time: when it starts, their number, their bytes, their mean bpp (None without any)."""
+    """Frames of a stretch of time: when it starts, their number, their bytes, and bits per pixel (None without any)."""
 
     start: datetime.datetime
     frames: int
@@ -154,7 +174,7 @@ class Store:
     ) -> None:
         self.database = database
         self.files = files
-        self._now = now
+        self.now = now
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
         self._camera_ids: dict[str, int] = {}  # a camera's is never changed nor deleted
         self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
@@ -169,7 +189,7 @@ class Store:
 
         Args:
             database_url: sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
-            files_url: folder, file://FOLDER, or what fsspec knows, such as s3://BUCKET/PREFIX.
+            files_url: folder, file:///FOLDER, or what fsspec knows, such as s3://BUCKET/PREFIX.
 
         Raises:
             ConfigError: a URL is malformed, or what reaches it is not installed.
@@ -187,7 +207,7 @@ class Store:
 
         Args:
             frame: as received.
-            measures: see Processed; "bpp" is kept for the timeline.
+            measures: see Processed; width and height count in the timeline.
             results: the task's answer.
 
         Raises:
@@ -201,20 +221,20 @@ class Store:
             raise InputError(f"camera {frame.camera!r}, expected 1 to 64 of A-Z a-z 0-9 _ -")
         if frame.sequence is not None and not 0 <= frame.sequence < LARGEST_SEQUENCE:
             raise InputError(f"sequence {frame.sequence}, expected 0 to {LARGEST_SEQUENCE - 1}")
-        stored = self._now().astimezone(datetime.UTC)
-        bpp = measures.get("bpp")
+        stored = self.now().astimezone(datetime.UTC)
         values = {
             "sequence": frame.sequence,
             "capture_time": to_microseconds(frame.capture_time),
             "received_time": to_microseconds(frame.received_time),
             "stored_time": to_microseconds(stored),
             "bytes": len(frame.jpeg),
-            "bpp": None if bpp is None else float(bpp),
+            "pixels": pixels_of(measures),
             "key": make_key(frame.camera, stored),
             "measures": as_json(measures, "measures"),
             "results": json_or_error(results, "results"),
             "metrics": json_or_error(frame.metrics, "metrics"),
         }
+        self.database.check_room()
         let_go = self.files.write(values["key"], frame.jpeg)
         try:
             pending = Pending(frame.camera, values, time.monotonic())
@@ -304,7 +324,7 @@ class Store:
                     committing = True
                 self._camera_ids |= ids
             except StorageError as error:
-                unsure = committing and not is_full(error)
+                unsure = committing and not isinstance(error, NoRoomError)
                 for pending in batch:
                     pending.unsure |= unsure
                 if attempt == ATTEMPTS or not may_pass(error):
@@ -357,12 +377,18 @@ class Store:
         return ids
 
     def _count(self, connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
-        """Put new rows into their cameras' counters."""
+        """Put new rows into the sums of their minutes and cameras."""
+        for row in rows:
+            row["minute"] = row["capture_time"] // MINUTE
+        by_minute = sums(rows, "camera_id", "minute")
+        if not by_minute:
+            return
+        insert = self._insert(minutes)
+        more = {name: minutes.c[name] + insert.excluded[name] for name in ("frames", "bytes", "pixels")}
+        connection.execute(insert.on_conflict_do_update(index_elements=["camera_id", "minute"], set_=more), by_minute)
         by_camera: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             by_camera[row["camera_id"]].append(row)
-        if not by_camera:
-            return
         on_postgresql = self.database.dialect == "postgresql"
         least: Callable[..., Any] = sa.func.least if on_postgresql else sa.func.min
         most: Callable[..., Any] = sa.func.greatest if on_postgresql else sa.func.max
@@ -399,6 +425,154 @@ class Store:
                 for camera, of_camera in sorted(by_camera.items())
             ],
         )
+
+    # --- deleting
+
+    def delete_older_than(self, when: datetime.datetime) -> int:
+        """Delete the frames that were stored before a time, oldest first, and give their number.
+
+        Raises:
+            StorageError: the database or the files can't be written; what was deleted until then is.
+        """
+        return self._delete(lambda _: frames.c.stored_time < to_microseconds(when))
+
+    def shrink_to(self, size: int) -> int:
+        """Delete frames, oldest first, until the files of those that are left are at most `size` bytes.
+
+        Returns:
+            The number of frames deleted.
+
+        Raises:
+            StorageError: the database or the files can't be written; what was deleted until then is.
+        """
+
+        def condition(connection: sa.Connection) -> sa.ColumnElement[bool] | None:
+            too_many = int(connection.execute(TOTAL_BYTES).scalar_one()) - size
+            if too_many <= 0:
+                return None
+            chosen = []
+            for row in connection.execute(OLDEST):
+                chosen.append(row.id)
+                too_many -= row.bytes
+                if too_many <= 0:
+                    break
+            return frames.c.id.in_(chosen)
+
+        return self._delete(condition)
+
+    def sweep(self) -> int:
+        """Remove files that have no row, which a crash left; how many.
+
+        Those of the last minute are not looked at (in object storage: the last hour), nor is any that is being added
+        by whichever program. Each hour of files is looked at once or twice, and then never again.
+
+        Raises:
+            StorageError: database or files can't be read or written.
+        """
+        self._empty_trash()
+        end = self.now() - self.files.grace
+        with self.database.reading() as connection:
+            swept = connection.execute(sa.select(marks.c.value).where(marks.c.name == "swept")).scalar_one_or_none()
+        start = from_microseconds(0) if swept is None else from_microseconds(swept) - SWEPT_AGAIN
+        removed = 0
+        for keys in self.files.between(start, end):
+            for first in range(0, len(keys), DELETED_TOGETHER):
+                some = keys[first : first + DELETED_TOGETHER]
+                owned = self._owned(some)
+                for key in some:
+                    if key not in owned and self.files.remove_idle(key, functools.partial(self._is_owned, key)):
+                        removed += 1
+                        logger.info("store: %s, of a frame that was not acknowledged, is removed", key)
+        insert = self._insert(marks).values(name="swept", value=to_microseconds(end))
+        with self.database.writing() as connection:
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=["name"], set_={"value": insert.excluded.value})
+            )
+        return removed
+
+    def swept(self) -> datetime.datetime | None:
+        """Up to which time `sweep` has looked, None if never. Raises StorageError."""
+        with self.database.reading() as connection:
+            value = connection.execute(sa.select(marks.c.value).where(marks.c.name == "swept")).scalar_one_or_none()
+        return time_or_none(value)
+
+    def _owned(self, keys: list[str]) -> set[str]:
+        """Those of the keys that a frame has."""
+        times = [to_microseconds(key_time(key)) for key in keys]
+        query = sa.select(frames.c.key).where(frames.c.stored_time.in_(times))
+        with self.database.reading() as connection:
+            return set(connection.execute(query).scalars())
+
+    def _is_owned(self, key: str) -> bool:
+        # another frame may have been stored in the same microsecond
+        return key in self._owned([key])
+
+    def _delete(self, condition: Callable[[sa.Connection], sa.ColumnElement[bool] | None]) -> int:
+        """Delete frames, some at a time, until there is no condition or nothing that fulfills it."""
+        self._empty_trash()
+        deleted = 0
+        while some := retried(lambda: self._delete_some(condition)):
+            deleted += some
+            self._empty_trash()
+        return deleted
+
+    def _delete_some(self, condition: Callable[[sa.Connection], sa.ColumnElement[bool] | None]) -> int:
+        with self.database.writing() as connection:
+            if self.database.dialect == "postgresql":
+                # two programs that delete for one reason would delete twice as much
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(DELETING)))
+            chosen = condition(connection)
+            return 0 if chosen is None else self._delete_in(connection, chosen)
+
+    def _delete_in(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
+        """Rows into trash, oldest first and not too many."""
+        chosen = sa.select(OLDEST.where(condition).subquery().c.id)
+        columns = (frames.c.camera_id, frames.c.capture_time, frames.c.bytes, frames.c.pixels, frames.c.key)
+        deleted = connection.execute(sa.delete(frames).where(frames.c.id.in_(chosen)).returning(*columns)).mappings()
+        rows = [dict(row) | {"minute": row["capture_time"] // MINUTE} for row in deleted]
+        if not rows:
+            return 0
+        connection.execute(sa.insert(trash), [{"key": row["key"]} for row in rows])
+
+        by_minute = [prefixed(row) for row in sums(rows, "camera_id", "minute")]
+        same_minute = (
+            minutes.c.camera_id == sa.bindparam("of_camera_id"),
+            minutes.c.minute == sa.bindparam("of_minute"),
+        )
+        less = {name: minutes.c[name] - sa.bindparam(f"of_{name}") for name in ("frames", "bytes", "pixels")}
+        connection.execute(sa.update(minutes).where(*same_minute).values(less), by_minute)
+        connection.execute(sa.delete(minutes).where(*same_minute, minutes.c.frames <= 0), by_minute)
+
+        by_camera = [prefixed(row) for row in sums(rows, "camera_id")]
+        less = {name: cameras.c[name] - sa.bindparam(f"of_{name}") for name in ("frames", "bytes")}
+        connection.execute(
+            sa.update(cameras).where(cameras.c.id == sa.bindparam("of_camera_id")).values(less), by_camera
+        )
+        # the cameras' rows are locked now, so the next statement sees all that was committed to them
+        of_camera = frames.c.camera_id == cameras.c.id
+        last = sa.select(frames.c.id).order_by(frames.c.capture_time.desc(), frames.c.id.desc()).limit(1)
+        kept = sa.select(frames.c.id).where(frames.c.id == cameras.c.last_frame)
+        connection.execute(
+            sa.update(cameras)
+            .where(cameras.c.id.in_([row["of_camera_id"] for row in by_camera]))
+            .values(
+                first_capture_time=sa.select(sa.func.min(frames.c.capture_time)).where(of_camera).scalar_subquery(),
+                last_capture_time=sa.select(sa.func.max(frames.c.capture_time)).where(of_camera).scalar_subquery(),
+                last_frame=sa.func.coalesce(kept.scalar_subquery(), last.where(of_camera).scalar_subquery()),
+            )
+        )
+        return len(rows)
+
+    def _empty_trash(self) -> None:
+        """Remove the files of frames that were deleted."""
+        while True:
+            with self.database.reading() as connection:
+                keys = list(connection.execute(sa.select(trash.c.key).limit(DELETED_TOGETHER)).scalars())
+            if not keys:
+                return
+            self.files.remove(keys)
+            with self.database.writing() as connection:
+                connection.execute(sa.delete(trash).where(trash.c.key.in_(keys)))
 
     # --- asking
 
@@ -481,7 +655,9 @@ class Store:
         return next(iter(self._summaries(cameras.c.name == name)), None)
 
     def timeline(self, camera: str, since: datetime.datetime, until: datetime.datetime, bins: int) -> list[Bin]:
-        """Frames from `since` until before `until`, by capture time, in `bins` stretches of equal length.
+        """Frames from `since` until before `until`, by capture time, in at most `bins` stretches of equal length.
+
+        For more than an hour the stretches are of whole minutes, beginning with the minute of `since`.
 
         Raises:
             InputError: there is no bin, or no time between the two.
@@ -490,34 +666,35 @@ class Store:
         start, end = to_microseconds(since), to_microseconds(until)
         if bins < 1 or end <= start:
             raise InputError(f"{bins} bins from {time_text(since)} until {time_text(until)}, expected 1 in some time")
-        width = -(-(end - start) // bins)
-        place = ((frames.c.capture_time - start) // width).label("place")
-        query = (
-            sa.select(place, sa.func.count(), sa.func.sum(frames.c.bytes), sa.func.avg(frames.c.bpp))
-            .where(frames.c.capture_time >= start, frames.c.capture_time < end)
-            .group_by(place)
-        )
+        if end - start <= FINE:
+            width = -(-(end - start) // bins)
+            place = ((frames.c.capture_time - start) // width).label("place")
+            columns: list[Any] = [sa.func.count(), sa.func.sum(frames.c.bytes), sa.func.sum(frames.c.pixels)]
+            query = sa.select(place, *columns).where(frames.c.capture_time >= start, frames.c.capture_time < end)
+            of_camera = frames.c.camera_id
+        else:
+            first, last = start // MINUTE, -(-end // MINUTE)
+            step = -(-(last - first) // bins)
+            start, end, width = first * MINUTE, last * MINUTE, step * MINUTE
+            place = ((minutes.c.minute - first) // step).label("place")
+            columns = [sa.func.sum(minutes.c[name]) for name in ("frames", "bytes", "pixels")]
+            query = sa.select(place, *columns).where(minutes.c.minute >= first, minutes.c.minute < last)
+            of_camera = minutes.c.camera_id
         with self.database.reading() as connection:
             camera_id = self._id_of(connection, camera)
-            rows = connection.execute(query.where(frames.c.camera_id == camera_id)).all() if camera_id else []
-        found = {int(row[0]): row for row in rows}
+            rows = connection.execute(query.where(of_camera == camera_id).group_by(place)).all() if camera_id else []
+        found = {int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in rows}
         result = []
-        for index in range(bins):
-            _, number, size, bpp = found.get(index, (index, 0, 0, None))
-            result.append(
-                Bin(
-                    start=from_microseconds(start + index * width),
-                    frames=int(number),
-                    bytes=int(size),
-                    bpp=None if bpp is None else float(bpp),
-                )
-            )
+        for index in range(-(-(end - start) // width)):
+            number, size, pixels = found.get(index, (0, 0, 0))
+            bpp = 8 * size / pixels if pixels else None
+            result.append(Bin(start=from_microseconds(start + index * width), frames=number, bytes=size, bpp=bpp))
         return result
 
     def total_bytes(self) -> int:
         """Bytes of all files of frames that are kept. Raises StorageError."""
         with self.database.reading() as connection:
-            return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(cameras.c.bytes), 0))).scalar_one())
+            return int(connection.execute(TOTAL_BYTES).scalar_one())
 
     def jpeg(self, row: FrameRow) -> bytes:
         """The file as it was received. Raises GoneError if the frame was deleted meanwhile, StorageError."""
@@ -532,8 +709,8 @@ class Store:
         """Fail where no frame could be added now. Raises StorageError."""
         if self._closed:
             raise StorageError("the store is closed")
-        with self.database.reading() as connection:
-            connection.execute(sa.select(sa.literal(1)))
+        self.database.ping()
+        self.database.check_room()
         self.files.ping()
 
     def close(self) -> None:
@@ -582,6 +759,35 @@ class Store:
             )
             for row in rows
         ]
+
+
+def sums(rows: list[dict[str, Any]], *names: str) -> list[dict[str, int]]:
+    """Number, bytes and pixels of the rows that are equal in `names`, sorted by these."""
+    found: dict[tuple[int, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[tuple(row[name] for name in names)].append(row)
+    return [
+        dict(zip(names, values, strict=True))
+        | {
+            "frames": len(equal),
+            "bytes": sum(row["bytes"] for row in equal),
+            "pixels": sum(row["pixels"] for row in equal),
+        }
+        for values, equal in sorted(found.items())
+    ]
+
+
+def prefixed(row: dict[str, int]) -> dict[str, int]:
+    """For parameters, which must not be called like columns."""
+    return {f"of_{name}": value for name, value in row.items()}
+
+
+def pixels_of(measures: dict[str, Any]) -> int:
+    """Of the picture; 0 where the measures don't have its size. Raises InputError for a size that is none."""
+    size = [measures.get(name, 0) for name in ("width", "height")]
+    if not all(isinstance(length, int) and 0 <= length <= LONGEST for length in size):
+        raise InputError(f"width and height {size}, expected integers from 0 to {LONGEST}")
+    return int(size[0] * size[1])
 
 
 def to_row(camera: str, values: "dict[str, Any] | sa.RowMapping") -> FrameRow:
@@ -640,6 +846,18 @@ def check_nesting(value: Any) -> None:
     raise ValueError(f"more than {NESTING} levels deep")
 
 
+def retried(work: Callable[[], T]) -> T:
+    """Do it, again where it fails for what may have passed. Raises StorageError."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except StorageError as error:
+            if not may_pass(error):
+                raise
+            logger.info("store: again, as %s", error)
+    return work()
+
+
 def concerns_one_row(error: Exception) -> bool:
     """Whether a transaction failed because of what is in it, and not because of where it is going."""
     cause = error.__cause__ if isinstance(error, StorageError) else error
@@ -657,9 +875,3 @@ def may_pass(error: StorageError) -> bool:
     if not isinstance(cause, DBAPIError):
         return False
     return cause.connection_invalidated or getattr(cause.orig, "sqlstate", None) in ("40001", "40P01")
-
-
-def is_full(error: StorageError) -> bool:
-    """Whether SQLite had no room; then it has surely not written the commit, which comes last."""
-    original = getattr(error.__cause__, "orig", None)
-    return getattr(original, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL

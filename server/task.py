@@ -16,6 +16,7 @@ import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from rjpeg import runtime
 from rjpeg.errors import ConfigError, ModelError
@@ -34,13 +35,14 @@ __all__ = [
     "frame_meta",
     "load_task",
     "read_labels",
+    "read_task",
 ]
 
 logger = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
 Task = Callable[[Frame, dict[str, Any]], Any]
-"""(frame, meta) to JSON, from several threads at a time."""
+"""(frame, meta) to JSON. Its attribute `threads`, if it has one, says how many threads may call it at a time."""
 
 TOP = 5
 MAX_ANSWER_BYTES = 65536
@@ -49,6 +51,7 @@ ERROR_CHARACTERS = 300
 
 Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
 DetectorOutput = Literal["boxes", "classes", "scores", "count"]
+DETECTOR_OUTPUTS: tuple[DetectorOutput, ...] = ("boxes", "classes", "scores", "count")
 
 
 class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="tflite"):
@@ -56,8 +59,8 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
 
     `input_range`: what a float input gets for black and for white; integer inputs get pixels. `labels`: file with the
     names of the classes, one a line. A classifier's answer has the best `top` classes. A detector's has boxes of
-    `threshold` and more; `outputs`: what its outputs are, in the file's order (default: that of
-    TFLite_Detection_PostProcess).
+    `threshold` and more; `outputs`: what its outputs are, in the file's order; None: as its operation
+    TFLite_Detection_PostProcess has them.
     """
 
     model: str
@@ -66,12 +69,7 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
     input_range: tuple[float, float] = (-1.0, 1.0)
     top: Annotated[int, msgspec.Meta(ge=1, le=100)] = TOP
     threshold: Score = 0.5
-    outputs: tuple[DetectorOutput, DetectorOutput, DetectorOutput, DetectorOutput] = (
-        "boxes",
-        "classes",
-        "scores",
-        "count",
-    )
+    outputs: tuple[DetectorOutput, DetectorOutput, DetectorOutput, DetectorOutput] | None = None
 
 
 class KerasTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="keras"):
@@ -90,12 +88,36 @@ class KerasTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", ta
 
 
 class PythonTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="python"):
-    """Any Python function. `function`: "package.module:function", called with (frame, meta), in several threads."""
+    """Any Python function. `function`: "package.module:function", called with (frame, meta).
+
+    `threads`: calls at a time; more than one only for a function that stands it.
+    """
 
     function: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
 
 
 TaskConfig = TfliteTask | KerasTask | PythonTask
+
+
+def read_task(path: str | Path) -> TaskConfig:
+    """The task of a file: a YAML file (.yaml, .yml) with `kind` and its keys; a .tflite or .keras file is a classifier.
+
+    Raises ConfigError: it can't be read, or has an unknown key or a value of the wrong kind.
+    """
+    path = Path(path)
+    if path.suffix == ".keras":
+        return KerasTask(model=str(path))
+    if path.suffix not in (".yaml", ".yml"):
+        return TfliteTask(model=str(path))
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), TaskConfig)
+    except OSError as error:
+        raise ConfigError(f"can't read task {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"task {path} is not YAML: {' '.join(str(error).split())}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"task {path}: {error}") from error
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -106,7 +128,7 @@ def load_task(config: TaskConfig) -> Task:
         ModelError: the network can't be read or is no such network.
     """
     if isinstance(config, PythonTask):
-        return import_function(config.function)
+        return PythonFunction(config.function, threads=config.threads)
     labels = read_labels(config.labels) if config.labels is not None else None
     low, high = config.input_range
     if isinstance(config, KerasTask):
@@ -163,17 +185,32 @@ def checked_answer(answer: Any) -> Any:
     return json.loads(text)
 
 
-def import_function(path: str) -> Task:
-    """The function that "package.module:function" names. Raises ConfigError."""
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    # a module may fail in any way while it is imported
-    except Exception as error:
-        raise ConfigError(f"task {path} can't be imported: {failure_text(error)}") from error
-    if not callable(found):
-        raise ConfigError(f"task {path} is a {type(found).__name__}, expected a function of (frame, meta)")
-    return found
+class PythonFunction:
+    """A function of the user's own.
+
+    Args:
+        path: "package.module:function".
+        threads: how many may call it at a time.
+
+    Raises:
+        ConfigError: there is no such function, or its module fails when it is imported.
+    """
+
+    def __init__(self, path: str, *, threads: int = 1) -> None:
+        module_name, _, name = path.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), name)
+        # a module may fail in any way while it is imported
+        except Exception as error:
+            raise ConfigError(f"task {path} can't be imported: {failure_text(error)}") from error
+        if not callable(found):
+            raise ConfigError(f"task {path} is of type {type(found).__name__}, expected a function of (frame, meta)")
+        self._function = found
+        self.threads = threads
+
+    def __call__(self, frame: Frame, meta: dict[str, Any]) -> Any:
+        """What the function gives."""
+        return self._function(frame, meta)
 
 
 class _Pictures:
@@ -254,9 +291,10 @@ class Detector(_Pictures):
     Args:
         path, labels, low, high: as for Classifier; labels are looked up by class.
         threshold: least score of what is told.
-        outputs: what the file's outputs are, in order.
+        outputs: what the file's outputs are, in order; None: those of its operation TFLite_Detection_PostProcess.
 
     Raises:
+        ConfigError: outputs don't name the four, or can't be told and must be given.
         ModelError: the file can't be read or isn't such a network.
     """
 
@@ -268,24 +306,32 @@ class Detector(_Pictures):
         low: float = -1.0,
         high: float = 1.0,
         threshold: float = 0.5,
-        outputs: tuple[DetectorOutput, ...] = ("boxes", "classes", "scores", "count"),
+        outputs: tuple[DetectorOutput, ...] | None = None,
     ) -> None:
-        if sorted(outputs) != ["boxes", "classes", "count", "scores"]:
-            raise ConfigError(f"outputs {', '.join(outputs)}: expected boxes, classes, scores and count, once each")
         super().__init__(runtime.load(path, outputs=4), low=low, high=high)
         self._labels = labels
         self._threshold = threshold
-        self._order = outputs
-        shapes = {
-            name: output.shape for name, output in self._named(np.zeros((*self._size[::-1], 3), np.uint8)).items()
-        }
+        if outputs is None:
+            of_operation = self._network.outputs_of("TFLite_Detection_PostProcess")
+            if of_operation is None:
+                raise ConfigError(
+                    f"{path} has no operation TFLite_Detection_PostProcess with four outputs, so which output is what "
+                    f"must be said: outputs, {', '.join(DETECTOR_OUTPUTS)} in the file's order"
+                )
+            self._order = tuple(DETECTOR_OUTPUTS[of_operation.index(at)] for at in range(4))
+        elif sorted(outputs) == sorted(DETECTOR_OUTPUTS):
+            self._order = outputs
+        else:
+            raise ConfigError(f"outputs {', '.join(outputs)}: expected {', '.join(DETECTOR_OUTPUTS)}, each once")
+        blank = self._named(np.zeros((*self._size[::-1], 3), np.uint8))
+        shapes = {name: output.shape for name, output in blank.items()}
         most = shapes["boxes"][1] if len(shapes["boxes"]) == 3 else 0
         expected = {"boxes": (1, most, 4), "classes": (1, most), "scores": (1, most), "count": (1,)}
-        if shapes != expected:
+        if shapes != expected or any(output.dtype != np.float32 for output in blank.values()):
             found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ModelError(
-                f"{path}: outputs {found}, expected boxes (1, N, 4), classes (1, N), scores (1, N) and count (1,); "
-                "the setting `outputs` says in which order they are"
+                f"{path}: outputs {found}, expected boxes (1, N, 4), classes (1, N), scores (1, N) and count (1,), "
+                "all float32"
             )
 
     def __call__(self, frame: Frame, meta: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: ARG002
@@ -327,6 +373,9 @@ class KerasClassifier:
         ConfigError: Keras or its backend is not installed.
         ModelError: the file can't be read or isn't such a network.
     """
+
+    threads = 1
+    """Keras' backends use all cores for one picture."""
 
     def __init__(
         self,

@@ -168,6 +168,19 @@ py::array_t<std::uint8_t> decode_plain(const py::bytes& jpeg, std::int64_t max_p
                                    owned->data(), owner);
 }
 
+py::array_t<double> region_bits(const py::bytes& jpeg, std::int64_t max_pixels, int region) {
+  expect(region > 0, "region: expected at least one pixel");
+  const std::string_view data = jpeg;
+  std::ptrdiff_t rows = 0, cols = 0;
+  std::vector<double> bits;
+  {
+    py::gil_scoped_release unlocked;
+    bits = rjpeg::region_bits(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), max_pixels, region, rows,
+                              cols);
+  }
+  return py::array_t<double>({rows, cols}, bits.data());
+}
+
 rjpeg::RegionLevels checked_levels(const Exact<std::int16_t>& quantized, const Exact<rjpeg::Mask>& masks,
                                   const Exact<float>& steps, const Exact<std::uint8_t>& levels, int channel) {
   const rjpeg::Blocks blocks = blocks_with_masks(quantized, masks);
@@ -363,6 +376,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("read_file", &read_file, py::arg("jpeg"), py::arg("max_pixels"), py::arg("segment_code"),
              py::arg("with_blocks"));
   module.def("decode_plain", &decode_plain, py::arg("jpeg"), py::arg("max_pixels"));
+  module.def("region_bits", &region_bits, py::arg("jpeg"), py::arg("max_pixels"), py::arg("region"));
   module.def("quantize_regions", &quantize_regions, py::arg("coefficients").noconvert(), py::arg("steps").noconvert(),
              py::arg("levels").noconvert(), py::arg("channel"), py::arg("before").noconvert(), py::arg("dead_zone"),
              py::arg("quantized").noconvert(), py::arg("masks").noconvert());

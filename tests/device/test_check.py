@@ -150,14 +150,14 @@ def server_of(config):
 def test_a_device_in_order_passes(server, token_file, pictures, monkeypatch):
     monkeypatch.setattr(health, "clock_synchronized", lambda: True)
     config = Config(
-        cameras=[CameraConfig(id="yard", source=str(pictures))],
+        cameras=[CameraConfig(id="camera", source=str(pictures))],
         encoding=EncodingConfig(quality=50),
         delivery=DeliveryConfig(server=server, token_file=token_file),
         view=ViewConfig(listen="127.0.0.1:0"),
     )
     found = {entry.name: entry for entry in run_checks(config)}
     assert [entry for entry in found.values() if entry.ok is False] == []
-    assert found["camera yard"].found.endswith(": 151x113")
+    assert found["camera camera"].found.endswith(": 151x113")
     assert found["encoder"].found.startswith("a 640x480 frame in ")
     assert found["server"].found == f"{server} answers and takes the token"
     assert found["local page"].ok is True

@@ -192,3 +192,20 @@ def test_an_interpreter_whose_run_failed_is_used_again(monkeypatch):
         with pytest.raises(rjpeg.ModelError, match="does not run on input of shape"):
             network.run(np.zeros((1, 0, 3, 7), np.int8))
     np.testing.assert_array_equal(network.run(array), expected)
+
+
+def test_the_size_of_a_frame_is_told_by_its_header(decoder, files, serial):
+    for jpeg, expected in zip(files, serial, strict=True):
+        if isinstance(expected, rjpeg.DecodedFrame):
+            assert decoder.frame_size(jpeg) == expected.frame.shape[:2]
+    with pytest.raises(rjpeg.JpegError, match="not a readable JPEG"):
+        decoder.frame_size(b"")
+    with pytest.raises(rjpeg.InputError):
+        decoder.frame_size(None)
+
+
+def test_the_size_of_a_reduced_frame_is_not_its_coding_size_and_is_limited(model, encoder, photo):
+    jpeg = encoder.encode(photo, quality=50, coding_size=(112, 96))
+    assert rjpeg.Decoder(model, max_pixels=224 * 224).frame_size(jpeg) == (224, 224)
+    with pytest.raises(rjpeg.JpegError, match=r"frame of 224x224 pixels is larger than the limit of 50175"):
+        rjpeg.Decoder(model, max_pixels=224 * 224 - 1).frame_size(jpeg)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import rjpeg
+from tests.server.stores import database_url, open_store, postgresql, s3, sqlite_url, store  # noqa: F401
 from tests.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]

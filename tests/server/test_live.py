@@ -166,3 +166,19 @@ def test_more_streams_than_allowed_are_told_to_come_later(start, jpeg, tmp_path)
         answer = service.get("/v1/cameras/cam/stream")
         assert answer.status_code == 429
         assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_frames_that_another_program_stored_are_told_and_shown_too(start, jpeg, tmp_path):
+    reading, storing = start(data=tmp_path), start(data=tmp_path)
+    first = post(storing, jpeg, 1)
+    with contextlib.closing(Events(reading)) as events:
+        assert next(events)[0] == "heartbeat"
+        assert next(events) == ("frame", first)
+        with reading.get("/v1/cameras/cam/stream", stream=True) as answer:
+            shown = parts(answer)
+            assert next(shown)[0]["Rjpeg-Frame"] == str(first["id"])
+            second = post(storing, jpeg, 2)
+            own = post(reading, jpeg, 3)
+            told = [next(events)[1] for _ in range(2)]
+            assert sorted(record["id"] for record in told) == [second["id"], own["id"]]
+    assert reading.get("/v1/cameras/cam").json()["fps"] > 0

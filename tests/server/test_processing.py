@@ -164,7 +164,7 @@ def test_a_task_that_always_hangs_holds_a_few_threads_and_no_frame(make, files):
     try:
         answers = [result.results["error"] for result in process_all(processor, [files[1]] * 30)]
         assert {text for text in answers if "took more than" not in text} == {
-            "4 calls of the task do not return; it is not asked any more"
+            "the task is not asked any more: earlier calls of it have not returned"
         }
         assert processor.stuck <= processing.MAX_STUCK + 1
         assert threading.active_count() <= before + 2 + 1 + processor.stuck
@@ -174,6 +174,104 @@ def test_a_task_that_always_hangs_holds_a_few_threads_and_no_frame(make, files):
         release.set()
     wait_until(lambda: processor.stuck == 0)
     assert process_all(processor, [files[1]])[0].results == 1, "it is asked again once calls have returned"
+
+
+class Careful:
+    """A task that only so many threads may call at a time, and that notices when there are more."""
+
+    def __init__(self, threads, seconds=0.005):
+        self.threads, self.seconds = threads, seconds
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, frame, meta):
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        time.sleep(self.seconds)
+        with self.lock:
+            self.running -= 1
+        return meta["sequence"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_task_is_called_by_no_more_threads_than_it_stands(make, files, threads):
+    task = Careful(threads)
+    results = process_all(make(workers=4, task=task), files[:4] * 8)
+    assert [result.results for result in results] == list(range(32))
+    assert task.most == threads
+
+
+def test_a_hanging_call_of_a_task_that_stands_one_at_a_time_is_not_joined_by_another(make, files):
+    release = threading.Event()
+    called = []
+
+    def task(frame, meta):
+        called.append(meta["sequence"])
+        if len(called) == 1:
+            release.wait(30)
+        return meta["sequence"]
+
+    task.threads = 1
+    processor = make(workers=2, task=task, task_seconds=0.2)
+    answers = [result.results["error"] for result in process_all(processor, [files[1]] * 5)]
+    assert sorted(answers) == ["the task is not asked any more: earlier calls of it have not returned"] * 4 + [
+        "the task took more than 0.2 s"
+    ]
+    assert len(called) == 1
+    release.set()
+    wait_until(lambda: processor.stuck == 0)
+    assert [result.results for result in process_all(processor, [files[1]] * 3)] == [0, 1, 2]
+
+
+def test_decoding_stops_while_too_much_waits_for_the_task(make, files, monkeypatch):
+    monkeypatch.setattr(processing, "READY_PIXELS", 4 * 64 * 48)
+    release = threading.Event()
+
+    def task(frame, meta):
+        release.wait(30)
+
+    task.threads = 1
+    processor = make(workers=2, batch=1, task=task)
+
+    async def run():
+        frames = [asyncio.ensure_future(processor.process(received(files[1], number))) for number in range(20)]
+        for _ in range(100):
+            await asyncio.sleep(0.005)
+            if processor.waiting == 19:
+                break
+        decoded = len(processor._decoded)
+        release.set()
+        await asyncio.gather(*frames)
+        return decoded
+
+    assert asyncio.run(run()) <= 4
+
+
+@pytest.mark.parametrize(("index", "together"), [(0, 1), (1, 4)])
+def test_large_frames_are_taken_one_by_one_and_small_ones_together(make, files, monkeypatch, index, together):
+    monkeypatch.setattr(processing, "BATCH_PIXELS", 2 * 201 * 150 - 1)
+    processor = make(workers=1, batch=4)
+    decoder = processor._decoders[False]
+    each, taken, all_wait = decoder.decode_each, [], threading.Event()
+
+    def counted(jpegs):
+        taken.append(len(jpegs))
+        all_wait.wait(30)
+        return each(jpegs)
+
+    monkeypatch.setattr(decoder, "decode_each", counted)
+
+    async def run():
+        frames = [asyncio.ensure_future(processor.process(received(files[index]))) for _ in range(13)]
+        while processor.waiting + sum(taken) < 13:
+            await asyncio.sleep(0.001)
+        all_wait.set()
+        await asyncio.gather(*frames)
+
+    asyncio.run(run())
+    assert max(taken) == together
+    assert sum(taken) == 13
 
 
 def test_closing_finishes_what_waits_and_refuses_what_comes_after(make, files):

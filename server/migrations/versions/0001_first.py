@@ -1,4 +1,4 @@
-"""The first tables: cameras, frames, trash, tokens."""
+"""The first tables: cameras, frames, minutes, marks, trash, tokens."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,6 +9,7 @@ branch_labels = None
 depends_on = None
 
 IDENTITY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+JSON = sa.JSON().with_variant(sa.Text, "sqlite")
 
 
 def upgrade() -> None:
@@ -36,17 +37,34 @@ def upgrade() -> None:
         sa.Column("received_time", sa.BigInteger, nullable=False),
         sa.Column("stored_time", sa.BigInteger, nullable=False),
         sa.Column("bytes", sa.Integer, nullable=False),
-        sa.Column("bpp", sa.Float(53)),
+        sa.Column("pixels", sa.BigInteger, nullable=False),
         sa.Column("key", sa.String(160), nullable=False),
-        sa.Column("measures", sa.JSON, nullable=False),
-        sa.Column("results", sa.JSON),
-        sa.Column("metrics", sa.JSON),
+        sa.Column("measures", JSON, nullable=False),
+        sa.Column("results", JSON),
+        sa.Column("metrics", JSON),
         sa.PrimaryKeyConstraint("id", name="pk_frames"),
         sa.ForeignKeyConstraint(["camera_id"], ["cameras.id"], name="fk_frames_camera_id_cameras"),
         sa.UniqueConstraint("camera_id", "capture_time", "sequence", name="uq_frames_camera_id_capture_time_sequence"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_frames_stored_time_id", "frames", ["stored_time", "id"])
+    op.create_table(
+        "minutes",
+        sa.Column("camera_id", IDENTITY, nullable=False),
+        sa.Column("minute", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("frames", sa.BigInteger, nullable=False),
+        sa.Column("bytes", sa.BigInteger, nullable=False),
+        sa.Column("pixels", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("camera_id", "minute", name="pk_minutes"),
+        sa.ForeignKeyConstraint(["camera_id"], ["cameras.id"], name="fk_minutes_camera_id_cameras"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "marks",
+        sa.Column("name", sa.String(16), nullable=False),
+        sa.Column("value", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_marks"),
+    )
     op.create_table(
         "trash",
         sa.Column("key", sa.String(160), nullable=False),
