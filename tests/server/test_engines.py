@@ -383,14 +383,18 @@ def cluster(folder):
         for options in (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]):
             with (folder / f"ray-{len(machines)}.log").open("w") as log:
                 machines.append(
-                    subprocess.Popen([*common, *options], cwd=folder, env=environment, stdout=log, stderr=log)
+                    subprocess.Popen(
+                        [*common, *options], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                    )
                 )
             until(lambda: "Ray runtime started" in (folder / f"ray-{len(machines) - 1}.log").read_text(), 60)
         yield {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token"}
     finally:
         for machine in reversed(machines):
-            machine.terminate()
-        for machine in machines:
+            # as if the plug was pulled: it takes long over any other end
+            for process in in_session(machine.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             machine.wait(30)
 
 
