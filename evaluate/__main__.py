@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         fit=arguments.fit,
         model=arguments.model,
         workers=arguments.workers,
+        engine=arguments.engine,
         cache=cache_of(arguments),
     )
     for codec, reason in results["skipped"].items():

@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         model=arguments.model,
         paper=paper,
         workers=arguments.workers,
+        engine=arguments.engine,
         cache=cache_of(arguments),
     )
     add_differences(results, FULL_SYSTEM)

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,7 +13,9 @@ from typing import Any
 from evaluate import data
 from evaluate.classifiers import TEACHERS, open_classifier
 from evaluate.data import DataSet
-from rjpeg.errors import InputError, RjpegError
+from rjpeg.errors import ConfigError, InputError, RjpegError
+from server.engines import ENGINES
+from server.places import Place, parse_place
 
 log = logging.getLogger("evaluate")
 
@@ -24,11 +25,20 @@ CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
 def add_pictures(parser: argparse.ArgumentParser) -> None:
     """--data and what belongs to it, as `find_dataset` takes it."""
     add = parser.add_argument
-    add("--data", type=Path, metavar="DIR", help="pictures with labels.csv, class folders, or pictures alone")
-    add("--labels", type=Path, metavar="CSV", help="file name and 0-based class index by row")
+    add("--data", type=place, metavar="DIR", help="folder or URL such as s3://bucket/folder: pictures with "
+        "labels.csv, class folders, or pictures alone")  # fmt: skip
+    add("--labels", type=place, metavar="CSV", help="file name and 0-based class index by row")
     add("--fit", choices=data.FITS, default="crop", help="bring pictures to the classifier's size before coding by "
         "cutting the center or by squashing; or code them whole, and fit what is decoded")  # fmt: skip
     add("--limit", type=int, metavar="N", help="at most so many pictures, spread over the folder")
+
+
+def place(text: str) -> Place:
+    """argparse type: a path or a URL."""
+    try:
+        return parse_place(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_classifier(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +56,9 @@ def add_run(parser: argparse.ArgumentParser, rates: tuple[float, ...], out: str)
     add = parser.add_argument
     add("--bpp", type=float, nargs="*", default=list(rates), metavar="RATE", help="bits per pixel of whole files")
     add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    add("--engine", choices=ENGINES, default="local", help="what runs the work: processes of this machine, or Ray "
+        "(pip install 'ray[data]') here or on the cluster that RAY_ADDRESS names")  # fmt: skip
+    add("--workers", type=int, metavar="N", help="processes; one a core, or all of a Ray cluster, if not given")
     add("--out", type=Path, default=Path(out), metavar="DIR", help="folder for results and their cache")
     add("--no-cache", action="store_true", help="run everything again")
     add("--json", action="store_true", help="print the results as JSON in place of the table")

@@ -1,15 +1,12 @@
 """Codes every picture with every codec at every rate, and asks the classifier what it sees."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import math
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -25,6 +22,8 @@ from evaluate.data import DataSet, Picture
 from evaluate.scores import byte_budget, paired_difference, proportion
 from rjpeg import runtime
 from rjpeg.errors import InputError, RjpegError, StorageError
+from server.engines import WorkerDiedError, open_engine
+from server.places import Place
 
 log = logging.getLogger("evaluate")
 
@@ -125,34 +124,28 @@ def _start_worker() -> None:
 
 
 class Workers:
-    """Runs tasks in `count` processes of one thread each, or in this one when `count` is 1."""
+    """Runs tasks on an engine of `server.engines`, by default in processes of this machine."""
 
-    def __init__(self, count: int) -> None:
-        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "VIPS_CONCURRENCY"):
-            os.environ.setdefault(name, "1")
-        _start_worker()
-        self._pool = None
-        if count > 1:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    def __init__(self, count: int | None, engine: str = "local") -> None:
+        self._stack = contextlib.ExitStack()
+        self._engine = self._stack.enter_context(open_engine(engine, count, _start_worker))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
 
     def run(self, judge: Callable[[T], R], tasks: list[T], label: str, chunk: int = 4) -> list[R]:
         """`judge` of every task in order, under a progress bar. Raises RjpegError, also when a process died.
 
         `chunk` is the number of tasks that a process gets at a time.
         """
-        results: Iterator[R] = self._pool.map(judge, tasks, chunksize=chunk) if self._pool else map(judge, tasks)
+        results = self._engine.run(judge, tasks, chunk)
         try:
             return list(tqdm(results, label, total=len(tasks), unit="picture", leave=False, disable=None))
-        except BrokenProcessPool as error:
-            raise RjpegError(f"a worker process died at {label}; if of memory, try fewer --workers") from error
+        except WorkerDiedError as error:
+            raise RjpegError(f"at {label}: {error}") from error
 
 
 def compare(
@@ -166,7 +159,8 @@ def compare(
     fit: str = "crop",
     model: str | None = None,
     paper: str | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
+    engine: str = "local",
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Results of every codec at its points, picture by picture, as plain values for JSON.
@@ -198,7 +192,7 @@ def compare(
     def store(codec: str, version: str, point: Point) -> Path | None:
         return place_in(cache, {**base, "codec": codec, "version": version, "point": asdict(point)})
 
-    with Workers(workers) as pool:
+    with Workers(workers, engine) as pool:
 
         def outcomes(codec: str, version: str, wanted: tuple[Point, ...]) -> dict[Point, list[Outcome]]:
             remembered = {point: recall(store(codec, version, point), Outcome) for point in wanted}
@@ -295,7 +289,7 @@ def remember(path: Path | None, rows: list[Any]) -> None:
 
 
 @functools.cache
-def digest(path: Path) -> str:
+def digest(path: Place) -> str:
     """SHA-256 of a file in hex, read once a process."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -1,6 +1,6 @@
 """Pictures and labels to evaluate with.
 
-A data set is a folder in one of these forms:
+A data set is a folder, on disk or by URL, in one of these forms:
 
 - pictures, with `labels.csv` inside or `<folder>.csv` beside it;
 - one folder of pictures per class, sorted names being the class indices 0, 1, 2 ...; names that are all
@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from rjpeg.errors import InputError
+from server.places import Place, is_folder
 
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FILE_COLUMNS = ("file", "filename", "path", "image")
@@ -38,7 +39,7 @@ class Picture:
     """
 
     name: str
-    path: Path
+    path: Place
     label: int | None = None
     window: tuple[int, int, int, int] | None = None
 
@@ -59,15 +60,16 @@ class DataSet:
         return self.pictures[0].label is not None
 
 
-def find_pictures(folder: Path, labels: Path | None = None) -> DataSet:
+def find_pictures(folder: Place, labels: Place | None = None) -> DataSet:
     """The data set in a folder; see the module's text for the forms it may have.
 
     Raises InputError when there is nothing to evaluate or the labels file is wrong.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"data folder {folder} is not a folder")
     if labels is None:
-        candidates = (folder / "labels.csv", folder.parent / f"{folder.resolve().name}.csv")
+        name = folder.resolve().name if isinstance(folder, Path) else folder.name
+        candidates = (folder / "labels.csv", folder.parent / f"{name}.csv")
         labels = next((path for path in candidates if path.is_file()), None)
     if labels is not None:
         return DataSet(_labelled_by_file(folder, labels), labels.name)
@@ -77,11 +79,11 @@ def find_pictures(folder: Path, labels: Path | None = None) -> DataSet:
     return _labelled_by_folder(folder)
 
 
-def _picture_files(folder: Path) -> list[Path]:
+def _picture_files(folder: Place) -> list[Place]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def _labelled_by_folder(folder: Path) -> DataSet:
+def _labelled_by_folder(folder: Place) -> DataSet:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     numbered = all(path.name.isdecimal() for path in classes)
     pictures = [
@@ -94,7 +96,7 @@ def _labelled_by_folder(folder: Path) -> DataSet:
     return DataSet(pictures, "folder names", 0 if numbered else len(classes))
 
 
-def _labelled_by_file(folder: Path, labels: Path) -> list[Picture]:
+def _labelled_by_file(folder: Place, labels: Place) -> list[Picture]:
     try:
         with labels.open(newline="", encoding="utf-8-sig") as stream:
             rows = [(number, row) for number, row in enumerate(csv.reader(stream), start=1) if row]
@@ -126,7 +128,7 @@ def _labelled_by_file(folder: Path, labels: Path) -> list[Picture]:
     return [pictures[name] for name in sorted(pictures)]
 
 
-def _column(labels: Path, header: list[str], names: tuple[str, ...]) -> int:
+def _column(labels: Place, header: list[str], names: tuple[str, ...]) -> int:
     for name in names:
         if name in header:
             return header.index(name)
@@ -165,7 +167,7 @@ def calibration_pictures(folder: Path, size: int) -> DataSet:
     return DataSet(crops, "the classifier's answer on the clean picture")
 
 
-def grid_crops(path: Path, size: int) -> list[Picture]:
+def grid_crops(path: Place, size: int) -> list[Picture]:
     """Non-overlapping crops of `size` x `size` pixels, spread evenly over a picture."""
     height, width = read_frame(path).shape[:2]
     rows, cols = height // size, width // size
@@ -176,12 +178,12 @@ def grid_crops(path: Path, size: int) -> list[Picture]:
     ]
 
 
-def read_frame(path: Path) -> np.ndarray:
+def read_frame(path: Place) -> np.ndarray:
     """(H, W, 3) uint8 BGR frame of a picture file. Raises InputError when it cannot be read."""
     try:
-        data = np.fromfile(path, np.uint8)
+        data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
-        raise InputError(f"picture {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"picture {path} cannot be read: {error.strerror or error}") from error
     try:
         frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error:

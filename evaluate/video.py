@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "series": [],
         "command": command_of("evaluate.video"),
     }
-    with Workers(arguments.workers) as pool:
+    with Workers(arguments.workers, arguments.engine) as pool:
         for text, (height, width) in sizes.items():
             fitted = [data.cover(frame, height, width) for frame in frames]
             for name, codec in codecs.items():

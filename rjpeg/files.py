@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rjpeg.errors import ConfigError, StorageError
 
-__all__ = ["PICTURE_SUFFIXES", "list_pictures", "read_token", "read_whole", "write_whole"]
+__all__ = ["PICTURE_SUFFIXES", "list_pictures", "natural_key", "read_token", "read_whole", "write_whole"]
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -63,7 +63,7 @@ def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PI
         raise StorageError(f"can't read folder {folder}: {error.strerror or error}") from error
     if not pictures:
         raise StorageError(f"folder {folder} holds no picture (looked for {', '.join(suffixes)})")
-    return sorted(pictures, key=_natural_key)
+    return sorted(pictures, key=lambda path: natural_key(path.name))
 
 
 def read_token(path: str | Path) -> str:
@@ -83,6 +83,7 @@ def read_token(path: str | Path) -> str:
     return token
 
 
-def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [(int(p), "") if p.isascii() and p.isdigit() else (-1, p) for p in parts], path.name
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What names are sorted by so that `2.jpg` comes before `10.jpg`."""
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [(int(p), "") if p.isascii() and p.isdigit() else (-1, p) for p in parts], name

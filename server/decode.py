@@ -2,6 +2,7 @@
 
     python server/decode.py sent/ --out pictures/
     python server/decode.py sent/ --task classifier.tflite
+    python server/decode.py s3://bucket/sent --out s3://bucket/pictures --engine ray
     python server/decode.py - < frame.jpg
 
 `python -m server` receives them from cameras and decodes them as they come.
@@ -11,28 +12,37 @@ One JSON line a frame goes to standard output, messages go to standard error.
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 if not __package__:
     # run as a script: the checkout, not this folder, is where packages are found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import msgspec
 from tqdm import tqdm
 
-from rjpeg.errors import ConfigError, JpegError, RjpegError, StorageError
-from rjpeg.files import list_pictures
-from server.decoding import FORMATS, FrameDecoder
+from rjpeg.errors import RjpegError
+from server.archive import STANDARD_INPUT, Options, decode_file, decoder_of, jobs
+from server.decoding import FORMATS
+from server.engines import ENGINES, WorkerDiedError, open_engine
 from server.lines import LineWriter
-from server.task import PythonTask, load_task, read_task
 
 EPILOG = """\
 A file that can't be decoded gets a line with "error"; the others are decoded all the same, and the exit code
-is 1.
+is 1. Lines come in the files' order. Ctrl-C ends it, exit 130; pictures that are there by then are whole.
+
+INPUT and OUT may be URLs, such as s3://bucket/folder (pip install s3fs; AWS_ENDPOINT_URL and the other variables
+of AWS's own programs are heeded). Both engines give the same pictures and lines, but for the times in them:
+local runs processes on this machine, ray runs Ray Data (pip install 'ray[data]'), on the cluster that RAY_ADDRESS
+names, else on this machine. The machines of a cluster need rjpeg installed, and a model, a task and files that they
+can reach.
 """
+
+# files that a process gets at a time; and how many make up for the second that it takes to start
+CHUNK = 16
+FILES_WORTH_A_PROCESS = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = p.parse_args(arguments)
     if args.keep_jpeg and args.out is None:
         p.error("--keep-jpeg needs --out")
+    if args.input == STANDARD_INPUT and args.engine != "local":
+        p.error(f"--engine {args.engine} needs files")
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -60,8 +72,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("input", metavar="INPUT", help="JPEG file, folder of JPEG files, or - for standard input")
-    p.add_argument("--out", type=Path, metavar="FOLDER", help="write pictures there (default: write none)")
+    p.add_argument("input", metavar="INPUT", help="JPEG file, folder of them, URL of either, or - for standard input")
+    p.add_argument("--out", metavar="FOLDER", help="folder or URL to write pictures to (default: write none)")
+    p.add_argument("--engine", choices=ENGINES, default="local", help="what runs the decoding (default: %(default)s)")
+    p.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help=f"processes (default: one a core, here {os.cpu_count()}, fewer for few files; all that a cluster has)",
+    )
     p.add_argument(
         "--format",
         choices=list(FORMATS),
@@ -120,71 +139,43 @@ def positive(text: str) -> int:
     return value
 
 
-def make_decoder(args: argparse.Namespace) -> FrameDecoder:
-    """What the flags ask for. Raises ConfigError, ModelError."""
-    task = None
-    given = {"labels": args.labels, "input_range": args.task_range and tuple(args.task_range)}
-    given = {key: value for key, value in given.items() if value is not None}
-    if args.task is not None:
-        config = read_task(args.task)
-        if given and isinstance(config, PythonTask):
-            raise ConfigError("--labels and --task-range are of no use to a Python function")
-        task = load_task(msgspec.structs.replace(config, **given))
-    elif given:
-        raise ConfigError("--labels and --task-range are of no use without --task")
-    return FrameDecoder(
-        args.model,
+def decode_files(args: argparse.Namespace) -> int:
+    """Decode a file, a folder or standard input; 1 if any failed."""
+    options = Options(
+        model=args.model,
+        max_bytes=args.max_bytes,
         max_pixels=args.max_pixels,
         restore=args.restore,
         form=args.format,
         keep_jpeg=args.keep_jpeg,
-        task=task,
+        task=args.task,
+        labels=args.labels,
+        task_range=None if args.task_range is None else tuple(args.task_range),
     )
-
-
-def decode_files(args: argparse.Namespace) -> int:
-    """Decode a file, a folder or standard input; 1 if any failed."""
-    decoder = make_decoder(args)
+    decoder_of(options)  # what is missing is missed now and not at every file
     emit = LineWriter()
-    failed = 0
-    files = inputs(args)
-    for name, stem in tqdm(files, unit="file", disable=None if len(files) > 1 else True):
-        record: dict[str, Any] = {"file": name}
+    failed = done = 0
+    files = jobs(args.input, args.out, options)
+    workers = args.workers
+    if args.engine == "local":
+        workers = min(args.workers or local_workers(len(files)), len(files))
+    with open_engine(args.engine, workers) as engine:
+        records = engine.run(decode_file, files, chunk=max(1, min(CHUNK, len(files) // (8 * (workers or 8)))))
         try:
-            record |= decoder.process(read(name, args.max_bytes), stem)
-        except RjpegError as error:
-            failed += 1
-            record["error"] = str(error)
-        emit(record)
+            for record in tqdm(records, total=len(files), unit="file", disable=None if len(files) > 1 else True):
+                done += 1
+                failed += "error" in record
+                emit(record)
+        except WorkerDiedError as error:
+            raise WorkerDiedError(f"{error}; {done} of {len(files)} files were done") from error
     if failed:
         print(f"error: {failed} not decoded or not written; their lines say why", file=sys.stderr)
     return 1 if failed else 0
 
 
-def inputs(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
-    """Every file, with where its picture goes, short of the ending. Raises StorageError for an unreadable folder."""
-    if args.input == "-":
-        return [("-", args.out / "stdin" if args.out else None)]
-    path = Path(args.input)
-    files = list_pictures(path, (".jpeg", ".jpg")) if path.is_dir() else [path]
-    # a.jpg and a.jpeg must not both become a.png
-    distinct = len({file.stem for file in files}) == len(files)
-    return [(str(file), args.out / (file.stem if distinct else file.name) if args.out else None) for file in files]
-
-
-def read(name: str, max_bytes: int) -> bytes:
-    """Content of a file or, for "-", of standard input.
-
-    Raises StorageError where it can't be read, JpegError where it is too large.
-    """
-    try:
-        with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
-            content = file.read(max_bytes + 1)
-    except OSError as error:
-        raise StorageError(f"can't read {name}: {error.strerror}") from error
-    if len(content) > max_bytes:
-        raise JpegError(f"{name} is larger than {max_bytes} bytes, the limit that --max-bytes sets")
-    return content
+def local_workers(files: int) -> int:
+    """One a core, but none that would only start and end again."""
+    return max(1, min(os.cpu_count() or 1, files // FILES_WORTH_A_PROCESS))
 
 
 if __name__ == "__main__":

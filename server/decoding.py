@@ -3,7 +3,6 @@
 import io
 import time
 import zlib
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 import rjpeg
-from rjpeg.files import write_whole
 from rjpeg.maps import quality_factors
+from server.places import Place, write_place
 from server.task import Task, ask, frame_meta
 
 __all__ = ["FORMATS", "FrameDecoder", "measures", "milliseconds", "picture_bytes"]
@@ -47,7 +46,7 @@ class FrameDecoder:
         self._keep_jpeg = keep_jpeg
         self._task = task
 
-    def process(self, jpeg: bytes, stem: Path | None) -> dict[str, Any]:
+    def process(self, jpeg: bytes, stem: Place | None) -> dict[str, Any]:
         """Decode a file and write the picture to `stem` with the format's ending, unless that is None.
 
         Returns:
@@ -73,10 +72,10 @@ class FrameDecoder:
             record["ms"]["write"] = milliseconds(time.perf_counter() - started)
         return record
 
-    def _write(self, stem: Path, suffix: str, data: bytes | memoryview) -> str:
+    def _write(self, stem: Place, suffix: str, data: bytes | memoryview) -> str:
         # not with_suffix: a stem may have dots of its own
         path = stem.with_name(stem.name + suffix)
-        write_whole(path, data)
+        write_place(path, data)
         return str(path)
 
 

@@ -4,13 +4,11 @@ import contextlib
 import gc
 import itertools
 import json
-import os
 import queue
 import shutil
 import signal
 import socket
 import socketserver
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -26,102 +24,13 @@ from device.mqtt_sender import MqttSender
 from device.sender import RefusedError, RejectedError
 from device.spool import Spool
 from rjpeg.errors import ConfigError, DeliveryError
-
-MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="needs the broker mosquitto (apt install mosquitto)")
-
-
-def until(condition, seconds=10.0):
-    """Poll until `condition()` is true; what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-    return result
-
-
-class Broker:
-    """mosquitto on free ports of its own: one plain for everybody, one with TLS, passwords and an access list."""
-
-    def __init__(self, folder: Path, *settings: str) -> None:
-        self.folder = folder
-        self.port, self.tls_port = free_ports(2)
-        self.url = f"mqtt://127.0.0.1:{self.port}"
-        self.tls_url = f"mqtts://localhost:{self.tls_port}"
-        self.ca_file = folder / "ca.pem"
-        (folder / "mosquitto.conf").write_text(
-            "\n".join(
-                [
-                    "user root",
-                    "per_listener_settings true",
-                    "persistence false",
-                    "log_dest file " + str(folder / "broker.log"),
-                    *settings,
-                    f"listener {self.port} 127.0.0.1",
-                    "allow_anonymous true",
-                    f"listener {self.tls_port} 127.0.0.1",
-                    "allow_anonymous false",
-                    f"password_file {folder / 'passwords'}",
-                    f"acl_file {folder / 'acl'}",
-                    f"certfile {folder / 'server.pem'}",
-                    f"keyfile {folder / 'server.key'}",
-                ]
-            )
-        )
-        self.process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [str(MOSQUITTO), "-c", str(self.folder / "mosquitto.conf")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-        def listens() -> bool:
-            assert self.process.poll() is None, (self.folder / "broker.log").read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.tls_port), 1):
-                return True
-            return False
-
-        until(listens)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-
-
-def free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [each.getsockname()[1] for each in sockets]
-
-
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, check=True)
+from tests.brokers import Broker, make_secrets, needs_broker, until
 
 
 @pytest.fixture(scope="session")
 def secrets(tmp_path_factory):
-    """A certificate authority, the broker's certificate, another authority; passwords, and who may publish where."""
     folder = tmp_path_factory.mktemp("broker")
-    for name in ("ca", "other"):
-        openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN=test {name}",
-                "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
-    openssl(folder, "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "server.key",
-            "-out", "server.csr")  # fmt: skip
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
-    openssl(folder, "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-days", "2", "-extfile", "names", "-out", "server.pem")  # fmt: skip
-    for user in ("one", "two", "viewer"):
-        subprocess.run(
-            ["mosquitto_passwd", "-b", *(["-c"] if user == "one" else []), "passwords", user, f"password-{user}"],
-            cwd=folder,
-            capture_output=True,
-            check=True,
-        )
-    rules = [f"user {name}\ntopic write site/{name}/#\n" for name in ("one", "two")]
-    (folder / "acl").write_text("\n".join(rules) + "\nuser viewer\ntopic read #\n")
+    make_secrets(folder)
     return folder
 
 

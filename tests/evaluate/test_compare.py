@@ -1,15 +1,15 @@
 import csv
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import boto3
 import cv2
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 
 from evaluate import __main__ as command
 from evaluate.codecs import LibjpegTurbo
@@ -193,10 +193,40 @@ def test_a_folder_that_cannot_be_written_is_told(data, classifiers, tmp_path, mo
 
 
 def test_a_worker_that_dies_is_told():
-    with Workers(1) as workers:
-        workers._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os._exit, (1,))
-        with pytest.raises(RjpegError, match="a worker process died at webp"):
-            workers.run(print, [None], "webp")
+    with Workers(2) as workers, pytest.raises(RjpegError, match="at webp: a worker process died"):
+        workers.run(os._exit, [1], "webp")
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_results_from_s3_as_one_process_from_the_disk(data, classifiers, tmp_path):
+    more = ["--codecs", "libjpeg-turbo", "region-jpeg", "--bpp", 5, "--qualities", 40, "--fractions", "--json"]
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+    def evaluated(folder: object, *arguments: object, **environment: str) -> dict:
+        command = options(folder, classifiers["uint8"], tmp_path / "out", "--no-cache", *more, *arguments)
+        done = subprocess.run(
+            [sys.executable, "-m", "evaluate", *map(str, command)],
+            capture_output=True, text=True, timeout=150, env=os.environ | environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) | {"command": None}
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        url = f"http://127.0.0.1:{port}"
+        client = boto3.client(
+            "s3", endpoint_url=url, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+        )
+        client.create_bucket(Bucket="evaluation")
+        for path in data.iterdir():
+            client.put_object(Bucket="evaluation", Key=f"pictures/{path.name}", Body=path.read_bytes())
+        client.close()
+        there = evaluated("s3://evaluation/pictures", "--engine", "ray", "--workers", 2, AWS_ENDPOINT_URL=url, **keys)
+    finally:
+        server.stop()
+    assert there == evaluated(data)
 
 
 def test_a_codec_whose_package_is_missing_is_skipped_and_named(data, classifiers, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,109 @@
+"""Decoding of files that lie there already: what is done with one of them, in whichever process.
+
+Everything here is plain values, and `decode_file` depends on nothing else, so that any engine can run it.
+"""
+
+import functools
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from rjpeg.errors import ConfigError, RjpegError
+from server.decoding import FrameDecoder
+from server.places import is_folder, list_files, parse_place, read_place, read_stream
+from server.task import PythonTask, load_task, read_task
+
+__all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
+
+SUFFIXES = (".jpeg", ".jpg")
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is done with every file; see the command line of decode.py, and `FrameDecoder`."""
+
+    model: str | None
+    max_bytes: int
+    max_pixels: int
+    restore: bool
+    form: str
+    keep_jpeg: bool
+    task: str | None
+    labels: str | None
+    task_range: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file.
+
+    Attributes:
+        file: its path or URL; STANDARD_INPUT: of the process that runs it.
+        stem: where its picture goes, short of the ending; None: nowhere.
+        options: what is done with it.
+    """
+
+    file: str
+    stem: str | None
+    options: Options
+
+
+def jobs(source: str, out: str | None, options: Options) -> list[Job]:
+    """A job for every JPEG file of the file or folder `source`, in natural order.
+
+    `source` and `out` are paths or URLs; `source` may be STANDARD_INPUT, one file. Raises StorageError for an
+    unreadable folder and one without such files, ConfigError for a URL of an unknown kind.
+    """
+    folder = None if out is None else parse_place(out)
+    if source == STANDARD_INPUT:
+        return [Job(source, None if folder is None else str(folder / "stdin"), options)]
+    place = parse_place(source)
+    files = list_files(place, SUFFIXES) if is_folder(place) else [place]
+    # a.jpg and a.jpeg must not both become a.png
+    distinct = len({file.stem for file in files}) == len(files)
+    return [
+        Job(str(file), None if folder is None else str(folder / (file.stem if distinct else file.name)), options)
+        for file in files
+    ]
+
+
+def decode_file(job: Job) -> dict[str, Any]:
+    """The JSON line of a file: what `FrameDecoder.process` says of it, or an "error"."""
+    record: dict[str, Any] = {"file": job.file}
+    try:
+        limit = job.options.max_bytes
+        if job.file == STANDARD_INPUT:
+            jpeg = read_stream(sys.stdin.buffer, job.file, limit)
+        else:
+            jpeg = read_place(parse_place(job.file), limit)
+        stem = None if job.stem is None else parse_place(job.stem)
+        record |= decoder_of(job.options).process(jpeg, stem)
+    except RjpegError as error:
+        record["error"] = str(error)
+    return record
+
+
+@functools.cache
+def decoder_of(options: Options) -> FrameDecoder:
+    """The decoder for these options, made once a process. Raises ConfigError, ModelError."""
+    task = None
+    given: dict[str, Any] = {"labels": options.labels, "input_range": options.task_range}
+    given = {key: value for key, value in given.items() if value is not None}
+    if options.task is not None:
+        config = read_task(options.task)
+        if given and isinstance(config, PythonTask):
+            raise ConfigError("--labels and --task-range are of no use to a Python function")
+        task = load_task(msgspec.structs.replace(config, **given))
+    elif given:
+        raise ConfigError("--labels and --task-range are of no use without --task")
+    return FrameDecoder(
+        options.model,
+        max_pixels=options.max_pixels,
+        restore=options.restore,
+        form=options.form,
+        keep_jpeg=options.keep_jpeg,
+        task=task,
+    )

@@ -1,0 +1,544 @@
+"""Workers that share what cameras publish to a real MQTT broker."""
+
+import contextlib
+import datetime
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+import rjpeg
+from rjpeg.errors import ConfigError, InputError
+from server.frames import time_text
+from server.store import Store
+from server.worker import frame_of, parse_broker
+from tests.brokers import Broker, free_ports, make_secrets, needs_broker, until
+
+ROOT = Path(__file__).resolve().parents[2]
+START = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
+PATIENCE = 60
+
+pytestmark = needs_broker
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("broker")
+    make_secrets(folder)
+    return folder
+
+
+@pytest.fixture
+def start_broker(secrets, tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        def start(*settings: str, persistence: bool = False) -> Broker:
+            folder = tmp_path / "broker"
+            shutil.copytree(secrets, folder)
+            broker = Broker(folder, "max_queued_messages 0", *settings, persistence=persistence)
+            stack.callback(broker.stop)
+            return broker
+
+        yield start
+
+
+@pytest.fixture
+def broker(start_broker):
+    return start_broker()
+
+
+class RunningWorker:
+    """`python -m server worker` as its own process; its lines and messages as they come."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server", "worker", *map(str, arguments), "--json"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.lines: list[str] = []
+        self.messages: list[str] = []
+        self._readers = [
+            threading.Thread(target=self.lines.extend, args=[self.process.stdout]),
+            threading.Thread(target=self.messages.extend, args=[self.process.stderr]),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def said(self, text: str) -> bool:
+        return text in "".join(self.messages)
+
+    def ready(self) -> "RunningWorker":
+        until(lambda: self.said("takes frames of") or self.process.poll() is not None, PATIENCE)
+        assert self.process.poll() is None, self.messages
+        return self
+
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in list(self.lines)]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(30)
+        for reader in self._readers:
+            reader.join(30)
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def start_worker(tmp_path):
+    """Start a worker on a broker and a store in tmp_path/data; it doesn't wait for it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(broker: Broker, *arguments: object) -> RunningWorker:
+            worker = RunningWorker("--broker", broker.url, "--data", tmp_path / "data", *arguments)
+            stack.callback(worker.stop, signal.SIGKILL)
+            return worker
+
+        yield start
+
+
+class Cameras:
+    """Publishes files as `device/capture.py` does, without waiting for each."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.max_inflight_messages_set(20)
+        self.reasons: list[int] = []
+        self.client.on_publish = lambda _c, _d, _m, reason, _p: self.reasons.append(reason.value)
+        self.client.connect("127.0.0.1", broker.port)
+        self.client.loop_start()
+        self.sent = 0
+
+    def publish(self, name, number, jpeg, topic="rjpeg/{}/image", **others):
+        properties = Properties(PacketTypes.PUBLISH)
+        names = {"camera": name, "sequence": str(number), "capture_time": time_text(moment(number))}
+        properties.UserProperty = list((names | others).items())
+        self.client.publish(topic.format(name), jpeg, 1, properties=properties)
+        self.sent += 1
+
+    def wait(self):
+        until(lambda: len(self.reasons) == self.sent, PATIENCE)
+
+    def close(self):
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+def moment(number):
+    return START + datetime.timedelta(milliseconds=40 * number)
+
+
+@pytest.fixture
+def cameras(broker):
+    publisher = Cameras(broker)
+    yield publisher
+    publisher.close()
+
+
+@pytest.fixture(scope="session")
+def jpegs(encoder, photograph):
+    """A few different files."""
+    return [encoder.encode(np.roll(photograph, 9 * number, axis=1), quality=40) for number in range(5)]
+
+
+@pytest.fixture
+def look(tmp_path):
+    """Open the store: what is in it is seen as it comes."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(database=None):
+            url = database or f"sqlite:///{tmp_path / 'data' / 'server.sqlite3'}"
+            store = Store.open(url, str(tmp_path / "data" / "frames"))
+            stack.callback(store.close)
+            return store
+
+        yield opened
+
+
+def count(store):
+    return sum(summary.frames for summary in store.cameras())
+
+
+def identities(store):
+    """(camera, sequence) of every row."""
+    return [(row.camera, row.sequence) for each in store.cameras() for row in store.frames(each.name, limit=100_000)]
+
+
+def test_frames_of_capture_are_stored_as_they_were_sent_with_what_the_camera_says_of_itself(
+    broker, start_worker, look, tmp_path, photograph
+):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(6):
+        cv2.imwrite(str(pictures / f"{number}.png"), np.roll(photograph, number, axis=1))
+    worker = start_worker(broker).ready()
+    captured = subprocess.run(
+        [sys.executable, "device/capture.py", "--source", pictures, "--camera-id", "yard", "--server", broker.url],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert captured.returncode == 0, captured.stderr
+    store = look()
+    until(lambda: count(store) == 6, PATIENCE)
+    rows = sorted(store.frames("yard", limit=10), key=lambda row: row.sequence)
+    assert [row.sequence for row in rows] == list(range(6))
+    decoder = rjpeg.Decoder()
+    for row in rows:
+        original = np.roll(photograph, row.sequence, axis=1).astype(float)
+        assert np.abs(decoder.decode(store.jpeg(row)) - original).mean() < 12
+    assert any(row.metrics and row.metrics["version"] == rjpeg.__version__ for row in rows)
+    assert worker.stop() == 0
+    assert [record["sequence"] for record in worker.records()] == list(range(6)), "each camera's frames in order"
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_three_workers_share_the_frames_and_when_one_is_killed_none_is_lost_or_there_twice(
+    database, broker, start_worker, cameras, look, jpegs, tmp_path, request
+):
+    url = f"sqlite:///{tmp_path}/shared.sqlite3" if database == "sqlite" else request.getfixturevalue("postgresql")
+    arguments = ["--database", url, "--workers", "1", "--pending", "8"]
+    workers = [start_worker(broker, *arguments) for _ in range(3)]
+    for worker in workers:
+        worker.ready()
+    sent = [(f"cam{number % 6}", number) for number in range(240)]
+    for camera, number in sent[:120]:
+        cameras.publish(camera, number, jpegs[number % 5])
+    store = look(url)
+    until(lambda: count(store) >= 30, PATIENCE)
+    victim = workers[1]
+    assert victim.stop(signal.SIGKILL) == -signal.SIGKILL
+    for camera, number in sent[120:]:
+        cameras.publish(camera, number, jpegs[number % 5])
+    cameras.wait()
+    # takes the place, the name and what waits there
+    workers.append(start_worker(broker, *arguments))
+    until(lambda: count(store) >= 240, PATIENCE)
+    for worker in (workers[0], workers[2], workers[3]):
+        assert worker.stop() == 0
+    assert sorted(identities(store), key=lambda each: each[1]) == sent
+    taken = [[(record["camera"], record["sequence"]) for record in worker.records()] for worker in workers]
+    assert all(taken), "each of them had some"
+    everything = [frame for each in taken for frame in each]
+    assert len(set(everything)) == len(everything), "no frame was stored by two"
+    for number in (0, 100, 239):
+        row = store.find(f"cam{number % 6}", number, moment(number))
+        assert store.jpeg(row) == jpegs[number % 5]
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory):
+    """The URL of an empty database of a server of its own."""
+    binaries = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.environ.get("PATH", "").split(":"))]
+    folder = next((each for each in binaries if (each / "initdb").is_file() and (each / "postgres").is_file()), None)
+    if folder is None:
+        pytest.skip("needs PostgreSQL (apt install postgresql)")
+    data = tmp_path_factory.mktemp("postgresql") / "data"
+    user = {}
+    if os.getuid() == 0:
+        # it doesn't run as root
+        user = {"user": "nobody"}
+        data.mkdir()
+        shutil.chown(data, "nobody")
+        for parent in list(data.parents)[:3]:
+            parent.chmod(0o755)
+    subprocess.run(
+        [str(folder / "initdb"), "-D", str(data), "-U", "rjpeg", "-A", "trust", "-N"],
+        check=True, capture_output=True, cwd="/", **user,
+    )  # fmt: skip
+    [port] = free_ports(1)
+    server = subprocess.Popen(
+        [str(folder / "postgres"), "-D", str(data), "-p", str(port), "-k", "", "-c", "listen_addresses=127.0.0.1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **user,
+    )  # fmt: skip
+    url = f"postgresql+psycopg://rjpeg@127.0.0.1:{port}/postgres"
+
+    def answers():
+        asked = [str(folder / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+        return subprocess.run(asked, check=False).returncode == 0
+
+    until(answers, PATIENCE)
+    yield url
+    server.send_signal(signal.SIGINT)
+    server.wait(30)
+
+
+def test_what_holds_no_frame_is_acknowledged_counted_and_told_and_does_not_come_again(
+    broker, start_worker, cameras, look, jpegs
+):
+    [port] = free_ports(1)
+    worker = start_worker(broker, "--listen", f"127.0.0.1:{port}").ready()
+    cameras.publish("cam", 0, b"no picture")
+    cameras.publish("cam", 1, jpegs[0][: len(jpegs[0]) // 2])
+    cameras.publish("cam", 2, b"")
+    cameras.publish("cam", 3, jpegs[0], sequence="three")
+    cameras.publish("cam", 4, jpegs[0], capture_time="yesterday")
+    cameras.publish("cam", 5, jpegs[0], camera="other")
+    cameras.publish("c<script>", 6, jpegs[0])
+    cameras.publish("cam", 7, jpegs[0])
+    store = look()
+    until(lambda: count(store) == 1, PATIENCE)
+    until(lambda: figure(port, "rjpeg_mqtt_refused") == 7)
+    assert figure(port, "rjpeg_mqtt_pending") == 0
+    assert figure(port, "rjpeg_mqtt_connected") == 1
+    assert json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz"))["status"] == "ok"
+    assert worker.stop() == 0
+    assert sum("refused:" in message for message in worker.messages) == 7
+    again = start_worker(broker).ready()
+    cameras.publish("cam", 8, jpegs[0])
+    until(lambda: count(store) == 2, PATIENCE)
+    assert again.stop() == 0
+    assert not again.said("refused:"), "they are gone"
+
+
+def figure(port, name):
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    return float(re.search(rf"^{name} (\S+)$", text, re.M)[1])
+
+
+def test_a_frame_that_comes_again_is_acknowledged_and_not_stored_again(broker, start_worker, cameras, look, jpegs):
+    worker = start_worker(broker).ready()
+    for _ in range(3):
+        cameras.publish("cam", 5, jpegs[0])
+    cameras.publish("cam", 6, jpegs[1])
+    cameras.wait()
+    store = look()
+    until(lambda: count(store) == 2, PATIENCE)
+    assert worker.stop() == 0
+    assert sorted(identities(store)) == [("cam", 5), ("cam", 6)]
+
+
+def test_what_is_sent_while_a_worker_is_away_waits_for_it(broker, start_worker, cameras, look, jpegs):
+    start_worker(broker).ready().stop()
+    for number in range(20):
+        cameras.publish("cam", number, jpegs[number % 5])
+    cameras.wait()
+    assert set(cameras.reasons) == {0}, "the broker keeps them for somebody"
+    start_worker(broker)
+    store = look()
+    until(lambda: count(store) == 20, PATIENCE)
+
+
+def test_a_worker_that_leaves_finishes_what_waits_and_keeps_no_place(broker, start_worker, cameras, look, jpegs):
+    start_worker(broker, "--name", "it").ready().stop()
+    for number in range(20):
+        cameras.publish("cam", number, jpegs[number % 5])
+    cameras.wait()
+    worker = start_worker(broker, "--leave", "--workers", "1", "--name", "it").ready()
+    assert worker.stop() == 0
+    assert count(look()) == 20
+    assert not session_is_there(broker, "rjpeg-worker-rjpeg-rjpeg-it")
+
+
+def session_is_there(broker, name):
+    """Whether the broker keeps a session; after that it doesn't."""
+    answered = queue.Queue()
+    client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_connect = lambda _client, _data, flags, *_: answered.put(flags.session_present)
+    client.connect("127.0.0.1", broker.port, clean_start=False)
+    client.loop_start()
+    try:
+        return answered.get(timeout=10)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_a_broker_that_is_away_or_restarts_is_reached_again_and_keeps_what_was_not_acknowledged(
+    start_broker, start_worker, look, jpegs
+):
+    broker = start_broker("autosave_interval 1", persistence=True)
+    broker.stop()
+    worker = start_worker(broker)
+    until(lambda: worker.said("can't be reached"), PATIENCE)
+    broker.start()
+    worker.ready()
+    publisher = Cameras(broker)
+    for number in range(30):
+        publisher.publish("cam", number, jpegs[number % 5])
+    publisher.wait()
+    publisher.close()
+    broker.stop()
+    until(lambda: worker.said("is lost"))
+    broker.start()
+    store = look()
+    until(lambda: count(store) == 30, PATIENCE)
+    assert worker.stop() == 0
+
+
+def test_no_more_frames_are_taken_than_may_be_pending(broker, start_worker, cameras, look, jpegs, tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ndef look(frame, meta):\n    time.sleep(0.1)\n    return 1\n")
+    (tmp_path / "task.yaml").write_text("kind: python\nfunction: slow:look\n")
+    [port] = free_ports(1)
+    os.environ["PYTHONPATH"], before = str(tmp_path), os.environ.get("PYTHONPATH", "")
+    try:
+        options = ["--task", tmp_path / "task.yaml", "--pending", 3, "--listen", f"127.0.0.1:{port}"]
+        worker = start_worker(broker, *options).ready()
+    finally:
+        os.environ["PYTHONPATH"] = before
+    for number in range(40):
+        cameras.publish(f"cam{number}", number, jpegs[number % 5])
+    store = look()
+    pending = []
+    until(lambda: pending.append(figure(port, "rjpeg_mqtt_pending")) or count(store) == 40, PATIENCE)
+    assert 2 <= max(pending) <= 3
+    assert worker.stop() == 0
+
+
+def test_a_store_that_fails_is_waited_for_and_nothing_is_acknowledged_meanwhile(
+    broker, start_worker, cameras, look, jpegs, tmp_path
+):
+    worker = start_worker(broker).ready()
+    store = look()
+    files = tmp_path / "data" / "frames"
+    # as a disk that is not mounted any more
+    files.rename(tmp_path / "away")
+    for number in range(5):
+        cameras.publish("cam", number, jpegs[number])
+    until(lambda: worker.said("trying again in"))
+    # what it had taken is not lost with it
+    assert worker.stop(signal.SIGKILL) == -signal.SIGKILL
+    (tmp_path / "away").rename(files)
+    start_worker(broker)
+    until(lambda: count(store) == 5, PATIENCE)
+
+
+def test_tls_and_passwords(start_broker, start_worker, look, jpegs, tmp_path):
+    broker = start_broker()
+    (tmp_path / "password").write_text("password-viewer\n")
+    broker.url, plain = broker.tls_url, broker.url
+    options = ["--username", "viewer", "--token-file", tmp_path / "password", "--topic", "site"]
+    worker = start_worker(broker, *options, "--ca-file", broker.ca_file).ready()
+    broker.url = plain
+    publisher = Cameras(broker)
+    publisher.publish("one", 1, jpegs[0], topic="site/{}/image")
+    until(lambda: count(look()) == 1, PATIENCE)
+    publisher.close()
+    assert worker.stop() == 0
+
+
+def test_a_wrong_password_or_certificate_is_told(start_broker, start_worker, tmp_path):
+    broker = start_broker()
+    broker.url = broker.tls_url
+    (tmp_path / "password").write_text("wrong\n")
+    options = ["--username", "viewer", "--token-file", tmp_path / "password"]
+    refused = start_worker(broker, *options, "--ca-file", broker.ca_file)
+    distrusting = start_worker(broker, *options, "--ca-file", broker.folder / "other.pem")
+    assert refused.process.wait(PATIENCE) == 1
+    refused.stop()
+    assert "Not authorized" in refused.messages[-1]
+    assert refused.messages[-1].startswith("error: ")
+    until(lambda: distrusting.said("certificate"), PATIENCE)
+
+
+def test_workers_of_one_name_are_told_of_each_other_and_store_every_frame_once(
+    broker, start_worker, cameras, look, jpegs
+):
+    workers = [start_worker(broker, "--name", "same") for _ in range(2)]
+    until(lambda: any(worker.said("another worker of the name same?") for worker in workers), PATIENCE)
+    for number in range(20):
+        cameras.publish("cam", number, jpegs[number % 5])
+    store = look()
+    until(lambda: count(store) == 20, PATIENCE)
+    assert sorted(identities(store)) == [("cam", number) for number in range(20)]
+    assert sum(len(worker.records()) for worker in workers if worker.stop() == 0) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--broker"),
+        (["--broker", "http://host"], 1, "mqtt://host:1883"),
+        (["--broker", "mqtt://user:secret@host"], 1, "apart"),
+        (["--broker", "mqtt://host", "--group", "a/b"], 2, "--group"),
+        (["--broker", "mqtt://host", "--topic", "#"], 2, "--topic"),
+        (["--broker", "mqtt://host", "--token-file", "/nowhere"], 1, "token file"),
+        (["--broker", "mqtts://host", "--ca-file", "/nowhere"], 1, "ca file"),
+        (["--broker", "mqtt://host", "--data", "/proc/nowhere"], 1, "--name"),
+    ],
+)
+def test_what_cannot_work_is_told_at_once(arguments, code, message, tmp_path):
+    data = [] if "--data" in arguments else ["--data", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-m", "server", "worker", *arguments, *data],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_brokers_have_usual_ports():
+    assert parse_broker("mqtt://host") == (False, "host", 1883)
+    assert parse_broker("mqtts://[::1]") == (True, "::1", 8883)
+    with pytest.raises(ConfigError, match="expected like"):
+        parse_broker("mqtt://host:99999")
+
+
+class TestFrameOf:
+    now = datetime.datetime(2026, 5, 6, tzinfo=datetime.UTC)
+
+    def message(self, topic="rjpeg/cam/image", **properties):
+        message = MQTTMessage(1, topic.encode())
+        message.payload = b"jpeg"
+        message.properties = Properties(PacketTypes.PUBLISH)
+        if properties:
+            message.properties.UserProperty = list(properties.items())
+        return message
+
+    def test_without_properties_the_time_is_that_of_receipt_and_there_is_no_number(self):
+        frame = frame_of(self.message(), "rjpeg", self.now, {})
+        assert (frame.camera, frame.sequence, frame.capture_time) == ("cam", None, self.now)
+
+    def test_times_are_taken_in_any_zone(self):
+        text = "2026-03-04T07:06:07.5+02:00"
+        frame = frame_of(self.message(sequence="7", capture_time=text), "rjpeg", self.now, {"cam": {"a": 1}})
+        assert frame.capture_time == START + datetime.timedelta(seconds=0.5)
+        assert (frame.sequence, frame.metrics, frame.jpeg) == (7, {"a": 1}, b"jpeg")
+
+    @pytest.mark.parametrize("topic", ["rjpeg/a/b/image", "rjpeg//image", "rjpeg/../image", "other/cam/image"])
+    def test_a_topic_without_a_cameras_name_is_refused(self, topic):
+        with pytest.raises(InputError, match="camera's name"):
+            frame_of(self.message(topic), "rjpeg", self.now, {})
+
+    @pytest.mark.parametrize(
+        "properties",
+        [
+            {"sequence": "-1"}, {"sequence": "1e3"}, {"sequence": "9" * 16}, {"sequence": "٣"},
+            {"capture_time": "2026-03-04T05:06:07"}, {"capture_time": ""}, {"camera": "other"},
+        ],
+    )  # fmt: skip
+    def test_malformed_properties_are_refused(self, properties):
+        with pytest.raises(InputError):
+            frame_of(self.message(**properties), "rjpeg", self.now, {})
+
+
+def test_names_are_the_first_ones_free(tmp_path):
+    from server.config import Config
+    from server.worker import free_name
+
+    config = Config()
+    config.storage.data = str(tmp_path)
+    with free_name(config, "a") as first, free_name(config, "a") as second, free_name(config, "b") as other:
+        assert first.endswith("-1")
+        assert second.endswith("-2")
+        assert other == first
+        time.sleep(0)
+    with free_name(config, "a") as again:
+        assert again == first
