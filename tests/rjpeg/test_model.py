@@ -88,7 +88,7 @@ def test_the_predictor_gives_the_same_integers_on_both_runtimes_at_any_grid(monk
     answers = []
     for name in runtime.RUNTIMES:
         monkeypatch.setenv("RJPEG_RUNTIME", name)
-        network = runtime.load(DEFAULT_FOLDER / "predictor.tflite", reference_kernels=True)
+        network = runtime.load(DEFAULT_FOLDER / "predictor.tflite")
         assert runtime.runtime_name() == name
         answers.append([network.run(array) for array in inputs])
     for first, second in zip(*answers, strict=True):
@@ -102,7 +102,7 @@ def test_an_unknown_runtime_in_the_environment_is_named(monkeypatch):
 
 
 def test_input_of_another_dtype_or_shape_is_refused():
-    network = runtime.load(DEFAULT_FOLDER / "predictor.tflite", reference_kernels=True)
+    network = runtime.load(DEFAULT_FOLDER / "predictor.tflite")
     with pytest.raises(rjpeg.ModelError, match="input is float32, expected int8"):
         network.run(np.zeros((1, 3, 3, 7), np.float32))
     with pytest.raises(rjpeg.ModelError, match="does not run on input of shape"):
