@@ -124,5 +124,5 @@ def test_sums_that_float32_does_not_hold_exactly_are_refused():
 def test_a_network_of_other_layers_is_refused():
     features = keras.Input((None, None, 7))
     x = keras.layers.Activation("tanh")(keras.layers.Conv2D(2, 1)(features))
-    with pytest.raises(ExportError, match="not among those of train.networks"):
+    with pytest.raises(ExportError, match=r"not among those of train\.networks"):
         to_whole_numbers(keras.Model(features, x), [np.zeros((3, 3, 7), np.float32)])
