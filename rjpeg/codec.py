@@ -175,6 +175,21 @@ def inverse_dct(
     return _native.inverse_dct(quantized, steps, levels)
 
 
+def picture_of(
+    blocks: list[NDArray[np.int16]],
+    steps: list[NDArray[np.float32]],
+    levels: NDArray[np.uint8],
+    half_size_chroma: bool,
+    size: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """The (height, width, 3) uint8 BGR picture of quantized blocks: `inverse_dct` and `frame_from_planes` at once.
+
+    blocks, steps: as for `inverse_dct`, of y, cb and cr. levels: (rows, cols, 2) uint8, those of the regions.
+    half_size_chroma: 4:2:0, else 4:4:4. size: (height, width).
+    """
+    return _native.picture_of(blocks, steps, levels, half_size_chroma, *size)
+
+
 def quantize_dc(coefficients: NDArray[np.float32], step: int) -> NDArray[np.int64]:
     """The DC terms (block_rows, block_cols) that `quantize` gives, which no map changes."""
     dc = coefficients[..., 0]
