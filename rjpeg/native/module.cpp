@@ -349,6 +349,14 @@ py::bytes rice_encode(const Array<std::int64_t>& gaps, const Array<std::int64_t>
   return py::bytes(rjpeg::rice_encode(gaps.data(), differences.data(), gaps.size()));
 }
 
+py::tuple rice_decode(const py::bytes& data, std::int64_t size, std::size_t most) {
+  const rjpeg::Differences found = rjpeg::rice_decode(data, size, most);
+  const auto array = [](const std::vector<std::int64_t>& values) {
+    return py::array_t<std::int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+  };
+  return py::make_tuple(array(found.positions), array(found.values));
+}
+
 py::bytes write_file(int width, int height, const std::vector<Exact<std::int16_t>>& blocks,
                      const std::vector<Exact<rjpeg::Mask>>& masks, const std::vector<Array<std::uint16_t>>& tables,
                      const std::vector<std::pair<int, int>>& sampling,
@@ -425,6 +433,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("find_masks", &find_masks, py::arg("blocks").noconvert());
   module.def("checksum", &checksum, py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("crc"));
   module.def("rice_encode", &rice_encode, py::arg("gaps"), py::arg("differences"));
+  module.def("rice_decode", &rice_decode, py::arg("data"), py::arg("size"), py::arg("most"));
   module.def("write_file", &write_file, py::arg("width"), py::arg("height"), py::arg("blocks").noconvert(),
              py::arg("masks").noconvert(), py::arg("tables"), py::arg("sampling"), py::arg("segments"));
 }

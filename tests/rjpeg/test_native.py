@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 import rjpeg
 from rjpeg import _native, codec, features, maps, runtime
 from rjpeg.errors import JpegError
+from tests.rjpeg import reference
 
 SCALES = 2 ** (np.arange(13) / 4)
 sides = st.integers(1, 40)
@@ -355,3 +356,15 @@ def test_a_stand_in_for_a_network_may_code_frames_itself(photos):
 
     model.generator.run = coding
     assert rjpeg.Encoder(model).encode(photos[0], 50) == expected
+
+
+@given(st.binary(max_size=60) | st.lists(st.sampled_from([0, 1, 85, 127, 254, 255]), max_size=40).map(bytes))
+def test_refinements_are_read_as_the_reference_reads_them_whatever_the_bytes(data):
+    def answer(decode):
+        try:
+            positions, differences = decode(data, 300, 20)
+        except ValueError as error:
+            return str(error)
+        return list(positions), list(differences)
+
+    assert answer(_native.rice_decode) == answer(reference.rice_decode)
