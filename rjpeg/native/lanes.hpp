@@ -87,10 +87,9 @@ RJPEG_INLINE void inverse_columns(Lanes x[kBlock]) {
   x[4] = s3 - d3;
 }
 
-// The same as integers, and as bytes.
+// The same as integers, and as they lie in memory.
 typedef std::int32_t Integers __attribute__((vector_size(kBlock * sizeof(std::int32_t))));
 typedef std::int16_t Shorts __attribute__((vector_size(kBlock * sizeof(std::int16_t)), aligned(2), may_alias));
-typedef std::uint8_t Bytes __attribute__((vector_size(kBlock), aligned(1), may_alias));
 
 RJPEG_INLINE bool has_ac(const std::int16_t* block) {
   std::uint64_t words[kCoefficients / 4];
@@ -104,16 +103,16 @@ RJPEG_INLINE bool has_ac(const std::int16_t* block) {
 RJPEG_INLINE void inverse_block(const std::int16_t* block, const float* step, std::uint8_t* out,
                                 std::ptrdiff_t stride) {
   // Clipped before the conversion: a hostile file's sums do not fit an int.
-  const auto byte_of = [](const Lanes& sample) {
+  const auto integers_of = [](const Lanes& sample) {
     const Lanes shifted = sample + 128.5f, low = {}, high = low + 255.0f;
     const Lanes raised = shifted > low ? shifted : low;
-    return __builtin_convertvector(__builtin_convertvector(raised < high ? raised : high, Integers), Bytes);
+    return __builtin_convertvector(raised < high ? raised : high, Integers);
   };
   if (!has_ac(block)) {
     // What the transform makes of it, without the zeros.
     const Lanes flat = Lanes{} + kC4 * (kC4 * (static_cast<float>(block[0]) * step[0]));
-    const Bytes bytes = byte_of(flat);
-    for (int i = 0; i < kBlock; ++i) std::memcpy(out + i * stride, &bytes, sizeof bytes);
+    const int value = integers_of(flat)[0];
+    for (int i = 0; i < kBlock; ++i) std::memset(out + i * stride, value, kBlock);
     return;
   }
   Lanes x[kBlock];
@@ -124,9 +123,17 @@ RJPEG_INLINE void inverse_block(const std::int16_t* block, const float* step, st
   inverse_columns(x);
   transpose(x);
   inverse_columns(x);
-  transpose(x);
-#pragma GCC unroll 8
-  for (int i = 0; i < kBlock; ++i) *reinterpret_cast<Bytes*>(out + i * stride) = byte_of(x[i]);
+  // x[i] is column i of the samples. Four bytes to an integer, and the two halves of every row side by side.
+  constexpr int kFirst = __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 24 : 0, kNext = kFirst == 0 ? 8 : -8;
+  Integers half[2];
+  for (int i = 0; i < 2; ++i) {
+    half[i] = integers_of(x[4 * i]) << kFirst;
+    for (int j = 1; j < 4; ++j) half[i] |= integers_of(x[4 * i + j]) << (kFirst + j * kNext);
+  }
+  const Integers rows[2] = {__builtin_shufflevector(half[0], half[1], 0, 8, 1, 9, 2, 10, 3, 11),
+                            __builtin_shufflevector(half[0], half[1], 4, 12, 5, 13, 6, 14, 7, 15)};
+  for (int i = 0; i < kBlock; ++i)
+    std::memcpy(out + i * stride, reinterpret_cast<const char*>(rows) + i * kBlock, kBlock);
 }
 
 }  // namespace rjpeg

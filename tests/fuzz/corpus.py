@@ -43,7 +43,9 @@ def region_files() -> dict[str, bytes]:
         for source in ("region 48x64", "region reduced", "region 4:4:4"):
             made[f"{source} {name}"] = _transcoded(made[source], *flags)
     made["region arithmetic"] = _transcoded(made["region 48x64"], "-arithmetic")
-    made["region reduced restarts progressive"] = _transcoded(made["region reduced"], "-progressive", "-restart", "1")
+    made["region reduced restarts progressive"] = _transcoded(
+        made["region reduced"], "-progressive", "-restart", "1"
+    )
     return made
 
 

@@ -190,9 +190,7 @@ def _edit_quantization(rng: random.Random, parts: list[Part]) -> None:
     elif way == 2:
         part.data[1:65] = b"\xff" * 64
     elif way == 3 and len(part.data) >= 65:
-        wide = b"".join(
-            struct.pack(">H", min(65535, step * rng.choice((1, 3, 200, 65535)))) for step in part.data[1:65]
-        )
+        wide = b"".join(struct.pack(">H", min(65535, step * rng.choice((1, 3, 200, 65535)))) for step in part.data[1:65])
         part.data[:65] = bytes((part.data[0] | 0x10,)) + wide
     else:
         for _ in range(rng.randrange(1, 5)):

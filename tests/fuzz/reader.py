@@ -136,7 +136,8 @@ class _Reader:
         if precision != 8 or not height or not width or len(body) != 6 + 3 * count or not count:
             raise Unreadable("frame header")
         components = [
-            Component(body[at], body[at + 1] >> 4, body[at + 1] & 15, body[at + 2]) for at in range(6, 6 + 3 * count, 3)
+            Component(body[at], body[at + 1] >> 4, body[at + 1] & 15, body[at + 2])
+            for at in range(6, 6 + 3 * count, 3)
         ]
         if len({component.identity for component in components}) < count:
             raise Unreadable("components of one name")
