@@ -13,9 +13,10 @@ from typing import Any
 import calibration_data
 from export.calibration import features_of, read_pictures, restoration_features_of
 from export.convert import ExportError, to_int8
-from export.crossing import runtimes_agree
+from export.crossing import hard_inputs, runtimes_agree
 from export.manifest import build_manifest, part_of
 from export.parity import TEACHER_SIZE, compare, teacher_inputs, with_float_networks
+from export.whole_numbers import to_whole_numbers
 from rjpeg.errors import RjpegError
 from rjpeg.model import DEFAULT_FOLDER, load_model
 from rjpeg.runtime import Network, quantize_input
@@ -58,16 +59,16 @@ def export(
     contents = {}
     for index, name in enumerate(floats):
         log.info("converting the %s, calibrated on %d grids", name, len(samples))
-        contents[name] = to_int8(floats[name], [features[index] for features in samples])
+        contents[name] = to_whole_numbers(floats[name], [features[index] for features in samples])
     check_budgets(contents, macs)
     networks = {name: Network(content, name=name) for name, content in contents.items()}
-    # The predictor's integers on random and on real inputs, at several grid sizes.
-    quantization = networks["predictor"].input_quantization
-    crossed = runtimes_agree(
-        contents["predictor"], [quantize_input(features[1], quantization)[None] for features in samples]
-    )
-    if not crossed["equal"]:
-        raise ExportError(f"predictor: outputs differ between {' and '.join(crossed['runtimes'])}")
+    # Integers on real and on hard inputs, at several grid sizes.
+    for index, (name, content) in enumerate(contents.items()):
+        quantization = networks[name].input_quantization
+        inputs = [quantize_input(features[index], quantization)[None] for features in samples]
+        crossed = runtimes_agree(content, inputs + hard_inputs(inputs[0].shape[-1]))
+        if not crossed["equal"]:
+            raise ExportError(f"{name}: outputs differ among the kernels of {' and '.join(crossed['runtimes'])}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch:
@@ -138,7 +139,7 @@ def check_parity(figures: dict[str, float]) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Turns a checkpoint into full-integer int8 TFLite networks and a manifest, if all checks pass.",
+        description="Turns a checkpoint into int8 TFLite networks and a manifest, if all checks pass.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=Path, default=checkpoints.FOLDER, help="folder that training wrote")
@@ -182,7 +183,7 @@ def print_table(manifest: dict[str, Any]) -> None:
         f"{parity['levels_within_1']:.2%} within one, bytes x {parity['bytes_ratio']:.4f}, "
         f"divergence {parity['divergence_int8']:.4f} (float {parity['divergence_float']:.4f}){agreement}"
     )
-    print(f"predictor equal on {' and '.join(parity['runtimes'])}; model id {manifest['id']}")
+    print(f"integers equal on {' and '.join(parity['runtimes'])}; model id {manifest['id']}")
 
 
 def _macs(part: dict[str, Any]) -> str:

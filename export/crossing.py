@@ -1,7 +1,7 @@
-"""Does a network give the same integers on every installed runtime? Each runs in a process of its own.
+"""Does a network give the same integers on every installed runtime and all its kernels? Each runtime has a process.
 
 `python -m export.crossing INPUTS.npz OUTPUTS.npz < NETWORK.tflite` is that process: it runs the network on every
-array of the first file, on the reference kernels of the runtime that RJPEG_RUNTIME names.
+array of the first file, with XNNPACK and on the kernels of the runtime that RJPEG_RUNTIME names.
 """
 
 import importlib.util
@@ -20,19 +20,31 @@ from rjpeg.runtime import RUNTIMES, Network
 
 
 def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:
-    """Outputs of every installed runtime on reference kernels, compared in all integers: {"runtimes", "equal"}.
+    """Outputs of every installed runtime, with XNNPACK and without, compared in all integers:
+    {"runtimes", "equal", "inputs"}.
 
     Raises ModelError where a runtime does not run the network.
     """
     names = [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
-    outputs = [_answers(content, inputs, name) for name in names]
+    outputs = [answers for name in names for answers in answers_of(content, inputs, name)]
     equal = all(
         np.array_equal(one, other) for answers in outputs[1:] for one, other in zip(outputs[0], answers, strict=True)
     )
     return {"runtimes": names, "equal": equal, "inputs": len(inputs)}
 
 
-def _answers(content: bytes, inputs: list[NDArray[np.int8]], runtime: str) -> list[NDArray[np.int8]]:
+def hard_inputs(channels: int) -> list[NDArray[np.int8]]:
+    """Inputs (n, rows, cols, channels) as no picture gives them: extremes, noise, odd grids, several at once."""
+    rng = np.random.default_rng(0)
+    shapes = [(1, 1, 1), (1, 2, 7), (3, 5, 4), (1, 23, 5), (2, 1, 9)]
+    noise = [rng.integers(-128, 128, (*shape, channels)) for shape in shapes]
+    extremes = [rng.choice([-128, 127], (*shape, channels)) for shape in shapes]
+    constant = [np.full((1, 9, 11, channels), value) for value in (-128, 0, 127)]
+    return [array.astype(np.int8) for array in (*noise, *extremes, *constant)]
+
+
+def answers_of(content: bytes, inputs: list[NDArray[np.int8]], runtime: str) -> list[list[NDArray[np.int8]]]:
+    """A runtime's answers to all inputs, with XNNPACK and without. Raises ModelError."""
     # tflite-runtime does not always make an interpreter where TensorFlow is loaded, before it or after it.
     with tempfile.TemporaryDirectory() as scratch:
         given, answered = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"
@@ -48,15 +60,17 @@ def _answers(content: bytes, inputs: list[NDArray[np.int8]], runtime: str) -> li
         )
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ModelError(f"predictor on {runtime}: {said[-1] if said else f'exit status {done.returncode}'}")
+            raise ModelError(f"network on {runtime}: {said[-1] if said else f'exit status {done.returncode}'}")
         with np.load(answered) as arrays:
-            return [arrays[f"arr_{index}"] for index in range(len(inputs))]
+            return [[arrays[f"arr_{first + i}"] for i in range(len(inputs))] for first in (0, len(inputs))]
 
 
 def main(given: str, answered: str) -> None:
-    network = Network(sys.stdin.buffer.read(), name="predictor", reference_kernels=True)
+    content = sys.stdin.buffer.read()
+    networks = [Network(content, name="network", delegate=delegate) for delegate in (True, False)]
     with np.load(given) as arrays:
-        np.savez(answered, *(network.run(arrays[f"arr_{index}"]) for index in range(len(arrays))))
+        inputs = [arrays[f"arr_{index}"] for index in range(len(arrays))]
+    np.savez(answered, *(network.run(array) for network in networks for array in inputs))
 
 
 if __name__ == "__main__":

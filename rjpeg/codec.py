@@ -102,24 +102,6 @@ def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
 
 
-def frame_from_planes(planes: Planes, height: int, width: int) -> NDArray[np.uint8]:
-    """Join planes to a (height, width, 3) uint8 BGR frame.
-
-    Planes may be larger than the frame by partial blocks, which are cut off. Half-size chroma is enlarged linearly
-    between sample centers, as libjpeg's "fancy upsampling" does.
-    """
-    y, cb, cr = planes
-    if cb.shape[0] < height or cb.shape[1] < width:
-        cb, cr = (_double(plane[: halved(height), : halved(width)]) for plane in (cb, cr))
-    merged = cv2.merge([plane[:height, :width] for plane in (y, cr, cb)])
-    return cv2.cvtColor(merged, cv2.COLOR_YCrCb2BGR)
-
-
-def _double(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    size = (plane.shape[1] * 2, plane.shape[0] * 2)
-    return cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
-
-
 def forward_dct(plane: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it.
 
@@ -173,6 +155,22 @@ def inverse_dct(
     Arguments as for `quantize`. Returns the (8 * block_rows, 8 * block_cols) uint8 plane, partial blocks whole.
     """
     return _native.inverse_dct(quantized, steps, levels)
+
+
+def picture_of(
+    blocks: list[NDArray[np.int16]],
+    steps: list[NDArray[np.float32]],
+    levels: NDArray[np.uint8],
+    half_size_chroma: bool,
+    size: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """The (height, width, 3) uint8 BGR picture of quantized blocks, from which no plane is made on the way.
+
+    blocks, steps: as for `inverse_dct`, of y, cb and cr. levels: (rows, cols, 2) uint8, those of the regions.
+    half_size_chroma: 4:2:0, else 4:4:4. size: (height, width). Half-size chroma is enlarged linearly between sample
+    centers, as libjpeg's "fancy upsampling" does.
+    """
+    return _native.picture_of(blocks, steps, levels, half_size_chroma, *size)
 
 
 def quantize_dc(coefficients: NDArray[np.float32], step: int) -> NDArray[np.int64]:

@@ -302,16 +302,11 @@ def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | No
     """The (h, w, 3) uint8 BGR picture of a file at its coding size. seconds: by stage, added to."""
     seconds = {} if seconds is None else seconds
 
-    def transform() -> codec.Planes:
-        planes = []
-        for index, component in enumerate(file.blocks):
-            steps = codec.level_steps(file.tables[index], model.leveling.scales)
-            levels = codec.block_levels(file.quality_map[..., min(index, 1)], *component.shape[:2])
-            planes.append(codec.inverse_dct(component, steps, levels))
-        return codec.Planes(*planes)
+    def transform() -> NDArray[np.uint8]:
+        steps = [codec.level_steps(table, model.leveling.scales) for table in file.tables]
+        return codec.picture_of(file.blocks, steps, file.quality_map, file.sampling[0] == (2, 2), file.coding_size)
 
-    planes = timed(seconds, "transform", transform)
-    return timed(seconds, "convert", lambda: codec.frame_from_planes(planes, *file.coding_size))
+    return timed(seconds, "transform", transform)
 
 
 def predicted_maps(

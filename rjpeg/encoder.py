@@ -433,17 +433,20 @@ class Encoder:
         )
 
     def _finest_percent(self, percent: float) -> float:
-        """Scale of the DQT's tables for a picture that is coded at `percent` on average: finer by the map's center."""
-        leveling, mean_step = self.model.leveling, self._mean_base_step
+        """Scale of the DQT's tables for a picture that is coded at `percent` on average: finer by the map's center.
+
+        That is x where x + most * strength(mean_step * x) is the wanted scale, all in octaves; a strength between 0 and
+        1 is a line over x.
+        """
+        leveling = self.model.leveling
         wanted, most = math.log2(percent), leveling.octaves(1.0)
-        low, high = -8.0, wanted
-        for _ in range(40):
-            middle = (low + high) / 2
-            if middle + most * leveling.strength(max(1.0, mean_step * 2.0**middle / 100.0)) < wanted:
-                low = middle
-            else:
-                high = middle
-        return float(2.0**high)
+        mean_step = math.log2(self._mean_base_step / 100.0)
+        octaves = (wanted - most * mean_step / leveling.fade) / (1.0 + most / leveling.fade)
+        if octaves + mean_step > leveling.fade:
+            octaves = wanted - most
+        elif octaves + mean_step < 0:
+            octaves = wanted
+        return float(2.0**octaves)
 
     def _predicted_map(self, picture: _Picture, file_tables: list[NDArray[np.uint16]], rate: int) -> NDArray[np.uint8]:
         network = self.model.predictor

@@ -120,23 +120,28 @@ def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
 
 
 def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) -> tuple[int, bytes]:
-    """(kind, data) that turns the predictor's map into `levels`, both (rows, cols, 2): the shorter of two ways.
+    """(kind, data) that turns the predictor's map into `levels`, both (rows, cols, 2), in one of two ways.
 
     Differences: gaps between changed levels (luma first, row by row) and signed differences in Rice codes (Rice and
-    Plaunt 1971), the best of 16 parameters in the first four bits. Or the whole map, deflated (RFC 1951).
+    Plaunt 1971), the best of 16 parameters in the first four bits. Or the whole map, deflated (RFC 1951), where that is
+    shorter; of differences that take less than a bit a level it is taken for granted that they are.
     """
     if np.array_equal(predicted, levels):
         return 0, b""
     before, after = _flat(predicted), _flat(levels)
     changed = np.flatnonzero(before != after)
-    candidates = [whole_map(levels)]
+    coded = None
     if changed.size <= _MOST_DIFFERENCES:
         gaps = np.diff(changed, prepend=-1) - 1
         differences = after[changed].astype(np.int64) - before[changed]
         coded = _native.rice_encode(gaps, differences)
-        if len(coded) <= _MOST_DIFFERENCE_BYTES:
-            candidates.insert(0, (_DIFFERENCES, coded))
-    return min(candidates, key=lambda candidate: len(candidate[1]))
+        # The maps of photographs take more than a bit a level, and deflating them more time than all else here.
+        if 8 * len(coded) <= levels.size:
+            return _DIFFERENCES, coded
+    whole = whole_map(levels)
+    if coded is None or len(coded) > min(len(whole[1]), _MOST_DIFFERENCE_BYTES):
+        return whole
+    return _DIFFERENCES, coded
 
 
 def whole_map(levels: NDArray[np.uint8]) -> tuple[int, bytes]:
@@ -163,9 +168,16 @@ def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count:
             raise MarkerError(f"region marker's map has not the {flat.size} levels that were expected")
         flat = np.frombuffer(whole, np.uint8)
     elif kind == _DIFFERENCES:
-        positions, differences = _rice_decode(data, flat.size)
+        if len(data) > _MOST_DIFFERENCE_BYTES:
+            raise MarkerError(
+                f"region marker has {len(data)} bytes of refinements, expected at most {_MOST_DIFFERENCE_BYTES}"
+            )
+        try:
+            positions, differences = _native.rice_decode(data, flat.size, _MOST_DIFFERENCES)
+        except ValueError as error:
+            raise MarkerError(f"region marker's refinements {error}") from error
         changed = flat.astype(np.int64)
-        changed[np.array(positions, np.int64)] += np.array(differences, np.int64)
+        changed[positions] += differences
         if changed.min() < 0 or changed.max() >= level_count:
             raise MarkerError(f"region marker's refinements leave the levels 0..{level_count - 1}")
         flat = changed.astype(np.uint8)
@@ -179,31 +191,3 @@ def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count:
 
 def _flat(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return levels.transpose(2, 0, 1).ravel()
-
-
-def _rice_decode(data: bytes, size: int) -> tuple[list[int], list[int]]:
-    if len(data) > _MOST_DIFFERENCE_BYTES:
-        raise MarkerError(
-            f"region marker has {len(data)} bytes of refinements, expected at most {_MOST_DIFFERENCE_BYTES}"
-        )
-    # A leading one keeps the zeros at the front; "0b1" is cut off again.
-    bits = bin(int.from_bytes(b"\x01" + data, "big"))[3:]
-    parameter, at = int(bits[:4] or "0", 2), 4
-    position = -1
-    positions: list[int] = []
-    differences: list[int] = []
-    while (end := bits.find("0", at)) >= 0:
-        quotient = end - at
-        at = end + 1 + parameter
-        magnitude_end = bits.find("0", at + 1)
-        if magnitude_end < 0:
-            raise MarkerError("region marker's refinements are cut short")
-        remainder = int(bits[end + 1 : at], 2) if parameter else 0
-        position += 1 + (quotient << parameter) + remainder
-        if position >= size or len(positions) >= _MOST_DIFFERENCES:
-            raise MarkerError(f"region marker's refinements go beyond the map's {size} levels")
-        positions.append(position)
-        magnitude = magnitude_end - at
-        differences.append(-magnitude if bits[at] == "1" else magnitude)
-        at = magnitude_end + 1
-    return positions, differences

@@ -45,25 +45,25 @@ class Model:
 
     @cached_property
     def predictor(self) -> Network:
-        """The predictor, on reference kernels so that every machine reads the same map from a file."""
+        """The predictor. Its integers are the same on all kernels, so every machine reads the same map from a file."""
         content = _checked(
             self.folder / self.manifest["predictor"]["file"], self.manifest["decoder"]["predictor_sha256"]
         )
-        network = Network(content, name=str(self.folder / "predictor"), reference_kernels=True)
+        network = Network(content, name=str(self.folder / "predictor"))
         stated = (self.manifest["decoder"]["input"], self.manifest["decoder"]["output"])
         return _expect_int8(network, PREDICTOR_CHANNELS, stated)
 
     @cached_property
     def generator(self) -> Network:
-        """The generator, on the fastest kernels there are."""
+        """The generator."""
         part = self.manifest["generator"]
         content = _checked(self.folder / part["file"], part["sha256"])
-        network = Network(content, name=str(self.folder / "generator"), delegate=False, threads=self.threads)
+        network = Network(content, name=str(self.folder / "generator"), threads=self.threads)
         return _expect_int8(network, GENERATOR_CHANNELS, (part["input"], part["output"]))
 
     @cached_property
     def restorer(self) -> Network:
-        """The restorer, on the fastest kernels there are. Raises ModelError where the model comes without one."""
+        """The restorer. Raises ModelError where the model comes without one."""
         part = self.manifest.get("restorer")
         if part is None:
             raise ModelError(f"model {self.folder} has no restorer: decode without, or export one")

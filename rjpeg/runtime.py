@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from rjpeg.errors import ModelError
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 """Packages that are tried, in this order; the environment variable RJPEG_RUNTIME names the only one to use.
 
-The newer one first: on x86-64 its kernels take a ninth of the other's time, and once TensorFlow is loaded,
+The newer one first: on x86-64 it takes six sevenths of the other's time, and once TensorFlow is loaded,
 tflite-runtime 2.14 fails to make an interpreter ("vector::reserve", bad_alloc).
 """
 
@@ -48,13 +50,47 @@ def _interpreter_module() -> Any:
     raise ModelError(f"no TFLite runtime can be imported ({'; '.join(reasons)})")
 
 
+_announcing = threading.Lock()
+_announced = False
+
+
+@contextlib.contextmanager
+def _unannounced() -> Iterator[None]:
+    """Keeps one line off standard error, where a program's own lines may be for machines: that XNNPACK is used.
+
+    A runtime writes it when it makes its first delegate, whatever the level of logging.
+    """
+    global _announced
+    if _announced or not hasattr(os, "memfd_create"):
+        yield
+        return
+    with _announcing:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # closed
+            yield
+            return
+        held = os.memfd_create("stderr")
+        os.dup2(held, 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.lseek(held, 0, os.SEEK_SET)
+            with open(held, "rb") as file:  # noqa: PTH123
+                for line in file:
+                    if b"XNNPACK delegate" in line:
+                        _announced = True
+                    else:
+                        os.write(2, line)
+
+
 class Network:
     """A TFLite network with one input, for any grid size. Safe to use from several threads, which run side by side.
 
-    reference_kernels: the plain kernels that give the same integers on every runtime and processor, at a tenth of the
-    speed of the others. delegate: let the runtime hand the network to XNNPACK, which is faster for dense 3x3
-    convolutions and slower, by a factor of three, for the 7x7 depthwise ones of the generator. outputs: how many the
-    network must have, None for any number.
+    delegate: let the runtime hand the network to XNNPACK, its fastest kernels. reference_kernels: the plainest ones, to
+    compare with. outputs: how many the network must have, None for any number.
 
     An interpreter serves one thread at a time, and one shape until it is allocated anew. There is one at first; another
     is made when none is free that has the shape, up to one a core and at least four. Beyond, the one that was idle
@@ -76,8 +112,9 @@ class Network:
         self._content = content
         self._reference_kernels, self._delegate, self._threads = reference_kernels, delegate, threads
         try:
-            interpreter = self._make()
-            interpreter.allocate_tensors()
+            with _unannounced():
+                interpreter = self._make()
+                interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{name} is no network that {runtime_name()} runs: {error}") from error
         into, out = interpreter.get_input_details(), interpreter.get_output_details()

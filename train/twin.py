@@ -109,7 +109,7 @@ def double(planes):
 
 
 def rgb_from_planes(luma, cb, cr):
-    """Planes 0..255, chroma half as large -> (N, H, W, 3) RGB 0..255 whole, as `rjpeg.codec.frame_from_planes`."""
+    """Planes 0..255, chroma half as large -> (N, H, W, 3) RGB 0..255 whole, as `rjpeg.codec.picture_of`."""
     chroma = double(ops.stack([cb, cr], axis=-1)) - 128.0
     ycbcr = ops.concatenate([luma[..., None], chroma], axis=-1)
     return round_and_clip(ops.matmul(ycbcr, ops.convert_to_tensor(YCBCR_TO_RGB)))

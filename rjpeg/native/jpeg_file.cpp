@@ -254,7 +254,8 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
       throw JpegFailure("damaged JPEG: a quantization step is 0, expected 1 or more");
     component.block_rows = static_cast<std::ptrdiff_t>(source.height_in_blocks);
     component.block_cols = static_cast<std::ptrdiff_t>(source.width_in_blocks);
-    component.blocks.resize(static_cast<std::size_t>(component.block_rows * component.block_cols) * DCTSIZE2);
+    component.blocks =
+        Buffer<std::int16_t>(static_cast<std::size_t>(component.block_rows * component.block_cols) * DCTSIZE2);
     if (!copy_rows(reader, arrays[c], component.block_rows, component.block_cols, component.blocks.data()))
       raise("damaged JPEG", reader.errors);
   }

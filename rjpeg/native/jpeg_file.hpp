@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "memory.hpp"
+
 namespace rjpeg {
 
 // The file can't be read or written; becomes rjpeg.JpegError.
@@ -18,7 +20,7 @@ struct Component {
   int h = 1, v = 1;                       // sampling factors
   std::ptrdiff_t block_rows = 0, block_cols = 0;  // blocks that hold samples, without padding to whole MCUs
   std::vector<std::uint16_t> table;       // 64 steps, natural order
-  std::vector<std::int16_t> blocks;       // block_rows * block_cols * 64, natural order
+  Buffer<std::int16_t> blocks;            // block_rows * block_cols * 64, natural order
 };
 
 struct Segment {

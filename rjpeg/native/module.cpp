@@ -10,6 +10,8 @@
 #include "features.hpp"
 #include "jpeg_file.hpp"
 #include "jpeg_writer.hpp"
+#include "memory.hpp"
+#include "picture.hpp"
 #include "rice.hpp"
 #include "transform.hpp"
 
@@ -118,17 +120,26 @@ py::array_t<std::uint8_t> inverse_dct(const Array<std::int16_t>& quantized, cons
   return plane;
 }
 
+// An array of the buffer's values, which lives as long as the array does.
+template <typename T>
+py::array_t<T> array_of(rjpeg::Buffer<T>&& buffer, const std::vector<py::ssize_t>& shape) {
+  auto owned = std::make_unique<rjpeg::Buffer<T>>(std::move(buffer));
+  T* const values = owned->data();
+  py::capsule owner(owned.get(), [](void* memory) { delete static_cast<rjpeg::Buffer<T>*>(memory); });
+  owned.release();
+  return py::array_t<T>(shape, values, owner);
+}
+
 py::dict to_dict(rjpeg::JpegFile& file, bool with_blocks) {
   py::list segments, sampling, tables, blocks;
   for (const auto& segment : file.segments) segments.append(py::make_tuple(segment.code, py::bytes(segment.data)));
-  for (const auto& component : file.components) {
+  for (auto& component : file.components) {
     sampling.append(py::make_tuple(component.h, component.v));
     if (!with_blocks) continue;
     tables.append(py::array_t<std::uint16_t>(static_cast<py::ssize_t>(component.table.size()),
                                              component.table.data()));
-    blocks.append(py::array_t<std::int16_t>(
-        {component.block_rows, component.block_cols, static_cast<std::ptrdiff_t>(rjpeg::kCoefficients)},
-        component.blocks.data()));
+    blocks.append(array_of(std::move(component.blocks),
+                           {component.block_rows, component.block_cols, py::ssize_t{rjpeg::kCoefficients}}));
   }
   py::dict facts;
   facts["width"] = file.width;
@@ -230,6 +241,37 @@ void transform_and_quantize(const py::array_t<std::uint8_t>& plane, const Exact<
                                 target_masks);
 }
 
+py::array_t<std::uint8_t> picture_of(const std::vector<Exact<std::int16_t>>& blocks,
+                                     const std::vector<Exact<float>>& steps, const Exact<std::uint8_t>& levels,
+                                     bool half, py::ssize_t height, py::ssize_t width) {
+  expect(blocks.size() == 3 && steps.size() == 3, "blocks, steps: expected three components");
+  expect(levels.ndim() == 3 && levels.shape(2) == 2, "levels: expected shape (rows, cols, 2)");
+  expect(height > 0 && width > 0, "size: expected at least 1x1");
+  rjpeg::QuantizedPlane planes[3];
+  for (int c = 0; c < 3; ++c) {
+    const int channel = std::min(c, 1);
+    const py::ssize_t samples_high = half && c > 0 ? (height + 1) / 2 : height;
+    const py::ssize_t samples_wide = half && c > 0 ? (width + 1) / 2 : width;
+    const py::ssize_t rows = (samples_high + 7) / 8, cols = (samples_wide + 7) / 8;
+    const bool four = !(half && c > 0);
+    expect(is_blocks(blocks[c], rows, cols), "blocks: expected the shape that size and sampling give");
+    expect(covers(rows, levels.shape(0), !four) && covers(cols, levels.shape(1), !four),
+           "levels: expected one for every region");
+    expect(steps[c].ndim() == 2 && steps[c].shape(1) == rjpeg::kCoefficients, "steps: expected shape (levels, 64)");
+    const std::uint8_t* level = levels.data();
+    for (py::ssize_t i = channel; i < levels.size(); i += 2)
+      expect(level[i] < steps[c].shape(0), "levels: level without steps");
+    planes[c] = {blocks[c].data(), rows,  cols, steps[c].data(), {level + channel, levels.shape(0), levels.shape(1)},
+                 four};
+  }
+  rjpeg::Buffer<std::uint8_t> pixels(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::picture_of(planes, half, height, width, pixels.data());
+  }
+  return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
+}
+
 py::array_t<std::int32_t> dequantized_dc(const Exact<float>& coefficients, int step) {
   expect(coefficients.ndim() == 3 && coefficients.shape(2) == rjpeg::kCoefficients,
          "coefficients: expected shape (rows, cols, 64)");
@@ -320,6 +362,14 @@ py::bytes rice_encode(const Array<std::int64_t>& gaps, const Array<std::int64_t>
   return py::bytes(rjpeg::rice_encode(gaps.data(), differences.data(), gaps.size()));
 }
 
+py::tuple rice_decode(const py::bytes& data, std::int64_t size, std::size_t most) {
+  const rjpeg::Differences found = rjpeg::rice_decode(data, size, most);
+  const auto array = [](const std::vector<std::int64_t>& values) {
+    return py::array_t<std::int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+  };
+  return py::make_tuple(array(found.positions), array(found.values));
+}
+
 py::bytes write_file(int width, int height, const std::vector<Exact<std::int16_t>>& blocks,
                      const std::vector<Exact<rjpeg::Mask>>& masks, const std::vector<Array<std::uint16_t>>& tables,
                      const std::vector<std::pair<int, int>>& sampling,
@@ -383,6 +433,8 @@ PYBIND11_MODULE(_native, module) {
   module.def("transform_and_quantize", &transform_and_quantize, py::arg("plane").noconvert(),
              py::arg("steps").noconvert(), py::arg("levels").noconvert(), py::arg("channel"), py::arg("dead_zone"),
              py::arg("quantized").noconvert(), py::arg("masks").noconvert());
+  module.def("picture_of", &picture_of, py::arg("blocks").noconvert(), py::arg("steps").noconvert(),
+             py::arg("levels").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
   module.def("dequantized_dc", &dequantized_dc, py::arg("coefficients").noconvert(), py::arg("step"));
   module.def("generator_input", &generator_input, py::arg("y").noconvert(), py::arg("cb").noconvert(),
              py::arg("cr").noconvert(), py::arg("rate"), py::arg("scale"), py::arg("zero_point"));
@@ -395,6 +447,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("find_masks", &find_masks, py::arg("blocks").noconvert());
   module.def("checksum", &checksum, py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("crc"));
   module.def("rice_encode", &rice_encode, py::arg("gaps"), py::arg("differences"));
+  module.def("rice_decode", &rice_decode, py::arg("data"), py::arg("size"), py::arg("most"));
   module.def("write_file", &write_file, py::arg("width"), py::arg("height"), py::arg("blocks").noconvert(),
              py::arg("masks").noconvert(), py::arg("tables"), py::arg("sampling"), py::arg("segments"));
 }

@@ -1,6 +1,7 @@
 #include "rice.hpp"
 
 #include <cstdlib>
+#include <stdexcept>
 #include <utility>
 
 namespace rjpeg {
@@ -30,6 +31,27 @@ class Bits {
   int held_ = 0;
 };
 
+class BitReader {
+ public:
+  explicit BitReader(std::string_view data) : data_(data), end_(8 * data.size()) {}
+  bool done() const { return at_ >= end_; }
+  bool next() {
+    if (done()) throw std::invalid_argument("are cut short");
+    const bool bit = static_cast<unsigned char>(data_[at_ / 8]) >> (7 - at_ % 8) & 1;
+    ++at_;
+    return bit;
+  }
+  std::int64_t binary(int length) {
+    std::int64_t value = 0;
+    for (; length > 0; --length) value = value << 1 | static_cast<std::int64_t>(next());
+    return value;
+  }
+
+ private:
+  std::string_view data_;
+  std::size_t at_ = 0, end_;
+};
+
 }  // namespace
 
 std::string rice_encode(const std::int64_t* gaps, const std::int64_t* differences, std::ptrdiff_t count) {
@@ -52,6 +74,30 @@ std::string rice_encode(const std::int64_t* gaps, const std::int64_t* difference
     bits.put_unary(std::llabs(differences[i]) - 1);
   }
   return bits.finish();
+}
+
+Differences rice_decode(std::string_view data, std::int64_t size, std::size_t most) {
+  Differences found;
+  if (data.empty()) return found;
+  BitReader bits(data);
+  const auto parameter = static_cast<int>(bits.binary(4));
+  std::int64_t position = -1;
+  for (;;) {
+    std::int64_t quotient = 0;
+    for (;;) {
+      if (bits.done()) return found;  // ones up to a whole byte
+      if (!bits.next()) break;
+      ++quotient;
+    }
+    position += 1 + (quotient << parameter) + bits.binary(parameter);
+    const bool negative = bits.next();
+    std::int64_t magnitude = 1;
+    while (bits.next()) ++magnitude;
+    if (position >= size || found.positions.size() >= most)
+      throw std::invalid_argument("go beyond the map's " + std::to_string(size) + " levels");
+    found.positions.push_back(position);
+    found.values.push_back(negative ? -magnitude : magnitude);
+  }
 }
 
 }  // namespace rjpeg

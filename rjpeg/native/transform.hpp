@@ -4,12 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lanes.hpp"
 #include "sparse.hpp"
 
 namespace rjpeg {
-
-constexpr int kBlock = 8;
-constexpr int kCoefficients = kBlock * kBlock;
 
 // Orthonormal 8x8 DCT-II of (sample - 128), one block after another, in natural (row-major) order.
 // The plane is continued by its last row and column up to block_rows x block_cols blocks.

@@ -88,11 +88,17 @@ def test_halved_planes_are_the_mean_of_two_by_two_samples(height, width):
 
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 1), (7, 9), (16, 16), (33, 50)])
-def test_a_smooth_frame_survives_splitting_into_planes_and_joining(height, width, subsampling):
+def test_a_smooth_frame_survives_coding_with_the_finest_steps(height, width, subsampling):
     down, across = np.mgrid[:height, :width]
     frame = np.stack([down * 2 + 40, across * 2 + 60, down + across + 50], axis=-1).astype(np.uint8)
     planes = codec.planes_from_frame(frame, subsampling)
-    back = codec.frame_from_planes(planes, height, width)
+    tables = [np.ones((1, 64), np.float32)] * 3
+    blocks = []
+    for plane, steps in zip(planes, tables, strict=True):
+        coefficients = codec.forward_dct(plane)
+        blocks.append(codec.quantize(coefficients, steps, np.zeros(coefficients.shape[:2], np.uint8), 0))
+    levels = np.zeros((codec.regions_of(height), codec.regions_of(width), 2), np.uint8)
+    back = codec.picture_of(blocks, tables, levels, subsampling == "4:2:0", (height, width))
     assert np.abs(back.astype(int) - frame).max() <= 6
     np.testing.assert_array_equal(planes.y, cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb)[..., 0])
 

@@ -2,7 +2,10 @@
 
 import importlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -88,11 +91,24 @@ def test_the_predictor_gives_the_same_integers_on_both_runtimes_at_any_grid(monk
     answers = []
     for name in runtime.RUNTIMES:
         monkeypatch.setenv("RJPEG_RUNTIME", name)
-        network = runtime.load(DEFAULT_FOLDER / "predictor.tflite", reference_kernels=True)
+        network = runtime.load(DEFAULT_FOLDER / "predictor.tflite")
         assert runtime.runtime_name() == name
         answers.append([network.run(array) for array in inputs])
     for first, second in zip(*answers, strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", installed_runtimes())
+def test_a_network_is_loaded_without_a_word_on_standard_error_and_others_words_are_kept(name):
+    program = (
+        "import os; from rjpeg import model, runtime; network = model.load_model().predictor\n"
+        "with runtime._unannounced(): os.write(2, b'mine')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=os.environ | {"RJPEG_RUNTIME": name}, check=True
+    )
+    assert result.stderr == b"mine"
+    assert result.stdout == b""
 
 
 def test_an_unknown_runtime_in_the_environment_is_named(monkeypatch):
@@ -102,7 +118,7 @@ def test_an_unknown_runtime_in_the_environment_is_named(monkeypatch):
 
 
 def test_input_of_another_dtype_or_shape_is_refused():
-    network = runtime.load(DEFAULT_FOLDER / "predictor.tflite", reference_kernels=True)
+    network = runtime.load(DEFAULT_FOLDER / "predictor.tflite")
     with pytest.raises(rjpeg.ModelError, match="input is float32, expected int8"):
         network.run(np.zeros((1, 3, 3, 7), np.float32))
     with pytest.raises(rjpeg.ModelError, match="does not run on input of shape"):

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 import rjpeg
 from rjpeg import _native, codec, features, maps, runtime
 from rjpeg.errors import JpegError
+from tests.rjpeg import reference
 
 SCALES = 2 ** (np.arange(13) / 4)
 sides = st.integers(1, 40)
@@ -307,16 +308,70 @@ def test_what_baseline_coding_does_not_hold_is_an_error():
         written([empty], 8, 8, [table], [(1, 1)], [(0xEA, bytes(65534))])
 
 
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 40), (5, 7), (8, 8), (9, 9), (16, 16), (17, 33), (50, 7), (97, 130)]
+)
+def test_the_picture_is_that_of_opencv_on_the_planes_bit_for_bit(height, width, subsampling):
+    half = subsampling == "4:2:0"
+    rng = np.random.default_rng(height * width)
+    levels = rng.integers(0, 13, (-(-height // 16), -(-width // 16), 2)).astype(np.uint8)
+    for share, largest in ((0.0, 1023), (0.05, 40), (0.5, 1023)):
+        blocks = some_picture(height, height, width, subsampling, share=share, largest=largest)
+        blocks[0][..., 0] = rng.integers(-60, 60, blocks[0].shape[:2])
+        steps = [codec.level_steps(rng.integers(1, 40, 64), SCALES) for _ in blocks]
+        of_blocks = [
+            codec.block_levels(levels[..., min(index, 1)], *component.shape[:2])
+            for index, component in enumerate(blocks)
+        ]
+        planes = [codec.inverse_dct(*parts) for parts in zip(blocks, steps, of_blocks, strict=True)]
+        expected = reference.frame_from_planes(planes, height, width, half)
+        found = codec.picture_of(blocks, steps, levels, half, (height, width))
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks": [np.zeros((2, 2, 64), np.int16)] * 2}, "three components"),
+        ({"height": 17}, "shape that size and sampling give"),
+        ({"half": False}, "shape that size and sampling give"),
+        ({"levels": np.zeros((2, 1, 2), np.uint8)}, "one for every region"),
+        ({"levels": np.full((1, 1, 2), 13, np.uint8)}, "level without steps"),
+        ({"steps": [np.ones((13, 63), np.float32)] * 3}, "shape .levels, 64."),
+        ({"height": 0}, "at least 1x1"),
+    ],
+)
+def test_blocks_that_make_no_picture_are_refused(change, message):
+    blocks = [np.zeros((2, 2, 64), np.int16), *[np.zeros((1, 1, 64), np.int16)] * 2]
+    values = {"blocks": blocks, "steps": [np.ones((13, 64), np.float32)] * 3, "levels": np.zeros((1, 1, 2), np.uint8)}
+    values |= {"half": True, "height": 16, "width": 16}
+    assert _native.picture_of(**values).shape == (16, 16, 3)
+    with pytest.raises(ValueError, match=message):
+        _native.picture_of(**(values | change))
+
+
 # Memory
 
 
-def test_coding_hundreds_of_frames_takes_no_more_memory_than_coding_one(encoder, photos):
+def test_a_frame_that_is_kept_is_not_written_to_by_the_next_ones(encoder, decoder, photos):
+    files = [encoder.encode(photo, quality=50, coding_size=(224, 224)) for photo in photos]
+    kept = [decoder.decode(jpeg) for jpeg in files]
+    assert all(frame.flags.writeable for frame in kept)
+    copies = [frame.copy() for frame in kept]
+    for jpeg in files[::-1]:
+        decoder.decode(jpeg)
+    for frame, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(frame, copy)
+
+
+def test_coding_hundreds_of_frames_takes_no_more_memory_than_coding_one(encoder, decoder, photos):
     def resident():
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * 4096
 
     calls = [
-        lambda photo: encoder.encode(photo, quality=50),
+        lambda photo: decoder.decode(encoder.encode(photo, quality=50)),
         lambda photo: encoder.encode_with_details(photo, target_bytes=2400, start=20.0, least_fill=0.5),
         lambda photo: encoder.encode(photo, quality=50, quality_map=np.zeros((14, 14, 2), np.uint8)),
     ]
@@ -355,3 +410,15 @@ def test_a_stand_in_for_a_network_may_code_frames_itself(photos):
 
     model.generator.run = coding
     assert rjpeg.Encoder(model).encode(photos[0], 50) == expected
+
+
+@given(st.binary(max_size=60) | st.lists(st.sampled_from([0, 1, 85, 127, 254, 255]), max_size=40).map(bytes))
+def test_refinements_are_read_as_the_reference_reads_them_whatever_the_bytes(data):
+    def answer(decode):
+        try:
+            positions, differences = decode(data, 300, 20)
+        except ValueError as error:
+            return str(error)
+        return list(positions), list(differences)
+
+    assert answer(_native.rice_decode) == answer(reference.rice_decode)

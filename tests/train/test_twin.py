@@ -32,14 +32,14 @@ def coded(pictures):
     parts = [dataset.coefficients(picture) for picture in pictures]
     quantized, frames = [], []
     for picture_levels, part in zip(levels, parts, strict=True):
-        components, planes = [], []
+        components = []
         for index, coefficients in enumerate(part):
             channel = min(index, 1)
             of_blocks = codec.block_levels(picture_levels[..., channel], *coefficients.shape[:2])
             components.append(codec.quantize(coefficients, steps[channel], of_blocks, dead_zone))
-            planes.append(codec.inverse_dct(components[-1], steps[channel], of_blocks))
         quantized.append(components)
-        frames.append(codec.frame_from_planes(codec.Planes(*planes), 48, 80)[..., ::-1])
+        of_components = [steps[0], steps[1], steps[1]]
+        frames.append(codec.picture_of(components, of_components, picture_levels, True, (48, 80))[..., ::-1])
     decoded, components = twin.code(
         *(np.stack(component) for component in zip(*parts, strict=True)),
         np.tile(np.stack(file_tables).astype(np.float32), (2, 1, 1)),

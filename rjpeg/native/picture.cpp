@@ -1,0 +1,112 @@
+#include "picture.hpp"
+
+#include <algorithm>
+
+#include "clones.hpp"
+#include "memory.hpp"
+
+namespace rjpeg {
+namespace {
+
+// Samples of one row of blocks.
+RJPEG_INLINE void inverse_row(const QuantizedPlane& plane, std::ptrdiff_t block_row, std::uint8_t* out) {
+  const std::ptrdiff_t stride = plane.cols * kBlock;
+  const int across = plane.four ? 1 : 0;
+  const std::uint8_t* levels = plane.levels.values + (block_row >> across) * plane.levels.cols * 2;
+  const std::int16_t* block = plane.blocks + block_row * plane.cols * kCoefficients;
+  for (std::ptrdiff_t col = 0; col < plane.cols; ++col, block += kCoefficients)
+    inverse_block(block, plane.steps + levels[(col >> across) * 2] * kCoefficients, out + col * kBlock, stride);
+}
+
+// A row of chroma at twice its width, in quarters: what it adds where it is the nearer of two rows, and the farther.
+RJPEG_INLINE void widen(const std::uint8_t* __restrict row, std::ptrdiff_t width, std::uint16_t* __restrict near,
+                        std::uint16_t* __restrict far) {
+  const auto put = [&](std::ptrdiff_t at, int own, int beside) {
+    const int sum = 3 * own + beside;
+    near[at] = static_cast<std::uint16_t>(3 * sum >> 2);
+    far[at] = static_cast<std::uint16_t>(sum >> 2);
+  };
+  put(0, row[0], row[0]);
+  for (std::ptrdiff_t i = 0; i + 1 < width; ++i) {
+    put(2 * i + 1, row[i], row[i + 1]);
+    put(2 * i + 2, row[i + 1], row[i]);
+  }
+  put(2 * width - 1, row[width - 1], row[width - 1]);
+}
+
+RJPEG_INLINE void mix(const std::uint16_t* __restrict near, const std::uint16_t* __restrict far, std::ptrdiff_t width,
+                      std::uint8_t* __restrict out) {
+  for (std::ptrdiff_t i = 0; i < width; ++i) out[i] = static_cast<std::uint8_t>((near[i] + far[i] + 2) >> 2);
+}
+
+// In 1/16384: how much of Cr is in red, of both in green, and of Cb in blue.
+constexpr int kShift = 14, kHalf = 1 << (kShift - 1);
+constexpr int kRed = 22987, kGreenRed = -11698, kGreenBlue = -5636, kBlue = 29049;
+
+// rows: room for three rows of the width; what is woven from them at last is fast so on all vectors.
+RJPEG_INLINE void join(const std::uint8_t* __restrict y, const std::uint8_t* __restrict cb,
+                       const std::uint8_t* __restrict cr, std::ptrdiff_t width, std::uint8_t* __restrict rows,
+                       std::uint8_t* __restrict bgr) {
+  const auto byte_of = [](int value) { return static_cast<std::uint8_t>(std::min(std::max(value, 0), 255)); };
+  for (std::ptrdiff_t i = 0; i < width; ++i) {
+    const int luma = y[i], blue = cb[i] - 128, red = cr[i] - 128;
+    rows[i] = byte_of(luma + ((blue * kBlue + kHalf) >> kShift));
+    rows[width + i] = byte_of(luma + ((blue * kGreenBlue + red * kGreenRed + kHalf) >> kShift));
+    rows[2 * width + i] = byte_of(luma + ((red * kRed + kHalf) >> kShift));
+  }
+  for (std::ptrdiff_t i = 0; i < width; ++i)
+    for (int color = 0; color < 3; ++color) bgr[3 * i + color] = rows[color * width + i];
+}
+
+std::size_t samples_of(std::ptrdiff_t rows, std::ptrdiff_t cols) {
+  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
+}
+
+}  // namespace
+
+RJPEG_WIDE
+void picture_of(const QuantizedPlane planes[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width,
+                std::uint8_t* bgr) {
+  const std::ptrdiff_t stride = planes[0].cols * kBlock, chroma_stride = planes[1].cols * kBlock;
+  Buffer<std::uint8_t> luma(samples_of(kBlock, stride)), colors(samples_of(3, width));
+  if (!half) {
+    Buffer<std::uint8_t> chroma(samples_of(2 * kBlock, stride));
+    std::uint8_t *const blue = chroma.data(), *const red = blue + kBlock * stride;
+    for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width) {
+      const std::ptrdiff_t at = row % kBlock * stride;
+      if (at == 0) {
+        inverse_row(planes[0], row / kBlock, luma.data());
+        inverse_row(planes[1], row / kBlock, blue);
+        inverse_row(planes[2], row / kBlock, red);
+      }
+      join(luma.data() + at, blue + at, red + at, width, colors.data(), bgr);
+    }
+    return;
+  }
+
+  const std::ptrdiff_t half_height = (height + 1) / 2, half_width = (width + 1) / 2, wide = 2 * half_width;
+  Buffer<std::uint8_t> mixed(samples_of(2, wide));
+  // Of each chroma plane the rows around the one in work, widened: row r is at r % 3.
+  Buffer<std::uint16_t> widened(samples_of(2 * 3 * 2, wide));
+  const auto near = [&](int plane, std::ptrdiff_t row) { return widened.data() + (6 * plane + 2 * (row % 3)) * wide; };
+  const auto far = [&](int plane, std::ptrdiff_t row) { return near(plane, row) + wide; };
+  Buffer<std::uint8_t> chroma(samples_of(2 * kBlock, chroma_stride));
+  std::ptrdiff_t next = 0;  // row of chroma that was not widened yet
+  for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width) {
+    const std::ptrdiff_t at = row % kBlock * stride, nearer = row / 2;
+    const std::ptrdiff_t beside = row % 2 ? nearer + 1 : nearer - 1;
+    const std::ptrdiff_t farther = std::min(std::max<std::ptrdiff_t>(beside, 0), half_height - 1);
+    if (at == 0) inverse_row(planes[0], row / kBlock, luma.data());
+    for (; next <= std::max(nearer, farther); ++next)
+      for (int plane = 0; plane < 2; ++plane) {
+        std::uint8_t* const samples = chroma.data() + plane * kBlock * chroma_stride;
+        if (next % kBlock == 0) inverse_row(planes[1 + plane], next / kBlock, samples);
+        widen(samples + next % kBlock * chroma_stride, half_width, near(plane, next), far(plane, next));
+      }
+    for (int plane = 0; plane < 2; ++plane)
+      mix(near(plane, nearer), far(plane, farther), wide, mixed.data() + plane * wide);
+    join(luma.data() + at, mixed.data(), mixed.data() + wide, width, colors.data(), bgr);
+  }
+}
+
+}  // namespace rjpeg

@@ -1,0 +1,25 @@
+// From quantized blocks to the picture in one pass.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "transform.hpp"
+
+namespace rjpeg {
+
+struct QuantizedPlane {
+  const std::int16_t* blocks = nullptr;  // rows * cols * 64, natural order
+  std::ptrdiff_t rows = 0, cols = 0;
+  const float* steps = nullptr;  // 64 for every level
+  RegionLevels levels;
+  bool four = false;  // 2x2 blocks a region
+};
+
+// Dequantizes y, cb and cr, transforms them back and writes (height, width, 3) BGR pixels, rows without padding: the
+// samples are those of `inverse_dct`, the rest is in OpenCV's integers. half: chroma has half the size, rounded up, and
+// is enlarged linearly between the centers of samples, as by OpenCV's INTER_LINEAR.
+void picture_of(const QuantizedPlane planes[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width,
+                std::uint8_t* bgr);
+
+}  // namespace rjpeg
