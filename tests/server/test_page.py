@@ -444,6 +444,7 @@ def test_everything_has_a_name_and_the_page_says_little_by_itself(looked_at, ope
     )
     assert references == []
     # while pictures come nothing is said
+    until(lambda: page.locator("#connection").inner_text() == "Connected", page)
     page.evaluate(
         """() => { window.said = []; const told = new MutationObserver(all => window.said.push(...all));
            for (const e of document.querySelectorAll("[role=status], [role=alert], [aria-live]"))
@@ -584,6 +585,8 @@ def test_it_reconnects_when_the_server_is_back_and_catches_up(start, open_page, 
     for view in (page, overview):
         until(lambda view=view: "does not answer" in view.locator("#connection").inner_text(), view)
     assert shown_frame(page) == first["id"]  # the last picture stays
+    # that the server is away says nothing of the camera
+    until(lambda: overview.locator(".card .state").inner_text() == "Not known", overview)
     screenshot(page, "server-gone")
     camera.service = start(data=tmp_path / "data", port=port)
     second = camera.send(2)
