@@ -96,8 +96,8 @@ class Decoder:
 
         An ordinary JPEG (baseline or progressive, gray or YCbCr, any subsampling) gives what libjpeg-turbo gives; its
         Exif orientation is not applied. A Region JPEG that lost its marker is an ordinary one.
-        Raises JpegError (no JPEG, damaged, CMYK, 12 bit, too large), MarkerError (made with another model or version,
-        or its contents fail their checksum), InputError (not bytes).
+        Raises JpegError (no JPEG, damaged, CMYK, 12 bit, arithmetic coding, too large), MarkerError (made with another
+        model or version, or its contents fail their checksum), InputError (not bytes).
         """
         return self.decode_with_details(jpeg).frame
 
