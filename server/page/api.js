@@ -58,6 +58,9 @@ export async function get(path, options = {}) {
   }
 }
 
+// whether the server answered when it was last asked
+export const isGone = () => element("connection").dataset.state === "gone";
+
 function state(name, text) {
   const line = element("connection");
   line.dataset.state = name;

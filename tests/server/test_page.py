@@ -444,6 +444,7 @@ def test_everything_has_a_name_and_the_page_says_little_by_itself(looked_at, ope
     )
     assert references == []
     # while pictures come nothing is said
+    until(lambda: page.locator("#connection").inner_text() == "Connected", page)
     page.evaluate(
         """() => { window.said = []; const told = new MutationObserver(all => window.said.push(...all));
            for (const e of document.querySelectorAll("[role=status], [role=alert], [aria-live]"))
@@ -554,6 +555,36 @@ def test_new_frames_appear_by_themselves(start, open_page, tmp_path):
     until(lambda: shown_frame(page) == arrived["id"], page, 10)
 
 
+def test_of_a_hundred_cameras_only_pictures_that_are_looked_at_are_fetched(start, open_page, tmp_path):
+    service = start(data=tmp_path / "data")
+    body = cv2.imencode(".jpg", frame_of(0, (48, 64)))[1].tobytes()
+
+    def send(number: int) -> None:
+        headers = {"Content-Type": "image/jpeg"}
+        assert requests.post(service.post_url(f"cam-{number:03}"), data=body, headers=headers, timeout=60).ok
+
+    for number in range(100):
+        send(number)
+    asked = []
+    page = open_page(service.url)
+    page.on("request", lambda request: request.url.endswith("/jpeg") and asked.append(request.url))
+    page.reload()
+    until(lambda: page.locator(".card").count() == 100, page)
+    until(lambda: len(asked) >= 8, page)
+    page.wait_for_timeout(1000)
+    assert len(asked) < 30
+    # events of all cameras come over one connection
+    for number in range(0, 100, 2):
+        send(number)
+    until(lambda: page.locator(".card dd", has_text=re.compile(r"^2$")).count() == 50, page)
+    page.get_by_role("searchbox").fill("cam-09")
+    until(lambda: page.locator(".card:visible").count() == 10, page)
+    last = page.locator(".card", has_text="cam-099")
+    until(lambda: last.locator("img").evaluate("image => image.naturalWidth > 0"), page)
+    page.get_by_role("searchbox").fill("kitchen")
+    until(lambda: page.locator("#no-match").is_visible(), page)
+
+
 def test_a_camera_that_falls_silent_is_told_of(start, open_page, tmp_path):
     service = start(data=tmp_path / "data")
     Camera(service, "door", start=None).send(3)
@@ -584,6 +615,8 @@ def test_it_reconnects_when_the_server_is_back_and_catches_up(start, open_page, 
     for view in (page, overview):
         until(lambda view=view: "does not answer" in view.locator("#connection").inner_text(), view)
     assert shown_frame(page) == first["id"]  # the last picture stays
+    # that the server is away says nothing of the camera
+    until(lambda: overview.locator(".card .state").inner_text() == "Not known", overview)
     screenshot(page, "server-gone")
     camera.service = start(data=tmp_path / "data", port=port)
     second = camera.send(2)
