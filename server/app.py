@@ -36,7 +36,7 @@ from server.limits import Places, Rate, busy, read_body
 from server.metrics import CONTENT_TYPE, Metrics
 from server.pictures import MEDIA_TYPES, Pictures, colored, encoded, map_of
 from server.processing import Processor
-from server.schemas import CameraName, Digits, FrameId, Id, Sequence, Time, errors
+from server.schemas import CameraName, FrameId, Id, Sequence, Time, UpTo1000, errors
 from server.store import CameraSummary, FrameRow, GoneError, Store
 
 __all__ = ["Service", "make_app"]
@@ -332,7 +332,7 @@ def _reading(service: Service) -> APIRouter:
         before: Annotated[Id | None, Query(description="Only smaller ids")] = None,
         since: Annotated[Time | None, Query(description="Captured then or later")] = None,
         until: Annotated[Time | None, Query(description="Captured earlier")] = None,
-        limit: Annotated[int, Digits(1, 1000), Query(description="Most frames of an answer")] = 100,
+        limit: Annotated[UpTo1000, Query(description="Most frames of an answer")] = 100,
     ) -> Response:
         """Frames of a camera, newest first."""
         await summary_of(camera)
@@ -435,7 +435,7 @@ def _reading(service: Service) -> APIRouter:
         camera: CameraName,
         since: Annotated[Time | None, Query(description="Begin; default: an hour before `until`")] = None,
         until: Annotated[Time | None, Query(description="End; default: now")] = None,
-        bins: Annotated[int, Digits(1, 1000), Query(description="Pieces")] = 60,
+        bins: Annotated[UpTo1000, Query(description="Pieces")] = 60,
     ) -> Response:
         """Frames by capture time, in pieces of equal length."""
         await summary_of(camera)

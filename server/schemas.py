@@ -2,19 +2,16 @@
 
 import datetime
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import core_schema
 
 __all__ = [
     "Bandwidth",
     "Camera",
     "CameraName",
     "Cameras",
-    "Digits",
     "Error",
     "Frame",
     "FrameId",
@@ -28,6 +25,7 @@ __all__ = [
     "SessionRequest",
     "Time",
     "Timeline",
+    "UpTo1000",
     "errors",
 ]
 
@@ -66,24 +64,15 @@ def parse_time(value: Any) -> datetime.datetime:
         raise ValueError("expected a time in the years 1 to 9999") from error
 
 
-@dataclass(frozen=True)
-class Digits:
-    """For Annotated: an integer of these bounds from its decimal digits alone, described with its bounds."""
+def digits(least: int, most: int) -> BeforeValidator:
+    """Takes an integer of these bounds from its decimal digits alone."""
 
-    least: int
-    most: int
-
-    def parse(self, value: Any) -> int:
-        """The integer. Raises ValueError."""
-        if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and self.least <= int(value) <= self.most:
+    def parse(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and least <= int(value) <= most:
             return int(value)
-        raise ValueError(f"expected an integer from {self.least} to {self.most}, in decimal digits")
+        raise ValueError(f"expected an integer from {least} to {most}, in decimal digits")
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.parse)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return integer_schema(self.least, self.most)
+    return BeforeValidator(parse)
 
 
 def integer_schema(least: int, most: int) -> dict[str, Any]:
@@ -105,8 +94,10 @@ Time = Annotated[
     BeforeValidator(parse_time),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]}),
 ]
-Sequence = Annotated[int, Digits(0, LARGEST_SEQUENCE)]
-Id = Annotated[int, Digits(1, LARGEST_ID)]
+# bounds that pydantic takes beside a function get into no description, so they are written there
+Sequence = Annotated[int, digits(0, LARGEST_SEQUENCE), WithJsonSchema(integer_schema(0, LARGEST_SEQUENCE))]
+Id = Annotated[int, digits(1, LARGEST_ID), WithJsonSchema(integer_schema(1, LARGEST_ID))]
+UpTo1000 = Annotated[int, digits(1, 1000), WithJsonSchema(integer_schema(1, 1000))]
 CameraName = Annotated[
     str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
 ]

@@ -176,6 +176,10 @@ class Store:
         self.files = files
         self.now = now
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
+        # made once: making them takes longer than a row does
+        self._add_frames = self._insert(frames).on_conflict_do_nothing().returning(frames.c.key, frames.c.id)
+        self._add_to_minutes = add_to_minutes(self._insert(minutes))
+        self._add_to_cameras = add_to_cameras(database.dialect)
         self._camera_ids: dict[str, int] = {}  # a camera's is never changed nor deleted
         self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
@@ -350,8 +354,7 @@ class Store:
             rows = [row for row in rows if row["key"] not in outcomes]
         if not rows:
             return outcomes
-        insert = self._insert(frames).on_conflict_do_nothing().returning(frames.c.key, frames.c.id)
-        new = {row.key: row.id for row in connection.execute(insert, rows)}
+        new = {row.key: row.id for row in connection.execute(self._add_frames, rows)}
         self._count(connection, [row | {"id": new[row["key"]]} for row in rows if row["key"] in new])
         outcomes |= new
         names = {id_: name for name, id_ in ids.items()}
@@ -378,40 +381,16 @@ class Store:
 
     def _count(self, connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
         """Put new rows into the sums of their minutes and cameras."""
+        if not rows:
+            return
         for row in rows:
             row["minute"] = row["capture_time"] // MINUTE
-        by_minute = sums(rows, "camera_id", "minute")
-        if not by_minute:
-            return
-        insert = self._insert(minutes)
-        more = {name: minutes.c[name] + insert.excluded[name] for name in ("frames", "bytes", "pixels")}
-        connection.execute(insert.on_conflict_do_update(index_elements=["camera_id", "minute"], set_=more), by_minute)
+        connection.execute(self._add_to_minutes, sums(rows, "camera_id", "minute"))
         by_camera: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             by_camera[row["camera_id"]].append(row)
-        on_postgresql = self.database.dialect == "postgresql"
-        least: Callable[..., Any] = sa.func.least if on_postgresql else sa.func.min
-        most: Callable[..., Any] = sa.func.greatest if on_postgresql else sa.func.max
-        update = (
-            sa.update(cameras)
-            .where(cameras.c.id == sa.bindparam("camera"))
-            .values(
-                frames=cameras.c.frames + sa.bindparam("more_frames"),
-                bytes=cameras.c.bytes + sa.bindparam("more_bytes"),
-                first_capture_time=least(
-                    sa.func.coalesce(cameras.c.first_capture_time, sa.bindparam("first")), sa.bindparam("first")
-                ),
-                last_capture_time=most(
-                    sa.func.coalesce(cameras.c.last_capture_time, sa.bindparam("last")), sa.bindparam("last")
-                ),
-                last_received_time=most(
-                    sa.func.coalesce(cameras.c.last_received_time, sa.bindparam("received")), sa.bindparam("received")
-                ),
-                last_frame=most(sa.func.coalesce(cameras.c.last_frame, sa.bindparam("newest")), sa.bindparam("newest")),
-            )
-        )
         connection.execute(
-            update,
+            self._add_to_cameras,
             [
                 {
                     "camera": camera,
@@ -759,6 +738,36 @@ class Store:
             )
             for row in rows
         ]
+
+
+def add_to_minutes(insert: "sqlite.Insert | postgresql.Insert") -> sa.Insert:
+    """Statement that adds what `sums` gives."""
+    more = {name: minutes.c[name] + insert.excluded[name] for name in ("frames", "bytes", "pixels")}
+    return insert.on_conflict_do_update(index_elements=["camera_id", "minute"], set_=more)
+
+
+def add_to_cameras(dialect: str) -> sa.Update:
+    """Statement that adds more frames to a camera's counters."""
+    on_postgresql = dialect == "postgresql"
+    least: Callable[..., Any] = sa.func.least if on_postgresql else sa.func.min
+    most: Callable[..., Any] = sa.func.greatest if on_postgresql else sa.func.max
+    columns, new = cameras.c, sa.bindparam
+
+    def extended(extreme: Callable[..., Any], column: "sa.Column[Any]", name: str) -> Any:
+        return extreme(sa.func.coalesce(column, new(name)), new(name))
+
+    return (
+        sa.update(cameras)
+        .where(columns.id == new("camera"))
+        .values(
+            frames=columns.frames + new("more_frames"),
+            bytes=columns.bytes + new("more_bytes"),
+            first_capture_time=extended(least, columns.first_capture_time, "first"),
+            last_capture_time=extended(most, columns.last_capture_time, "last"),
+            last_received_time=extended(most, columns.last_received_time, "received"),
+            last_frame=extended(most, columns.last_frame, "newest"),
+        )
+    )
 
 
 def sums(rows: list[dict[str, Any]], *names: str) -> list[dict[str, int]]:

@@ -58,6 +58,9 @@ export async function get(path, options = {}) {
   }
 }
 
+// whether the server answered when it was last asked
+export const isGone = () => element("connection").dataset.state === "gone";
+
 function state(name, text) {
   const line = element("connection");
   line.dataset.state = name;
@@ -105,7 +108,8 @@ export function follow(camera, { catchUp, onFrame }) {
     if (ended || document.hidden) return;
     const opened = source = new EventSource(path);
     let first = true;
-    opened.onopen = () => alive();
+    alive();
+    opened.onopen = alive;
     opened.onerror = () => { if (source === opened) failed("Live updates broke off"); };
     opened.addEventListener("heartbeat", up);
     // events that this page was too slow for

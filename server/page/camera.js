@@ -1,7 +1,7 @@
 // One camera.
 
 import { follow, framePath, get, request, serverNow } from "./api.js";
-import { element, fillFigures, fillTable, say } from "./dom.js";
+import { element, fillFigures, fillTable, say, showState as showStateOf } from "./dom.js";
 import { DASH, age, clock, duration, exactClock, number, rate, shortClock, shown, size } from "./format.js";
 import { makeHistory } from "./history.js";
 import { makeOverlay } from "./overlay.js";
@@ -165,8 +165,6 @@ export function open(name, frameId) {
 
   function showLive() {
     element("live").setAttribute("aria-pressed", String(live));
-    say(element("badge"), live ? "Live" : "Past");
-    element("badge").className = live ? "live" : "";
   }
 
   // --- stepping ---------------------------------------------------------------------------------------------
@@ -259,16 +257,18 @@ export function open(name, frameId) {
 
   function showState() {
     if (!record) return;
-    const { silent, seconds, text } = stateOf(record);
-    say(element("camera-state"), text);
-    element("camera-state").classList.toggle("bad", silent);
+    const state = stateOf(record), { silent, seconds } = state;
+    showStateOf(element("camera-state"), state);
+    const now = live && !silent && !state.unknown;
+    say(element("badge"), now ? "Live" : live ? "Newest" : "Past");
+    element("badge").className = now ? "live" : "";
     say(element("camera-notice"), silent && live && record.last_received_time ?
       `This camera has been silent since ${clock(Date.parse(record.last_received_time))}. Its last picture is shown.` : "");
     fillFigures(element("camera-figures"), [
       ["Age", Number.isNaN(seconds) ? DASH : age(seconds)],
       ["Frames/s", number(record.fps, 2)],
       ["Bit rate", rate(record.bitrate)],
-      ["bpp", number(record.bpp)],
+      ["bpp", number(record.bpp || null)],
       ["Drops", record.drops === null ? DASH : number(record.drops), record.drops > 0],
     ]);
   }
@@ -292,6 +292,15 @@ export function open(name, frameId) {
     showRecord();
   }
 
+  // Where events are held back on their way, as some proxies do, the newest frame is seen here.
+  async function overtake() {
+    if (live && record.last_frame > (wanted?.id ?? 0)) {
+      const frame = await get(framePath(name, "latest"), { signal: ended.signal });
+      if (live && frame.id > (wanted?.id ?? 0)) wanted = frame;
+      load();
+    }
+  }
+
   async function refreshBandwidth() {
     const { bpp, plain_jpeg_bpp: plain, source } = await get(`${base}/bandwidth`, { signal: ended.signal });
     const known = typeof bpp === "number" && bpp > 0 && typeof plain === "number";
@@ -299,14 +308,15 @@ export function open(name, frameId) {
     if (known) {
       const most = Math.max(bpp, plain);
       for (const [id, value] of [["ours", bpp], ["plain", plain]]) {
-        const aDay = record?.bitrate ? `, ${size(record.bitrate * 86400 / 8 * value / bpp)} a day` : "";
-        say(element(id), `${number(value)} bpp${aDay}`);
+        say(element(id), `${number(value)} bpp`);
         element(`${id}-bar`).style.width = `${100 * value / most}%`;
       }
-      const saved = Math.round(100 * (1 - bpp / plain));
-      say(element("saving"), saved > 0 ? `${saved} % fewer bits than a plain JPEG with which the task is right as often.` :
-        saved < 0 ? `A plain JPEG would take ${Math.round(100 * (1 - plain / bpp))} % fewer bits here.` :
-          "A plain JPEG would take as many bits here.");
+      const saved = Math.round(100 * (1 - bpp / plain)), aDay = (record?.bitrate ?? 0) * 86400 / 8;
+      const days = aDay ? `: ${size(aDay)} a day instead of ${size(aDay * plain / bpp)}` : "";
+      say(element("saving"), saved > 0 ?
+        `About ${saved} % fewer bits than a plain JPEG with which the task is right as often${days}.` :
+        saved < 0 ? `A plain JPEG would take about ${Math.round(100 * (1 - plain / bpp))} % fewer bits here.` :
+          "A plain JPEG would take about as many bits here.");
     } else {
       say(element("saving"), !bpp ? "There is no frame yet to compare." :
         `${number(bpp)} bpp is outside of what was measured, so there is no figure.`);
@@ -347,7 +357,7 @@ export function open(name, frameId) {
         });
       }
       if (!live || (wanted && frame.id <= wanted.id)) return;
-      passed += wanted !== null && wanted !== current && wanted !== target;
+      if (wanted) passed += ![current?.id, target?.id].includes(wanted.id);
       wanted = frame;
       load();
     },
@@ -356,7 +366,7 @@ export function open(name, frameId) {
   const refreshing = setInterval(() => {
     if (document.hidden) return;
     round += 1;
-    refreshRecord().catch(() => {});
+    refreshRecord().then(overtake).catch(() => {});
     if (live && record) timeline.refresh(record, wanted, true).catch(() => {});
     if (round % 3 === 0) refreshBandwidth().catch(() => {});
   }, REFRESH_MS);

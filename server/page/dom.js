@@ -7,6 +7,13 @@ export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
+// a camera's, as stateOf tells it
+export function showState(mark, { silent, unknown, text }) {
+  say(mark, text);
+  mark.classList.toggle("bad", silent);
+  mark.classList.toggle("unknown", Boolean(unknown));
+}
+
 export function make(name, text = "", className = "") {
   const made = document.createElement(name);
   made.textContent = text;

@@ -1,7 +1,7 @@
 // All cameras.
 
-import { follow, framePath, get, serverNow } from "./api.js";
-import { element, fillFigures, say } from "./dom.js";
+import { follow, framePath, get, isGone, serverNow } from "./api.js";
+import { element, fillFigures, say, showState } from "./dom.js";
 import { DASH, age, number, rate, size } from "./format.js";
 
 const REFRESH_MS = 5000;
@@ -10,10 +10,11 @@ const PICTURE_MS = 1000;
 const MOST_LOADING = 3;
 const SILENT_SECONDS = 10;
 
-// live: a frame came lately, by the camera's own pace
+// live: a frame came lately, by the camera's own pace. While the server is away nobody knows.
 export function stateOf(camera) {
   if (!camera.last_received_time) return { silent: true, seconds: NaN, text: "Nothing yet" };
   const seconds = Math.max(0, (serverNow() - Date.parse(camera.last_received_time)) / 1000);
+  if (isGone()) return { silent: false, unknown: true, seconds, text: "Not known" };
   const silent = seconds > (camera.fps > 0 ? Math.max(SILENT_SECONDS, 5 / camera.fps) : SILENT_SECONDS);
   return { silent, seconds, text: silent ? `Silent for ${age(seconds)}` : "Live" };
 }
@@ -54,16 +55,14 @@ export function open({ tokens }) {
 
   function show(camera) {
     const { item, record } = cards.get(camera);
-    const { silent, seconds, text } = stateOf(record);
-    const mark = item.querySelector(".state");
-    say(mark, text);
-    mark.classList.toggle("bad", silent);
-    item.classList.toggle("silent", silent);
+    const state = stateOf(record), { seconds } = state;
+    showState(item.querySelector(".state"), state);
+    item.classList.toggle("silent", state.silent);
     fillFigures(item.querySelector("dl"), [
       ["Age", Number.isNaN(seconds) ? DASH : age(seconds)],
       ["Frames/s", number(record.fps, 2)],
       ["Bit rate", rate(record.bitrate)],
-      ["bpp", number(record.bpp)],
+      ["bpp", number(record.bpp || null)],
       ["Drops", record.drops === null ? DASH : number(record.drops), record.drops > 0],
       ["Frames", number(record.frames)],
     ]);
@@ -71,12 +70,12 @@ export function open({ tokens }) {
 
   function showAll() {
     const records = [...cards.values()].map((card) => card.record);
-    const live = records.filter((record) => !stateOf(record).silent);
+    const states = records.map(stateOf);
     for (const name of cards.keys()) show(name);
-    const silent = records.length - live.length;
+    const silent = states.filter((state) => state.silent).length;
     fillFigures(element("totals"), [
       ["Cameras", number(records.length)],
-      ["Live", number(live.length)],
+      ["Live", number(states.filter((state) => !state.silent && !state.unknown).length)],
       ["Silent", number(silent), silent > 0],
       ["Frames/s", number(records.reduce((sum, record) => sum + record.fps, 0))],
       ["Bit rate", rate(records.reduce((sum, record) => sum + record.bitrate, 0))],

@@ -58,7 +58,7 @@ export function makeTimeline(camera, onPick) {
     say(element("since"), clock(begin));
     say(element("until"), clock(end));
     const frames = bins.reduce((sum, bin) => sum + bin.frames, 0);
-    say(element("most"), frames ? `${number(frames)} frames, at most ${size(most)} in ` +
+    say(element("most"), frames ? `${number(frames)} ${frames === 1 ? "frame" : "frames"}, at most ${size(most)} in ` +
       `${duration((end - begin) / 1000 / bins.length)}` : "No frames in this time");
   }
 
