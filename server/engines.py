@@ -188,8 +188,8 @@ class RayEngine:
 
     def close(self) -> None:
         """See `Engine`."""
-        self._messages.__exit__(None, None, None)
         self._ray.shutdown()
+        self._messages.__exit__(None, None, None)
 
     def _connect(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -207,7 +207,7 @@ class RayEngine:
             }
             # for processes that it starts here: it hands on no more of our path than the folder we are in
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._ray.init(**options)
