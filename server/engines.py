@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -156,7 +157,10 @@ class RayEngine:
             self._data = importlib.import_module("ray.data")
         except ImportError as error:
             raise ConfigError(f"--engine ray needs Ray: pip install 'ray[data]' ({error})") from error
+        # Ray tells on standard output of processes that die
+        self._messages = contextlib.redirect_stdout(sys.stderr)
         self._connect()
+        self._messages.__enter__()
         context = self._data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -170,8 +174,10 @@ class RayEngine:
         work = functools.partial(_run_row, function, self._start)
         data = self._data.from_items(rows, override_num_blocks=math.ceil(len(rows) / chunk))
         limits = {} if self._workers is None else {"concurrency": self._workers}
-        # by itself it would try for ever what ends a process
-        results = data.map(work, ray_remote_args_fn=functools.partial(dict, max_retries=RETRIES), **limits)
+        # by itself it would try for ever what ends a process; it has no other way yet to say how often
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+            results = data.map(work, max_retries=RETRIES, **limits)
         try:
             for row in results.iter_rows():
                 # what our own function has put there
@@ -183,6 +189,7 @@ class RayEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._ray.shutdown()
+        self._messages.__exit__(None, None, None)
 
     def _connect(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -200,7 +207,7 @@ class RayEngine:
             }
             # for processes that it starts here: it hands on no more of our path than the folder we are in
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._ray.init(**options)

@@ -18,6 +18,8 @@ class LineWriter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open = True
+        # as it is now: an engine may say other things there later on
+        self._stream = sys.stdout
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Write one line."""
@@ -25,8 +27,8 @@ class LineWriter:
             if not self._open:
                 return
             try:
-                print(json.dumps(record), flush=True)
+                print(json.dumps(record), file=self._stream, flush=True)
             except BrokenPipeError:
                 self._open = False
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
                 logger.warning("standard output was closed; no more lines are written")
