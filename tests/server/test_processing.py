@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import datetime
 import functools
+import logging
 import gc
 import re
 import subprocess
@@ -126,7 +127,11 @@ def fail(error, frame, meta):
         (lambda: 1, "takes 0 positional arguments but 2 were given"),
     ],
 )
-def test_a_task_that_fails_leaves_an_error_in_the_results_and_the_frame_as_it_was(make, files, task, text):
+def test_a_task_that_fails_leaves_an_error_in_the_results_and_the_frame_as_it_was(
+    make, files, task, text, monkeypatch
+):
+    # what pytest collects of the log has to be UTF-8 where it runs on several processes
+    monkeypatch.setattr(logging.getLogger("server.task"), "disabled", True)
     processor = make(task=task)
     for result in process_all(processor, files[:2]) + process_all(processor, files[:2]):
         assert list(result.results) == ["error"]
