@@ -511,13 +511,8 @@ def _refined(
     predicted: NDArray[np.uint8], wanted: NDArray[np.uint8], picture: _Picture, losses: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
     """`predicted` with the generator's level where that saves more bits than it costs to say so."""
-    rows, cols = predicted.shape[:2]
-    blocks, masks = picture.quantized, picture.masks
-    nonzero = np.empty(predicted.shape, np.int32)
-    nonzero[..., 0] = _native.count_nonzero(blocks[:1], masks[:1], rows, cols)
-    nonzero[..., 1] = _native.count_nonzero(blocks[1:], masks[1:], rows, cols)
-    pays = nonzero * losses[predicted, wanted] > _REFINEMENT_BITS
-    return np.where(pays, wanted, predicted) if pays.any() else predicted
+    levels = _native.refined(predicted, wanted, picture.quantized, picture.masks, losses, _REFINEMENT_BITS)
+    return predicted if levels is None else levels
 
 
 def _fraction(ladder: tuple[tuple[float, float], ...], value: float) -> float:

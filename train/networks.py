@@ -1,8 +1,8 @@
 """Generator and predictor: small fully convolutional networks over the grid of regions.
 
-Only operations that int8 TFLite runs at any grid size: plain and depthwise convolutions without dilation,
-additions and ReLU6. Batch normalization folds into the convolutions before it. Depthwise kernels of 7x7
-give the wide view that dilation would give otherwise.
+Only what `export.whole_numbers` makes whole numbers of: plain and depthwise convolutions, additions and ReLU6, in
+blocks that begin with a depthwise convolution and end with an addition. Batch normalization folds into the
+convolutions before it. Depthwise kernels of 7x7 give a wide view.
 """
 
 import keras

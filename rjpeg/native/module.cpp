@@ -339,6 +339,30 @@ py::array_t<std::int32_t> count_nonzero(const std::vector<Exact<std::int16_t>>& 
   return counts;
 }
 
+py::object refined(const Exact<std::uint8_t>& predicted, const Exact<std::uint8_t>& wanted,
+                   const std::vector<Exact<std::int16_t>>& blocks, const std::vector<Exact<rjpeg::Mask>>& masks,
+                   const Exact<double>& losses, double bits) {
+  expect(predicted.ndim() == 3 && predicted.shape(2) == 2 && wanted.ndim() == 3 && wanted.size() == predicted.size(),
+         "predicted, wanted: expected two of shape (rows, cols, 2)");
+  expect(losses.ndim() == 2 && losses.shape(0) == losses.shape(1), "losses: expected shape (levels, levels)");
+  expect(!blocks.empty() && blocks.size() == masks.size(), "masks: expected those of each component");
+  const py::ssize_t rows = predicted.shape(0), cols = predicted.shape(1), count = losses.shape(0);
+  for (const auto* map : {&predicted, &wanted})
+    expect(std::all_of(map->data(), map->data() + map->size(), [&](std::uint8_t level) { return level < count; }),
+           "predicted, wanted: level without losses");
+  const auto luma = static_cast<std::ptrdiff_t>(1), all = static_cast<std::ptrdiff_t>(blocks.size());
+  const py::array_t<std::int32_t> of_luma = count_nonzero({blocks.begin(), blocks.begin() + luma},
+                                                         {masks.begin(), masks.begin() + luma}, rows, cols);
+  const py::array_t<std::int32_t> of_chroma = count_nonzero({blocks.begin() + luma, blocks.begin() + all},
+                                                           {masks.begin() + luma, masks.begin() + all}, rows, cols);
+  const std::int32_t* nonzero[2] = {of_luma.data(), of_chroma.data()};
+  py::array_t<std::uint8_t> levels({rows, cols, py::ssize_t{2}});
+  const bool any = rjpeg::refine(predicted.data(), wanted.data(), nonzero, rows * cols, losses.data(), count, bits,
+                                 levels.mutable_data());
+  if (any) return std::move(levels);
+  return py::none();
+}
+
 py::array_t<rjpeg::Mask> find_masks(const Exact<std::int16_t>& blocks) {
   expect(blocks.ndim() == 3 && blocks.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
   py::array_t<rjpeg::Mask> masks({blocks.shape(0), blocks.shape(1)});
@@ -444,6 +468,9 @@ PYBIND11_MODULE(_native, module) {
              py::arg("most"));
   module.def("count_nonzero", &count_nonzero, py::arg("blocks").noconvert(), py::arg("masks").noconvert(),
              py::arg("rows"), py::arg("cols"));
+  module.def("refined", &refined, py::arg("predicted").noconvert(), py::arg("wanted").noconvert(),
+             py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("losses").noconvert(),
+             py::arg("bits"));
   module.def("find_masks", &find_masks, py::arg("blocks").noconvert());
   module.def("checksum", &checksum, py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("crc"));
   module.def("rice_encode", &rice_encode, py::arg("gaps"), py::arg("differences"));

@@ -103,4 +103,15 @@ void count_nonzero(const Blocks& blocks, std::ptrdiff_t rows, std::ptrdiff_t col
           __builtin_popcountll(blocks.masks[row * blocks.cols + col] & ~Mask{1});
 }
 
+bool refine(const std::uint8_t* predicted, const std::uint8_t* wanted, const std::int32_t* nonzero[2],
+            std::ptrdiff_t regions, const double* losses, std::ptrdiff_t count, double bits, std::uint8_t* levels) {
+  bool any = false;
+  for (std::ptrdiff_t i = 0; i < 2 * regions; ++i) {
+    const bool pays = nonzero[i & 1][i >> 1] * losses[predicted[i] * count + wanted[i]] > bits;
+    levels[i] = pays ? wanted[i] : predicted[i];
+    any |= pays;
+  }
+  return any;
+}
+
 }  // namespace rjpeg

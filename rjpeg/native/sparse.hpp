@@ -55,4 +55,10 @@ std::uint32_t checksum(std::uint32_t crc, const Blocks& blocks);
 // Adds the number of nonzero AC coefficients of every region; a component has one block a region or 2x2 of them.
 void count_nonzero(const Blocks& blocks, std::ptrdiff_t rows, std::ptrdiff_t cols, std::int32_t* counts);
 
+// Where taking the level of `wanted` in place of `predicted` saves more than `bits`: `levels` has it there, and that of
+// `predicted` elsewhere; gives whether there is any such place. All are two channels a region; losses: (count, count) bits
+// that a nonzero coefficient loses with the first level in the place of the second.
+bool refine(const std::uint8_t* predicted, const std::uint8_t* wanted, const std::int32_t* nonzero[2],
+            std::ptrdiff_t regions, const double* losses, std::ptrdiff_t count, double bits, std::uint8_t* levels);
+
 }  // namespace rjpeg

@@ -108,8 +108,9 @@ def test_the_integers_are_near_what_keras_answers():
 
 
 def test_the_runtime_computes_all_of_it_with_xnnpack():
-    network = Network(file_of(random_network(7)), name="whole")
-    names = [op["op_name"] for op in network._interpreter._get_ops_details()]
+    interpreter = Network(file_of(random_network(7)), name="whole")._make()
+    interpreter.allocate_tensors()
+    names = [op["op_name"] for op in interpreter._get_ops_details()]
     assert names.count("DELEGATE") == 1
 
 

@@ -412,6 +412,28 @@ def test_a_stand_in_for_a_network_may_code_frames_itself(photos):
     assert rjpeg.Encoder(model).encode(photos[0], 50) == expected
 
 
+def test_levels_are_refined_where_the_bits_saved_are_more_than_the_bits_it_takes():
+    rng = np.random.default_rng(1)
+    losses = np.abs(np.subtract.outer(np.arange(13.0), np.arange(13.0)))
+    for share in (0.0, 0.1, 0.4):
+        blocks = some_picture(3, 70, 50, share=share)
+        masks = [_native.find_masks(component) for component in blocks]
+        predicted, wanted = rng.integers(0, 13, (2, 5, 4, 2)).astype(np.uint8)
+        nonzero = np.stack([_native.count_nonzero(blocks[part], masks[part], 5, 4) for part in PARTS], axis=-1)
+        pays = nonzero * losses[predicted, wanted] > 9.0
+        found = _native.refined(predicted, wanted, blocks, masks, losses, 9.0)
+        if not pays.any():
+            assert found is None
+            continue
+        np.testing.assert_array_equal(found, np.where(pays, wanted, predicted))
+    with pytest.raises(ValueError, match="level without losses"):
+        _native.refined(predicted + 13, wanted, blocks, masks, losses, 9.0)
+
+
+PARTS = (slice(0, 1), slice(1, 3))
+"""Luma and chroma of three components."""
+
+
 @given(st.binary(max_size=60) | st.lists(st.sampled_from([0, 1, 85, 127, 254, 255]), max_size=40).map(bytes))
 def test_refinements_are_read_as_the_reference_reads_them_whatever_the_bytes(data):
     def answer(decode):
