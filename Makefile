@@ -66,8 +66,8 @@ ablation: .venv-dev/.ready ## what every part is worth, left out or changed in t
 eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other sizes: VIDEO=FILE [CLASSIFIER=FILE]
 	$(dev_python) -m evaluate.video $(call flag,--video,$(VIDEO)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
 
-serve: .venv/.ready ## receive frames and decode them, on loopback: ARGS="--listen HOST:PORT --out FOLDER" elsewhere
-	$(run_python) server/decode.py --listen 127.0.0.1:8000 --out out/received $(ARGS)
+serve: .venv/.ready ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --data FOLDER" elsewhere
+	$(run_python) -m server $(ARGS)
 
 capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --server URL"
 	$(run_python) device/capture.py $(ARGS)

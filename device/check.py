@@ -311,11 +311,11 @@ def _http(config: Config) -> Check:
                 "server",
                 False,
                 f"{shown} can't be reached: {cause(error)}",
-                "check delivery.server, the network, and that decode.py --listen runs there",
+                "check delivery.server, the network, and that python -m server runs there",
             )
     if status in (401, 403):
         wrong = "refuses the token" if token is not None else "wants a token"
-        return Check("server", False, f"{shown} {wrong} ({status})", "put the server's token in delivery.token_file")
+        return Check("server", False, f"{shown} {wrong} ({status})", "put this camera's token in delivery.token_file")
     if status in (400, 415, 422):
         if lives != 200:
             return Check("server", None, f"{shown} takes frames, but /healthz answers {lives}")
@@ -327,7 +327,7 @@ def _http(config: Config) -> Check:
         return Check("server", True, f"{shown} answers and takes the token")
     if status in (429, 503):
         return Check("server", None, f"{shown} is busy ({status})", "try again")
-    return Check("server", False, f"{shown} answers {status}", "is it decode.py --listen? check delivery.server")
+    return Check("server", False, f"{shown} answers {status}", "is it python -m server? check delivery.server")
 
 
 def _mqtt(config: Config) -> Check:

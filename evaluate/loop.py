@@ -1,7 +1,7 @@
 """The whole loop on one machine: a server and a camera program as processes of their own, and a report.
 
-`device/capture.py` encodes pictures and sends them over HTTP to `server/decode.py`, which recovers every quality
-map from the file alone and writes the picture. Afterwards the maps of both are held against each other, and each file
+`device/capture.py` encodes pictures and sends them over HTTP to `python -m server`, which recovers every quality
+map from the file alone and rebuilds the picture. Afterwards the maps of both are held against each other, and each file
 is decoded here once more. A table goes to standard output, report.json and report.html to the output folder.
 """
 
@@ -29,6 +29,7 @@ import cv2
 import jinja2
 import numpy as np
 import numpy.typing as npt
+import requests
 from rich.console import Console
 from rich.table import Table
 
@@ -46,6 +47,7 @@ LONGEST_SHOWN_SIDE = 1024
 LARGEST_EMBEDDED_FILE = 2**20
 SERVER_START_SECONDS = 60
 STOP_SECONDS = 15
+FETCH_SECONDS = 30
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -71,13 +73,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A frame that made its way: the records of both programs, the file that traveled, the picture written."""
+    """A frame that made its way: the records of both programs, the file that traveled, the server's PNG of it."""
 
     picture: Picture
     sent: dict[str, Any]
     received: dict[str, Any]
     jpeg: bytes
-    decoded: Pixels
+    png: bytes
 
 
 class Child:
@@ -170,6 +172,13 @@ class Child:
         """The JSON lines that it wrote."""
         return [json.loads(line) for line in self.output]
 
+    def wait_for_records(self, count: int, seconds: float) -> list[dict[str, Any]]:
+        """As `records`, once there are so many; after that time those that there are."""
+        deadline = time.monotonic() + seconds
+        while len(self.output) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.records()
+
 
 @contextmanager
 def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
@@ -182,16 +191,16 @@ def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
 
 
 def send(pictures: Sequence[Picture], settings: Settings, work: Path, logs: Path) -> list[Arrival]:
-    """Send pictures from `device/capture.py` to `server/decode.py` over loopback.
+    """Send pictures from `device/capture.py` to `python -m server` over loopback, and ask for what became of them.
 
     Args:
         work: an empty folder for what the programs read and write.
         logs: folder for server.log and capture.log.
 
     Raises:
-        DeliveryError: a program failed, or a frame was not written.
+        DeliveryError: a program failed, or a frame did not arrive.
     """
-    frames, received = work / "frames", work / "received"
+    frames = work / "frames"
     frames.mkdir()
     for index, picture in enumerate(pictures):
         shutil.copyfile(picture.path, frames / f"{index:04d}{picture.path.suffix}")
@@ -200,28 +209,40 @@ def send(pictures: Sequence[Picture], settings: Settings, work: Path, logs: Path
         effort = ["--quality", str(settings.quality)]
     else:
         effort = ["--target-bytes", str(settings.target_bytes)]
-    listen = ["server/decode.py", "--listen", "127.0.0.1:0", "--out", str(received), "--keep-jpeg", *model]
-    with running("server/decode.py", listen, logs / "server.log") as server:
+    listen = ["-m", "server", "--listen", "127.0.0.1:0", "--data", str(work / "server"), "--json", *model]
+    with running("python -m server", listen, logs / "server.log") as server:
         address = server.wait_for("listening on ", SERVER_START_SECONDS)
-        logger.info("server/decode.py listens on %s", address)
+        logger.info("python -m server listens on %s", address)
         capture_arguments = ["device/capture.py", "--source", str(frames), "--server", address, "--camera-id", CAMERA]
         with running(
             "device/capture.py", [*capture_arguments, *effort, *model, "--json"], logs / "capture.log"
         ) as camera:
             camera.finish(settings.timeout)
-    sent = {record["sequence"]: record for record in camera.records() if "sequence" in record}
-    answers = {record["sequence"]: record for record in server.records()}
-    arrivals = []
-    for index, picture in enumerate(pictures):
-        if index not in sent or index not in answers or "error" in answers[index]:
-            reason = answers.get(index, {}).get("error", "it is in the records of only one side or of none")
-            raise DeliveryError(f"{picture.path.name} did not arrive: {reason}")
-        decoded = cv2.imread(answers[index]["picture"], cv2.IMREAD_COLOR)
-        if decoded is None:
-            raise DeliveryError(f"{picture.path.name}: the server's {answers[index]['picture']} is no picture")
-        jpeg = Path(answers[index]["jpeg"]).read_bytes()
-        arrivals.append(Arrival(picture, sent[index], answers[index], jpeg, decoded.astype(np.uint8, copy=False)))
+        sent = {record["sequence"]: record for record in camera.records() if "sequence" in record}
+        answers = {record["sequence"]: record for record in server.wait_for_records(len(sent), STOP_SECONDS)}
+        arrivals = []
+        for index, picture in enumerate(pictures):
+            if index not in sent or index not in answers or "error" in answers[index]:
+                reason = answers.get(index, {}).get("error", "it is in the records of only one side or of none")
+                raise DeliveryError(f"{picture.path.name} did not arrive: {reason}")
+            frame = f"{address}/v1/cameras/{CAMERA}/frames/{answers[index]['id']}"
+            jpeg, png = fetch(f"{frame}/jpeg"), fetch(f"{frame}/picture?format=png")
+            arrivals.append(Arrival(picture, sent[index], answers[index], jpeg, png))
     return arrivals
+
+
+def fetch(url: str) -> bytes:
+    """What the server on this machine answers. Raises DeliveryError where that isn't 200."""
+    try:
+        with requests.Session() as session:
+            # a proxy for the world outside doesn't lead back to this machine
+            session.trust_env = False
+            answer = session.get(url, timeout=FETCH_SECONDS)
+    except requests.RequestException as error:
+        raise DeliveryError(f"{url} can't be fetched: {error}") from error
+    if answer.status_code != 200:
+        raise DeliveryError(f"{url} is answered {answer.status_code}: {answer.text[:200]}")
+    return answer.content
 
 
 def compare(arrival: Arrival, decoder: rjpeg.Decoder) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -238,7 +259,7 @@ def compare(arrival: Arrival, decoder: rjpeg.Decoder) -> tuple[dict[str, Any], d
     checks = {
         "all_bytes_arrived": size == arrival.sent["bytes"],
         "map_recovered": arrival.received["map_crc32"] == arrival.sent["map_crc32"],
-        "picture_as_in_file": np.array_equal(found.frame, arrival.decoded),
+        "picture_as_in_file": shows(arrival.png, found.frame),
         "opens_in_plain_viewer": opens_plainly(arrival.jpeg, found.coding_size),
     }
     entry = {
@@ -301,6 +322,12 @@ def opens_plainly(jpeg: bytes, coding_size: tuple[int, int]) -> bool:
     """Whether a decoder that knows nothing of regions opens the file."""
     shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     return shown is not None and shown.shape == (*coding_size, 3)
+
+
+def shows(png: bytes, frame: Pixels) -> bool:
+    """Whether a PNG file holds exactly this frame."""
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    return picture is not None and np.array_equal(picture, frame)
 
 
 def read_picture(path: Path) -> Pixels:
@@ -404,7 +431,7 @@ def write_report(
     for index, arrival in enumerate(arrivals):
         stem = f"{index:04d}-{arrival.picture.path.stem}"
         write_whole(out / "frames" / f"{stem}.jpg", arrival.jpeg)
-        write_whole(out / "frames" / f"{stem}.png", Path(arrival.received["picture"]).read_bytes())
+        write_whole(out / "frames" / f"{stem}.png", arrival.png)
     write_whole(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     factors = [image.pop("factors") for image in images]
     lowest = min(float(values.min()) for values in factors)
@@ -484,7 +511,7 @@ def run(source: Path | None, frames: int | None, settings: Settings, out: Path) 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.loop",
-        description="Sends pictures from device/capture.py to server/decode.py on this machine, checks what "
+        description="Sends pictures from device/capture.py to `python -m server` on this machine, checks what "
         "arrives, and reports it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

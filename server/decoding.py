@@ -2,7 +2,6 @@
 
 import ctypes
 import io
-import os
 import sys
 import time
 import zlib
@@ -14,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 import rjpeg
-from rjpeg.errors import StorageError
 from rjpeg.files import write_whole
 from rjpeg.maps import quality_factors
 from server.task import Task, ask, frame_meta
 
-__all__ = ["FORMATS", "FrameDecoder", "is_written", "keep_freed_memory", "measures", "milliseconds", "picture_bytes"]
+__all__ = ["FORMATS", "FrameDecoder", "keep_freed_memory", "measures", "milliseconds", "picture_bytes"]
 
 FORMATS = {"png": ".png", "raw": ".npy"}
 KEPT_BYTES = 2**26
@@ -35,7 +33,6 @@ class FrameDecoder:
         restore: let the model's restorer undo what coding did.
         form: "png", or "raw": a NumPy .npy file of (H, W, 3) uint8 BGR.
         keep_jpeg: also write each file as it came.
-        durable: a file that `process` has written survives a power cut.
         task: asked about every picture.
     """
 
@@ -47,14 +44,12 @@ class FrameDecoder:
         restore: bool = False,
         form: str = "png",
         keep_jpeg: bool = False,
-        durable: bool = False,
         task: Task | None = None,
     ) -> None:
         keep_freed_memory()
         self._decoder = rjpeg.Decoder(model, max_pixels=max_pixels, restore=restore)
         self._form = form
         self._keep_jpeg = keep_jpeg
-        self._durable = durable
         self._task = task
 
     def process(self, jpeg: bytes, stem: Path | None) -> dict[str, Any]:
@@ -86,10 +81,7 @@ class FrameDecoder:
     def _write(self, stem: Path, suffix: str, data: bytes | memoryview) -> str:
         # not with_suffix: a stem may have dots of its own
         path = stem.with_name(stem.name + suffix)
-        if self._durable:
-            write_durably(path, data)
-        else:
-            write_whole(path, data)
+        write_whole(path, data)
         return str(path)
 
 
@@ -142,40 +134,6 @@ def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict
 def milliseconds(seconds: float) -> float:
     """For a record: to the microsecond."""
     return round(1000 * seconds, 3)
-
-
-def is_written(stem: Path) -> bool:
-    """Whether the picture of a frame that `process` is given with this stem is there, in any format."""
-    return any(stem.with_name(stem.name + suffix).exists() for suffix in FORMATS.values())
-
-
-def write_durably(path: Path, data: bytes | memoryview) -> None:
-    """Like `write_whole`; when it returns, the file would survive a power cut. Before that there is none of the name.
-
-    Raises:
-        StorageError: the folder or file can't be written.
-    """
-    unsure = path.with_name(f".{path.name}.unsure")
-    new_folders = [folder for folder in path.parents if not folder.exists()]
-    write_whole(unsure, data)
-    try:
-        sync(unsure)
-        unsure.replace(path)
-        sync(path.parent)
-        for folder in new_folders:
-            sync(folder.parent)
-    except OSError as error:
-        unsure.unlink(missing_ok=True)
-        raise StorageError(f"can't write {path}: {error.strerror or error}") from error
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's names. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def picture_bytes(frame: npt.NDArray[np.uint8], form: str) -> memoryview:

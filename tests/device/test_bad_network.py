@@ -73,7 +73,7 @@ class Proxy:
 def lines(tmp_path: Path) -> Iterator[tuple[int, list[tuple[float, dict]]]]:
     """A server's port, and what it prints with the time of it."""
     server = subprocess.Popen(
-        [sys.executable, "-u", "server/decode.py", "--listen", "127.0.0.1:0", "--out", str(tmp_path / "out")],
+        [sys.executable, "-u", "-m", "server", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data"), "--json"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdout is not None

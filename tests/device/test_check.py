@@ -7,7 +7,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,36 +16,32 @@ import pytest
 from device import check, health
 from device.check import run_checks
 from device.config import CameraConfig, Config, DeliveryConfig, EncodingConfig, MqttConfig, SpoolConfig, ViewConfig
+from tests.service import Service, make_token
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKEN = "s3cret"
 
 
 @pytest.fixture(scope="module")
-def token_file(tmp_path_factory):
+def data(tmp_path_factory):
+    """Folder of the server's data."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def token_file(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("token") / "token"
-    path.write_text(TOKEN)
+    path.write_text(make_token(data, "--camera", "camera"))
     path.chmod(0o600)
     return str(path)
 
 
 @pytest.fixture(scope="module")
-def server(token_file):
-    """A real receiver that wants the token."""
-    process = subprocess.Popen(
-        [sys.executable, "server/decode.py", "--listen", "127.0.0.1:0", "--token-file", token_file],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stderr:
-        if found := re.match(r"listening on (http://\S+)$", line):
-            break
-    yield found[1]
-    process.terminate()
-    said, _ = process.communicate(timeout=30)
-    assert said == ""  # no check was taken for a frame
+def server(data, token_file):
+    """A real server that wants the token."""
+    service = Service("--auth", "on", data=data)
+    yield service.url
+    service.stop()
+    assert service.lines == []  # no check was taken for a frame
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +150,14 @@ def server_of(config):
 def test_a_device_in_order_passes(server, token_file, pictures, monkeypatch):
     monkeypatch.setattr(health, "clock_synchronized", lambda: True)
     config = Config(
-        cameras=[CameraConfig(id="yard", source=str(pictures))],
+        cameras=[CameraConfig(id="camera", source=str(pictures))],
         encoding=EncodingConfig(quality=50),
         delivery=DeliveryConfig(server=server, token_file=token_file),
         view=ViewConfig(listen="127.0.0.1:0"),
     )
     found = {entry.name: entry for entry in run_checks(config)}
     assert [entry for entry in found.values() if entry.ok is False] == []
-    assert found["camera yard"].found.endswith(": 151x113")
+    assert found["camera camera"].found.endswith(": 151x113")
     assert found["encoder"].found.startswith("a 640x480 frame in ")
     assert found["server"].found == f"{server} answers and takes the token"
     assert found["local page"].ok is True
@@ -264,7 +259,11 @@ def test_a_server_that_is_not_there_or_says_nothing_is_reported_in_time():
 
 
 def test_a_broker_takes_the_right_password_and_says_why_it_refuses_another(broker, token_file, tmp_path):
-    subprocess.run(["mosquitto_passwd", "-b", "-c", tmp_path / "users", "cam", TOKEN], check=True, capture_output=True)
+    subprocess.run(
+        ["mosquitto_passwd", "-b", "-c", tmp_path / "users", "cam", Path(token_file).read_text()],
+        check=True,
+        capture_output=True,
+    )
     port = broker("allow_anonymous false", f"password_file {tmp_path / 'users'}")
     url = f"mqtt://127.0.0.1:{port}"
     assert server_of(to_server(url, token_file=token_file, mqtt=MqttConfig(username="cam"))).ok is True

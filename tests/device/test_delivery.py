@@ -2,13 +2,9 @@
 
 import contextlib
 import errno
-import json
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -37,6 +33,7 @@ from device.mqtt_sender import MqttSender
 from device.sender import FolderSender, RetryLaterError
 from device.spool import DISK_FULL, Spool
 from rjpeg.errors import ConfigError, DeliveryError, StorageError
+from tests.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 1_000_000
@@ -591,49 +588,28 @@ def test_the_settings_choose_the_way_and_the_policy(tmp_path, spool, counts):
         open_outbox(record, open_sender(record, "cam"), "cam", live=True, spool=None, **callbacks)
 
 
-class RealServer:
-    """`server/decode.py --listen` on one port, again and again."""
-
-    def __init__(self, out, port):
-        self.out = out
-        self.port = port
-        self.lines: list[str] = []
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "server/decode.py", "--listen", f"127.0.0.1:{self.port}", "--out", str(self.out),
-             "--keep-jpeg", "--workers", "1"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        while not re.match("listening on", self.process.stderr.readline()):
-            assert self.process.poll() is None
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        output, _ = self.process.communicate()
-        self.lines += output[: output.rfind("\n") + 1].splitlines()
-
-
 def test_record_delivers_every_frame_once_to_a_server_that_is_killed_again_and_again(record, spool, moment, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = RealServer(tmp_path / "out", port)
     outbox = record(HttpSender(f"http://127.0.0.1:{port}", timeout=10))
     jpeg = rjpeg.Encoder().encode(np.zeros((16, 16, 3), np.uint8), quality=50)
     number = 60
     put = threading.Thread(target=lambda: [outbox.put(OutgoingFrame("cam", 0, moment, jpeg)) for _ in range(number)])
     put.start()
+    records = []
     for round_number in range(3):
-        server.start()
-        until(lambda enough=15 * (round_number + 1): len(list(server.out.glob("cam/*.png"))) >= enough, 30)
-        server.kill()
-    server.start()
+        server = Service("--workers", "1", data=tmp_path / "data", port=port)
+        until(lambda server=server, enough=15 * (round_number + 1): len(server.frames()) >= enough, 30)
+        server.stop(signal.SIGKILL)
+        records += server.records()
+    server = Service("--workers", "1", data=tmp_path / "data", port=port)
     put.join()
     assert outbox.flush(30)
     outbox.close()
-    server.kill()
-    names = sorted(path.name.partition("-")[2] for path in (tmp_path / "out" / "cam").glob("[!.]*.png"))
-    assert names == [f"{sequence:08d}.png" for sequence in range(number)]
-    said = [json.loads(line)["sequence"] for line in server.lines]
-    assert len(said) == len(set(said)), "no frame is processed twice"
+    kept = server.frames()
+    server.stop(signal.SIGKILL)
+    records += server.records()
+    assert [record["sequence"] for record in kept] == list(range(number))
+    said = [record["sequence"] for record in records]
+    assert len(said) == len(set(said)), "no frame is stored twice"
     assert spool.count == 0

@@ -6,7 +6,6 @@ RJPEG_KILLS=200 kills as often as the project's goal has it.
 import datetime
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -23,6 +22,7 @@ from paho.mqtt.properties import Properties
 
 import rjpeg
 from device.spool import Spool
+from tests.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("RJPEG_KILLS", "12"))
@@ -122,20 +122,24 @@ def drained(camera: Program, tmp_path: Path) -> set[int]:
 
 def test_every_frame_of_the_spool_reaches_the_server_once(tmp_path, film, programs):
     port = free_port()
-    server = Program(
-        sys.executable, "server/decode.py", "--listen", f"127.0.0.1:{port}", "--out", tmp_path / "out", "--keep-jpeg"
-    )
+    data = tmp_path / "data"
+    server = Program(sys.executable, "-m", "server", "--listen", f"127.0.0.1:{port}", "--data", data)
     recorder = camera(tmp_path, film, f"http://127.0.0.1:{port}")
     programs += [recorder, server]
     kill_and_revive(programs)
     recorded = drained(recorder, tmp_path)
-    files = sorted((tmp_path / "out" / "cam").glob("*.jpg"))
-    sequences = sorted(int(re.findall(r"-(\d+)\.jpg$", file.name)[0]) for file in files)
-    assert sequences == sorted(recorded), "none is missing and none is there twice"
-    assert len(recorded) > 5 * KILLS
-    decoder = rjpeg.Decoder()
-    for file in files[:: max(1, len(files) // 50)]:
-        assert decoder.decode(file.read_bytes()).shape == (120, 160, 3)
+    server.stop(signal.SIGKILL)
+    service = Service(data=data)
+    try:
+        frames = service.frames()
+        sequences = sorted(frame["sequence"] for frame in frames)
+        assert sequences == sorted(recorded), "none is missing and none is there twice"
+        assert len(recorded) > 5 * KILLS
+        decoder = rjpeg.Decoder()
+        for frame in frames[:: max(1, len(frames) // 50)]:
+            assert decoder.decode(service.jpeg(frame)).shape == (120, 160, 3)
+    finally:
+        service.stop()
     print(f"{KILLS} kills, {len(recorded)} frames")
 
 

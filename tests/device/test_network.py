@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rjpeg.files import write_whole
+from tests.service import make_token
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTAGE = float(os.environ.get("RJPEG_OUTAGE_SECONDS", "15"))
@@ -148,9 +148,9 @@ def seconds_old(at: float, record: dict[str, Any]) -> float:
 
 def start(hosts: Hosts, tmp_path: Path, film: Path, encoding: str, delivery: str = "") -> tuple[Lines, Lines, Any]:
     """Server and camera, running; their lines, and the camera's process."""
-    token = tmp_path / "token"
-    write_whole(token, b"correct-horse\n")
-    server = hosts.run(hosts.server, "server/decode.py", "--listen", f"{SERVER}:8000", "--token-file", token)
+    token, data = tmp_path / "token", tmp_path / "data"
+    token.write_text(make_token(data, "--camera", "field"))
+    server = hosts.run(hosts.server, "-m", "server", "--listen", f"{SERVER}:8000", "--data", data, "--json")
     received = Lines(hosts, server)
     deadline = time.monotonic() + 30
     while not any(line.startswith("listening") for line in received.messages):

@@ -30,8 +30,11 @@ def open_files(process: int) -> int:
 def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, write_film, chelsea, policy):
     film = tmp_path / "film.avi"
     write_film(film, chelsea, (640, 480), 60, 60, 5)
+    unlimited = tmp_path / "server.yaml"
+    unlimited.write_text("limits: {frames_per_second: 10000}\n")
     server = subprocess.Popen(
-        [sys.executable, "server/decode.py", "--listen", "127.0.0.1:0", "--log-level", "error"],
+        [sys.executable, "-m", "server", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data"),
+         "--config", str(unlimited), "--log-level", "error"],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     camera = None

@@ -1,11 +1,7 @@
 import contextlib
-import json
-import os
-import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,80 +11,28 @@ import numpy as np
 import pytest
 
 import rjpeg
+from tests.server.stores import database_url, open_store, postgresql, s3, sqlite_url, store  # noqa: F401
+from tests.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Service:
-    """`server/decode.py --listen 127.0.0.1:0` as its own process."""
-
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "server/decode.py", "--listen", "127.0.0.1:0", *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | (environment or {}),
-        )
-        self.messages: list[str] = []
-        self.lines: list[str] = []
-        self.url = ""
-        started = threading.Event()
-        assert self.process.stderr is not None
-        assert self.process.stdout is not None
-
-        def read_messages(stream: Any) -> None:
-            for line in stream:
-                self.messages.append(line)
-                if found := re.match(r"listening on (http://\S+)$", line):
-                    self.url = found[1]
-                    started.set()
-            started.set()
-
-        self._readers = [
-            threading.Thread(target=read_messages, args=[self.process.stderr]),
-            threading.Thread(target=self.lines.extend, args=[self.process.stdout]),
-        ]
-        for reader in self._readers:
-            reader.start()
-        assert started.wait(60)
-        assert self.url, self.messages
-
-    def post_url(self, camera: str = "cam") -> str:
-        return f"{self.url}/v1/cameras/{camera}/frames"
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal; the exit code, once everything it said has been read."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        code = self.process.wait(30)
-        for reader in self._readers:
-            reader.join(30)
-        for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
-        return code
-
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines]
-
-
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Path]]:
-    """A server that several tests share, and the folder in which its --out would be made."""
+    """A server that several tests share, and the folder of its data."""
     folder = tmp_path_factory.mktemp("steady")
-    service = Service("--out", str(folder / "out"))
+    service = Service(data=folder)
     yield service, folder
     service.stop()
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Service]]:
+    """Start `python -m server` with these arguments; it is killed at the end of the test."""
     with contextlib.ExitStack() as stack:
 
-        def starter(*arguments: str, environment: dict[str, str] | None = None) -> Service:
-            service = Service(*arguments, environment=environment)
+        def starter(*arguments: str | Path, **options: Any) -> Service:
+            service = Service(*arguments, **options)
             stack.callback(service.stop, signal.SIGKILL)
             return service
 

@@ -1,4 +1,4 @@
-"""`device/capture.py` to `server/decode.py --listen`: two processes and the network between them."""
+"""`device/capture.py` to `python -m server`: two processes and the network between them."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 import rjpeg
+from tests.service import make_token
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,32 +29,31 @@ def test_every_picture_arrives_and_is_what_the_decoder_makes_of_the_file(start, 
     (tmp_path / "in").mkdir()
     for number, size in enumerate(sizes):
         cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), cv2.resize(photograph, size, interpolation=cv2.INTER_AREA))
-    (tmp_path / "token").write_text("s3cret")
-    service = start("--out", str(tmp_path / "out"), "--keep-jpeg", "--token-file", str(tmp_path / "token"))
+    (tmp_path / "token").write_text(make_token(tmp_path / "data", "--camera", "field_1"))
+    service = start("--auth", "on", data=tmp_path / "data")
+    service.token = make_token(tmp_path / "data", "--reader")
     device = capture(
         "--source", tmp_path / "in", "--quality", 60, "--server", service.url, "--camera-id", "field_1",
         "--token-file", tmp_path / "token", "--json",
     )  # fmt: skip
     output, messages = device.communicate(timeout=60)
     assert device.returncode == 0, messages
-    assert service.stop() == 0
+    received = service.frames("field_1")
     *sent, _ = map(json.loads, output.splitlines())
-    received = service.records()
     assert len(sent) == len(received) == len(sizes)
     decoder = rjpeg.Decoder()
     for there, here, (width, height) in zip(sent, received, sizes, strict=True):
         assert (here["width"], here["height"]) == (width, height)
         for key in ("camera", "sequence", "capture_time", "bytes", "bpp", "refinement_bytes", "mean_level_luma"):
             assert there[key] == here[key]
-        frame = decoder.decode(Path(here["jpeg"]).read_bytes())
-        np.testing.assert_array_equal(cv2.imread(here["picture"]), frame)
+        frame = decoder.decode(service.jpeg(here))
+        np.testing.assert_array_equal(service.picture(here), frame)
         assert cv2.PSNR(frame, cv2.imread(str(tmp_path / "in" / there["source"]))) > 20
 
 
 def test_a_wrong_token_is_told_to_the_owner_of_the_camera(start, photograph, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), photograph)
-    (tmp_path / "token").write_text("s3cret")
-    service = start("--token-file", str(tmp_path / "token"))
+    service = start("--auth", "on")
     device = capture("--source", tmp_path / "a.png", "--server", service.url)
     _, messages = device.communicate(timeout=60)
     assert device.returncode == 1
@@ -67,7 +67,7 @@ def test_nothing_is_lost_when_the_server_is_killed_midway_and_comes_back(start, 
     for number in range(40):
         writer.write(np.roll(frame, 4 * number, axis=1))
     writer.release()
-    service = start("--out", str(tmp_path / "out"))
+    service = start(data=tmp_path / "data")
     port = service.url.rpartition(":")[2]
     device = capture("--source", video, "--fps", 20, "--server", service.url, "--json")
     assert device.stdout is not None
@@ -75,28 +75,22 @@ def test_nothing_is_lost_when_the_server_is_killed_midway_and_comes_back(start, 
         device.stdout.readline()
     service.stop(signal.SIGKILL)
     time.sleep(1)
-    again = subprocess.Popen(
-        [sys.executable, "server/decode.py", "--listen", f"127.0.0.1:{port}", "--out", str(tmp_path / "out")],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        _, messages = device.communicate(timeout=60)
-    finally:
-        again.terminate()
-        again.wait(30)
+    again = start(data=tmp_path / "data", port=int(port))
+    _, messages = device.communicate(timeout=60)
     assert device.returncode == 0, messages
     assert "takes frames again" in messages
-    pictures = sorted((tmp_path / "out" / "camera").iterdir())
-    assert [int(path.stem.rpartition("-")[2]) for path in pictures] == list(range(40))
-    for path in pictures:
-        assert cv2.imread(str(path)).shape == (150, 200, 3)
+    frames = again.frames("camera")
+    assert [frame["sequence"] for frame in frames] == list(range(40))
+    for frame in frames:
+        assert again.picture(frame).shape == (150, 200, 3)
 
 
 def test_a_busy_server_slows_a_folder_down_and_loses_nothing(start, photograph, tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(6):
         cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), np.roll(photograph, number, axis=0))
-    service = start("--out", str(tmp_path / "out"), "--max-pending", "1", "--workers", "1")
+    (tmp_path / "server.yaml").write_text("limits: {pending: 1}")
+    service = start("--config", tmp_path / "server.yaml", "--workers", "1")
     devices = [
         capture("--source", tmp_path / "in", "--server", service.url, "--camera-id", f"c{number}")
         for number in range(3)
@@ -104,4 +98,4 @@ def test_a_busy_server_slows_a_folder_down_and_loses_nothing(start, photograph, 
     outcomes = [device.communicate(timeout=100)[1] for device in devices]
     assert [device.returncode for device in devices] == [0, 0, 0], outcomes
     for number in range(3):
-        assert len(list((tmp_path / "out" / f"c{number}").iterdir())) == 6
+        assert [frame["sequence"] for frame in service.frames(f"c{number}")] == list(range(6))

@@ -1,0 +1,797 @@
+"""The HTTP API: frames in, and everything that is known of them out. OpenAPI is at /openapi.json.
+
+What comes from the network is hostile: sizes and times are limited before anything is taken in, work is limited by
+refusing (429) rather than queueing, and nothing of a request but a checked camera name, number and time gets into the
+name of a file.
+"""
+
+import asyncio
+import datetime
+import json
+import logging
+import time
+import urllib.parse
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import rjpeg
+from rjpeg.errors import InputError, JpegError, ModelError, RjpegError, StorageError
+from server import bandwidth, schemas
+from server.access import COOKIE, Access, is_local_name
+from server.config import Config
+from server.frames import ReceivedFrame, time_text
+from server.hub import Event, Hub
+from server.intake import Intake
+from server.limits import Places, Rate, busy, read_body
+from server.metrics import CONTENT_TYPE, Metrics
+from server.pictures import MEDIA_TYPES, Pictures, colored, encoded, map_of
+from server.processing import Processor
+from server.schemas import CameraName, FrameId, Id, Sequence, Time, UpTo1000, errors
+from server.store import CameraSummary, FrameRow, GoneError, Store
+
+__all__ = ["Service", "make_app"]
+
+logger = logging.getLogger(__name__)
+
+METRICS_BYTES = 8192
+SESSION_BYTES = 4096
+HEARTBEAT_SECONDS = 15
+# how often a stream looks whether its token still holds
+RECHECK_SECONDS = 2
+# events that wait for a slow reader
+EVENTS_WAITING = 256
+PING_SECONDS = 5
+BOUNDARY = "frame"
+FOREVER = "private, max-age=31536000, immutable"
+PAGE = Path(__file__).with_name("page")
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass
+class Service:
+    """What the API works with.
+
+    Attributes:
+        access: who may do what.
+        secure: behind TLS, so that cookies are for TLS only.
+    """
+
+    config: Config
+    store: Store
+    processor: Processor
+    hub: Hub
+    metrics: Metrics
+    intake: Intake
+    pictures: Pictures
+    access: Access
+    secure: bool = False
+    streams: int = 0
+    last_receipt: int = 0
+    places: Places = field(init=False)
+    rate: Rate = field(init=False)
+    cameras: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        limits = self.config.limits
+        self.places = Places(limits.pending, limits.pending_of_camera)
+        self.rate = Rate(limits.frames_per_second)
+        self.metrics.watch("rjpeg_pending", "Frames being received or stored.", lambda: self.places.pending)
+        self.metrics.watch("rjpeg_streams", "Live streams and event streams.", lambda: self.streams)
+
+    def receipt_time(self) -> datetime.datetime:
+        """Now in UTC, and never the same twice."""
+        self.last_receipt = max(time.time_ns() // 1000, self.last_receipt + 1)
+        return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=self.last_receipt)
+
+
+def make_app(service: Service) -> FastAPI:
+    """The ASGI application of a service."""
+    app = FastAPI(
+        title="Region JPEG server",
+        version=rjpeg.__version__,
+        description="Receives Region JPEG and ordinary JPEG files from cameras, decodes them, lets a task look at "
+        "them and keeps them. Errors are JSON objects with a text, `error`. Times are ISO 8601 in UTC.",
+        license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        exception_handlers={
+            HTTPException: _answer_error,
+            RequestValidationError: _answer_invalid,
+            StorageError: _answer_unreadable,
+        },  # type: ignore[arg-type]
+    )
+    for router in (_receiving(service), _reading(service), _live(service), _about(service)):
+        app.include_router(router)
+    if PAGE.is_dir():
+
+        @app.get("/", include_in_schema=False)
+        async def page() -> Response:
+            return FileResponse(PAGE / "index.html")
+
+        app.mount("/page", StaticFiles(directory=PAGE))
+    app.add_middleware(Guard, service=service)
+    make_openapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _tidy(make_openapi())
+        return make_openapi()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+class Guard:
+    """ASGI middleware: headers of every answer, its count, and an answer where the program failed.
+
+    Where no token is needed, requests must call this machine by an address or localhost or a name of the
+    configuration, so that no web page from elsewhere reads here by a name of its own that leads to this machine.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._metrics = service.metrics
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+        self._open = not service.access.required
+        self._hosts = {name.lower() for name in service.config.hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = list(message["headers"])
+                names = {name for name, _ in headers}
+                headers += [header for header in self._headers if header[0] not in names]
+                if b"cache-control" not in names:
+                    headers.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": headers}
+                self._metrics.answered(scope["method"], message["status"])
+            await send(message)
+
+        try:
+            if self._open and not self._is_known(scope):
+                refusal = JSONResponse({"error": "Host is neither an address, nor localhost, nor one of `hosts`"}, 400)
+                await refusal(scope, receive, send_with_headers)
+                return
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], quoted(scope["path"]))
+            if started:
+                # the reader must see that the answer is not whole
+                raise
+            await JSONResponse({"error": "internal error"}, 500)(scope, receive, send_with_headers)
+
+    def _is_known(self, scope: Scope) -> bool:
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        return is_local_name(host) or host.rpartition(":")[0].lower() in self._hosts or host.lower() in self._hosts
+
+
+def _receiving(service: Service) -> APIRouter:
+    router = APIRouter(tags=["cameras' side"])
+    limits = service.config.limits
+
+    @router.post(
+        "/v1/cameras/{camera}/frames",
+        status_code=201,
+        dependencies=[service.access.sender()],
+        response_model=schemas.Frame,
+        response_description="It is stored, and would survive a power cut.",
+        responses={200: {"model": schemas.Frame, "description": "It was there already; nothing was done again."}}
+        | errors(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "description": f"The JPEG file, at most {limits.max_bytes} bytes",
+                "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
+    async def send_frame(
+        request: Request,
+        camera: CameraName,
+        rjpeg_sequence: Annotated[Sequence | None, Header(description="The camera's own count")] = None,
+        rjpeg_capture_time: Annotated[Time | None, Header(description="When the frame was captured")] = None,
+        rjpeg_metrics: Annotated[
+            str | None, Header(description=f"What the camera says of itself: a JSON object, {METRICS_BYTES} bytes")
+        ] = None,
+        sequence: Annotated[Sequence | None, Query(description="Where there is no Rjpeg-Sequence")] = None,
+        capture_time: Annotated[Time | None, Query(description="Where there is no Rjpeg-Capture-Time")] = None,
+    ) -> Response:
+        """Send a frame.
+
+        A frame that comes again, by camera, sequence and capture time, is acknowledged and no more than that, so a
+        sender may repeat it until it has an answer.
+        """
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "image/jpeg":
+            # also keeps web pages that a browser on this machine shows from posting here
+            raise HTTPException(415, "Content-Type must be image/jpeg")
+        metrics = frame_metrics(rjpeg_metrics)
+        if camera not in service.cameras and len(service.cameras) >= limits.cameras:
+            raise HTTPException(403, f"there are {len(service.cameras)} cameras already, as many as may be")
+        service.rate.take(camera)
+        with service.places.take(camera):
+            body = await read_body(request, limits.max_bytes, limits.body_seconds)
+            received = service.receipt_time()
+            frame = ReceivedFrame(
+                camera=camera,
+                sequence=sequence if rjpeg_sequence is None else rjpeg_sequence,
+                capture_time=rjpeg_capture_time or capture_time or received,
+                received_time=received,
+                jpeg=body,
+                metrics=metrics,
+            )
+            started = time.perf_counter()
+            try:
+                row, duplicate = await service.intake.take(frame)
+            except JpegError as error:
+                raise HTTPException(422, str(error)) from error
+            except InputError as error:
+                raise HTTPException(400, str(error)) from error
+            except RjpegError as error:
+                # which folder it was is not for the sender to know
+                logger.error("%s", error)
+                if isinstance(error, StorageError):
+                    raise HTTPException(507, "the server can't store the frame", {"Retry-After": "10"}) from error
+                # no frame is to blame, so the sender shall keep it
+                raise HTTPException(503, "the server can't decode now", {"Retry-After": "10"}) from error
+        service.metrics.acknowledged(time.perf_counter() - started)
+        service.cameras.add(camera)
+        if duplicate:
+            return JSONResponse(row.record() | {"duplicate": True}, 200)
+        return JSONResponse(row.record(), 201)
+
+    return router
+
+
+def _reading(service: Service) -> APIRouter:
+    router = APIRouter(tags=["readers' side"], dependencies=[service.access.reader()])
+    store, pictures = service.store, service.pictures
+
+    def camera_record(summary: CameraSummary) -> dict[str, Any]:
+        metrics = service.hub.metrics(summary.name)
+        if metrics is None:
+            metrics = summary.metrics
+        times = {
+            name: value and time_text(value)
+            for name in ("first_capture_time", "last_capture_time", "last_received_time")
+            for value in [getattr(summary, name)]
+        }
+        return (
+            {"camera": summary.name, "frames": summary.frames, "bytes": summary.bytes}
+            | times
+            | {"last_frame": summary.last_frame}
+            | service.hub.rates(summary.name)
+            | {"drops": drops_of(metrics), "metrics": metrics}
+        )
+
+    async def summary_of(camera: str) -> CameraSummary:
+        summary = await asyncio.to_thread(store.camera, camera)
+        if summary is None:
+            raise HTTPException(404, "no such camera")
+        return summary
+
+    async def row_of(camera: str, number: int | Literal["latest"]) -> FrameRow:
+        if number == "latest":
+            row = await asyncio.to_thread(store.latest, camera)
+        else:
+            row = await asyncio.to_thread(store.frame, camera, number)
+        if row is None:
+            raise HTTPException(404, "no such frame")
+        return row
+
+    def answer(content: bytes, media_type: str, number: int | str) -> Response:
+        # a frame never changes, but which is the latest does
+        return Response(
+            content, media_type=media_type, headers={} if number == "latest" else {"Cache-Control": FOREVER}
+        )
+
+    @router.get("/v1/cameras", responses=errors(400, 401, 403, 500, 503), response_model=schemas.Cameras)
+    async def list_cameras(request: Request) -> Response:
+        """All cameras, by name."""
+        only = request.state.only
+        summaries = await asyncio.to_thread(store.cameras)
+        return JSONResponse({"cameras": [camera_record(s) for s in summaries if only in (None, s.name)]})
+
+    @router.get("/v1/cameras/{camera}", responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Camera)
+    async def get_camera(camera: CameraName) -> Response:
+        """A camera, with its last minute in figures."""
+        return JSONResponse(camera_record(await summary_of(camera)))
+
+    @router.get(
+        "/v1/cameras/{camera}/frames", responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Frames
+    )
+    async def list_frames(
+        camera: CameraName,
+        before: Annotated[Id | None, Query(description="Only smaller ids")] = None,
+        since: Annotated[Time | None, Query(description="Captured then or later")] = None,
+        until: Annotated[Time | None, Query(description="Captured earlier")] = None,
+        limit: Annotated[UpTo1000, Query(description="Most frames of an answer")] = 100,
+    ) -> Response:
+        """Frames of a camera, newest first."""
+        await summary_of(camera)
+        rows = await asyncio.to_thread(
+            lambda: store.frames(camera, before_id=before, since=since, until=until, limit=limit + 1)
+        )
+        following = None
+        if len(rows) > limit:
+            rows = rows[:limit]
+            query: dict[str, Any] = {
+                name: time_text(value) for name, value in (("since", since), ("until", until)) if value
+            }
+            query |= {"limit": limit, "before": rows[-1].id}
+            following = f"/v1/cameras/{camera}/frames?{urllib.parse.urlencode(query)}"
+        return JSONResponse({"frames": [row.record() for row in rows], "next": following})
+
+    of_frame = "/v1/cameras/{camera}/frames/{frame}"
+
+    @router.get(of_frame, responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Frame)
+    async def get_frame(camera: CameraName, frame: FrameId) -> Response:
+        """What is known of a frame."""
+        return JSONResponse((await row_of(camera, frame)).record())
+
+    @router.get(
+        of_frame + "/jpeg",
+        response_class=Response,
+        responses={200: binary("The file as it was received", "image/jpeg")} | errors(400, 401, 403, 404, 500, 503),
+    )
+    async def get_jpeg(camera: CameraName, frame: FrameId) -> Response:
+        """The plain JPEG file as it was received."""
+        row = await row_of(camera, frame)
+        return answer(await asyncio.to_thread(store.jpeg, row), "image/jpeg", frame)
+
+    @router.get(
+        of_frame + "/picture",
+        response_class=Response,
+        responses={200: binary("The decoded picture", *MEDIA_TYPES.values())}
+        | errors(400, 401, 403, 404, 429, 500, 503),
+    )
+    async def get_picture(
+        camera: CameraName,
+        frame: FrameId,
+        format: Annotated[  # noqa: A002
+            Literal["png", "jpeg", "npy"],
+            Query(description="npy: NumPy array of (height, width, 3) uint8, blue, green, red"),
+        ] = "png",
+        restore: Annotated[
+            bool | None, Query(description="Let the restorer undo what coding did; default: as the server is set")
+        ] = None,
+    ) -> Response:
+        """The decoded picture."""
+        row = await row_of(camera, frame)
+        try:
+            decoded = await pictures.decoded(row, restore)
+        except ModelError as error:
+            raise HTTPException(400, f"restore: {error}") from error
+        return answer(await pictures.run(encoded, decoded.frame, format), MEDIA_TYPES[format], frame)
+
+    @router.get(of_frame + "/map", responses=errors(400, 401, 403, 404, 429, 500, 503), response_model=schemas.Map)
+    async def get_map(camera: CameraName, frame: FrameId) -> Response:
+        """The quality map, and the bits of every region."""
+        row = await row_of(camera, frame)
+        decoded = await pictures.decoded(row)
+        jpeg = await asyncio.to_thread(store.jpeg, row)
+        found = await pictures.run(lambda: json.dumps(map_of(jpeg, decoded, service.processor.model)).encode())
+        return answer(found, "application/json", frame)
+
+    @router.get(
+        of_frame + "/map.png",
+        response_class=Response,
+        responses={200: binary("A picture of the frame's size, half transparent", "image/png")}
+        | errors(400, 401, 403, 404, 429, 500, 503),
+    )
+    async def get_map_picture(
+        camera: CameraName,
+        frame: FrameId,
+        of: Annotated[Literal["quality", "bits"], Query(description="Luma quality, or bits of a region")] = "quality",
+    ) -> Response:
+        """The quality map, or the bits of every region, as a picture to lay over the frame's. Dark is little."""
+        row = await row_of(camera, frame)
+        decoded = await pictures.decoded(row)
+        jpeg = await asyncio.to_thread(store.jpeg, row)
+        try:
+            picture = await pictures.run(colored, jpeg, decoded, service.processor.model, of)
+        except InputError as error:
+            raise HTTPException(404, str(error)) from error
+        return answer(picture, "image/png", frame)
+
+    @router.get(of_frame + "/results", responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Results)
+    async def get_results(camera: CameraName, frame: FrameId) -> Response:
+        """What the task says of a frame."""
+        return JSONResponse({"results": (await row_of(camera, frame)).results})
+
+    @router.get(
+        "/v1/cameras/{camera}/timeline",
+        responses=errors(400, 401, 403, 404, 500, 503),
+        response_model=schemas.Timeline,
+    )
+    async def get_timeline(
+        camera: CameraName,
+        since: Annotated[Time | None, Query(description="Begin; default: an hour before `until`")] = None,
+        until: Annotated[Time | None, Query(description="End; default: now")] = None,
+        bins: Annotated[UpTo1000, Query(description="Pieces")] = 60,
+    ) -> Response:
+        """Frames by capture time, in pieces of equal length."""
+        await summary_of(camera)
+        end = until or datetime.datetime.now(datetime.UTC)
+        try:
+            start = since or end - datetime.timedelta(hours=1)
+        except OverflowError:
+            start = end
+        if (end - start) < datetime.timedelta(milliseconds=bins):
+            raise HTTPException(400, "since must be before until, by a millisecond for each of `bins`")
+        found = await asyncio.to_thread(store.timeline, camera, start, end, bins)
+        return JSONResponse(
+            {
+                "bins": [
+                    {"start": time_text(item.start), "frames": item.frames, "bytes": item.bytes, "bpp": item.bpp}
+                    for item in found
+                ]
+            }
+        )
+
+    @router.get(
+        "/v1/cameras/{camera}/bandwidth",
+        responses=errors(400, 401, 403, 404, 500, 503),
+        response_model=schemas.Bandwidth,
+    )
+    async def get_bandwidth(camera: CameraName) -> Response:
+        """What plain JPEG files of equal task quality would take, by measurements on other pictures."""
+        summary = await summary_of(camera)
+        bpp = service.hub.rates(camera)["bpp"]
+        if not bpp and summary.last_frame is not None:
+            bpp = (await row_of(camera, "latest")).measures["bpp"]
+        try:
+            plain = await asyncio.to_thread(bandwidth.plain_jpeg_bpp, bpp, restored=service.config.decoding.restore)
+            source = bandwidth.source()
+        except StorageError as error:
+            logger.warning("%s", error)
+            plain, source = None, ""
+        return JSONResponse(
+            {
+                "bpp": bpp or None,
+                "plain_jpeg_bpp": None if plain is None else round(plain, 4),
+                "ratio": None if plain is None else round(plain / bpp, 3),
+                "source": source,
+            }
+        )
+
+    return router
+
+
+def _live(service: Service) -> APIRouter:
+    router = APIRouter(tags=["live"], dependencies=[service.access.reader()])
+
+    def stream(camera: str | None, waiting: int, request: Request, make: Any, media_type: str) -> Response:
+        if service.streams >= service.config.limits.streams:
+            raise busy(f"busy with {service.streams} streams", 5)
+        subscription = service.hub.subscribe(camera, waiting)
+        allowed = Recheck(service.access, request.state.secret, camera)
+        service.streams += 1
+
+        async def closing() -> AsyncIterator[bytes]:
+            try:
+                async for part in make(subscription, allowed):
+                    yield part
+            finally:
+                end()
+
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                service.hub.unsubscribe(subscription)
+                service.streams -= 1
+
+        return EndingResponse(closing(), end, media_type=media_type, headers={"X-Accel-Buffering": "no"})
+
+    @router.get(
+        "/v1/events",
+        response_class=Response,
+        responses={200: {"description": "Server-sent events: `frame` with a Frame as data, `dropped` with the number "
+                         f"of frames that the reader was too slow for, `heartbeat` every {HEARTBEAT_SECONDS} s",
+                         "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+        | errors(400, 401, 403, 429, 500),
+    )  # fmt: skip
+    async def get_events(
+        request: Request,
+        camera: Annotated[
+            Annotated[str, Query(pattern=schemas.CAMERA_PATTERN)] | None, Query(description="Only of this camera")
+        ] = None,
+    ) -> Response:
+        """Every frame as it is stored."""
+
+        async def events(subscription: Any, allowed: Recheck) -> AsyncIterator[bytes]:
+            yield sse("heartbeat", {"time": time_text(datetime.datetime.now(datetime.UTC))})
+            heartbeat = time.monotonic()
+            told = 0
+            while await allowed():
+                try:
+                    event = await subscription.next(RECHECK_SECONDS)
+                except TimeoutError:
+                    pass
+                else:
+                    if event is None:
+                        return
+                    if subscription.dropped > told:
+                        yield sse("dropped", {"frames": subscription.dropped - told})
+                        told = subscription.dropped
+                    yield sse("frame", event.row.record(), event.row.id)
+                if time.monotonic() - heartbeat >= HEARTBEAT_SECONDS:
+                    heartbeat = time.monotonic()
+                    yield sse("heartbeat", {"time": time_text(datetime.datetime.now(datetime.UTC))})
+
+        only = request.state.only if camera is None else camera
+        return stream(only, EVENTS_WAITING, request, events, "text/event-stream")
+
+    @router.get(
+        "/v1/cameras/{camera}/stream",
+        response_class=Response,
+        responses={200: binary("Motion JPEG: one part a frame", "multipart/x-mixed-replace")}
+        | errors(400, 401, 403, 404, 429, 500, 503),
+    )
+    async def get_stream(
+        request: Request,
+        camera: CameraName,
+        view: Annotated[
+            Literal["decoded", "plain"], Query(description="plain: the file as a viewer shows it that knows no maps")
+        ] = "decoded",
+        fps: Annotated[float, Query(gt=0, le=120, description="Frames a second at most")] = 15,
+    ) -> Response:
+        """The live picture for an <img>, as Motion JPEG; a slow reader gets the newest frame."""
+        latest = await asyncio.to_thread(service.store.latest, camera)
+        if latest is None:
+            raise HTTPException(404, "no such camera")
+
+        async def picture_of(event: Event) -> bytes:
+            if view == "plain":
+                return event.jpeg if event.jpeg is not None else await asyncio.to_thread(service.store.jpeg, event.row)
+            return await service.pictures.of_event(event)
+
+        async def parts(subscription: Any, allowed: Recheck) -> AsyncIterator[bytes]:
+            yield f"--{BOUNDARY}\r\n".encode()
+            event: Event | None = Event(row=latest)
+            shown = 0
+            while event is not None:
+                if event.row.id > shown:
+                    shown = event.row.id
+                    began = time.monotonic()
+                    try:
+                        yield mjpeg_part(await picture_of(event), event.row)
+                    except (RjpegError, HTTPException) as error:
+                        # gone meanwhile, or too many pictures at a time: the next frame is another chance
+                        logger.info("stream of %s: frame %d is left out: %s", camera, event.row.id, error)
+                    await asyncio.sleep(max(0.0, 1 / fps - (time.monotonic() - began)))
+                event = await next_event(subscription, allowed)
+
+        async def next_event(subscription: Any, allowed: Recheck) -> Event | None:
+            while await allowed():
+                try:
+                    return await subscription.next(RECHECK_SECONDS)  # type: ignore[no-any-return]
+                except TimeoutError:
+                    continue
+            return None
+
+        # one place: what waits for a slow reader is the newest frame
+        return stream(camera, 1, request, parts, f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+
+    return router
+
+
+def _about(service: Service) -> APIRouter:
+    router = APIRouter(tags=["the service"])
+
+    @router.get("/healthz", response_model=schemas.Health, responses=errors(400, 500))
+    async def healthz() -> Response:
+        """Whether the program lives."""
+        return JSONResponse({"status": "ok", "pending": service.places.pending})
+
+    @router.get("/readyz", response_model=schemas.Health, responses=errors(400, 500, 503))
+    async def readyz() -> Response:
+        """Whether frames can be stored."""
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                await asyncio.to_thread(service.store.ping)
+        except TimeoutError:
+            raise HTTPException(503, "the store doesn't answer") from None
+        return JSONResponse({"status": "ok", "pending": service.places.pending})
+
+    @router.get(
+        "/metrics",
+        dependencies=[service.access.reader()],
+        response_class=Response,
+        responses={200: {"description": "Prometheus' text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+        | errors(400, 401, 403, 500),
+    )
+    async def metrics(request: Request) -> Response:
+        """Figures for Prometheus."""
+        if request.state.only is not None:
+            raise HTTPException(403, "the token is for one camera")
+        return Response(service.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    @router.post(
+        "/v1/session",
+        status_code=204,
+        response_class=Response,
+        responses={204: {"description": "The cookie is set"}} | errors(400, 401, 408, 413, 415, 500, 503),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": schemas.SessionRequest.model_json_schema()}},
+            }
+        },
+    )
+    async def begin_session(request: Request) -> Response:
+        """Keep a reader's token as a cookie, so that a browser can show pictures and streams."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "Content-Type must be application/json")
+        body = await read_body(request, SESSION_BYTES, service.config.limits.body_seconds)
+        try:
+            token = schemas.SessionRequest.model_validate_json(body).token
+        except ValidationError as error:
+            raise HTTPException(400, f'expected {{"token": text}}: {error.errors()[0]["msg"]}') from None
+        answer = Response(status_code=204)
+        if service.access.required:
+            grant = await service.access.grant(token)
+            if grant is None or grant.role != "reader":
+                raise HTTPException(401, "wrong token, or not a reader's", {"WWW-Authenticate": "Bearer"})
+            answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=service.secure, path="/")
+        return answer
+
+    @router.delete(
+        "/v1/session", status_code=204, response_class=Response,
+        responses={204: {"description": "The cookie is gone"}} | errors(400, 500),
+    )  # fmt: skip
+    async def end_session() -> Response:
+        """Forget the cookie."""
+        answer = Response(status_code=204)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=service.secure, path="/")
+        return answer
+
+    return router
+
+
+class EndingResponse(StreamingResponse):
+    """A stream that calls `end` when it is over, even if it never began."""
+
+    def __init__(self, content: AsyncIterator[bytes], end: Callable[[], None], **options: Any) -> None:
+        super().__init__(content, **options)
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
+
+
+class Recheck:
+    """Whether a stream's token still holds, looked up every RECHECK_SECONDS."""
+
+    def __init__(self, access: Access, secret: str | None, camera: str | None) -> None:
+        self._access, self._secret, self._camera = access, secret, camera
+        self._checked = time.monotonic()
+
+    async def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._checked < RECHECK_SECONDS:
+            return True
+        self._checked = now
+        return await self._access.may_read(self._secret, self._camera)
+
+
+def frame_metrics(text: str | None) -> dict[str, Any] | None:
+    """The JSON object in the header Rjpeg-Metrics, None if there is no such header.
+
+    Raises:
+        HTTPException: 400, it is too long, no JSON object, or holds what couldn't be written as JSON again.
+    """
+    if text is None:
+        return None
+    try:
+        metrics = json.loads(text) if len(text) <= METRICS_BYTES else None
+        # no infinities and no lone surrogates, which would fail where the record is written
+        json.dumps(metrics, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict):
+        raise HTTPException(400, f"metrics must be a JSON object of at most {METRICS_BYTES} bytes")
+    return metrics
+
+
+def drops_of(metrics: dict[str, Any] | None) -> int | None:
+    """Frames that a device gave up, by its metrics; None where they don't say."""
+    dropped = (metrics or {}).get("dropped")
+    if not isinstance(dropped, dict):
+        return None
+    counts = [*dropped.values(), (metrics or {}).get("thinned", 0)]
+    return sum(count for count in counts if isinstance(count, int) and 0 <= count < 2**53)
+
+
+def sse(event: str, data: dict[str, Any], number: int | None = None) -> bytes:
+    """One server-sent event."""
+    identity = "" if number is None else f"id: {number}\n"
+    return f"event: {event}\n{identity}data: {json.dumps(data)}\n\n".encode()
+
+
+def mjpeg_part(jpeg: bytes, row: FrameRow) -> bytes:
+    """One frame of Motion JPEG, with the boundary after it: browsers show a part when they see its end."""
+    head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nRjpeg-Frame: {row.id}\r\n\r\n"
+    return head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode()
+
+
+def binary(description: str, *media_types: str) -> dict[str, Any]:
+    """An answer that is a file, for OpenAPI."""
+    schema = {"type": "string", "format": "binary"}
+    return {"description": description, "content": {media_type: {"schema": schema} for media_type in media_types}}
+
+
+def quoted(path: str) -> str:
+    """A path of the sender's choosing in a form that can't forge lines of a log."""
+    return json.dumps(path[:200])
+
+
+async def _answer_error(request: Request, error: HTTPException) -> Response:
+    logger.warning("%s %s: %d %s", request.method, quoted(request.url.path), error.status_code, error.detail)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _answer_invalid(request: Request, error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    place, name = first["loc"][0], first["loc"][1] if len(first["loc"]) > 1 else ""
+    text = f"{place} {name}: {str(first['msg']).removeprefix('Value error, ')}"
+    return await _answer_error(request, HTTPException(400, text))
+
+
+async def _answer_unreadable(request: Request, error: StorageError) -> Response:
+    if isinstance(error, GoneError):
+        return await _answer_error(request, HTTPException(404, "no such frame"))
+    logger.error("%s %s: %s", request.method, quoted(request.url.path), error)
+    return JSONResponse({"error": "the store can't be reached or read"}, 503)
+
+
+def _tidy(schema: dict[str, Any]) -> None:
+    """Take out what FastAPI says and what isn't so here.
+
+    Malformed requests are answered 400 and not 422, and a parameter that may be left out can't be null.
+    """
+    for path in schema["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", []):
+                kinds = [kind for kind in parameter["schema"].get("anyOf", []) if kind != {"type": "null"}]
+                if len(kinds) == 1:
+                    del parameter["schema"]["anyOf"]
+                    parameter["schema"] |= kinds[0]
+            answer = operation["responses"].get("422", {})
+            if "HTTPValidationError" in json.dumps(answer):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)

@@ -1,0 +1,155 @@
+"""The configuration of `python -m server`: one commented YAML file; flags override what is usual to change."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from rjpeg.errors import ConfigError
+from server.task import TaskConfig
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Config",
+    "DecodingConfig",
+    "LimitsConfig",
+    "RetentionConfig",
+    "StorageConfig",
+    "TlsConfig",
+    "check",
+    "database_url",
+    "files_url",
+    "load",
+    "workers",
+]
+
+DEFAULT_PATH = Path(__file__).with_name("config.yaml")
+
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**18)]
+Count = Annotated[int, msgspec.Meta(gt=0, le=10**6)]
+
+
+class TlsConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Files of PEM, both or none."""
+
+    certificate: str | None = None
+    key: str | None = None
+
+
+class StorageConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """`data`: folder of database and files where `database` and `files` (URLs) don't say otherwise."""
+
+    data: Annotated[str, msgspec.Meta(min_length=1)] = "out/server"
+    database: str | None = None
+    files: str | None = None
+
+
+class RetentionConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """What is given up, oldest first: by age in `days`, by the `bytes` of all files. None: nothing is."""
+
+    days: Positive | None = None
+    bytes: PositiveInt | None = None
+    every_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=86400)] = 60.0
+
+
+class DecodingConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """`workers`: frames decoded at a time, None: one a core. `batch`: frames whose maps are found together.
+
+    `task_seconds`: longest that the task may take for a frame.
+    """
+
+    model: str | None = None
+    restore: bool = False
+    workers: Annotated[int, msgspec.Meta(gt=0, le=1024)] | None = None
+    batch: Annotated[int, msgspec.Meta(gt=0, le=256)] = 8
+    task_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+
+
+class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """What one request, one camera and all together may take. config.yaml says what each is."""
+
+    max_bytes: Annotated[int, msgspec.Meta(gt=0, le=2**31)] = 2**23
+    max_pixels: Annotated[int, msgspec.Meta(gt=0, le=2**32)] = 2**24
+    body_seconds: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 10.0
+    connections: Count = 512
+    pending: Count = 32
+    pending_of_camera: Count = 16
+    frames_per_second: Positive = 100.0
+    cameras: Count = 10_000
+    views: Count = 4
+    streams: Count = 64
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole file, one field a section."""
+
+    listen: Annotated[str, msgspec.Meta(pattern=r"^.*:[0-9]{1,5}$")] = "127.0.0.1:8000"
+    # YAML takes a bare on or off for a boolean
+    auth: Literal["on", "off", "auto"] | bool = "auto"
+    hosts: list[str] = msgspec.field(default_factory=list)
+    tls: TlsConfig = msgspec.field(default_factory=TlsConfig)
+    storage: StorageConfig = msgspec.field(default_factory=StorageConfig)
+    retention: RetentionConfig = msgspec.field(default_factory=RetentionConfig)
+    decoding: DecodingConfig = msgspec.field(default_factory=DecodingConfig)
+    task: TaskConfig | None = None
+    follow_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 1.0
+    limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
+
+
+def load(path: str | Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: the file can't be read, isn't YAML, or has an unknown key or a value of the wrong kind;
+            the message names the file and the key.
+    """
+    values = read_yaml(path)
+    try:
+        config = msgspec.convert({} if values is None else values, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+    if isinstance(config.auth, bool):
+        config.auth = "on" if config.auth else "off"
+    return config
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Content of a YAML file. Raises ConfigError where it can't be read or isn't one."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def check(config: Config) -> None:
+    """Check what flags have changed, and what no single key can say.
+
+    Raises:
+        ConfigError: a value is out of range, or only one of two that need each other is given.
+    """
+    try:
+        msgspec.convert(msgspec.to_builtins(config), Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {error}") from error
+    if (config.tls.certificate is None) != (config.tls.key is None):
+        raise ConfigError("tls: give certificate and key, or neither")
+
+
+def database_url(config: Config) -> str:
+    """Where the rows are, for SQLAlchemy."""
+    return config.storage.database or f"sqlite:///{Path(config.storage.data).resolve() / 'server.sqlite3'}"
+
+
+def files_url(config: Config) -> str:
+    """Where the files are: a folder or a URL."""
+    return config.storage.files or str(Path(config.storage.data).resolve() / "frames")
+
+
+def workers(config: Config) -> int:
+    """Frames decoded at a time."""
+    return config.decoding.workers or len(os.sched_getaffinity(0))

@@ -1,0 +1,169 @@
+"""What happens now: every stored frame for those who look on, and each camera's last minute in figures."""
+
+import asyncio
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from server.store import FrameRow
+
+__all__ = ["Event", "Hub", "Subscription"]
+
+WINDOW_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A frame that was stored. `jpeg`, `frame`: its file and its picture (H, W, 3) uint8 BGR, where at hand."""
+
+    row: FrameRow
+    jpeg: bytes | None = None
+    frame: npt.NDArray[np.uint8] | None = None
+
+
+class Subscription:
+    """Events for one reader, who gets the newest ones where it is slow. For the event loop's thread.
+
+    Attributes:
+        dropped: events that the reader was too slow for.
+    """
+
+    def __init__(self, camera: str | None, most: int) -> None:
+        self.camera = camera
+        self.dropped = 0
+        self._events: deque[Event] = deque(maxlen=most)
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    def put(self, event: Event) -> None:
+        """Add an event; the oldest goes where there is no room."""
+        self.dropped += len(self._events) == self._events.maxlen
+        self._events.append(event)
+        self._arrived.set()
+
+    def close(self) -> None:
+        """No more events."""
+        self._closed = True
+        self._arrived.set()
+
+    async def next(self, seconds: float | None = None) -> Event | None:
+        """The next event, None at the end. Raises TimeoutError after `seconds` without one."""
+        if not self._events and not self._closed:
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
+        if self._closed:
+            return None
+        event = self._events.popleft()
+        if not self._events:
+            self._arrived.clear()
+        return event
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while (event := await self.next()) is not None:
+            yield event
+
+
+class Hub:
+    """Hands events on and counts them. For the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._subscriptions: set[Subscription] = set()
+        self._recent: dict[str, _Recent] = {}
+        self._told: defaultdict[str, set[int]] = defaultdict(set)
+        self.closed = False
+
+    def publish(self, event: Event, now: float | None = None) -> None:
+        """A frame was stored."""
+        row = event.row
+        self._told[row.camera].add(row.id)
+        now = time.monotonic() if now is None else now
+        recent = self._recent.setdefault(row.camera, _Recent(now))
+        recent.add(row.measures["bytes"], row.measures["width"] * row.measures["height"], now)
+        if row.metrics is not None:
+            recent.metrics = row.metrics
+        for subscription in self._subscriptions:
+            if subscription.camera in (None, row.camera):
+                subscription.put(event)
+
+    def subscribe(self, camera: str | None, most: int) -> Subscription:
+        """Events of one camera, or of all, from now on; at most `most` wait for a slow reader."""
+        subscription = Subscription(camera, most)
+        if self.closed:
+            subscription.close()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """The reader has gone."""
+        self._subscriptions.discard(subscription)
+
+    def close(self) -> None:
+        """End all subscriptions, now and later."""
+        self.closed = True
+        for subscription in self._subscriptions:
+            subscription.close()
+
+    @property
+    def subscribers(self) -> int:
+        """Readers at the moment."""
+        return len(self._subscriptions)
+
+    def was_told(self, row: FrameRow) -> bool:
+        """Whether a frame was published."""
+        return row.id in self._told[row.camera]
+
+    def forget(self, camera: str, until: int) -> None:
+        """What was published up to this id is not asked for any more."""
+        self._told[camera] = {number for number in self._told[camera] if number > until}
+
+    def rates(self, camera: str, now: float | None = None) -> dict[str, float]:
+        """fps, bitrate (bits/s) and bpp over the last minute, or since the camera's first frame within it; or 0."""
+        recent = self._recent.get(camera)
+        if recent is None:
+            return {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
+        return recent.rates(time.monotonic() if now is None else now)
+
+    def metrics(self, camera: str) -> dict[str, Any] | None:
+        """What the camera last said of itself since this program started."""
+        recent = self._recent.get(camera)
+        return recent.metrics if recent is not None else None
+
+
+class _Recent:
+    """Sums by second of the last WINDOW_SECONDS."""
+
+    def __init__(self, now: float) -> None:
+        self.metrics: dict[str, Any] | None = None
+        self._since = now
+        # second, frames, bytes, pixels
+        self._seconds: deque[list[int]] = deque()
+
+    def add(self, size: int, pixels: int, now: float) -> None:
+        self._forget(now)
+        if not self._seconds:
+            self._since = now
+        if not self._seconds or self._seconds[-1][0] != int(now):
+            self._seconds.append([int(now), 0, 0, 0])
+        for index, value in enumerate((1, size, pixels), 1):
+            self._seconds[-1][index] += value
+
+    def rates(self, now: float) -> dict[str, float]:
+        self._forget(now)
+        frames, size, pixels = (sum(second[index] for second in self._seconds) for index in (1, 2, 3))
+        if not frames:
+            return {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
+        span = min(max(now - self._since, 1.0), float(WINDOW_SECONDS))
+        return {
+            "fps": round(frames / span, 3),
+            "bitrate": round(8 * size / span, 1),
+            "bpp": round(8 * size / pixels, 4),
+        }
+
+    def _forget(self, now: float) -> None:
+        while self._seconds and self._seconds[0][0] <= now - WINDOW_SECONDS:
+            self._seconds.popleft()

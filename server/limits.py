@@ -1,0 +1,181 @@
+"""What one sender, and all of them together, may take: bytes, time, places, frames a second.
+
+Work is limited by refusing (429) rather than by queueing, and everything is limited before it is taken in.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["HEADER_SECONDS", "Places", "Queue", "Rate", "TimedProtocol", "busy", "read_body"]
+
+HEADER_SECONDS = 10
+# of a reader that takes nothing of what it is sent
+STALLED_SECONDS = 30
+RATE_SECONDS = 2.0
+
+
+def busy(reason: str, seconds: float = 1.0) -> HTTPException:
+    """The answer 429 that says when to come again, in whole seconds."""
+    return HTTPException(429, reason, {"Retry-After": str(max(1, round(seconds + 0.5)))})
+
+
+class Places:
+    """Frames that are being received, decoded or stored. For the event loop's thread.
+
+    Args:
+        of_all: at a time.
+        of_camera: at a time, of one camera.
+    """
+
+    def __init__(self, of_all: int, of_camera: int) -> None:
+        self._of_all, self._of_camera = of_all, of_camera
+        self._taken: Counter[str] = Counter()
+        self.pending = 0
+
+    @contextlib.contextmanager
+    def take(self, camera: str) -> Iterator[None]:
+        """Hold a place. Raises HTTPException 429 where there is none."""
+        if self.pending >= self._of_all:
+            raise busy(f"busy with {self.pending} frames")
+        if self._taken[camera] >= self._of_camera:
+            raise busy(f"busy with {self._taken[camera]} frames of this camera")
+        self.pending += 1
+        self._taken[camera] += 1
+        try:
+            yield
+        finally:
+            self.pending -= 1
+            self._taken[camera] -= 1
+            if not self._taken[camera]:
+                del self._taken[camera]
+
+
+class Queue:
+    """Something that only so many do at a time, while as many again wait; one more is told to come later."""
+
+    def __init__(self, places: int, waiting: int, what: str) -> None:
+        self._semaphore = asyncio.Semaphore(places)
+        self._most = places + waiting
+        self._inside = 0
+        self._what = what
+
+    @contextlib.asynccontextmanager
+    async def take(self) -> AsyncIterator[None]:
+        """Hold a place, waiting for it if need be. Raises HTTPException 429 where too many wait."""
+        if self._inside >= self._most:
+            raise busy(f"busy with {self._inside} {self._what}")
+        self._inside += 1
+        try:
+            async with self._semaphore:
+                yield
+        finally:
+            self._inside -= 1
+
+
+class Rate:
+    """Frames a second of each camera, on average over RATE_SECONDS: a bucket of tokens each.
+
+    Args:
+        per_second: tokens that a bucket gets; it holds those of RATE_SECONDS, at least one.
+    """
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._most = max(1.0, per_second * RATE_SECONDS)
+        # camera: tokens left, and when that was
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, camera: str, now: float | None = None) -> None:
+        """Count a frame. Raises HTTPException 429 where it is one too many."""
+        now = time.monotonic() if now is None else now
+        left, since = self._buckets.get(camera, (self._most, now))
+        left = min(self._most, left + (now - since) * self._per_second)
+        if left < 1:
+            self._buckets[camera] = (left, now)
+            raise busy(f"more than {self._per_second:g} frames a second of this camera", (1 - left) / self._per_second)
+        self._buckets[camera] = (left - 1, now)
+        if len(self._buckets) > 10_000:
+            # buckets that are full again say nothing
+            full = self._most / self._per_second
+            self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[1] < full}
+
+
+async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
+    """The body of a request.
+
+    Raises:
+        HTTPException: 413 it is or says that it is larger than `max_bytes`, 408 it takes longer than `seconds`,
+            400 the sender goes away.
+    """
+    too_large = HTTPException(413, f"body is larger than {max_bytes} bytes", {"Connection": "close"})
+    length = request.headers.get("content-length")
+    if length is not None and int(length) > max_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > max_bytes:
+                    raise too_large
+                body += chunk
+    except TimeoutError:
+        raise HTTPException(408, f"body took longer than {seconds:g} s", {"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "connection closed before the body ended") from None
+    return bytes(body)
+
+
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP with time limits.
+
+    On a request's headers, on a body that nobody reads any more, and on a reader that takes nothing.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._deadline, self._stalled):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self._abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _set_deadline(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEADER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        self.transport.close()
+
+    def _abort(self) -> None:
+        # closing would wait for the reader
+        self.transport.abort()

@@ -1,0 +1,82 @@
+// The bytes of a piece of time as bars, and the place of the shown frame in it.
+
+import { get, serverNow } from "./api.js";
+import { element, say } from "./dom.js";
+import { clock, duration, exactClock, number, size } from "./format.js";
+
+const BINS = 120;
+const SVG = "http://www.w3.org/2000/svg";
+
+export function makeTimeline(camera, onPick) {
+  const slider = element("time"), bars = element("bars"), choice = element("span");
+  const ended = new AbortController();
+  let since = 0, until = 0, request = 0, held = false;
+  choice.value = "";
+  bars.replaceChildren();
+
+  // what is to be shown: up to now, or around a frame that is older than that
+  function place(record, frame, live) {
+    const last = Date.parse(record.last_capture_time), first = Date.parse(record.first_capture_time);
+    const end = Math.max(serverNow(), last + 1);
+    // at first so much that there is something to see
+    if (!choice.value) choice.value = end - last > 3.6e6 ? "all" : end - first < 6e5 ? "600" : "3600";
+    if (choice.value === "all") {
+      // at least a second, and not up to the edge
+      const margin = Math.max(500, 0.01 * (last - first));
+      [since, until] = [first - margin, last + margin];
+      return;
+    }
+    const length = 1000 * Number(choice.value);
+    const time = frame ? Date.parse(frame.capture_time) : last;
+    if (!live && time >= since && time <= until && Math.abs(until - since - length) < 1) return;
+    until = live || time > end - length ? end : Math.min(end, time + length / 2);
+    since = until - length;
+  }
+
+  async function refresh(record, frame, live) {
+    if (!record?.last_capture_time) return;
+    place(record, frame, live);
+    const [begin, end] = [since, until], mine = request += 1;
+    mark(frame);
+    const query = new URLSearchParams({
+      since: new Date(begin).toISOString(), until: new Date(end).toISOString(), bins: BINS,
+    });
+    const { bins } = await get(`v1/cameras/${encodeURIComponent(camera)}/timeline?${query}`);
+    if (ended.signal.aborted || mine !== request) return;
+    const most = Math.max(...bins.map((bin) => bin.bytes));
+    bars.setAttribute("viewBox", `0 0 ${bins.length} 100`);
+    while (bars.childElementCount > bins.length) bars.lastElementChild.remove();
+    bins.forEach((bin, index) => {
+      const bar = bars.children[index] ?? bars.appendChild(document.createElementNS(SVG, "rect"));
+      // what is there shows, however little it is
+      const height = bin.frames ? Math.max(4, 100 * bin.bytes / most) : 0;
+      bar.setAttribute("x", index + 0.08);
+      bar.setAttribute("width", 0.84);
+      bar.setAttribute("y", 100 - height);
+      bar.setAttribute("height", height);
+    });
+    say(element("since"), clock(begin));
+    say(element("until"), clock(end));
+    const frames = bins.reduce((sum, bin) => sum + bin.frames, 0);
+    say(element("most"), frames ? `${number(frames)} frames, at most ${size(most)} in ` +
+      `${duration((end - begin) / 1000 / bins.length)}` : "No frames in this time");
+  }
+
+  function mark(frame) {
+    if (!frame || until <= since) return;
+    const time = Date.parse(frame.capture_time);
+    // it stays where a hand holds it
+    if (!held) slider.value = 1000 * (time - since) / (until - since);
+    slider.setAttribute("aria-valuetext", `${exactClock(time)}, frame ${frame.id}`);
+  }
+
+  const holds = (frame) => { const time = Date.parse(frame.capture_time); return time >= since && time <= until; };
+
+  function pick() { onPick(since + (until - since) * Number(slider.value) / 1000); }
+
+  const options = { signal: ended.signal };
+  slider.addEventListener("input", pick, options);
+  slider.addEventListener("pointerdown", () => { held = true; }, options);
+  for (const kind of ["pointerup", "pointercancel"]) slider.addEventListener(kind, () => { held = false; }, options);
+  return { refresh, mark, holds, close: () => ended.abort() };
+}

@@ -1,0 +1,282 @@
+"""The service as a whole: its parts made from a configuration, served until a signal, and put away again."""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import logging
+import re
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from rjpeg.errors import ConfigError, StorageError
+from server.access import Access
+from server.app import Service, make_app
+from server.config import Config, database_url, files_url, workers
+from server.hub import Event, Hub
+from server.intake import Intake
+from server.limits import HEADER_SECONDS, TimedProtocol
+from server.metrics import Metrics
+from server.pictures import Pictures
+from server.processing import Processor
+from server.retention import tend
+from server.store import Store
+from server.task import load_task
+
+__all__ = ["make_service", "needs_token", "open_socket", "parse_address", "serve"]
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 10
+# frames that share a commit
+MOST_ADDING = 64
+SETTLED_SECONDS = 0.5
+# of one camera, that are published at a time; streams show the newest anyway
+MOST_FOLLOWED = 100
+
+
+@contextmanager
+def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[str, Any]], None]) -> Iterator[Service]:
+    """All parts of a service, until the end of the block.
+
+    Args:
+        access_required: whether tokens are needed.
+        emit: called with the record of every frame that was stored or refused.
+
+    Raises:
+        ConfigError, ModelError: the model, the task or a setting is wrong.
+        StorageError: the store can't be opened.
+    """
+    limits, decoding = config.limits, config.decoding
+    with contextlib.ExitStack() as stack:
+        processor = Processor(
+            decoding.model,
+            workers=workers(config),
+            max_pixels=limits.max_pixels,
+            restore=decoding.restore,
+            task=None if config.task is None else load_task(config.task),
+            batch=decoding.batch,
+            task_seconds=decoding.task_seconds,
+        )
+        stack.callback(processor.close)
+        store = Store.open(database_url(config), files_url(config))
+        stack.callback(store.close)
+        hub, metrics = Hub(), Metrics()
+        intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
+        stack.callback(intake.close)
+        pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
+        yield Service(
+            config=config,
+            store=store,
+            processor=processor,
+            hub=hub,
+            metrics=metrics,
+            intake=intake,
+            pictures=pictures,
+            access=Access(store, required=access_required),
+            secure=config.tls.certificate is not None,
+            cameras={summary.name for summary in store.cameras()},
+        )
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, `[IPV6]:PORT`. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ConfigError(f"listen address {text!r}, expected HOST:PORT with a port from 0 (any) to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """What to listen on. Raises ConfigError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
+    return family, (str(address[0]), int(address[1]))
+
+
+def needs_token(config: Config) -> bool:
+    """Whether readers and cameras need a token.
+
+    Raises:
+        ConfigError: the address is none; or it isn't on loopback, and the configuration says that they need none.
+    """
+    host, port = parse_address(config.listen)
+    _, (address, _) = resolve(host, port)
+    loopback = ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    if config.auth == "off" and not loopback:
+        raise ConfigError(
+            f"auth: off while listening on {host or 'all addresses'}: anyone who reaches it could send and see frames. "
+            "Take auth: auto, and make tokens with `python -m server tokens add`"
+        )
+    return config.auth == "on" or (config.auth == "auto" and not loopback)
+
+
+def open_socket(config: Config) -> socket.socket:
+    """A listening socket. Raises ConfigError where the address can't be listened on."""
+    host, port = parse_address(config.listen)
+    family, address = resolve(host, port)
+    try:
+        return socket.create_server(address, family=family, backlog=config.limits.connections)
+    except OSError as error:
+        raise ConfigError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def check_tls(config: Config) -> None:
+    """Raises ConfigError where certificate and key can't be used."""
+    if config.tls.certificate is None or config.tls.key is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.tls.certificate, config.tls.key)
+    except (OSError, ValueError) as error:
+        # of ssl's errors the text is all there is
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"can't use TLS files {config.tls.certificate} and {config.tls.key}: {reason}") from error
+
+
+class Server(uvicorn.Server):
+    """uvicorn that ends the streams, too, when it is asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        # a second Ctrl-C doesn't wait for what is being answered
+        super().handle_exit(sig, frame)
+        self.stop()
+
+    def stop(self) -> None:
+        """Take no more, end streams, finish what is being answered."""
+        self.should_exit = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hub.close)
+
+
+def serve(service: Service, listening: socket.socket, *, background: list[Callable[[], Any]] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; requests that are being answered are finished first (10 s at most).
+
+    Args:
+        background: coroutine functions that run meanwhile.
+    """
+    app = make_app(service)
+    app.router.lifespan_context = _lifespan(
+        [lambda: keep_tending(service), lambda: keep_following(service), *(background or [])]
+    )
+    config = service.config
+    server = Server(
+        uvicorn.Config(
+            app,
+            http=TimedProtocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=HEADER_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            limit_concurrency=config.limits.connections,
+            ssl_certfile=config.tls.certificate,
+            ssl_keyfile=config.tls.key,
+        ),
+        service.hub,
+    )
+
+    def stop(*_: object) -> None:
+        # before uvicorn listens to signals itself; and after, when it raises them once more
+        server.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    host, port = listening.getsockname()[:2]
+    scheme = "http" if config.tls.certificate is None else "https"
+    print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+    server.run(sockets=[listening])
+
+
+async def keep_tending(service: Service) -> None:
+    """Give up frames that are too old or too many, and what a crash left, for ever."""
+    retention = service.config.retention
+    max_age = None if retention.days is None else datetime.timedelta(days=retention.days)
+    while True:
+        try:
+            done = await asyncio.to_thread(tend, service.store, max_age=max_age, max_bytes=retention.bytes)
+        except StorageError as error:
+            # adding frames fails as well then, and says so; it may pass
+            logger.error("retention: %s", error)
+        else:
+            service.metrics.tended(done.too_old, done.too_many)
+            if done.too_old or done.too_many or done.orphans:
+                logger.info(
+                    "retention: %d frames were too old, %d too many; %d files were of no frame",
+                    done.too_old,
+                    done.too_many,
+                    done.orphans,
+                )
+        await asyncio.sleep(retention.every_seconds)
+
+
+async def keep_following(service: Service) -> None:
+    """Publish frames that other programs store, as workers do, for ever."""
+    seconds = service.config.follow_seconds
+    known = {summary.name: summary.last_frame or 0 for summary in await asyncio.to_thread(service.store.cameras)}
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await follow(service, known)
+        except StorageError as error:
+            logger.warning("looking for frames of other programs: %s", error)
+
+
+async def follow(service: Service, known: dict[str, int]) -> None:
+    """Publish what was stored by others since the ids in `known`, by camera, which are moved on.
+
+    Raises:
+        StorageError: the store can't be read.
+    """
+    store, hub = service.store, service.hub
+    # what this program stores is published at once; what is younger may be on its way there
+    settled = store.now() - datetime.timedelta(seconds=SETTLED_SECONDS)
+    for summary in await asyncio.to_thread(store.cameras):
+        since = known.get(summary.name, 0)
+        if summary.last_frame is not None and summary.last_frame > since:
+            rows = await asyncio.to_thread(store.frames, summary.name, limit=MOST_FOLLOWED)
+            for row in reversed(rows):
+                if since < row.id and row.stored_time <= settled:
+                    if not hub.was_told(row):
+                        hub.publish(Event(row=row))
+                    known[row.camera] = row.id
+            hub.forget(summary.name, known.get(summary.name, 0))
+        service.cameras.add(summary.name)
+
+
+def _lifespan(background: list[Callable[[], Any]]) -> Any:
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.ensure_future(work()) for work in background]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    return lifespan

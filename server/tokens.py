@@ -1,0 +1,173 @@
+"""Tokens: what a camera or a reader shows to be let in.
+
+A token is `rjpeg_<id>_<secret>`, the secret 32 random bytes. Only the SHA-256 of the secret is kept, which is enough
+for a secret that can't be guessed.
+"""
+
+import base64
+import datetime
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import Literal
+
+import sqlalchemy as sa
+
+from rjpeg.errors import InputError
+from server.database import from_microseconds, to_microseconds, tokens
+from server.frames import CAMERA_ID
+from server.store import Store
+
+__all__ = ["ROLES", "Grant", "TokenInfo", "check", "list_tokens", "make", "revoke"]
+
+Role = Literal["camera", "reader"]
+ROLES: tuple[Role, ...] = ("camera", "reader")
+TOKEN = re.compile(r"rjpeg_([0-9]{1,15})_([A-Za-z0-9_-]{43})", re.ASCII)
+NOTE_LENGTH = 200
+CACHE_SECONDS = 1.0  # that a revoked token may still be taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    """What a token allows.
+
+    Attributes:
+        id: the token's.
+        role: "camera" may send frames of `camera`; "reader" may read.
+        camera: the only one; None: a reader of all.
+    """
+
+    id: int
+    role: Role
+    camera: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenInfo:
+    """A token as it is listed, without its secret."""
+
+    id: int
+    role: Role
+    camera: str | None
+    note: str
+    made_time: datetime.datetime
+
+
+@dataclass(eq=False)
+class _Cache:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    until: float = 0.0
+    known: dict[int, tuple[str, Grant]] = field(default_factory=dict)
+
+
+_caches: "weakref.WeakKeyDictionary[Store, _Cache]" = weakref.WeakKeyDictionary()
+_caches_lock = threading.Lock()
+
+
+def make(store: Store, role: Role, camera: str | None = None, note: str = "") -> str:
+    """Make a token.
+
+    Args:
+        store: where it is kept.
+        role: "camera" or "reader".
+        camera: the only one that it is for; a camera's token needs it, a reader's may have it.
+        note: for whom it is, at most 200 printable characters.
+
+    Returns:
+        The token, which is not kept and can't be shown again.
+
+    Raises:
+        InputError: one of them is not so.
+        StorageError: it can't be kept.
+    """
+    if role not in ROLES:
+        raise InputError(f"role {role!r}, expected one of {', '.join(ROLES)}")
+    if camera is None and role == "camera":
+        raise InputError("a camera's token is for one camera, expected its name")
+    if camera is not None and not CAMERA_ID.fullmatch(camera):
+        raise InputError(f"camera {camera!r}, expected 1 to 64 of A-Z a-z 0-9 _ -")
+    if len(note) > NOTE_LENGTH or not note.isprintable():
+        raise InputError(f"note {note[:NOTE_LENGTH]!r}, expected at most {NOTE_LENGTH} printable characters")
+    secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+    with store.database.writing() as connection:
+        made = connection.execute(
+            sa.insert(tokens)
+            .values(
+                role=role,
+                camera=camera,
+                note=note,
+                sha256=_hash(secret),
+                made_time=to_microseconds(datetime.datetime.now(datetime.UTC)),
+            )
+            .returning(tokens.c.id)
+        ).scalar_one()
+    _forget(store)
+    return f"rjpeg_{made}_{secret}"
+
+
+def check(store: Store, token: str) -> Grant | None:
+    """What a token allows, None for one that is malformed, unknown or revoked.
+
+    All tokens are read at most once a second, however many are asked for.
+
+    Raises:
+        StorageError: they can't be read.
+    """
+    match = TOKEN.fullmatch(token)
+    if match is None:
+        return None
+    sha256, grant = _known(store).get(int(match[1]), ("", None))
+    return grant if hmac.compare_digest(sha256, _hash(match[2])) else None
+
+
+def revoke(store: Store, token_id: int) -> bool:
+    """Take a token back, within two seconds everywhere; whether there was one with this id. Raises StorageError."""
+    with store.database.writing() as connection:
+        revoked = connection.execute(sa.delete(tokens).where(tokens.c.id == token_id)).rowcount > 0
+    _forget(store)
+    return revoked
+
+
+def list_tokens(store: Store) -> list[TokenInfo]:
+    """All of them, in the order in which they were made. Raises StorageError."""
+    with store.database.reading() as connection:
+        rows = connection.execute(sa.select(tokens).order_by(tokens.c.id)).all()
+    return [
+        TokenInfo(
+            id=row.id, role=row.role, camera=row.camera, note=row.note, made_time=from_microseconds(row.made_time)
+        )
+        for row in rows
+    ]
+
+
+def _known(store: Store) -> dict[int, tuple[str, Grant]]:
+    cache = _cache(store)
+    with cache.lock:
+        if time.monotonic() >= cache.until:
+            # counted from before they are read: one revoked meanwhile may be among them
+            asked = time.monotonic()
+            with store.database.reading() as connection:
+                rows = connection.execute(sa.select(tokens.c.id, tokens.c.role, tokens.c.camera, tokens.c.sha256)).all()
+            cache.known = {row.id: (row.sha256, Grant(id=row.id, role=row.role, camera=row.camera)) for row in rows}
+            cache.until = asked + CACHE_SECONDS
+        return cache.known
+
+
+def _forget(store: Store) -> None:
+    cache = _cache(store)
+    with cache.lock:
+        cache.until = 0.0
+
+
+def _cache(store: Store) -> _Cache:
+    with _caches_lock:
+        return _caches.setdefault(store, _Cache())
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

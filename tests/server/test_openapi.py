@@ -1,0 +1,135 @@
+"""The API against its own description: schemathesis makes requests up, right ones and wrong ones.
+
+RJPEG_API_EXAMPLES=2000 tries so many of each kind in the slow test.
+"""
+
+import os
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.service import Service, make_token
+
+EXAMPLES = int(os.environ.get("RJPEG_API_EXAMPLES", "200"))
+ENDLESS = r"/v1/events|/stream$"
+
+
+class Api:
+    """A service that wants tokens, with a frame of camera `cam`, and the tokens that its operations need."""
+
+    def __init__(self, folder, jpeg):
+        (folder / "server.yaml").write_text("limits: {frames_per_second: 10000, cameras: 100000}")
+        data = folder / "data"
+        self.camera, self.reader = make_token(data, "--camera", "cam"), make_token(data, "--reader")
+        self.service = Service("--auth", "on", "--config", folder / "server.yaml", data=data)
+        headers = {"Content-Type": "image/jpeg", "Authorization": f"Bearer {self.camera}"}
+        for _ in range(3):
+            requests.post(self.service.post_url(), data=jpeg, headers=headers, timeout=30).raise_for_status()
+        schemathesis.openapi.media_type("image/jpeg", some.just(jpeg) | some.binary())
+        self.schema = schemathesis.openapi.from_url(self.service.url + "/openapi.json").exclude(path_regex=ENDLESS)
+
+    def operations(self):
+        """All operations by name, each with its description."""
+        found = {}
+        for result in self.schema.get_all_operations():
+            operation = result.ok()
+            found[f"{operation.method.upper()} {operation.path}"] = operation
+        return found
+
+    def try_out(self, operation, mode, examples):
+        """Make requests up and hold the answers against the description."""
+
+        @settings(
+            max_examples=examples, deadline=None, database=None, derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(operation.as_strategy(generation_mode=mode))
+        def check(case):
+            sends = case.operation.path.endswith("/frames") and case.method.upper() == "POST"
+            if "camera" in (case.path_parameters or {}) and mode is GenerationMode.POSITIVE:
+                # names that no camera has are answered 404 and tell nothing
+                case.path_parameters["camera"] = "cam"
+            headers = {"Authorization": f"Bearer {self.camera if sends else self.reader}"}
+            answer = case.call(headers=headers, timeout=30)
+            # what no description says: whether bytes are a whole JPEG, metrics JSON, and one time before another
+            told = answer.status_code == 400 and " must be " in answer.json()["error"]
+            excluded = [positive_data_acceptance] if told or answer.status_code == 422 else []
+            case.validate_response(answer, excluded_checks=excluded)
+            if answer.status_code >= 400:
+                assert isinstance(answer.json()["error"], str)
+
+        check()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory, jpeg):
+    found = Api(tmp_path_factory.mktemp("api"), jpeg)
+    yield found
+    assert found.service.stop() == 0
+    assert "Traceback" not in "".join(found.service.messages)
+
+
+OPERATIONS = [
+    "POST /v1/cameras/{camera}/frames", "GET /v1/cameras", "GET /v1/cameras/{camera}",
+    "GET /v1/cameras/{camera}/frames",
+    "GET /v1/cameras/{camera}/frames/{frame}", "GET /v1/cameras/{camera}/frames/{frame}/jpeg",
+    "GET /v1/cameras/{camera}/frames/{frame}/picture", "GET /v1/cameras/{camera}/frames/{frame}/map",
+    "GET /v1/cameras/{camera}/frames/{frame}/map.png", "GET /v1/cameras/{camera}/frames/{frame}/results",
+    "GET /v1/cameras/{camera}/timeline", "GET /v1/cameras/{camera}/bandwidth", "GET /healthz", "GET /readyz",
+    "GET /metrics", "POST /v1/session", "DELETE /v1/session",
+]  # fmt: skip
+
+
+def test_the_description_names_every_operation_with_answers_examples_and_errors(api):
+    document = requests.get(api.service.url + "/openapi.json", timeout=10).json()
+    described = {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert set(OPERATIONS) | {"GET /v1/events", "GET /v1/cameras/{camera}/stream"} == set(described)
+    for name, operation in described.items():
+        assert operation["summary"], name
+        assert operation["description"], name
+        statuses = set(operation["responses"])
+        assert {"400", "500"} <= statuses, name
+        if name.partition(" ")[2] not in ("/healthz", "/readyz", "/v1/session"):
+            assert {"401", "403"} <= statuses, name
+            assert operation["security"], name
+        for status, answer in operation["responses"].items():
+            assert answer["description"], (name, status)
+            if status >= "400":
+                assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/Error"), (name, status)
+            if status == "429":
+                assert "Retry-After" in answer["headers"]
+        for parameter in operation.get("parameters", []):
+            assert parameter.get("description"), (name, parameter["name"])
+    schemas = document["components"]["schemas"]
+    assert all(schemas[name].get("examples") for name in ("Frame", "Map", "Error"))
+    assert "HTTPValidationError" not in schemas
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_answers_are_as_they_are_described(api, name, mode):
+    try_out(api, name, mode, 15)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_answers_are_as_they_are_described_for_long(api, name, mode):
+    try_out(api, name, mode, EXAMPLES)
+
+
+def try_out(api, name, mode, examples):
+    operation = api.operations()[name]
+    if mode is GenerationMode.NEGATIVE and not (operation.path_parameters or operation.query or operation.body):
+        pytest.skip("there is nothing that could be wrong")
+    api.try_out(operation, mode, examples)

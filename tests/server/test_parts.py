@@ -1,0 +1,252 @@
+"""Limits, order and rates, without a network."""
+
+import asyncio
+import datetime
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from rjpeg.errors import ConfigError
+from server import config
+from server.frames import Processed, ReceivedFrame
+from server.hub import Event, Hub
+from server.intake import Intake, Turns
+from server.limits import Places, Queue, Rate
+from server.metrics import Metrics
+from server.service import parse_address
+from server.store import Duplicate, FrameRow
+
+NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
+
+
+def row(camera="cam", number=1, **measures):
+    return FrameRow(
+        id=number, camera=camera, sequence=number, capture_time=NOW, received_time=NOW, stored_time=NOW,
+        key=f"{camera}/{number}", measures={"bytes": 1000, "width": 100, "height": 80} | measures, results=None,
+        metrics=None,
+    )  # fmt: skip
+
+
+def frame(number, camera="cam"):
+    return ReceivedFrame(camera=camera, sequence=number, capture_time=NOW, received_time=NOW, jpeg=b"x")
+
+
+class TestRate:
+    def test_a_burst_of_two_seconds_passes_and_then_what_is_allowed(self):
+        rate = Rate(10)
+        for _ in range(20):
+            rate.take("a", 0.0)
+        with pytest.raises(HTTPException) as refused:
+            rate.take("a", 0.0)
+        assert refused.value.status_code == 429
+        assert refused.value.headers == {"Retry-After": "1"}
+        rate.take("b", 0.0)
+        rate.take("a", 0.1)
+        with pytest.raises(HTTPException):
+            rate.take("a", 0.1)
+
+    def test_over_long_no_more_frames_pass_than_allowed(self):
+        rate, passed = Rate(5), 0
+        for tick in range(100 * 60):
+            try:
+                rate.take("a", tick / 100)
+                passed += 1
+            except HTTPException:
+                pass
+        assert 5 * 60 <= passed <= 5 * 60 + 10
+
+    def test_less_than_one_frame_in_two_seconds_passes_too(self):
+        rate = Rate(0.1)
+        rate.take("a", 0.0)
+        with pytest.raises(HTTPException) as refused:
+            rate.take("a", 5.0)
+        assert 5 <= int(refused.value.headers["Retry-After"]) <= 6
+        rate.take("a", 10.0)
+
+    def test_names_that_come_once_are_forgotten(self):
+        rate = Rate(100)
+        for number in range(30_000):
+            rate.take(f"camera-{number}", number / 100)
+        assert len(rate._buckets) <= 10_001
+
+
+def test_places_are_given_back_whatever_happens():
+    places = Places(2, 1)
+    with pytest.raises(ValueError, match="inside"), places.take("a"):
+        raise ValueError("inside")
+    with places.take("a"):
+        with pytest.raises(HTTPException, match="of this camera"), places.take("a"):
+            pass
+        with places.take("b"), pytest.raises(HTTPException, match="busy with 2"), places.take("c"):
+            pass
+    assert places.pending == 0
+    assert not places._taken
+
+
+def test_a_queue_lets_a_few_in_and_a_few_wait():
+    async def run():
+        queue, inside, most = Queue(2, 3, "things"), 0, 0
+
+        async def work():
+            nonlocal inside, most
+            async with queue.take():
+                inside += 1
+                most = max(most, inside)
+                await asyncio.sleep(0.01)
+                inside -= 1
+
+        outcomes = await asyncio.gather(*(work() for _ in range(8)), return_exceptions=True)
+        assert most == 2
+        assert [type(outcome) for outcome in outcomes] == [type(None)] * 5 + [HTTPException] * 3
+
+    asyncio.run(run())
+
+
+class TestTurns:
+    def test_the_first_of_a_line_is_next_however_others_leave(self):
+        turns = Turns()
+        with turns.line_up("a") as first:
+            second = turns.line_up("a")
+            second_is_first = second.__enter__()
+            with turns.line_up("a") as third, turns.line_up("b") as other:
+                assert (first.is_set(), second_is_first.is_set(), third.is_set(), other.is_set()) == (
+                    True, False, False, True,
+                )  # fmt: skip
+                second.__exit__(None, None, None)
+                assert not third.is_set(), "the first is still there"
+            assert first.is_set()
+        assert not turns._lines
+
+
+class FakeProcessor:
+    """Takes as long as the frame's number says."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.processed = []
+
+    async def process(self, received):
+        await asyncio.sleep(self.seconds.get(received.sequence, 0))
+        self.processed.append(received.sequence)
+        decoded = type("Decoded", (), {"frame": None})
+        return Processed(measures={"bytes": 1, "width": 1, "height": 1}, results=None, decoded=decoded)
+
+
+class FakeStore:
+    """Keeps what is added, in memory."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def find(self, camera, sequence, capture_time):
+        return self.rows.get((camera, sequence))
+
+    def add(self, received, measures, results):
+        if (received.camera, received.sequence) in self.rows:
+            raise Duplicate(self.rows[received.camera, received.sequence])
+        return self.rows.setdefault((received.camera, received.sequence), row(received.camera, received.sequence))
+
+
+class TestIntake:
+    def run(self, store, processor, frames):
+        emitted = []
+
+        async def take_all():
+            intake = Intake(store, processor, Hub(), Metrics(), emit=emitted.append)
+            try:
+                return await asyncio.gather(*map(intake.take, frames))
+            finally:
+                intake.close()
+                assert not intake._under_way
+
+        return asyncio.run(take_all()), emitted
+
+    def test_a_camera_s_frames_are_stored_in_order_though_decoded_side_by_side(self):
+        store, processor = FakeStore(), FakeProcessor({0: 0.1, 1: 0.05})
+        self.run(store, processor, [frame(0), frame(1), frame(2), frame(0, "other")])
+        assert processor.processed == [2, 1, 0, 0] or processor.processed[:2] == [2, 1]
+        assert [number for camera, number in store.rows if camera == "cam"] == [0, 1, 2]
+
+    def test_the_same_frame_at_the_same_time_is_processed_once(self):
+        store, processor = FakeStore(), FakeProcessor({1: 0.05})
+        answers, emitted = self.run(store, processor, [frame(1)] * 4)
+        assert processor.processed == [1]
+        assert [duplicate for _, duplicate in answers] == [False, True, True, True]
+        assert len(emitted) == 1
+
+    def test_a_frame_that_another_program_stored_meanwhile_is_a_duplicate(self):
+        store = FakeStore()
+        store.find = lambda *_: None
+        store.rows["cam", 1] = row()
+        answers, emitted = self.run(store, FakeProcessor({}), [frame(1)])
+        assert answers == [(row(), True)]
+        assert emitted == []
+
+
+class TestHub:
+    def test_rates_are_of_the_last_minute_and_zero_in_silence(self):
+        hub = Hub()
+        for tick in range(100):
+            hub.publish(Event(row=row(number=tick + 1)), tick / 10)
+        assert hub.rates("cam", 10.0) == {"fps": 10.0, "bitrate": 80_000.0, "bpp": 1.0}
+        assert hub.rates("cam", 40.0)["fps"] == pytest.approx(2.5)
+        assert hub.rates("cam", 120.0) == {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
+        assert hub.rates("nobody", 0.0)["fps"] == 0.0
+        hub.publish(Event(row=row(number=101)), 200.0)
+        assert hub.rates("cam", 202.0)["fps"] == pytest.approx(0.5)
+
+    def test_a_slow_reader_gets_the_newest_events_and_knows_how_many_it_missed(self):
+        async def run():
+            hub = Hub()
+            slow, other = hub.subscribe("cam", 2), hub.subscribe("other", 2)
+            for number in range(1, 6):
+                hub.publish(Event(row=row(number=number)))
+            assert [(await slow.next()).row.id for _ in range(2)] == [4, 5]
+            assert slow.dropped == 3
+            with pytest.raises(TimeoutError):
+                await other.next(0.01)
+            hub.close()
+            assert await slow.next() is None
+            assert await hub.subscribe(None, 1).next() is None
+
+        asyncio.run(run())
+
+
+def test_the_configuration_that_comes_with_it_is_the_default():
+    assert config.load(config.DEFAULT_PATH) == config.Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("limits: {pendng: 3}", "pendng"),
+        ("limits: {pending: 0}", "limits.pending"),
+        ("limits: {frames_per_second: .inf}", "frames_per_second"),
+        ("auth: maybe", "auth"),
+        ("listen: everywhere", "listen"),
+        ("task: {kind: magic}", "magic"),
+        ("task: {kind: tflite}", "model"),
+        ("retention: {days: -1}", "retention.days"),
+        ("- a", "Expected `object`"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_wrong_configuration_is_told_with_its_key(tmp_path, text, message):
+    (tmp_path / "server.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as told:
+        config.load(tmp_path / "server.yaml")
+    assert str(tmp_path / "server.yaml") in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), (":8000", ("", 8000)), ("a:65535", ("a", 65535))],
+)
+def test_addresses_to_listen_on(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:", "a:b", "a:-1", "a:65536", "a:\u0661"])
+def test_what_is_no_address_is_told(text):
+    with pytest.raises(ConfigError, match="expected HOST:PORT"):
+        parse_address(text)

@@ -1,0 +1,213 @@
+"""kill -9 of programs that add frames, at random moments: what was acknowledged is there, and nothing else is wrong.
+
+RJPEG_KILLS=100 kills as often as the project's goal has it.
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rjpeg.errors import StorageError
+from server.store import Duplicate, Store
+from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, crc, received
+from tests.server.test_store import check_sums, own_postgresql, rows_of, stored_files
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("RJPEG_KILLS", "20"))
+
+# Adds frames from eight threads, some of them twice, and deletes now and then; a line for each that is acknowledged.
+ADDING = """
+import itertools, os, sys, threading, datetime
+from rjpeg.errors import StorageError
+from server.store import Duplicate, Store
+from tests.server.stores import MEASURES, NOON, SECOND, crc, received
+
+url, folder, start, deletes = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "deletes"
+store = Store.open(url, folder)
+os.write(1, b"open\\n")
+numbers = itertools.count(start)
+
+def work():
+    while True:
+        number = next(numbers)
+        frame = received(f"camera{number % 3}", number, NOON + number * SECOND, times=1 + number % 50)
+        for _ in range(1 + (number % 5 == 0)):
+            try:
+                row = store.add(frame, MEASURES, {"number": number})
+            except Duplicate as duplicate:
+                row = duplicate.row
+        # one write, shorter than a pipe's buffer: whole or not at all
+        os.write(1, f"{row.camera} {row.id} {number} {crc(frame.jpeg)}\\n".encode())
+        if deletes and number % 40 == 0:
+            store.shrink_to(20_000)
+            store.sweep()
+
+for _ in range(8):
+    threading.Thread(target=work).start()
+"""
+
+
+def add_and_be_killed(
+    url: str, folder: Path, start: int, seconds: float, *, deletes: bool = False
+) -> list[tuple[str, int, int, str]]:
+    """What was acknowledged until then: camera, id, number, CRC of the file."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", ADDING, url, str(folder), str(start), "deletes" if deletes else "adds"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    first = program.stdout.readline()
+    assert first == b"open\n", program.stderr.read().decode()
+    time.sleep(seconds)
+    program.send_signal(signal.SIGKILL)
+    output, messages = program.communicate(timeout=60)
+    assert messages == b""
+    lines = output.decode().splitlines()
+    return [(camera, int(id_), int(number), check) for camera, id_, number, check in map(str.split, lines)]
+
+
+def check_store(store: Store, folder: Path, acknowledged: list[tuple[str, int, int, str]]) -> None:
+    rows = {row["id"]: row for row in rows_of(store, "frames")}
+    for camera, id_, number, check in acknowledged:
+        row = store.frame(camera, id_)
+        assert row is not None, (camera, id_, number)
+        assert (row.sequence, row.results) == (number, {"number": number})
+        assert crc(store.jpeg(row)) == check
+    keys = {row["key"] for row in rows.values()}
+    assert len(keys) == len(rows)
+    assert keys <= stored_files(folder)
+    check_sums(store)
+
+
+def check_swept(store: Store, folder: Path) -> int:
+    """Whether files and rows are the same once all that the kills left is swept; how many files that were."""
+    now = store.now()
+    store.now = lambda: now + store.files.grace + SECOND
+    swept = store.sweep()
+    assert stored_files(folder) == {row["key"] for row in rows_of(store, "frames")}
+    return swept
+
+
+def kill_often(url: str, folder: Path, open_store: Callable[..., Store], kills: int) -> None:
+    rng = random.Random(kills)
+    acknowledged, orphans = [], 0
+    for kill in range(kills):
+        acknowledged += add_and_be_killed(url, folder, kill * 100_000, rng.uniform(0, 0.5))
+        store = Store.open(url, str(folder))
+        check_store(store, folder, acknowledged)
+        if kill % 5 == 4:
+            orphans += check_swept(store, folder)
+        store.close()
+    assert len(acknowledged) > kills
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        connection.close()
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(database_url: str, open_store, tmp_path: Path) -> None:
+    kill_often(database_url, tmp_path / "frames", open_store, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 20 * KILLS)
+def test_what_was_acknowledged_is_there_after_many_kills(database_url: str, open_store, tmp_path: Path) -> None:
+    kill_often(database_url, tmp_path / "frames", open_store, KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 20 * KILLS)
+def test_kills_while_frames_are_deleted_leave_files_and_rows_that_agree(database_url: str, tmp_path: Path) -> None:
+    rng = random.Random(7)
+    folder = tmp_path / "frames"
+    for kill in range(KILLS):
+        add_and_be_killed(database_url, folder, kill * 100_000, rng.uniform(0.2, 0.8), deletes=True)
+        store = Store.open(database_url, str(folder))
+        check_store(store, folder, [])
+        check_swept(store, folder)
+        store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 20 * KILLS)
+def test_a_kill_of_one_program_does_not_touch_what_another_adds(database_url: str, open_store, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    store = open_store(database_url)
+    stop = False
+
+    def go_on(first: int) -> list[tuple[str, int, int, str]]:
+        done = []
+        number = first
+        while not stop:
+            frame = received("own", number, NOON + number * SECOND)
+            row = store.add(frame, MEASURES, {"number": number})
+            done.append(("own", row.id, number, crc(frame.jpeg)))
+            if number % 20 == 0:
+                store.sweep()
+            number += 1
+        return done
+
+    rng = random.Random(3)
+    acknowledged = []
+    with ThreadPoolExecutor(4) as threads:
+        own = [threads.submit(go_on, n * 10**6) for n in range(1, 5)]
+        try:
+            for kill in range(max(2, KILLS // 4)):
+                acknowledged += add_and_be_killed(database_url, folder, kill * 100_000, rng.uniform(0, 0.5))
+        finally:
+            stop = True
+        for one in own:
+            acknowledged += one.result()
+    check_store(store, folder, acknowledged)
+    check_swept(store, folder)
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_is_there_after_postgresql_crashed(open_store, tmp_path: Path) -> None:
+    server: PostgreSQL = own_postgresql()
+    try:
+        server.start()
+        store = open_store(server.new_database())
+        acknowledged: list[tuple[str, int, int, str]] = []
+        number = 0
+        for _ in range(3):
+
+            def add(number: int, start: float) -> None:
+                # as a camera does: again and again until it is taken
+                frame = received(f"camera{number % 3}", number, NOON + number * SECOND)
+                while time.monotonic() - start < 90:
+                    try:
+                        row = store.add(frame, MEASURES, {"number": number})
+                    except Duplicate as duplicate:
+                        row = duplicate.row
+                    except StorageError:
+                        time.sleep(0.1)
+                        continue
+                    acknowledged.append((row.camera, row.id, number, crc(frame.jpeg)))
+                    return
+
+            with ThreadPoolExecutor(8) as threads:
+                added = [threads.submit(add, n, time.monotonic()) for n in range(number, number + 400)]
+                number += 400
+                time.sleep(0.3)
+                server.stop(signal.SIGQUIT)
+                server.start()
+                for one in added:
+                    one.result()
+            assert len(acknowledged) == number
+            check_store(store, tmp_path / "frames", acknowledged)
+        check_swept(store, tmp_path / "frames")
+    finally:
+        server.remove()
