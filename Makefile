@@ -1,5 +1,5 @@
 # `make help` lists the targets. Every target makes the environment it needs: .venv (device and server, no
-# TensorFlow) or .venv-dev (everything).
+# TensorFlow), .venv-dev (everything) or .venv-sanitized (for fuzz).
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -19,14 +19,14 @@ dev_python := .venv-dev/bin/python
 build_files := pyproject.toml CMakeLists.txt $(wildcard rjpeg/native/*) scripts/setup
 
 # The environments point to this folder: in a checkout that was moved or copied they are made anew.
-$(shell for ready in .venv/.ready .venv-dev/.ready; do \
+$(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 	[ ! -f $$ready ] || [ "$$(cat $$ready)" = "$$(pwd -P)" ] || rm -f $$ready; done)
 
 # $(call flag,--name,value): the flag only when the variable was given, quoted for the shell
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 bench lint format clean
+.PHONY: help run test fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -47,6 +47,9 @@ run: .venv/.ready ## the whole loop on this machine: capture, send, decode, repo
 
 test: .venv-dev/.ready ## run the tests; ARGS="-m slow" for the long ones
 	$(dev_python) -m pytest -n 2 $(ARGS)
+
+fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the sanitizers' build: ARGS="--count 100000 --seed 1"
+	$(dev_python) -m tests.fuzz --sanitized .venv-sanitized $(call flag,--out,$(OUT)) $(ARGS)
 
 train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACHER=NAME] [OUT=FOLDER]
 	$(dev_python) -m train $(call flag,--data,$(DATA)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
@@ -94,7 +97,7 @@ format: .venv-dev/.ready ## let ruff fix and format the Python files
 	$(dev_python) -m ruff format .
 
 clean: ## remove environments, builds and caches; out/ stays
-	rm -rf .venv .venv-dev build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: $(build_files)
@@ -102,3 +105,7 @@ clean: ## remove environments, builds and caches; out/ stays
 
 .venv-dev/.ready: $(build_files)
 	scripts/setup .venv-dev device,server,postgres,s3,ray,run,train,evaluate,dev
+
+# the library alone, its native part built with sanitizers
+.venv-sanitized/.ready: $(build_files)
+	SKBUILD_CMAKE_DEFINE=RJPEG_SANITIZE=ON scripts/setup .venv-sanitized evaluate

@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     to.add_argument("--server", metavar="URL", help="such as http://192.168.1.2:8000 or mqtts://broker:8883")
     to.add_argument("--out", metavar="FOLDER", help="write {capture time}-{sequence}.jpg there, send nothing")
     p.add_argument("--policy", choices=["live", "record"], help="newest frame first, or every frame through a spool")
-    p.add_argument("--token-file", metavar="FILE", help="holds the server's token")
+    p.add_argument("--token-file", metavar="FILE", help="holds the camera's token; {camera} in its name: the id")
     p.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite`")
     p.add_argument(
         "--json",

@@ -39,7 +39,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 import rjpeg
 from device import config as configuration
 from device import health
-from device.config import CameraConfig, Config
+from device.config import CameraConfig, Config, token_file_of
 from device.metrics import Metrics
 from device.sender import cause, is_loopback
 from device.sources import frame_size, open_source
@@ -129,11 +129,12 @@ def _limited(name: str, function: Callable[[], Check], seconds: float = OTHER_SE
 
 def _configuration(config: Config) -> Check:
     configuration.check(config)
-    path = config.delivery.token_file
-    if path is not None:
-        read_token(path)
-        if Path(path).stat().st_mode & 0o077:
-            return Check("configuration", None, f"others can read the token in {path}", f"chmod 600 {path}")
+    for camera in config.cameras:
+        path = token_file_of(config.delivery, camera.id)
+        if path is not None:
+            read_token(path)
+            if Path(path).stat().st_mode & 0o077:
+                return Check("configuration", None, f"others can read the token in {path}", f"chmod 600 {path}")
     number = len(config.cameras)
     return Check("configuration", True, f"{number} camera{'s' if number > 1 else ''}")
 
@@ -280,11 +281,18 @@ def _certificate_remedy(reason: str) -> str:
 
 
 def _http(config: Config) -> Check:
+    found = [_http_of(config, camera.id) for camera in config.cameras]
+    # what fails comes before what is doubtful
+    return min(found, key=lambda each: (False, None, True).index(each.ok))
+
+
+def _http_of(config: Config, camera: str) -> Check:
     target = config.delivery
     server = str(target.server).rstrip("/")
     parts = urllib.parse.urlsplit(server)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    token = read_token(target.token_file) if target.token_file is not None else None
+    token_file = token_file_of(target, camera)
+    token = read_token(token_file) if token_file is not None else None
 
     def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
         if token is not None:
@@ -301,7 +309,7 @@ def _http(config: Config) -> Check:
             lives = session.get(f"{server}/healthz", **options).status_code
             # no frame: the token is looked at first, then this type refused
             status = session.post(
-                f"{server}/v1/cameras/{config.cameras[0].id}/frames",
+                f"{server}/v1/cameras/{camera}/frames",
                 headers={"Content-Type": "text/plain"},
                 data=b"",
                 **options,
@@ -315,7 +323,9 @@ def _http(config: Config) -> Check:
             )
     if status in (401, 403):
         wrong = "refuses the token" if token is not None else "wants a token"
-        return Check("server", False, f"{shown} {wrong} ({status})", "put this camera's token in delivery.token_file")
+        of = f" of camera {camera}" if len(config.cameras) > 1 else ""
+        advice = "put the camera's token in delivery.token_file"
+        return Check("server", False, f"{shown} {wrong}{of} ({status})", advice)
     if status in (400, 415, 422):
         if lives != 200:
             return Check("server", None, f"{shown} takes frames, but /healthz answers {lives}")
@@ -356,7 +366,8 @@ def _mqtt(config: Config) -> Check:
     client.on_disconnect = lambda *_: answered.set()
     client.connect_timeout = target.timeout_seconds
     if target.mqtt.username is not None:
-        client.username_pw_set(target.mqtt.username, read_token(target.token_file) if target.token_file else None)
+        token_file = token_file_of(target, config.cameras[0].id)
+        client.username_pw_set(target.mqtt.username, read_token(token_file) if token_file else None)
     if parts.scheme == "mqtts":
         client.tls_set(ca_certs=target.ca_file)
     try:

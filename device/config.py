@@ -22,6 +22,7 @@ __all__ = [
     "ViewConfig",
     "check",
     "load",
+    "token_file_of",
 ]
 
 DEFAULT_PATH = Path(__file__).with_name("config.yaml")
@@ -81,7 +82,10 @@ class SpoolConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DeliveryConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Where files go. Exactly one of `server` (URL) and `out` (folder); times in seconds."""
+    """Where files go. Exactly one of `server` (URL) and `out` (folder); times in seconds.
+
+    `token_file`: in its name, {camera} is the camera's id.
+    """
 
     server: str | None = None
     out: str | None = None
@@ -111,6 +115,11 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     skip: SkipConfig = msgspec.field(default_factory=SkipConfig)
     delivery: DeliveryConfig = msgspec.field(default_factory=DeliveryConfig)
     view: ViewConfig = msgspec.field(default_factory=ViewConfig)
+
+
+def token_file_of(config: DeliveryConfig, camera: str) -> str | None:
+    """The file with a camera's token, None where there is none."""
+    return None if config.token_file is None else config.token_file.replace("{camera}", camera)
 
 
 def load(path: str | Path) -> Config:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from device.config import DeliveryConfig
+from device.config import DeliveryConfig, token_file_of
 from device.frames import OutgoingFrame
 from device.http_sender import HttpSender
 from device.sender import FolderSender, RefusedError, RejectedError, RetryLaterError, Sender, file_stem, time_text
@@ -102,7 +102,8 @@ def open_sender(config: DeliveryConfig, camera: str) -> Sender:
         return FolderSender(config.out)
     if config.server is None:
         raise ConfigError("delivery: give exactly one of server, out; got none")
-    token = read_token(config.token_file) if config.token_file else None
+    token_file = token_file_of(config, camera)
+    token = read_token(token_file) if token_file else None
     if not config.server.startswith(("mqtt:", "mqtts:")):
         return HttpSender(config.server, token, ca_file=config.ca_file, timeout=config.timeout_seconds)
     # only here: HTTP needs no MQTT

@@ -180,6 +180,13 @@ class Guard:
                 refusal = JSONResponse({"error": "Host is neither an address, nor localhost, nor one of `hosts`"}, 400)
                 await refusal(scope, receive, send_with_headers)
                 return
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+                # a proxy may take another of the two for the body's length, and so the rest for another's request
+                refusal = JSONResponse(
+                    {"error": "both Content-Length and Transfer-Encoding"}, 400, {"Connection": "close"}
+                )
+                await refusal(scope, receive, send_with_headers)
+                return
             await self._app(scope, receive, send_with_headers)
         except Exception:
             logger.exception("%s %s failed", scope["method"], quoted(scope["path"]))

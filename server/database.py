@@ -236,6 +236,7 @@ class Database:
                     max_overflow=8,
                     pool_timeout=BUSY_SECONDS,
                 )
+                sa.event.listen(engine, "connect", set_up_postgresql)
             case other:
                 raise ConfigError(f"database of kind {other!r}, expected sqlite or postgresql+psycopg")
         return engine
@@ -357,6 +358,12 @@ def set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA journal_size_limit = {2**26}")
+
+
+def set_up_postgresql(connection: Any, _record: Any) -> None:
+    """A program that was stopped in a transaction must not go on with it much later, nor hold others up."""
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{2 * BUSY_SECONDS}s'")
+    connection.commit()
 
 
 def begin_sqlite(connection: sa.Connection) -> None:

@@ -36,6 +36,8 @@ class Subscription:
     def __init__(self, camera: str | None, most: int) -> None:
         self.camera = camera
         self.dropped = 0
+        # hundreds of pictures that wait for one slow reader would fill the memory
+        self._with_pictures = most == 1
         self._events: deque[Event] = deque(maxlen=most)
         self._arrived = asyncio.Event()
         self._closed = False
@@ -43,7 +45,7 @@ class Subscription:
     def put(self, event: Event) -> None:
         """Add an event; the oldest goes where there is no room."""
         self.dropped += len(self._events) == self._events.maxlen
-        self._events.append(event)
+        self._events.append(event if self._with_pictures else Event(row=event.row))
         self._arrived.set()
 
     def close(self) -> None:
@@ -91,7 +93,10 @@ class Hub:
                 subscription.put(event)
 
     def subscribe(self, camera: str | None, most: int) -> Subscription:
-        """Events of one camera, or of all, from now on; at most `most` wait for a slow reader."""
+        """Events of one camera, or of all, from now on; at most `most` wait for a slow reader.
+
+        Where more than one may wait they are of rows alone.
+        """
         subscription = Subscription(camera, most)
         if self.closed:
             subscription.close()

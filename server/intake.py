@@ -22,6 +22,8 @@ from server.store import Duplicate, FrameRow, Store
 
 __all__ = ["Intake", "Turns"]
 
+LARGEST_LIVE = 2**23
+
 Identity = tuple[str, int, datetime.datetime]
 
 
@@ -107,7 +109,10 @@ class Intake:
 
     def _stored(self, frame: ReceivedFrame, processed: Processed, row: FrameRow) -> None:
         self._metrics.stored(frame, processed)
-        self._hub.publish(Event(row=row, jpeg=frame.jpeg, frame=processed.decoded.frame))
+        picture = processed.decoded.frame
+        # a large one may wait for each of many streams; it is decoded again if one wants it
+        small = picture is not None and picture.nbytes <= LARGEST_LIVE
+        self._hub.publish(Event(row=row, jpeg=frame.jpeg, frame=picture if small else None))
         self._emit(row.record())
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -5,10 +5,13 @@ Work is limited by refusing (429) rather than by queueing, and everything is lim
 
 import asyncio
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
+import h11
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,6 +22,8 @@ HEADER_SECONDS = 10
 # of a reader that takes nothing of what it is sent
 STALLED_SECONDS = 30
 RATE_SECONDS = 2.0
+# of a body: pieces that may be of any size, and bytes that the others must have on average
+FREE_PIECES, PIECE_BYTES = 1000, 512
 
 
 def busy(reason: str, seconds: float = 1.0) -> HTTPException:
@@ -132,18 +137,65 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     return bytes(body)
 
 
-class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP with time limits.
+class PiecesLimit(h11.Connection):
+    """h11's connection that takes no body in tiny chunks, of which a megabyte would keep the event loop for seconds."""
 
-    On a request's headers, on a body that nobody reads any more, and on a reader that takes nothing.
+    _pieces = _bytes = 0
+
+    def next_event(self) -> Any:
+        """As h11's. Raises h11.RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > FREE_PIECES + self._bytes // PIECE_BYTES:
+                raise h11.RemoteProtocolError("body in too small pieces")
+        return event
+
+
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP with limits.
+
+    Of time: on a request's headers, on a body that nobody reads any more, and on a reader that takes nothing. Where
+    there are as many connections as may be, a new one takes the place of that which has been idle longest.
     """
 
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = PiecesLimit(h11.SERVER)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._set_deadline()
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            others = [other for other in self.connections if isinstance(other, TimedProtocol) and other is not self]
+            idle = [(since, id(other), other) for other in others if (since := other.idle_until()) is not None]
+            if idle:
+                longest = min(idle)[-1]
+                self.connections.discard(longest)
+                longest._abort()
+
+    def idle_until(self) -> float | None:
+        """When the wait for the next request ends, by the loop's clock; None while there is one."""
+        timer = self._deadline or self.timeout_keep_alive_task
+        busy = self.cycle is not None and not self.cycle.response_complete
+        return None if busy or timer is None else timer.when()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as far as an answer can still be given, and close."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps({"error": msg}).encode()
+            headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))),
+                       ("Connection", "close"), ("X-Content-Type-Options", "nosniff")]  # fmt: skip
+            answer = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import cv2
@@ -25,6 +26,8 @@ Form = Literal["png", "jpeg", "npy"]
 
 MEDIA_TYPES: dict[Form, str] = {"png": "image/png", "jpeg": "image/jpeg", "npy": "application/octet-stream"}
 CACHE_BYTES = 2**26
+# cameras whose last live picture is kept
+LIVE_KEPT = 64
 VIEW_QUALITY = 90
 OVERLAY_ALPHA = 150
 
@@ -44,12 +47,18 @@ class Pictures:
         self._queue = Queue(places, 8 * places, "pictures for readers")
         self._cache: OrderedDict[tuple[str, bool], rjpeg.DecodedFrame] = OrderedDict()
         self._cached = 0
-        self._live: dict[str, tuple[int, asyncio.Task[bytes]]] = {}
+        self._live: OrderedDict[str, tuple[int, asyncio.Task[bytes]]] = OrderedDict()
+        # threads of their own: what cameras and tokens need must not wait for readers
+        self._pool = ThreadPoolExecutor(places, thread_name_prefix="pictures")
+
+    def close(self) -> None:
+        """Wait for the pictures that are being made."""
+        self._pool.shutdown(cancel_futures=True)
 
     async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Do something in a thread when there is a place. Raises HTTPException 429."""
         async with self._queue.take():
-            return await asyncio.to_thread(work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     async def decoded(self, row: FrameRow, restore: bool | None = None) -> rjpeg.DecodedFrame:
         """The picture of a stored frame.
@@ -76,13 +85,15 @@ class Pictures:
         known = self._live.get(event.row.camera)
         if known is None or known[0] != event.row.id:
             known = self._live[event.row.camera] = (event.row.id, asyncio.ensure_future(self._of_event(event)))
+            self._live.move_to_end(event.row.camera)
+            if len(self._live) > LIVE_KEPT:
+                self._live.popitem(last=False)
         # one reader who leaves doesn't end it for the others
         return await asyncio.shield(known[1])
 
     async def _of_event(self, event: Event) -> bytes:
         frame = event.frame if event.frame is not None else (await self.decoded(event.row)).frame
-        picture: bytes = await asyncio.to_thread(encoded, frame, "jpeg")
-        return picture
+        return await asyncio.get_running_loop().run_in_executor(self._pool, encoded, frame, "jpeg")
 
     def _decode(self, row: FrameRow, restore: bool) -> rjpeg.DecodedFrame:
         return self._processor.decode_stored(self._store.jpeg(row), restore=restore)

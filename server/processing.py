@@ -11,7 +11,7 @@ from typing import Any
 
 import rjpeg
 from rjpeg.errors import JpegError
-from server.decoding import measures, milliseconds
+from server.decoding import keep_freed_memory, measures, milliseconds
 from server.frames import Processed, ReceivedFrame
 from server.task import Task, ask, frame_meta
 
@@ -57,7 +57,11 @@ class Processor:
         batch: int = 8,
         task_seconds: float = 10.0,
     ) -> None:
-        """model, max_pixels, restore: as for rjpeg.Decoder. workers: threads. Raises ModelError."""
+        """model, max_pixels, restore: as for rjpeg.Decoder. workers: threads. Raises ModelError.
+
+        Calls `keep_freed_memory`, for the whole process.
+        """
+        keep_freed_memory()
         self._restore = restore
         decoder = rjpeg.Decoder(model, max_pixels=max_pixels, restore=restore)
         self._decoders = {restore: decoder}

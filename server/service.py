@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +40,7 @@ STOP_SECONDS = 10
 # frames that share a commit
 MOST_ADDING = 64
 SETTLED_SECONDS = 0.5
+QUESTIONS = 32
 # of one camera, that are published at a time; streams show the newest anyway
 MOST_FOLLOWED = 100
 
@@ -73,6 +75,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
         stack.callback(intake.close)
         pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
+        stack.callback(pictures.close)
         yield Service(
             config=config,
             store=store,
@@ -271,6 +274,8 @@ async def follow(service: Service, known: dict[str, int]) -> None:
 def _lifespan(background: list[Callable[[], Any]]) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # short questions to the store and about tokens
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(QUESTIONS, thread_name_prefix="questions"))
         tasks = [asyncio.ensure_future(work()) for work in background]
         try:
             yield

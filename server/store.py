@@ -49,6 +49,7 @@ LATEST_COMMIT_SECONDS = 600  # from a file's being written; a sixth of what `Obj
 ATTEMPTS = 3  # at a transaction that meets a restarted database or a deadlock
 NESTING = 64  # of JSON that is kept: whoever reads it, with whatever is on the stack, can
 LONGEST = 65_535  # side of a picture, pixels
+LARGEST_ID = 2**63 - 1
 LARGEST_SEQUENCE = 10**15
 MINUTE = 60_000_000  # microseconds
 FINE = 60 * MINUTE  # that a timeline looks at each frame; in longer ones at each minute
@@ -138,6 +139,10 @@ class Duplicate(Exception):  # noqa: N818  no failure: the frame is there
     def __init__(self, row: FrameRow) -> None:
         super().__init__(f"frame {row.sequence} of {row.camera}, {time_text(row.capture_time)}, is stored already")
         self.row = row
+
+
+class TooLateError(StorageError):
+    """A frame's file was written too long ago."""
 
 
 class GoneError(StorageError):
@@ -240,25 +245,24 @@ class Store:
         }
         self.database.check_room()
         let_go = self.files.write(values["key"], frame.jpeg)
+        pending = Pending(frame.camera, values, uptime())
         try:
-            pending = Pending(frame.camera, values, time.monotonic())
-            try:
-                self._submit(pending)
-                stored_as = pending.done.result(ADD_SECONDS)
-            except FutureTimeoutError:
-                pending.unsure = True
-                raise StorageError(
-                    f"database {self.database.name} did not take a frame within {ADD_SECONDS} s"
-                ) from None
-            except StorageError:
-                if not pending.unsure:
-                    self._discard(values["key"])
-                raise
-            if isinstance(stored_as, FrameRow):
+            self._submit(pending)
+            stored_as = pending.done.result(ADD_SECONDS)
+        except FutureTimeoutError:
+            # it may still be committed, and until then its file is not one that a crash left
+            pending.done.add_done_callback(lambda _: let_go())
+            raise StorageError(f"database {self.database.name} did not take a frame within {ADD_SECONDS} s") from None
+        except StorageError:
+            if not pending.unsure:
                 self._discard(values["key"])
-                raise Duplicate(stored_as)
-        finally:
             let_go()
+            raise
+        if isinstance(stored_as, FrameRow):
+            self._discard(values["key"])
+            let_go()
+            raise Duplicate(stored_as)
+        let_go()
         return to_row(frame.camera, values | {"id": stored_as})
 
     def _submit(self, pending: Pending) -> None:
@@ -286,35 +290,26 @@ class Store:
                 except queue.Empty:
                     break
             ended = None in batch
-            self._commit([pending for pending in batch if pending is not None])
+            if some := [pending for pending in batch if pending is not None]:
+                self._commit(some)
 
     def _commit(self, batch: list[Pending]) -> None:
         """Give every frame its row or its error."""
-        fresh = []
-        for pending in batch:
-            if time.monotonic() - pending.written > LATEST_COMMIT_SECONDS:
-                # its file may be taken for what a crash left
-                pending.unsure = True
-                pending.done.set_exception(StorageError(f"database {self.database.name} took too long"))
-            else:
-                fresh.append(pending)
-        if not fresh:
-            return
         try:
-            outcomes = self._insert_rows(fresh)
+            outcomes = self._insert_rows(batch)
         except Exception as error:
-            if len(fresh) > 1 and concerns_one_row(error):
+            if len(batch) > 1 and concerns_one_row(error):
                 # so that it does not fail its neighbors
-                for pending in fresh:
+                for pending in batch:
                     self._commit([pending])
                 return
             if not isinstance(error, StorageError):
                 logger.exception("store: a row can't be written")
                 error = StorageError(f"database {self.database.name}: {error}")
-            for pending in fresh:
+            for pending in batch:
                 pending.done.set_exception(error)
             return
-        for pending in fresh:
+        for pending in batch:
             pending.done.set_result(outcomes[pending.values["key"]])
 
     def _insert_rows(self, batch: list[Pending]) -> dict[str, int | FrameRow]:
@@ -325,6 +320,7 @@ class Store:
                 with self.database.writing() as connection:
                     ids = self._ids_of(connection, sorted({pending.camera for pending in batch}))
                     outcomes = self._insert_in(connection, batch, ids)
+                    self._check_age(batch)
                     committing = True
                 self._camera_ids |= ids
             except StorageError as error:
@@ -337,6 +333,11 @@ class Store:
             else:
                 return outcomes
         raise AssertionError
+
+    def _check_age(self, batch: list[Pending]) -> None:
+        """Raise TooLateError where a file is so old that it may be taken for what a crash left."""
+        if any(uptime() - pending.written > LATEST_COMMIT_SECONDS for pending in batch):
+            raise TooLateError(f"database {self.database.name} took more than {LATEST_COMMIT_SECONDS} s")
 
     def _insert_in(
         self, connection: sa.Connection, batch: list[Pending], ids: dict[str, int]
@@ -557,6 +558,8 @@ class Store:
 
     def find(self, camera: str, sequence: int, capture_time: datetime.datetime) -> FrameRow | None:
         """The frame of this name. Raises StorageError."""
+        if not 0 <= sequence < LARGEST_SEQUENCE:
+            return None
         with self.database.reading() as connection:
             camera_id = self._id_of(connection, camera)
             if camera_id is None:
@@ -566,6 +569,8 @@ class Store:
 
     def frame(self, camera: str, frame_id: int) -> FrameRow | None:
         """The frame with this id, None if there is none or it is another camera's. Raises StorageError."""
+        if not 0 <= frame_id <= LARGEST_ID:
+            return None
         with self.database.reading() as connection:
             camera_id = self._id_of(connection, camera)
             query = sa.select(frames).where(frames.c.id == frame_id, frames.c.camera_id == camera_id)
@@ -574,6 +579,8 @@ class Store:
 
     def latest(self, camera: str) -> FrameRow | None:
         """The frame that was stored last. Raises StorageError."""
+        if not CAMERA_ID.fullmatch(camera):
+            return None
         with self.database.reading() as connection:
             query = sa.select(frames).join(cameras, cameras.c.last_frame == frames.c.id).where(cameras.c.name == camera)
             row = connection.execute(query).mappings().one_or_none()
@@ -597,8 +604,14 @@ class Store:
             limit: the most that are given.
 
         Raises:
+            InputError: the limit is negative.
             StorageError: the database can't be read.
         """
+        if limit < 0:
+            raise InputError(f"limit {limit}, expected 0 at least")
+        limit = min(limit, LARGEST_ID)
+        if before_id is not None:
+            before_id = max(0, min(before_id, LARGEST_ID))
         query = sa.select(frames).order_by(frames.c.capture_time.desc(), frames.c.id.desc()).limit(limit)
         if since is not None:
             query = query.where(frames.c.capture_time >= to_microseconds(since))
@@ -631,7 +644,7 @@ class Store:
 
     def camera(self, name: str) -> CameraSummary | None:
         """One of them, None if there is none of the name. Raises StorageError."""
-        return next(iter(self._summaries(cameras.c.name == name)), None)
+        return next(iter(self._summaries(cameras.c.name == name)), None) if CAMERA_ID.fullmatch(name) else None
 
     def timeline(self, camera: str, since: datetime.datetime, until: datetime.datetime, bins: int) -> list[Bin]:
         """Frames from `since` until before `until`, by capture time, in at most `bins` stretches of equal length.
@@ -702,6 +715,9 @@ class Store:
         self.database.close()
 
     def _id_of(self, connection: sa.Connection, camera: str) -> int | None:
+        if not CAMERA_ID.fullmatch(camera):
+            # some of which a database takes amiss
+            return None
         known = self._camera_ids.get(camera)
         if known is None:
             known = connection.execute(sa.select(cameras.c.id).where(cameras.c.name == camera)).scalar_one_or_none()
@@ -840,6 +856,11 @@ def json_or_error(value: Any, what: str) -> Any:
         return {"error": str(error)}
 
 
+def uptime() -> float:
+    """Seconds that count on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def check_nesting(value: Any) -> None:
     """Raise ValueError where lists and objects are within each other more than NESTING deep."""
     level = [value]
@@ -869,6 +890,8 @@ def retried(work: Callable[[], T]) -> T:
 
 def concerns_one_row(error: Exception) -> bool:
     """Whether a transaction failed because of what is in it, and not because of where it is going."""
+    if isinstance(error, TooLateError):
+        return True
     cause = error.__cause__ if isinstance(error, StorageError) else error
     return not (isinstance(cause, DBAPIError) and may_concern_all(cause))
 

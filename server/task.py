@@ -8,6 +8,7 @@ width, height, bytes.
 import importlib
 import json
 import logging
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -159,8 +160,9 @@ def ask(task: Task, frame: Frame, meta: dict[str, Any]) -> Any:
     except KeyboardInterrupt:
         raise
     # whatever a task does, even sys.exit(): the frame is kept and the thread goes on
-    except BaseException as error:
-        logger.warning("task failed on a frame of camera %s", meta["camera"], exc_info=error)
+    except BaseException as error:  # noqa: BLE001 - it is logged, and the answer says it
+        where = "".join(traceback.format_exception(error)).encode(errors="replace").decode()
+        logger.warning("task failed on a frame of camera %s\n%s", meta["camera"], where)
         return {"error": failure_text(error)}
 
 

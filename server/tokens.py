@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from rjpeg.errors import InputError
 from server.database import from_microseconds, to_microseconds, tokens
 from server.frames import CAMERA_ID
-from server.store import Store
+from server.store import LARGEST_ID, Store
 
 __all__ = ["ROLES", "Grant", "TokenInfo", "check", "list_tokens", "make", "revoke"]
 
@@ -127,6 +127,8 @@ def check(store: Store, token: str) -> Grant | None:
 
 def revoke(store: Store, token_id: int) -> bool:
     """Take a token back, within two seconds everywhere; whether there was one with this id. Raises StorageError."""
+    if not 0 <= token_id <= LARGEST_ID:
+        return False
     with store.database.writing() as connection:
         revoked = connection.execute(sa.delete(tokens).where(tokens.c.id == token_id)).rowcount > 0
     _forget(store)

@@ -235,8 +235,8 @@ def normal(name):
         (["server"], ["server"]),
         (["evaluate/loop.py", "calibration_data", "device", "server"], ["device", "server", "run"]),
         (["train", "export"], ["train", "jax"]),
-        (["evaluate", "benchmarks"], ["run", "train", "evaluate"]),
-        (["tests"], ["device", "server", "run", "train", "evaluate", "dev"]),
+        (["evaluate", "benchmarks"], ["server", "run", "train", "evaluate"]),
+        (["tests"], ["device", "server", "postgres", "s3", "ray", "run", "train", "evaluate", "dev"]),
     ],
     ids=lambda value: "+".join(value),
 )

@@ -17,11 +17,14 @@ namespace {
 
 // A progressive file may repeat scans without end; real ones have about ten.
 constexpr int kMostScans = 100;
+// Application segments and comments. A file may have millions of them, of four bytes each.
+constexpr int kMostSegments = 1000;
 
 struct Errors {
   jpeg_error_mgr manager;
   std::jmp_buf escape;
   char text[JMSG_LENGTH_MAX];
+  int segments;
 };
 
 [[noreturn]] void fail(j_common_ptr info) {
@@ -35,6 +38,12 @@ void on_message(j_common_ptr info, int level) {
   const bool harmless = info->err->msg_code == JWRN_EXTRANEOUS_DATA || info->err->msg_code == JWRN_JFIF_MAJOR ||
                         info->err->msg_code == JWRN_ADOBE_XFORM;
   if (level < 0 && !harmless) fail(info);
+  auto* errors = reinterpret_cast<Errors*>(info->err);
+  // What libjpeg tells of each.
+  if (info->err->msg_code == JTRC_MISC_MARKER && ++errors->segments > kMostSegments) {
+    std::snprintf(errors->text, sizeof errors->text, "more than %d application segments", kMostSegments);
+    std::longjmp(errors->escape, 1);
+  }
 }
 
 void ignore_output(j_common_ptr) {}
@@ -54,6 +63,7 @@ jpeg_error_mgr* prepare(Errors& errors) {
   manager->emit_message = on_message;
   manager->output_message = ignore_output;
   errors.text[0] = '\0';
+  errors.segments = 0;
   return manager;
 }
 
@@ -137,8 +147,10 @@ void check_size(const Reader& reader, std::int64_t max_pixels) {
                       std::to_string(max_pixels) + " pixels");
 }
 
-void check_colors(const Reader& reader) {
+void check_kind(const Reader& reader) {
   const auto& info = reader.info;
+  // Where data are missing libjpeg's arithmetic decoder reads zeros, without a word.
+  if (info.arith_code) throw JpegFailure("JPEG is arithmetic coded, expected Huffman codes");
   if (info.num_components != 1 && info.num_components != 3)
     throw JpegFailure("JPEG has " + std::to_string(info.num_components) +
                       " color components (CMYK?), expected 1 (gray) or 3");
@@ -215,7 +227,7 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
   Reader reader;
   if (!read_header(reader, data, size, segment_code)) raise("not a readable JPEG", reader.errors);
   check_size(reader, max_pixels);
-  check_colors(reader);
+  check_kind(reader);
   JpegFile file;
   file.width = static_cast<int>(reader.info.image_width);
   file.height = static_cast<int>(reader.info.image_height);
@@ -238,6 +250,8 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
     const jpeg_component_info& source = reader.info.comp_info[c];
     if (source.quant_table == nullptr) throw JpegFailure("damaged JPEG: a component has no quantization table");
     component.table.assign(source.quant_table->quantval, source.quant_table->quantval + DCTSIZE2);
+    if (std::count(component.table.begin(), component.table.end(), 0) != 0)
+      throw JpegFailure("damaged JPEG: a quantization step is 0, expected 1 or more");
     component.block_rows = static_cast<std::ptrdiff_t>(source.height_in_blocks);
     component.block_cols = static_cast<std::ptrdiff_t>(source.width_in_blocks);
     component.blocks.resize(static_cast<std::size_t>(component.block_rows * component.block_cols) * DCTSIZE2);
@@ -253,7 +267,7 @@ std::vector<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t siz
   Reader reader;
   if (!read_header(reader, data, size, 0)) raise("not a readable JPEG", reader.errors);
   check_size(reader, max_pixels);
-  check_colors(reader);
+  check_kind(reader);
   if (!start_decoding(reader)) raise("damaged JPEG", reader.errors);
   height = static_cast<int>(reader.info.output_height);
   width = static_cast<int>(reader.info.output_width);
@@ -268,7 +282,7 @@ std::vector<double> region_bits(const std::uint8_t* data, std::size_t size, std:
   Reader reader;
   if (!read_header(reader, data, size, 0)) raise("not a readable JPEG", reader.errors);
   check_size(reader, max_pixels);
-  check_colors(reader);
+  check_kind(reader);
   const auto& info = reader.info;
   if (info.progressive_mode || info.arith_code || !has_one_scan(reader))
     throw JpegFailure("bits of regions can be told of JPEGs with Huffman codes in one scan, not of progressive ones");

@@ -226,6 +226,20 @@ def test_a_right_token_is_told_from_a_wrong_one(server, token_file, tmp_path):
     assert (missing.ok, missing.found) == (False, f"{server} wants a token (401)")
 
 
+def test_every_camera_shows_a_token_of_its_own(server, data, tmp_path):
+    def found(second):
+        cameras = [CameraConfig(id=name, source=str(tmp_path)) for name in ("left", second)]
+        delivery = DeliveryConfig(server=server, timeout_seconds=5, token_file=str(tmp_path / "{camera}.token"))
+        return server_of(Config(cameras=cameras, delivery=delivery))
+
+    for name in ("left", "right"):
+        (tmp_path / f"{name}.token").write_text(make_token(data, "--camera", name))
+    (tmp_path / "other.token").write_text((tmp_path / "right.token").read_text())
+    assert found("right").ok is True
+    wrong = found("other")
+    assert (wrong.ok, wrong.found) == (False, f"{server} refuses the token of camera other (403)")
+
+
 def test_a_netrc_does_not_stand_in_for_the_token(server, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -201,6 +201,24 @@ def test_cmyk_and_twelve_bit_files_are_refused_in_words(decoder, photo):
         decoder.decode(twelve)
 
 
+@pytest.mark.skipif(shutil.which("jpegtran") is None, reason="jpegtran (libjpeg-turbo-progs) is not installed")
+@pytest.mark.parametrize("flags", [["-arithmetic"], ["-arithmetic", "-progressive"]])
+def test_arithmetic_coding_is_refused_since_a_file_cut_short_would_not_be_noticed(decoder, jpeg, photo, flags):
+    for file in (jpeg, cv2.imencode(".jpg", photo)[1].tobytes()):
+        command = ["jpegtran", "-copy", "all", *flags]
+        coded = subprocess.run(command, input=file, capture_output=True, check=True, timeout=30).stdout
+        for damaged in (coded, coded[: len(coded) // 2] + b"\xff\xd9"):
+            with pytest.raises(rjpeg.JpegError, match="arithmetic coded"):
+                decoder.decode(damaged)
+
+
+def test_quantization_steps_of_zero_are_damage(decoder, jpeg):
+    start, _ = segment_at(jpeg, 0xDB)
+    for steps in (bytes(64), b"\x10" * 20 + b"\x00" + b"\x10" * 43):
+        with pytest.raises(rjpeg.JpegError, match="quantization step is 0"):
+            decoder.decode(jpeg[: start + 5] + steps + jpeg[start + 69 :])
+
+
 def test_a_foreign_segment_of_the_same_number_is_ignored(decoder, photo, jpeg):
     foreign = b"\xff\xea\x00\x09Olympus"
     ordinary = cv2.imencode(".jpg", photo)[1].tobytes()
@@ -258,3 +276,14 @@ def test_inspect_accounts_for_every_byte_of_ordinary_files_too(photo):
         facts = rjpeg.inspect(jpeg)
         assert not facts["region"]
         assert sum(facts["segments"].values()) == len(jpeg)
+
+
+def test_segments_without_end_are_refused(decoder, jpeg, photo):
+    ordinary = cv2.imencode(".jpg", photo)[1].tobytes()
+    for file in (jpeg, ordinary):
+        for segment in (b"\xff\xea\x00\x02", b"\xff\xea\x00\x05RJ\x00", b"\xff\xfe\x00\x02"):
+            many = file[:2] + segment * 1_500_000 + file[2:]
+            before = time.process_time()
+            with pytest.raises(rjpeg.JpegError, match="more than 1000 application segments"):
+                decoder.decode(many)
+            assert time.process_time() - before < 0.5

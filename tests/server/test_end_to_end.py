@@ -51,6 +51,24 @@ def test_every_picture_arrives_and_is_what_the_decoder_makes_of_the_file(start, 
         assert cv2.PSNR(frame, cv2.imread(str(tmp_path / "in" / there["source"]))) > 20
 
 
+def test_two_cameras_of_one_device_send_with_a_token_each(start, photograph, tmp_path):
+    service = start("--auth", "on", data=tmp_path / "data")
+    service.token = make_token(tmp_path / "data", "--reader")
+    cameras = []
+    for name in ("left", "right"):
+        (tmp_path / f"{name}.token").write_text(make_token(tmp_path / "data", "--camera", name))
+        cv2.imwrite(str(tmp_path / f"{name}.png"), photograph)
+        cameras.append(f"{{id: {name}, source: {tmp_path / f'{name}.png'}}}")
+    (tmp_path / "kit.yaml").write_text(
+        f"cameras: [{', '.join(cameras)}]\nencoding: {{quality: 50}}\n"
+        f"delivery: {{server: '{service.url}', token_file: '{tmp_path}/{{camera}}.token'}}\n"
+    )
+    device = capture("--config", tmp_path / "kit.yaml")
+    _, messages = device.communicate(timeout=60)
+    assert device.returncode == 0, messages
+    assert [len(service.frames(name)) for name in ("left", "right")] == [1, 1]
+
+
 def test_a_wrong_token_is_told_to_the_owner_of_the_camera(start, photograph, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), photograph)
     service = start("--auth", "on")

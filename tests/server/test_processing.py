@@ -1,13 +1,17 @@
 """The Processor: threads, batches, and tasks that misbehave."""
 
 import asyncio
+import ctypes
 import datetime
 import functools
 import gc
 import re
+import subprocess
+import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,6 +24,7 @@ from server.decoding import FrameDecoder
 from server.frames import ReceivedFrame
 from server.processing import Processor
 
+ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
 
 
@@ -347,3 +352,32 @@ def test_a_stored_file_is_decoded_again_in_the_thread_that_asks_restored_or_not(
     np.testing.assert_array_equal(make().decode_stored(files[0], restore=True).frame, restored)
     with pytest.raises(JpegError):
         processor.decode_stored(b"no picture")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_memory_of_one_frame_serves_the_next():
+    program = """
+import asyncio, datetime, resource
+import cv2, numpy as np
+import rjpeg
+from server.frames import ReceivedFrame
+from server.processing import Processor
+
+frame = cv2.resize(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (640, 480))
+now = datetime.datetime.now(datetime.UTC)
+jpeg = rjpeg.Encoder().encode(frame, quality=50)
+processor = Processor(workers=1, max_pixels=2**20, batch=1)
+
+async def run(count):
+    for number in range(count):
+        await processor.process(
+            ReceivedFrame(camera="a", sequence=number, capture_time=now, received_time=now, jpeg=jpeg))
+
+asyncio.run(run(20))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+asyncio.run(run(20))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 20)
+processor.close()
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 150, "pages taken anew for a frame; 850 where memory is given back"

@@ -10,6 +10,7 @@ import requests
 
 import rjpeg
 from rjpeg import maps
+from server import bandwidth
 
 HEADERS = {"Content-Type": "image/jpeg"}
 
@@ -175,6 +176,16 @@ def test_the_timeline_counts_frames_by_capture_time(start, jpeg):
     assert bins[1] == {"start": "2026-03-04T05:06:02.000000Z", "frames": 0, "bytes": 0, "bpp": None}
     assert bins[0]["bpp"] == pytest.approx(8 * len(jpeg) / (201 * 150), abs=1e-3)
     assert len(service.get("/v1/cameras/cam/timeline").json()["bins"]) == 60
+
+
+def test_bandwidth_is_compared_with_a_plain_jpeg_of_equal_task_quality(stored, jpeg):
+    service, region, _ = stored
+    answer = service.get("/v1/cameras/region/bandwidth").json()
+    assert answer["bpp"] == pytest.approx(region["bpp"], abs=1e-3)
+    plain = bandwidth.plain_jpeg_bpp(answer["bpp"])
+    assert answer["plain_jpeg_bpp"] == (plain and pytest.approx(plain, abs=1e-3))
+    assert answer["source"] == bandwidth.source()
+    assert service.get("/v1/cameras/nobody/bandwidth").status_code == 404
 
 
 def test_prometheus_can_read_the_figures(start, jpeg):

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
+from server import tokens
 from server.database import NoRoomError, metadata
 from server.store import Bin, CameraSummary, Duplicate, FrameRow, GoneError, Store
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
@@ -340,7 +341,7 @@ def test_what_is_being_added_when_the_store_closes_is_added_or_refused(
 
 def test_what_is_not_there_is_none_or_nothing(store: Store) -> None:
     row = store.add(received("gate", 1, NOON), MEASURES, None)
-    for camera in ("yard", "gate' OR '1'='1", "", "\ud800"[:0], "%"):
+    for camera in ("yard", "gate' OR '1'='1", "", "\ud800", "\0", "gate\0", "%", "x" * 10_000):
         assert store.frame(camera, row.id) is None
         assert store.latest(camera) is None
         assert store.frames(camera) == []
@@ -350,6 +351,20 @@ def test_what_is_not_there_is_none_or_nothing(store: Store) -> None:
     assert store.frame("gate", row.id + 1) is None
     assert store.find("gate", 1, NOON + SECOND) is None
     assert store.find("gate", 2, NOON) is None
+
+
+@pytest.mark.parametrize("number", [-1, -(2**63) - 1, 2**31, 2**63 - 1, 2**63, 10**400])
+def test_no_number_is_too_large_to_ask_for(store: Store, number: int) -> None:
+    row = store.add(received("gate", 1, NOON), MEASURES, None)
+    assert store.frame("gate", number) is None
+    assert store.find("gate", number, NOON) is None
+    assert store.frames("gate", before_id=number) == ([row] if number > 0 else [])
+    assert not tokens.revoke(store, number)
+    if number > 0:
+        assert store.frames("gate", limit=number) == [row]
+    else:
+        with pytest.raises(InputError, match=r"limit .*, expected 0 at least"):
+            store.frames("gate", limit=number)
 
 
 def test_a_camera_is_summed_up(store: Store) -> None:
@@ -804,6 +819,28 @@ def test_a_database_that_another_program_never_lets_go_is_an_error(
     other.close()
     assert stored_files(tmp_path / "frames") == set()
     store.add(received(), MEASURES, None)
+
+
+def test_a_frame_that_was_not_taken_in_time_may_be_taken_later_and_keeps_its_file_until_then(
+    open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.store.ADD_SECONDS", 0.2)
+    store = open_store(sqlite_url)
+    with sqlite3.connect(tmp_path / "store.sqlite3", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="did not take a frame within"):
+            store.add(received(), MEASURES, None)
+        [key] = stored_files(tmp_path / "frames")
+        # nobody takes it for what a crash left
+        assert not store.files.remove_idle(key, lambda: False)
+        other.execute("ROLLBACK")
+    other.close()
+    monkeypatch.setattr("server.store.ADD_SECONDS", 60)
+    with pytest.raises(Duplicate) as caught:
+        store.add(received(), MEASURES, None)
+    assert caught.value.row.key == key
+    assert store.jpeg(caught.value.row) == received().jpeg
+    assert store.files.remove_idle(key, lambda: False)
 
 
 @pytest.fixture

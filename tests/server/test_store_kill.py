@@ -104,12 +104,15 @@ def kill_often(url: str, folder: Path, open_store: Callable[..., Store], kills: 
     rng = random.Random(kills)
     acknowledged, orphans = [], 0
     for kill in range(kills):
-        acknowledged += add_and_be_killed(url, folder, kill * 100_000, rng.uniform(0, 0.5))
+        new = add_and_be_killed(url, folder, kill * 100_000, rng.uniform(0, 0.5))
+        acknowledged += new
         store = Store.open(url, str(folder))
-        check_store(store, folder, acknowledged)
+        # all of them at the end; those of now at once
+        check_store(store, folder, acknowledged if kill == kills - 1 else new)
         if kill % 5 == 4:
             orphans += check_swept(store, folder)
         store.close()
+    print(f"{kills} kills, {len(acknowledged)} frames acknowledged, {orphans} files without a frame")
     assert len(acknowledged) > kills
     if url.startswith("sqlite"):
         connection = sqlite3.connect(url.removeprefix("sqlite:///"))

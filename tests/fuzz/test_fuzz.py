@@ -1,0 +1,107 @@
+"""Damaged and forged files by the thousand, and bombs, do no harm; the second reader and the mutator are as they say.
+
+`python -m tests.fuzz` decodes as many as one likes, `make fuzz` with the sanitizers' build.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rjpeg
+from rjpeg import _native
+from tests.fuzz import corpus, mutator, oracle, reader
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(
+    shutil.which("cjpeg") is None or shutil.which("jpegtran") is None,
+    reason="cjpeg and jpegtran (Debian: libjpeg-turbo-progs) are not installed",
+)
+
+
+def fuzz(*arguments):
+    command = [sys.executable, "-m", "tests.fuzz", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_the_second_reader_reads_what_libjpeg_turbo_reads():
+    compared = 0
+    for name, jpeg in corpus.files().items():
+        try:
+            file = _native.read_file(jpeg, 10**6, 0xEA, True)
+        except rjpeg.JpegError:
+            continue
+        picture = reader.read(jpeg)
+        assert (picture.height, picture.width) == (file["height"], file["width"]), name
+        for component, blocks, table in zip(picture.components, file["blocks"], file["tables"], strict=True):
+            np.testing.assert_array_equal(component.blocks, blocks, err_msg=name)
+            np.testing.assert_array_equal(component.table, table, err_msg=name)
+        compared += 1
+    assert compared > 30
+
+
+def test_the_oracle_knows_a_wrong_map_a_wrong_picture_and_a_forged_checksum():
+    decoder = rjpeg.Decoder()
+    seeds = corpus.region_files()
+    jpeg, other = seeds["region 48x64"], seeds["region own map"]
+    assert oracle.check(jpeg, decoder.decode_with_details(jpeg), decoder.model, signed=False) is None
+    of_other = decoder.decode_with_details(other)
+    assert "another than the file's" in oracle.check(jpeg, of_other, decoder.model, signed=False)
+    at = jpeg.index(b"\xff\xea") + 9
+    forged = jpeg[:at] + b"\x00\x00\x00" + jpeg[at + 3 :]
+    decoded = decoder.decode_with_details(jpeg)
+    assert "checksum" in oracle.check(forged, decoded, decoder.model, signed=False)
+
+
+def test_a_mutant_is_the_same_file_each_time_and_none_is_like_another():
+    first = [mutator.make(3, number).jpeg for number in range(200)]
+    assert first == [mutator.make(3, number).jpeg for number in range(200)]
+    assert len(set(first)) > 190
+    assert first != [mutator.make(4, number).jpeg for number in range(200)]
+
+
+def test_a_file_taken_apart_and_joined_is_the_same_file():
+    for jpeg in corpus.files().values():
+        assert mutator.join(mutator.split(jpeg)) == jpeg
+
+
+def test_a_thousand_mutants_do_no_harm(tmp_path):
+    summary, said = fuzz("--count", "1000", "--seed", "7", "--workers", "1", "--out", str(tmp_path))
+    assert summary["findings"] == 0, said
+    assert summary["files"] == 1000
+    # Enough of them come far enough to mean something.
+    assert summary["accepted"]["region"] > 30
+    assert sum("checksum" in kind for kind in summary["errors"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_small_files_that_ask_for_the_most_stay_within_two_seconds_and_the_memory_of_their_pixels(tmp_path):
+    summary, said = fuzz("--bombs", "--max-pixels", str(2**24), "--out", str(tmp_path))
+    assert summary["findings"] == 0, said
+    assert summary["files"] > 40
+    assert summary["slowest"]["cpu_seconds"] < 2
+    assert summary["most memory"]["memory"] < 24 * 2**24, "bytes a pixel"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_thousands_of_mutants_do_no_harm_under_the_sanitizers(tmp_path):
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    made = subprocess.run(
+        ["make", ".venv-sanitized/.ready"], cwd=ROOT, capture_output=True, text=True, timeout=900,
+        env=os.environ | {"PYTHON": sys.executable}, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    summary, said = fuzz("--sanitized", ".venv-sanitized", "--count", "5000", "--seed", "8", "--out", str(tmp_path))
+    assert summary["sanitized"]
+    assert summary["findings"] == 0, said
+    assert summary["files"] == 5000
