@@ -44,7 +44,7 @@ Outcome = tuple[bool, Any]
 ENGINES = ("local", "ray")
 ROOT = Path(__file__).resolve().parents[1]
 # what the other machines of a cluster get of this checkout; rjpeg itself is compiled and has to be installed there
-SHIPPED = ("server", "evaluate", "train", "export")
+SHIPPED = ("server", "evaluate", "train", "export", "benchmarks")
 # each process is one thread; read by libraries when they are loaded
 ONE_THREAD = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "VIPS_CONCURRENCY")
 # chunks that each process of a local pool has before it, so that none waits, and no more lie in memory

@@ -4,8 +4,8 @@ import asyncio
 import ctypes
 import datetime
 import functools
-import logging
 import gc
+import logging
 import re
 import subprocess
 import sys
@@ -127,9 +127,7 @@ def fail(error, frame, meta):
         (lambda: 1, "takes 0 positional arguments but 2 were given"),
     ],
 )
-def test_a_task_that_fails_leaves_an_error_in_the_results_and_the_frame_as_it_was(
-    make, files, task, text, monkeypatch
-):
+def test_a_task_that_fails_leaves_an_error_in_the_results_and_the_frame_as_it_was(make, files, task, text, monkeypatch):
     # what pytest collects of the log has to be UTF-8 where it runs on several processes
     monkeypatch.setattr(logging.getLogger("server.task"), "disabled", True)
     processor = make(task=task)
