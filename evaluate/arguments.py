@@ -121,7 +121,8 @@ def run_command(
 ) -> int:
     """Runs a command and prints its results.
 
-    Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line.
+    Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line, 130 after
+    Ctrl-C.
     """
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -130,5 +131,7 @@ def run_command(
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(json.dumps(results) if arguments.json else markdown(results))
     return 0

@@ -281,6 +281,8 @@ def test_ctrl_c_ends_all_processes_and_leaves_whole_pictures(engine, archive, tm
     program = subprocess.Popen(
         [*map(str, command), "--engine", engine],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # what runs in a shell's background, as these tests may, ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         program.stdout.readline()
