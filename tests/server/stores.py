@@ -26,6 +26,9 @@ SECOND = datetime.timedelta(seconds=1)
 MEASURES = {"bytes": 10, "bpp": 0.01, "width": 201, "height": 150, "map_crc32": None, "ms": {"decode": 1.5}}
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
+# so that a server does not outlive tests that are killed
+UNTIL_INPUT_ENDS = 'exec 3<&0; "$@" </dev/null & cat <&3 >/dev/null; kill -QUIT $! 2>/dev/null; wait'
+
 
 def received(
     camera: str = "gate", sequence: int | None = 0, capture_time: datetime.datetime = NOON, **changes: Any
@@ -63,14 +66,20 @@ class PostgreSQL:
         subprocess.run(command, cwd=self._folder, check=True, capture_output=True, timeout=120)
 
     def start(self) -> None:
-        command = [*self._as_user, str(self._programs / "postgres"), "-D", "data", "-p", str(self.port)]
+        command = [*self._as_user, "sh", "-c", UNTIL_INPUT_ENDS, "sh"]
+        command += [str(self._programs / "postgres"), "-D", "data", "-p", str(self.port)]
         options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": "60"}
         if not self._durable:
             options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         self._process = subprocess.Popen(
-            command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=self._folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         deadline = time.monotonic() + 60
         while True:
@@ -85,7 +94,7 @@ class PostgreSQL:
             return
         pid = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, how)
-        self._process.wait(60)
+        self._process.communicate(timeout=60)
         self._process = None
 
     def new_database(self) -> str:
