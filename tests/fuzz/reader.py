@@ -272,6 +272,11 @@ class _Reader:
         return value if not size or value >> (size - 1) else value - (1 << size) + 1
 
 
+def short(value: int) -> int:
+    """The low 16 bits, as a signed number: what libjpeg keeps of a coefficient."""
+    return ((value + 0x8000) & 0xFFFF) - 0x8000
+
+
 class _Scan:
     def __init__(self, reader: _Reader, progressive: bool, first: int, last: int, high: int, low: int) -> None:
         self.reader, self.progressive = reader, progressive
@@ -300,7 +305,7 @@ class _Scan:
 
     def _dc(self, block: list[int], index: int, table: int, low: int) -> None:
         self.predicted[index] += self.reader.signed(self.reader.symbol(table))
-        block[0] = self.predicted[index] << low
+        block[0] = short(self.predicted[index] << low)
 
     def _ac(self, block: list[int], table: int, first: int, last: int, low: int) -> None:
         k = first
@@ -309,7 +314,7 @@ class _Scan:
             if size:
                 k += zeros
                 # libjpeg puts what is beyond the block into its last coefficient
-                block[NATURAL[min(k, 63)]] = self.reader.signed(size) << low
+                block[NATURAL[min(k, 63)]] = short(self.reader.signed(size) << low)
                 k += 1
             elif zeros == 15:
                 k += 16
