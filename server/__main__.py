@@ -9,7 +9,6 @@ python -m server worker --broker mqtt://broker:1883         one more decoder beh
 
 import argparse
 import contextlib
-import importlib
 import json
 import logging
 import signal
@@ -216,9 +215,9 @@ def print_tokens(infos: Sequence[Any], *, as_json: bool) -> None:
 def worker_command(arguments: list[str]) -> int:
     """Decode what an MQTT broker hands out."""
     # only here: it needs an MQTT client
-    worker = importlib.import_module("server.worker")
-    code: int = worker.main(arguments)
-    return code
+    from server import worker
+
+    return worker.main(arguments)
 
 
 if __name__ == "__main__":
