@@ -22,10 +22,14 @@ __all__ = [
     "database_url",
     "files_url",
     "load",
+    "max_pixels",
     "workers",
 ]
 
 DEFAULT_PATH = Path(__file__).with_name("config.yaml")
+
+MAX_PIXELS = 2**24
+MAX_PIXELS_RESTORED = 2**21
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**18)]
@@ -72,7 +76,7 @@ class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
     """What one request, one camera and all together may take. config.yaml says what each is."""
 
     max_bytes: Annotated[int, msgspec.Meta(gt=0, le=2**31)] = 2**23
-    max_pixels: Annotated[int, msgspec.Meta(gt=0, le=2**32)] = 2**24
+    max_pixels: Annotated[int, msgspec.Meta(gt=0, le=2**32)] | None = None
     body_seconds: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 10.0
     connections: Count = 512
     pending: Count = 32
@@ -148,6 +152,13 @@ def database_url(config: Config) -> str:
 def files_url(config: Config) -> str:
     """Where the files are: a folder or a URL."""
     return config.storage.files or str(Path(config.storage.data).resolve() / "frames")
+
+
+def max_pixels(config: Config) -> int:
+    """Pixels of the largest picture that is decoded: where none is given, what takes less than 2 s of a core."""
+    if config.limits.max_pixels is not None:
+        return config.limits.max_pixels
+    return MAX_PIXELS_RESTORED if config.decoding.restore else MAX_PIXELS
 
 
 def workers(config: Config) -> int:

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from rjpeg.errors import ConfigError, StorageError
 from server.access import Access
 from server.app import Service, make_app
-from server.config import Config, database_url, files_url, workers
+from server.config import Config, database_url, files_url, max_pixels, workers
 from server.hub import Event, Hub
 from server.intake import Intake
 from server.limits import HEADER_SECONDS, TimedProtocol
@@ -62,7 +62,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         processor = Processor(
             decoding.model,
             workers=workers(config),
-            max_pixels=limits.max_pixels,
+            max_pixels=max_pixels(config),
             restore=decoding.restore,
             task=None if config.task is None else load_task(config.task),
             batch=decoding.batch,

@@ -212,6 +212,13 @@ class TestHub:
         asyncio.run(run())
 
 
+@pytest.mark.parametrize(("given", "restore", "pixels"), [(None, False, 2**24), (None, True, 2**21), (5, True, 5)])
+def test_pictures_may_be_smaller_where_they_are_restored_unless_a_size_is_given(given, restore, pixels):
+    values = config.Config()
+    values.limits.max_pixels, values.decoding.restore = given, restore
+    assert config.max_pixels(values) == pixels
+
+
 def test_the_configuration_that_comes_with_it_is_the_default():
     assert config.load(config.DEFAULT_PATH) == config.Config()
 
