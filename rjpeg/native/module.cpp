@@ -72,8 +72,10 @@ void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>
          "cb, cr: expected the size of the frame or half of it");
   const std::uint8_t* source = frame.data();
   std::uint8_t *luma = y.mutable_data(), *blue = cb.mutable_data(), *red = cr.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::planes_from_bgr(source, height, width, stride, !whole, luma, blue, red);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::planes_from_bgr(source, height, width, stride, !whole, luma, blue, red);
+  }
 }
 
 py::array_t<float> forward_dct(const py::array_t<std::uint8_t, py::array::forcecast>& plane, py::ssize_t block_rows,
@@ -87,8 +89,11 @@ py::array_t<float> forward_dct(const py::array_t<std::uint8_t, py::array::forcec
   const std::uint8_t* source = plane.data();
   const py::ssize_t height = plane.shape(0), width = plane.shape(1), stride = plane.strides(0);
   float* target = coefficients.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::forward_dct(source, height, width, stride, block_rows, block_cols, target);
+  {
+    // It ends before the return, which makes another array of this one.
+    py::gil_scoped_release unlocked;
+    rjpeg::forward_dct(source, height, width, stride, block_rows, block_cols, target);
+  }
   return coefficients;
 }
 
@@ -101,8 +106,10 @@ py::array_t<std::int16_t> quantize(const Array<float>& coefficients, const Array
   const float* step = steps.data();
   const std::uint8_t* level = levels.data();
   std::int16_t* target = quantized.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::quantize(source, blocks, step, level, dead_zone, target);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::quantize(source, blocks, step, level, dead_zone, target);
+  }
   return quantized;
 }
 
@@ -115,8 +122,10 @@ py::array_t<std::uint8_t> inverse_dct(const Array<std::int16_t>& quantized, cons
   const float* step = steps.data();
   const std::uint8_t* level = levels.data();
   std::uint8_t* target = plane.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::inverse_dct(source, block_rows, block_cols, step, level, target);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::inverse_dct(source, block_rows, block_cols, step, level, target);
+  }
   return plane;
 }
 
@@ -220,8 +229,10 @@ void quantize_regions(const Exact<float>& coefficients, const Exact<float>& step
   const float *source = coefficients.data(), *step = steps.data();
   std::int16_t* target = quantized.mutable_data();
   rjpeg::Mask* target_masks = masks.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::quantize_regions(source, rows, cols, step, regions, levels_before, dead_zone, target, target_masks);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::quantize_regions(source, rows, cols, step, regions, levels_before, dead_zone, target, target_masks);
+  }
 }
 
 void transform_and_quantize(const py::array_t<std::uint8_t>& plane, const Exact<float>& steps,
@@ -236,9 +247,11 @@ void transform_and_quantize(const py::array_t<std::uint8_t>& plane, const Exact<
   const float* step = steps.data();
   std::int16_t* target = quantized.mutable_data();
   rjpeg::Mask* target_masks = masks.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::transform_and_quantize(source, height, width, stride, rows, cols, step, regions, dead_zone, target,
-                                target_masks);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::transform_and_quantize(source, height, width, stride, rows, cols, step, regions, dead_zone, target,
+                                  target_masks);
+  }
 }
 
 py::array_t<std::uint8_t> picture_of(const std::vector<Exact<std::int16_t>>& blocks,
@@ -292,8 +305,10 @@ py::array_t<std::int8_t> generator_input(const Exact<float>& y, const Exact<floa
   const float *luma = y.data(), *blue = cb.data(), *red = cr.data();
   const py::ssize_t block_rows = y.shape(0), block_cols = y.shape(1);
   std::int8_t* target = input.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::generator_input(luma, block_rows, block_cols, blue, red, rows, cols, rate, {scale, zero_point}, target);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::generator_input(luma, block_rows, block_cols, blue, red, rows, cols, rate, {scale, zero_point}, target);
+  }
   return input;
 }
 
@@ -369,8 +384,10 @@ py::array_t<rjpeg::Mask> find_masks(const Exact<std::int16_t>& blocks) {
   const std::int16_t* source = blocks.data();
   const py::ssize_t count = masks.size();
   rjpeg::Mask* target = masks.mutable_data();
-  py::gil_scoped_release unlocked;
-  rjpeg::find_masks(source, count, target);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::find_masks(source, count, target);
+  }
   return masks;
 }
 

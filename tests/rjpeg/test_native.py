@@ -1,5 +1,7 @@
 """What is compiled for speed gives what the plain definitions give."""
 
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -444,3 +446,33 @@ def test_refinements_are_read_as_the_reference_reads_them_whatever_the_bytes(dat
         return list(positions), list(differences)
 
     assert answer(_native.rice_decode) == answer(reference.rice_decode)
+
+
+def test_threads_that_transform_at_a_time_do_not_harm_each_other():
+    # Python objects that are touched without the interpreter's lock lose count of their references, and the process
+    # ends sooner or later: so it is one of its own, and looks at the count
+    program = """
+import sys
+import threading
+import numpy as np
+from rjpeg import _native
+plane = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
+expected = _native.forward_dct(plane, 4, 4, None)
+kind = np.dtype(np.float32)
+wrong = []
+def work():
+    out = np.empty((4, 4, 64), np.float32)
+    for _ in range(30_000):
+        if not (_native.forward_dct(plane, 4, 4, out) == expected).all():
+            wrong.append(1)
+            return
+before = sys.getrefcount(kind)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(wrong), abs(sys.getrefcount(kind) - before) < 10)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "0 True\n"), done.stderr[-500:]
