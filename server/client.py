@@ -115,14 +115,14 @@ class Map:
     """The quality map of a frame's file.
 
     levels: (rows, cols, 2) uint8, luma and chroma, and quality: the same as IJG quality factors, float64; None for an
-    ordinary JPEG. bits: (rows, cols) int64, what a region's coefficients take; None where that can't be said.
+    ordinary JPEG. bits: (rows, cols) float64, what a region's coefficients take; None where that can't be said.
     predictor: as levels, what the predictor gave; None: the file holds its whole map, or none. refined: levels in which
     the two differ.
     """
 
     levels: npt.NDArray[np.uint8] | None
     quality: npt.NDArray[np.float64] | None
-    bits: npt.NDArray[np.int64] | None
+    bits: npt.NDArray[np.float64] | None
     predictor: npt.NDArray[np.uint8] | None
     refined: int
 
@@ -298,7 +298,7 @@ class Client:
             return Map(
                 levels=array(found.levels, np.uint8),
                 quality=array(found.quality, np.float64),
-                bits=array(found.bits, np.int64),
+                bits=array(found.bits, np.float64),
                 predictor=array(found.predictor, np.uint8),
                 refined=found.refined,
             )
@@ -475,7 +475,7 @@ class _Page(msgspec.Struct):
 class _Map(msgspec.Struct):
     levels: list[list[list[Level]]] | None
     quality: list[list[list[float]]] | None
-    bits: list[list[int]] | None
+    bits: list[list[float]] | None
     predictor: list[list[list[Level]]] | None
     refined: int
 

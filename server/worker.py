@@ -574,7 +574,8 @@ class _Connection:
         self._ending = True
         self.client.disconnect(properties=properties)
         deadline = time.monotonic() + STOP_SECONDS
-        while self.client.is_connected() and time.monotonic() < deadline:
+        # not is_connected(), which says no before anything is sent
+        while self.client.socket() is not None and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def drop(self) -> None:

@@ -164,12 +164,16 @@ while True:
 """
 
 
+# more than is appended, however fast the machine: a full spool gives frames up
+ROOM = 2000 * MB
+
+
 def kill_again_and_again(folder, times, seed):
     """Kill a process that appends and deletes; what it acknowledged has to be there, each number once."""
     acknowledged, delivered = set(), set()
     for number in range(times):
         process = subprocess.Popen(
-            [sys.executable, "-c", APPENDER, str(folder), str(50 * MB)], cwd=ROOT, stdout=subprocess.PIPE
+            [sys.executable, "-c", APPENDER, str(folder), str(ROOM)], cwd=ROOT, stdout=subprocess.PIPE
         )
         assert process.stdout.readline() == b"open\n"
         time.sleep((seed + number) * 0.618034 % 1 * 0.06)
@@ -183,7 +187,7 @@ def kill_again_and_again(folder, times, seed):
                 continue
             assert int(sequence) not in acknowledged, "a number is given once"
             acknowledged.add(int(sequence))
-    with contextlib.closing(Spool(folder, 50 * MB)) as spool:
+    with contextlib.closing(Spool(folder, ROOM)) as spool:
         kept = {frame.sequence for frame in drain(spool, "a")}
     assert acknowledged - delivered <= kept
     assert not list(folder.glob("*.damaged*"))

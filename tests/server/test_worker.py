@@ -212,7 +212,10 @@ def test_frames_of_capture_are_stored_as_they_were_sent_with_what_the_camera_say
 def test_three_workers_share_the_frames_and_when_one_is_killed_none_is_lost_or_there_twice(
     database, broker, start_worker, cameras, look, jpegs, tmp_path, request
 ):
-    url = f"sqlite:///{tmp_path}/shared.sqlite3" if database == "sqlite" else request.getfixturevalue("postgresql")
+    if database == "sqlite":
+        url = f"sqlite:///{tmp_path}/shared.sqlite3"
+    else:
+        url = request.getfixturevalue("postgresql").new_database()
     arguments = ["--database", url, "--workers", "1", "--pending", "8"]
     workers = [start_worker(broker, *arguments) for _ in range(3)]
     for worker in workers:
@@ -240,43 +243,6 @@ def test_three_workers_share_the_frames_and_when_one_is_killed_none_is_lost_or_t
     for number in (0, 100, 239):
         row = store.find(f"cam{number % 6}", number, moment(number))
         assert store.jpeg(row) == jpegs[number % 5]
-
-
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory):
-    """The URL of an empty database of a server of its own."""
-    binaries = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.environ.get("PATH", "").split(":"))]
-    folder = next((each for each in binaries if (each / "initdb").is_file() and (each / "postgres").is_file()), None)
-    if folder is None:
-        pytest.skip("needs PostgreSQL (apt install postgresql)")
-    data = tmp_path_factory.mktemp("postgresql") / "data"
-    user = {}
-    if os.getuid() == 0:
-        # it doesn't run as root
-        user = {"user": "nobody"}
-        data.mkdir()
-        shutil.chown(data, "nobody")
-        for parent in list(data.parents)[:3]:
-            parent.chmod(0o755)
-    subprocess.run(
-        [str(folder / "initdb"), "-D", str(data), "-U", "rjpeg", "-A", "trust", "-N"],
-        check=True, capture_output=True, cwd="/", **user,
-    )  # fmt: skip
-    [port] = free_ports(1)
-    server = subprocess.Popen(
-        [str(folder / "postgres"), "-D", str(data), "-p", str(port), "-k", "", "-c", "listen_addresses=127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **user,
-    )  # fmt: skip
-    url = f"postgresql+psycopg://rjpeg@127.0.0.1:{port}/postgres"
-
-    def answers():
-        asked = [str(folder / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
-        return subprocess.run(asked, check=False).returncode == 0
-
-    until(answers, PATIENCE)
-    yield url
-    server.send_signal(signal.SIGINT)
-    server.wait(30)
 
 
 def test_what_holds_no_frame_is_acknowledged_counted_and_told_and_does_not_come_again(
