@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import boto3
 import cv2
 import numpy as np
 import pytest
+import requests
 from moto.server import ThreadedMotoServer
 
 from evaluate import __main__ as command
@@ -216,13 +216,10 @@ def test_ray_gives_the_same_results_from_s3_as_one_process_from_the_disk(data, c
     try:
         _, port = server.get_host_and_port()
         url = f"http://127.0.0.1:{port}"
-        client = boto3.client(
-            "s3", endpoint_url=url, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
-        )
-        client.create_bucket(Bucket="evaluation")
+        requests.put(f"{url}/evaluation", timeout=30).raise_for_status()
         for path in data.iterdir():
-            client.put_object(Bucket="evaluation", Key=f"pictures/{path.name}", Body=path.read_bytes())
-        client.close()
+            put = requests.put(f"{url}/evaluation/pictures/{path.name}", path.read_bytes(), timeout=30)
+            put.raise_for_status()
         there = evaluated("s3://evaluation/pictures", "--engine", "ray", "--workers", 2, AWS_ENDPOINT_URL=url, **keys)
     finally:
         server.stop()

@@ -3,16 +3,17 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import boto3
 import cv2
 import numpy as np
 import pytest
+import requests
 from moto.server import ThreadedMotoServer
 
 import rjpeg
@@ -145,12 +146,10 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def bucket_contents(client, prefix):
-    listed = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
-    return {
-        each["Key"].removeprefix(prefix): client.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read()
-        for each in listed
-    }
+def bucket_contents(bucket, prefix):
+    listed = requests.get(bucket, params={"list-type": "2", "prefix": prefix}, timeout=30).text
+    keys = re.findall("<Key>([^<]+)</Key>", listed)
+    return {key.removeprefix(prefix): requests.get(f"{bucket}/{key}", timeout=30).content for key in keys}
 
 
 @pytest.fixture(scope="module")
@@ -192,32 +191,29 @@ def test_two_processes_give_the_same_bytes_as_one(plainly, archive, tmp_path, de
 
 @pytest.fixture(scope="module")
 def s3(archive):
-    """Variables of a program that has S3, and a client of it; the archive is in the bucket's folder in/."""
+    """Variables of a program that has S3, and the URL of its bucket; the archive is in the bucket's folder in/."""
     server = ThreadedMotoServer(port=0)
     server.start()
     _, port = server.get_host_and_port()
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     url = f"http://127.0.0.1:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket=BUCKET)
-    for path in archive.iterdir():
-        client.put_object(Bucket=BUCKET, Key=f"in/{path.name}", Body=path.read_bytes())
-    client.put_object(Bucket=BUCKET, Key="in/older/1.jpg", Body=b"of a folder within")
-    client.put_object(Bucket=BUCKET, Key="empty/0.jpg", Body=b"")
-    yield os.environ | keys | {"AWS_ENDPOINT_URL": url}, client
-    client.close()
+    bucket = f"{url}/{BUCKET}"
+    things = {f"in/{path.name}": path.read_bytes() for path in archive.iterdir()}
+    things |= {"in/older/1.jpg": b"of a folder within", "empty/0.jpg": b""}
+    requests.put(bucket, timeout=30).raise_for_status()
+    for key, content in things.items():
+        requests.put(f"{bucket}/{key}", content, timeout=30).raise_for_status()
+    yield os.environ | keys | {"AWS_ENDPOINT_URL": url}, bucket
     server.stop()
 
 
 def test_s3_is_read_and_written_as_a_disk_is(plainly, archive, s3, decode):
-    environment, client = s3
+    environment, bucket = s3
     records, pictures, out = plainly
     result = decode(f"s3://{BUCKET}/in", "--out", f"s3://{BUCKET}/out", "--workers", "2", env=environment)
     assert result.returncode == 1
     assert same_lines(lines(result), records, [archive, out], [f"s3://{BUCKET}/in", f"s3://{BUCKET}/out"])
-    assert bucket_contents(client, "out/") == pictures
+    assert bucket_contents(bucket, "out/") == pictures
 
 
 def test_one_file_of_s3_is_decoded_to_the_disk(plainly, s3, tmp_path, decode):
@@ -321,13 +317,13 @@ class TestRay:
         assert contents(tmp_path / "out") == pictures
 
     def test_s3_goes_to_s3(self, plainly, archive, s3, decode):
-        environment, client = s3
+        environment, bucket = s3
         records, pictures, out = plainly
         places = [f"s3://{BUCKET}/in", f"s3://{BUCKET}/ray"]
         result = decode(places[0], "--out", places[1], "--engine", "ray", "--workers", "2", env=environment)
         assert result.returncode == 1
         assert same_lines(lines(result), records, [archive, out], places)
-        assert bucket_contents(client, "ray/") == pictures
+        assert bucket_contents(bucket, "ray/") == pictures
 
     def test_a_cluster_of_two_machines_is_found_by_its_address_and_sent_what_it_lacks(
         self, plainly, archive, tmp_path, decode
