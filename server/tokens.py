@@ -30,6 +30,8 @@ ROLES: tuple[Role, ...] = ("camera", "reader")
 TOKEN = re.compile(r"rjpeg_([0-9]{1,15})_([A-Za-z0-9_-]{43})", re.ASCII)
 NOTE_LENGTH = 200
 CACHE_SECONDS = 1.0  # that a revoked token may still be taken
+UNKNOWN_SECONDS = 0.1
+NEVER = float("-inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class TokenInfo:
 @dataclass(eq=False)
 class _Cache:
     lock: threading.Lock = field(default_factory=threading.Lock)
-    until: float = 0.0
+    asked: float = NEVER
     known: dict[int, tuple[str, Grant]] = field(default_factory=dict)
 
 
@@ -113,7 +115,8 @@ def make(store: Store, role: Role, camera: str | None = None, note: str = "") ->
 def check(store: Store, token: str) -> Grant | None:
     """What a token allows, None for one that is malformed, unknown or revoked.
 
-    All tokens are read at most once a second, however many are asked for.
+    All tokens are read at most once a second, however many are asked for; ten times where one is not known, which may
+    have been made since.
 
     Raises:
         StorageError: they can't be read.
@@ -121,7 +124,8 @@ def check(store: Store, token: str) -> Grant | None:
     match = TOKEN.fullmatch(token)
     if match is None:
         return None
-    sha256, grant = _known(store).get(int(match[1]), ("", None))
+    number = int(match[1])
+    sha256, grant = _known(store, number).get(number, ("", None))
     return grant if hmac.compare_digest(sha256, _hash(match[2])) else None
 
 
@@ -147,23 +151,24 @@ def list_tokens(store: Store) -> list[TokenInfo]:
     ]
 
 
-def _known(store: Store) -> dict[int, tuple[str, Grant]]:
+def _known(store: Store, number: int) -> dict[int, tuple[str, Grant]]:
     cache = _cache(store)
     with cache.lock:
-        if time.monotonic() >= cache.until:
+        seconds = CACHE_SECONDS if number in cache.known else UNKNOWN_SECONDS
+        if time.monotonic() >= cache.asked + seconds:
             # counted from before they are read: one revoked meanwhile may be among them
             asked = time.monotonic()
             with store.database.reading() as connection:
                 rows = connection.execute(sa.select(tokens.c.id, tokens.c.role, tokens.c.camera, tokens.c.sha256)).all()
             cache.known = {row.id: (row.sha256, Grant(id=row.id, role=row.role, camera=row.camera)) for row in rows}
-            cache.until = asked + CACHE_SECONDS
+            cache.asked = asked
         return cache.known
 
 
 def _forget(store: Store) -> None:
     cache = _cache(store)
     with cache.lock:
-        cache.until = 0.0
+        cache.asked = NEVER
 
 
 def _cache(store: Store) -> _Cache:

@@ -97,13 +97,12 @@ def test_another_program_sees_a_revocation_within_two_seconds(store: Store, othe
         time.sleep(0.05)
 
 
-def test_another_program_sees_a_new_token_within_two_seconds(store: Store, other: Store) -> None:
+def test_another_program_takes_a_new_token_the_first_time_it_is_used(store: Store, other: Store) -> None:
     assert tokens.check(other, tokens.make(other, "reader")) is not None
     token = tokens.make(store, "camera", "gate")
-    deadline = time.monotonic() + 2
-    while tokens.check(other, token) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    # who made it takes longer to pass it on
+    time.sleep(tokens.UNKNOWN_SECONDS)
+    assert tokens.check(other, token) is not None
 
 
 def test_an_id_is_never_given_again(store: Store) -> None:
@@ -126,7 +125,7 @@ def test_many_wrong_tokens_do_not_ask_the_database_each_time(store: Store) -> No
     started = time.monotonic()
     for number in range(2, 5000):
         assert tokens.check(store, f"rjpeg_{number}_{secret}") is None
-    assert len(asked) <= 1 + (time.monotonic() - started) / tokens.CACHE_SECONDS
+    assert len(asked) <= 1 + (time.monotonic() - started) / tokens.UNKNOWN_SECONDS
 
 
 @pytest.mark.parametrize(
