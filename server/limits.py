@@ -122,6 +122,7 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     too_large = HTTPException(413, f"body is larger than {max_bytes} bytes", {"Connection": "close"})
     length = request.headers.get("content-length")
     if length is not None and int(length) > max_bytes:
+        await _drain(request, max_bytes, seconds)
         raise too_large
     body = bytearray()
     try:
@@ -135,6 +136,17 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     except ClientDisconnect:
         raise HTTPException(400, "connection closed before the body ended") from None
     return bytes(body)
+
+
+async def _drain(request: Request, most: int, seconds: float) -> None:
+    """Drop up to twice `most` bytes of a body, for a second at most: who still sends would see a reset, no answer."""
+    dropped = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(min(seconds, 1.0)):
+            async for chunk in request.stream():
+                dropped += len(chunk)
+                if dropped > 2 * most:
+                    return
 
 
 class PiecesLimit(h11.Connection):

@@ -169,6 +169,7 @@ def test_cameras_are_told_with_their_last_minute(client, jpegs):
         (lambda c: c.send("../a", b""), rjpeg.InputError, r"camera '\.\./a', expected 1 to 64 of A-Z"),
         (lambda c: c.send("a", b"", sequence=-1), rjpeg.InputError, "answered 400"),
         (lambda c: c.send("a", b"", capture_time=datetime.datetime(2026, 3, 4)), rjpeg.InputError, "a time zone"),
+        (lambda c: c.send("a", bytes(2**23 + 1)), rjpeg.InputError, "answered 413"),
         (lambda c: c.send("a", b"", metrics={"a": "x" * 9000}), rjpeg.InputError, "metrics must be a JSON object"),
         (lambda c: c.camera("nobody"), rjpeg.InputError, "answered 404 to GET /v1/cameras/nobody: no such camera"),
         (lambda c: list(c.frames("nobody")), rjpeg.InputError, "no such camera"),
