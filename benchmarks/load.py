@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from device.sources import SampleSource
 from rjpeg.errors import DeliveryError, InputError, RjpegError, StorageError
+from rjpeg.protocol import time_text
 from server.client import Client, Frame
 
 logger = logging.getLogger(__name__)
@@ -357,11 +358,6 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
         return None
     p50, p90, p99 = np.percentile(seconds, [50, 90, 99])
     return {"p50": 1000 * float(p50), "p90": 1000 * float(p90), "p99": 1000 * float(p99), "max": 1000 * max(seconds)}
-
-
-def time_text(when: datetime) -> str:
-    """As `capture.py` writes it."""
-    return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def machine() -> dict[str, Any]:

@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import yaml
 
 import rjpeg
 from benchmarks import timed
@@ -34,7 +33,7 @@ from benchmarks.__main__ import (
     read_pictures,
 )
 from rjpeg.errors import ConfigError, InputError, RjpegError
-from rjpeg.files import write_whole
+from rjpeg.files import read_yaml, write_whole
 from server import bandwidth
 from server.archive import Job, Options
 from server.config import Config
@@ -93,12 +92,10 @@ def parser() -> argparse.ArgumentParser:
 
 def read_assumptions(path: str) -> Assumptions:
     """Raises ConfigError, which names the key."""
+    values = read_yaml(path, "assumptions")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         return msgspec.convert({} if values is None else values, Assumptions)
-    except OSError as error:
-        raise ConfigError(f"can't read assumptions {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
         raise ConfigError(f"assumptions {path}: {' '.join(str(error).split())}") from error
 
 

@@ -28,6 +28,7 @@ from device.config import DEFAULT_PATH, Config, check, load
 from device.kit import Kit
 from device.pipeline import FAILURES, LOOK
 from device.report import Report
+from rjpeg.arguments import positive
 from rjpeg.errors import ConfigError, RjpegError
 
 logger = logging.getLogger("capture")
@@ -143,14 +144,6 @@ def parser() -> argparse.ArgumentParser:
         help="(default: %(default)s)",
     )
     return p
-
-
-def positive(text: str) -> int:
-    """argparse type: an integer from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def apply_flags(config: Config, args: argparse.Namespace) -> None:

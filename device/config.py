@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import yaml
 
 from rjpeg.errors import ConfigError
+from rjpeg.files import read_yaml
+from rjpeg.protocol import CAMERA_ID
 
 __all__ = [
-    "CAMERA_ID",
     "DEFAULT_PATH",
     "CameraConfig",
     "Config",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 DEFAULT_PATH = Path(__file__).with_name("config.yaml")
-CAMERA_ID = r"^[A-Za-z0-9_-]{1,64}$"
+CAMERA_PATTERN = f"^{CAMERA_ID}$"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -40,7 +40,7 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
     picamera2's names. `live`: play a video file at its own speed, again and again, as if it were a camera.
     """
 
-    id: Annotated[str, msgspec.Meta(pattern=CAMERA_ID)] = "camera"
+    id: Annotated[str, msgspec.Meta(pattern=CAMERA_PATTERN)] = "camera"
     source: int | str = 0
     size: Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] | None = None
     fps: Positive | None = None
@@ -129,12 +129,7 @@ def load(path: str | Path) -> Config:
         ConfigError: the file can't be read, isn't YAML, or has an unknown key or a value of the wrong kind;
             the message names the file and the key.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"can't read configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path, "configuration")
     try:
         return msgspec.convert({} if values is None else values, Config)
     except msgspec.ValidationError as error:

@@ -21,7 +21,7 @@ from typing import Protocol
 from device.config import DeliveryConfig, token_file_of
 from device.frames import OutgoingFrame
 from device.http_sender import HttpSender
-from device.sender import FolderSender, RefusedError, RejectedError, RetryLaterError, Sender, file_stem, time_text
+from device.sender import FolderSender, RefusedError, RejectedError, RetryLaterError, Sender, file_stem
 from device.spool import Spool, SpoolError
 from rjpeg.errors import ConfigError, DeliveryError, RjpegError, StorageError
 from rjpeg.files import read_token
@@ -42,7 +42,6 @@ __all__ = [
     "file_stem",
     "open_outbox",
     "open_sender",
-    "time_text",
 ]
 
 logger = logging.getLogger(__name__)

@@ -18,17 +18,16 @@ from urllib3.exceptions import HTTPError
 import rjpeg
 from device.frames import OutgoingFrame
 from device.sender import (
-    METRICS_BYTES,
     RefusedError,
     RejectedError,
     RetryLaterError,
     cause,
     is_loopback,
     packet_bytes,
-    time_text,
     trusted,
 )
 from rjpeg.errors import ConfigError, DeliveryError
+from rjpeg.protocol import METRICS_BYTES, time_text
 
 __all__ = ["HttpSender"]
 

@@ -32,10 +32,10 @@ from device.sender import (
     cause,
     is_loopback,
     packet_bytes,
-    time_text,
     trusted,
 )
 from rjpeg.errors import ConfigError, DeliveryError
+from rjpeg.protocol import time_text
 
 __all__ = ["MqttSender"]
 

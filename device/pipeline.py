@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import rjpeg
 from device.config import CameraConfig, Config
-from device.delivery import OVERTAKEN, REJECTED, SERVER_AWAY, OnDropped, OnSent, Outbox, time_text
+from device.delivery import OVERTAKEN, REJECTED, SERVER_AWAY, OnDropped, OnSent, Outbox
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
 from device.rate import Budget, ChangeDetector
@@ -23,6 +23,7 @@ from device.sources import Frame, Source, parse_size
 from device.spool import Spool
 from rjpeg.codec import Planes
 from rjpeg.errors import InputError, RjpegError, TargetError
+from rjpeg.protocol import time_text
 
 __all__ = ["FAILURES", "Pipeline", "resized"]
 

@@ -6,9 +6,9 @@ import zlib
 from collections import Counter
 from typing import Any
 
-from device.delivery import time_text
 from device.sources import Frame, frame_size
 from rjpeg import EncodedFrame
+from rjpeg.protocol import time_text
 
 __all__ = ["Report", "frame_record"]
 

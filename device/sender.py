@@ -15,9 +15,9 @@ from typing import Protocol
 from device.frames import OutgoingFrame
 from rjpeg.errors import ConfigError, DeliveryError
 from rjpeg.files import write_whole
+from rjpeg.protocol import time_text
 
 __all__ = [
-    "METRICS_BYTES",
     "FolderSender",
     "RefusedError",
     "RejectedError",
@@ -27,11 +27,9 @@ __all__ = [
     "file_stem",
     "is_loopback",
     "packet_bytes",
-    "time_text",
     "trusted",
 ]
 
-METRICS_BYTES = 8192  # most that a server takes of a frame's metrics
 
 # IPv6 and TCP with timestamps; the smallest segment that links in use have; what TLS 1.3 adds to a record of 16 KiB
 PACKET_BYTES, SEGMENT_BYTES, RECORD_BYTES = 72, 1220, 22
@@ -90,11 +88,6 @@ class FolderSender:
 
     def close(self) -> None:
         pass
-
-
-def time_text(when: datetime.datetime) -> str:
-    """ISO 8601 in UTC with microseconds: 2026-11-23T17:55:00.123456Z."""
-    return when.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def file_stem(sequence: int, when: datetime.datetime) -> str:

@@ -30,6 +30,7 @@ from typing import Any
 
 from device.metrics import CONTENT_TYPE, Metrics
 from rjpeg.errors import ConfigError
+from rjpeg.protocol import CAMERA_ID
 
 __all__ = ["View", "parse_address"]
 
@@ -56,7 +57,7 @@ _ASSETS = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
 }
-_PICTURE_PATH = re.compile(r"/cameras/([A-Za-z0-9_-]{1,64})/(stream|frame\.jpg)")
+_PICTURE_PATH = re.compile(rf"/cameras/({CAMERA_ID})/(stream|frame\.jpg)")
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'self'; "

@@ -36,6 +36,7 @@ from rich.table import Table
 import calibration_data
 import rjpeg
 from rjpeg import maps
+from rjpeg.arguments import positive
 from rjpeg.errors import DeliveryError, InputError, RjpegError, StorageError
 from rjpeg.files import list_pictures, write_whole
 
@@ -528,14 +529,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/run"), metavar="FOLDER", help="where the report goes")
     parser.add_argument("--timeout", type=positive, default=300, metavar="SECONDS", help="for all frames to be sent")
     return parser
-
-
-def positive(text: str) -> int:
-    """argparse type: an integer from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,14 @@
-"""Files that are either whole or not there, folders of pictures in natural order, files with a secret."""
+"""Files that are either whole or not there, folders of pictures in natural order, files with a secret or settings."""
 
 import os
 import re
 import secrets
 from pathlib import Path
+from typing import Any
 
 from rjpeg.errors import ConfigError, StorageError
 
-__all__ = ["PICTURE_SUFFIXES", "list_pictures", "natural_key", "read_token", "read_whole", "write_whole"]
+__all__ = ["PICTURE_SUFFIXES", "list_pictures", "natural_key", "read_token", "read_whole", "read_yaml", "write_whole"]
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -81,6 +82,23 @@ def read_token(path: str | Path) -> str:
     if not re.fullmatch(r"[!-~]{1,4096}", token):
         raise ConfigError(f"token file {path} must hold one word of printable ASCII, 1 to 4096 characters")
     return token
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """What a YAML file says, by `yaml.safe_load`; `what` is it, for messages: "configuration".
+
+    Raises:
+        ConfigError: the file can't be read, or isn't YAML.
+    """
+    # only here: coding and decoding need none
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read {what} {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} {path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rjpeg.arguments import positive
 from rjpeg.errors import ConfigError, RjpegError
+from rjpeg.protocol import time_text
 from server import config as configuration
 from server.config import Config
-from server.frames import time_text
 from server.task import read_task
 
 EPILOG = """\
@@ -94,14 +95,6 @@ def add_storage_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", metavar="FOLDER", help="of database and files (default: out/server)")
     p.add_argument("--database", metavar="URL", help="(default: sqlite:///DATA/server.sqlite3)")
     p.add_argument("--files", metavar="URL", help="folder or s3://BUCKET/PREFIX (default: DATA/frames)")
-
-
-def positive(text: str) -> int:
-    """argparse type: an integer from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -26,10 +26,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import rjpeg
 from rjpeg.errors import InputError, JpegError, ModelError, RjpegError, StorageError
+from rjpeg.protocol import METRICS_BYTES, time_text
 from server import bandwidth, schemas
 from server.access import COOKIE, Access, is_local_name
 from server.config import Config
-from server.frames import ReceivedFrame, time_text
+from server.frames import ReceivedFrame
 from server.hub import Event, Hub
 from server.intake import Intake
 from server.limits import Places, Rate, busy, read_body
@@ -43,7 +44,6 @@ __all__ = ["Service", "make_app"]
 
 logger = logging.getLogger(__name__)
 
-METRICS_BYTES = 8192
 SESSION_BYTES = 4096
 HEARTBEAT_SECONDS = 15
 # how often a stream looks whether its token still holds
@@ -402,8 +402,8 @@ def _reading(service: Service) -> APIRouter:
     async def get_map(camera: CameraName, frame: FrameId) -> Response:
         """The quality map, and the bits of every region."""
         row = await row_of(camera, frame)
-        decoded = await pictures.decoded(row)
         jpeg = await asyncio.to_thread(store.jpeg, row)
+        decoded = await pictures.decoded(row, jpeg=jpeg)
         found = await pictures.run(lambda: json.dumps(map_of(jpeg, decoded, service.processor.model)).encode())
         return answer(found, "application/json", frame)
 
@@ -420,8 +420,8 @@ def _reading(service: Service) -> APIRouter:
     ) -> Response:
         """The quality map, or the bits of every region, as a picture to lay over the frame's. Dark is little."""
         row = await row_of(camera, frame)
-        decoded = await pictures.decoded(row)
         jpeg = await asyncio.to_thread(store.jpeg, row)
+        decoded = await pictures.decoded(row, jpeg=jpeg)
         try:
             picture = await pictures.run(colored, jpeg, decoded, service.processor.model, of)
         except InputError as error:

@@ -37,8 +37,9 @@ from urllib3.connection import HTTPConnection
 
 import rjpeg
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError
+from rjpeg.protocol import time_text
 from rjpeg.reader import Splitter
-from server.frames import CAMERA_ID, time_text
+from server.frames import CAMERA_ID
 
 __all__ = ["Camera", "Client", "Frame", "Map"]
 

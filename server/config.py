@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-import yaml
 
 from rjpeg.errors import ConfigError
+from rjpeg.files import read_yaml
 from server.task import TaskConfig
 
 __all__ = [
@@ -110,7 +110,7 @@ def load(path: str | Path) -> Config:
         ConfigError: the file can't be read, isn't YAML, or has an unknown key or a value of the wrong kind;
             the message names the file and the key.
     """
-    values = read_yaml(path)
+    values = read_yaml(path, "configuration")
     try:
         config = msgspec.convert({} if values is None else values, Config)
     except msgspec.ValidationError as error:
@@ -118,16 +118,6 @@ def load(path: str | Path) -> Config:
     if isinstance(config.auth, bool):
         config.auth = "on" if config.auth else "off"
     return config
-
-
-def read_yaml(path: str | Path) -> Any:
-    """Content of a YAML file. Raises ConfigError where it can't be read or isn't one."""
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"can't read configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def check(config: Config) -> None:

@@ -23,6 +23,7 @@ if not __package__:
 
 from tqdm import tqdm
 
+from rjpeg.arguments import positive
 from rjpeg.errors import RjpegError
 from server.archive import STANDARD_INPUT, Options, decode_file, decoder_of, jobs
 from server.decoding import FORMATS
@@ -129,14 +130,6 @@ def parser() -> argparse.ArgumentParser:
         help="(default: %(default)s)",
     )
     return p
-
-
-def positive(text: str) -> int:
-    """argparse type: an integer from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def decode_files(args: argparse.Namespace) -> int:

@@ -136,7 +136,7 @@ def milliseconds(seconds: float) -> float:
 
 
 def picture_bytes(frame: npt.NDArray[np.uint8], form: str) -> memoryview:
-    """A frame (H, W, 3) uint8 BGR as the content of a PNG or .npy file."""
+    """A picture (H, W, 3 or 4) uint8, BGR or BGRA, as the content of a PNG or .npy file; form: one of FORMATS."""
     if form == "png":
         # level 1: half again as large as the smallest, many times faster
         return memoryview(cv2.imencode(".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())

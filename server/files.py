@@ -22,7 +22,7 @@ from server.frames import CAMERA_ID
 
 __all__ = ["Files", "Folder", "Objects", "key_time", "make_key", "open_files"]
 
-KEY = re.compile(r"([A-Za-z0-9_-]{1,64})/(\d{4}-\d\d-\d\dT\d\d)/(\d{8}T\d{12})Z-[0-9a-f]{16}\.jpg", re.ASCII)
+KEY = re.compile(f"({CAMERA_ID.pattern})" + r"/(\d{4}-\d\d-\d\dT\d\d)/(\d{8}T\d{12})Z-[0-9a-f]{16}\.jpg", re.ASCII)
 HOUR = re.compile(r"\d{4}-\d\d-\d\dT\d\d", re.ASCII)
 
 

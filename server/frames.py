@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import rjpeg
+from rjpeg import protocol
 
-__all__ = ["CAMERA_ID", "Processed", "ReceivedFrame", "time_text"]
+__all__ = ["CAMERA_ID", "Processed", "ReceivedFrame"]
 
-CAMERA_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+CAMERA_ID = re.compile(protocol.CAMERA_ID)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,3 @@ class Processed:
     measures: dict[str, Any]
     results: Any
     decoded: rjpeg.DecodedFrame
-
-
-def time_text(when: datetime.datetime) -> str:
-    """ISO 8601 in UTC with microseconds: 2026-11-23T17:55:00.123456Z."""
-    return when.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

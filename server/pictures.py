@@ -1,7 +1,6 @@
 """Pictures of stored frames: decoded again when someone asks, in the form that is asked for."""
 
 import asyncio
-import io
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import rjpeg
 from rjpeg import maps
 from rjpeg.errors import InputError, JpegError
+from server.decoding import picture_bytes
 from server.hub import Event
 from server.limits import Queue
 from server.processing import Processor
@@ -60,11 +60,14 @@ class Pictures:
         async with self._queue.take():
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
-    async def decoded(self, row: FrameRow, restore: bool | None = None) -> rjpeg.DecodedFrame:
+    async def decoded(
+        self, row: FrameRow, restore: bool | None = None, *, jpeg: bytes | None = None
+    ) -> rjpeg.DecodedFrame:
         """The picture of a stored frame.
 
         Args:
             restore: let the restorer undo what coding did; None: as the service does.
+            jpeg: its file, where that was read already.
 
         Raises:
             HTTPException: 429, too many pictures are being made.
@@ -74,7 +77,7 @@ class Pictures:
         key = (row.key, wanted)
         found = self._cache.get(key)
         if found is None:
-            found = await self.run(self._decode, row, wanted)
+            found = await self.run(self._decode, row, wanted, jpeg)
             self._remember(key, found)
         else:
             self._cache.move_to_end(key)
@@ -95,8 +98,8 @@ class Pictures:
         frame = event.frame if event.frame is not None else (await self.decoded(event.row)).frame
         return await asyncio.get_running_loop().run_in_executor(self._pool, encoded, frame, "jpeg")
 
-    def _decode(self, row: FrameRow, restore: bool) -> rjpeg.DecodedFrame:
-        return self._processor.decode_stored(self._store.jpeg(row), restore=restore)
+    def _decode(self, row: FrameRow, restore: bool, jpeg: bytes | None) -> rjpeg.DecodedFrame:
+        return self._processor.decode_stored(self._store.jpeg(row) if jpeg is None else jpeg, restore=restore)
 
     def _remember(self, key: tuple[str, bool], decoded: rjpeg.DecodedFrame) -> None:
         if key in self._cache or decoded.frame.nbytes > CACHE_BYTES:
@@ -109,13 +112,9 @@ class Pictures:
 
 def encoded(frame: Pixels, form: Form) -> bytes:
     """A frame (H, W, 3) uint8 BGR as a file."""
-    if form == "npy":
-        buffer = io.BytesIO()
-        np.save(buffer, frame, allow_pickle=False)
-        return buffer.getvalue()
-    # level 1: half again as large as the smallest, many times faster
-    parameters = {"png": [cv2.IMWRITE_PNG_COMPRESSION, 1], "jpeg": [cv2.IMWRITE_JPEG_QUALITY, VIEW_QUALITY]}
-    return cv2.imencode(f".{form}", frame, parameters[form])[1].tobytes()
+    if form == "jpeg":
+        return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, VIEW_QUALITY])[1].tobytes()
+    return bytes(picture_bytes(frame, "png" if form == "png" else "raw"))
 
 
 def bits_of(jpeg: bytes) -> npt.NDArray[np.float64] | None:
@@ -172,4 +171,4 @@ def colored(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, of: Li
     height, width = decoded.frame.shape[:2]
     drawn = maps.draw(values, decoded.coding_size, (height, width))
     picture = np.dstack([drawn, np.full(drawn.shape[:2], OVERLAY_ALPHA, np.uint8)])
-    return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return bytes(picture_bytes(picture, "png"))

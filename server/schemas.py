@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from rjpeg.protocol import CAMERA_ID
+
 __all__ = [
     "Bandwidth",
     "Camera",
@@ -29,7 +31,7 @@ __all__ = [
     "errors",
 ]
 
-CAMERA_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
+CAMERA_PATTERN = f"^{CAMERA_ID}$"
 EXAMPLE_TIME = "2026-03-04T05:06:07.000089Z"
 LARGEST_ID = 2**63 - 1
 LARGEST_SEQUENCE = 10**15 - 1

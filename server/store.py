@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from rjpeg.errors import InputError, StorageError
+from rjpeg.protocol import time_text
 from server.database import (
     Database,
     NoRoomError,
@@ -35,7 +36,7 @@ from server.database import (
     trash,
 )
 from server.files import Files, key_time, make_key, open_files
-from server.frames import CAMERA_ID, ReceivedFrame, time_text
+from server.frames import CAMERA_ID, ReceivedFrame
 
 __all__ = ["Bin", "CameraSummary", "Duplicate", "FrameRow", "GoneError", "Store"]
 

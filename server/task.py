@@ -17,11 +17,12 @@ import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from rjpeg import runtime
 from rjpeg.errors import ConfigError, ModelError
-from server.frames import ReceivedFrame, time_text
+from rjpeg.files import read_yaml
+from rjpeg.protocol import time_text
+from server.frames import ReceivedFrame
 
 __all__ = [
     "Classifier",
@@ -112,11 +113,7 @@ def read_task(path: str | Path) -> TaskConfig:
     if path.suffix not in (".yaml", ".yml"):
         return TfliteTask(model=str(path))
     try:
-        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), TaskConfig)
-    except OSError as error:
-        raise ConfigError(f"can't read task {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"task {path} is not YAML: {' '.join(str(error).split())}") from error
+        return msgspec.convert(read_yaml(path, "task"), TaskConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"task {path}: {error}") from error
 

@@ -37,6 +37,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 from starlette.exceptions import HTTPException
 
+from rjpeg.arguments import positive
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError, RjpegError
 from rjpeg.files import read_token
 from server import __main__ as program
@@ -173,12 +174,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--username", metavar="NAME", help="for the broker, with --token-file (default: none)")
     p.add_argument("--token-file", metavar="FILE", help="with the password (default: none)")
     p.add_argument("--ca-file", metavar="FILE", help="authority of the broker's certificate (default: the system's)")
-    p.add_argument(
-        "--pending", type=program.positive, metavar="N", help="frames taken at a time (default: limits.pending, 32)"
-    )
+    p.add_argument("--pending", type=positive, metavar="N", help="frames taken at a time (default: limits.pending, 32)")
     p.add_argument(
         "--session",
-        type=program.positive,
+        type=positive,
         default=86400,
         metavar="SECONDS",
         help="that the broker keeps frames for this worker when it has gone (default: %(default)s)",
@@ -194,9 +193,7 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="let the model's restorer undo what coding did (default: no)",
     )
-    p.add_argument(
-        "--workers", type=program.positive, metavar="N", help="frames decoded at a time (default: one a core)"
-    )
+    p.add_argument("--workers", type=positive, metavar="N", help="frames decoded at a time (default: one a core)")
     p.add_argument("--json", action="store_true", help="print a JSON line for every frame (default: no)")
     p.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)"

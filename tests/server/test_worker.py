@@ -25,7 +25,7 @@ from paho.mqtt.properties import Properties
 
 import rjpeg
 from rjpeg.errors import ConfigError, InputError
-from server.frames import time_text
+from rjpeg.protocol import time_text
 from server.store import Store
 from server.worker import frame_of, parse_broker
 from tests.brokers import Broker, free_ports, make_secrets, needs_broker, until
