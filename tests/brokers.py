@@ -5,24 +5,15 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.waiting import until
+
 MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="needs the broker mosquitto (apt install mosquitto)")
-
-
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Poll until `condition()` is true; what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-    return result
 
 
 class Broker:
@@ -109,3 +100,30 @@ def make_secrets(folder: Path) -> None:
         )
     rules = [f"user {name}\ntopic write site/{name}/#\n" for name in ("one", "two")]
     (folder / "acl").write_text("\n".join(rules) + "\nuser viewer\ntopic read #\n")
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("broker")
+    make_secrets(folder)
+    return folder
+
+
+@pytest.fixture
+def start_broker(secrets: Path, tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Start a broker with more settings than it has."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*settings: str, persistence: bool = False) -> Broker:
+            folder = tmp_path / "broker"
+            shutil.copytree(secrets, folder)
+            broker = Broker(folder, *settings, persistence=persistence)
+            stack.callback(broker.stop)
+            return broker
+
+        yield start
+
+
+@pytest.fixture
+def broker(start_broker: Callable[..., Broker]) -> Broker:
+    return start_broker()

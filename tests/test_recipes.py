@@ -3,6 +3,7 @@
 Each runs as a program of its own; what it comes to is held against `rjpeg.Decoder`, one file at a time.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -11,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -21,9 +21,12 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 import rjpeg
+from tests import waiting
+from tests.brokers import MOSQUITTO
 
 ROOT = Path(__file__).resolve().parents[1]
-MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+wait_for = functools.partial(waiting.until, seconds=60)
 SERVER, BROKER = "http://127.0.0.1:8000", '"127.0.0.1", 1883'
 
 
@@ -84,14 +87,6 @@ def server(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(30)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def at(text, address, instead):

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.brokers import broker, secrets, start_broker  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

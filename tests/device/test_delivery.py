@@ -34,17 +34,10 @@ from device.sender import FolderSender, RetryLaterError
 from device.spool import DISK_FULL, Spool
 from rjpeg.errors import ConfigError, DeliveryError, StorageError
 from tests.service import Service
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 1_000_000
-
-
-def until(condition, seconds=10.0):
-    """Poll until `condition()` is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
 
 
 class Server:

@@ -5,7 +5,6 @@ import gc
 import itertools
 import json
 import queue
-import shutil
 import signal
 import socket
 import socketserver
@@ -24,33 +23,8 @@ from device.mqtt_sender import MqttSender
 from device.sender import RefusedError, RejectedError
 from device.spool import Spool
 from rjpeg.errors import ConfigError, DeliveryError
-from tests.brokers import Broker, make_secrets, needs_broker, until
-
-
-@pytest.fixture(scope="session")
-def secrets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("broker")
-    make_secrets(folder)
-    return folder
-
-
-@pytest.fixture
-def start_broker(secrets, tmp_path):
-    with contextlib.ExitStack() as stack:
-
-        def start(*settings: str) -> Broker:
-            folder = tmp_path / "broker"
-            shutil.copytree(secrets, folder)
-            broker = Broker(folder, *settings)
-            stack.callback(broker.stop)
-            return broker
-
-        yield start
-
-
-@pytest.fixture
-def broker(start_broker):
-    return start_broker()
+from tests.brokers import Broker, needs_broker
+from tests.waiting import until
 
 
 class Viewer:

@@ -24,6 +24,7 @@ from device import view as view_module
 from device.metrics import Metrics
 from device.view import View, parse_address
 from rjpeg.errors import ConfigError
+from tests.waiting import until
 
 ATTACK = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
 
@@ -75,13 +76,6 @@ def ask(view, request):
         except ConnectionResetError:
             pass
         return answer
-
-
-def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
 
 
 def read_until(connection, wanted, answer=b""):

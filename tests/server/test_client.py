@@ -1,6 +1,7 @@
 """`server.client` against the service, and against servers that are none, busy, or go away."""
 
 import datetime
+import functools
 import http.server
 import itertools
 import json
@@ -22,9 +23,12 @@ import requests
 import rjpeg
 from rjpeg.maps import quality_factors
 from server.client import Client
+from tests import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
+
+wait_for = functools.partial(waiting.until, seconds=30)
 
 
 class Server:
@@ -216,13 +220,6 @@ def collect(iterator, count, found):
     thread = threading.Thread(target=take)
     thread.start()
     return thread
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def streams_of(url):

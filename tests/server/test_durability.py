@@ -3,6 +3,7 @@
 RJPEG_SERVER_KILLS=100 kills as often as the project's goal has it (with -m slow).
 """
 
+import functools
 import os
 import random
 import signal
@@ -16,9 +17,12 @@ import pytest
 import requests
 
 import rjpeg
+from tests import waiting
 from tests.service import Service
 
 KILLS = int(os.environ.get("RJPEG_SERVER_KILLS", "100"))
+
+until = functools.partial(waiting.until, seconds=20)
 
 
 def headers(sequence):
@@ -164,10 +168,3 @@ def test_retention_by_age_counts_from_when_a_frame_was_stored(start, jpeg, tmp_p
 
 def files_of(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

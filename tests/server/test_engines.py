@@ -19,9 +19,11 @@ from moto.server import ThreadedMotoServer
 import rjpeg
 from rjpeg.errors import ConfigError, InputError
 from server.engines import LocalEngine, WorkerDiedError, open_engine
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "frames"
+PATIENCE = 20
 
 
 def double(number):
@@ -41,7 +43,7 @@ def die_at_three(number):
 
 
 def environment_of(_):
-    return os.getpid(), os.environ.get("STARTED"), os.environ["OMP_NUM_THREADS"]
+    return os.getpid(), os.environ.get("STARTED"), os.environ.get("OMP_NUM_THREADS")
 
 
 def start():
@@ -105,7 +107,7 @@ class TestLocalProcesses:
         workers = until(lambda: len(found := list(tmp_path.glob("*.pid"))) == 2 and found, 60)
         program.kill()
         program.wait()
-        until(lambda: not any(lives(int(each.stem)) for each in workers))
+        until(lambda: not any(lives(int(each.stem)) for each in workers), PATIENCE)
 
 
 def lives(process):
@@ -113,14 +115,6 @@ def lives(process):
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
-
-
-def until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +282,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_whole_pictures(engine, archive, tm
         program.kill()
     assert program.returncode == 130
     assert "Traceback" not in messages
-    until(lambda: not any(lives(process) for process in in_session(program.pid)))
+    until(lambda: not any(lives(process) for process in in_session(program.pid)), PATIENCE)
     made = list((tmp_path / "out").iterdir())
     assert 0 < len(made) < 3000
     assert all(each.suffix == ".png" for each in made)

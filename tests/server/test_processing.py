@@ -24,6 +24,7 @@ from server import processing
 from server.decoding import FrameDecoder
 from server.frames import ReceivedFrame
 from server.processing import Processor
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
@@ -154,15 +155,8 @@ def test_a_call_of_the_task_that_hangs_is_given_up_and_the_others_go_on(make, fi
     assert answers == [0, {"error": "the task took more than 0.3 s"}, 2, 3, 4, 5]
     assert processor.stuck == 1
     release.set()
-    wait_until(lambda: processor.stuck == 0)
+    until(lambda: processor.stuck == 0)
     assert [result.results for result in process_all(processor, [files[1]])] == [0]
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_task_that_always_hangs_holds_a_few_threads_and_no_frame(make, files):
@@ -180,7 +174,7 @@ def test_a_task_that_always_hangs_holds_a_few_threads_and_no_frame(make, files):
         assert result.decoded.frame.shape == (150, 201, 3)
     finally:
         release.set()
-    wait_until(lambda: processor.stuck == 0)
+    until(lambda: processor.stuck == 0)
     assert process_all(processor, [files[1]])[0].results == 1, "it is asked again once calls have returned"
 
 
@@ -228,7 +222,7 @@ def test_a_hanging_call_of_a_task_that_stands_one_at_a_time_is_not_joined_by_ano
     ]
     assert len(called) == 1
     release.set()
-    wait_until(lambda: processor.stuck == 0)
+    until(lambda: processor.stuck == 0)
     assert [result.results for result in process_all(processor, [files[1]] * 3)] == [0, 1, 2]
 
 
@@ -338,7 +332,7 @@ def test_pictures_are_let_go_of(make, files):
     frames = [weakref.ref(result.decoded.frame) for result in results]
     del results
     gc.collect()
-    wait_until(lambda: not any(frame() is not None for frame in frames))
+    until(lambda: not any(frame() is not None for frame in frames))
 
 
 def test_a_missing_model_is_found_at_the_start(make, tmp_path):

@@ -2,11 +2,11 @@
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import queue
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +28,8 @@ from rjpeg.errors import ConfigError, InputError
 from rjpeg.protocol import time_text
 from server.store import Store
 from server.worker import frame_of, parse_broker
-from tests.brokers import Broker, free_ports, make_secrets, needs_broker, until
+from tests.brokers import Broker, free_ports, needs_broker
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 START = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
@@ -37,30 +38,10 @@ PATIENCE = 60
 pytestmark = needs_broker
 
 
-@pytest.fixture(scope="session")
-def secrets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("broker")
-    make_secrets(folder)
-    return folder
-
-
 @pytest.fixture
-def start_broker(secrets, tmp_path):
-    with contextlib.ExitStack() as stack:
-
-        def start(*settings: str, persistence: bool = False) -> Broker:
-            folder = tmp_path / "broker"
-            shutil.copytree(secrets, folder)
-            broker = Broker(folder, "max_queued_messages 0", *settings, persistence=persistence)
-            stack.callback(broker.stop)
-            return broker
-
-        yield start
-
-
-@pytest.fixture
-def broker(start_broker):
-    return start_broker()
+def start_broker(start_broker):
+    """With no limit of what waits for a worker."""
+    return functools.partial(start_broker, "max_queued_messages 0")
 
 
 class RunningWorker:
