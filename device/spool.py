@@ -8,7 +8,6 @@ full, as deleting needs some too; `lock`. A damaged database is set aside as `fr
 import builtins
 import contextlib
 import datetime
-import errno
 import fcntl
 import json
 import logging
@@ -23,6 +22,7 @@ from typing import TypeVar
 
 from device.frames import OutgoingFrame
 from rjpeg.errors import StorageError
+from rjpeg.files import is_disk_full, sync_folder
 
 __all__ = ["DISK_ERROR", "DISK_FULL", "Spool", "SpoolError"]
 
@@ -441,7 +441,7 @@ class Spool:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         self._ceilings = values
 
     def _fill_reserve(self) -> None:
@@ -491,7 +491,7 @@ def _code(error: sqlite3.Error) -> int:
 
 def _is_full(error: sqlite3.Error | OSError) -> bool:
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return is_disk_full(error)
     # a quota or a limit on a file's size is reported as a failed write
     code = int(getattr(error, "sqlite_errorcode", 0))
     return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE
@@ -502,11 +502,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

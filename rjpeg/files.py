@@ -1,5 +1,6 @@
 """Files that are either whole or not there, folders of pictures in natural order, files with a secret or settings."""
 
+import errno
 import os
 import re
 import secrets
@@ -8,7 +9,17 @@ from typing import Any
 
 from rjpeg.errors import ConfigError, StorageError
 
-__all__ = ["PICTURE_SUFFIXES", "list_pictures", "natural_key", "read_token", "read_whole", "read_yaml", "write_whole"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "is_disk_full",
+    "list_pictures",
+    "natural_key",
+    "read_token",
+    "read_whole",
+    "read_yaml",
+    "sync_folder",
+    "write_whole",
+]
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -99,6 +110,20 @@ def read_yaml(path: str | Path, what: str) -> Any:
         raise ConfigError(f"can't read {what} {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether it says that a disk, a quota or a limit of a file's size is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -5,9 +5,7 @@ Times are integers, microseconds since 1970 in UTC, as SQLite has no type for th
 
 import contextlib
 import datetime
-import errno
 import json
-import os
 import shutil
 import sqlite3
 import threading
@@ -21,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from rjpeg.errors import ConfigError, InputError, StorageError
+from rjpeg.files import is_disk_full, sync_folder
 
 __all__ = [
     "Database",
@@ -393,7 +392,7 @@ def check_room(folder: Path) -> None:
 
 def storage_error(message: str, error: OSError) -> StorageError:
     """NoRoomError or StorageError, whichever it is."""
-    kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else StorageError
+    kind = NoRoomError if is_disk_full(error) else StorageError
     return kind(f"{message}: {error.strerror or error}")
 
 
@@ -406,12 +405,3 @@ def make_folder(folder: Path) -> None:
             sync_folder(one.parent)
     except OSError as error:
         raise storage_error(f"can't make folder {folder}", error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rjpeg.errors import ConfigError, InputError, RjpegError, StorageError
-from rjpeg.files import read_whole
-from server.database import check_room, make_folder, storage_error, sync_folder
+from rjpeg.files import read_whole, sync_folder
+from server.database import check_room, make_folder, storage_error
 from server.frames import CAMERA_ID
 
 __all__ = ["Files", "Folder", "Objects", "key_time", "make_key", "open_files"]
