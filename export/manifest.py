@@ -31,6 +31,7 @@ def build_manifest(
         "center_levels": list(settings.center_levels),
         "map_gain": settings.map_gain,
         "fade_octaves": settings.fade_octaves,
+        "map_window": settings.map_window,
     }
     return {
         "format": MANIFEST_FORMAT,

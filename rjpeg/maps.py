@@ -18,13 +18,15 @@ class Leveling(NamedTuple):
     """How a network's answer becomes levels. Part of what encoder and decoder must agree on.
 
     scales: (levels,) float64, scales[0] == 1. centers: the level of an average region, luma and chroma. gain: how far
-    the answer's octaves are stretched. fade: see `strength`.
+    the answer's octaves are stretched. fade: see `strength`. window: side of the square of regions around each whose
+    mean is average, odd: where all of a part of the frame is alike, that part gets as much quality as any other.
     """
 
     scales: NDArray[np.float64]
     centers: tuple[int, int]
     gain: float
     fade: float
+    window: int
 
     def strength(self, mean_luma_step: float) -> float:
         """Share of the map's range that is used, 0..1, for a DQT whose luma steps have this mean (real, at least 1).
@@ -44,15 +46,15 @@ def levels_from_output(
 ) -> NDArray[np.uint8]:
     """Levels (rows, cols, 2) uint8 from a network's int8 answer (rows, cols, 2) and the file's luma table.
 
-    The answer means octaves of the quantization step, larger is coarser; each channel is centered on its own mean. Sums
-    are of integers and every real operation is one IEEE double rounding, so all machines give the same levels.
+    The answer means octaves of the quantization step, larger is coarser; each channel of a region is centered on its
+    mean over the regions around it. Sums are of integers and every real operation is one IEEE double rounding, so all
+    machines give the same levels.
     """
     strength = leveling.strength(tables.mean_step(luma_table))
-    regions = output.shape[0] * output.shape[1]
     levels_per_octave = 1.0 / math.log2(leveling.scales[1])
-    factor = quantization.scale * leveling.gain * levels_per_octave * strength / regions
+    factor = quantization.scale * leveling.gain * levels_per_octave * strength
     luma, chroma = (center * strength + 0.5 for center in leveling.centers)
-    return _native.levels_from_output(output, factor, (luma, chroma), len(leveling.scales) - 1)
+    return _native.levels_from_output(output, leveling.window, factor, (luma, chroma), len(leveling.scales) - 1)
 
 
 def quality_factors(

@@ -107,6 +107,9 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         raise ModelError(f"model manifest in {folder} has id {manifest['id']}, but its contents give {identity}")
     scales = np.array(decoder["level_scales"], np.float64)
     centers = (int(decoder["center_levels"][0]), int(decoder["center_levels"][1]))
+    window = int(decoder["map_window"])
+    if window not in range(1, 2**16, 2):
+        raise ModelError(f"model manifest in {folder}: map_window is {window}, expected an odd number of regions")
     rising = 2 <= scales.size <= 256 and scales[0] == 1 and np.all(np.diff(scales) > 0)
     if not rising or not all(0 <= center < scales.size for center in centers):
         raise ModelError(f"model manifest in {folder}: level_scales must rise from 1 and hold center_levels")
@@ -117,7 +120,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         folder=folder,
         manifest=manifest,
         identity=bytes.fromhex(identity)[:2],
-        leveling=Leveling(scales, centers, float(decoder["map_gain"]), float(decoder["fade_octaves"])),
+        leveling=Leveling(scales, centers, float(decoder["map_gain"]), float(decoder["fade_octaves"]), window),
         base_tables=(luma, chroma),
         dead_zone=float(manifest["dead_zone"]),
         sizes_by_rate=_ladder(manifest["coding_sizes"]),

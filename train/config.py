@@ -27,6 +27,8 @@ class ImportanceConfig(_Struct, frozen=True):
     coding_sizes: tuple[CodingSize, ...]
     quality: tuple[Quality, Quality]
     rounds: Positive
+    detail_area: tuple[Share, Share]
+    detail_rounds: Count
     batch: Positive
     shard: Positive
     outputs: Literal["auto"] | tuple[Literal["classes", "scores", "values", "ignore"], ...]
@@ -69,6 +71,8 @@ class Config(_Struct, frozen=True):
 
 
 Steps = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=64, max_length=64)]
+# odd, so that a region lies in the middle of it
+Window = Annotated[int, msgspec.Meta(ge=1, le=2**16 - 1)]
 Ladder = Annotated[
     tuple[tuple[float | None, Annotated[float, msgspec.Meta(gt=0, le=1)]], ...], msgspec.Meta(min_length=1)
 ]
@@ -87,6 +91,7 @@ class CodecConfig(_Struct, frozen=True):
     center_levels: tuple[Count, Count]
     map_gain: Annotated[float, msgspec.Meta(ge=0)]
     fade_octaves: Rate
+    map_window: Window
     dead_zone: Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
     coding_sizes: Ladder
     quality_coding_sizes: Ladder

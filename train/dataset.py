@@ -10,6 +10,7 @@ import numpy as np
 
 from rjpeg.codec import forward_dct, planes_from_frame
 from rjpeg.features import generator_features, predictor_features
+from train import twin
 from train.config import CodecConfig
 from train.workers import ALONE, Workers, share
 
@@ -167,10 +168,12 @@ class Batches:
         return features, self._targets[group][index]
 
 
-def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> list[float]:
-    """Pearson correlation of centered maps with the truth over all regions of all crops: [luma, chroma]."""
-    a = np.concatenate([centered(entry).reshape(-1, 2) for entry in maps]).astype(np.float64)
-    b = np.concatenate([centered(entry).reshape(-1, 2) for entry in truth]).astype(np.float64)
+def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window: int) -> list[float]:
+    """Pearson correlation of maps with the truth over all regions of all crops, centered as levels: [luma, chroma]."""
+    a, b = (
+        np.concatenate([np.asarray(twin.centered(part, window)).reshape(-1, 2) for part in parts]).astype(np.float64)
+        for parts in (maps, truth)
+    )
     return [float(value) for value in (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))]
 
 

@@ -17,6 +17,7 @@ The results are kept in shards, one .npz file each, so that an interrupted run c
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -75,15 +76,23 @@ def teacher_gradient(teacher: Teacher, size: int):
     return value_and_gradient(disagreement)
 
 
-def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[tuple[str, list[str], int, int]]:
-    """The shards: file name, photos, coding size, seed."""
-    for round_ in range(config.rounds):
+class _Shard(NamedTuple):
+    file: str
+    photos: list[str]
+    coding_size: int
+    area: tuple[float, float]
+    seed: int
+
+
+def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[_Shard]:
+    for round_ in range(config.rounds + config.detail_rounds):
+        area = config.crop_area if round_ < config.rounds else config.detail_area
         rng = np.random.default_rng((seed, round_))
         order = rng.permutation(len(names))
         for number, start in enumerate(range(0, len(order), config.shard)):
             photos = [names[index] for index in order[start : start + config.shard]]
             size = int(rng.choice(config.coding_sizes))
-            yield f"{round_:03d}-{number:05d}.npz", photos, size, int(rng.integers(2**62))
+            yield _Shard(f"{round_:03d}-{number:05d}.npz", photos, size, area, int(rng.integers(2**62)))
 
 
 def compute_importance(
@@ -104,23 +113,23 @@ def compute_importance(
     out.mkdir(parents=True, exist_ok=True)
     plan = list(_plan(names, config, seed))
     mine = plan[workers.index :: workers.count]
-    missing = [entry for entry in mine if not (out / entry[0]).exists()]
+    missing = [shard for shard in mine if not (out / shard.file).exists()]
     gradients = [teacher_gradient(teacher, config.crop_size) for teacher in teachers]
 
-    def prepare(entry: tuple[str, list[str], int, int]):
+    def prepare(shard: _Shard):
         """Crops, pictures at the coding size, their qualities, and pictures after coding."""
-        _, photos, size, shard_seed = entry
-        rng = np.random.default_rng(shard_seed)
+        rng = np.random.default_rng(shard.seed)
         crops = np.stack(
-            [random_crop(read_photo(folder / name), config.crop_size, config.crop_area, rng) for name in photos]
+            [random_crop(read_photo(folder / name), config.crop_size, shard.area, rng) for name in shard.photos]
         )
-        pictures = np.stack([resize_picture(crop, (size, size)) for crop in crops])
-        quality = rng.integers(config.quality[0], config.quality[1] + 1, len(photos)).astype(np.uint8)
+        pictures = np.stack([resize_picture(crop, (shard.coding_size, shard.coding_size)) for crop in crops])
+        quality = rng.integers(config.quality[0], config.quality[1] + 1, len(crops)).astype(np.uint8)
         coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
         return crops, pictures, quality, coded
 
     progress = tqdm(missing, desc="importance", unit="shard", initial=len(mine) - len(missing), total=len(mine))
-    for (file, photos, _, _), prepared in zip(progress, ahead(prepare, missing), strict=True):
+    for shard, prepared in zip(progress, ahead(prepare, missing), strict=True):
+        photos = shard.photos
         crops, pictures, quality, coded = prepared
         importance, spectrum = [], []
         for teacher, gradient in zip(teachers, gradients, strict=True):
@@ -134,7 +143,7 @@ def compute_importance(
             levels, energy = gradient_statistics(np.concatenate(parts))
             importance.append(levels)
             spectrum.append(energy)
-        partial = out / (file + ".partial")
+        partial = out / (shard.file + ".partial")
         with partial.open("wb") as stream:
             np.savez(
                 stream,
@@ -144,7 +153,7 @@ def compute_importance(
                 quality=quality,
                 held_back=np.array([is_held_back(name, held_back_fraction) for name in photos]),
             )
-        partial.replace(out / file)
-    paths = [out / entry[0] for entry in plan]
+        partial.replace(out / shard.file)
+    paths = [out / shard.file for shard in plan]
     wait_for(paths, workers)
     return paths

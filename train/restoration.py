@@ -2,7 +2,7 @@
 
     python -m train.restoration --data FOLDER [--model FOLDER] [--checkpoint FOLDER] [--out FOLDER]
 
-Crops of the photos that are not held back are coded with an exported model, at many qualities and coding sizes. The
+Crops of the photos that are not held back are coded with an exported model, at many rates and coding sizes. The
 restorer learns to make of them what teachers see as the clean crop: KL divergence of their answer, squared
 differences of their features, stage by stage (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
 Super-Resolution", 2016), and a little of the pixels' absolute difference. It is put into the checkpoint, and
@@ -25,7 +25,7 @@ from keras import ops
 from tqdm import tqdm
 
 import rjpeg
-from rjpeg import codec, restoration, tables
+from rjpeg import codec, restoration
 from rjpeg.decoder import coded_picture, read_region_file
 from rjpeg.errors import InputError, RjpegError, StorageError
 from rjpeg.restoration import restoration_features, step_octaves
@@ -40,13 +40,13 @@ from train.workers import ALONE, ahead, training_step
 
 log = logging.getLogger("train")
 
-CROP_SIZE, CROP_AREA = 224, (0.35, 1.0)
-# sides in pixels that a crop is reduced to, and the IJG qualities from which on the next larger one is usual
-CODING_SIZES = (128, 144, 160, 176, 192, 224)
-QUALITY_BOUNDS = (9, 14, 19, 27, 38)
-QUALITIES = (4.5, 42.0)
-WIDTH, BLOCKS = 48, 3
-ROUNDS, STEPS, BATCH = 2, 1500, 16
+CROP_SIZE = 224
+# A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
+# surfaces are as smooth as that and have to stay so.
+CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.3
+BPP = (0.12, 0.9)
+WIDTH, BLOCKS = 64, 3
+ROUNDS, STEPS, BATCH = 6, 7000, 16
 LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats
 FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 0.1
@@ -65,22 +65,22 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
-    """Crops of photos and what is left of them, by coding size; qualities are drawn with equal logarithms."""
+    """Crops of photos and what is left of them, by coding size. Rates are drawn with equal logarithms."""
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
+    ladder = model.sizes_by_rate
     groups: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for name in tqdm([name for _ in range(rounds) for name in names], desc="files", unit="file", disable=None):
         photo = read_photo(folder / name)
-        whole = rng.random() < 0.25
-        crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, CROP_AREA, rng)
-        quality = float(np.exp(rng.uniform(*np.log(QUALITIES))))
-        usual = int(np.searchsorted(QUALITY_BOUNDS, quality, side="right"))
-        place = np.clip(usual + rng.choice([-1, 0, 0, 0, 1]), 0, len(CODING_SIZES) - 1)
-        size = CODING_SIZES[int(place)]
-        frame = codec.reduce(np.ascontiguousarray(crop[..., ::-1]), (size, size))
-        # As the encoder makes steps smaller by the reduction that it knows of.
-        percent = tables.percent_of_quality(quality) * size / CROP_SIZE
-        jpeg = encoder.encode(frame, quality=tables.quality_of_percent(percent), coding_size=(size, size))
+        whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
+        area = DETAIL_AREA if detail else CROP_AREA
+        crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
+        bpp = float(np.exp(rng.uniform(*np.log(BPP))))
+        usual = next(place for place, (bound, _) in enumerate(ladder) if bpp < bound)
+        place = np.clip(usual + rng.choice([-1, 0, 0, 0, 1]), 0, len(ladder) - 1)
+        size = round(ladder[int(place)][1] * CROP_SIZE / codec.REGION) * codec.REGION
+        frame = np.ascontiguousarray(crop[..., ::-1])
+        jpeg = encoder.encode(frame, target_bytes=int(bpp * CROP_SIZE**2 / 8), coding_size=(size, size))
         file = read_region_file(jpeg, model)
         octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
         groups.setdefault(size, []).append((coded_picture(file, model)[..., ::-1], octaves, crop))

@@ -16,7 +16,7 @@ from tensorboard.summary import Writer
 from tqdm import tqdm
 
 from rjpeg.errors import ConfigError, InputError, StorageError
-from train import dataset
+from train import dataset, twin
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
@@ -32,23 +32,24 @@ log = logging.getLogger("train")
 
 @keras.saving.register_keras_serializable("rjpeg")
 class CenteredHuber(keras.losses.Loss):
-    """Huber loss (1964) between maps that are centered in every picture and channel; `delta` in octaves.
+    """Huber loss (1964) between maps that are centered region by region as levels are, see `twin.centered`.
 
-    A small price on the map's mean keeps it near zero, so that int8 output spends no range on it.
+    delta: octaves. A small price on what is taken away keeps it near zero, so that int8 output spends no range on it.
     """
 
-    def __init__(self, delta: float = 1.0, name: str = "centered_huber", **arguments: Any) -> None:
+    def __init__(self, window: int, delta: float = 1.0, name: str = "centered_huber", **arguments: Any) -> None:
         super().__init__(name=name, **arguments)
+        self.window = window
         self.delta = delta
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        mean = ops.mean(y_pred, axis=(1, 2), keepdims=True)
-        error = ops.abs(y_true - (y_pred - mean))
+        found = twin.centered(y_pred, self.window)
+        error = ops.abs(twin.centered(y_true, self.window) - found)
         huber = ops.where(error < self.delta, 0.5 * error * error, self.delta * (error - 0.5 * self.delta))
-        return ops.mean(huber, axis=(1, 2, 3)) + 0.01 * ops.mean(ops.square(mean), axis=(1, 2, 3))
+        return ops.mean(huber + 0.01 * ops.square(y_pred - found), axis=(1, 2, 3))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "delta": self.delta}
+        return {**super().get_config(), "window": self.window, "delta": self.delta}
 
 
 def train(
@@ -75,6 +76,7 @@ def train(
     run = {
         "config": msgspec.to_builtins(config),
         "rates": Rates.of(codec)._asdict(),
+        "map_window": codec.map_window,
         "data_sha256": data_hash(data, names),
     }
     _claim(out, run, workers)
@@ -89,7 +91,9 @@ def train(
     shards = compute_importance(
         data, names, teachers, config.importance, out / "importance", config.seed, config.held_back, workers
     )
-    pictures = round(len(names) * config.importance.rounds * (1 - known / len(shards)))
+    pictures = round(
+        len(names) * (config.importance.rounds + config.importance.detail_rounds) * (1 - known / len(shards))
+    )
     seconds = time.monotonic() - started
     if pictures:
         log.info("importance: %.1f pictures/s", pictures / seconds)
@@ -105,6 +109,7 @@ def train(
         config.distill_generator,
         held_back,
         rates,
+        codec.map_window,
         stages,
         logs,
         config.seed,
@@ -122,6 +127,7 @@ def train(
         config.distill_predictor,
         held_back,
         rates,
+        codec.map_window,
         stages,
         logs,
         config.seed,
@@ -129,17 +135,21 @@ def train(
     )
     figures: dict[str, Any] = {
         "correlation": {
-            network.name: dataset.correlation(dataset.maps_of(network, held_back, rates, config.seed), truth)
+            network.name: dataset.correlation(
+                dataset.maps_of(network, held_back, rates, config.seed), truth, codec.map_window
+            )
             for network in (generator, predictor)
         },
-        "correlation_between_teachers": _between_teachers(held_back),
+        "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
     }
     if config.fine_tune.epochs:
         photos = [name for name in names if not is_held_back(name, config.held_back)]
         for network in (generator, predictor):
             fine_tune(network, teachers, data, photos, config, codec, stages, logs, workers)
         figures["correlation_after_fine_tuning"] = {
-            network.name: dataset.correlation(dataset.maps_of(network, held_back, rates, config.seed), truth)
+            network.name: dataset.correlation(
+                dataset.maps_of(network, held_back, rates, config.seed), truth, codec.map_window
+            )
             for network in (generator, predictor)
         }
     training = {
@@ -204,7 +214,7 @@ def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
         raise StorageError(f"training folder {out}: {error}") from error
 
 
-def _between_teachers(crops: list[Crops]) -> list[float] | None:
+def _between_teachers(crops: list[Crops], window: int) -> list[float] | None:
     """Correlation [luma, chroma] of one teacher's importance with the mean of the others': what regression is up to."""
     count = crops[0].teachers.shape[1] if crops else 0
     if count < 2:
@@ -216,6 +226,7 @@ def _between_teachers(crops: list[Crops]) -> list[float] | None:
             dataset.correlation(
                 [group.teachers[:, teacher] for group in crops],
                 [group.teachers[:, others].mean(axis=1) for group in crops],
+                window,
             )
         )
     return [float(value) for value in np.mean(values, axis=0)]
@@ -236,23 +247,27 @@ def distill(
     config: DistillConfig,
     held_back: list[Crops],
     rates: Rates,
+    window: int,
     stages: Path,
     logs: Path,
     seed: int,
     workers: Workers = ALONE,
 ) -> keras.Model:
-    """Regress `targets` (a (n, rows, cols, 2) array for every entry of crops); gives the trained network."""
+    """Regress `targets` (a (n, rows, cols, 2) array for every entry of crops); gives the trained network.
+
+    window: the codec's, by which maps are centered.
+    """
     batches = Batches(crops, targets, network.name, rates, config.batch, seed, workers)
     optimizer = keras.optimizers.AdamW(
         schedule(config.learning_rate, len(batches) * config.epochs),
         weight_decay=config.weight_decay,
         global_clipnorm=1.0,
     )
-    network.compile(optimizer=optimizer, loss=CenteredHuber(config.huber))
+    network.compile(optimizer=optimizer, loss=CenteredHuber(window, config.huber))
     truth = [group.target for group in held_back]
 
     def figures(trained: keras.Model) -> dict[str, float]:
-        luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, rates, seed), truth)
+        luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, rates, seed), truth, window)
         return {"correlation/luma": luma, "correlation/chroma": chroma}
 
     path = stages / f"distill-{network.name}.keras"

@@ -41,6 +41,11 @@ def resize(pictures, height: int, width: int, method: int = cv2.INTER_CUBIC):
     return ops.einsum("ay,nyxc,bx->nabc", vertical, pictures, horizontal)
 
 
+def centered(maps, window: int):
+    """Maps (N, rows, cols, C) less the mean of the window x window regions around each, as in `rjpeg.maps`."""
+    return maps - ops.average_pool(maps, window, strides=1, padding="same")
+
+
 def straight_through(exact, smooth):
     """`exact` forward, the gradient of `smooth` backward."""
     return smooth + ops.stop_gradient(exact - smooth)

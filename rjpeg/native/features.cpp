@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "clones.hpp"
 #include "sparse.hpp"
@@ -120,14 +121,31 @@ void predictor_input(const std::int32_t* y, std::ptrdiff_t block_rows, std::ptrd
     }
 }
 
-void levels_from_output(const std::int8_t* output, std::ptrdiff_t regions, double factor, const double offsets[2],
-                        int most, std::uint8_t* levels) {
-  std::int64_t sums[2] = {0, 0};
-  for (std::ptrdiff_t i = 0; i < 2 * regions; ++i) sums[i & 1] += output[i];
-  for (std::ptrdiff_t i = 0; i < 2 * regions; ++i) {
-    const std::int64_t centered = static_cast<std::int64_t>(output[i]) * regions - sums[i & 1];
-    const double level = std::floor(static_cast<double>(centered) * factor + offsets[i & 1]);
-    levels[i] = static_cast<std::uint8_t>(std::min(std::max(level, 0.0), static_cast<double>(most)));
+void levels_from_output(const std::int8_t* output, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t window,
+                        double factor, const double offsets[2], int most, std::uint8_t* levels) {
+  // Sums over all regions above and to the left (Crow, "Summed-area tables", 1984).
+  const std::ptrdiff_t stride = 2 * (cols + 1), half = window / 2;
+  std::vector<std::int64_t> sums((rows + 1) * stride);
+  for (std::ptrdiff_t row = 0; row < rows; ++row)
+    for (std::ptrdiff_t i = 0; i < 2 * cols; ++i) {
+      std::int64_t* sum = &sums[(row + 1) * stride + i + 2];
+      sum[0] = output[2 * row * cols + i] + sum[-2] + sum[-stride] - sum[-stride - 2];
+    }
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    const std::ptrdiff_t top = std::max<std::ptrdiff_t>(row - half, 0), bottom = std::min(row + half + 1, rows);
+    for (std::ptrdiff_t col = 0; col < cols; ++col) {
+      const std::ptrdiff_t left = std::max<std::ptrdiff_t>(col - half, 0), right = std::min(col + half + 1, cols);
+      const std::int64_t count = (bottom - top) * (right - left);
+      for (int channel = 0; channel < 2; ++channel) {
+        const auto above_left = [&](std::ptrdiff_t y, std::ptrdiff_t x) { return sums[y * stride + 2 * x + channel]; };
+        const std::int64_t sum =
+            above_left(bottom, right) - above_left(top, right) - above_left(bottom, left) + above_left(top, left);
+        const std::int64_t centered = *output++ * count - sum;
+        const double octaves = static_cast<double>(centered) * factor / static_cast<double>(count);
+        const double level = std::floor(octaves + offsets[channel]);
+        *levels++ = static_cast<std::uint8_t>(std::min(std::max(level, 0.0), static_cast<double>(most)));
+      }
+    }
   }
 }
 

@@ -43,9 +43,10 @@ void predictor_input(const std::int32_t* y, std::ptrdiff_t block_rows, std::ptrd
                      const std::int32_t* cb, const std::int32_t* cr, bool whole_chroma, int rate,
                      const Quantization& to, std::int8_t* input);
 
-// Levels of both channels from an int8 answer, two values a region: floor((value * regions - sum) * factor + offset),
-// within 0..most. Exact but for one rounding of each operation, the same on every machine.
-void levels_from_output(const std::int8_t* output, std::ptrdiff_t regions, double factor, const double offsets[2],
-                        int most, std::uint8_t* levels);
+// Levels of both channels from an int8 answer (rows, cols, 2): floor((value * count - sum) * factor / count + offset)
+// within 0..most, where count and sum are of the window x window regions around each, as far as there are any.
+// Exact but for one rounding of each operation, the same on every machine.
+void levels_from_output(const std::int8_t* output, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t window,
+                        double factor, const double offsets[2], int most, std::uint8_t* levels);
 
 }  // namespace rjpeg

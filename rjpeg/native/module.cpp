@@ -327,13 +327,14 @@ py::array_t<std::int8_t> predictor_input(const Array<std::int32_t>& y, const Arr
   return input;
 }
 
-py::array_t<std::uint8_t> levels_from_output(const Array<std::int8_t>& output, double factor,
+py::array_t<std::uint8_t> levels_from_output(const Array<std::int8_t>& output, py::ssize_t window, double factor,
                                              const std::pair<double, double>& offsets, int most) {
   expect(output.ndim() == 3 && output.shape(2) == 2, "output: expected shape (rows, cols, 2)");
+  expect(window > 0 && window % 2 == 1, "window: expected an odd number above 0");
   expect(most >= 0 && most <= 255, "most: expected 0..255");
   py::array_t<std::uint8_t> levels({output.shape(0), output.shape(1), output.shape(2)});
   const double of_channels[2] = {offsets.first, offsets.second};
-  rjpeg::levels_from_output(output.data(), output.shape(0) * output.shape(1), factor, of_channels, most,
+  rjpeg::levels_from_output(output.data(), output.shape(0), output.shape(1), window, factor, of_channels, most,
                             levels.mutable_data());
   return levels;
 }
@@ -481,8 +482,8 @@ PYBIND11_MODULE(_native, module) {
              py::arg("cr").noconvert(), py::arg("rate"), py::arg("scale"), py::arg("zero_point"));
   module.def("predictor_input", &predictor_input, py::arg("y"), py::arg("cb"), py::arg("cr"), py::arg("rate"),
              py::arg("scale"), py::arg("zero_point"));
-  module.def("levels_from_output", &levels_from_output, py::arg("output"), py::arg("factor"), py::arg("offsets"),
-             py::arg("most"));
+  module.def("levels_from_output", &levels_from_output, py::arg("output"), py::arg("window"), py::arg("factor"),
+             py::arg("offsets"), py::arg("most"));
   module.def("count_nonzero", &count_nonzero, py::arg("blocks").noconvert(), py::arg("masks").noconvert(),
              py::arg("rows"), py::arg("cols"));
   module.def("refined", &refined, py::arg("predicted").noconvert(), py::arg("wanted").noconvert(),

@@ -209,5 +209,7 @@ def test_a_file_is_no_larger_than_with_separate_optimized_tables(encoder, photos
         (tmp_path / "a.jpg").write_bytes(jpeg)
         command = ["jpegtran", "-copy", "all", "-optimize", str(tmp_path / "a.jpg")]
         separate = subprocess.run(command, check=True, capture_output=True).stdout
+        # Tables are chosen by the bits of their codes; which bytes of these are 255 and need a 0 after them is chance.
+        ours, theirs = (len(file) - file.count(b"\xff\x00") for file in (jpeg, separate))
         # jpegtran adds a JFIF segment of 18 bytes, and has four bytes more for each table after the first.
-        assert len(jpeg) <= len(separate) - 18 - 12
+        assert ours <= theirs - 18 - 12

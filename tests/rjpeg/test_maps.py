@@ -10,21 +10,34 @@ from rjpeg import maps, tables
 from rjpeg.features import ZIGZAG, generator_features, predictor_features, rate_of
 from rjpeg.runtime import Quantization
 
-LEVELING = maps.Leveling(2 ** (np.arange(13) / 4), centers=(6, 4), gain=1.5, fade=3.0)
+LEVELING = maps.Leveling(2 ** (np.arange(13) / 4), centers=(6, 4), gain=1.5, fade=3.0, window=5)
 COARSE = np.full(64, 100)
-answers = st.tuples(st.integers(1, 7), st.integers(1, 7)).flatmap(
+answers = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
     lambda shape: arrays.arrays(np.int8, (*shape, 2), elements=st.integers(-128, 127))
 )
 
 
 @given(answers)
-def test_levels_are_the_centered_answer_in_quarter_octaves_around_the_center(output):
+def test_levels_are_the_answer_less_its_mean_nearby_in_quarter_octaves_around_the_center(output):
     quantization = Quantization(0.02, -5)
     octaves = (output.astype(float) - quantization.zero_point) * quantization.scale
-    wanted = [6, 4] + 4 * 1.5 * (octaves - octaves.mean(axis=(0, 1)))
+    means = np.empty_like(octaves)
+    for row, col in np.ndindex(octaves.shape[:2]):
+        around = octaves[max(0, row - 2) : row + 3, max(0, col - 2) : col + 3]
+        means[row, col] = around.mean(axis=(0, 1))
+    wanted = [6, 4] + 4 * 1.5 * (octaves - means)
     found = maps.levels_from_output(output, quantization, LEVELING, COARSE)
     assert found.dtype == np.uint8
     assert np.abs(found - np.clip(wanted, 0, 12)).max() <= 0.5 + 1e-9
+
+
+def test_what_is_far_away_does_not_change_a_region_s_level():
+    output = np.random.default_rng(3).integers(-30, 30, (12, 20, 2), np.int8)
+    other = output.copy()
+    other[:, 10:] = 90
+    before, after = (maps.levels_from_output(part, Quantization(0.02, 0), LEVELING, COARSE) for part in (output, other))
+    np.testing.assert_array_equal(before[:, :8], after[:, :8])
+    assert (before[:, 8] != after[:, 8]).any()
 
 
 @given(answers)

@@ -1,6 +1,6 @@
 """A model folder is checked before it is used, and its networks answer alike on both runtimes."""
 
-import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 import rjpeg
 from rjpeg import runtime
-from rjpeg.model import DEFAULT_FOLDER
+from rjpeg.model import DEFAULT_FOLDER, identity_of
 
 
 @pytest.fixture
@@ -53,6 +53,16 @@ def test_a_manifest_that_is_wrong_says_what(folder, function, message):
         rjpeg.load_model(folder)
 
 
+def test_a_map_s_window_has_a_region_in_its_middle(folder):
+    def widen(manifest):
+        manifest["decoder"]["map_window"] = 4
+        manifest["id"] = identity_of(manifest["decoder"])
+
+    change(folder, widen)
+    with pytest.raises(rjpeg.ModelError, match="map_window is 4, expected an odd number"):
+        rjpeg.load_model(folder)
+
+
 def test_a_manifest_that_is_no_json_is_an_error(folder):
     (folder / "manifest.json").write_text("{")
     with pytest.raises(rjpeg.ModelError, match="no JSON"):
@@ -70,7 +80,7 @@ def test_a_changed_network_is_found_out_by_its_sha256(folder, name, photo):
 def test_files_of_one_model_are_not_read_with_another(folder, photo):
     def rename(manifest):
         manifest["decoder"]["fade_octaves"] *= 2
-        manifest["id"] = importlib.import_module("rjpeg.model").identity_of(manifest["decoder"])
+        manifest["id"] = identity_of(manifest["decoder"])
 
     change(folder, rename)
     jpeg = rjpeg.Encoder(folder).encode(photo, quality=50)

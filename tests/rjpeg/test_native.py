@@ -178,10 +178,14 @@ def test_levels_are_those_of_the_plain_formula(model, output, scale, step):
     leveling, table = model.leveling, np.full(64, step)
     found = maps.levels_from_output(output, runtime.Quantization(scale, 3), leveling, table)
     strength = leveling.strength(step)
-    integers, regions = output.astype(np.int64), output.shape[0] * output.shape[1]
-    centered = integers * regions - integers.sum(axis=(0, 1))
-    factor = scale * leveling.gain * (1.0 / float(np.log2(leveling.scales[1]))) * strength / regions
-    levels = np.floor(centered * factor + (np.array(leveling.centers) * strength + 0.5))
+    integers, half = output.astype(np.int64), leveling.window // 2
+    centered, counts = np.empty_like(integers), np.empty_like(integers)
+    for row, col in np.ndindex(output.shape[:2]):
+        around = integers[max(0, row - half) : row + half + 1, max(0, col - half) : col + half + 1]
+        counts[row, col] = around.shape[0] * around.shape[1]
+        centered[row, col] = integers[row, col] * counts[row, col] - around.sum(axis=(0, 1))
+    factor = scale * leveling.gain * (1.0 / float(np.log2(leveling.scales[1]))) * strength
+    levels = np.floor(centered * factor / counts + (np.array(leveling.centers) * strength + 0.5))
     np.testing.assert_array_equal(found, np.clip(levels, 0, len(leveling.scales) - 1).astype(np.uint8))
 
 

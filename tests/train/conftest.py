@@ -43,6 +43,7 @@ def overrides(teacher_file: Path) -> dict[str, object]:
         "importance.crop_size": 48,
         "importance.coding_sizes": [32, 48],
         "importance.rounds": 2,
+        "importance.detail_rounds": 0,
         "importance.batch": 4,
         "importance.shard": 8,
         "generator.width": 8,

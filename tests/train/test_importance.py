@@ -1,6 +1,7 @@
 """Importance: where it comes from, what is kept, and how it becomes features and targets."""
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -57,6 +58,23 @@ def test_shards_hold_every_photo_once_a_round_and_are_computed_once(photos, conf
     compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3)
     assert paths[2].read_bytes() == before
     assert [path.stat().st_mtime_ns for path in (paths[0], paths[1], paths[3])] == times
+
+
+def test_rounds_of_details_follow_the_others_and_see_small_parts_of_the_photos(photos, config, teacher_file, tmp_path):
+    """An edge is less steep the smaller the part of the photo that is enlarged."""
+    names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
+    few = msgspec.structs.replace(config.importance, coding_sizes=(48,))
+    more = msgspec.structs.replace(few, detail_rounds=1, detail_area=(0.001, 0.002))
+    plain = compute_importance(photos, names, [teacher], few, tmp_path / "few", 5, 0.3)
+    paths = compute_importance(photos, names, [teacher], more, tmp_path / "more", 5, 0.3)
+    assert [path.name for path in paths[: len(plain)]] == [path.name for path in plain]
+    assert all((tmp_path / "few" / path.name).read_bytes() == path.read_bytes() for path in paths[: len(plain)])
+    steepness = []
+    for path in paths:
+        with np.load(path) as shard:
+            steepness.append(np.abs(np.diff(shard["pictures"].astype(int), axis=2)).mean())
+    assert len(paths) == 6
+    assert max(steepness[4:]) < 0.5 * min(steepness[:4])
 
 
 def test_targets_are_centered_and_coarser_where_importance_is_low():
@@ -117,12 +135,12 @@ def test_several_workers_compute_each_shard_once(photos, config, teacher_file, t
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
-def test_correlation_looks_at_differences_within_a_picture_only():
+def test_correlation_looks_at_differences_between_near_regions_only():
     rng = np.random.default_rng(0)
     truth = [rng.normal(size=(3, 4, 4, 2)), rng.normal(size=(2, 5, 5, 2))]
     shifted = [maps * 2 + rng.normal(size=(len(maps), 1, 1, 2)) * 10 for maps in truth]
-    assert dataset.correlation(shifted, truth) == pytest.approx([1, 1])
-    assert dataset.correlation([-maps for maps in truth], truth) == pytest.approx([-1, -1])
+    assert dataset.correlation(shifted, truth, window=3) == pytest.approx([1, 1])
+    assert dataset.correlation([-maps for maps in truth], truth, window=3) == pytest.approx([-1, -1])
 
 
 def test_held_back_photos_are_a_fixed_share():

@@ -5,7 +5,8 @@ import pytest
 from keras import ops
 
 import rjpeg
-from rjpeg import codec, tables
+from rjpeg import codec, maps, tables
+from rjpeg.runtime import Quantization
 from train import dataset, twin
 from train.gradients import value_and_gradient
 
@@ -75,6 +76,15 @@ def test_pixels_are_within_one_of_a_whole_file_decoded(pictures):
         levels = encoded.quality_map.astype(np.float32)[None] / 4
         decoded, _ = twin.code(*part, file_tables, levels, encoder.model.dead_zone)
         assert np.abs(ops.convert_to_numpy(decoded)[0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 33])
+def test_maps_are_centered_as_levels_are(window):
+    output = np.random.default_rng(window).integers(-128, 128, (9, 14, 2), np.int8)
+    leveling = maps.Leveling(2 ** (np.arange(200) / 4), (100, 100), gain=1.0, fade=1.0, window=window)
+    levels = maps.levels_from_output(output, Quantization(0.05, 3), leveling, np.full(64, 100))
+    expected = twin.centered(0.05 * output[np.newaxis].astype(np.float32), window)
+    assert np.abs(levels - (100 + 4 * ops.convert_to_numpy(expected)[0])).max() <= 0.5 + 1e-4
 
 
 def test_resizing_equals_opencv():
