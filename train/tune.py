@@ -2,15 +2,17 @@
 
     python -m train.tune --data FOLDER [--model FOLDER] [--photos N] [--bpp 0.25 0.38 0.5] --try NAME=VALUE ...
 
-Every setting codes the same held-back photos (the middle square at 224x224) to the same number of bytes; teachers
-say how far their answer on the decoded picture is from that on the clean one. Prints, for the model as it is and for
-each --try (several changes joined by commas): mean KL divergence, the share of pictures whose best class stays, and
+Every setting codes the same scenes to the same number of bytes; teachers say how far their answer on the decoded
+scene is from that on the clean one. Scenes are made of held-back photos: the middle square of each at 224x224
+(single), six of these beside and above each other (mosaic), or a photo enlarged to as many pixels (enlarged); of the
+larger ones teachers see the six tiles of 224x224. Prints, for the model as it is and for
+each --try (several changes joined by commas): mean KL divergence, the share of tiles whose best class stays, and
 the mean probability that this class still gets, the steadiest figure, with its paired difference to the first
-setting and the standard error of that. What is found here is written by hand into
+setting and the standard error of that, scene by scene. What is found here is written by hand into
 train/codec.yaml, which export puts into the manifest.
 
 Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
-level), gain, dead_zone, fade, size (coding size as a fraction of the sides), refine (0 or 1).
+level), gain, window, dead_zone, fade, size (coding size as a fraction of the sides), refine, restore (0 or 1).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -27,11 +30,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import rjpeg
+from evaluate.data import cover, tiles
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
 from train.photos import center_crop, is_held_back, list_photos, read_photo
 
 SIZE = 224
+# tiles of a scene, rows and columns
+TILES = {"single": (1, 1), "mosaic": (2, 3), "enlarged": (2, 3)}
 # ITU-T T.81, table K.1, natural order.
 ANNEX_K = np.array(
     [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
@@ -71,6 +77,7 @@ class Setting:
     model: rjpeg.Model
     size: float | None = None
     refine: bool = True
+    restore: bool = False
 
 
 def changed(model: rjpeg.Model, text: str) -> Setting:
@@ -94,6 +101,8 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
             leveling = leveling._replace(centers=(int(value), leveling.centers[1]))
         elif name == "gain":
             leveling = leveling._replace(gain=float(value))
+        elif name == "window":
+            leveling = leveling._replace(window=int(value))
         elif name == "fade":
             leveling = leveling._replace(fade=float(value))
         elif name == "dead_zone":
@@ -102,6 +111,8 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
             setting.size = float(value)
         elif name == "refine":
             setting.refine = value == "1"
+        elif name == "restore":
+            setting.restore = value == "1"
         else:
             raise InputError(f"--try {text}: no setting has the name {name!r}")
         setting.model = dataclasses.replace(setting.model, leveling=leveling)
@@ -112,11 +123,24 @@ def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDA
     """The picture (BGR) after coding to at most `bpp` and decoding, and the file's bytes."""
     size = None
     if setting.size is not None:
-        side = round(SIZE * setting.size / 16) * 16
-        size = (side, side)
+        height, width = (round(side * setting.size / 16) * 16 for side in picture.shape[:2])
+        size = (height, width)
     encoder = rjpeg.Encoder(setting.model, refine=setting.refine)
     jpeg = encoder.encode(picture, target_bytes=int(bpp * picture.shape[0] * picture.shape[1] / 8), coding_size=size)
-    return rjpeg.Decoder(setting.model).decode(jpeg), len(jpeg)
+    return rjpeg.Decoder(setting.model, restore=setting.restore).decode(jpeg), len(jpeg)
+
+
+def scenes_of(kind: str, folder: Path, names: Sequence[str]) -> list[NDArray[np.uint8]]:
+    """RGB frames of some photos: 224x224, or 448x672 of tiles that size. Photos that fill no mosaic are left out."""
+    rows, cols = TILES[kind]
+    if kind == "enlarged":
+        return [cover(read_photo(folder / name), rows * SIZE, cols * SIZE) for name in names]
+    squares = [center_crop(read_photo(folder / name), SIZE) for name in names]
+    each = rows * cols
+    return [
+        np.concatenate([np.concatenate(squares[first + row * cols :][:cols], axis=1) for row in range(rows)])
+        for first in range(0, len(squares) - each + 1, each)
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,6 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"))
     parser.add_argument("--model", metavar="FOLDER", help="exported model (default: the shipped one)")
     parser.add_argument("--photos", type=int, default=200, help="held-back photos to use (default: %(default)s)")
+    parser.add_argument("--scenes", choices=TILES, default="single", help="(default: %(default)s)")
     parser.add_argument("--bpp", type=float, nargs="+", default=[0.25, 0.38, 0.5], help="(default: %(default)s)")
     parser.add_argument("--teachers", nargs="+", default=["efficientnet-lite0"], help="(default: %(default)s)")
     parser.add_argument("--try", dest="tries", nargs="*", default=[], metavar="CHANGES", help="settings to compare")
@@ -151,22 +176,27 @@ def tune(options: argparse.Namespace) -> None:
     names = [name for name in list_photos(options.data) if is_held_back(name, held_back)][: options.photos]
     if not names:
         raise InputError(f"data folder {options.data}: no photo of it is held back")
-    clean = np.stack([center_crop(read_photo(options.data / name), SIZE) for name in names])
+    scenes = scenes_of(options.scenes, options.data, names)
+    if not scenes:
+        raise InputError(f"data folder {options.data}: {len(names)} photos are held back, too few for a mosaic")
+    clean = np.concatenate([tiles(scene, (SIZE, SIZE)) for scene in scenes])
+    in_a_scene = len(clean) // len(scenes)
     teachers = [load_teacher(teacher, SIZE) for teacher in options.teachers]
     for name, teacher in zip(options.teachers, teachers, strict=True):
         if teacher.kinds != ("classes",) or len(teacher.output_shape) != 2:
             raise InputError(f"teacher {name}: outputs are {', '.join(teacher.kinds)}; tuning asks classifiers")
     answers = [_log_softmax(teacher.predict(clean.astype(np.float32), verbose=0)) for teacher in teachers]
-    print(f"{len(names)} held-back photos, teachers: {', '.join(options.teachers)}", file=sys.stderr)
+    print(f"{len(scenes)} scenes of held-back photos, teachers: {', '.join(options.teachers)}", file=sys.stderr)
     reference: dict[float, NDArray[np.floating]] = {}
     for setting in settings:
         for bpp in options.bpp:
             decoded = np.empty_like(clean)
             sizes = []
-            for index, picture in enumerate(tqdm(clean, desc=f"{setting.name or 'as it is'} @{bpp}", leave=False)):
-                frame, size = coded(setting, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), bpp)
-                decoded[index] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                sizes.append(size)
+            for index, scene in enumerate(tqdm(scenes, desc=f"{setting.name or 'as it is'} @{bpp}", leave=False)):
+                frame, size = coded(setting, cv2.cvtColor(scene, cv2.COLOR_RGB2BGR), bpp)
+                seen = tiles(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), (SIZE, SIZE))
+                decoded[index * in_a_scene : (index + 1) * in_a_scene] = seen
+                sizes.append(8 * size / (scene.shape[0] * scene.shape[1]))
             divergence, kept, belief = [], [], []
             for teacher, before in zip(teachers, answers, strict=True):
                 after = _log_softmax(teacher.predict(decoded.astype(np.float32), verbose=0))
@@ -174,18 +204,18 @@ def tune(options: argparse.Namespace) -> None:
                 best = before.argmax(axis=1)
                 kept.append(best == after.argmax(axis=1))
                 belief.append(np.exp(np.take_along_axis(after, best[:, None], axis=1))[:, 0])
-            beliefs = np.mean(belief, axis=0)
+            beliefs = np.mean(belief, axis=0).reshape(len(scenes), in_a_scene).mean(axis=1)
             gain = beliefs - reference.setdefault(bpp, beliefs)
             result = {
                 "setting": setting.name or "as it is",
                 "bpp": bpp,
-                "mean_bpp": 8 * float(np.mean(sizes)) / SIZE**2,
+                "mean_bpp": float(np.mean(sizes)),
                 "kl": float(np.mean(divergence)),
                 "agreement": float(np.mean(kept)),
                 "belief": float(beliefs.mean()),
                 "gain": float(gain.mean()),
                 "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0,
-                "pictures": len(names),
+                "scenes": len(scenes),
             }
             if options.json:
                 print(json.dumps(result), flush=True)

@@ -1,0 +1,66 @@
+"""Settings are compared on scenes of held-back photos, at equal bytes."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+import rjpeg
+from train import tune
+from train.photos import center_crop, list_photos, read_photo
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(2)
+    for number in range(14):
+        small = rng.integers(0, 256, (7, 9, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(small, (260, 230), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+def test_a_mosaic_has_six_photos_which_are_its_tiles(photos):
+    names = list_photos(photos)
+    scenes = tune.scenes_of("mosaic", photos, names)
+    assert [scene.shape for scene in scenes] == [(448, 672, 3)] * 2  # two photos are left over
+    for number, tile in enumerate(tune.tiles(scenes[1], (224, 224))):
+        np.testing.assert_array_equal(tile, center_crop(read_photo(photos / names[6 + number]), 224))
+
+
+def test_an_enlarged_photo_keeps_its_proportions(photos):
+    (scene,) = tune.scenes_of("enlarged", photos, list_photos(photos)[:1])
+    assert scene.shape == (448, 672, 3)
+    whole = cv2.resize(read_photo(photos / list_photos(photos)[0]), (672, 594), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(scene, whole[73 : 73 + 448])
+
+
+def test_changes_are_those_of_the_model_and_of_nothing_else():
+    model = rjpeg.load_model()
+    setting = tune.changed(model, "window=9,gain=0,size=0.5,restore=1,refine=0")
+    assert setting.model.leveling == model.leveling._replace(window=9, gain=0.0)
+    assert (setting.size, setting.restore, setting.refine) == (0.5, True, False)
+    with pytest.raises(rjpeg.InputError, match="no setting has the name 'colour'"):
+        tune.changed(model, "colour=1")
+
+
+@pytest.mark.parametrize(("scenes", "count"), [("single", 14), ("mosaic", 2), ("enlarged", 14)])
+def test_every_setting_is_held_against_the_first_at_equal_bytes(
+    photos, teacher_file, tmp_path, capsys, monkeypatch, scenes, count
+):
+    monkeypatch.setattr(tune, "is_held_back", lambda name, fraction: True)
+    arguments = ["--data", str(photos), "--teachers", str(teacher_file), "--bpp", "0.1", "--scenes", scenes, "--json"]
+    assert tune.main([*arguments, "--try", "gain=0", "window=1"]) == 0
+    as_it_is, flat, alone = map(json.loads, capsys.readouterr().out.splitlines())
+    assert as_it_is["scenes"] == flat["scenes"] == count
+    assert as_it_is["gain"] == as_it_is["standard_error"] == 0
+    # with a window of one region everything is average
+    assert {**flat, "setting": ""} == {**alone, "setting": ""}
+    assert flat["kl"] != as_it_is["kl"]
+    assert 0.09 < flat["mean_bpp"] <= 0.1
+
+
+def test_too_few_photos_for_a_mosaic_are_an_error(photos, capsys, monkeypatch):
+    monkeypatch.setattr(tune, "is_held_back", lambda name, fraction: name == "0.png")
+    assert tune.main(["--data", str(photos), "--scenes", "mosaic"]) == 1
+    assert "too few for a mosaic" in capsys.readouterr().err
