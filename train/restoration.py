@@ -48,8 +48,8 @@ BPP = (0.12, 0.9)
 WIDTH, BLOCKS = 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
 LEARNING_RATE = 1e-3
-# of the features' and the pixels' differences beside the divergence in nats
-FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 0.1
+# of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
+FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 1.0
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1")
 JUDGE = "efficientnet-lite2"
 STEPS_AN_EPOCH = 100
@@ -133,9 +133,12 @@ class Restoring(keras.Model):
     teachers: with their features and their kinds, see `with_features`. Every teacher sees a part of the batch.
     """
 
-    def __init__(self, network: keras.Model, teachers: list[tuple[keras.Model, tuple[str, ...]]]) -> None:
+    def __init__(
+        self, network: keras.Model, teachers: list[tuple[keras.Model, tuple[str, ...]]], pixels_weight: float
+    ) -> None:
         super().__init__()
         self.network = network
+        self.pixels_weight = pixels_weight
         self.built = True
         self._teachers = lambda: teachers  # behind a function, so that they are no part of the model
 
@@ -153,49 +156,66 @@ class Restoring(keras.Model):
             for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
                 spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
                 differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
-        loss = ops.mean(ops.concatenate(nats)) + PIXELS_WEIGHT * pixels
+        loss = ops.mean(ops.concatenate(nats)) + self.pixels_weight * pixels
         if differences:
             loss = loss + FEATURES_WEIGHT * sum(differences[1:], differences[0]) / len(differences)
         self.add_loss(loss)
         return frames
 
 
-def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, float]:
-    """Mean divergence (nats) of a teacher's answers from those on clean crops: of enlarged ones, and of restored."""
+def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, dict[str, float]]:
+    """How far enlarged crops, and restored ones, are from clean ones, on average.
+
+    "divergence": of the teacher's answers, in nats; "psnr": of the pixels, in decibels.
+    """
     nats: dict[str, list[np.ndarray]] = {"enlarged": [], "restored": []}
+    decibels: dict[str, list[float]] = {name: [] for name in nats}
     for group in pairs.values():
         for start in range(0, len(group.clean), 32):
             batch = network_inputs(group, np.arange(start, min(start + 32, len(group.clean))), False)
             size = batch["clean"].shape[1]
-            answers = {
-                name: parameters(teacher.kinds, teacher.predict_on_batch(ops.convert_to_numpy(frames)))
-                for name, frames in (
-                    ("clean", batch["clean"]),
-                    ("enlarged", ops.clip(resize(batch["coded"], size, size), 0, 255)),
-                    ("restored", restored(network(batch["features"]), batch["coded"], size)),
-                )
+            frames = {
+                "enlarged": ops.convert_to_numpy(ops.clip(resize(batch["coded"], size, size), 0, 255)),
+                "restored": ops.convert_to_numpy(restored(network(batch["features"]), batch["coded"], size)),
             }
-            for name, found in nats.items():
-                found.append(ops.convert_to_numpy(divergence(teacher.kinds, answers["clean"], answers[name])))
-    return {name: float(np.concatenate(found).mean()) for name, found in nats.items()}
+            clean = parameters(teacher.kinds, teacher.predict_on_batch(batch["clean"]))
+            for name, found in frames.items():
+                answers = parameters(teacher.kinds, teacher.predict_on_batch(found))
+                nats[name].append(ops.convert_to_numpy(divergence(teacher.kinds, clean, answers)))
+                decibels[name] += [cv2.PSNR(*pair, 255) for pair in zip(found, batch["clean"], strict=True)]
+    return {
+        "divergence": {name: float(np.concatenate(found).mean()) for name, found in nats.items()},
+        "psnr": {name: float(np.mean(found)) for name, found in decibels.items()},
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """width, blocks: of the network. rounds: crops of every photo. teachers learn with it, judge only measures."""
+    """width, blocks: of the network. rounds: crops of every photo. teachers learn with it, judge only measures.
+
+    learning_rate: the highest. pixels_weight: of the pixels' difference, in steps of 8 gray levels, beside nats. start:
+    what is known of the training of the network that is trained further.
+    """
 
     width: int = WIDTH
     blocks: int = BLOCKS
     rounds: int = ROUNDS
     steps: int = STEPS
     batch: int = BATCH
+    learning_rate: float = LEARNING_RATE
+    pixels_weight: float = PIXELS_WEIGHT
     seed: int = SEED
     teachers: tuple[str, ...] = TEACHERS
     judge: str = JUDGE
+    start: dict[str, Any] | None = None
 
 
-def train_restorer(data: Path, model: rjpeg.Model, out: Path, settings: Settings) -> tuple[keras.Model, dict[str, Any]]:
+def train_restorer(
+    data: Path, model: rjpeg.Model, out: Path, settings: Settings, start: keras.Model | None = None
+) -> tuple[keras.Model, dict[str, Any]]:
     """The trained network and its figures. `out` keeps what an interrupted run continues from.
+
+    start: a restorer that is trained further, of the settings' width and blocks.
 
     Raises InputError (no photos, or none held back), ModelError, StorageError.
     """
@@ -220,10 +240,10 @@ def train_restorer(data: Path, model: rjpeg.Model, out: Path, settings: Settings
     pairs = make_pairs(data, kept, model, settings.rounds, settings.seed)
     teachers = [load_teacher(name, CROP_SIZE) for name in settings.teachers]
     seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
-    network = _started(stage, settings)
+    network = _started(stage, settings, start)
     steps = {}
     for size in pairs:
-        restoring = Restoring(network, seen)
+        restoring = Restoring(network, seen, settings.pixels_weight)
         restoring.compile(optimizer=network.optimizer, jit_compile=False)
         steps[size] = training_step(restoring, ALONE)
     epochs = -(-settings.steps // STEPS_AN_EPOCH)
@@ -240,18 +260,21 @@ def train_restorer(data: Path, model: rjpeg.Model, out: Path, settings: Settings
         "pairs": sum(len(group.clean) for group in pairs.values()),
         "held_back_pairs": sum(len(group.clean) for group in judged.values()),
         "macs_per_cell": macs_per_region(network),
-        "divergence": judge(network, judged, load_teacher(settings.judge, CROP_SIZE)),
+        **judge(network, judged, load_teacher(settings.judge, CROP_SIZE)),
     }
 
 
-def _started(stage: Path, settings: Settings) -> keras.Model:
-    """The network as an earlier run left it, or a new one, with its optimizer."""
+def _started(stage: Path, settings: Settings, start: keras.Model | None) -> keras.Model:
+    """The network as an interrupted run left it, or one to begin with, with its optimizer."""
     if stage.exists():
         return checkpoints.load_network(stage, with_optimizer=True)
-    network = build_restorer(settings.width, settings.blocks)
+    network = build_restorer(settings.width, settings.blocks) if start is None else start
     warm_up = max(1, min(100, settings.steps // 10))
     rate = keras.optimizers.schedules.CosineDecay(
-        1e-5, max(1, settings.steps - warm_up), warmup_target=LEARNING_RATE, warmup_steps=warm_up
+        settings.learning_rate / 100,
+        max(1, settings.steps - warm_up),
+        warmup_target=settings.learning_rate,
+        warmup_steps=warm_up,
     )
     network.compile(optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0), loss="mse")
     network.optimizer.build(network.trainable_variables)
@@ -282,6 +305,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, default=Path("out/restoration"), metavar="FOLDER", help="for what a run continues from")
     add("--rounds", type=int, default=ROUNDS, metavar="N", help="crops of every photo")
     add("--steps", type=int, default=STEPS, metavar="N", help="batches in all")
+    add("--learning-rate", type=float, default=LEARNING_RATE, metavar="X", help="the highest one")
+    add("--pixels-weight", type=float, default=PIXELS_WEIGHT, metavar="X", help="of differences of 8 gray levels, nats")
+    add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -289,10 +315,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(arguments.rounds, arguments.steps) < 1:
             raise InputError(f"--rounds and --steps must be at least 1, got {arguments.rounds}, {arguments.steps}")
         read = checkpoints.load_checkpoint(arguments.checkpoint)
-        settings = Settings(rounds=arguments.rounds, steps=arguments.steps)
+        settings = Settings(
+            rounds=arguments.rounds,
+            steps=arguments.steps,
+            learning_rate=arguments.learning_rate,
+            pixels_weight=arguments.pixels_weight,
+        )
+        start = read.restorer if arguments.further else None
+        if start is not None:
+            before = read.training["restoration"]
+            settings = dataclasses.replace(
+                settings, width=before["width"], blocks=before["blocks"], seed=before["seed"] + 1, start=before
+            )
+        elif arguments.further:
+            raise InputError(f"checkpoint {arguments.checkpoint} has no restorer that could be trained further")
         if arguments.teacher:
             settings = dataclasses.replace(settings, teachers=tuple(arguments.teacher), judge=arguments.teacher[0])
-        network, figures = train_restorer(arguments.data, rjpeg.load_model(arguments.model), arguments.out, settings)
+        model = rjpeg.load_model(arguments.model)
+        network, figures = train_restorer(arguments.data, model, arguments.out, settings, start)
         training = {**read.training, "restoration": figures}
         checkpoints.save_checkpoint(arguments.checkpoint, read._replace(training=training, restorer=network))
     except RjpegError as error:

@@ -106,8 +106,9 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_
     assert saved == ["restorer.keras"] * 3
     assert int(network.optimizer.iterations) == 6
     assert figures["pairs"] + figures["held_back_pairs"] == 12
-    assert set(figures["divergence"]) == {"enlarged", "restored"}
-    assert np.isfinite(list(figures["divergence"].values())).all()
+    for measure in ("divergence", "psnr"):
+        assert set(figures[measure]) == {"enlarged", "restored"}
+        assert np.isfinite(list(figures[measure].values())).all()
     with pytest.raises(rjpeg.RjpegError, match="other settings"):
         training.train_restorer(photos, model, tmp_path / "run", training.Settings())
 
@@ -125,6 +126,22 @@ def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file,
     assert read.restorer.output_shape[-1] == 192
     assert read.training["restoration"] == figures
     assert read.training["command"]
+
+
+def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teacher_file, tiny, tmp_path, capsys):
+    checkpoint = shutil.copytree(checkpoints.FOLDER, tmp_path / "checkpoint")
+    before = checkpoints.load_checkpoint(checkpoint)
+    arguments = ["--data", str(photos), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "run"), "--further"]
+    few = ["--rounds", "1", "--steps", "1", "--learning-rate", "1e-9", "--teacher", str(teacher_file)]
+    assert training.main([*arguments, *few]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["start"] == before.training["restoration"]
+    after = checkpoints.load_checkpoint(checkpoint)
+    for old, new in zip(before.restorer.get_weights(), after.restorer.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-6)
+    (checkpoint / "restorer.keras").unlink()
+    assert training.main([*arguments, *few]) == 1
+    assert "has no restorer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
