@@ -29,8 +29,6 @@ _SAMPLING: dict[str, list[tuple[int, int]]] = {
     "4:2:0": [(2, 2), (1, 1), (1, 1)],
     "4:4:4": [(1, 1), (1, 1), (1, 1)],
 }
-# Bits that a refinement takes in the marker: its place, its size and its sign.
-_REFINEMENT_BITS = 9.0
 # The search's default for `least_fill`, and how far below the target it then aims, in octaves of the file's size.
 _LEAST_FILL = 0.985
 _AIM = 0.01
@@ -396,7 +394,7 @@ class Encoder:
             levels = predicted = self._predicted_map(picture, file_tables, rate)
             self._quantize(picture, steps, predicted, None, dead_zone)
             if wanted is not None:
-                levels = timed(picture.seconds, "refine", lambda: _refined(predicted, wanted, picture, self._losses))
+                levels = timed(picture.seconds, "refine", lambda: self._refined(predicted, wanted, picture))
                 if levels is not predicted:
                     self._quantize(picture, steps, levels, predicted, dead_zone)
             kind, correction = timed(picture.seconds, "refine", lambda: marker.correction_between(predicted, levels))
@@ -469,6 +467,12 @@ class Encoder:
         output = picture.ask((rate,), "generator", network, features)
         return levels_from_output(output, network.output_quantization, self.model.leveling, luma_table)
 
+    def _refined(self, predicted: NDArray[np.uint8], wanted: NDArray[np.uint8], picture: _Picture) -> NDArray[np.uint8]:
+        """`predicted` with the generator's level where that is taken to save more than `Model.refinement_bits`."""
+        bits = self.model.refinement_bits
+        levels = _native.refined(predicted, wanted, picture.quantized, picture.masks, self._losses, bits)
+        return predicted if levels is None else levels
+
     def _quantize(
         self,
         picture: _Picture,
@@ -505,14 +509,6 @@ def _losses(level_scales: NDArray[np.float64]) -> NDArray[np.float64]:
     off = np.subtract.outer(octaves, octaves)
     losses: NDArray[np.float64] = (4.0**off - 1) / (2 * np.log(2)) - off
     return losses
-
-
-def _refined(
-    predicted: NDArray[np.uint8], wanted: NDArray[np.uint8], picture: _Picture, losses: NDArray[np.float64]
-) -> NDArray[np.uint8]:
-    """`predicted` with the generator's level where that saves more bits than it costs to say so."""
-    levels = _native.refined(predicted, wanted, picture.quantized, picture.masks, losses, _REFINEMENT_BITS)
-    return predicted if levels is None else levels
 
 
 def _fraction(ladder: tuple[tuple[float, float], ...], value: float) -> float:

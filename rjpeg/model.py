@@ -30,7 +30,8 @@ class Model:
 
     identity: the two bytes that a file's marker carries. base_tables: luma and chroma, (64,) float64 in natural order,
     for quality 50. sizes_by_rate, sizes_by_quality: (upper bound, fraction of the frame's sides) in rising order,
-    the last bound infinite; bounds are bpp and IJG quality. dead_zone: see `codec.quantize`.
+    the last bound infinite; bounds are bpp and IJG quality. dead_zone: see `codec.quantize`. refinement_bits: what a
+    level of the generator's must be taken to save, in place of the predictor's, to be written into the marker.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Model:
     leveling: Leveling
     base_tables: tuple[NDArray[np.float64], NDArray[np.float64]]
     dead_zone: float
+    refinement_bits: float
     sizes_by_rate: tuple[tuple[float, float], ...]
     sizes_by_quality: tuple[tuple[float, float], ...]
     threads: int
@@ -123,6 +125,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         leveling=Leveling(scales, centers, float(decoder["map_gain"]), float(decoder["fade_octaves"]), window),
         base_tables=(luma, chroma),
         dead_zone=float(manifest["dead_zone"]),
+        refinement_bits=float(manifest["refinement_bits"]),
         sizes_by_rate=_ladder(manifest["coding_sizes"]),
         sizes_by_quality=_ladder(manifest["quality_coding_sizes"]),
         threads=threads,

@@ -93,6 +93,7 @@ class CodecConfig(_Struct, frozen=True):
     fade_octaves: Rate
     map_window: Window
     dead_zone: Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
+    refinement_bits: Annotated[float, msgspec.Meta(ge=0)]
     coding_sizes: Ladder
     quality_coding_sizes: Ladder
     base_tables: BaseTables

@@ -12,7 +12,8 @@ setting and the standard error of that, scene by scene. What is found here is wr
 train/codec.yaml, which export puts into the manifest.
 
 Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
-level), gain, window, dead_zone, fade, size (coding size as a fraction of the sides), refine, restore (0 or 1).
+level), gain, window, dead_zone, refinement (bits), fade, size (coding size as a fraction of the sides), refine,
+restore (0 or 1).
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
             leveling = leveling._replace(fade=float(value))
         elif name == "dead_zone":
             setting.model = dataclasses.replace(setting.model, dead_zone=float(value))
+        elif name == "refinement":
+            setting.model = dataclasses.replace(setting.model, refinement_bits=float(value))
         elif name == "size":
             setting.size = float(value)
         elif name == "refine":
