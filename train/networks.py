@@ -2,7 +2,7 @@
 
 Only what `export.whole_numbers` makes whole numbers of: plain and depthwise convolutions, additions and ReLU6, in
 blocks that begin with a depthwise convolution and end with an addition. Batch normalization folds into the
-convolutions before it. Depthwise kernels of 7x7 give a wide view.
+convolutions before it. Large depthwise kernels give a wide view.
 """
 
 import keras
