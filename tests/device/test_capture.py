@@ -226,7 +226,7 @@ def test_a_full_disk_is_an_error_and_leaves_whole_files_only(capture, pictures, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
-    command = [sys.executable, "-m", "device.capture", "--source", str(pictures), "--fps", "0.5", "--json"]
+    command = [sys.executable, "-m", "device.capture", "--source", str(pictures), "--fps", "0.02", "--json"]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,

@@ -90,12 +90,15 @@ def _predicted(blocks: list[np.ndarray], tables: list[np.ndarray], model: rjpeg.
     output = answer(model.predictor, predictor_features(*dc, rate_of(tables[0]))).astype(np.int64)
     leveling, scale = model.leveling, model.predictor.output_quantization.scale
     strength = min(max(math.log2(tables[0].sum() / 64) / leveling.fade, 0.0), 1.0)
-    regions = output.shape[0] * output.shape[1]
-    factor = scale * leveling.gain * (1.0 / math.log2(leveling.scales[1])) * strength / regions
+    factor = scale * leveling.gain * (1.0 / math.log2(leveling.scales[1])) * strength
+    # Of each region: how many there are around it within the window, itself included, and the sum of their outputs.
+    near = [np.abs(np.subtract.outer(range(n), range(n))) <= leveling.window // 2 for n in output.shape[:2]]
+    vertical, horizontal = (part.astype(np.int64) for part in near)
+    counts = np.multiply.outer(vertical.sum(axis=1), horizontal.sum(axis=1))
     levels = np.empty(output.shape, np.uint8)
     for channel, center in enumerate(leveling.centers):
-        centered = output[..., channel] * regions - output[..., channel].sum()
-        level = np.floor(centered * factor + (center * strength + 0.5))
+        centered = output[..., channel] * counts - vertical @ output[..., channel] @ horizontal
+        level = np.floor(centered * factor / counts + (center * strength + 0.5))
         levels[..., channel] = np.clip(level, 0, len(leveling.scales) - 1)
     return levels
 
