@@ -21,6 +21,8 @@ REGION = 16
 """Side of a region in pixels of the coding size."""
 BLOCK = 8
 """Side of a block in samples of its component."""
+# Frames with a side below this are not reduced before coding.
+_SMALLEST_REDUCED_SIDE = 64
 
 
 class Planes(NamedTuple):
@@ -43,6 +45,14 @@ def blocks_of(samples: int) -> int:
 def regions_of(pixels: int) -> int:
     """Number of regions that cover `pixels` pixels."""
     return -(-pixels // REGION)
+
+
+def coding_size_of(frame_size: tuple[int, int], fraction: float) -> tuple[int, int]:
+    """The coding size, (height, width), nearest to a fraction of the frame's sides that consists of whole regions."""
+    if fraction == 1 or min(frame_size) < _SMALLEST_REDUCED_SIDE:
+        return frame_size
+    height, width = (max(REGION, round(side * fraction / REGION) * REGION) for side in frame_size)
+    return min(height, frame_size[0]), min(width, frame_size[1])
 
 
 def halved(pixels: int) -> int:

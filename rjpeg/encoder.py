@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native, codec, marker, tables
-from rjpeg.codec import REGION, Planes, Subsampling
+from rjpeg.codec import Planes, Subsampling
 from rjpeg.errors import InputError, TargetError
 from rjpeg.features import rate_of
 from rjpeg.maps import levels_from_output
@@ -35,8 +35,6 @@ _AIM = 0.01
 # How far the rate may leave the range of a coding size before a video's frames change theirs.
 _HYSTERESIS = 1.2
 _MOST_ATTEMPTS = 12
-# Frames with a side below this are not reduced before coding.
-_SMALLEST_REDUCED_SIDE = 64
 _LARGEST_DEAD_ZONE = 0.45
 
 
@@ -203,7 +201,7 @@ class Encoder:
         if quality is not None:
             _check_quality(quality)
             if sizes is None:
-                sizes = [_reduced(frame_size, _fraction(self.model.sizes_by_quality, quality))]
+                sizes = [codec.coding_size_of(frame_size, _fraction(self.model.sizes_by_quality, quality))]
             with _workspace(sizes[0], subsampling) as workspace:
                 picture = self._prepare(frame, frame_size, workspace, once=quality_map is not None)
                 if quality_map is not None:
@@ -248,11 +246,12 @@ class Encoder:
             # The rate's range of every size, each a little wider than the ladder has it.
             low = 0.0
             for bound, fraction in ladder:
-                if low / _HYSTERESIS <= bpp < bound * _HYSTERESIS and _reduced(frame_size, fraction) == tuple(before):
+                in_range = low / _HYSTERESIS <= bpp < bound * _HYSTERESIS
+                if in_range and codec.coding_size_of(frame_size, fraction) == tuple(before):
                     first = fraction
                 low = bound
         fractions = sorted({fraction for _, fraction in ladder if fraction <= first}, reverse=True)
-        return list(dict.fromkeys(_reduced(frame_size, fraction) for fraction in fractions))
+        return list(dict.fromkeys(codec.coding_size_of(frame_size, fraction) for fraction in fractions))
 
     def _search(
         self,
@@ -513,14 +512,6 @@ def _losses(level_scales: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _fraction(ladder: tuple[tuple[float, float], ...], value: float) -> float:
     return next(fraction for bound, fraction in ladder if value < bound)
-
-
-def _reduced(frame_size: tuple[int, int], fraction: float) -> tuple[int, int]:
-    """The coding size nearest to a fraction of the frame's sides that consists of whole regions."""
-    if fraction == 1 or min(frame_size) < _SMALLEST_REDUCED_SIDE:
-        return frame_size
-    height, width = (max(REGION, round(side * fraction / REGION) * REGION) for side in frame_size)
-    return min(height, frame_size[0]), min(width, frame_size[1])
 
 
 def _check_frame(frame: NDArray[np.uint8] | Planes) -> tuple[int, int]:

@@ -171,7 +171,9 @@ class Batches:
 def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window: int) -> list[float]:
     """Pearson correlation of maps with the truth over all regions of all crops, centered as levels: [luma, chroma]."""
     a, b = (
-        np.concatenate([np.asarray(twin.centered(part, window)).reshape(-1, 2) for part in parts]).astype(np.float64)
+        np.concatenate([np.asarray(twin.centered_nearby(part, window)).reshape(-1, 2) for part in parts]).astype(
+            np.float64
+        )
         for parts in (maps, truth)
     )
     return [float(value) for value in (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))]

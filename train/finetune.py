@@ -40,7 +40,7 @@ class Coding(keras.Model):
     def call(self, inputs: dict[str, Any]) -> Any:
         # Batch normalization keeps its statistics: a batch here is small and of one rate.
         answer = self.network(inputs["features"], training=False)
-        offsets = twin.centered(answer, self.codec.map_window)
+        offsets = twin.centered_nearby(answer, self.codec.map_window)
         per_octave = self.codec.levels_per_octave
         centers = ops.convert_to_tensor(np.array(self.codec.center_levels, np.float32))
         levels = twin.round_half_up(offsets * (self.codec.map_gain * per_octave) + centers)

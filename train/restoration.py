@@ -78,12 +78,12 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
         bpp = float(np.exp(rng.uniform(*np.log(BPP))))
         usual = next(place for place, (bound, _) in enumerate(ladder) if bpp < bound)
         place = np.clip(usual + rng.choice([-1, 0, 0, 0, 1]), 0, len(ladder) - 1)
-        size = round(ladder[int(place)][1] * CROP_SIZE / codec.REGION) * codec.REGION
+        size = codec.coding_size_of((CROP_SIZE, CROP_SIZE), ladder[int(place)][1])
         frame = np.ascontiguousarray(crop[..., ::-1])
-        jpeg = encoder.encode(frame, target_bytes=int(bpp * CROP_SIZE**2 / 8), coding_size=(size, size))
+        jpeg = encoder.encode(frame, target_bytes=int(bpp * CROP_SIZE**2 / 8), coding_size=size)
         file = read_region_file(jpeg, model)
         octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
-        groups.setdefault(size, []).append((coded_picture(file, model)[..., ::-1], octaves, crop))
+        groups.setdefault(size[0], []).append((coded_picture(file, model)[..., ::-1], octaves, crop))
     return {size: Pairs(*map(np.stack, zip(*rows, strict=True))) for size, rows in sorted(groups.items())}
 
 

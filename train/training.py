@@ -32,7 +32,7 @@ log = logging.getLogger("train")
 
 @keras.saving.register_keras_serializable("rjpeg")
 class CenteredHuber(keras.losses.Loss):
-    """Huber loss (1964) between maps that are centered region by region as levels are, see `twin.centered`.
+    """Huber loss (1964) between maps that are centered region by region as levels are, see `twin.centered_nearby`.
 
     delta: octaves. A small price on what is taken away keeps it near zero, so that int8 output spends no range on it.
     """
@@ -43,8 +43,8 @@ class CenteredHuber(keras.losses.Loss):
         self.delta = delta
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        found = twin.centered(y_pred, self.window)
-        error = ops.abs(twin.centered(y_true, self.window) - found)
+        found = twin.centered_nearby(y_pred, self.window)
+        error = ops.abs(twin.centered_nearby(y_true, self.window) - found)
         huber = ops.where(error < self.delta, 0.5 * error * error, self.delta * (error - 0.5 * self.delta))
         return ops.mean(huber + 0.01 * ops.square(y_pred - found), axis=(1, 2, 3))
 
@@ -117,7 +117,7 @@ def train(
     )
     share = config.distill_predictor.generator_share
     wanted = [
-        share * dataset.centered(maps) + (1 - share) * group.target
+        share * maps + (1 - share) * group.target  # of any mean, which the loss takes away
         for maps, group in zip(dataset.maps_of(generator, crops, rates, config.seed), crops, strict=True)
     ]
     predictor = distill(
@@ -133,25 +133,22 @@ def train(
         config.seed,
         workers,
     )
+
+    def correlations() -> dict[str, list[float]]:
+        maps = {
+            network.name: dataset.maps_of(network, held_back, rates, config.seed) for network in (generator, predictor)
+        }
+        return {name: dataset.correlation(found, truth, codec.map_window) for name, found in maps.items()}
+
     figures: dict[str, Any] = {
-        "correlation": {
-            network.name: dataset.correlation(
-                dataset.maps_of(network, held_back, rates, config.seed), truth, codec.map_window
-            )
-            for network in (generator, predictor)
-        },
+        "correlation": correlations(),
         "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
     }
     if config.fine_tune.epochs:
         photos = [name for name in names if not is_held_back(name, config.held_back)]
         for network in (generator, predictor):
             fine_tune(network, teachers, data, photos, config, codec, stages, logs, workers)
-        figures["correlation_after_fine_tuning"] = {
-            network.name: dataset.correlation(
-                dataset.maps_of(network, held_back, rates, config.seed), truth, codec.map_window
-            )
-            for network in (generator, predictor)
-        }
+        figures["correlation_after_fine_tuning"] = correlations()
     training = {
         "command": command,
         "photos": len(names),

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 import rjpeg
 from evaluate.data import cover, tiles
+from rjpeg.codec import coding_size_of
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
 from train.photos import center_crop, is_held_back, list_photos, read_photo
@@ -126,8 +127,7 @@ def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDA
     """The picture (BGR) after coding to at most `bpp` and decoding, and the file's bytes."""
     size = None
     if setting.size is not None:
-        height, width = (round(side * setting.size / 16) * 16 for side in picture.shape[:2])
-        size = (height, width)
+        size = coding_size_of((picture.shape[0], picture.shape[1]), setting.size)
     encoder = rjpeg.Encoder(setting.model, refine=setting.refine)
     jpeg = encoder.encode(picture, target_bytes=int(bpp * picture.shape[0] * picture.shape[1] / 8), coding_size=size)
     return rjpeg.Decoder(setting.model, restore=setting.restore).decode(jpeg), len(jpeg)

@@ -41,7 +41,7 @@ def resize(pictures, height: int, width: int, method: int = cv2.INTER_CUBIC):
     return ops.einsum("ay,nyxc,bx->nabc", vertical, pictures, horizontal)
 
 
-def centered(maps, window: int):
+def centered_nearby(maps, window: int):
     """Maps (N, rows, cols, C) less the mean of the window x window regions around each, as in `rjpeg.maps`."""
     return maps - ops.average_pool(maps, window, strides=1, padding="same")
 
