@@ -292,11 +292,16 @@ export function open(name, frameId) {
     showRecord();
   }
 
+  // A person may have stepped away while the answer was on its way, and a newer frame may have come.
+  async function wantNewest() {
+    const frame = await get(framePath(name, "latest"), { signal: ended.signal });
+    if (live && frame.id > (wanted?.id ?? 0)) wanted = frame;
+  }
+
   // Where events are held back on their way, as some proxies do, the newest frame is seen here.
   async function overtake() {
     if (live && record.last_frame > (wanted?.id ?? 0)) {
-      const frame = await get(framePath(name, "latest"), { signal: ended.signal });
-      if (live && frame.id > (wanted?.id ?? 0)) wanted = frame;
+      await wantNewest();
       load();
     }
   }
@@ -330,7 +335,7 @@ export function open(name, frameId) {
     try {
       await refreshRecord();
       if (live) {
-        wanted = await get(framePath(name, "latest"), { signal: ended.signal });
+        await wantNewest();
       } else if (!wanted) {
         wanted = await get(framePath(name, frameId), { signal: ended.signal });
       }

@@ -273,6 +273,33 @@ def test_the_timeline_can_be_stepped_through(looked_at, open_page):
     until(lambda: page.locator("#live").get_attribute("aria-pressed") == "true", page)
 
 
+def test_a_late_answer_about_the_newest_frame_takes_nobody_back_to_it(looked_at, open_page):
+    ids = [record["id"] for record in looked_at.frames("yard")]
+    page = open_page(looked_at.url)
+    held: list[Any] = []
+    asked: list[str] = []
+
+    def hold_all_but_the_first(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/frames/latest", hold_all_but_the_first)
+    page.goto(f"{looked_at.url}/?camera=yard")
+    until(lambda: shown_frame(page) == ids[-1] and held, page)  # the events are open: it is asked for again
+    page.get_by_role("button", name="Previous").click()
+    until(lambda: shown_frame(page) == ids[-2], page)
+    for route in held:
+        with page.expect_response("**/frames/latest"):
+            route.continue_()
+    page.wait_for_timeout(300)
+    assert shown_frame(page) == ids[-2]
+    page.get_by_role("button", name="Previous").click()
+    until(lambda: shown_frame(page) == ids[-3], page)
+
+
 def test_the_keyboard_alone_reaches_and_operates_everything(looked_at, open_page):
     page = open_page(looked_at.url)
     until(lambda: page.locator(".card").count() == 4, page)
