@@ -1,6 +1,7 @@
 import datetime
 import http.server
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +14,24 @@ import numpy as np
 import pytest
 
 from tests.brokers import broker, secrets, start_broker  # noqa: F401
+from tests.device.link import Hosts
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None:
+        pytest.skip("network namespaces need root, ip and tc (Debian: iproute2)")
+    found = Hosts()
+    try:
+        try:
+            found.join()
+        except OSError as error:
+            pytest.skip(str(error))
+        yield found
+    finally:
+        found.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The bundle on a 64-bit ARM Debian without compiler or network, emulated; its files decoded on this machine."""
 
+import functools
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ import rjpeg
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("RJPEG_ARM64", ROOT / "out/arm64")).absolute()
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
+NUMPY = {"bookworm": "1.26", "trixie": "2."}
 LACKING = [
     package
     for program, package in (
@@ -29,16 +32,26 @@ LACKING = [
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="a bundle for bookworm is made with Python 3.11"),
     pytest.mark.skipif(os.geteuid() != 0, reason="changing the root folder takes root"),
     pytest.mark.skipif(bool(LACKING), reason=f"needs {' '.join(LACKING)}"),
 ]
 
 
-def arm64(*command: str | Path) -> subprocess.CompletedProcess[str]:
+def python_of(release: str) -> str:
+    """A Python on this machine of the version that a release has."""
+    version = PYTHONS[release]
+    for python in (sys.executable, shutil.which(f"python{version}")):
+        if python is not None:
+            told = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
+            if f"(python {version})" in told.stdout:
+                return python
+    pytest.skip(f"a bundle for {release} is made with Python {version} and its pip")
+
+
+def run_in(release: str, *command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a command in the ARM system."""
     return subprocess.run(
-        [ROOT / "scripts/arm64", *command],
+        [ROOT / "scripts/arm64", "--os", release, *command],
         env=os.environ | {"RJPEG_ARM64": str(FOLDER)},
         capture_output=True,
         text=True,
@@ -55,10 +68,13 @@ def write_video(path: Path) -> None:
 
 
 # One test, since its parts follow from each other and the system is one.
-def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again_here(tmp_path):
+@pytest.mark.parametrize("release", PYTHONS)
+def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again_here(tmp_path, release):
+    arm64 = functools.partial(run_in, release)
+    folder = FOLDER / release
     made = subprocess.run(
-        [ROOT / "scripts/bundle", "--os", "bookworm", "--out", tmp_path],
-        env=os.environ | {"PYTHON": sys.executable},
+        [ROOT / "scripts/bundle", "--os", release, "--out", tmp_path],
+        env=os.environ | {"PYTHON": python_of(release)},
         stdout=subprocess.PIPE,
         text=True,
         timeout=600,
@@ -70,10 +86,10 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
     assert system.stdout == "aarch64\n", system.stderr
 
     scratch = Path("/var/tmp") / uuid.uuid4().hex  # in the ARM system
-    here = FOLDER / scratch.relative_to("/")
+    here = folder / scratch.relative_to("/")
     here.mkdir()
     here.chmod(0o777)
-    packages = FOLDER / "usr/lib/python3/dist-packages"
+    packages = folder / "usr/lib/python3/dist-packages"
     try:
         subprocess.run(["tar", "-xf", made.stdout.rstrip("\n"), "-C", here, "--strip-components=1"], check=True)
         arm64(scratch / "uninstall.sh", "--purge")  # what a test that failed has left
@@ -85,11 +101,11 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
         for _ in range(2):  # the second time is an upgrade
             installed = arm64("env", "PIP_INDEX_URL=http://127.0.0.1:9/", scratch / "install.sh", "--no-start")
             assert installed.returncode == 0, installed.stderr
-        assert len(list((FOLDER / "opt").iterdir())) == 2, "the link and one release"
+        assert len(list((folder / "opt").iterdir())) == 2, "the link and one release"
         python = "/opt/rjpeg/venv/bin/python"
         found = arm64(python, "-c", "import picamera2")
-        assert found.stdout.startswith("picamera2 with NumPy 1.26"), found.stderr
-        site = next((FOLDER / "opt/rjpeg/venv/lib").iterdir()) / "site-packages"
+        assert found.stdout.startswith(f"picamera2 with NumPy {NUMPY[release]}"), found.stderr
+        site = next((folder / "opt/rjpeg/venv/lib").iterdir()) / "site-packages"
         size = sum(path.lstat().st_size for path in site.rglob("*"))
         assert size < 300_000_000
 
@@ -112,19 +128,19 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
         # every file's checksum is over its map, so that decoding alone would tell
         decoder = rjpeg.Decoder()
         for record in records:
-            decoded = decoder.decode_with_details((FOLDER / record["delivered"].lstrip("/")).read_bytes())
+            decoded = decoder.decode_with_details((folder / record["delivered"].lstrip("/")).read_bytes())
             assert f"{zlib.crc32(decoded.quality_map.tobytes()):08x}" == record["map_crc32"]
             assert decoded.frame.shape == (record["height"], record["width"], 3)
         assert len({record["map_crc32"] for record in records}) > len(records) // 2, "maps differ between pictures"
         refined = sum(record["refinement_bytes"] > 0 for record in records)
-        print(f"\n{len(records)} maps of {len(records)} exact across architectures, {refined} of them refined; "
-              f"{size / 1e6:.0f} MB of packages")  # fmt: skip
+        print(f"\n{release}: {len(records)} maps of {len(records)} exact across architectures, {refined} of them "
+              f"refined; {size / 1e6:.0f} MB of packages")  # fmt: skip
         if not video:
             assert refined > 0, "the generator had its say"
 
         removed = arm64("/opt/rjpeg/uninstall.sh", "--purge")
         assert removed.returncode == 0, removed.stderr
-        assert not list((FOLDER / "opt").iterdir())
+        assert not list((folder / "opt").iterdir())
         assert arm64("getent", "passwd", "rjpeg").returncode == 2
     finally:
         shutil.rmtree(here)

@@ -3,27 +3,22 @@
 The link carries 100 kbit/s. RJPEG_OUTAGE_SECONDS=600 makes the outages as long as the project's goal has them.
 """
 
-import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.device.link import SERVER, Hosts, Lines, seconds_old
 from tests.service import make_token
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTAGE = float(os.environ.get("RJPEG_OUTAGE_SECONDS", "15"))
 LINK_BITS = 100_000
-CAMERA, SERVER = "192.0.2.1", "192.0.2.2"  # RFC 5737: for documentation, never routed
 ETHERNET = 14  # bytes of a frame's header, which the cap on bits leaves to the link
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 8 * int(OUTAGE))]
@@ -38,73 +33,10 @@ while True:
 """
 
 
-def ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
-
-
-class Hosts:
-    """A camera's host and a server's, with a link between them."""
-
-    def __init__(self) -> None:
-        self.camera, self.server = f"rjpeg-c{os.getpid()}", f"rjpeg-s{os.getpid()}"
-        self._processes: list[subprocess.Popen[str]] = []
-        self.readers: list[threading.Thread] = []
-
-    def join(self) -> None:
-        """Make them. Raises OSError where this machine has no network namespaces."""
-        for name in (self.camera, self.server):
-            ip("netns", "add", name)
-        veth = f"link add name uplink netns {self.camera} type veth peer name uplink netns {self.server}"
-        ip(*veth.split())
-        for name, address in ((self.camera, CAMERA), (self.server, SERVER)):
-            ip("-n", name, "address", "add", f"{address}/24", "dev", "uplink")
-            ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "link", "set", "uplink", "up")
-        shape = f"qdisc add dev uplink root tbf rate {LINK_BITS}bit burst 4000 latency 500ms"
-        ip("netns", "exec", self.camera, "tc", *shape.split())
-
-    def run(self, host: str, *command: str | Path) -> subprocess.Popen[str]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            ["ip", "netns", "exec", host, sys.executable, "-u", *map(str, command)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        self._processes.append(process)
-        return process
-
-    def read(self, *targets: Callable[[], None]) -> None:
-        for target in targets:
-            self.readers.append(threading.Thread(target=target, daemon=True))
-            self.readers[-1].start()
-
-    def link(self, state: str) -> None:
-        ip("-n", self.camera, "link", "set", "uplink", state)
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-        for thread in self.readers:
-            thread.join(5)
-        for name in (self.camera, self.server):
-            subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
-
-
 @pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None:
-        pytest.skip("network namespaces need root, ip and tc (Debian: iproute2)")
-    found = Hosts()
-    try:
-        try:
-            found.join()
-        except OSError as error:
-            pytest.skip(str(error))
-        yield found
-    finally:
-        found.close()
+def hosts(hosts: Hosts) -> Hosts:
+    hosts.narrow(LINK_BITS)
+    return hosts
 
 
 @pytest.fixture(scope="module")
@@ -113,37 +45,6 @@ def film(tmp_path_factory: pytest.TempPathFactory, write_film: Callable[..., Non
     path = tmp_path_factory.mktemp("film") / "film.avi"
     write_film(path, chelsea, (320, 240), 5, 40, 8)
     return path
-
-
-class Lines:
-    """JSON lines of a process as they come, each with the time of its coming."""
-
-    def __init__(self, hosts: Hosts, process: subprocess.Popen[str]) -> None:
-        self.found: list[tuple[float, dict[str, Any]]] = []
-        self.messages: list[str] = []
-        self._process = process
-        hosts.read(self._read, self._listen)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as stream:
-            for line in stream:
-                self.found.append((time.time(), json.loads(line)))
-
-    def _listen(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stream:
-            self.messages.extend(stream)
-
-    def wait_for(self, count: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while len(self.found) < count:
-            assert time.monotonic() < deadline, f"{len(self.found)} of {count} frames; {self.messages[-5:]}"
-            time.sleep(0.05)
-
-
-def seconds_old(at: float, record: dict[str, Any]) -> float:
-    return at - float(np.datetime64(record["capture_time"][:-1], "us").astype(np.int64)) / 1e6
 
 
 def start(hosts: Hosts, tmp_path: Path, film: Path, encoding: str, delivery: str = "") -> tuple[Lines, Lines, Any]:
