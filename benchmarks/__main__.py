@@ -1,12 +1,14 @@
 """`python -m benchmarks`: encode and decode times by stage, beside OpenCV's JPEG at equal bytes, and the budgets.
 
 One thread each. Every round times each operation once on each frame, so that whatever else the
-machine does falls on all of them alike; reported are medians over rounds and frames.
+machine does falls on all of them alike; reported are medians over rounds and frames. What a pixel costs at every size
+is measured apart, with frames one after another as a camera has them.
 """
 
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -29,7 +31,7 @@ from rjpeg.errors import InputError, RjpegError, StorageError
 from rjpeg.runtime import runtime_name
 
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
-FORMAT = 1
+FORMAT = 2
 """Of results.json, see benchmarks/reference/README.md."""
 SIZES = ("224x224", "640x480", "1280x720", "1920x1080")
 BUDGET_SIZE = "640x480"
@@ -55,7 +57,7 @@ PEERS = {
 NETWORKS = ("generator", "predictor")
 # the share of a target that ends a search in a video
 VIDEO_FILL = 0.8
-# what is wished for at BUDGET_SIZE: times OpenCV's; all but the networks; megabytes; share of the cost a pixel
+# what is wished for at BUDGET_SIZE: times OpenCV's; all but the networks; megabytes; share of the mean cost a pixel
 BUDGETS = {ENCODE: 3.0, ENCODE_MAP: 1.3, DECODE: 2.5}
 MEMORY_BUDGET = 120
 LINEAR_WITHIN = 0.15
@@ -123,6 +125,12 @@ def compose(pictures: list[np.ndarray], height: int, width: int, first: int) -> 
         tiles.append(picture[top : top + rows, left : left + cols])
     bands = [np.hstack(tiles[start : start + parts]) for start in range(0, len(tiles), parts)]
     return np.ascontiguousarray(np.vstack(bands)[:height, :width])
+
+
+def tiles(frame: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+    """All (height, width, 3) that lie side by side in a frame of at least that size."""
+    tops, lefts = range(0, frame.shape[0] - height + 1, height), range(0, frame.shape[1] - width + 1, width)
+    return [np.ascontiguousarray(frame[top : top + height, left : left + width]) for top in tops for left in lefts]
 
 
 def equal_quality(frame: np.ndarray, size: int) -> int:
@@ -221,6 +229,36 @@ def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str |
     }
 
 
+def pixel_costs(
+    pictures: list[np.ndarray],
+    sizes: list[tuple[int, int]],
+    quality: float,
+    count: int,
+    repeats: int,
+    model: str | None,
+) -> dict[str, float]:
+    """Nanoseconds a pixel that `encode` takes at every size, by its WIDTHxHEIGHT.
+
+    Of every size there are all tiles of the same `count` frames, so that their content is alike, coded one after
+    another. Sizes take turns, so that whatever else the machine does falls on all of them alike; the least of `repeats`
+    turns counts.
+    """
+    encoder = rjpeg.Encoder(model, threads=1)
+    height, width = max(height for height, _ in sizes), max(width for _, width in sizes)
+    large = [compose(pictures, height, width, index) for index in range(count)]
+    frames = {size: [tile for frame in large for tile in tiles(frame, *size)] for size in sizes}
+    costs: dict[str, list[float]] = {}
+    for _ in tqdm(range(repeats), "pixels", unit="round", leave=False, disable=None):
+        for (height, width), of_size in frames.items():
+            encoder.encode(of_size[0], quality=quality)  # prepares the networks for the size, which a camera has once
+            start = perf_counter()
+            for frame in of_size:
+                encoder.encode(frame, quality=quality)
+            seconds = perf_counter() - start
+            costs.setdefault(f"{width}x{height}", []).append(1e9 * seconds / (len(of_size) * height * width))
+    return {size: min(of_turns) for size, of_turns in costs.items()}
+
+
 def _map_for(frame: np.ndarray, details: rjpeg.EncodedFrame) -> np.ndarray:
     """A map on the frame's own grid: the one that was coded, where that was at the frame's size."""
     grid = (-(-frame.shape[0] // codec.REGION), -(-frame.shape[1] // codec.REGION), 2)
@@ -254,11 +292,11 @@ def budgets(results: dict[str, Any]) -> list[tuple[str, float, float]]:
             lines.append((f"{name}, times {PEERS[name]}", times[name] / times[PEERS[name]], limit))
         rest = without_networks(row) / times[OPENCV_ENCODE]
         lines.append((f"encode without the networks, times {OPENCV_ENCODE}", rest, BUDGETS[ENCODE_MAP]))
-    # Sizes are measured one after another, so what else the machine does falls on some of them only.
-    a_pixel = [row["least_milliseconds"][ENCODE] / _pixels(row) for row in results["sizes"]]
-    if len(a_pixel) > 1:
-        spread = max(a_pixel) / min(a_pixel) - 1
-        lines.append((f"encode, spread of the cost a pixel from {_ends(results)}", spread, LINEAR_WITHIN))
+    costs = results["pixel_nanoseconds"]
+    if len(costs) > 1:
+        mean = statistics.fmean(costs.values())
+        farthest = max(abs(cost / mean - 1) for cost in costs.values())
+        lines.append((f"encode, cost a pixel off its mean, {_ends(results)}", farthest, LINEAR_WITHIN))
     if "process" in results:
         lines.append(
             (f"megabytes of a process that encodes {BUDGET_SIZE}", results["process"]["peak_megabytes"], MEMORY_BUDGET)
@@ -266,14 +304,9 @@ def budgets(results: dict[str, Any]) -> list[tuple[str, float, float]]:
     return lines
 
 
-def _pixels(row: dict[str, Any]) -> int:
-    height, width = parse_size(row["size"])
-    return height * width
-
-
 def _ends(results: dict[str, Any]) -> str:
-    rows = sorted(results["sizes"], key=_pixels)
-    return f"{rows[0]['size']} to {rows[-1]['size']}"
+    sizes = sorted(results["pixel_nanoseconds"], key=lambda size: math.prod(parse_size(size)))
+    return f"{sizes[0]} to {sizes[-1]}"
 
 
 def machine() -> dict[str, Any]:
@@ -353,8 +386,8 @@ def table(results: dict[str, Any]) -> str:
             cells = [row["stages"].get(operation, {}).get(stage) for row in results["sizes"]]
             text = " | ".join("" if cell is None else f"{cell:.2f}" for cell in cells)
             lines.append(f"| {operation}: {stage} | {text} |")
-    a_pixel = [f"{1e6 * row['least_milliseconds'][ENCODE] / _pixels(row):.1f}" for row in results["sizes"]]
-    lines.append(f"| {ENCODE}: least nanoseconds a pixel | " + " | ".join(a_pixel) + " |")
+    costs = " | ".join(f"{results['pixel_nanoseconds'][size]:.1f}" for size in sizes)
+    lines.append(f"| {ENCODE}: nanoseconds a pixel, frame after frame | {costs} |")
     lines += ["", "| budget | found | limit | |", "| --- | ---: | ---: | --- |"]
     for what, found, limit in budgets(results):
         lines.append(f"| {what} | {found:.2f} | {limit:g} | {'met' if found < limit else 'not met'} |")
@@ -401,6 +434,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": on | {"temperature_after": temperature()},
         "quality": arguments.quality,
         "sizes": rows,
+        "pixel_nanoseconds": pixel_costs(
+            pictures, sizes, arguments.quality, arguments.frames, arguments.repeats, arguments.model
+        ),
         "process": first_frame(*parse_size(BUDGET_SIZE), arguments.model),
     }
     try:

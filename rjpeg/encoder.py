@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +46,9 @@ class EncodedFrame:
 
     quality: that was asked for or found. coding_size: (height, width) of the JPEG. quality_map, predictor_map,
     generator_map: (rows, cols, 2) uint8 levels, luma and chroma; None where the network was not asked, as with the
-    caller's own map. tables: the DQT's
-    (64,) luma and chroma tables. marker_bytes: the whole region marker; refinement_bytes: the share of it that
-    corrects the predictor's map. seconds: by stage, summed over all attempts of a search.
+    caller's own map. tables: the DQT's (64,) luma and chroma tables, read-only. marker_bytes: the whole region marker;
+    refinement_bytes: the share of it that corrects the predictor's map. seconds: by stage, summed over all attempts of
+    a search.
     """
 
     jpeg: bytes
@@ -92,6 +94,18 @@ class _Picture:
         return self.answers[key]
 
 
+class _Steps(NamedTuple):
+    """What a scale of the tables makes of a model.
+
+    tables: the file's (64,) luma and chroma tables, read-only. rate: that the networks are told. of_levels: the
+    (levels, 64) steps of every level, luma and chroma.
+    """
+
+    tables: tuple[NDArray[np.uint16], NDArray[np.uint16]]
+    rate: int
+    of_levels: tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
 class _Workspace:
     """The large arrays that coding a frame takes, for one coding size. They are a frame's only until the next one."""
 
@@ -105,23 +119,24 @@ class _Workspace:
         self.masks = [np.empty(grid, np.uint64) for grid in grids]
 
 
-# Of a larger frame the arrays, 11 bytes a pixel, are given back.
+# Of arrays for more than these, of 11 bytes a pixel, those that were not used for longest are given back.
 _MOST_KEPT_PIXELS = 2**22
 _thread = threading.local()
 
 
 @contextlib.contextmanager
 def _workspace(coding_size: tuple[int, int], subsampling: Subsampling) -> Iterator[_Workspace]:
-    """This thread's arrays, those of the frame before where it was coded alike: fresh memory costs more than coding."""
-    workspace: _Workspace | None = getattr(_thread, "workspace", None)
-    _thread.workspace = None  # lent: a network's stand-in may code a frame of its own meanwhile
-    if workspace is None or workspace.key != (coding_size, subsampling):
-        workspace = _Workspace(coding_size, subsampling)
+    """This thread's arrays, those of an earlier frame that was coded alike: fresh memory costs more than coding."""
+    key = (coding_size, subsampling)
+    idle: dict[tuple[tuple[int, int], Subsampling], _Workspace] = _thread.__dict__.setdefault("idle", {})
+    # lent: a network's stand-in may code a frame of its own meanwhile
+    workspace = idle.pop(key, None) or _Workspace(coding_size, subsampling)
     try:
         yield workspace
     finally:
-        kept = coding_size[0] * coding_size[1] <= _MOST_KEPT_PIXELS
-        _thread.workspace = workspace if kept else None
+        idle[key] = workspace
+        while sum(height * width for (height, width), _ in idle) > _MOST_KEPT_PIXELS:
+            del idle[next(iter(idle))]
 
 
 class Encoder:
@@ -139,6 +154,8 @@ class Encoder:
         self.refine = refine
         self._mean_base_step = float(np.mean(self.model.base_tables[0]))
         self._losses = _losses(self.model.leveling.scales)
+        # the frames of a video are mostly coded with the tables of the one before
+        self._steps = functools.lru_cache(maxsize=16)(lambda percent: _steps(self.model, percent))
 
     def encode(
         self,
@@ -377,9 +394,7 @@ class Encoder:
         percent = tables.percent_of_quality(quality) * reduction**0.5
         if own_map is None:
             percent = self._finest_percent(percent)
-        file_tables = [tables.scaled(base, percent) for base in model.base_tables]
-        rate = rate_of(file_tables[0])
-        steps = [codec.level_steps(table, model.leveling.scales) for table in file_tables]
+        file_tables, rate, steps = self._steps(percent)
         predicted = wanted = None
         if own_map is not None:
             levels = np.ascontiguousarray(own_map)
@@ -423,7 +438,7 @@ class Encoder:
             quality_map=levels,
             predictor_map=predicted,
             generator_map=wanted,
-            tables=(file_tables[0], file_tables[1]),
+            tables=file_tables,
             marker_bytes=sum(len(data) + 4 for _, data in segments),
             refinement_bytes=len(correction) + 4 * (len(segments) - 1),
             seconds=dict(picture.seconds),
@@ -445,7 +460,9 @@ class Encoder:
             octaves = wanted
         return float(2.0**octaves)
 
-    def _predicted_map(self, picture: _Picture, file_tables: list[NDArray[np.uint16]], rate: int) -> NDArray[np.uint8]:
+    def _predicted_map(
+        self, picture: _Picture, file_tables: tuple[NDArray[np.uint16], NDArray[np.uint16]], rate: int
+    ) -> NDArray[np.uint8]:
         network = self.model.predictor
         dc_steps = [int(file_tables[0][0]), int(file_tables[1][0]), int(file_tables[1][0])]
 
@@ -475,7 +492,7 @@ class Encoder:
     def _quantize(
         self,
         picture: _Picture,
-        steps: list[NDArray[np.float32]],
+        steps: tuple[NDArray[np.float32], NDArray[np.float32]],
         levels: NDArray[np.uint8],
         before: NDArray[np.uint8] | None,
         dead_zone: float,
@@ -483,18 +500,25 @@ class Encoder:
         """Fill the picture's blocks and masks; those where the levels `before` were the same are there already."""
 
         def quantize() -> None:
-            for index, (quantized, masks) in enumerate(zip(picture.quantized, picture.masks, strict=True)):
+            quantized, masks = picture.quantized, picture.masks
+            if picture.coefficients is not None:
+                _native.quantize_regions(picture.coefficients, steps, levels, before, dead_zone, quantized, masks)
+                return
+            for index, plane in enumerate(picture.planes):
                 channel = min(index, 1)
-                if picture.coefficients is None:
-                    plane = picture.planes[index]
-                    _native.transform_and_quantize(plane, steps[channel], levels, channel, dead_zone, quantized, masks)
-                else:
-                    coefficients = picture.coefficients[index]
-                    _native.quantize_regions(
-                        coefficients, steps[channel], levels, channel, before, dead_zone, quantized, masks
-                    )
+                _native.transform_and_quantize(
+                    plane, steps[channel], levels, channel, dead_zone, quantized[index], masks[index]
+                )
 
         timed(picture.seconds, "quantize", quantize)
+
+
+def _steps(model: Model, percent: float) -> _Steps:
+    luma, chroma = (tables.scaled(base, percent) for base in model.base_tables)
+    for table in (luma, chroma):
+        table.setflags(write=False)
+    scales = model.leveling.scales
+    return _Steps((luma, chroma), rate_of(luma), (codec.level_steps(luma, scales), codec.level_steps(chroma, scales)))
 
 
 def _losses(level_scales: NDArray[np.float64]) -> NDArray[np.float64]:

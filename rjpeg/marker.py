@@ -58,13 +58,10 @@ def checksum_of(
     Numbers are taken as 16 bits, little-endian. What a lossless transcoder may change is not among them. masks: of the
     blocks, if they are known (`_native.find_masks`).
     """
-    crc = 0
-    for component, mask in zip(blocks, masks or map(_native.find_masks, blocks), strict=True):
-        crc = _native.checksum(component, mask, crc)
-    for numbers in (*tables, np.array([*coding_size, *frame_size], np.uint16)):
-        little_endian = numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)
-        crc = zlib.crc32(np.ascontiguousarray(little_endian).data, crc)
-    return zlib.crc32(np.ascontiguousarray(levels).data, crc) & 0xFFFFFF
+    crc = _native.checksum(blocks, masks or [_native.find_masks(component) for component in blocks], 0)
+    numbers = b"".join(table.astype("<u2", copy=False).tobytes() for table in tables)
+    numbers += struct.pack("<4H", *coding_size, *frame_size)
+    return zlib.crc32(numbers + levels.tobytes(), crc) & 0xFFFFFF
 
 
 def pack(marker: Marker) -> list[tuple[int, bytes]]:
@@ -124,20 +121,14 @@ def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) 
 
     Differences: gaps between changed levels (luma first, row by row) and signed differences in Rice codes (Rice and
     Plaunt 1971), the best of 16 parameters in the first four bits. Or the whole map, deflated (RFC 1951), where that is
-    shorter; of differences that take less than a bit a level it is taken for granted that they are.
+    shorter; of differences that take less than three bits a level it is taken for granted that they are.
     """
-    if np.array_equal(predicted, levels):
+    coded = _native.rice_encode(predicted, levels, _MOST_DIFFERENCES)
+    if coded == b"":
         return 0, b""
-    before, after = _flat(predicted), _flat(levels)
-    changed = np.flatnonzero(before != after)
-    coded = None
-    if changed.size <= _MOST_DIFFERENCES:
-        gaps = np.diff(changed, prepend=-1) - 1
-        differences = after[changed].astype(np.int64) - before[changed]
-        coded = _native.rice_encode(gaps, differences)
-        # The maps of photographs take more than a bit a level, and deflating them more time than all else here.
-        if 8 * len(coded) <= levels.size:
-            return _DIFFERENCES, coded
+    # A photograph's map takes more than that deflated, which would be a good part of the time to code a small one.
+    if coded is not None and 8 * len(coded) <= 3 * levels.size:
+        return _DIFFERENCES, coded
     whole = whole_map(levels)
     if coded is None or len(coded) > min(len(whole[1]), _MOST_DIFFERENCE_BYTES):
         return whole

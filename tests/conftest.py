@@ -1,7 +1,12 @@
 """For all tests."""
 
 import contextlib
+import signal
 
 # tflite-runtime 2.14 can't make an interpreter in a process that loaded TensorFlow before it; the other order works.
 with contextlib.suppress(ImportError):
     import tflite_runtime.interpreter  # noqa: F401
+
+# A shell starts what runs in its background with Ctrl-C ignored, which all processes that tests start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "clones.hpp"
@@ -72,11 +73,26 @@ int Companding::of(float x) const {
   return result;
 }
 
+namespace {
+
+// Making one takes as long as all else for a small frame, and a model has one scale.
+const Companding& companding_for(double scale) {
+  thread_local double of = 0;
+  thread_local std::unique_ptr<const Companding> kept;
+  if (kept == nullptr || of != scale) {
+    kept = std::make_unique<const Companding>(scale);
+    of = scale;
+  }
+  return *kept;
+}
+
+}  // namespace
+
 RJPEG_WIDE
 void generator_input(const float* y, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* cb,
                      const float* cr, std::ptrdiff_t rows, std::ptrdiff_t cols, int rate, const Quantization& to,
                      std::int8_t* input) {
-  const Companding companding(to.scale);
+  const Companding& companding = companding_for(to.scale);
   const std::int8_t rate_value = to.of(rate - kMiddleRate);
   const auto put = [&](const float* block, int frequencies) {
     *input++ = to.of(std::min(std::max(static_cast<double>(block[0] / kBlock), kLowest), kHighest));

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
+#include <queue>
+#include <utility>
 
 namespace rjpeg {
 
@@ -11,13 +14,25 @@ namespace {
 constexpr double kBitsPerSymbol = 8;        // in the table
 constexpr double kBitsPerTable = 17 * 8;    // class, id and sixteen counts
 
+// n * log2(n), of which most that are asked for are small.
+double entropy_term(std::uint32_t n) {
+  static const std::array<double, 4096> known = [] {
+    std::array<double, 4096> values{};
+    for (std::size_t i = 1; i < values.size(); ++i) values[i] = static_cast<double>(i) * std::log2(i);
+    return values;
+  }();
+  return n < known.size() ? known[n] : n * std::log2(n);
+}
+
 double coded_bits(const Histogram& histogram) {
-  double total = 0;
-  for (const std::uint32_t uses : histogram) total += uses;
+  std::uint32_t total = 0;
   double bits = kBitsPerTable;
   for (const std::uint32_t uses : histogram)
-    if (uses > 0) bits += uses * std::log2(total / uses) + kBitsPerSymbol;
-  return bits;
+    if (uses > 0) {
+      total += uses;
+      bits += kBitsPerSymbol - entropy_term(uses);
+    }
+  return bits + entropy_term(total);
 }
 
 }  // namespace
@@ -45,31 +60,30 @@ HuffmanTable best_table(const Histogram& histogram) {
   // A symbol that is never used takes the code of ones alone, which no symbol may have.
   constexpr int kReserved = 256;
   struct Tree {
-    int symbol;
     std::uint64_t uses;
+    int symbol;
+    // The least used comes first, of equals the later one.
+    bool operator<(const Tree& other) const {
+      return uses != other.uses ? uses > other.uses : symbol < other.symbol;
+    }
   };
-  std::vector<Tree> trees;
+  std::vector<Tree> used;
+  used.reserve(kReserved + 1);
   for (int symbol = 0; symbol < kReserved; ++symbol)
     if (histogram[static_cast<std::size_t>(symbol)] > 0)
-      trees.push_back({symbol, histogram[static_cast<std::size_t>(symbol)]});
-  trees.push_back({kReserved, 1});
+      used.push_back({histogram[static_cast<std::size_t>(symbol)], symbol});
+  used.push_back({1, kReserved});
+  std::priority_queue<Tree> trees(std::less<Tree>(), std::move(used));
 
   std::array<int, kReserved + 1> length{}, next;
   next.fill(-1);
   while (trees.size() > 1) {
-    // The two least used, of equals the later one first.
-    std::size_t first = 0, second = trees.size();
-    for (std::size_t i = 1; i < trees.size(); ++i) {
-      if (trees[i].uses <= trees[first].uses) {
-        second = first;
-        first = i;
-      } else if (second == trees.size() || trees[i].uses <= trees[second].uses) {
-        second = i;
-      }
-    }
-    int one = trees[first].symbol, other = trees[second].symbol;
-    trees[first].uses += trees[second].uses;
-    trees.erase(trees.begin() + static_cast<std::ptrdiff_t>(second));
+    const Tree first = trees.top();
+    trees.pop();
+    int one = first.symbol, other = trees.top().symbol;
+    const std::uint64_t uses = first.uses + trees.top().uses;
+    trees.pop();
+    trees.push({uses, first.symbol});
     for (++length[static_cast<std::size_t>(one)]; next[static_cast<std::size_t>(one)] >= 0;)
       ++length[static_cast<std::size_t>(one = next[static_cast<std::size_t>(one)])];
     next[static_cast<std::size_t>(one)] = other;

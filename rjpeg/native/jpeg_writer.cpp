@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "clones.hpp"
 #include "huffman.hpp"
+#include "memory.hpp"
 
 namespace rjpeg {
 namespace {
@@ -23,7 +23,7 @@ constexpr std::size_t kKinds = 4;
 constexpr std::uint32_t kAc = 1, kChroma = 2;
 
 struct Tokens {
-  std::unique_ptr<Token[]> tokens;
+  Buffer<Token> tokens;
   const Token* end = nullptr;
   std::array<Histogram, kKinds> histograms{};
 };
@@ -83,6 +83,13 @@ class Tokenizer {
   int largest_dc_ = 0, largest_ac_ = 0;  // all magnitudes' bits
 };
 
+// The next power of two, so that a video's frames, each a little larger or smaller, take the same memory again.
+std::size_t rounded(std::size_t count) {
+  std::size_t result = 1;
+  while (result < count) result *= 2;
+  return result;
+}
+
 // All blocks in the order of an interleaved scan (T.81, A.2.3).
 RJPEG_WIDE
 Tokens tokens_of(const std::vector<WrittenComponent>& components) {
@@ -104,9 +111,9 @@ Tokens tokens_of(const std::vector<WrittenComponent>& components) {
     // DC, end of block and at most three times sixteen zeros in each
     most += static_cast<std::size_t>(5 * mcu_rows * mcu_cols * h[c] * v[c]);
   Tokens out;
-  out.tokens.reset(new Token[most]);
+  out.tokens = Buffer<Token>(rounded(most));
   static_assert(sizeof out.histograms == kKinds * sizeof(Histogram), "one histogram after another");
-  Tokenizer tokenizer(out.tokens.get(), out.histograms.data());
+  Tokenizer tokenizer(out.tokens.data(), out.histograms.data());
   std::array<int, 3> dc{};
   for (std::ptrdiff_t mcu_row = 0; mcu_row < mcu_rows; ++mcu_row)
     for (std::ptrdiff_t mcu_col = 0; mcu_col < mcu_cols; ++mcu_col)
@@ -300,10 +307,10 @@ std::string write_file(int width, int height, const std::vector<WrittenComponent
 
   // Twice the bytes, if a zero had to follow every one of them.
   const std::size_t most = 2 * (static_cast<std::size_t>(bits / 8) + 2);
-  const std::unique_ptr<unsigned char[]> scan(new unsigned char[most]);
+  Buffer<unsigned char> scan(rounded(most));
   static_assert(sizeof codes == kKinds * 256 * sizeof(Code), "one table after another");
-  const unsigned char* end = write_scan(tokens.tokens.get(), tokens.end, codes[0].data(), scan.get());
-  file.append(reinterpret_cast<const char*>(scan.get()), static_cast<std::size_t>(end - scan.get()));
+  const unsigned char* end = write_scan(tokens.tokens.data(), tokens.end, codes[0].data(), scan.data());
+  file.append(reinterpret_cast<const char*>(scan.data()), static_cast<std::size_t>(end - scan.data()));
   put_byte(file, 0xFF);
   put_byte(file, kEoi);
   return file;

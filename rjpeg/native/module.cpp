@@ -216,22 +216,29 @@ rjpeg::RegionLevels checked_levels(const Exact<std::int16_t>& quantized, const E
   return {level + channel, levels.shape(0), levels.shape(1)};
 }
 
-void quantize_regions(const Exact<float>& coefficients, const Exact<float>& steps, const Exact<std::uint8_t>& levels,
-                      int channel, const std::optional<Exact<std::uint8_t>>& before, float dead_zone,
-                      Exact<std::int16_t>& quantized, Exact<rjpeg::Mask>& masks) {
-  const py::ssize_t rows = quantized.shape(0), cols = quantized.shape(1);
-  expect(is_blocks(coefficients, rows, cols), "coefficients: expected shape (rows, cols, 64)");
-  const rjpeg::RegionLevels regions = checked_levels(quantized, masks, steps, levels, channel);
+void quantize_regions(const std::vector<Exact<float>>& coefficients, const std::pair<Exact<float>, Exact<float>>& steps,
+                      const Exact<std::uint8_t>& levels, const std::optional<Exact<std::uint8_t>>& before,
+                      float dead_zone, std::vector<Exact<std::int16_t>>& quantized,
+                      std::vector<Exact<rjpeg::Mask>>& masks) {
+  expect(coefficients.size() == quantized.size() && masks.size() == quantized.size(),
+         "coefficients, quantized, masks: expected those of each component");
   expect(!before || (before->ndim() == 3 && before->shape(0) == levels.shape(0) &&
                      before->shape(1) == levels.shape(1) && before->shape(2) == 2),
          "before: expected the shape of the levels");
-  const std::uint8_t* levels_before = before ? before->data() + channel : nullptr;
-  const float *source = coefficients.data(), *step = steps.data();
-  std::int16_t* target = quantized.mutable_data();
-  rjpeg::Mask* target_masks = masks.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    rjpeg::quantize_regions(source, rows, cols, step, regions, levels_before, dead_zone, target, target_masks);
+  for (std::size_t c = 0; c < quantized.size(); ++c) {
+    const int channel = c > 0;
+    const Exact<float>& of_channel = channel ? steps.second : steps.first;
+    const rjpeg::RegionLevels regions = checked_levels(quantized[c], masks[c], of_channel, levels, channel);
+    const py::ssize_t rows = quantized[c].shape(0), cols = quantized[c].shape(1);
+    expect(is_blocks(coefficients[c], rows, cols), "coefficients: expected shape (rows, cols, 64)");
+    const std::uint8_t* levels_before = before ? before->data() + channel : nullptr;
+    const float *source = coefficients[c].data(), *step = of_channel.data();
+    std::int16_t* target = quantized[c].mutable_data();
+    rjpeg::Mask* target_masks = masks[c].mutable_data();
+    {
+      py::gil_scoped_release unlocked;
+      rjpeg::quantize_regions(source, rows, cols, step, regions, levels_before, dead_zone, target, target_masks);
+    }
   }
 }
 
@@ -392,16 +399,24 @@ py::array_t<rjpeg::Mask> find_masks(const Exact<std::int16_t>& blocks) {
   return masks;
 }
 
-std::uint32_t checksum(const Exact<std::int16_t>& blocks, const Exact<rjpeg::Mask>& masks, std::uint32_t crc) {
-  const rjpeg::Blocks component = blocks_with_masks(blocks, masks);
+std::uint32_t checksum(const std::vector<Exact<std::int16_t>>& blocks, const std::vector<Exact<rjpeg::Mask>>& masks,
+                       std::uint32_t crc) {
+  expect(blocks.size() == masks.size(), "masks: expected those of each component");
+  std::vector<rjpeg::Blocks> components;
+  for (std::size_t c = 0; c < blocks.size(); ++c) components.push_back(blocks_with_masks(blocks[c], masks[c]));
   py::gil_scoped_release unlocked;
-  return rjpeg::checksum(crc, component);
+  for (const rjpeg::Blocks& component : components) crc = rjpeg::checksum(crc, component);
+  return crc;
 }
 
-py::bytes rice_encode(const Array<std::int64_t>& gaps, const Array<std::int64_t>& differences) {
-  expect(gaps.ndim() == 1 && differences.ndim() == 1 && gaps.size() == differences.size(),
-         "differences: expected one a gap");
-  return py::bytes(rjpeg::rice_encode(gaps.data(), differences.data(), gaps.size()));
+std::optional<py::bytes> rice_encode(const Exact<std::uint8_t>& before, const Exact<std::uint8_t>& after,
+                                     std::size_t most) {
+  expect(before.ndim() == 3 && before.shape(2) == 2 && after.ndim() == 3 && after.shape(2) == 2 &&
+             after.shape(0) == before.shape(0) && after.shape(1) == before.shape(1),
+         "before, after: expected two of shape (rows, cols, 2)");
+  const std::optional<std::string> coded =
+      rjpeg::rice_encode(before.data(), after.data(), before.shape(0) * before.shape(1), most);
+  return coded ? std::optional<py::bytes>(*coded) : std::nullopt;
 }
 
 py::tuple rice_decode(const py::bytes& data, std::int64_t size, std::size_t most) {
@@ -470,7 +485,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("decode_plain", &decode_plain, py::arg("jpeg"), py::arg("max_pixels"));
   module.def("region_bits", &region_bits, py::arg("jpeg"), py::arg("max_pixels"), py::arg("region"));
   module.def("quantize_regions", &quantize_regions, py::arg("coefficients").noconvert(), py::arg("steps").noconvert(),
-             py::arg("levels").noconvert(), py::arg("channel"), py::arg("before").noconvert(), py::arg("dead_zone"),
+             py::arg("levels").noconvert(), py::arg("before").noconvert(), py::arg("dead_zone"),
              py::arg("quantized").noconvert(), py::arg("masks").noconvert());
   module.def("transform_and_quantize", &transform_and_quantize, py::arg("plane").noconvert(),
              py::arg("steps").noconvert(), py::arg("levels").noconvert(), py::arg("channel"), py::arg("dead_zone"),
@@ -491,7 +506,8 @@ PYBIND11_MODULE(_native, module) {
              py::arg("bits"));
   module.def("find_masks", &find_masks, py::arg("blocks").noconvert());
   module.def("checksum", &checksum, py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("crc"));
-  module.def("rice_encode", &rice_encode, py::arg("gaps"), py::arg("differences"));
+  module.def("rice_encode", &rice_encode, py::arg("before").noconvert(), py::arg("after").noconvert(),
+             py::arg("most"));
   module.def("rice_decode", &rice_decode, py::arg("data"), py::arg("size"), py::arg("most"));
   module.def("write_file", &write_file, py::arg("width"), py::arg("height"), py::arg("blocks").noconvert(),
              py::arg("masks").noconvert(), py::arg("tables"), py::arg("sampling"), py::arg("segments"));

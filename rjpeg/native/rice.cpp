@@ -9,26 +9,26 @@ namespace {
 
 class Bits {
  public:
-  void put(bool bit) {
-    if (held_ == 0) bytes_.push_back('\0');
-    if (bit) bytes_.back() = static_cast<char>(static_cast<unsigned char>(bytes_.back()) | 0x80 >> held_);
-    held_ = (held_ + 1) % 8;
+  // The low `length` bits of a value, at most 32.
+  void put(std::uint64_t value, int length) {
+    held_ = held_ << length | (value & ((std::uint64_t{1} << length) - 1));
+    count_ += length;
+    for (; count_ >= 8; count_ -= 8) bytes_.push_back(static_cast<char>(held_ >> (count_ - 8)));
   }
+  // So many ones, and a zero.
   void put_unary(std::int64_t value) {
-    for (; value > 0; --value) put(true);
-    put(false);
-  }
-  void put_binary(std::int64_t value, int length) {
-    for (int bit = length - 1; bit >= 0; --bit) put(value >> bit & 1);
+    for (; value >= 31; value -= 31) put(0x7FFFFFFF, 31);
+    put((std::uint64_t{2} << value) - 2, static_cast<int>(value) + 1);
   }
   std::string finish() {
-    while (held_ != 0) put(true);
+    if (count_ != 0) put(0xFF, 8 - count_);
     return std::move(bytes_);
   }
 
  private:
   std::string bytes_;
-  int held_ = 0;
+  std::uint64_t held_ = 0;
+  int count_ = 0;  // bits of held_ that are not in bytes_ yet, fewer than 8
 };
 
 class BitReader {
@@ -54,24 +54,39 @@ class BitReader {
 
 }  // namespace
 
-std::string rice_encode(const std::int64_t* gaps, const std::int64_t* differences, std::ptrdiff_t count) {
+std::optional<std::string> rice_encode(const std::uint8_t* before, const std::uint8_t* after, std::ptrdiff_t regions,
+                                       std::size_t most) {
+  struct Change {
+    std::int64_t gap;
+    int difference;
+  };
+  std::vector<Change> changes;
+  std::int64_t gap = 0;
+  for (int channel = 0; channel < 2; ++channel)
+    for (std::ptrdiff_t i = channel; i < 2 * regions; i += 2, ++gap) {
+      if (before[i] == after[i]) continue;
+      if (changes.size() == most) return std::nullopt;
+      changes.push_back({gap, after[i] - before[i]});
+      gap = -1;
+    }
+  if (changes.empty()) return std::string();
   int parameter = 0;
   std::int64_t least = 0;
   for (int k = 0; k < 16; ++k) {
-    std::int64_t length = k * count;
-    for (std::ptrdiff_t i = 0; i < count; ++i) length += gaps[i] >> k;
+    std::int64_t length = k * static_cast<std::int64_t>(changes.size());
+    for (const Change& change : changes) length += change.gap >> k;
     if (k == 0 || length < least) {
       least = length;
       parameter = k;
     }
   }
   Bits bits;
-  bits.put_binary(parameter, 4);
-  for (std::ptrdiff_t i = 0; i < count; ++i) {
-    bits.put_unary(gaps[i] >> parameter);
-    bits.put_binary(gaps[i], parameter);
-    bits.put(differences[i] < 0);
-    bits.put_unary(std::llabs(differences[i]) - 1);
+  bits.put(static_cast<std::uint64_t>(parameter), 4);
+  for (const Change& change : changes) {
+    bits.put_unary(change.gap >> parameter);
+    bits.put(static_cast<std::uint64_t>(change.gap), parameter);
+    bits.put(change.difference < 0, 1);
+    bits.put_unary(std::abs(change.difference) - 1);
   }
   return bits.finish();
 }

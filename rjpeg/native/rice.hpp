@@ -3,15 +3,19 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace rjpeg {
 
-// Gaps, at least 0, by the best of 16 parameters, which comes first in four bits, each followed by its difference, not 0:
-// sign, then magnitude in unary. Ends with ones up to a whole byte.
-std::string rice_encode(const std::int64_t* gaps, const std::int64_t* differences, std::ptrdiff_t count);
+// What turns the levels `before` into `after`, both two channels a region; nothing where they differ in more than `most`
+// places, and no bytes where in none. In the order of the channels and then of the regions every place has the gap of
+// equal levels before it, by the best of 16 parameters, which comes first in four bits, and its difference: sign, then
+// magnitude in unary. Ends with ones up to a whole byte.
+std::optional<std::string> rice_encode(const std::uint8_t* before, const std::uint8_t* after, std::ptrdiff_t regions,
+                                       std::size_t most);
 
 struct Differences {
   std::vector<std::int64_t> positions;  // rising, below `size`

@@ -42,6 +42,14 @@ def test_different_frames_show_different_pictures(pictures):
     assert all(not np.array_equal(frames[0], frame) for frame in frames[1:])
 
 
+def test_tiles_lie_side_by_side_and_are_whole():
+    frame = np.arange(7 * 9 * 3).reshape(7, 9, 3)
+    found = bench.tiles(frame, 3, 4)
+    assert len(found) == 4
+    np.testing.assert_array_equal(np.vstack([np.hstack(found[:2]), np.hstack(found[2:])]), frame[:6, :8])
+    np.testing.assert_array_equal(bench.tiles(frame, 7, 9), [frame])
+
+
 def test_the_peer_is_measured_at_equal_bytes(pictures):
     frame = bench.compose(pictures, 224, 224, 0)
     for size in (2000, 5000, 9000):
@@ -87,20 +95,25 @@ def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, mo
         assert "predictor" not in row["stages"]["encode a given map"]
     assert results["process"]["peak_megabytes"] < bench.MEMORY_BUDGET
     assert results["process"]["import_seconds"] > 0
+    assert results["pixel_nanoseconds"].keys() == {"224x160", "193x225"}
+    assert min(results["pixel_nanoseconds"].values()) > 0
     for what, found, limit in bench.budgets(results):
         assert f"| {what} | {found:.2f} | {limit:g} |" in text
 
 
 def test_budgets_are_told_with_what_was_found_at_their_size():
     times = dict.fromkeys(bench.PEERS, 2.0) | dict.fromkeys(bench.PEERS.values(), 1.0)
-    row = {"size": bench.BUDGET_SIZE, "milliseconds": times, "least_milliseconds": times}
-    row["stages"] = {"encode": {"generator": 0.5, "predictor": 0.25}}
-    small = row | {"size": "320x240", "least_milliseconds": times | {"encode": 0.55}}
-    found = bench.budgets({"sizes": [small, row], "process": {"peak_megabytes": 80.0}})
+    row = {
+        "size": bench.BUDGET_SIZE,
+        "milliseconds": times,
+        "stages": {"encode": {"generator": 0.5, "predictor": 0.25}},
+    }
+    costs = {"1280x720": 10.0, "640x480": 9.0, "320x240": 11.0}
+    found = bench.budgets({"sizes": [row], "pixel_nanoseconds": costs, "process": {"peak_megabytes": 80.0}})
     values = {what: (value, limit) for what, value, limit in found}
     assert values["encode, times cv2.imencode"] == (2.0, 3.0)
     assert values["encode without the networks, times cv2.imencode"] == (1.25, 1.3)
-    assert values["encode, spread of the cost a pixel from 320x240 to 640x480"][0] == pytest.approx(0.1)
+    assert values["encode, cost a pixel off its mean, 320x240 to 1280x720"][0] == pytest.approx(0.1)
     assert values["megabytes of a process that encodes 640x480"] == (80.0, 120)
 
 

@@ -231,10 +231,14 @@ def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
         [*command, "--out", str(tmp_path / "out")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
     )  # fmt: skip
-    assert process.stdout is not None
-    first = json.loads(process.stdout.readline())
-    process.send_signal(number)
-    rest, messages = process.communicate(timeout=30)
+    with process:
+        try:
+            assert process.stdout is not None
+            first = json.loads(process.stdout.readline())
+            process.send_signal(number)
+            rest, messages = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130, "a folder has an end that was not reached"
     assert json.loads(rest)["summary"]["frames"] == 1
     assert "Traceback" not in messages

@@ -82,19 +82,22 @@ def test_regions_are_quantized_each_by_its_level_however_it_is_done(height, widt
     plane = random.integers(0, 256, (height, width), np.uint8)
     coefficients = codec.forward_dct(plane)
     rows, cols = coefficients.shape[:2]
-    steps = codec.level_steps(random.integers(1, 99, 64), SCALES)
+    steps = [codec.level_steps(random.integers(1, 99, 64), SCALES) for _ in range(2)]
     for regions in ((rows, cols), (codec.halved(rows), codec.halved(cols))):
         before, after = random.integers(0, 13, (2, *regions, 2), np.uint8)
         after[: regions[0] // 2] = before[: regions[0] // 2]
-        for channel in (0, 1):
-            expected = codec.quantize(coefficients, steps, codec.block_levels(after[..., channel], rows, cols), 0.1)
-            blocks, masks = np.empty((rows, cols, 64), np.int16), np.empty((rows, cols), np.uint64)
-            _native.quantize_regions(coefficients, steps, before, channel, None, 0.1, blocks, masks)
-            _native.quantize_regions(coefficients, steps, after, channel, before, 0.1, blocks, masks)
+        quantized = [np.empty((rows, cols, 64), np.int16) for _ in range(2)]
+        all_masks = [np.empty((rows, cols), np.uint64) for _ in range(2)]
+        for levels, known in ((before, None), (after, before)):
+            arguments = (levels, known, 0.1, quantized, all_masks)
+            _native.quantize_regions([coefficients, coefficients], (steps[0], steps[1]), *arguments)
+        for channel, (blocks, masks) in enumerate(zip(quantized, all_masks, strict=True)):
+            levels = codec.block_levels(after[..., channel], rows, cols)
+            expected = codec.quantize(coefficients, steps[channel], levels, 0.1)
             np.testing.assert_array_equal(blocks, expected)
             np.testing.assert_array_equal(masks, _native.find_masks(expected))
             blocks[:], masks[:] = 7, 7
-            _native.transform_and_quantize(plane, steps, after, channel, 0.1, blocks, masks)
+            _native.transform_and_quantize(plane, steps[channel], after, channel, 0.1, blocks, masks)
             np.testing.assert_array_equal(blocks, expected)
             np.testing.assert_array_equal(masks, _native.find_masks(expected))
 
@@ -105,23 +108,23 @@ def test_shapes_that_do_not_fit_and_levels_without_steps_are_refused():
     levels = np.zeros((2, 2, 2), np.uint8)
 
     def quantize(**changes):
-        values = {"coefficients": coefficients, "steps": steps, "levels": levels, "channel": 0, "before": None}
-        _native.quantize_regions(**(values | {"dead_zone": 0.0, "quantized": blocks, "masks": masks} | changes))
+        values = {"coefficients": [coefficients], "steps": (steps, steps), "levels": levels, "before": None}
+        _native.quantize_regions(**(values | {"dead_zone": 0.0, "quantized": [blocks], "masks": [masks]} | changes))
 
     quantize()
     for changes in (
-        {"coefficients": coefficients[:3]},
+        {"coefficients": [coefficients[:3]]},
+        {"coefficients": [coefficients, coefficients]},
         {"levels": np.zeros((3, 2, 2), np.uint8)},
         {"levels": levels + np.uint8(3)},
         {"before": np.zeros((1, 2, 2), np.uint8)},
-        {"channel": 2},
-        {"masks": masks[:2]},
+        {"masks": [masks[:2]]},
     ):
         with pytest.raises(ValueError, match=r"expected|without"):
             quantize(**changes)
     # Never a copy in the place of what is to be written to.
     with pytest.raises(TypeError):
-        quantize(quantized=np.zeros((4, 4, 64), np.int32))
+        quantize(quantized=[np.zeros((4, 4, 64), np.int32)])
 
 
 # What the networks see
@@ -211,7 +214,7 @@ def test_a_mask_says_which_coefficients_are_not_zero_in_zigzag_order(seed, share
 def test_the_checksum_of_blocks_is_their_crc_32(seed, share, before):
     blocks = some_blocks(seed, 3, 2, share, largest=32767)
     masks = _native.find_masks(blocks)
-    assert _native.checksum(blocks, masks, before) == zlib.crc32(blocks.astype("<i2").tobytes(), before)
+    assert _native.checksum([blocks], [masks], before) == zlib.crc32(blocks.astype("<i2").tobytes(), before)
 
 
 def test_nonzero_coefficients_are_counted_by_region_without_dc():
