@@ -46,6 +46,7 @@ from device.sources import frame_size, open_source
 from device.view import View
 from rjpeg.errors import ConfigError, RjpegError
 from rjpeg.files import read_token
+from rjpeg.protocol import PORTS
 from rjpeg.runtime import RUNTIMES, runtime_name
 
 __all__ = ["Check", "run_checks"]
@@ -56,7 +57,6 @@ OTHER_SECONDS = 30.0
 CERTIFICATE_DAYS = 14
 HOT, TOO_HOT = 70.0, 80.0  # degrees Celsius; at 80 a Raspberry Pi begins to slow down
 SPARE_BYTES = 100_000_000
-PORTS = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
 # a clock that shows a time before this program was written is wrong, whatever it thinks
 WRITTEN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 FRAME = (480, 640, 3)

@@ -15,7 +15,6 @@ import socket
 import ssl
 import struct
 import time
-import urllib.parse
 from typing import Any
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
@@ -34,14 +33,13 @@ from device.sender import (
     packet_bytes,
     trusted,
 )
-from rjpeg.errors import ConfigError, DeliveryError
-from rjpeg.protocol import time_text
+from rjpeg.errors import DeliveryError
+from rjpeg.protocol import broker_address, time_text
 
 __all__ = ["MqttSender"]
 
 logger = logging.getLogger(__name__)
 
-PORTS = {"mqtt": 1883, "mqtts": 8883}
 KEEPALIVE_SECONDS = 60
 # a broker has nothing to send but acknowledgments
 LARGEST_INCOMING = 65536
@@ -103,7 +101,7 @@ class MqttSender:
         expiry: int | None = None,
         needs_subscriber: bool = False,
     ) -> None:
-        self._tls, self._host, self._port = parse_server(server)
+        self._tls, self._host, self._port = broker_address("delivery.server", server)
         self.name = server.rstrip("/")
         self._camera = camera
         self._topic = f"{topic}/{camera}"
@@ -389,22 +387,3 @@ class _Connection:
             self.reason = reason
         self.lost = True
         self._heard.put(("lost", 0, reason))
-
-
-def parse_server(server: str) -> tuple[bool, str, int]:
-    """Whether with TLS, host and port of mqtt://host:port or mqtts://host:port.
-
-    Raises:
-        ConfigError: it isn't like that.
-    """
-    expected = f"expected like mqtt://host:1883 or mqtts://host:8883, user name and password apart; got {server!r}"
-    try:
-        parts = urllib.parse.urlsplit(server)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"delivery.server: {error}; {expected}") from error
-    if "@" in parts.netloc:
-        raise ConfigError("delivery.server: user name and password belong in mqtt.username and token_file")
-    if parts.scheme not in PORTS or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError(f"delivery.server: {expected}")
-    return parts.scheme == "mqtts", parts.hostname, port or PORTS[parts.scheme]

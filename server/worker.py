@@ -22,7 +22,6 @@ import socket
 import ssl
 import threading
 import time
-import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from starlette.exceptions import HTTPException
 from rjpeg.arguments import positive
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError, RjpegError
 from rjpeg.files import read_token
+from rjpeg.protocol import broker_address
 from server import __main__ as program
 from server.app import Service, frame_metrics
 from server.config import Config
@@ -48,7 +48,7 @@ from server.lines import LineWriter
 from server.schemas import parse_time
 from server.service import check_tls, make_service, needs_token, open_socket, serve
 
-__all__ = ["Settings", "Worker", "frame_of", "main", "parse_broker"]
+__all__ = ["Settings", "Worker", "frame_of", "main"]
 
 logger = logging.getLogger("worker")
 
@@ -68,7 +68,6 @@ With --listen, the worker is a whole service besides, see `python -m server --he
 SIGTERM and Ctrl-C end it, exit 0.
 """
 
-PORTS = {"mqtt": 1883, "mqtts": 8883}
 KEEPALIVE_SECONDS = 60
 CONNECT_SECONDS = 10
 # between attempts to reach the broker, or to store a frame again
@@ -120,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     program.set_up_logging(args.log_level)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = program.read_config(args)
-    parse_broker(args.broker)
+    broker_address("--broker", args.broker)
     emit = LineWriter() if args.json else lambda _: None
     with contextlib.ExitStack() as stack:
         settings = Settings(
@@ -215,20 +214,6 @@ def topic(text: str) -> str:
     return text
 
 
-def parse_broker(url: str) -> tuple[bool, str, int]:
-    """Whether with TLS, host and port of mqtt://host:port or mqtts://host:port. Raises ConfigError."""
-    expected = f"--broker {url!r}, expected like mqtt://host:1883 or mqtts://host:8883, user name and password apart"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"{expected}: {error}") from error
-    extra = parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc
-    if parts.scheme not in PORTS or not parts.hostname or extra:
-        raise ConfigError(expected)
-    return parts.scheme == "mqtts", parts.hostname, port or PORTS[parts.scheme]
-
-
 @contextlib.contextmanager
 def free_name(config: Config, scope: str) -> Iterator[str]:
     """A name that no other worker of this machine and data folder has within `scope`, until the end of the block.
@@ -284,7 +269,7 @@ class Worker:
         self.error: RjpegError | None = None
         self._service = service
         self._settings = settings
-        self._tls, self._host, self._port = parse_broker(settings.broker)
+        self._tls, self._host, self._port = broker_address("--broker", settings.broker)
         self._context = trusted(settings.ca_file) if self._tls else None
         self._connection: _Connection | None = None
         self._connected = self._stopping = False

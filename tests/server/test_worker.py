@@ -24,10 +24,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import rjpeg
-from rjpeg.errors import ConfigError, InputError
+from rjpeg.errors import InputError
 from rjpeg.protocol import time_text
 from server.store import Store
-from server.worker import frame_of, parse_broker
+from server.worker import frame_of
 from tests.brokers import Broker, free_ports, needs_broker
 from tests.waiting import until
 
@@ -412,7 +412,7 @@ def test_workers_of_one_name_are_told_of_each_other_and_store_every_frame_once(
     [
         ([], 2, "--broker"),
         (["--broker", "http://host"], 1, "mqtt://host:1883"),
-        (["--broker", "mqtt://user:secret@host"], 1, "apart"),
+        (["--broker", "mqtt://user:secret@host"], 1, "settings of their own"),
         (["--broker", "mqtt://host", "--group", "a/b"], 2, "--group"),
         (["--broker", "mqtt://host", "--topic", "#"], 2, "--topic"),
         (["--broker", "mqtt://host", "--token-file", "/nowhere"], 1, "token file"),
@@ -429,13 +429,6 @@ def test_what_cannot_work_is_told_at_once(arguments, code, message, tmp_path):
     assert result.returncode == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_brokers_have_usual_ports():
-    assert parse_broker("mqtt://host") == (False, "host", 1883)
-    assert parse_broker("mqtts://[::1]") == (True, "::1", 8883)
-    with pytest.raises(ConfigError, match="expected like"):
-        parse_broker("mqtt://host:99999")
 
 
 class TestFrameOf:
