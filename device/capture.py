@@ -44,12 +44,16 @@ fails:
   server away or busy     tried again at growing intervals: for ever for a live camera, whose frames are dropped and
                           counted meanwhile (policy live) or kept on disk (policy record); frames of a file or folder
                           wait for delivery.retry_seconds, then exit 1
-  server rejects a frame  logged and counted, the run goes on, exit 1 at its end
-  server refuses a token  exit 1 at once
+  server rejects a frame  logged and counted, the run goes on, exit 1 at its end; policy record then waits up to 10 s
+                          before the next one, so that a server that is wrong does not empty the spool
+  server fails over one   tried again (HTTP 500); policy record gives that frame up after ten minutes
+  server refuses all      its token or address: exit 1 at once, for a live camera where that is so for all of them from
+                          the start; else tried again, at last every minute, and policy record keeps recording
   disk full               policy record: the oldest frames of the spool are thinned, and counted; with --out exit 1;
                           no file is left that isn't whole
-  picture unreadable      logged and counted, the run goes on, exit 1 at its end; so for one that can't be encoded
-  camera missing          exit 1 at the start, unless another camera is there
+  picture unreadable      logged and counted, the run goes on, exit 1 at its end; so for one that can't be encoded, but
+                          for the first one of a camera, which ends it
+  camera missing          exit 1 at the start, unless another camera is there, or systemd runs the program
   camera gone or stalled  closed and opened again at growing intervals, for ever
   bitrate too low         a live frame that doesn't fit is dropped and counted, so that later ones have more room;
                           others wait for it; where a whole second's bytes are not enough for the first, exit 1
@@ -60,9 +64,7 @@ Ctrl-C ends the run with its summary; exit 0 for a live source, 130 for one that
 def main(arguments: list[str] | None = None) -> int:
     """The program; returns its exit code."""
     args = parser().parse_args(arguments)
-    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    if args.log_format == "json":
-        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
+    set_up_logging(args.log_format, args.log_level)
     # what OpenCV and FFmpeg would print is said in our own messages
     # newer versions of OpenCV have the function elsewhere, where the type hints of older ones know nothing of it
     (cv2 if hasattr(cv2, "setLogLevel") else vars(cv2.utils)["logging"]).setLogLevel(0)
@@ -76,14 +78,18 @@ def main(arguments: list[str] | None = None) -> int:
             return check_command(config, as_json=args.json)
         return run(config, args.frames, as_json=args.json)
     except RjpegError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_why(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # whoever read our lines is gone; keep the interpreter from writing to it once more as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("error: standard output was closed", file=sys.stderr)
+        say_why("standard output was closed")
+        return 1
+    except Exception:
+        # a defect: with its traceback, and like all messages in the format and priority that were asked for
+        logger.exception("unexpected error; please report this")
         return 1
 
 
@@ -207,7 +213,7 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
     output.check()
     failed = {reason: n for reason, n in report.not_sent.items() if reason in FAILURES}
     if failed:
-        print(f"error: not sent: {', '.join(f'{n} {reason}' for reason, n in failed.items())}", file=sys.stderr)
+        say_why(f"not sent: {', '.join(f'{n} {reason}' for reason, n in failed.items())}")
     if interrupted and not all(pipeline.live for pipeline in kit.pipelines):
         return 130
     return 1 if failed else 0
@@ -258,6 +264,52 @@ class Output:
         """Raises BrokenPipeError where nobody reads any more."""
         if self._closed:
             raise BrokenPipeError
+
+
+def set_up_logging(log_format: str, level: str) -> None:
+    """Messages go to standard error, as text or as JSON, and to the journal with their priority."""
+    formatter: logging.Formatter = JsonFormatter() if log_format == "json" else TextFormatter()
+    handler = logging.StreamHandler()
+    handler.setFormatter(PriorityFormatter(formatter) if journal_listens() else formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def journal_listens() -> bool:
+    """Whether standard error goes to systemd's journal, and not elsewhere since: JOURNAL_STREAM (systemd.exec(5))."""
+    try:
+        stream = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
+
+
+def say_why(text: str) -> None:
+    """The last message: why the program ends with an error."""
+    logger.error("%s", text, extra={"last": True})
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level and message; of the last message only `error: ` and the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"error: {record.getMessage()}" if hasattr(record, "last") else super().format(record)
+
+
+class PriorityFormatter(logging.Formatter):
+    """Another formatter's lines, each after its priority, which the journal takes off again (sd-daemon(3))."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        levels = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+        priority = next((priority for level, priority in levels if record.levelno >= level), 7)
+        # a traceback has several lines, and the journal takes each by itself
+        return "\n".join(f"<{priority}>{line}" for line in self._formatter.format(record).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):

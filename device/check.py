@@ -33,20 +33,20 @@ if not __package__:
 import msgspec
 import numpy as np
 import requests
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 import rjpeg
 from device import config as configuration
 from device import health
-from device.config import CameraConfig, Config, token_file_of
+from device.config import CameraConfig, Config, for_camera, token_file_of
+from device.http_sender import Adapter
 from device.metrics import Metrics
-from device.sender import cause, is_loopback
+from device.mqtt_sender import Connection, new_client
+from device.sender import cause, is_loopback, trusted
 from device.sources import frame_size, open_source
 from device.view import View
-from rjpeg.errors import ConfigError, RjpegError
+from rjpeg.errors import ConfigError, DeliveryError, RjpegError
 from rjpeg.files import read_token
-from rjpeg.protocol import PORTS
+from rjpeg.protocol import PORTS, broker_address
 from rjpeg.runtime import RUNTIMES, runtime_name
 
 __all__ = ["Check", "run_checks"]
@@ -97,6 +97,8 @@ def run_checks(config: Config) -> Iterator[Check]:
         scheme = urllib.parse.urlsplit(target.server).scheme
         if scheme in ("https", "mqtts"):
             yield _limited("certificate", lambda: _certificate(config), limit)
+        # one camera after another, and the first that fails ends it
+        limit *= len(config.cameras)
         yield _limited("server", lambda: (_mqtt if scheme.startswith("mqtt") else _http)(config), limit)
     if config.view.listen is not None:
         yield _limited("local page", lambda: _view(config))
@@ -246,9 +248,9 @@ def _shown_certificate(config: Config) -> dict[str, Any] | Check:
     parts = urllib.parse.urlsplit(str(config.delivery.server))
     host, port = parts.hostname or "", _port(parts)
     try:
-        context = ssl.create_default_context(cafile=config.delivery.ca_file)
-    except OSError as error:
-        return Check("certificate", False, f"can't use {config.delivery.ca_file}: {error}", "check delivery.ca_file")
+        context = trusted(config.delivery.ca_file)
+    except ConfigError as error:
+        return Check("certificate", False, str(error), "check delivery.ca_file")
     try:
         with (
             socket.create_connection((host, port), config.delivery.timeout_seconds) as connection,
@@ -280,10 +282,19 @@ def _certificate_remedy(reason: str) -> str:
     return "use the name in delivery.server that is in the certificate"
 
 
-def _http(config: Config) -> Check:
-    found = [_http_of(config, camera.id) for camera in config.cameras]
+def _of_all(config: Config, of_camera: Callable[[Config, str], Check]) -> Check:
+    """The check of one camera after another, up to the first that fails."""
+    found = []
+    for camera in config.cameras:
+        found.append(of_camera(config, camera.id))
+        if found[-1].ok is False:
+            break
     # what fails comes before what is doubtful
     return min(found, key=lambda each: (False, None, True).index(each.ok))
+
+
+def _http(config: Config) -> Check:
+    return _of_all(config, _http_of)
 
 
 def _http_of(config: Config, camera: str) -> Check:
@@ -300,8 +311,9 @@ def _http_of(config: Config, camera: str) -> Check:
         return request
 
     with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, Adapter(target.ca_file))
         session.trust_env = not is_loopback(parts.hostname or "")
-        session.verify = target.ca_file or True
         # any callable does, and is taken before what ~/.netrc says
         session.auth = authorize
         options: dict[str, Any] = {"timeout": target.timeout_seconds, "allow_redirects": False, "stream": True}
@@ -341,60 +353,61 @@ def _http_of(config: Config, camera: str) -> Check:
 
 
 def _mqtt(config: Config) -> Check:
+    tls, host, port = broker_address("delivery.server", str(config.delivery.server))
+    if tls and isinstance(problem := _shown_certificate(config), Check):
+        return Check("server", False, f"mqtts://{host}:{port} is not believed: {problem.found}", problem.remedy)
+    return _of_all(config, _mqtt_of)
+
+
+def _mqtt_of(config: Config, camera: str) -> Check:
+    """Whether the broker takes the camera's connection and what it publishes: metrics that say nothing."""
     target = config.delivery
-    parts = urllib.parse.urlsplit(str(target.server))
-    host = parts.hostname or ""
-    port = _port(parts)
-    shown = f"{parts.scheme}://{host}:{port}"
-    if parts.scheme == "mqtts" and isinstance(problem := _shown_certificate(config), Check):
-        # nor would paho-mqtt; and it leaves its socket open then
-        return Check("server", False, f"{shown} is not believed: {problem.found}", problem.remedy)
-    answered = threading.Event()
-    reasons: list[tuple[bool, str]] = []
-
-    def on_connect(client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:  # noqa: ARG001
-        reasons.append((not reason.is_failure, str(reason)))
-        answered.set()
-
-    client = Client(
-        CallbackAPIVersion.VERSION2,
-        client_id=f"rjpeg-check-{secrets.token_hex(4)}",
-        protocol=MQTTProtocolVersion.MQTTv5,
-        reconnect_on_failure=False,
+    tls, host, port = broker_address("delivery.server", str(target.server))
+    shown = f"{'mqtts' if tls else 'mqtt'}://{host}:{port}"
+    username = for_camera(target.mqtt.username, camera)
+    token_file = token_file_of(target, camera)
+    if token_file is not None and username is None:
+        raise ConfigError("delivery.mqtt.username is needed where token_file gives a password")
+    connection = Connection(
+        new_client(
+            # not the camera's own: a program that runs would lose its connection
+            f"rjpeg-check-{secrets.token_hex(4)}",
+            username=username,
+            password=read_token(token_file) if token_file is not None else None,
+            context=trusted(target.ca_file) if tls else None,
+            timeout=target.timeout_seconds,
+        )
     )
-    client.on_connect = on_connect
-    client.on_disconnect = lambda *_: answered.set()
-    client.connect_timeout = target.timeout_seconds
-    if target.mqtt.username is not None:
-        token_file = token_file_of(target, config.cameras[0].id)
-        client.username_pw_set(target.mqtt.username, read_token(token_file) if token_file else None)
-    if parts.scheme == "mqtts":
-        client.tls_set(ca_certs=target.ca_file)
     try:
-        client.connect(host, port)
-        client.loop_start()
-        answered.wait(target.timeout_seconds)
-    except OSError as error:
-        return Check(
-            "server",
-            False,
-            f"{shown} can't be reached: {cause(error)}",
-            "check delivery.server, and that a broker runs",
-        )
+        try:
+            answer = connection.open(host, port, target.timeout_seconds)
+        except (OSError, ValueError) as error:
+            advice = "check delivery.server, and that a broker runs"
+            return Check("server", False, f"{shown} can't be reached: {cause(error)}", advice)
+        except DeliveryError:
+            advice = "check the port, TLS or not"
+            return Check("server", False, f"{shown} doesn't answer as an MQTT 5 broker", advice)
+        who = f"user {username}" if username is not None else "a client without a user name"
+        if answer.is_failure:
+            advice = "check delivery.mqtt.username, and the password in delivery.token_file"
+            return Check("server", False, f"{shown} refuses: {answer} ({who})", advice)
+        if connection.qos < 1:
+            advice = "let it offer QoS 1"
+            return Check("server", False, f"{shown} acknowledges no messages (its maximum QoS is 0)", advice)
+        topic = f"{target.mqtt.topic}/{camera}"
+        refused = f"{shown} doesn't take {topic}/metrics from {who}"
+        advice = f"in the broker's access list (ACL), let {who} write under {topic}/#; its log may say more"
+        try:
+            answer = connection.publish(f"{topic}/metrics", b"{}")
+        except DeliveryError as error:
+            # what some brokers do where something isn't allowed
+            return Check("server", False, f"{refused}: {connection.reason or error}", advice)
+        if answer.is_failure:
+            return Check("server", False, f"{refused}: {answer}", advice)
+        connection.end()
     finally:
-        client.disconnect()
-        client.loop_stop()
-    if not reasons:
-        return Check("server", False, f"{shown} doesn't answer as an MQTT 5 broker", "check the port, TLS or not")
-    taken, reason = reasons[0]
-    if not taken:
-        return Check(
-            "server",
-            False,
-            f"{shown} refuses: {reason}",
-            "check delivery.mqtt.username, and the password in delivery.token_file",
-        )
-    return Check("server", True, f"{shown} takes the connection")
+        connection.drop()
+    return Check("server", True, f"{shown} takes the connection and what is published")
 
 
 def _view(config: Config) -> Check:

@@ -21,6 +21,7 @@ __all__ = [
     "SpoolConfig",
     "ViewConfig",
     "check",
+    "for_camera",
     "load",
     "token_file_of",
 ]
@@ -67,7 +68,7 @@ class SkipConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MqttConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """What only MQTT needs. `username` goes with the first line of delivery.token_file as password."""
+    """What only MQTT needs. `username`, in which {camera} is the camera's id; delivery.token_file has its password."""
 
     topic: Annotated[str, msgspec.Meta(pattern=r"^[^+#\x00]{1,200}$")] = "rjpeg"
     username: str | None = None
@@ -117,9 +118,14 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     view: ViewConfig = msgspec.field(default_factory=ViewConfig)
 
 
+def for_camera(setting: str | None, camera: str) -> str | None:
+    """A setting that is meant for every camera as it is for one: {camera} in it is the id."""
+    return None if setting is None else setting.replace("{camera}", camera)
+
+
 def token_file_of(config: DeliveryConfig, camera: str) -> str | None:
     """The file with a camera's token, None where there is none."""
-    return None if config.token_file is None else config.token_file.replace("{camera}", camera)
+    return for_camera(config.token_file, camera)
 
 
 def load(path: str | Path) -> Config:

@@ -21,13 +21,22 @@ from typing import Protocol
 from device.config import DeliveryConfig, token_file_of
 from device.frames import OutgoingFrame
 from device.http_sender import HttpSender
-from device.sender import FolderSender, RefusedError, RejectedError, RetryLaterError, Sender, file_stem
+from device.sender import (
+    FaultError,
+    FolderSender,
+    RefusedError,
+    RejectedError,
+    RetryLaterError,
+    Sender,
+    file_stem,
+)
 from device.spool import Spool, SpoolError
 from rjpeg.errors import ConfigError, DeliveryError, RjpegError, StorageError
 from rjpeg.files import read_token
 
 __all__ = [
     "OVERTAKEN",
+    "REFUSED",
     "REJECTED",
     "SERVER_AWAY",
     "STOPPED",
@@ -48,12 +57,17 @@ logger = logging.getLogger(__name__)
 
 # seconds between tries, doubled each time
 FIRST_DELAY, LONGEST_LIVE_DELAY, LONGEST_DELAY = 0.25, 2.0, 10.0
+# where the server refuses all frames: somebody has to mend that, which may be soon
+LONGEST_REFUSED_DELAY = 60.0
+# a frame over which the server fails for so long is taken for the cause of it
+FAULT_SECONDS = 600.0
 LIVE_EXPIRY = 60  # seconds that an MQTT broker keeps a live frame for a slow subscriber
 
 # reasons of on_dropped; RecordOutbox has device.spool's DISK_FULL and DISK_ERROR too
 OVERTAKEN = "overtaken"  # by a newer frame before it could be sent
 SERVER_AWAY = "server away"
 REJECTED = "rejected"  # the server will never take this one
+REFUSED = "refused"  # the server takes none from here: its token, its address
 STOPPED = "stopped"  # the program ended first
 
 OnSent = Callable[[OutgoingFrame, str, float], None]
@@ -63,11 +77,8 @@ OnDropped = Callable[[OutgoingFrame, str], None]
 class Pace(Protocol):
     """A cap on bytes a second, which several senders may share."""
 
-    def wait_seconds(self, size: int) -> float:
-        """Seconds until `size` bytes may be sent; 0: now. Asked again after that time."""
-
-    def spend(self, size: int) -> None:
-        """Count bytes that are sent now."""
+    def take(self, size: int) -> float:
+        """0: `size` bytes may be sent, and count as sent now. Else the seconds after which to ask again."""
 
 
 class Outbox(Protocol):
@@ -79,7 +90,15 @@ class Outbox(Protocol):
 
     @property
     def failure(self) -> RjpegError | None:
-        """Why no frame will be sent any more: the server refuses all, or it was waited for long enough."""
+        """Why no frame will be sent any more: the server was waited for long enough, or something is broken here."""
+
+    @property
+    def refusal(self) -> RjpegError | None:
+        """What the server said where it refuses all frames and has taken none yet; it is asked again all the same."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why frames do not get through at the moment, None while they do."""
 
     def put(self, frame: OutgoingFrame) -> int:
         """Take a frame; the sequence number under which it goes, -1 if it was dropped at once."""
@@ -181,6 +200,12 @@ class WaitOutbox:
         self._stop = threading.Event()
         self._idle = threading.Lock()  # held while a frame is sent
         self.failure: RjpegError | None = None
+        self.refusal: RjpegError | None = None  # it is raised
+
+    @property
+    def trouble(self) -> str | None:
+        """See Outbox."""
+        return None if self.failure is None else str(self.failure)
 
     @property
     def ready(self) -> bool:
@@ -242,7 +267,7 @@ class _Thread:
     """A thread that sends, and the condition on which it and the others wait. Subclasses start it when they are ready.
 
     Attributes:
-        failure: see Outbox.
+        failure, refusal: see Outbox.
     """
 
     def __init__(
@@ -257,6 +282,7 @@ class _Thread:
         close_seconds: float,
     ) -> None:
         self.failure: RjpegError | None = None
+        self.refusal: RjpegError | None = None
         self._sender = sender
         self._on_sent = on_sent
         self._on_dropped = on_dropped
@@ -267,6 +293,11 @@ class _Thread:
         self._stopping = threading.Event()
         # a daemon: a try that hangs beyond all timeouts doesn't keep the program from ending
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    @property
+    def trouble(self) -> str | None:
+        """See Outbox."""
+        return self._backoff.trouble if self.failure is None else str(self.failure)
 
     def close(self) -> None:
         """See Outbox."""
@@ -305,8 +336,8 @@ class _Thread:
 class LiveOutbox(_Thread):
     """One slot: a frame that is put replaces the one that waits there.
 
-    A frame whose sending fails is dropped; the next try, after a pause of 0.25 s that doubles up to 2 s (or what the
-    server asks for, up to a minute), is with the newest frame there is then. So it goes on for ever.
+    A frame whose sending fails is dropped; the next try, after a pause of 0.25 s that doubles up to 2 s (up to a minute
+    where the server asks for that, or refuses all), is with the newest frame there is then. So it goes on for ever.
     """
 
     def __init__(
@@ -328,7 +359,7 @@ class LiveOutbox(_Thread):
             close_seconds=close_seconds,
         )
         self._slot: OutgoingFrame | None = None
-        self._sending = False
+        self._sending = self._taken_any = False
         self._next_try = time.monotonic()
         self._thread.start()
 
@@ -384,28 +415,26 @@ class LiveOutbox(_Thread):
                     return None
                 pause = self._next_try - time.monotonic()
                 if pause <= 0 and self._pace is not None:
-                    pause = self._pace.wait_seconds(_cost(self._sender, self._slot))
+                    pause = self._pace.take(_cost(self._sender, self._slot))
                 if pause <= 0:
                     frame, self._slot, self._sending = self._slot, None, True
                     return frame
                 self._changed.wait_for(self._stopping.is_set, pause)
 
     def _try(self, frame: OutgoingFrame) -> None:
-        if self._pace is not None:
-            self._pace.spend(_cost(self._sender, frame))
         started = time.monotonic()
         try:
             where = self._sender.send(frame)
         except RejectedError as error:
             self._backoff.rejected(frame, error)
             self._on_dropped(frame, REJECTED)
-        except RefusedError:
-            self._on_dropped(frame, SERVER_AWAY)
-            raise
         except DeliveryError as error:
             self._next_try = time.monotonic() + self._backoff.failed(error)
-            self._on_dropped(frame, SERVER_AWAY)
+            refused = isinstance(error, RefusedError)
+            self.refusal = error if refused and not self._taken_any else None
+            self._on_dropped(frame, REFUSED if refused else SERVER_AWAY)
         else:
+            self._taken_any, self.refusal = True, None
             self._backoff.succeeded()
             self._on_sent(frame, where, time.monotonic() - started)
 
@@ -415,7 +444,10 @@ class RecordOutbox(_Thread):
 
     A frame that the server will never take is counted and removed, so that it doesn't hold up the others; one that
     the disk has no room for is counted, and the next one tried all the same. While the server is away it is asked
-    again after pauses that double up to 10 s, for ever. A frame may arrive twice: its number and time tell.
+    again after pauses that double up to 10 s, for ever; where it refuses all frames, up to a minute. There are such
+    pauses too where it rejects one frame after another, or fails over one, which is given up after ten minutes: what is
+    wrong may be the server, and be mended before the spool is empty. A frame may arrive twice: its number and time
+    tell.
 
     Args:
         sender: the way to the server.
@@ -450,6 +482,7 @@ class RecordOutbox(_Thread):
         self._disk_failing = False
         # the last one that the server has; on a failing disk it may still be in the spool
         self._done = -1
+        self._fault: tuple[int, float] | None = None  # of which frame, and since when
         # whether all was sent when it was last looked, and whether anything was put since then
         self._drained = False
         self._news = False
@@ -488,14 +521,12 @@ class RecordOutbox(_Thread):
             frame = self._next()
             if frame is None:
                 continue
-            cost = _cost(self._sender, frame)
             if self._pace is not None:
-                while not self._stopping.is_set() and (pause := self._pace.wait_seconds(cost)) > 0:
+                cost = _cost(self._sender, frame)
+                while not self._stopping.is_set() and (pause := self._pace.take(cost)) > 0:
                     self._sleep(pause)
             if self._stopping.is_set():
                 return
-            if self._pace is not None:
-                self._pace.spend(cost)
             self._try(frame)
 
     def _next(self) -> OutgoingFrame | None:
@@ -520,14 +551,16 @@ class RecordOutbox(_Thread):
         try:
             where = self._sender.send(frame)
         except RejectedError as error:
-            self._backoff.rejected(frame, error)
+            pause = self._backoff.rejected(frame, error)
             self._on_dropped(frame, REJECTED)
-        except RefusedError:
-            raise
         except DeliveryError as error:
-            self._sleep(self._backoff.failed(error))
-            return
+            if not (isinstance(error, FaultError) and self._is_given_up(frame)):
+                self._sleep(self._backoff.failed(error))
+                return
+            pause = self._backoff.rejected(frame, error)
+            self._on_dropped(frame, REJECTED)
         else:
+            pause = 0.0
             self._backoff.succeeded()
             self._on_sent(frame, where, time.monotonic() - started)
         self._done = frame.sequence
@@ -536,46 +569,70 @@ class RecordOutbox(_Thread):
         except SpoolError as error:
             # it goes with a later one
             logger.debug("frame %d is delivered and still in the spool: %s", frame.sequence, error)
+        if pause:
+            self._sleep(pause)
+
+    def _is_given_up(self, frame: OutgoingFrame) -> bool:
+        """Whether the server has failed over this frame for long enough; it has just done so once more."""
+        if self._fault is None or self._fault[0] != frame.sequence:
+            self._fault = frame.sequence, time.monotonic()
+        return time.monotonic() - self._fault[1] >= FAULT_SECONDS
 
 
 class _Backoff:
-    """Growing pauses, and one line in the log whenever the state changes."""
+    """Growing pauses, and one line in the log whenever the state changes.
+
+    Attributes:
+        trouble: what the last try failed of, None if it did not.
+    """
 
     def __init__(self, name: str, longest: float, how_long: str = "") -> None:
-        self.failing = False
+        self.trouble: str | None = None
         self._name = name
         self._longest = longest
         self._how_long = f" {how_long}" if how_long else ""
         self._delay = FIRST_DELAY
-        self._rejecting = False
+        self._refused = self._rejecting = False
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last try failed, and not of the frame alone."""
+        return self.trouble is not None and not self._rejecting
 
     def failed(self, error: RjpegError) -> float:
         """Seconds until the next try."""
-        if not self.failing:
-            self.failing = True
+        refused = isinstance(error, RefusedError)
+        if refused and not (self.failing and self._refused):
+            logger.error("%s; trying again%s, at last every %g s", error, self._how_long, LONGEST_REFUSED_DELAY)
+        elif not refused and (not self.failing or self._refused):
             logger.warning("%s; trying again%s", error, self._how_long)
-        delay = self._delay
-        self._delay = min(2 * delay, self._longest)
+        self._refused, self._rejecting, self.trouble = refused, False, str(error)
+        delay = self._next_delay(LONGEST_REFUSED_DELAY if refused else self._longest)
         return max(delay, error.retry_after) if isinstance(error, RetryLaterError) else delay
 
-    def rejected(self, frame: OutgoingFrame, error: RejectedError) -> None:
-        """The server lives, but doesn't want this frame."""
+    def rejected(self, frame: OutgoingFrame, error: DeliveryError) -> float:
+        """The server lives, but doesn't want this frame. Seconds that it may get before it is asked to take others."""
         if not self._rejecting:
             logger.error("frame %d: %s; others like it are counted only", frame.sequence, error)
-        self._rejecting = True
-        self._reset()
+            self._reset()
+        self._rejecting, self.trouble = True, str(error)
+        return self._next_delay(self._longest)
 
     def succeeded(self) -> None:
         """The server has taken a frame."""
         if self._rejecting:
-            self._rejecting = False
             logger.info("%s takes frames as they should be again", self._name)
         self._reset()
 
+    def _next_delay(self, longest: float) -> float:
+        delay = min(self._delay, longest)
+        self._delay = min(2 * self._delay, longest)
+        return delay
+
     def _reset(self) -> None:
         if self.failing:
-            self.failing = False
             logger.info("%s takes frames again", self._name)
+        self.trouble, self._refused, self._rejecting = None, False, False
         self._delay = FIRST_DELAY
 
 

@@ -1,9 +1,11 @@
 """Frames to the server over HTTP."""
 
 import email.utils
+import functools
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -18,6 +20,7 @@ from urllib3.exceptions import HTTPError
 import rjpeg
 from device.frames import OutgoingFrame
 from device.sender import (
+    FaultError,
     RefusedError,
     RejectedError,
     RetryLaterError,
@@ -29,14 +32,15 @@ from device.sender import (
 from rjpeg.errors import ConfigError, DeliveryError
 from rjpeg.protocol import METRICS_BYTES, time_text
 
-__all__ = ["HttpSender"]
+__all__ = ["Adapter", "HttpSender"]
 
 logger = logging.getLogger(__name__)
 
-# answers that say "later"; 500 is not among them: the same frame would fail again
-TEMPORARY = {408, 429, 502, 503, 504, 507}
+# answers that say "later"; from 520 on they are of a proxy whose server is away
+TEMPORARY = {408, 425, 429, 502, 503, 504, 507, *range(520, 531)}
 # answers about a frame, not about who sends it or where to
-ABOUT_THE_FRAME = {400, 413, 422, 500}
+ABOUT_THE_FRAME = {400, 413, 422}
+FAULT = 500
 
 ANSWER_BYTES = 65536  # read of an answer; more of it is of no interest
 LONGEST_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked again all the same
@@ -67,13 +71,13 @@ class HttpSender:
         self._deadline = _Deadline()
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._deadline))
+            self._session.mount(scheme, Adapter(ca_file, self._deadline))
         self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
         self._session.headers["Content-Type"] = "image/jpeg"
         # an answer is short, and one that is compressed could be anything but
         self._session.headers["Accept-Encoding"] = "identity"
-        self._ca_file = ca_file
         if ca_file is not None:
+            # said now, not with the first frame
             trusted(ca_file)
         try:
             parts = urllib.parse.urlsplit(server)
@@ -108,8 +112,6 @@ class HttpSender:
                     timeout=self._timeout,
                     allow_redirects=False,
                     stream=True,
-                    # said here: said of the session it would lose to the environment
-                    verify=self._ca_file,
                 ) as answer,
             ):
                 body = _beginning(answer)
@@ -132,6 +134,8 @@ class HttpSender:
             raise DeliveryError(said) if seconds is None else RetryLaterError(said, seconds)
         if answer.status_code in ABOUT_THE_FRAME:
             raise RejectedError(said)
+        if answer.status_code == FAULT:
+            raise FaultError(said)
         raise RefusedError(said)
 
     def overhead(self, size: int) -> int:
@@ -197,19 +201,33 @@ class _Timed:
         self._timer.join()
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Connections that the deadline knows of."""
+class Adapter(requests.adapters.HTTPAdapter):
+    """Connections that the deadline knows of, to servers and proxies that `trusted(ca_file)` trusts.
 
-    def __init__(self, deadline: _Deadline) -> None:
-        self._deadline = deadline
+    Left to itself, requests trusts a list of authorities that came with it, or what the environment names.
+    """
+
+    def __init__(self, ca_file: str | None, deadline: _Deadline | None = None) -> None:
+        self._ca_file = ca_file
+        self._deadline = deadline or _Deadline()
         super().__init__(pool_connections=1, pool_maxsize=1)
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        # only when it is needed: the system's authorities are many
+        return trusted(self._ca_file)
+
+    def cert_verify(self, *_: Any) -> None:
+        """Nothing: this is where requests looks for its list."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self._watch(self.poolmanager)
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        if proxy.lower().startswith("https:"):
+            kwargs["proxy_ssl_context"] = self._context
+        manager = super().proxy_manager_for(proxy, **kwargs)
         self._watch(manager)
         return manager
 
@@ -218,7 +236,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         self._deadline.forget()
 
     def _watch(self, manager: Any) -> None:
-        deadline = self._deadline
+        adapter, deadline = self, self._deadline
 
         class Plain(HTTPConnection):
             def _new_conn(self) -> socket.socket:
@@ -227,6 +245,11 @@ class _Adapter(requests.adapters.HTTPAdapter):
                 return connection
 
         class Tls(HTTPSConnection):
+            def connect(self) -> None:
+                self.ssl_context = adapter._context
+                self.ca_certs = self.ca_cert_dir = None
+                super().connect()
+
             def _new_conn(self) -> socket.socket:
                 connection = super()._new_conn()
                 deadline.watch(connection)

@@ -8,13 +8,14 @@
 # --no-start     install and enable the service, do not start it
 # --root FOLDER  only put the files below FOLDER: no user, no service, no owner changed
 #
-# /etc/rjpeg/config.yaml and /etc/rjpeg/token are made once and never overwritten. PYTHON=FILE chooses the interpreter.
+# /etc/rjpeg/config.yaml, and /etc/rjpeg/token, which is empty, are made once and never overwritten. PYTHON=FILE chooses
+# the interpreter.
 set -eu
 umask 022
 
 say() { printf '%s\n' "install: $*" >&2; }
 fail() { printf '%s\n' "error: $*" >&2; exit 1; }
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 start=yes root=''
 while [ $# -gt 0 ]; do
@@ -104,6 +105,8 @@ fi
 sed -i 's/^include-system-site-packages = .*/include-system-site-packages = true/' "$release/venv/pyvenv.cfg"
 
 cp -R "$device" "$release/device"
+cp "$device/service/check" "$release/check"
+chmod 755 "$release/check"
 rm -rf "$release/device/service" "$release/device/install.sh" "$release/device/__pycache__"
 mv "$release/device/uninstall.sh" "$release/uninstall.sh"
 guide=$top/README.md # in a bundle
@@ -139,8 +142,8 @@ if [ ! -e "$etc/config.yaml" ]; then
         "$device/config.yaml" >"$etc/config.yaml"
     owned 640 root:rjpeg "$etc/config.yaml"
 fi
-# a new one, for a server that has none yet
-[ -e "$etc/token" ] || (umask 077 && head -c 24 /dev/urandom | base64 >"$etc/token")
+# for the token: a server takes only those that it has made
+[ -e "$etc/token" ] || (umask 077 && : >"$etc/token")
 owned 600 rjpeg:rjpeg "$etc/token"
 
 unit=$root/etc/systemd/system/rjpeg-capture.service
@@ -166,11 +169,15 @@ if has_systemd; then
         systemctl restart rjpeg-capture.service || say 'the service did not start; journalctl -u rjpeg-capture -o cat tells why'
     fi
 fi
-for old in "$opt"-*; do
-    [ "$old" = "$release" ] || rm -rf "$old"
-done
+# releases before this one; what else begins with rjpeg- is not ours. uninstall.sh has the same pattern.
+find "$root/opt" -mindepth 1 -maxdepth 1 -type d -regextype posix-extended \
+    -regex '.*/rjpeg-[0-9]{8}T[0-9]{6}Z-[0-9]+' ! -name "$(basename "$release")" -exec rm -rf {} +
 say "rjpeg $("$opt/venv/bin/python" -I -c 'import rjpeg; print(rjpeg.__version__)') is in $opt"
 if [ "$new" = yes ]; then
-    say "next: put camera and server into $etc/config.yaml; give the server the token in $etc/token,
-  or put the server's there; then: sudo systemctl restart rjpeg-capture"
+    say "next: put camera and server into $etc/config.yaml
+  on the server:  python -m server tokens add --camera camera
+  here:           sudo tee $etc/token     paste what that printed, Enter, Ctrl-D; with mqtt the broker's password.
+                  (a server that asks for none: token_file: null in $etc/config.yaml)
+                  sudo $opt/check         tells what would not work, and how to mend it
+                  sudo systemctl restart rjpeg-capture"
 fi

@@ -2,11 +2,14 @@
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import rjpeg
+from device import notify
 from device.config import CameraConfig, Config
 from device.delivery import open_outbox, open_sender
 from device.metrics import Metrics
@@ -24,6 +27,8 @@ __all__ = ["Kit"]
 
 logger = logging.getLogger(__name__)
 
+# That a camera gets at the start. Where a driver hangs, the others begin without it.
+OPEN_SECONDS = 20.0
 # Expected of a camera that does not say how many frames a second it gives.
 USUAL_FPS = 15.0
 
@@ -57,6 +62,9 @@ class Kit:
         senders = [open_sender(delivery, camera.id) for camera in config.cameras]
         if delivery.policy == "record":
             self._spool = Spool(delivery.spool.folder, delivery.spool.max_bytes, on_thinned=self._thinned)
+            for camera in config.cameras:
+                self._metrics.camera(camera.id).count_queue(functools.partial(self._spool.queue, camera.id))
+        self._tell_of_left_frames()
         sources = self._open_sources()
         bitrate, budget, pacer = config.encoding.bitrate, None, None
         if bitrate is not None:
@@ -87,42 +95,72 @@ class Kit:
             pipeline.start()
 
     def raise_failure(self) -> None:
-        """Raises what ended a camera's thread, if anything did."""
+        """Raises what ended a camera's thread, or what the server said where it refuses every camera from the start."""
         for pipeline in self.pipelines:
             pipeline.raise_failure()
+        refusals = [pipeline.refusal for pipeline in self.pipelines]
+        if refusals and refusals[0] is not None and None not in refusals:
+            raise refusals[0]
 
     def status(self) -> dict[str, Any]:
-        """For the local page."""
+        """For the local page. "ok": all cameras give frames, and the frames get through."""
         cameras = {pipeline.camera: pipeline.status() for pipeline in self.pipelines}
-        return {"cameras": cameras} | self._report.summary()
+        return {"ok": all(camera["ok"] for camera in cameras.values()), "cameras": cameras} | self._report.summary()
 
     def close(self) -> None:
         """Stop; what is on its way may arrive. Frames in the spool stay there for the next run."""
         for pipeline in self.pipelines:
             pipeline.stop()
-        for pipeline in self.pipelines:
-            pipeline.close(self._config.delivery.timeout_seconds)
+        # at once, so that several that wait for a server that is away take no longer than one
+        seconds = self._config.delivery.timeout_seconds
+        threads = [threading.Thread(target=pipeline.close, args=(seconds,)) for pipeline in self.pipelines]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         if self._view is not None:
             self._view.close()
         if self._spool is not None:
             self._spool.close()
 
+    def _tell_of_left_frames(self) -> None:
+        """Frames in the spool that this configuration sends nobody: they wait for one that does, and take room."""
+        spool, settings, left = self._spool, self._config.delivery.spool, {}
+        try:
+            if spool is not None:
+                known = {camera.id for camera in self._config.cameras}
+                left = {camera: n for camera, n in spool.counts().items() if camera not in known}
+            elif (Path(settings.folder) / "frames.db").exists():
+                former = Spool(settings.folder, settings.max_bytes)
+                left = former.counts()
+                former.close()
+        except StorageError as error:
+            logger.warning("%s", error)
+        for camera, frames in left.items():
+            logger.warning(
+                "spool %s holds %d frames of camera %s, which nobody sends: it takes policy record and that camera",
+                settings.folder, frames, camera,
+            )  # fmt: skip
+
     def _open_sources(self) -> list[Source | None]:
-        """The sources that wait, and live ones; None for a camera that is missing while another is there."""
+        """The sources that wait, and live ones; None for a camera that is missing.
+
+        Under systemd all may be missing: what is in the spool is sent, and the local page tells, until one comes.
+        """
         sources: list[Source | None] = []
         errors: list[RjpegError] = []
         for camera in self._config.cameras:
             try:
-                sources.append(open_source(camera))
+                sources.append(_opened_within(OPEN_SECONDS, camera))
             except (CameraError, StorageError) as error:
                 errors.append(error)
                 sources.append(None)
                 if not is_live(camera):
                     raise
-        if len(errors) == len(sources):
+        if len(errors) == len(sources) and not notify.is_service():
             raise errors[0]
         for missing in errors:
-            logger.warning("%s; the others begin without it", missing)
+            logger.warning("%s; it is tried again, and what else there is begins without it", missing)
         return sources
 
     def _reader(self, camera: CameraConfig, opened: Source | None) -> Reader:
@@ -156,3 +194,39 @@ class Kit:
     def _show(self, camera: str, jpeg: bytes) -> None:
         if self._view is not None:
             self._view.show(camera, jpeg)
+
+
+def _opened_within(seconds: float, camera: CameraConfig) -> Source:
+    """The camera's source. One that opens too late is closed again.
+
+    Raises CameraError, also where a live one takes longer; ConfigError, StorageError.
+    """
+    if not is_live(camera):
+        return open_source(camera)
+    found: list[Source | Exception] = []
+    lock, late = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        try:
+            source: Source | Exception = open_source(camera)
+        except Exception as error:  # noqa: BLE001 # raised again by who waits for it
+            source = error
+        with lock:
+            if not late.is_set():
+                found.append(source)
+                return
+        if not isinstance(source, Exception):
+            source.close()
+
+    # a daemon: a driver that hangs doesn't keep the program from ending
+    thread = threading.Thread(target=work, name=f"opening {camera.id}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    with lock:
+        late.set()
+        opened = found[0] if found else None
+    if opened is None:
+        raise CameraError(f"camera {camera.id} did not open within {seconds:g} s: {camera.source}")
+    if isinstance(opened, Exception):
+        raise opened
+    return opened

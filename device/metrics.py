@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class CameraMetrics:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._queue_frames = self._queue_bytes = 0
+        self._queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._last_bytes: int | None = None
         self._last_quality: float | None = None
         self._last_seconds: dict[str, float] = {}
@@ -74,10 +74,9 @@ class CameraMetrics:
         """Frames of the spool were given up because it was full."""
         self._count("thinned", frames)
 
-    def queued(self, frames: int, size: int) -> None:
-        """So many frames, of `size` bytes together, now wait to be sent."""
-        with self._lock:
-            self._queue_frames, self._queue_bytes = frames, size
+    def count_queue(self, queue: Callable[[], tuple[int, int]]) -> None:
+        """Ask `queue`, whenever someone wants to know, for the frames that wait to be sent and their bytes."""
+        self._queue = queue
 
     def encoded(self, size: int, quality: float, seconds: Mapping[str, float]) -> None:
         """A frame became a file of `size` bytes; `seconds` by stage."""
@@ -100,14 +99,10 @@ class CameraMetrics:
             if seconds is not None:
                 self._add_stages({"send": seconds})
 
-    def wasted(self, on_the_wire: int) -> None:
-        """So many bytes went out for a frame that was not delivered."""
-        with self._lock:
-            self._add_wire(int(time.monotonic() / SLOT_SECONDS), on_the_wire)
-
     def values(self) -> dict[str, Any]:
         """All of it, for JSON; sizes in bytes, times in seconds. `stage_seconds` are the last frame's."""
         now = time.monotonic()
+        queue_frames, queue_bytes = self._queue()
         with self._lock:
             self._forget(int(now / SLOT_SECONDS))
             counts = self._counts
@@ -121,8 +116,8 @@ class CameraMetrics:
                 "sent_bytes": counts["sent_bytes"],
                 "wire_bytes": counts["wire_bytes"],
                 "bits_per_second": round(8 * sum(size for _, size in self._window) / WINDOW_SECONDS),
-                "queue_frames": self._queue_frames,
-                "queue_bytes": self._queue_bytes,
+                "queue_frames": queue_frames,
+                "queue_bytes": queue_bytes,
                 "age_seconds": None if self._newest is None else round(now - self._newest, 2),
                 "last_quality": None if self._last_quality is None else round(self._last_quality, 2),
                 "last_bytes": self._last_bytes,
@@ -235,10 +230,10 @@ _COUNTERS = {
     "thinned": ("frames_thinned", "Frames given up because the spool was full."),
     "restarts": ("camera_restarts", "Times that the camera was closed and opened again."),
     "sent_bytes": ("sent_bytes", "Bytes of the files that were delivered."),
-    "wire_bytes": ("wire_bytes", "Bytes sent in all, with what the protocols add; an estimate."),
+    "wire_bytes": ("wire_bytes", "Bytes of the frames that were delivered, with what the protocols add; an estimate."),
 }
 _GAUGES = {
-    "bits_per_second": ("bits_per_second", "Bits sent in all over the last 10 seconds, a second."),
+    "bits_per_second": ("bits_per_second", "The same in bits a second, over the last 10 seconds."),
     "queue_frames": ("queue_frames", "Frames that wait to be sent."),
     "queue_bytes": ("queue_bytes", "Bytes of the frames that wait to be sent."),
     "age_seconds": ("newest_frame_age_seconds", "Time since a frame came from the camera."),

@@ -24,6 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 import rjpeg
+from device.config import for_camera
 from device.frames import OutgoingFrame
 from device.sender import (
     RefusedError,
@@ -36,7 +37,7 @@ from device.sender import (
 from rjpeg.errors import DeliveryError
 from rjpeg.protocol import broker_address, time_text
 
-__all__ = ["MqttSender"]
+__all__ = ["Connection", "MqttSender", "new_client"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class MqttSender:
         server: mqtt://host:port or mqtts://host:port.
         camera: id; the connection is for this one camera.
         topic: prefix of all topics.
-        username, password: the password is sent only with a user name.
+        username, password: {camera} in the user name is the camera's id; without one no password is sent.
         ca_file: PEM file with the certificate authority of the broker; None: the system's.
         timeout: seconds to connect, again for TLS, and again for all that the broker has to answer to one frame.
         discovery: topic under which Home Assistant looks for configurations; None: tell it nothing.
@@ -106,14 +107,14 @@ class MqttSender:
         self._camera = camera
         self._topic = f"{topic}/{camera}"
         self._node = re.sub(r"[^A-Za-z0-9_-]", "_", topic)
-        self._username = username
+        self._username = for_camera(username, camera)
         self._password = password
         self._context = trusted(ca_file) if self._tls else None
         self._timeout = timeout
         self._discovery = discovery
         self._expiry = expiry
         self._needs_subscriber = needs_subscriber
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._warned: set[str] = set()
         if username is not None and not self._tls and not is_loopback(self._host):
             logger.warning("the password goes to %s unencrypted; use mqtts where others can listen", self.name)
@@ -164,14 +165,14 @@ class MqttSender:
         finally:
             connection.drop()
 
-    def _connected(self) -> "_Connection":
+    def _connected(self) -> "Connection":
         if self._connection is not None and not self._connection.lost:
             self._connection.allow(self._timeout)
             return self._connection
         if self._connection is not None:
             self._connection.drop()
             self._connection = None
-        connection = _Connection(self._client())
+        connection = Connection(self._client())
         try:
             try:
                 reason = connection.open(self._host, self._port, self._timeout)
@@ -194,24 +195,19 @@ class MqttSender:
 
     def _client(self) -> Client:
         # one for each connection: a client that is used again sends again what it has not seen acknowledged
-        client = Client(
-            CallbackAPIVersion.VERSION2,
+        client = new_client(
             # the same after a restart, so that the broker ends a connection that is dead without knowing it,
             # and publishes its will, before it accepts the new one
-            client_id=f"rjpeg-{self._node}-{self._camera}",
-            protocol=MQTTProtocolVersion.MQTTv5,
-            reconnect_on_failure=False,
+            f"rjpeg-{self._node}-{self._camera}",
+            username=self._username,
+            password=self._password,
+            context=self._context,
+            timeout=self._timeout,
         )
-        client.connect_timeout = self._timeout
         client.will_set(f"{self._topic}/status", b"offline", qos=1, retain=True)
-        if self._username is not None:
-            client.username_pw_set(self._username, self._password)
-        if self._context is not None:
-            self._context.sslsocket_class = _TlsSocket
-            client.tls_set_context(self._context)
         return client
 
-    def _published(self, connection: "_Connection", topic: str, payload: bytes, **options: Any) -> ReasonCode:
+    def _published(self, connection: "Connection", topic: str, payload: bytes, **options: Any) -> ReasonCode:
         try:
             return connection.publish(topic, payload, **options)
         except DeliveryError as error:
@@ -223,7 +219,7 @@ class MqttSender:
                 self._check(f"broker {self.name}", reason)
             raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
 
-    def _aside(self, connection: "_Connection", topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def _aside(self, connection: "Connection", topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish what frames can do without: a broker that doesn't want it is told of once."""
         reason = self._published(connection, topic, payload, retain=retain and connection.retains)
         if reason.is_failure and topic not in self._warned:
@@ -264,6 +260,25 @@ class MqttSender:
         }
 
 
+def new_client(
+    name: str, *, username: str | None, password: str | None, context: ssl.SSLContext | None, timeout: float
+) -> Client:
+    """A client for one connection, known to the broker by `name`; context: None without TLS."""
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=name,
+        protocol=MQTTProtocolVersion.MQTTv5,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = timeout
+    if username is not None:
+        client.username_pw_set(username, password)
+    if context is not None:
+        context.sslsocket_class = _TlsSocket
+        client.tls_set_context(context)
+    return client
+
+
 class _TlsSocket(ssl.SSLSocket):
     """Closed when the handshake fails, which the library leaves to the garbage collector."""
 
@@ -275,7 +290,7 @@ class _TlsSocket(ssl.SSLSocket):
             raise
 
 
-class _Connection:
+class Connection:
     """One connection from CONNECT to its end, with at most one message under way.
 
     Attributes:

@@ -7,7 +7,12 @@ import contextlib
 import os
 import socket
 
-__all__ = ["ready", "status", "stopping", "watchdog", "watchdog_interval"]
+__all__ = ["is_service", "ready", "status", "stopping", "watchdog", "watchdog_interval"]
+
+
+def is_service() -> bool:
+    """Whether the program runs under a supervisor that would only start it again if it ended."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def ready() -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import rjpeg
 from device.config import CameraConfig, Config
-from device.delivery import OVERTAKEN, REJECTED, SERVER_AWAY, OnDropped, OnSent, Outbox
+from device.delivery import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, OnDropped, OnSent, Outbox
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
 from device.rate import Budget, ChangeDetector
@@ -30,7 +30,7 @@ __all__ = ["FAILURES", "Pipeline", "resized"]
 logger = logging.getLogger(__name__)
 
 UNREADABLE, NOT_ENCODED = "unreadable", "not encoded"
-FAILURES = {UNREADABLE, NOT_ENCODED, REJECTED}
+FAILURES = {UNREADABLE, NOT_ENCODED, REJECTED, REFUSED}
 # A waiting thread looks so often, in seconds, whether it shall stop.
 LOOK = 0.25
 # A file under a bitrate is good enough when it fills this part of its bytes: one attempt for most frames.
@@ -95,6 +95,9 @@ class Pipeline:
         self._taken = self._put = 0
         self._read_seconds = 0.0
         self._last_sent = self._last_heartbeat = -1e9
+        # what the server has may be older than what was put last, so the next frame goes whatever it shows
+        self._missed = False
+        self._odd = False  # whether frames that can't be encoded have been told of
         self._before: rjpeg.EncodedFrame | None = None
         self._hard = False
         self._records: dict[datetime.datetime, dict[str, Any]] = {}
@@ -131,6 +134,11 @@ class Pipeline:
         self._outbox.close()
         self._frames.close()
 
+    @property
+    def refusal(self) -> RjpegError | None:
+        """What the server said where it refuses this camera and has taken none of its frames."""
+        return self._outbox.refusal
+
     def raise_failure(self) -> None:
         """Raises what ended the thread, or what keeps its outbox from ever delivering, if anything did."""
         failure = self.failure or self._outbox.failure
@@ -139,10 +147,13 @@ class Pipeline:
 
     def status(self) -> dict[str, Any]:
         """For the local page."""
-        found: dict[str, Any] = {"live": self.live, "running": self.running}
+        trouble = self._outbox.trouble
+        found: dict[str, Any] = {"live": self.live, "running": self.running, "delivery": trouble or "works"}
+        well = trouble is None and self.failure is None
         if isinstance(self._frames, Reader):
             found |= {"camera": str(self._frames.state), "last_frame_seconds": self._frames.last_frame_age}
-        return found
+            well = well and self.running and self._frames.state.name == "running"
+        return found | {"ok": well}
 
     def _sent(self, frame: OutgoingFrame, where: str, seconds: float) -> None:
         """In a thread of the outbox: a frame was acknowledged; sending took so many seconds."""
@@ -165,6 +176,10 @@ class Pipeline:
             record = self._records.pop(frame.time, None)
         if reason == OVERTAKEN and self._budget is not None and record is not None:
             self._budget.give_back(record["wire_bytes"])
+        # one that was overtaken or rejected is not worth another that shows the same
+        self._missed = self._missed or reason not in (OVERTAKEN, REJECTED, STOPPED)
+        if frame.metrics is not None:
+            self._last_heartbeat = -1e9
         self._drop(reason)
 
     def _main(self) -> None:
@@ -209,9 +224,7 @@ class Pipeline:
 
     def _process(self, frame: Frame) -> None:
         now = time.monotonic()
-        if self._spool is not None:
-            self._counts.queued(self._spool.waiting(self.camera), self._spool.waiting_bytes(self.camera))
-        new = self._change.is_new(frame.pixels)
+        new = self._change.is_new(frame.pixels) or self._missed
         if self.live and not new and now - self._last_sent < self._heartbeat_seconds:
             self._counts.skipped()
             return
@@ -221,10 +234,12 @@ class Pipeline:
         try:
             encoded = self._encode(frame.pixels)
         except (InputError, TargetError) as error:
-            # one odd picture among many is no reason to end; a camera's frames are all alike
-            if frame.name is None:
+            # one odd picture among many, or a noisy one of a camera, is no reason to end; a camera's first is
+            if frame.name is None and self._put == 0:
                 raise
-            logger.error("skipped %s: %s", frame.name, error)
+            if not self._odd:
+                logger.error("skipped %s: %s", frame.name or f"a frame of camera {self.camera}", error)
+            self._odd = self.live
             self._drop(NOT_ENCODED)
             return
         if encoded is None:
@@ -235,6 +250,7 @@ class Pipeline:
         if now - self._last_heartbeat >= self._heartbeat_seconds:
             metrics, self._last_heartbeat = self._metrics.heartbeat_json(self.camera), now
         self._last_sent = now
+        self._missed = self._odd = False
         self._change.keep()
         self._show(encoded.jpeg)
         ms = {"read": 1000 * self._read_seconds} | {name: 1000 * s for name, s in encoded.seconds.items()}

@@ -100,24 +100,20 @@ class Pacer:
         self._sum = 0
         self._lock = threading.Lock()
 
-    def wait_seconds(self, size: int) -> float:
-        """Seconds until `size` bytes may leave; more than a whole window's may when nothing else did."""
+    def take(self, size: int) -> float:
+        """0: `size` bytes leave now. Else the seconds after which they may; those of a whole window may alone."""
         with self._lock:
             now = self._forget()
             excess = self._sum + min(size, int(self._most)) - self._most
             if excess <= 0:
+                self._left.append((now, size))
+                self._sum += size
                 return 0.0
             for left, bytes_ in self._left:
                 excess -= bytes_
                 if excess <= 0:
                     return max(0.001, left + WINDOW_SECONDS - now)
             return WINDOW_SECONDS
-
-    def spend(self, size: int) -> None:
-        """Note that `size` bytes leave now."""
-        with self._lock:
-            self._left.append((self._forget(), size))
-            self._sum += size
 
     def _forget(self) -> float:
         now = self._clock()

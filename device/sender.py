@@ -2,7 +2,7 @@
 
 A sender has `send(frame) -> str`, which returns where the file went once the server has acknowledged it or it is
 written, and `close()`. `send` raises `DeliveryError` where another try may succeed, `RejectedError` where this frame
-never will, `RefusedError` where no frame will. There is one sender a camera, used from one thread.
+never will, `RefusedError` where no frame will as things are. There is one sender a camera, used from one thread.
 """
 
 import datetime
@@ -18,6 +18,7 @@ from rjpeg.files import write_whole
 from rjpeg.protocol import time_text
 
 __all__ = [
+    "FaultError",
     "FolderSender",
     "RefusedError",
     "RejectedError",
@@ -42,7 +43,11 @@ class RejectedError(DeliveryError):
 
 
 class RefusedError(DeliveryError):
-    """The server will take no frame from this program: wrong token, wrong address."""
+    """The server takes no frame from this program until somebody mends that: wrong token, wrong address."""
+
+
+class FaultError(DeliveryError):
+    """The server failed over this frame, by its own fault or by the frame's: another try tells."""
 
 
 class RetryLaterError(DeliveryError):

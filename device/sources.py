@@ -51,6 +51,9 @@ OPEN_TIMEOUT_MS = 10_000
 PATIENCE = 0.9
 # a USB camera sends a damaged frame now and then; so many in a row are no accident
 MAX_DAMAGED = 30
+# Asked of a camera; what takes its frames leaves out those that are too many. V4L2 drivers take whole numbers, a frame
+# that takes longer may count as a stall, and automatic exposure would become as long as frames are.
+LEAST_FPS = 1.0
 
 LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|sample$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -312,7 +315,7 @@ class SampleSource:
         if max(size) > SAMPLE_SIDE:
             raise ConfigError(f"camera {camera}: size {size[0]}x{size[1]}; a sample's sides are {SAMPLE_SIDE} at most")
         self.name = "sample"
-        self._speed = max(fps, 1.0)
+        self._speed = max(fps, LEAST_FPS)
         self.fps: float | None = self._speed
         self.description = f"{_describe(size, self._speed, None, None)}; a photograph, panned and zoomed"
         self._size = size
@@ -487,7 +490,7 @@ class PicameraSource:
                 colour_space=libcamera.ColorSpace.Sycc(),
                 # one to fill, one to copy, and two so that the camera never waits
                 buffer_count=4,
-                controls=picamera_controls(self._asked.fps, self._asked.exposure),
+                controls=picamera_controls(_fps_to_ask(self._asked), self._asked.exposure),
             )
         )
         configuration = self._camera.camera_configuration()
@@ -641,8 +644,9 @@ def set_v4l2(capture: Any, camera: CameraConfig) -> list[str]:
     if size is not None:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-    if camera.fps is not None:
-        capture.set(cv2.CAP_PROP_FPS, camera.fps)
+    fps = _fps_to_ask(camera)
+    if fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, fps)
     # V4L2_CID_EXPOSURE_AUTO: 0 auto, 1 manual, 3 aperture priority, which is what most USB cameras call automatic
     if camera.exposure == "auto":
         if not (capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, 3) or capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, 0)):
@@ -675,9 +679,9 @@ def _open_gstreamer(pipeline: str) -> VideoSource:
     name = f"gstreamer:{without_password(pipeline)}"
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise CameraError(
-            f"{name} can't be opened: this OpenCV ({cv2.__version__}) was built without GStreamer; Debian's "
-            "python3-opencv has it (sudo apt install python3-opencv, and a virtual environment made with "
-            "python3 -m venv --system-site-packages, without OpenCV of its own)"
+            f"{name} can't be opened: this OpenCV ({cv2.__version__}) was built without GStreamer, as pip's are. "
+            "Debian's has it: sudo apt install python3-opencv, and remove opencv-python-headless from a virtual "
+            "environment that sees the system's packages (python3 -m venv --system-site-packages)"
         )
     return VideoSource(
         cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER),
@@ -726,11 +730,17 @@ def _describe(size: tuple[int, int], fps: float | None, pixel_format: str | None
     if asked is not None:
         if asked.size is not None and parse_size(asked.size) != size:
             wanted.append(asked.size)
-        if asked.fps is not None and fps is not None and abs(asked.fps - fps) > 0.02 * asked.fps:
-            wanted.append(f"{asked.fps:.4g} fps")
+        asked_fps = _fps_to_ask(asked)
+        if asked_fps is not None and fps is not None and abs(asked_fps - fps) > 0.02 * asked_fps:
+            wanted.append(f"{asked_fps:.4g} fps")
         if asked.pixel_format is not None and asked.pixel_format.upper() != (pixel_format or "").upper():
             wanted.append(asked.pixel_format)
     return ", ".join(given) + (f" (asked for: {', '.join(wanted)})" if wanted else "")
+
+
+def _fps_to_ask(camera: CameraConfig) -> float | None:
+    """Frames a second that a camera is asked for, None if it isn't."""
+    return None if camera.fps is None else max(camera.fps, LEAST_FPS)
 
 
 def _frame_rate(capture: Any) -> float | None:

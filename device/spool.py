@@ -56,19 +56,20 @@ CREATE TABLE IF NOT EXISTS frames (
     UNIQUE (camera, sequence)
 );
 """
-# every second one of the oldest half of each camera's; never the very oldest, which may be on its way
+# every second one of the oldest half of each camera's, the oldest first
 EVERY_SECOND = """
-SELECT id FROM (
-    SELECT id,
+SELECT camera, sequence FROM (
+    SELECT camera, sequence,
         ROW_NUMBER() OVER (PARTITION BY camera ORDER BY sequence) AS place,
         COUNT(*) OVER (PARTITION BY camera) AS number
     FROM frames
 ) WHERE place * 2 <= number + 1 AND place % 2 = 0
+ORDER BY place, camera
 """
 OLDEST_OF_THE_MOST = """
-SELECT id FROM frames
+SELECT camera, MIN(sequence) FROM frames
 WHERE camera = (SELECT camera FROM frames GROUP BY camera ORDER BY COUNT(*) DESC, camera LIMIT 1)
-ORDER BY sequence LIMIT 1
+GROUP BY camera
 """
 
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -117,6 +118,7 @@ class Spool:
         # deleting a frame takes about two pages of the log
         self._batch = max(1, min(LARGEST_BATCH, self._log_pages // 4))
         self._largest_pages = 0
+        self._victims: list[tuple[str, int]] = []  # cameras and numbers of the frames to be given up next
         self._count: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
         self._ceilings: dict[str, int] = {}
@@ -159,13 +161,16 @@ class Spool:
 
     def waiting(self, camera: str) -> int:
         """Frames of one camera that wait."""
-        with self._lock:
-            return self._count.get(camera, 0)
+        return self._count.get(camera, 0)
 
-    def waiting_bytes(self, camera: str) -> int:
-        """Bytes of one camera's JPEG files that wait."""
+    def queue(self, camera: str) -> tuple[int, int]:
+        """Frames of one camera that wait, and bytes of their JPEG files."""
+        return self._count.get(camera, 0), self._bytes.get(camera, 0)
+
+    def counts(self) -> dict[str, int]:
+        """Frames that wait, by camera, where there are any."""
         with self._lock:
-            return self._bytes.get(camera, 0)
+            return {camera: frames for camera, frames in self._count.items() if frames}
 
     def append(self, camera: str, when: datetime.datetime, jpeg: builtins.bytes, metrics: str | None = None) -> int:
         """Keep a frame; its sequence number, once the frame would survive a power cut.
@@ -298,10 +303,11 @@ class Spool:
 
     def _forget(self, camera: str, sequence: int) -> None:
         rows = self._connection.execute(
-            "SELECT id FROM frames WHERE camera = ? AND sequence <= ? LIMIT ?", (camera, sequence, self._batch)
+            "SELECT camera, sequence FROM frames WHERE camera = ? AND sequence <= ? LIMIT ?",
+            (camera, sequence, self._batch),
         ).fetchall()
         if rows:
-            self._with_room(lambda: self._delete([row[0] for row in rows]))
+            self._with_room(lambda: self._delete(rows))
         self._fill_reserve()
         if not any(self._count.values()) and self._pragma("freelist_count") >= SHRINK_PAGES:
             with contextlib.suppress(sqlite3.OperationalError):
@@ -309,38 +315,55 @@ class Spool:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _thin(self) -> None:
-        """Give up every second one of the oldest half of each camera's frames, one frame at least."""
-        db = self._connection
-        victims = [row[0] for row in db.execute(EVERY_SECOND)] or [row[0] for row in db.execute(OLDEST_OF_THE_MOST)]
-        if not victims:
-            raise SpoolError(
-                f"spool {self._folder}: no room for a frame within {self._max_bytes} bytes, and none to give up",
-                DISK_FULL,
-            )
+        """Give up some of every second one of the oldest half of each camera's frames, one frame at least.
+
+        Not all of them at once: of a large spool that would take a slow disk minutes, while no frame is taken.
+        """
         given_up: Counter[str] = Counter()
-        for start in range(0, len(victims), self._batch):
-            given_up += self._delete(victims[start : start + self._batch])
-        logger.warning("spool %s is full: %d of the oldest frames given up", self._folder, len(victims))
+        while not given_up:
+            given_up = self._delete(self._next_victims())
         if self._on_thinned is not None:
             for camera, frames in given_up.items():
                 self._on_thinned(camera, frames)
 
-    def _delete(self, ids: list[int]) -> Counter[str]:
-        """Delete frames; how many of each camera."""
+    def _next_victims(self) -> list[tuple[str, int]]:
+        """Cameras and numbers of the frames to give up next; since they were chosen, some may have been delivered."""
         db = self._connection
-        marks = ",".join("?" * len(ids))
+        if not self._victims:
+            self._victims = db.execute(EVERY_SECOND).fetchall()
+            if self._victims:
+                logger.warning("spool %s is full: giving up %d of the oldest frames", self._folder, len(self._victims))
+            elif oldest := db.execute(OLDEST_OF_THE_MOST).fetchall():
+                return oldest
+            else:
+                raise SpoolError(
+                    f"spool {self._folder}: no room for a frame within {self._max_bytes} bytes, none to give up",
+                    DISK_FULL,
+                )
+        batch, self._victims = self._victims[: self._batch], self._victims[self._batch :]
+        # never the very oldest, which may be on its way
+        first = "SELECT MIN(sequence) FROM frames WHERE camera = ?"
+        oldest_of = {camera: db.execute(first, (camera,)).fetchone()[0] for camera in {camera for camera, _ in batch}}
+        return [(camera, sequence) for camera, sequence in batch if sequence != oldest_of[camera]]
+
+    def _delete(self, frames: list[tuple[str, int]]) -> Counter[str]:
+        """Delete frames, by camera and number, as far as they are there; how many of each camera."""
+        db = self._connection
         # a frame that comes back after a power cut is sent twice, and a disk spared a flush
         db.execute("PRAGMA synchronous = NORMAL")
+        deleted: list[tuple[str, int]] = []
         try:
             with self._transaction():
-                rows = db.execute(f"SELECT camera, LENGTH(jpeg) FROM frames WHERE id IN ({marks})", ids).fetchall()  # noqa: S608
-                db.execute(f"DELETE FROM frames WHERE id IN ({marks})", ids)  # noqa: S608
+                for frame in frames:
+                    deleted += db.execute(
+                        "DELETE FROM frames WHERE camera = ? AND sequence = ? RETURNING camera, LENGTH(jpeg)", frame
+                    ).fetchall()
         finally:
             db.execute("PRAGMA synchronous = FULL")
-        for camera, size in rows:
+        for camera, size in deleted:
             self._count[camera] -= 1
             self._bytes[camera] -= size
-        return Counter(camera for camera, _ in rows)
+        return Counter(camera for camera, _ in deleted)
 
     def _capacity(self) -> int:
         """Pages that the database may have, so that the files are not larger than `max_bytes` together."""

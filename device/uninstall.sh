@@ -26,7 +26,12 @@ if [ -e "$unit" ]; then
     rm -f "$unit"
     systemd daemon-reload
 fi
-rm -rf "$root/opt/rjpeg" "$root"/opt/rjpeg-*
+# only what install.sh has made, and so has named: /opt may hold other folders that begin with rjpeg-
+if [ -L "$root/opt/rjpeg" ]; then rm -f "$root/opt/rjpeg"; fi
+if [ -d "$root/opt" ]; then
+    find "$root/opt" -mindepth 1 -maxdepth 1 -type d -regextype posix-extended \
+        -regex '.*/rjpeg-[0-9]{8}T[0-9]{6}Z-[0-9]+' -exec rm -rf {} +
+fi
 if [ "$purge" = yes ]; then
     rm -rf "$root/etc/rjpeg" "$root/var/lib/rjpeg" "$root/etc/systemd/system/rjpeg-capture.service.d"
     if [ -z "$root" ] && getent passwd rjpeg >/dev/null; then userdel rjpeg; fi

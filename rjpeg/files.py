@@ -90,6 +90,11 @@ def read_token(path: str | Path) -> str:
         raise ConfigError(f"can't read token file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"token file {path} is not text") from error
+    if not token:
+        raise ConfigError(
+            f"token file {path} is empty; for a camera's token, put there what "
+            "`python -m server tokens add --camera ID` prints on the server, else the password"
+        )
     if not re.fullmatch(r"[!-~]{1,4096}", token):
         raise ConfigError(f"token file {path} must hold one word of printable ASCII, 1 to 4096 characters")
     return token

@@ -102,6 +102,9 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
             installed = arm64("env", "PIP_INDEX_URL=http://127.0.0.1:9/", scratch / "install.sh", "--no-start")
             assert installed.returncode == 0, installed.stderr
         assert len(list((folder / "opt").iterdir())) == 2, "the link and one release"
+        # the guide's way to put the server's token there
+        assert arm64("/bin/sh", "-c", "echo word | tee /etc/rjpeg/token").returncode == 0
+        assert arm64("stat", "-c", "%U %G %a %s", "/etc/rjpeg/token").stdout == "rjpeg rjpeg 600 5\n"
         python = "/opt/rjpeg/venv/bin/python"
         found = arm64(python, "-c", "import picamera2")
         assert found.stdout.startswith(f"picamera2 with NumPy {NUMPY[release]}"), found.stderr
@@ -124,6 +127,10 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
         assert captured.returncode == 0, captured.stderr
         *records, summary = map(json.loads, captured.stdout.splitlines())
         assert len(records) == summary["summary"]["frames"] > 0
+
+        told = arm64("/opt/rjpeg/check", "--source", scratch / "video", "--out", scratch / "sent", "--json")
+        checks = {check["name"]: check["ok"] for check in json.loads(told.stdout)}
+        assert checks["configuration"] is checks["camera camera"] is checks["output folder"] is True, told.stdout
 
         # every file's checksum is over its map, so that decoding alone would tell
         decoder = rjpeg.Decoder()

@@ -12,11 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from device import check, health
 from device.check import run_checks
 from device.config import CameraConfig, Config, DeliveryConfig, EncodingConfig, MqttConfig, SpoolConfig, ViewConfig
+from tests.brokers import needs_broker
 from tests.service import Service, make_token
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -295,6 +300,104 @@ def test_a_broker_with_tls_is_believed_by_its_authority_only(broker, authority):
     assert certificate_of(url, **trusting).ok is True
     assert "unable to get local issuer" in server_of(to_server(url)).found
     assert server_of(to_server(f"mqtt://localhost:{port}")).ok is False
+
+
+def users(broker, folder, *cameras, username="{camera}"):
+    """A configuration of several cameras whose passwords are in files of their own."""
+    for user in ("one", "two"):
+        (folder / f"{user}.password").write_text(f"password-{user}")
+    delivery = DeliveryConfig(
+        server=broker.tls_url,
+        token_file=str(folder / "{camera}.password"),
+        ca_file=str(broker.ca_file),
+        timeout_seconds=5,
+        mqtt=MqttConfig(topic="site", username=username),
+    )
+    return Config(cameras=[CameraConfig(id=camera) for camera in cameras], delivery=delivery)
+
+
+@needs_broker
+def test_every_camera_connects_as_itself_and_publishes_empty_metrics(start_broker, tmp_path):
+    broker, messages = start_broker(), []
+    viewer = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    viewer.on_message = lambda _client, _data, message: messages.append(message)
+    subscribed = threading.Event()
+    viewer.on_subscribe = lambda *_: subscribed.set()
+    viewer.connect("127.0.0.1", broker.port)
+    viewer.loop_start()
+    viewer.subscribe("#", options=SubscribeOptions(qos=1, retainAsPublished=True))
+    assert subscribed.wait(10)
+    result = server_of(users(broker, tmp_path, "one", "two"))
+    assert (result.ok, result.found) == (True, f"{broker.tls_url} takes the connection and what is published")
+    until(lambda: len(messages) == 2)
+    viewer.disconnect()
+    viewer.loop_stop()
+    assert [(message.topic, message.payload, message.qos, message.retain) for message in messages] == [
+        ("site/one/metrics", b"{}", 1, False),
+        ("site/two/metrics", b"{}", 1, False),
+    ]
+
+
+@needs_broker
+def test_a_camera_that_may_not_write_its_topic_is_found_out_and_told_who_has_to_allow_it(start_broker, tmp_path):
+    broker = start_broker()
+    (tmp_path / "garage.password").write_text("password-one")
+    result = server_of(users(broker, tmp_path, "one", "garage", username="one"))
+    assert result.ok is False
+    assert result.found == f"{broker.tls_url} doesn't take site/garage/metrics from user one: Not authorized"
+    assert "let user one write under site/garage/#" in result.remedy
+
+
+@needs_broker
+def test_the_password_of_every_camera_is_tried(start_broker, tmp_path):
+    config = users(start_broker(), tmp_path, "one", "two")
+    (tmp_path / "two.password").write_text("wrong")
+    result = server_of(config)
+    assert result.ok is False
+    assert re.search(r"refuses: (Not authorized|Bad user name or password) \(user two\)", result.found)
+    config.delivery.mqtt.username = None
+    assert "mqtt.username is needed where token_file gives a password" in server_of(config).found
+
+
+def test_a_broker_that_acknowledges_nothing_is_told(broker):
+    port = broker("allow_anonymous true", "max_qos 0")
+    result = server_of(to_server(f"mqtt://127.0.0.1:{port}"))
+    assert (result.ok, "acknowledges no messages" in result.found) == (False, True)
+
+
+def test_a_broker_that_ends_the_connection_over_a_topic_says_why():
+    def serve(listening):
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK: success
+            connection.recv(4096)
+            connection.sendall(b"\xe0\x01\x87")  # DISCONNECT: not authorized
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=[listening], daemon=True)
+        thread.start()
+        result = server_of(to_server(f"mqtt://127.0.0.1:{listening.getsockname()[1]}"))
+        thread.join(10)
+    assert result.ok is False
+    assert result.found.endswith("rjpeg/camera/metrics from a client without a user name: Not authorized")
+    assert "access list" in result.remedy
+
+
+def test_without_ca_file_an_https_server_is_trusted_by_the_systems_authorities(authority, monkeypatch):
+    service = Service("--tls-certificate", authority / "good.pem", "--tls-key", authority / "good.key")
+    try:
+        url = service.url.replace("127.0.0.1", "localhost")
+        for found in (server_of(to_server(url)), certificate_of(url)):
+            assert found.ok is False
+            assert "unable to get local issuer certificate" in found.found
+        # so OpenSSL is told of another file than the system's
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
+        assert server_of(to_server(url)).found == f"{url} answers"
+        assert certificate_of(url).ok is True
+    finally:
+        service.stop()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import rjpeg
 from device.config import DeliveryConfig
 from device.delivery import (
     OVERTAKEN,
+    REFUSED,
     REJECTED,
     SERVER_AWAY,
     STOPPED,
@@ -30,7 +31,7 @@ from device.delivery import (
 from device.frames import OutgoingFrame
 from device.http_sender import HttpSender
 from device.mqtt_sender import MqttSender
-from device.sender import FolderSender, RetryLaterError
+from device.sender import FaultError, FolderSender, RetryLaterError
 from device.spool import DISK_FULL, Spool
 from rjpeg.errors import ConfigError, DeliveryError, StorageError
 from tests.service import Service
@@ -242,15 +243,23 @@ def test_live_a_rejected_frame_is_counted_and_the_next_is_sent_at_once(live, fra
     assert caplog.text.count("422") == 1, "said once"
 
 
-def test_live_a_server_that_refuses_all_ends_it(live, frame, counts):
-    outbox = live(Server(refuse))
+def test_live_a_server_that_refuses_all_is_asked_again_and_what_it_said_is_known(live, frame, counts, caplog):
+    outbox = live(Server(lambda f: refuse(f) if f.sequence in (0, 1, 3) else None))
     outbox.put(frame(0))
-    until(lambda: outbox.failure is not None)
-    assert isinstance(outbox.failure, RefusedError)
-    assert not outbox.ready
-    assert outbox.put(frame(1)) == -1
-    assert sorted(counts.dropped) == [(0, SERVER_AWAY), (1, STOPPED)]
-    assert outbox.flush(1)
+    until(lambda: outbox.refusal is not None)
+    assert isinstance(outbox.refusal, RefusedError)
+    assert outbox.trouble == "server answered 401"
+    assert outbox.failure is None
+    for sequence in range(1, 5):
+        until(lambda: outbox.ready)
+        outbox.put(frame(sequence))
+        assert outbox.flush(5)
+        # one that has taken frames may be being mended, which is no reason to end
+        assert (outbox.refusal is not None) == (sequence == 1)
+    assert counts.dropped == [(0, REFUSED), (1, REFUSED), (3, REFUSED)]
+    assert counts.sent == [2, 4]
+    assert outbox.trouble is None
+    assert caplog.text.count("401; trying again") == 2, "said once, until it changes"
 
 
 def test_live_every_frame_is_reported_once_whatever_happens(live, frame, counts):
@@ -289,12 +298,12 @@ class Bucket:
     def __init__(self, bytes_per_second):
         self.rate, self.free_at, self.spent = bytes_per_second, time.monotonic(), 0
 
-    def wait_seconds(self, size):
-        return max(0.0, self.free_at - time.monotonic())
-
-    def spend(self, size):
-        self.spent += size
-        self.free_at = max(self.free_at, time.monotonic()) + size / self.rate
+    def take(self, size):
+        pause = max(0.0, self.free_at - time.monotonic())
+        if pause == 0:
+            self.spent += size
+            self.free_at = max(self.free_at, time.monotonic()) + size / self.rate
+        return pause
 
 
 def test_live_sends_the_newest_once_there_is_room(live, frame, counts):
@@ -372,13 +381,48 @@ def test_record_what_is_not_sent_stays_in_the_spool_for_the_next_start(record, f
     assert counts.sent == [0, 1, 2, 3, 4]
 
 
-def test_record_a_server_that_refuses_all_ends_it_and_keeps_the_frames(record, frame, spool):
-    outbox = record(Server(refuse))
-    outbox.put(frame(0))
-    until(lambda: outbox.failure is not None)
-    assert isinstance(outbox.failure, RefusedError)
-    assert not outbox.flush(0.1)
-    assert spool.count == 1
+def test_record_goes_on_recording_while_a_server_refuses_all(record, frame, counts, spool):
+    willing = threading.Event()
+    server = Server(lambda f: None if willing.is_set() else refuse(f))
+    outbox = record(server)
+    outbox.put(frame(0, b"0"))
+    until(lambda: len(server.tried) >= 2)
+    assert outbox.ready
+    assert (outbox.failure, outbox.refusal, outbox.trouble) == (None, None, "server answered 401")
+    outbox.put(frame(0, b"1"))
+    assert spool.count == 2
+    willing.set()
+    assert outbox.flush(10)
+    assert (counts.sent, counts.dropped, outbox.trouble) == ([0, 1], [], None)
+
+
+def test_record_a_frame_over_which_the_server_fails_is_tried_again_and_given_up_in_the_end(
+    record, frame, counts, spool, monkeypatch
+):
+    def fail(f):
+        if f.jpeg == b"bad":
+            raise FaultError("server answered 500")
+
+    server = Server(fail)
+    outbox = record(server)
+    for jpeg in (b"good", b"bad", b"fine"):
+        outbox.put(frame(0, jpeg))
+    until(lambda: len(server.tried) >= 4)
+    assert [f.sequence for f in server.tried[:4]] == [0, 1, 1, 1], "its fault may pass"
+    assert spool.count == 2
+    monkeypatch.setattr("device.delivery.FAULT_SECONDS", 0.5)
+    assert outbox.flush(10), "but it does not hold up the others for ever"
+    assert counts.sent == [0, 2]
+    assert counts.dropped == [(1, REJECTED)]
+
+
+def test_record_a_server_that_rejects_everything_does_not_empty_the_spool_in_no_time(record, frame, counts, spool):
+    outbox = record(Server(reject))
+    for number in range(50):
+        outbox.put(frame(0, b"%d" % number))
+    time.sleep(2)
+    assert 1 <= len(counts.dropped) <= 4
+    assert spool.count >= 46
 
 
 def test_record_cameras_share_a_spool_and_one_that_is_stuck_holds_up_no_other(record, moment, counts, spool):

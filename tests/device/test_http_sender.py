@@ -13,11 +13,12 @@ import time
 
 import pytest
 
+from device import http_sender
 from device.config import DeliveryConfig
 from device.delivery import open_sender
 from device.frames import OutgoingFrame
 from device.http_sender import HttpSender, retry_after
-from device.sender import RefusedError, RejectedError, RetryLaterError
+from device.sender import FaultError, RefusedError, RejectedError, RetryLaterError
 from rjpeg.errors import ConfigError, DeliveryError
 
 
@@ -134,7 +135,7 @@ def test_a_proxy_is_used_where_the_environment_names_one(open_http, frame, monke
 @pytest.mark.parametrize(
     ("status", "error"),
     [(429, DeliveryError), (503, DeliveryError), (507, DeliveryError), (422, RejectedError), (413, RejectedError),
-     (401, RefusedError), (404, RefusedError), (302, RefusedError)],
+     (523, DeliveryError), (500, FaultError), (401, RefusedError), (404, RefusedError), (302, RefusedError)],
 )  # fmt: skip
 def test_answers_are_told_apart(recorder, open_http, frame, status, error):
     recorder.answers = [(status, {"Location": "http://127.0.0.1:1/"})]
@@ -359,6 +360,36 @@ def test_a_server_with_a_certificate_of_your_own_is_trusted_by_ca_file_alone(
             open_http(tls_server, ca_file=ca_file).send(frame)
     with pytest.raises(ConfigError, match="can't read ca_file"):
         open_http(tls_server, ca_file="missing.pem")
+
+
+def test_without_ca_file_the_authorities_are_the_systems(tls_server, certificates, open_http, frame, monkeypatch):
+    # so OpenSSL is told of another file than the system's
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "own.pem"))
+    sender = open_http(tls_server)
+    for _ in range(2):
+        assert sender.send(frame).startswith(tls_server)
+    with pytest.raises(DeliveryError, match="its certificate is not trusted"):
+        open_http(tls_server, ca_file=str(certificates / "other.pem")).send(frame)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "other.pem"))
+    with pytest.raises(DeliveryError, match=f"server {tls_server} can't be reached: its certificate is not trusted"):
+        open_http(tls_server).send(frame)
+
+
+def test_authorities_that_the_environment_names_for_requests_do_not_count(
+    tls_server, certificates, open_http, frame, monkeypatch
+):
+    # requests looks at the environment, as it does for a server elsewhere; and there is no proxy
+    monkeypatch.setattr(http_sender, "is_loopback", lambda _host: False)
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    monkeypatch.setenv("no_proxy", "localhost")
+    own, other = str(certificates / "own.pem"), str(certificates / "other.pem")
+    for said in (other, str(certificates / "missing.pem")):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", said)
+        assert open_http(tls_server, ca_file=own).send(frame).startswith(tls_server)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", own)
+    for ca_file in (other, None):
+        with pytest.raises(DeliveryError, match="its certificate is not trusted"):
+            open_http(tls_server, ca_file=ca_file).send(frame)
 
 
 def test_a_token_that_others_can_read_is_warned_of(open_http, caplog):

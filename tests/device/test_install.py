@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from device import config
-from rjpeg.files import read_token
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -114,7 +113,22 @@ def test_the_configuration_that_is_made_is_valid_and_secrets_are_the_service_s_o
     assert mode(root / "etc/rjpeg/config.yaml") == "-rw-r-----"
     assert mode(root / "etc/rjpeg/token") == "-rw-------"
     assert mode(root / "var/lib/rjpeg/spool") == "drwxr-x---"
-    assert len(read_token(root / "etc/rjpeg/token")) == 32, "a new one"
+
+
+def test_the_token_is_left_empty_for_the_one_that_the_server_makes_and_the_next_steps_say_so(bundle, root):
+    installed = run(bundle / "install.sh", "--root", root)
+    assert (root / "etc/rjpeg/token").read_bytes() == b"", "a server takes none that it has not made"
+    (camera,) = config.load(root / "etc/rjpeg/config.yaml").cameras
+    steps = installed.stderr.partition("next:")[2]
+    in_order = (
+        f"python -m server tokens add --camera {camera.id}\n",
+        f"sudo tee {root}/etc/rjpeg/token ",
+        f"sudo {root}/opt/rjpeg/check ",
+        "sudo systemctl restart rjpeg-capture\n",
+    )
+    places = [steps.find(step) for step in in_order]
+    assert places == sorted(places)
+    assert min(places) >= 0
 
 
 def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundle, root, tmp_path):
@@ -137,6 +151,27 @@ def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundl
     assert {path: path.read_text() for path in kept} == kept
     assert mode(root / "etc/rjpeg/token") == "-rw-------"
     assert len(list((root / "opt").iterdir())) == 2, "the link and one release"
+
+
+def test_upgrading_and_uninstalling_remove_only_releases_that_the_installer_made(bundle, root):
+    kept = {"rjpeg-server", "rjpeg-20260131T235959Z", "rjpeg-20260131T235959Z-12-mine", "rjpeg-20260131T2359Z-12"}
+    for name in [*kept, "rjpeg-20260131T235959Z-12"]:
+        (root / "opt" / name).mkdir(parents=True)
+        (root / "opt" / name / "file").write_text("1")
+    for _ in range(2):
+        assert run(bundle / "install.sh", "--root", root).returncode == 0
+        release = str((root / "opt/rjpeg").readlink())
+        assert {path.name for path in (root / "opt").iterdir()} == kept | {"rjpeg", release}
+    removed = run(root / "opt/rjpeg/uninstall.sh", "--purge", "--root", root)
+    assert removed.returncode == 0, removed.stderr
+    assert {path.name for path in (root / "opt").iterdir()} == kept
+    assert all((root / "opt" / name / "file").exists() for name in kept)
+
+
+def test_uninstalling_leaves_an_opt_rjpeg_that_the_installer_did_not_make(root):
+    (root / "opt/rjpeg").mkdir(parents=True)
+    assert run(ROOT / "device/uninstall.sh", "--purge", "--root", root).returncode == 0
+    assert (root / "opt/rjpeg").is_dir()
 
 
 def test_a_release_that_does_not_run_leaves_the_one_before(bundle, root, tmp_path):
@@ -215,6 +250,98 @@ def test_the_service_starts_what_is_installed_and_reads_what_is_configured(bundl
         assert (root / path[1:]).exists()
 
 
+# That the real programs take what they are told, tests/device/test_arm64.py shows, but for systemd's.
+@pytest.fixture
+def system(tmp_path: Path) -> Callable[..., str]:
+    """A PATH that finds these shell scripts in place of the system's programs of their names."""
+
+    def path(**programs: str) -> str:
+        folder = tmp_path / "programs"
+        folder.mkdir(exist_ok=True)
+        for name, script in programs.items():
+            program = folder / name.replace("_", "-")
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+        return f"{folder}:{os.environ['PATH']}"
+
+    return path
+
+
+def check_of(root: Path) -> list[str]:
+    """The command that `check` shall start."""
+    release = (root / "opt/rjpeg").resolve()
+    return [
+        f"{release}/venv/bin/python", f"{release}/device/capture.py", "check",
+        "--config", f"{root}/etc/rjpeg/config.yaml", "--source", "a b",
+    ]  # fmt: skip
+
+
+def test_check_runs_as_the_service_s_user_without_root_s_environment(bundle, root, system):
+    assert run(bundle / "install.sh", "--root", root).returncode == 0
+    path = system(id="echo 0", setpriv='printf "%s\\n" "$PWD" "$HOME" "${SECRET:-unset}" "$@"; exit 1')
+    checked = run(root / "opt/rjpeg/check", "--source", "a b", PATH=path, SECRET="root's")
+    assert checked.returncode == 1, "what check found"
+    home = f"{root}/var/lib/rjpeg"
+    user = ["--reuid=rjpeg", "--regid=rjpeg", "--init-groups", "--"]
+    assert checked.stdout.splitlines() == [home, home, "unset", *user, *check_of(root)]
+    assert checked.stderr == ""
+
+
+def test_check_under_systemd_is_shut_in_as_the_service_is_and_says_that_the_service_has_the_camera(
+    bundle, root, system, tmp_path
+):
+    assert run(bundle / "install.sh", "--root", root).returncode == 0
+    (root / "run/systemd/system").mkdir(parents=True)
+    unit = root / "etc/systemd/system/rjpeg-capture.service"
+    changes = tmp_path / "override.conf"
+    changes.write_text(
+        "# /etc/systemd/system/rjpeg-capture.service.d/override.conf\n[Service]\n  ReadWritePaths = /mnt/usb \\\n"
+        "/mnt/other\nMemoryMax=\nMemoryMax=200M\nExecStart=\nRestart=no\n[Unit]\nDescription=mine\n"
+    )
+    path = system(
+        id="echo 0",
+        systemctl=f"case $1 in is-active) echo activating; exit 3;; cat) cat {unit} {changes};; esac",
+        systemd_run='printf "%s\\n" "$@"; exit 1',
+    )
+    checked = run(root / "opt/rjpeg/check", "--source", "a b", PATH=path)
+    assert checked.returncode == 1, "what check found"
+    assert "sudo systemctl stop rjpeg-capture\n" in checked.stderr
+
+    arguments = checked.stdout.splitlines()
+    split = arguments.index("--")
+    assert arguments[split + 1 :] == check_of(root)
+    assert {"--pipe", "--wait", "--collect", "--quiet"} < set(arguments[:split])
+    given = [argument.removeprefix("--property=") for argument in arguments[:split] if "--property=" in argument]
+    of_starting = ("Type=", "NotifyAccess=", "ExecStart=", "Restart", "TimeoutSt", "WatchdogSec=")
+    lines = unit.read_text().partition("[Service]\n")[2].partition("[Install]")[0].splitlines()
+    wanted = [line for line in lines if line and not line.startswith(("#", *of_starting))]
+    assert {"User=rjpeg", "ProtectSystem=strict", "StateDirectory=rjpeg"} < set(wanted)
+    assert given == [*wanted, "ReadWritePaths=/mnt/usb  /mnt/other", "MemoryMax=", "MemoryMax=200M"]
+
+
+def test_check_says_nothing_of_a_service_that_is_stopped(bundle, root, system):
+    assert run(bundle / "install.sh", "--root", root).returncode == 0
+    (root / "run/systemd/system").mkdir(parents=True)
+    unit = root / "etc/systemd/system/rjpeg-capture.service"
+    path = system(
+        id="echo 0",
+        systemctl=f"case $1 in is-active) echo inactive; exit 3;; cat) cat {unit};; esac",
+        systemd_run=":",
+    )
+    checked = run(root / "opt/rjpeg/check", PATH=path)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_check_is_refused_to_others_than_root_in_one_line(bundle, root, system):
+    assert run(bundle / "install.sh", "--root", root).returncode == 0
+    refused = run(root / "opt/rjpeg/check", PATH=system(id="echo 1000", setpriv="echo started"))
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(f"must run as root: sudo {root}/opt/rjpeg/check")
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_service_and_finds_it_shut_in(bundle, root):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
@@ -230,7 +357,9 @@ def test_systemd_accepts_the_service_and_finds_it_shut_in(bundle, root):
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-@pytest.mark.parametrize("script", ["device/install.sh", "device/uninstall.sh", "scripts/arm64", "scripts/bundle"])
+@pytest.mark.parametrize(
+    "script", ["device/install.sh", "device/uninstall.sh", "device/service/check", "scripts/arm64", "scripts/bundle"]
+)
 def test_scripts_pass_shellcheck(script):
     checked = run("shellcheck", ROOT / script)
     assert checked.returncode == 0, checked.stdout

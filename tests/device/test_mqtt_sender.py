@@ -178,6 +178,22 @@ def test_with_tls_and_a_password_a_camera_publishes_as_itself_and_as_no_other(br
 
 
 @needs_broker
+def test_every_camera_may_be_a_user_of_its_own(broker, frame, tmp_path):
+    config = DeliveryConfig(
+        server=broker.tls_url,
+        token_file=str(tmp_path / "{camera}.password"),
+        ca_file=str(broker.ca_file),
+        timeout_seconds=5,
+        mqtt=MqttConfig(topic="site", username="{camera}"),
+    )
+    for camera in ("one", "two"):
+        (tmp_path / f"{camera}.password").write_text(f"password-{camera}\n")
+        sender = open_sender(config, camera)
+        assert sender.send(frame._replace(camera=camera)) == f"{broker.tls_url}/site/{camera}/image"
+        sender.close()
+
+
+@needs_broker
 def test_what_frames_can_do_without_is_only_warned_of_once(broker, open_mqtt, frame, caplog):
     sender = open_mqtt(broker.tls_url, topic="site", username="one", password="password-one",
                        ca_file=str(broker.ca_file), discovery="homeassistant")  # fmt: skip

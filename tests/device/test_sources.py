@@ -186,7 +186,8 @@ GSTREAMER = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
 
 @pytest.mark.skipif(GSTREAMER, reason="OpenCV has GStreamer")
 def test_a_pipeline_without_gstreamer_says_where_to_get_it():
-    with pytest.raises(CameraError, match=r"gstreamer:rtspsrc .*built without GStreamer; Debian's python3-opencv"):
+    said = r"gstreamer:rtspsrc .*built without GStreamer.*apt install python3-opencv, and remove opencv-python-headless"
+    with pytest.raises(CameraError, match=said):
         open_source(CameraConfig(source="gstreamer:rtspsrc location=rtsp://me:secret@host ! appsink"))
 
 
@@ -290,6 +291,15 @@ def test_what_was_not_set_is_not_asked_of_a_v4l2_camera():
     capture = FakeCapture()
     assert set_v4l2(capture, CameraConfig()) == []
     assert capture.asked == []
+
+
+def test_a_v4l2_camera_is_asked_for_a_frame_a_second_where_fewer_are_wanted():
+    capture = FakeCapture()
+    capture.has[cv2.CAP_PROP_FPS] = 1.0
+    camera = CameraConfig(fps=0.1)
+    set_v4l2(capture, camera)
+    assert capture.asked == [(cv2.CAP_PROP_FPS, 1.0)]
+    assert VideoSource(capture, "camera", live=True, advice="", asked=camera).description == "6x4, 1 fps, YUYV"
 
 
 def test_automatic_exposure_is_tried_both_ways_and_a_refusal_is_said():
@@ -488,6 +498,7 @@ class FakePicamera2:
     format = None
     busy = False
     silent = False
+    lags = False  # a frame comes once it is exposed: the call ends then, or with its time limit
 
     @staticmethod
     def global_camera_info():
@@ -522,7 +533,8 @@ class FakePicamera2:
 
     def capture_request(self, wait):
         assert "start" in self.calls
-        if self.silent or self.free == 0:
+        duration = self.controls.get("FrameDurationLimits", (33_333, 33_333))[0] / 1e6 if self.lags else 0.0
+        if self.silent or self.free == 0 or duration > wait:
             raise TimeoutError(f"timed out after {wait}")
         self.free -= 1
         return types.SimpleNamespace(
@@ -598,6 +610,14 @@ def test_picamera2_is_asked_for_even_sides_and_says_what_it_gives(picamera2):
     source.read()
     assert source.fps == pytest.approx(15, abs=0.01)
     assert source.description == "150x112, 15 fps, RGB888 (asked for: 151x113, 30 fps)"
+
+
+@pytest.mark.parametrize("fps", [0.01, 0.1, 0.5])
+def test_picamera2_gives_a_frame_within_its_time_where_few_are_wanted(picamera2, fps):
+    picamera2.lags = True
+    source = open_source(CameraConfig(source="picamera2", size="150x112", fps=fps))
+    assert source.read().pixels.shape == (112, 150, 3)
+    assert picamera2.made[0].controls == {"FrameDurationLimits": (1_000_000, 1_000_000)}
 
 
 @pytest.mark.parametrize("error", [ImportError("No module named 'libcamera'"), ValueError("numpy.dtype size changed")])
