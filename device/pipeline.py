@@ -249,6 +249,8 @@ class Pipeline:
         metrics = None
         if now - self._last_heartbeat >= self._heartbeat_seconds:
             metrics, self._last_heartbeat = self._metrics.heartbeat_json(self.camera), now
+            if self._budget is not None:
+                self._budget.spend_aside(len(metrics))
         self._last_sent = now
         self._missed = self._odd = False
         self._change.keep()

@@ -16,13 +16,18 @@ __all__ = ["WINDOW_SECONDS", "Budget", "ChangeDetector", "Pacer"]
 WINDOW_SECONDS = 10.0
 """Over every window of so many seconds, bytes on the wire stay within the cap."""
 
+PLANNED = 0.9
+"""Part of the cap that frames are planned for."""
+
 
 class Budget:
     """Bytes for frames of all cameras together: room that grows with time and shrinks with every frame.
 
     A leaky bucket. Frames that come evenly get even shares, and one that comes after a pause twice what was usual,
     so that quality changes smoothly. The bucket starts with room for one frame and never holds more than one
-    second's bytes (two frames', where frames are further apart, but never more than half a window's).
+    second's bytes (two frames', where frames are further apart, but never more than half a window's). It fills with
+    PLANNED of the cap, so that a second's bytes and what flows in over a window are within the cap together: no frame
+    that was planned has to wait for the pacer, and to be overtaken meanwhile.
 
     Safe to use from several threads. Every `now` is in seconds of one monotonic clock.
 
@@ -32,8 +37,8 @@ class Budget:
     """
 
     def __init__(self, bitrate: float, fps: float, now: float) -> None:
-        self._bytes_per_second = bitrate / 8
-        self._capacity = self._bytes_per_second * min(max(1.0, 2 / fps), WINDOW_SECONDS / 2)
+        self._bytes_per_second = PLANNED * bitrate / 8
+        self._capacity = bitrate / 8 * min(max(1.0, 2 / fps), WINDOW_SECONDS / 2)
         self._usual = self._share = min(self._bytes_per_second / fps, self._capacity)
         self._room = self._share
         self._time = now
@@ -63,6 +68,11 @@ class Budget:
         with self._lock:
             self._room -= size
             self._usual += 0.2 * (size - self._usual)
+
+    def spend_aside(self, size: int) -> None:
+        """Take out what goes with a frame and is none of its file: it is not what frames usually take."""
+        with self._lock:
+            self._room -= size
 
     def give_back(self, size: int) -> None:
         """Take back what was spent for a frame that never left."""
