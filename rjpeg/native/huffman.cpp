@@ -14,15 +14,7 @@ namespace {
 constexpr double kBitsPerSymbol = 8;        // in the table
 constexpr double kBitsPerTable = 17 * 8;    // class, id and sixteen counts
 
-// n * log2(n), of which most that are asked for are small.
-double entropy_term(std::uint32_t n) {
-  static const std::array<double, 4096> known = [] {
-    std::array<double, 4096> values{};
-    for (std::size_t i = 1; i < values.size(); ++i) values[i] = static_cast<double>(i) * std::log2(i);
-    return values;
-  }();
-  return n < known.size() ? known[n] : n * std::log2(n);
-}
+double entropy_term(std::uint32_t n) { return n > 0 ? n * std::log2(n) : 0; }
 
 double coded_bits(const Histogram& histogram) {
   std::uint32_t total = 0;

@@ -1,7 +1,6 @@
 """`device/install.sh` and `uninstall.sh`, into a folder, from a bundle that holds a stand-in for rjpeg."""
 
 import ensurepip
-import hashlib
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from device import config
+from tests.device.bundles import lay_out
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -50,14 +50,7 @@ def make_bundle(
         wheel.writestr(
             f"{info}/RECORD", f"numpy.py,,\nrjpeg/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
         )
-    shutil.copytree(ROOT / "device", folder / "device", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "install.sh").symlink_to("device/install.sh")
-    (folder / "README.md").write_text("guide\n")
-    machine = machine or platform.machine()
-    (folder / "BUNDLE").write_text(f"version={version}\nos=bookworm\nmachine={machine}\npython={PYTHON}\n")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  ./{path.relative_to(folder)}\n" for path in files]
-    (folder / "SHA256SUMS").write_text("".join(sums))
+    lay_out(folder, version=version, machine=machine or platform.machine(), python=PYTHON)
     return folder
 
 

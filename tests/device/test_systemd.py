@@ -1,6 +1,5 @@
 """The service under a real systemd, booted in a container of Debian bookworm, from a bundle for this machine."""
 
-import hashlib
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.device.bundles import lay_out
 from tests.service import Service
 from tests.waiting import until
 
@@ -67,14 +67,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheels = folder / "wheels"
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, f"{ROOT}[device]", "pip"]
     subprocess.run(command, check=True, timeout=600)
-    shutil.copytree(ROOT / "device", folder / "device", ignore=shutil.ignore_patterns("__pycache__"))
-    for script in ("install.sh", "uninstall.sh"):
-        (folder / script).symlink_to(f"device/{script}")
-    shutil.copy(ROOT / "docs/raspberry-pi.md", folder / "README.md")
-    (folder / "BUNDLE").write_text(f"version=0\nos=bookworm\nmachine={platform.machine()}\npython=3.11\n")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  ./{path.relative_to(folder)}\n" for path in files]
-    (folder / "SHA256SUMS").write_text("".join(sums))
+    lay_out(folder, version="0", machine=platform.machine(), python="3.11")
     return folder
 
 
