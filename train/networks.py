@@ -69,22 +69,23 @@ def build_paper_predictor(config: NetworkConfig, channels: int, levels: int) -> 
 _GRAY_LEVELS = 64.0
 
 
-def build_restorer(width: int, blocks: int, *, rescale: bool = True) -> keras.Model:
+def build_restorer(width: int, blocks: int, *, rescale: bool = True, precision: str = "float32") -> keras.Model:
     """(N, rows, cols, 53) of `rjpeg.restoration.restoration_features` -> (N, rows, cols, 192) gray levels to add.
 
     Residual blocks without normalization, after Lim et al., "Enhanced Deep Residual Networks for Single Image
     Super-Resolution" (2017). It starts by adding next to nothing. rescale: False leaves out the scaling of features and
-    gray levels, see `without_rescaling`.
+    gray levels, see `without_rescaling`. precision: what convolutions compute in; weights and output are float32.
     """
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
     small, least = (keras.initializers.RandomNormal(stddev=deviation) for deviation in (0.01, 0.0005))
     features = keras.Input((None, None, restoration.CHANNELS), name="features")
     x = layers.Rescaling(1 / _GRAY_LEVELS)(features) if rescale else features
-    x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+    x = layers.Conv2D(width, 3, padding="same", activation="relu", dtype=policy)(x)
     for _ in range(blocks):
-        y = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
-        y = layers.Conv2D(width, 3, padding="same", kernel_initializer=small)(y)
-        x = layers.Add()([x, y])
-    x = layers.Conv2D(restoration.OUTPUTS, 1, padding="same", kernel_initializer=least)(x)
+        y = layers.Conv2D(width, 3, padding="same", activation="relu", dtype=policy)(x)
+        y = layers.Conv2D(width, 3, padding="same", kernel_initializer=small, dtype=policy)(y)
+        x = layers.Add(dtype=policy)([x, y])
+    x = layers.Conv2D(restoration.OUTPUTS, 1, padding="same", kernel_initializer=least, dtype=policy)(x)
     return keras.Model(features, layers.Rescaling(_GRAY_LEVELS)(x) if rescale else x, name="restorer")
 
 

@@ -44,7 +44,7 @@ CROP_SIZE = 224
 # A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
 # surfaces are as smooth as that and have to stay so.
 CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.3
-BPP = (0.12, 0.9)
+BPP = (0.12, 0.8)
 WIDTH, BLOCKS = 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
 LEARNING_RATE = 1e-3
@@ -65,7 +65,10 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
-    """Crops of photos and what is left of them, by coding size. Rates are drawn with equal logarithms."""
+    """Crops of photos and what is left of them, by coding size.
+
+    Rates are drawn evenly: with even logarithms the lowest ones, where answers differ most, would count for most.
+    """
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
     ladder = model.sizes_by_rate
@@ -75,7 +78,7 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
         whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
         area = DETAIL_AREA if detail else CROP_AREA
         crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
-        bpp = float(np.exp(rng.uniform(*np.log(BPP))))
+        bpp = rng.uniform(*BPP)
         usual = next(place for place, (bound, _) in enumerate(ladder) if bpp < bound)
         place = np.clip(usual + rng.choice([-1, 0, 0, 0, 1]), 0, len(ladder) - 1)
         size = codec.coding_size_of((CROP_SIZE, CROP_SIZE), ladder[int(place)][1])
@@ -193,8 +196,9 @@ def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> di
 class Settings:
     """width, blocks: of the network. rounds: crops of every photo. teachers learn with it, judge only measures.
 
-    learning_rate: the highest. pixels_weight: of the pixels' difference, in steps of 8 gray levels, beside nats. start:
-    what is known of the training of the network that is trained further.
+    learning_rate: the highest. pixels_weight: of the pixels' difference, in steps of 8 gray levels, beside nats.
+    precision: of the network's convolutions in training, float32 or bfloat16. start: what is known of the training of
+    the network that is trained further.
     """
 
     width: int = WIDTH
@@ -204,6 +208,7 @@ class Settings:
     batch: int = BATCH
     learning_rate: float = LEARNING_RATE
     pixels_weight: float = PIXELS_WEIGHT
+    precision: str = "float32"
     seed: int = SEED
     teachers: tuple[str, ...] = TEACHERS
     judge: str = JUDGE
@@ -254,6 +259,9 @@ def train_restorer(
         losses = [steps[size](batch) for size, batch in bar]
         log.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
         checkpoints.save_network(network, stage)
+    weights = network.get_weights()
+    network = build_restorer(settings.width, settings.blocks)
+    network.set_weights(weights)
     judged = make_pairs(data, held, model, 1, settings.seed + 1)
     return network, {
         **run,
@@ -268,7 +276,9 @@ def _started(stage: Path, settings: Settings, start: keras.Model | None) -> kera
     """The network as an interrupted run left it, or one to begin with, with its optimizer."""
     if stage.exists():
         return checkpoints.load_network(stage, with_optimizer=True)
-    network = build_restorer(settings.width, settings.blocks) if start is None else start
+    network = build_restorer(settings.width, settings.blocks, precision=settings.precision)
+    if start is not None:
+        network.set_weights(start.get_weights())
     warm_up = max(1, min(100, settings.steps // 10))
     rate = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate / 100,
@@ -307,6 +317,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=int, default=STEPS, metavar="N", help="batches in all")
     add("--learning-rate", type=float, default=LEARNING_RATE, metavar="X", help="the highest one")
     add("--pixels-weight", type=float, default=PIXELS_WEIGHT, metavar="X", help="of differences of 8 gray levels, nats")
+    add(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of its convolutions in training; bfloat16 is several times faster where the processor has AMX, and slow "
+        "elsewhere",
+    )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
     arguments = parser.parse_args(argv)
@@ -320,6 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             steps=arguments.steps,
             learning_rate=arguments.learning_rate,
             pixels_weight=arguments.pixels_weight,
+            precision=arguments.precision,
         )
         start = read.restorer if arguments.further else None
         if start is not None:

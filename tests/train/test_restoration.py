@@ -1,5 +1,6 @@
 """The restorer's training: its pairs, its twin of the decoder, and what happens when it is interrupted."""
 
+import dataclasses
 import json
 import shutil
 
@@ -104,13 +105,27 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_
         training.train_restorer(photos, model, tmp_path / "run", tiny)
     network, figures = training.train_restorer(photos, model, tmp_path / "run", tiny)
     assert saved == ["restorer.keras"] * 3
-    assert int(network.optimizer.iterations) == 6
+    kept = checkpoints.load_network(tmp_path / "run" / "restorer.keras", with_optimizer=True)
+    assert int(kept.optimizer.iterations) == 6
+    for trained, returned in zip(kept.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(trained, returned)
     assert figures["pairs"] + figures["held_back_pairs"] == 12
     for measure in ("divergence", "psnr"):
         assert set(figures[measure]) == {"enlarged", "restored"}
         assert np.isfinite(list(figures[measure].values())).all()
     with pytest.raises(rjpeg.RjpegError, match="other settings"):
         training.train_restorer(photos, model, tmp_path / "run", training.Settings())
+
+
+def test_a_network_trained_in_bfloat16_is_a_float32_one_afterwards(photos, model, tiny, tmp_path):
+    settings = dataclasses.replace(tiny, precision="bfloat16")
+    network, figures = training.train_restorer(photos, model, tmp_path / "run", settings)
+    assert figures["precision"] == "bfloat16"
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    trained = checkpoints.load_network(tmp_path / "run" / "restorer.keras", with_optimizer=True)
+    assert {layer.compute_dtype for layer in trained.layers if isinstance(layer, keras.layers.Conv2D)} == {"bfloat16"}
+    features = np.random.default_rng(3).integers(-128, 128, (1, 6, 5, 53)).astype(np.float32)
+    np.testing.assert_allclose(trained(features), network(features), atol=0.5)
 
 
 def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file, tiny, tmp_path, monkeypatch, capsys):
