@@ -44,7 +44,7 @@ CROP_SIZE = 224
 # A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
 # surfaces are as smooth as that and have to stay so.
 CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.3
-BPP = (0.12, 0.8)
+BPP = (0.12, 0.9)
 WIDTH, BLOCKS = 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
 LEARNING_RATE = 1e-3
@@ -65,10 +65,7 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
-    """Crops of photos and what is left of them, by coding size.
-
-    Rates are drawn evenly: with even logarithms the lowest ones, where answers differ most, would count for most.
-    """
+    """Crops of photos and what is left of them, by coding size. Rates are drawn with equal logarithms."""
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
     ladder = model.sizes_by_rate
@@ -78,7 +75,7 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
         whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
         area = DETAIL_AREA if detail else CROP_AREA
         crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
-        bpp = rng.uniform(*BPP)
+        bpp = float(np.exp(rng.uniform(*np.log(BPP))))
         usual = next(place for place, (bound, _) in enumerate(ladder) if bpp < bound)
         place = np.clip(usual + rng.choice([-1, 0, 0, 0, 1]), 0, len(ladder) - 1)
         size = codec.coding_size_of((CROP_SIZE, CROP_SIZE), ladder[int(place)][1])
