@@ -6,6 +6,7 @@ convolutions before it. Large depthwise kernels give a wide view.
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from rjpeg import restoration
@@ -89,14 +90,27 @@ def build_restorer(width: int, blocks: int, *, rescale: bool = True, precision: 
     return keras.Model(features, layers.Rescaling(_GRAY_LEVELS)(x) if rescale else x, name="restorer")
 
 
+def in_precision(restorer: keras.Model, precision: str) -> keras.Model:
+    """The same restorer, as `build_restorer` makes it, computing in that precision and without its optimizer."""
+    weights = restorer.get_weights()
+    network = build_restorer(weights[0].shape[-1], _blocks(weights), precision=precision)
+    network.set_weights(weights)
+    return network
+
+
+def _blocks(weights: list[np.ndarray]) -> int:
+    return (len(weights) - 4) // 4  # first and last convolution have two each, and a block four
+
+
 def without_rescaling(restorer: keras.Model) -> keras.Model:
     """The same function of convolutions and additions alone, as int8 runtimes want it: the scaling is in the weights.
 
     restorer: as `build_restorer` makes it.
     """
-    first, *middle, last = restorer.get_weights()[:-1]
-    plain = build_restorer(first.shape[-1], len(middle) // 4, rescale=False)
-    plain.set_weights([first / _GRAY_LEVELS, *middle, last * _GRAY_LEVELS, restorer.get_weights()[-1] * _GRAY_LEVELS])
+    weights = restorer.get_weights()
+    first, *middle, last, bias = weights
+    plain = build_restorer(first.shape[-1], _blocks(weights), rescale=False)
+    plain.set_weights([first / _GRAY_LEVELS, *middle, last * _GRAY_LEVELS, bias * _GRAY_LEVELS])
     return plain
 
 

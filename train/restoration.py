@@ -32,7 +32,7 @@ from rjpeg.restoration import restoration_features, step_octaves
 from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
-from train.networks import build_restorer, macs_per_region
+from train.networks import build_restorer, in_precision, macs_per_region
 from train.photos import center_crop, data_hash, random_crop, read_photo, split
 from train.teachers import Teacher, load_teacher
 from train.twin import resize
@@ -256,9 +256,7 @@ def train_restorer(
         losses = [steps[size](batch) for size, batch in bar]
         log.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
         checkpoints.save_network(network, stage)
-    weights = network.get_weights()
-    network = build_restorer(settings.width, settings.blocks)
-    network.set_weights(weights)
+    network = in_precision(network, "float32")
     judged = make_pairs(data, held, model, 1, settings.seed + 1)
     return network, {
         **run,
@@ -273,9 +271,9 @@ def _started(stage: Path, settings: Settings, start: keras.Model | None) -> kera
     """The network as an interrupted run left it, or one to begin with, with its optimizer."""
     if stage.exists():
         return checkpoints.load_network(stage, with_optimizer=True)
-    network = build_restorer(settings.width, settings.blocks, precision=settings.precision)
-    if start is not None:
-        network.set_weights(start.get_weights())
+    if start is None:
+        start = build_restorer(settings.width, settings.blocks)
+    network = in_precision(start, settings.precision)
     warm_up = max(1, min(100, settings.steps // 10))
     rate = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate / 100,
@@ -318,8 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of its convolutions in training; bfloat16 is several times faster where the processor has AMX, and slow "
-        "elsewhere",
+        help="of its convolutions in training; bfloat16 is faster where the processor has AMX, and slow elsewhere",
     )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
