@@ -7,6 +7,7 @@ SHELL := /bin/sh
 PYTHON     ?=
 DATA       ?=
 CLASSIFIER ?=
+DETECTOR   ?=
 PHOTOS     ?=
 VIDEO      ?=
 TEACHER    ?=
@@ -37,6 +38,7 @@ help: ## list the targets
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
+		'  DETECTOR=FILE    task file of a detector that eval-video asks, too (docs/task.md)' \
 		'  PHOTOS=FOLDER    training photographs, for the one row of ablation that trains a network' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video; any video, for arm64' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
@@ -68,8 +70,8 @@ eval: .venv-dev/.ready ## accuracy against bytes, beside other codecs [DATA=FOLD
 ablation: .venv-dev/.ready ## what every part is worth, left out or changed in turn [DATA=FOLDER] [CLASSIFIER=FILE] [PHOTOS=FOLDER]
 	$(dev_python) -m evaluate.ablation $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--photos,$(PHOTOS)) $(call flag,--out,$(OUT)) $(ARGS)
 
-eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other sizes: VIDEO=FILE [CLASSIFIER=FILE]
-	$(dev_python) -m evaluate.video $(call flag,--video,$(VIDEO)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
+eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other sizes: VIDEO=FILE [CLASSIFIER=FILE] [DETECTOR=FILE]
+	$(dev_python) -m evaluate.video $(call flag,--video,$(VIDEO)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--detector,$(DETECTOR)) $(call flag,--out,$(OUT)) $(ARGS)
 
 serve: .venv/.ready ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --data FOLDER" elsewhere
 	$(run_python) -m server $(ARGS)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 def proportion(outcomes: Sequence[bool]) -> tuple[float, float]:
@@ -49,6 +50,44 @@ def clustered_mean(values: Sequence[Sequence[float]]) -> tuple[float, float]:
         return mean, math.inf
     residuals = math.fsum((value - mean * count) ** 2 for value, count in sums)
     return mean, math.sqrt(len(sums) / (len(sums) - 1) * residuals) / total
+
+
+class Box(NamedTuple):
+    """What a detector found: its class, and left, top, right, bottom in any one unit."""
+
+    kind: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union, 0..1."""
+    width = min(one.right, other.right) - max(one.left, other.left)
+    height = min(one.bottom, other.bottom) - max(one.top, other.top)
+    both = max(0.0, width) * max(0.0, height)
+    areas = sum((box.right - box.left) * (box.bottom - box.top) for box in (one, other))
+    return both / (areas - both) if both else 0.0
+
+
+def shared_boxes(truth: Sequence[Box], found: Sequence[Box], least_overlap: float = 0.5) -> list[bool]:
+    """For every box of `truth`, then of `found`, whether the other has it; the mean of that is the F1 score.
+
+    found: best first. Each takes the free box of its class that it overlaps most, by `least_overlap` or more
+    (Everingham et al., "The PASCAL Visual Object Classes Challenge", 2010, 4.2).
+    """
+    taken = [False] * len(truth)
+    hits = []
+    for box in found:
+        free = [
+            (overlap(box, other), -at) for at, other in enumerate(truth) if other.kind == box.kind and not taken[at]
+        ]
+        best, at = max(free, default=(0.0, 0))
+        hits.append(best >= least_overlap)
+        if hits[-1]:
+            taken[-at] = True
+    return taken + hits
 
 
 def bits_per_pixel(size: float, height: int, width: int) -> float:

@@ -1,7 +1,8 @@
 """`python -m evaluate.video`: does a network see the same in coded frames of a fixed camera as in clean ones?
 
 Every frame is brought to each of some sizes, coded, decoded, and shown to the classifier tile by tile at native
-scale; its answer on the same tile of the clean frame is the truth.
+scale; its answer on the same tile of the clean frame is the truth. So are, if there is a detector, the boxes that it
+finds in the whole clean frame.
 """
 
 import argparse
@@ -31,10 +32,11 @@ from evaluate.compare import (
     recall,
     remember,
 )
-from evaluate.scores import clustered_mean
+from evaluate.scores import Box, clustered_mean, shared_boxes
 from evaluate.variants import VARIANTS
 from rjpeg import runtime
 from rjpeg.errors import InputError
+from server.task import PythonTask, load_task, read_task
 
 RATES = (0.1, 0.15, 0.25, 0.38, 0.5)
 SIZES = ("640x480", "1280x720")
@@ -43,7 +45,7 @@ CODECS = ("region-jpeg", "region-jpeg-flat", "libjpeg-turbo", "mozjpeg", "webp")
 SURE = 0.25
 CSV_COLUMNS = (
     "size", "codec", "value", "mean_bpp", "mean_bytes", "top1", "standard_error", "difference", "difference_error",
-    "kl", "kl_error", "sure_tiles", "sure_top1", "sure_error", "over_budget",
+    "kl", "kl_error", "sure_tiles", "sure_top1", "sure_error", "boxes", "f1", "f1_error", "over_budget",
 )  # fmt: skip
 
 
@@ -54,6 +56,7 @@ class Task:
     classifier: str
     mean: float | None
     std: float | None
+    detector: str | None
     codec: str
     model: str | None
     points: tuple[Point, ...]
@@ -64,13 +67,34 @@ class Task:
 @dataclass(frozen=True)
 class Seen:
     """One frame at one point: bytes of the file, whether it kept within the budget, and tile by tile whether the
-    answer is the clean one, its KL divergence from the clean one in nats, and the clean one's probability."""
+    answer is the clean one, its KL divergence from the clean one in nats, and the clean one's probability; then for
+    every box of the clean frame and every one of the coded frame whether the other has it."""
 
     size: int
     fits: bool
     agrees: list[bool]
     divergence: list[float]
     probability: list[float]
+    boxes: int
+    shared: list[bool]
+
+
+@functools.cache
+def detector_of(path: str) -> Callable[[np.ndarray], list[Box]]:
+    """frame (H, W, 3) uint8 BGR -> boxes, best first, of the task in a file, opened once a process.
+
+    Raises ConfigError, ModelError as `server.task.load_task`, InputError for one that answers with anything else.
+    """
+    task = load_task(read_task(path))
+
+    def boxes(frame: np.ndarray) -> list[Box]:
+        answer = task(frame, {"width": frame.shape[1], "height": frame.shape[0]})
+        try:
+            return [Box(one["index"], *one["box"]) for one in answer]
+        except (TypeError, KeyError) as error:
+            raise InputError(f"--detector {path}: answers {str(answer)[:100]}, expected boxes") from error
+
+    return boxes
 
 
 def judge(task: Task) -> list[Seen]:
@@ -81,7 +105,10 @@ def judge(task: Task) -> list[Seen]:
     def answers(frame: np.ndarray) -> list[np.ndarray]:
         return [log_probabilities(classifier.scores(tile)) for tile in data.tiles(frame, classifier.size)]
 
-    clean = answers(task.frame)
+    def boxes(frame: np.ndarray) -> list[Box]:
+        return detector_of(task.detector)(frame) if task.detector else []
+
+    clean, clean_boxes = answers(task.frame), boxes(task.frame)
     known: dict[int, bytes] = {}
     seen = []
     for point in task.points:
@@ -90,7 +117,8 @@ def judge(task: Task) -> list[Seen]:
         agrees = [bool(before.argmax() == after.argmax()) for before, after in pairs]
         divergence = [float(np.sum(np.exp(before) * (before - after))) for before, after in pairs]
         probability = [float(np.exp(before.max())) for before in clean]
-        seen.append(Seen(len(coded.data), coded.fits, agrees, divergence, probability))
+        shared = shared_boxes(clean_boxes, boxes(decoded))
+        seen.append(Seen(len(coded.data), coded.fits, agrees, divergence, probability, len(clean_boxes), shared))
     return seen
 
 
@@ -106,6 +134,8 @@ def parser() -> argparse.ArgumentParser:
     add_run(result, RATES, "out/video")
     add = result.add_argument
     add("--video", type=Path, required=True, metavar="FILE", help="that OpenCV can read")
+    add("--detector", metavar="FILE", help="task file of a detector, as the server takes it (docs/task.md), that "
+        "looks at whole frames, too")  # fmt: skip
     add("--every", type=int, default=50, metavar="N", help="of so many frames one is coded")
     add("--limit", type=int, metavar="N", help="at most so many frames")
     add("--sizes", nargs="+", default=list(SIZES), metavar="WxH", help="frames are reduced by area or enlarged "
@@ -131,6 +161,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError("nothing to measure: --bpp has no value")
     sizes = {text: size_of(text) for text in dict.fromkeys(arguments.sizes)}
     classifier = classifier_of(arguments.classifier, arguments.mean, arguments.std)
+    if arguments.detector:
+        detector_of(arguments.detector)
     frames = data.read_video(arguments.video, arguments.every, arguments.limit)
     log.info("%d frames of %s", len(frames), arguments.video.name)
     codecs: dict[str, Codec] = {}
@@ -156,6 +188,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "runtime": runtime.runtime_name(),
             "size": list(classifier.size),
         },
+        "detector": Path(arguments.detector).name if arguments.detector else None,
         "notes": notes_on(arguments.classifier),
         "skipped": skipped,
         "series": [],
@@ -195,9 +228,10 @@ def _seen(
         "classifier": identity(arguments.classifier),
         "runtime": runtime.runtime_name(),
         "input": [arguments.mean, arguments.std],
+        "detector": arguments.detector and _detector_identity(arguments.detector),
         "video": digest(arguments.video),
         "frames": [arguments.every, len(frames), *frames[0].shape],
-        "code": [digest(here.with_name(file)) for file in (*CACHED_CODE, here.name)],
+        "code": [digest(here.with_name(file)) for file in (*CACHED_CODE, "scores.py", here.name)],
         "codec": name,
         "version": version,
     }
@@ -206,7 +240,8 @@ def _seen(
     found = {point: rows for point in points if (rows := recall(places[point], Seen)) is not None}
     missing = tuple(point for point in points if point not in found)
     if missing:
-        asked = (arguments.classifier, arguments.mean, arguments.std, name, arguments.model, missing)
+        judges = (arguments.classifier, arguments.mean, arguments.std, arguments.detector)
+        asked = (*judges, name, arguments.model, missing)
         tasks = [Task(*asked, f"frame {number}", frame) for number, frame in enumerate(frames)]
         by_frame = pool.run(judge, tasks, label, chunk=1)
         for index, point in enumerate(missing):
@@ -215,11 +250,19 @@ def _seen(
     return {point: found[point] for point in points}
 
 
+def _detector_identity(path: str) -> list[str]:
+    """What a detector's answers depend on."""
+    config = read_task(path)
+    return [repr(config), *([digest(Path(config.model))] if not isinstance(config, PythonTask) else [])]
+
+
 def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
     agreement, error = clustered_mean([row.agrees for row in rows])
     divergence, divergence_error = clustered_mean([row.divergence for row in rows])
     sure = [[a for a, p in zip(row.agrees, row.probability, strict=True) if p >= SURE] for row in rows]
     sure_agreement, sure_error = clustered_mean(sure) if any(sure) else (math.inf, math.inf)
+    shared = [row.shared for row in rows]
+    f1, f1_error = clustered_mean(shared) if any(shared) else (math.inf, math.inf)
     size = math.fsum(row.size for row in rows) / len(rows)
     return {
         "kind": point.kind,
@@ -231,6 +274,9 @@ def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
         "sure_tiles": sum(map(len, sure)),
         "sure_top1": _finite(sure_agreement),
         "sure_error": _finite(sure_error),
+        "boxes": sum(row.boxes for row in rows),
+        "f1": _finite(f1),
+        "f1_error": _finite(f1_error),
         "mean_bpp": 8 * size / pixels,
         "mean_bytes": size,
         "over_budget": sum(not row.fits for row in rows),
@@ -291,6 +337,13 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["", f"On the {sure} tiles whose clean answer has a probability of at least {SURE}:", ""]
         lines += sure_table(results, text)
         lines += ["", "KL divergence from the clean answer, nats:", "", *divergence_table(results, text)]
+        if results["detector"]:
+            boxes = next(series for series in results["series"] if series["size"] == text)["points"][0]["boxes"]
+            about = (
+                f"Boxes of {results['detector']}, {boxes} in the clean frames: F1 score, in percent, of those in the "
+                "coded frames, of the same class and with an intersection of at least half of the union:"
+            )
+            lines += ["", about, "", *detection_table(results, text)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
@@ -317,6 +370,13 @@ def divergence_table(results: dict[str, Any], size: str) -> list[str]:
         results,
         size,
         lambda point: f"{point['kl']:.3f}" + ("" if point["kl_error"] is None else f" ± {point['kl_error']:.3f}"),
+    )
+
+
+def detection_table(results: dict[str, Any], size: str) -> list[str]:
+    """The same of the detector's boxes."""
+    return _figures(
+        results, size, lambda point: "" if point["f1"] is None else report.percent(point["f1"], point["f1_error"])
     )
 
 

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluate.scores import bits_per_pixel, byte_budget, clustered_mean, paired_difference, proportion
+from evaluate.scores import (
+    Box,
+    bits_per_pixel,
+    byte_budget,
+    clustered_mean,
+    overlap,
+    paired_difference,
+    proportion,
+    shared_boxes,
+)
 
 outcomes = st.lists(st.booleans(), min_size=1, max_size=50)
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50)
@@ -80,3 +89,48 @@ def test_a_larger_cluster_counts_for_more():
 def test_the_mean_of_no_values_is_refused(values):
     with pytest.raises(ValueError, match="no values"):
         clustered_mean(values)
+
+
+cells = st.integers(0, 6)
+boxes = st.builds(
+    lambda kind, left, top, width, height: Box(kind, left, top, left + width, top + height),
+    st.integers(0, 1), cells, cells, st.integers(1, 5), st.integers(1, 5),
+)  # fmt: skip
+
+
+def covered(box: Box) -> set[tuple[int, int]]:
+    return {(x, y) for x in range(int(box.left), int(box.right)) for y in range(int(box.top), int(box.bottom))}
+
+
+@given(boxes, boxes)
+def test_overlap_is_the_share_of_cells_that_both_cover(one, other):
+    assert overlap(one, other) == pytest.approx(len(covered(one) & covered(other)) / len(covered(one) | covered(other)))
+
+
+def test_boxes_without_an_area_overlap_nothing():
+    point = Box(0, 1.0, 1.0, 1.0, 1.0)
+    assert overlap(point, point) == 0
+
+
+@given(st.lists(boxes, max_size=6), st.lists(boxes, max_size=6))
+def test_every_shared_box_has_one_counterpart_of_its_class_that_overlaps_it_enough(truth, found):
+    shared = shared_boxes(truth, found)
+    assert len(shared) == len(truth) + len(found)
+    here, there = shared[: len(truth)], shared[len(truth) :]
+    assert sum(here) == sum(there)
+    for box, hit in zip(found, there, strict=True):
+        fitting = [overlap(box, other) >= 0.5 and box.kind == other.kind for other in truth]
+        assert not hit or any(fitting)
+        # one that fits is missed only where all that fit are taken
+        assert hit or all(taken for taken, fits in zip(here, fitting, strict=True) if fits)
+
+
+@given(st.lists(boxes, max_size=6))
+def test_a_detector_that_finds_the_same_shares_all_boxes(found):
+    assert all(shared_boxes(found, found))
+
+
+def test_a_box_takes_the_one_that_it_overlaps_most():
+    far, near = Box(0, 0, 0, 10, 10), Box(0, 3, 0, 13, 10)
+    assert shared_boxes([far, near], [Box(0, 2, 0, 12, 10)]) == [False, True, True]
+    assert shared_boxes([far, near], [Box(1, 2, 0, 12, 10)]) == [False, False, False]

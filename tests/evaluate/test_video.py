@@ -91,6 +91,48 @@ def test_finished_frames_are_not_coded_again(film, classifiers, tmp_path, monkey
     assert json.loads(run(monkeypatch, capsys, *arguments, 4)[1])["series"] == first["series"]
 
 
+def red_box(frame, meta):
+    """A detector: what is red, if it is anywhere; two of them where red is strong."""
+    height, width = frame.shape[:2]
+    assert (meta["width"], meta["height"]) == (width, height)
+    red = frame[..., 2] > 128
+    if not red.any():
+        return []
+    (top, bottom), (left, right) = ((int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(red))
+    box = {"index": 0, "score": 1.0, "box": [left, top, right, bottom]}
+    return [box, {**box, "index": 1}] if red.mean() > 0.3 else [box]
+
+
+def no_boxes(frame, meta):
+    return {"mean": float(frame.mean()), **meta}
+
+
+def test_a_detector_s_boxes_are_compared_with_those_of_the_clean_frame(
+    film, classifiers, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "task.yaml").write_text(f"kind: python\nfunction: {__name__}:red_box\n", "utf-8")
+    more = ["--sizes", "64x48", "--codecs", "libjpeg-turbo", "--bpp", 0.8, 8, "--detector", tmp_path / "task.yaml"]
+    status, out, _ = run(monkeypatch, capsys, *options(film, classifiers["uint8"], tmp_path / "out", *more))
+    assert status == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    source = cv2.VideoCapture(str(film))
+    frames = [data.cover(source.read()[1], 48, 64) for _ in range(5)][::2]
+    counts = [len(red_box(frame, {"width": 64, "height": 48})) for frame in frames]
+    coarse, fine = results["series"][0]["points"]
+    assert coarse["boxes"] == fine["boxes"] == sum(counts) > 2
+    assert 0 <= coarse["f1"] < fine["f1"] == 1
+    assert f"Boxes of task.yaml, {sum(counts)} in the clean frames" in out
+    assert "100.0 ± 0.0" in out.partition("Boxes of")[2]
+
+
+def test_a_task_that_gives_no_boxes_is_no_detector(film, classifiers, tmp_path, monkeypatch, capsys):
+    (tmp_path / "task.yaml").write_text(f"kind: python\nfunction: {__name__}:no_boxes\n", "utf-8")
+    more = ["--sizes", "64x48", "--codecs", "libjpeg-turbo", "--bpp", 8, "--detector", tmp_path / "task.yaml"]
+    status, out, err = run(monkeypatch, capsys, *options(film, classifiers["uint8"], tmp_path / "out", *more))
+    assert (status, out) == (1, "")
+    assert "expected boxes" in err
+
+
 def test_a_single_frame_has_no_error(film, classifiers, tmp_path, monkeypatch, capsys):
     more = ["--sizes", "64x48", "--codecs", "libjpeg-turbo", "webp", "--bpp", 4, "--limit", 1]
     status, out, _ = run(monkeypatch, capsys, *options(film, classifiers["int8"], tmp_path / "out", *more))

