@@ -41,15 +41,36 @@ def clustered_mean(values: Sequence[Sequence[float]]) -> tuple[float, float]:
     clusters of one size it is that of their means. It is infinite for a single cluster. Clusters may be empty.
     Raises ValueError when all are.
     """
+    mean, influences = _influences(values)
+    return mean, _error(influences)
+
+
+def clustered_difference(
+    values: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]
+) -> tuple[float, float]:
+    """Difference of the means of two sets of values in the same clusters, and its error, as of `clustered_mean`.
+
+    A cluster need not have as many values in both. Raises ValueError when one set is empty or has other clusters.
+    """
+    if len(values) != len(reference):
+        raise ValueError(f"clusters must be as many, got {len(values)} and {len(reference)}")
+    (mean, here), (other, there) = _influences(values), _influences(reference)
+    return mean - other, _error([a - b for a, b in zip(here, there, strict=True)])
+
+
+def _influences(values: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
+    """The mean, and by how much each cluster moves it."""
     sums = [(math.fsum(cluster), len(cluster)) for cluster in values]
     total = sum(count for _, count in sums)
     if not total:
         raise ValueError("mean of no values")
     mean = math.fsum(value for value, _ in sums) / total
-    if len(sums) == 1:
-        return mean, math.inf
-    residuals = math.fsum((value - mean * count) ** 2 for value, count in sums)
-    return mean, math.sqrt(len(sums) / (len(sums) - 1) * residuals) / total
+    return mean, [(value - mean * count) / total for value, count in sums]
+
+
+def _error(influences: list[float]) -> float:
+    n = len(influences)
+    return math.sqrt(n / (n - 1) * math.fsum(i * i for i in influences)) if n > 1 else math.inf
 
 
 class Box(NamedTuple):

@@ -32,7 +32,7 @@ from evaluate.compare import (
     recall,
     remember,
 )
-from evaluate.scores import Box, clustered_mean, shared_boxes
+from evaluate.scores import Box, clustered_difference, clustered_mean, shared_boxes
 from evaluate.variants import VARIANTS
 from rjpeg import runtime
 from rjpeg.errors import InputError
@@ -45,7 +45,8 @@ CODECS = ("region-jpeg", "region-jpeg-flat", "libjpeg-turbo", "mozjpeg", "webp")
 SURE = 0.25
 CSV_COLUMNS = (
     "size", "codec", "value", "mean_bpp", "mean_bytes", "top1", "standard_error", "difference", "difference_error",
-    "kl", "kl_error", "sure_tiles", "sure_top1", "sure_error", "boxes", "f1", "f1_error", "over_budget",
+    "kl", "kl_error", "sure_tiles", "sure_top1", "sure_error", "boxes", "f1", "f1_error",
+    "f1_difference", "f1_difference_error", "over_budget",
 )  # fmt: skip
 
 
@@ -282,6 +283,7 @@ def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
         "over_budget": sum(not row.fits for row in rows),
         "bytes": [row.size for row in rows],
         "agrees": [row.agrees for row in rows],
+        "shared": shared,
     }
 
 
@@ -293,7 +295,7 @@ def _finite(value: float) -> float | None:
 def _add_differences(results: dict[str, Any], reference: str) -> None:
     """Adds to every point the paired difference to the reference at the same size and rate, frame by frame."""
     other = {
-        (series["size"], point["value"]): point["agrees"]
+        (series["size"], point["value"]): point
         for series in results["series"]
         if series["codec"] == reference
         for point in series["points"]
@@ -306,10 +308,12 @@ def _add_differences(results: dict[str, Any], reference: str) -> None:
         if series["codec"] == reference:
             continue
         for point in series["points"]:
-            pairs = zip(point["agrees"], other[series["size"], point["value"]], strict=True)
-            by_frame = [[float(a) - float(b) for a, b in zip(*pair, strict=True)] for pair in pairs]
-            difference, error = clustered_mean(by_frame)
+            same = other[series["size"], point["value"]]
+            difference, error = clustered_difference(point["agrees"], same["agrees"])
             point["difference"], point["difference_error"] = difference, _finite(error)
+            if point["f1"] is not None and same["f1"] is not None:
+                difference, error = clustered_difference(point["shared"], same["shared"])
+                point["f1_difference"], point["f1_difference_error"] = difference, _finite(error)
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -375,9 +379,16 @@ def divergence_table(results: dict[str, Any], size: str) -> list[str]:
 
 def detection_table(results: dict[str, Any], size: str) -> list[str]:
     """The same of the detector's boxes."""
-    return _figures(
-        results, size, lambda point: "" if point["f1"] is None else report.percent(point["f1"], point["f1_error"])
-    )
+
+    def cell(point: dict[str, Any]) -> str:
+        if point["f1"] is None:
+            return ""
+        text = report.percent(point["f1"], point["f1_error"])
+        if "f1_difference" in point:
+            text += f" ({report.percent(point['f1_difference'], point['f1_difference_error'], '+')})"
+        return text
+
+    return _figures(results, size, cell)
 
 
 def _figures(results: dict[str, Any], size: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:

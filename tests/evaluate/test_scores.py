@@ -9,6 +9,7 @@ from evaluate.scores import (
     Box,
     bits_per_pixel,
     byte_budget,
+    clustered_difference,
     clustered_mean,
     overlap,
     paired_difference,
@@ -83,6 +84,24 @@ def test_a_larger_cluster_counts_for_more():
     mean, error = clustered_mean([[1.0, 1.0, 1.0], [0.0], []])
     assert mean == 0.75
     assert error == pytest.approx((3 / 2 * (0.75**2 + 0.75**2)) ** 0.5 / 4)
+
+
+@given(st.lists(st.tuples(*[st.lists(st.booleans(), min_size=4, max_size=4)] * 2), min_size=2, max_size=20))
+def test_the_error_of_a_difference_is_that_of_the_clusters_differences(rows):
+    here, there = ([row[side] for row in rows] for side in (0, 1))
+    difference, error = clustered_difference(here, there)
+    differences = [statistics.fmean(map(int, a)) - statistics.fmean(map(int, b)) for a, b in rows]
+    assert difference == pytest.approx(statistics.fmean(differences), abs=1e-12)
+    assert error == pytest.approx(statistics.stdev(differences) / len(rows) ** 0.5, abs=1e-9)
+
+
+def test_clusters_of_other_sizes_can_be_compared_but_not_other_clusters():
+    difference, error = clustered_difference([[1.0, 1.0], [0.0]], [[1.0], [1.0, 0.0, 0.0]])
+    assert difference == pytest.approx(2 / 3 - 1 / 2)
+    assert error == pytest.approx((2 * 2 * (2 / 9 - 1 / 8) ** 2) ** 0.5)
+    assert clustered_difference([[1.0]], [[0.0]]) == (1.0, math.inf)
+    with pytest.raises(ValueError, match="as many"):
+        clustered_difference([[1.0]], [[1.0], [0.0]])
 
 
 @pytest.mark.parametrize("values", [[], [[]]])

@@ -123,6 +123,11 @@ def test_a_detector_s_boxes_are_compared_with_those_of_the_clean_frame(
     assert 0 <= coarse["f1"] < fine["f1"] == 1
     assert f"Boxes of task.yaml, {sum(counts)} in the clean frames" in out
     assert "100.0 ± 0.0" in out.partition("Boxes of")[2]
+    same = ["--codecs", "libjpeg-turbo", "webp", "--reference", "webp", "--json"]
+    status, out, _ = run(monkeypatch, capsys, *options(film, classifiers["uint8"], tmp_path / "out", *more, *same))
+    plain, webp = (series["points"][0] for series in json.loads(out)["series"])
+    assert plain["f1_difference"] == pytest.approx(plain["f1"] - webp["f1"])
+    assert "f1_difference" not in webp
 
 
 def test_a_task_that_gives_no_boxes_is_no_detector(film, classifiers, tmp_path, monkeypatch, capsys):
