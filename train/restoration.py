@@ -29,10 +29,10 @@ from rjpeg import codec, restoration
 from rjpeg.decoder import coded_picture, read_region_file
 from rjpeg.errors import InputError, RjpegError, StorageError
 from rjpeg.restoration import restoration_features, step_octaves
-from train import checkpoints, resnet
+from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
-from train.networks import build_restorer, grown, in_precision, macs_per_region
+from train.networks import build_restorer, in_precision, macs_per_region
 from train.photos import center_crop, data_hash, random_crop, read_photo, split
 from train.teachers import Teacher, load_teacher
 from train.twin import resize
@@ -50,7 +50,7 @@ ROUNDS, STEPS, BATCH = 6, 7000, 16
 LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
 FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 1.0
-TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", resnet.NAME)
+TEACHERS = ("efficientnet-lite0", "efficientnet-lite1")
 JUDGE = "efficientnet-lite2"
 STEPS_AN_EPOCH = 100
 SEED = 1
@@ -130,8 +130,7 @@ def with_features(teacher: Teacher) -> keras.Model:
 class Restoring(keras.Model):
     """The network at one coding size, followed by the teachers, whose disagreement is its loss.
 
-    teachers: with their features before their answers, see `with_features`, and the answers' kinds; none for one that
-    only has features. Every teacher sees a part of the batch.
+    teachers: with their features and their kinds, see `with_features`. Every teacher sees a part of the batch.
     """
 
     def __init__(
@@ -151,15 +150,10 @@ class Restoring(keras.Model):
         differences: list[Any] = []
         for number, (teacher, kinds) in enumerate(self._teachers()):
             mine = slice(number, None, len(self._teachers()))
-            seen = [
-                [ops.cast(part, "float32") for part in keras.tree.flatten(teacher(pictures[mine], training=False))]
-                for pictures in (clean, frames)
-            ]
-            features = len(seen[0]) - len(kinds)
-            if kinds:
-                answers = [parameters(kinds, found[features:]) for found in seen]
-                nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
-            for wanted, found in zip(seen[0][:features], seen[1][:features], strict=True):
+            seen = [keras.tree.flatten(teacher(pictures[mine], training=False)) for pictures in (clean, frames)]
+            answers = [parameters(kinds, found[-len(kinds) :]) for found in seen]
+            nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
+            for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
                 spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
                 differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
         loss = ops.mean(ops.concatenate(nats)) + self.pixels_weight * pixels
@@ -246,7 +240,8 @@ def train_restorer(
         raise StorageError(f"training folder {out}: {error.strerror or error}") from error
     keras.utils.set_random_seed(settings.seed)
     pairs = make_pairs(data, kept, model, settings.rounds, settings.seed)
-    seen = [_seen_by(name, settings.precision) for name in settings.teachers]
+    teachers = [load_teacher(name, CROP_SIZE) for name in settings.teachers]
+    seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
     network = _started(stage, settings, start)
     steps = {}
     for size in pairs:
@@ -272,21 +267,13 @@ def train_restorer(
     }
 
 
-def _seen_by(name: str, precision: str) -> tuple[keras.Model, tuple[str, ...]]:
-    """A teacher for `Restoring`. precision: of one with features alone; the others would be slower in bfloat16."""
-    if name == resnet.NAME:
-        return resnet.resnet_features(CROP_SIZE, precision), ()
-    teacher = load_teacher(name, CROP_SIZE)
-    return with_features(teacher), teacher.kinds
-
-
 def _started(stage: Path, settings: Settings, start: keras.Model | None) -> keras.Model:
     """The network as an interrupted run left it, or one to begin with, with its optimizer."""
     if stage.exists():
         return checkpoints.load_network(stage, with_optimizer=True)
     if start is None:
         start = build_restorer(settings.width, settings.blocks)
-    network = grown(start, settings.width, settings.blocks, settings.precision)
+    network = in_precision(start, settings.precision)
     warm_up = max(1, min(100, settings.steps // 10))
     rate = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate / 100,
@@ -321,8 +308,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--model", metavar="FOLDER", help="exported model whose files are restored; the shipped one if not given")
     add("--checkpoint", type=Path, default=checkpoints.FOLDER, metavar="FOLDER", help="checkpoint of that model")
     add("--out", type=Path, default=Path("out/restoration"), metavar="FOLDER", help="for what a run continues from")
-    add("--width", type=int, default=WIDTH, metavar="N", help="channels of the network")
-    add("--blocks", type=int, default=BLOCKS, metavar="N", help="residual blocks of the network")
     add("--rounds", type=int, default=ROUNDS, metavar="N", help="crops of every photo")
     add("--steps", type=int, default=STEPS, metavar="N", help="batches in all")
     add("--learning-rate", type=float, default=LEARNING_RATE, metavar="X", help="the highest one")
@@ -333,17 +318,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="float32",
         help="of its convolutions in training; bfloat16 is faster where the processor has AMX, and slow elsewhere",
     )
-    add("--further", action="store_true", help="train the checkpoint's restorer further; one that is smaller grows")
+    add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        numbers = {name: getattr(arguments, name) for name in ("width", "blocks", "rounds", "steps")}
-        if min(numbers.values()) < 1:
-            raise InputError(f"--width, --blocks, --rounds and --steps must be at least 1, got {numbers}")
+        if min(arguments.rounds, arguments.steps) < 1:
+            raise InputError(f"--rounds and --steps must be at least 1, got {arguments.rounds}, {arguments.steps}")
         read = checkpoints.load_checkpoint(arguments.checkpoint)
         settings = Settings(
-            **numbers,
+            rounds=arguments.rounds,
+            steps=arguments.steps,
             learning_rate=arguments.learning_rate,
             pixels_weight=arguments.pixels_weight,
             precision=arguments.precision,
@@ -352,17 +337,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if start is not None:
             before = read.training["restoration"]
             settings = dataclasses.replace(
-                settings,
-                width=max(settings.width, before["width"]),
-                blocks=max(settings.blocks, before["blocks"]),
-                seed=before["seed"] + 1,
-                start=before,
+                settings, width=before["width"], blocks=before["blocks"], seed=before["seed"] + 1, start=before
             )
         elif arguments.further:
             raise InputError(f"checkpoint {arguments.checkpoint} has no restorer that could be trained further")
         if arguments.teacher:
-            if arguments.teacher[0] == resnet.NAME:
-                raise InputError(f"--teacher {resnet.NAME}: the first one also judges, which takes more than features")
             settings = dataclasses.replace(settings, teachers=tuple(arguments.teacher), judge=arguments.teacher[0])
         model = rjpeg.load_model(arguments.model)
         network, figures = train_restorer(arguments.data, model, arguments.out, settings, start)
