@@ -141,10 +141,16 @@ def percent(value: float, error: float | None, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
 
 
+def compared(point: dict[str, Any], score: str, error: str, difference: str) -> str:
+    """A score and its error, by their names in the point, and in brackets the paired difference, where there is one."""
+    text = percent(point[score], point[error])
+    if difference in point:
+        text += f" ({percent(point[difference], point[f'{difference}_error'], '+')})"
+    return text
+
+
 def _cell(point: dict[str, Any]) -> str:
-    text = percent(point["top1"], point["standard_error"])
-    if "difference" in point:
-        text += f" ({percent(point['difference'], point['difference_error'], '+')})"
+    text = compared(point, "top1", "standard_error", "difference")
     text += f", {point['mean_bpp']:.3f}"
     if "codec" in point:
         text += f", {point['codec']}"

@@ -261,9 +261,9 @@ def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
     agreement, error = clustered_mean([row.agrees for row in rows])
     divergence, divergence_error = clustered_mean([row.divergence for row in rows])
     sure = [[a for a, p in zip(row.agrees, row.probability, strict=True) if p >= SURE] for row in rows]
-    sure_agreement, sure_error = clustered_mean(sure) if any(sure) else (math.inf, math.inf)
+    sure_agreement, sure_error = _mean_of_any(sure)
     shared = [row.shared for row in rows]
-    f1, f1_error = clustered_mean(shared) if any(shared) else (math.inf, math.inf)
+    f1, f1_error = _mean_of_any(shared)
     size = math.fsum(row.size for row in rows) / len(rows)
     return {
         "kind": point.kind,
@@ -285,6 +285,10 @@ def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:
         "agrees": [row.agrees for row in rows],
         "shared": shared,
     }
+
+
+def _mean_of_any(values: list[list[bool]]) -> tuple[float, float]:
+    return clustered_mean(values) if any(values) else (math.inf, math.inf)
 
 
 def _finite(value: float) -> float | None:
@@ -379,16 +383,11 @@ def divergence_table(results: dict[str, Any], size: str) -> list[str]:
 
 def detection_table(results: dict[str, Any], size: str) -> list[str]:
     """The same of the detector's boxes."""
-
-    def cell(point: dict[str, Any]) -> str:
-        if point["f1"] is None:
-            return ""
-        text = report.percent(point["f1"], point["f1_error"])
-        if "f1_difference" in point:
-            text += f" ({report.percent(point['f1_difference'], point['f1_difference_error'], '+')})"
-        return text
-
-    return _figures(results, size, cell)
+    return _figures(
+        results,
+        size,
+        lambda point: "" if point["f1"] is None else report.compared(point, "f1", "f1_error", "f1_difference"),
+    )
 
 
 def _figures(results: dict[str, Any], size: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rjpeg.errors import InputError, RjpegError, StorageError
+from rjpeg.errors import InputError, RjpegError
+from rjpeg.files import read_whole, write_whole
 
 INPUT, DETECTIONS = "tower_0/images:0", "tower_0/detections:0"
 # TensorFlow's names of what TensorFlow.js has in one node with what follows
@@ -33,13 +34,13 @@ outputs: [{outputs}]
 
 
 def read_constants(file: Path, manifest: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Constants by name, of the manifest's groups, whose files lie beside `file`. Raises InputError."""
+    """Constants by name, of the manifest's groups, whose files lie beside `file`.
+
+    Raises StorageError for one that can't be read, InputError for one that is no such file.
+    """
     constants = {}
     for group in manifest:
-        try:
-            data = b"".join((file.parent / Path(path).name).read_bytes() for path in group["paths"])
-        except OSError as error:
-            raise InputError(f"constants of {file}: {error.filename}: {error.strerror}") from error
+        data = b"".join(read_whole(file.parent / Path(path).name) for path in group["paths"])
         offset = 0
         for entry in group["weights"]:
             stored = np.dtype(entry.get("quantization", {}).get("dtype", entry["dtype"]))
@@ -53,15 +54,13 @@ def read_constants(file: Path, manifest: list[dict[str, Any]]) -> dict[str, np.n
 
 
 def read_graph(file: Path) -> Any:
-    """The `tf.compat.v1.GraphDef` of a TensorFlow.js graph model. Raises InputError."""
+    """The `tf.compat.v1.GraphDef` of a TensorFlow.js graph model. Raises errors as `read_constants`."""
     import tensorflow as tf
     from google.protobuf import json_format
 
     try:
-        model = json.loads(file.read_text("utf-8"))
+        model = json.loads(read_whole(file))
         nodes, manifest = model["modelTopology"]["node"], model["weightsManifest"]
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is no graph model of TensorFlow.js") from error
     constants = read_constants(file, manifest)
@@ -100,7 +99,7 @@ def read_graph(file: Path) -> Any:
 def convert(file: Path) -> bytes:
     """A TFLite detector: (1, H, W, 3) float32 RGB 0..255 -> boxes, classes, scores and count as the server takes them.
 
-    Raises InputError for a file that is no such detector.
+    Raises StorageError for a file that can't be read, InputError for one that is no such detector.
     """
     import tensorflow as tf
 
@@ -138,15 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         network = convert(arguments.file)
         model, task = arguments.out / "detector.tflite", arguments.out / "detector.yaml"
-        try:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            model.write_bytes(network)
-            task.write_text(
-                TASK.format(model=json.dumps(str(model)), threshold=arguments.threshold, outputs=", ".join(OUTPUTS)),
-                "utf-8",
-            )
-        except OSError as error:
-            raise StorageError(f"detector in {arguments.out}: {error.strerror}") from error
+        write_whole(model, network)
+        text = TASK.format(model=json.dumps(str(model)), threshold=arguments.threshold, outputs=", ".join(OUTPUTS))
+        write_whole(task, text.encode())
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
