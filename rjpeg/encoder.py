@@ -8,9 +8,8 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from time import perf_counter
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,10 @@ from rjpeg.features import rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.model import Model, load_model
 from rjpeg.runtime import Network
+from rjpeg.sizing import Sizing, sizing_of
 from rjpeg.stages import timed
+
+T = TypeVar("T")
 
 LARGEST_SIDE = 65500
 """Pixels; the limit of libjpeg (JPEG_MAX_DIMENSION)."""
@@ -34,7 +36,7 @@ _SAMPLING: dict[str, list[tuple[int, int]]] = {
 # The search's default for `least_fill`, and how far below the target it then aims, in octaves of the file's size.
 _LEAST_FILL = 0.985
 _AIM = 0.01
-# How far the rate may leave the range of a coding size before a video's frames change theirs.
+# How far, as a factor, rate and step may leave those of a coding size before a video's frames change theirs.
 _HYSTERESIS = 1.2
 _MOST_ATTEMPTS = 12
 _LARGEST_DEAD_ZONE = 0.45
@@ -176,7 +178,8 @@ class Encoder:
         target_bytes: the largest file allowed; the best quality and coding size that fit are found.
         quality_map: the caller's own levels, (rows, cols, 2) uint8, in place of the networks'; quality is then that
         of level 0. Its grid is that of the coding size, which then defaults to the frame's.
-        coding_size: (height, width) to reduce the frame to before coding, else chosen by quality or rate.
+        coding_size: (height, width) to reduce the frame to before coding, else chosen by quality or rate, and by the
+        frame's detail (`rjpeg.sizing`).
         subsampling: "4:2:0" or "4:4:4".
         Raises InputError, TargetError (nothing fits target_bytes), ModelError.
         """
@@ -202,8 +205,8 @@ class Encoder:
         The rest is for a video's frames with target_bytes; give the frame before's `quality` and `coding_size`:
         start: the quality, 1..100, that the search tries first. least_fill: the share of target_bytes, above 0 and
         below 1, from which a file ends the search. With 0.8 a scene that changes little takes one attempt a frame.
-        size_before: a coding size that stays while the rate is within 20 % of those it is chosen for; sizes that are
-        none of a frame's of this size are ignored.
+        size_before: a coding size that stays while rate and step are within 20 % of those it is chosen for; sizes that
+        are none of a frame's of this size are ignored.
         """
         frame_size = _check_frame(frame)
         if (quality is None) == (target_bytes is None):
@@ -214,16 +217,28 @@ class Encoder:
             raise InputError(f"subsampling is {subsampling!r}, expected 4:2:0, which is that of Planes")
         if coding_size is None and quality_map is not None:
             coding_size = frame_size
-        sizes = [_check_coding_size(coding_size, frame_size)] if coding_size is not None else None
+        size = None if coding_size is None else _check_coding_size(coding_size, frame_size)
+        if size is not None and quality_map is not None:
+            regions = codec.regions_of(size[0]), codec.regions_of(size[1])
+            _check_map(quality_map, regions, len(self.model.leveling.scales))
+        seconds: dict[str, float] = {}
+
+        def at_size(size: tuple[int, int], function: Callable[[_Picture], T], *, once: bool = False) -> T:
+            with _workspace(size, subsampling) as workspace:
+                return function(self._prepare(frame, frame_size, workspace, seconds, once=once))
+
         if quality is not None:
             _check_quality(quality)
-            if sizes is None:
-                sizes = [codec.coding_size_of(frame_size, _fraction(self.model.sizes_by_quality, quality))]
-            with _workspace(sizes[0], subsampling) as workspace:
-                picture = self._prepare(frame, frame_size, workspace, once=quality_map is not None)
-                if quality_map is not None:
-                    _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
-                return self._attempt(picture, quality, self.model.dead_zone, quality_map)
+            if size is None:
+                sizing = timed(seconds, "size", lambda: self._sizing(frame))
+                usual = sizing.sizes.index(_size(frame_size, self.model.sizes_by_quality, quality))
+                size = sizing.sizes[min(usual, self._place_for_detail(sizing, quality))]
+            zone = self.model.dead_zone
+            return at_size(
+                size,
+                lambda picture: self._attempt(picture, quality, zone, quality_map),
+                once=quality_map is not None,
+            )
         _check_target(target_bytes)
         if start is not None:
             _check_quality(start, "start")
@@ -233,42 +248,78 @@ class Encoder:
             or not 0 < least_fill < 1
         ):
             raise InputError(f"least_fill is {least_fill!r}, expected a number above 0 and below 1")
-        if size_before is not None and not (isinstance(size_before, tuple | list) and len(size_before) == 2):
-            raise InputError(f"size_before is {size_before}, expected (height, width)")
+        if size_before is not None and not (isinstance(size_before, tuple) and len(size_before) == 2):
+            raise InputError(f"size_before is {size_before}, expected a tuple (height, width)")
         target = int(target_bytes)  # type: ignore[arg-type]
-        if sizes is None:
-            sizes = self._sizes_for(frame_size, target, size_before)
-        smallest = 0
-        for size in sizes:
-            with _workspace(size, subsampling) as workspace:
-                picture = self._prepare(frame, frame_size, workspace)
-                if quality_map is not None:
-                    _check_map(quality_map, picture.regions, len(self.model.leveling.scales))
-                found, smallest = self._search(picture, target, quality_map, start, least_fill)
-            if found is not None:
-                return found
+
+        def search(size: tuple[int, int], start: float | None) -> tuple[EncodedFrame | None, int]:
+            return at_size(size, lambda picture: self._search(picture, target, quality_map, start, least_fill))
+
+        if size is not None:
+            found, smallest = search(size, start)
+        else:
+            sizing = timed(seconds, "size", lambda: self._sizing(frame))
+            bpp = 8 * target / (frame_size[0] * frame_size[1])
+            found, smallest = self._search_sizes(search, sizing, bpp, start, size_before)
+        if found is not None:
+            return replace(found, seconds=seconds)
         raise TargetError(
             f"target_bytes is {target_bytes}, but the smallest file of this {frame_size[1]}x{frame_size[0]} frame "
             f"has {smallest} bytes"
         )
 
-    def _sizes_for(
-        self, frame_size: tuple[int, int], target_bytes: int, before: tuple[int, int] | None
-    ) -> list[tuple[int, int]]:
-        """The coding sizes for a rate, the best one first, then the smaller ones."""
-        ladder = self.model.sizes_by_rate
-        bpp = 8 * target_bytes / (frame_size[0] * frame_size[1])
-        first = _fraction(ladder, bpp)
-        if before is not None:
-            # The rate's range of every size, each a little wider than the ladder has it.
-            low = 0.0
-            for bound, fraction in ladder:
-                in_range = low / _HYSTERESIS <= bpp < bound * _HYSTERESIS
-                if in_range and codec.coding_size_of(frame_size, fraction) == tuple(before):
-                    first = fraction
-                low = bound
-        fractions = sorted({fraction for _, fraction in ladder if fraction <= first}, reverse=True)
-        return list(dict.fromkeys(codec.coding_size_of(frame_size, fraction) for fraction in fractions))
+    def _sizing(self, frame: NDArray[np.uint8] | Planes) -> Sizing:
+        ladders = (*self.model.sizes_by_rate, *self.model.sizes_by_quality)
+        return sizing_of(frame, sorted({fraction for _, fraction in ladders}))
+
+    def _place_for_detail(self, sizing: Sizing, quality: float, factor: float = 1.0) -> int:
+        """Place of the largest size that the frame has the detail for, at a quality. factor: on its step."""
+        step = self._mean_base_step * tables.percent_of_quality(quality) / 100.0
+        return sizing.place(step * factor, self.model.negligible_energy)
+
+    def _search_sizes(
+        self,
+        search: Callable[[tuple[int, int], float | None], tuple[EncodedFrame | None, int]],
+        sizing: Sizing,
+        bpp: float,
+        start: float | None,
+        before: tuple[int, int] | None,
+    ) -> tuple[EncodedFrame | None, int]:
+        """`search` at the coding size for a rate, or at a smaller one, where the frame lacks detail or no file fits.
+
+        The smaller a size, the finer the quality that fits, and the more detail is worth keeping. The answer is the
+        largest size whose quality does not ask for a smaller one; where no file fits at any, None.
+        """
+        sizes = sizing.sizes
+
+        def usual(factor: float = 1.0) -> int:
+            return sizes.index(_size(sizes[-1], self.model.sizes_by_rate, bpp * factor))
+
+        place = largest = usual()
+        tolerance = 1.0
+        if before is not None and before in sizes:
+            kept, tolerance = sizes.index(before), _HYSTERESIS
+            if usual(1 / tolerance) <= kept <= usual(tolerance):
+                largest = kept
+            place = min(kept, largest)
+        low, high = -1, largest + 1
+        best: EncodedFrame | None = None
+        smallest = 0
+        while high - low > 1:
+            found, smallest = search(sizes[place], start)
+            if found is None:
+                high, place = place, place - 1
+                continue
+            start = found.quality
+            least, most = (self._place_for_detail(sizing, start, factor) for factor in (tolerance, 1 / tolerance))
+            if most < place:
+                high, best = place, best or found
+            else:
+                low, best = place, found
+                if least <= place:
+                    break
+            place = min(max(least, low + 1), high - 1)
+        return best, smallest
 
     def _search(
         self,
@@ -354,26 +405,28 @@ class Encoder:
         frame: NDArray[np.uint8] | Planes,
         frame_size: tuple[int, int],
         workspace: _Workspace,
+        seconds: dict[str, float],
         *,
         once: bool = False,
     ) -> _Picture:
-        """once: for a single attempt with the caller's own map."""
-        start = perf_counter()
+        """seconds: to add to. once: for a single attempt with the caller's own map."""
         coding_size, subsampling = workspace.key
-        if isinstance(frame, Planes):
-            planes = codec.reduce_planes(frame, coding_size)
-        else:
-            planes = codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling, workspace.planes)
+
+        def convert() -> Planes:
+            if isinstance(frame, Planes):
+                return codec.reduce_planes(frame, coding_size)
+            return codec.planes_from_frame(codec.reduce(frame, coding_size), subsampling, workspace.planes)
+
         picture = _Picture(
             frame_size=frame_size,
             coding_size=coding_size,
             subsampling=subsampling,
-            planes=planes,
+            planes=timed(seconds, "convert", convert),
             coefficients=None,
             half_size_chroma=[],
             quantized=workspace.quantized,
             masks=workspace.masks,
-            seconds={"convert": perf_counter() - start},
+            seconds=seconds,
         )
         if not once:
             timed(picture.seconds, "transform", lambda: self._transform(picture, workspace.coefficients))
@@ -534,8 +587,8 @@ def _losses(level_scales: NDArray[np.float64]) -> NDArray[np.float64]:
     return losses
 
 
-def _fraction(ladder: tuple[tuple[float, float], ...], value: float) -> float:
-    return next(fraction for bound, fraction in ladder if value < bound)
+def _size(frame_size: tuple[int, int], ladder: tuple[tuple[float, float], ...], value: float) -> tuple[int, int]:
+    return codec.coding_size_of(frame_size, next(fraction for bound, fraction in ladder if value < bound))
 
 
 def _check_frame(frame: NDArray[np.uint8] | Planes) -> tuple[int, int]:

@@ -29,9 +29,10 @@ class Model:
     """A loaded model folder.
 
     identity: the two bytes that a file's marker carries. base_tables: luma and chroma, (64,) float64 in natural order,
-    for quality 50. sizes_by_rate, sizes_by_quality: (upper bound, fraction of the frame's sides) in rising order,
-    the last bound infinite; bounds are bpp and IJG quality. dead_zone: see `codec.quantize`. refinement_bits: what a
-    level of the generator's must be taken to save, in place of the predictor's, to be written into the marker.
+    for quality 50. dead_zone: see `codec.quantize`. refinement_bits: what a level of the generator's must be taken to
+    save, in place of the predictor's, to be written into the marker. sizes_by_rate, sizes_by_quality: (upper bound,
+    fraction of the frame's sides) in rising order, the last bound infinite; bounds are bpp and IJG quality.
+    negligible_energy: see `sizing.Sizing.place`; 0 where the manifest has none.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Model:
     refinement_bits: float
     sizes_by_rate: tuple[tuple[float, float], ...]
     sizes_by_quality: tuple[tuple[float, float], ...]
+    negligible_energy: float
     threads: int
 
     @cached_property
@@ -128,6 +130,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         refinement_bits=float(manifest["refinement_bits"]),
         sizes_by_rate=_ladder(manifest["coding_sizes"]),
         sizes_by_quality=_ladder(manifest["quality_coding_sizes"]),
+        negligible_energy=float(manifest.get("negligible_energy", 0.0)),
         threads=threads,
     )
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import rjpeg
 from rjpeg import codec, restoration
 from rjpeg.decoder import coded_picture, read_region_file
-from rjpeg.errors import InputError, RjpegError, StorageError
+from rjpeg.errors import InputError, RjpegError, StorageError, TargetError
 from rjpeg.restoration import restoration_features, step_octaves
 from train import checkpoints
 from train.config import CONFIG_FILE, load_config
@@ -43,8 +43,8 @@ log = logging.getLogger("train")
 CROP_SIZE = 224
 # A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
 # surfaces are as smooth as that and have to stay so.
-CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.3
-BPP = (0.12, 0.9)
+CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.5
+BPP = (0.08, 0.9)
 WIDTH, BLOCKS = 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
 LEARNING_RATE = 1e-3
@@ -65,10 +65,14 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
-    """Crops of photos and what is left of them, by coding size. Rates are drawn with equal logarithms."""
+    """Crops of photos and what is left of them, by coding size, the usual one or one beside it.
+
+    Rates are drawn with equal logarithms. Crops that fit none of their rate are left out.
+    """
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
-    ladder = model.sizes_by_rate
+    fractions = sorted({fraction for _, fraction in model.sizes_by_rate})
+    sizes = [codec.coding_size_of((CROP_SIZE, CROP_SIZE), fraction) for fraction in fractions]
     groups: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for name in tqdm([name for _ in range(rounds) for name in names], desc="files", unit="file", disable=None):
         photo = read_photo(folder / name)
@@ -76,11 +80,16 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
         area = DETAIL_AREA if detail else CROP_AREA
         crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
         bpp = float(np.exp(rng.uniform(*np.log(BPP))))
-        usual = next(place for place, (bound, _) in enumerate(ladder) if bpp < bound)
-        place = np.clip(usual + rng.choice([-1, 0, 0, 0, 1]), 0, len(ladder) - 1)
-        size = codec.coding_size_of((CROP_SIZE, CROP_SIZE), ladder[int(place)][1])
         frame = np.ascontiguousarray(crop[..., ::-1])
-        jpeg = encoder.encode(frame, target_bytes=int(bpp * CROP_SIZE**2 / 8), coding_size=size)
+        target = int(bpp * CROP_SIZE**2 / 8)
+        try:
+            coded = encoder.encode_with_details(frame, target_bytes=target)
+            place = sizes.index(coded.coding_size) + rng.choice([-1, 0, 0, 0, 1])
+            size, jpeg = sizes[int(np.clip(place, 0, len(sizes) - 1))], coded.jpeg
+            if size != coded.coding_size:
+                jpeg = encoder.encode(frame, target_bytes=target, coding_size=size)
+        except TargetError:
+            continue
         file = read_region_file(jpeg, model)
         octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
         groups.setdefault(size[0], []).append((coded_picture(file, model)[..., ::-1], octaves, crop))

@@ -12,8 +12,8 @@ setting and the standard error of that, scene by scene. What is found here is wr
 train/codec.yaml, which export puts into the manifest.
 
 Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
-level), gain, window, dead_zone, refinement (bits), fade, size (coding size as a fraction of the sides), refine,
-restore (0 or 1).
+level), gain, window, dead_zone, refinement (bits), fade, detail (the negligible energy; 0: sizes by rate alone),
+size (coding size as a fraction of the sides), refine, restore (0 or 1).
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
             setting.model = dataclasses.replace(setting.model, dead_zone=float(value))
         elif name == "refinement":
             setting.model = dataclasses.replace(setting.model, refinement_bits=float(value))
+        elif name == "detail":
+            setting.model = dataclasses.replace(setting.model, negligible_energy=float(value))
         elif name == "size":
             setting.size = float(value)
         elif name == "refine":

@@ -93,7 +93,7 @@ def test_the_predictor_is_asked_once_about_small_files_of_one_size(encoder, phot
     decoder.decode_batch(small)
     assert asked == [(6, 7, 10)]
     asked.clear()
-    large = [encoder.encode(cv2.resize(photo, (960, 720)), quality=50) for photo in photos[:2]]
+    large = [encoder.encode(cv2.resize(photo, (960, 720)), quality=50, coding_size=(720, 960)) for photo in photos[:2]]
     decoder.decode_batch([large[0], small[0], large[1], small[1]])
     assert sorted(asked) == [(1, 45, 60), (1, 45, 60), (2, 7, 10)]
 

@@ -53,6 +53,14 @@ def test_a_manifest_that_is_wrong_says_what(folder, function, message):
         rjpeg.load_model(folder)
 
 
+def test_a_model_from_before_frames_were_looked_at_codes_by_rate_alone(folder, photo):
+    change(folder, lambda m: m.pop("negligible_energy"))
+    model = rjpeg.load_model(folder)
+    assert model.negligible_energy == 0
+    flat = np.zeros_like(photo)
+    assert rjpeg.Encoder(model).encode_with_details(flat, quality=90).coding_size == flat.shape[:2]
+
+
 def test_a_map_s_window_has_a_region_in_its_middle(folder):
     def widen(manifest):
         manifest["decoder"]["map_window"] = 4

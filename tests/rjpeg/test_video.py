@@ -60,8 +60,14 @@ def test_a_target_that_nothing_fits_is_an_error_with_a_start_too(encoder, photo)
         encoder.encode_with_details(photo, target_bytes=100, start=50, least_fill=0.8)
 
 
+def sharp(photo):
+    """640x480, with so much noise that its rate alone decides the coding size."""
+    frame = np.tile(photo, (3, 3, 1))[:480, :640]
+    return np.clip(frame + np.random.default_rng(1).normal(0, 15, frame.shape), 0, 255).astype(np.uint8)
+
+
 def test_the_size_before_stays_while_the_rate_is_near_and_not_beyond(encoder, photo):
-    frame = cv2.resize(photo, (640, 480))
+    frame = sharp(photo)
     pixels = 640 * 480
 
     def size_at(bpp, before=None):
@@ -72,14 +78,47 @@ def test_the_size_before_stays_while_the_rate_is_near_and_not_beyond(encoder, ph
     assert smaller < larger
     assert size_at(0.25, larger) == larger
     assert size_at(0.27, smaller) == smaller
-    assert size_at(0.2, larger) == smaller
+    assert size_at(0.2, larger) < smaller
     assert size_at(0.33, smaller) == larger
     assert size_at(0.25, (33, 44)) == smaller
 
 
+def test_the_size_before_stays_while_a_soft_scene_is_a_little_softer_or_sharper(encoder, photo, attempts):
+    frame = cv2.resize(photo, (640, 480), interpolation=cv2.INTER_CUBIC)
+    usual = encoder.encode_with_details(sharp(photo), target_bytes=14000).coding_size
+    before = encoder.encode_with_details(frame, target_bytes=14000)
+    assert before.coding_size < usual
+    for blur in (0.3, 0.5, 0.3, 0.4):
+        attempts.clear()
+        details = encoder.encode_with_details(
+            cv2.GaussianBlur(frame, (0, 0), blur),
+            target_bytes=14000,
+            start=before.quality,
+            least_fill=0.8,
+            size_before=before.coding_size,
+        )
+        assert details.coding_size == before.coding_size
+        assert len(attempts) <= 2
+        before = details
+
+
+def test_the_size_before_goes_up_again_when_a_soft_scene_turns_sharp(encoder, photo):
+    soft = cv2.resize(photo, (640, 480), interpolation=cv2.INTER_CUBIC)
+    before = encoder.encode_with_details(soft, target_bytes=14000)
+    after = encoder.encode_with_details(
+        sharp(photo), target_bytes=14000, start=before.quality, least_fill=0.8, size_before=before.coding_size
+    )
+    assert after.coding_size == encoder.encode_with_details(sharp(photo), target_bytes=14000).coding_size
+    assert 0.8 * 14000 <= len(after.jpeg) <= 14000
+
+
 def test_a_size_before_gives_way_where_nothing_fits(encoder, photo):
-    found = encoder.encode_with_details(photo, target_bytes=900).coding_size
-    assert encoder.encode_with_details(photo, target_bytes=900, size_before=(224, 224)).coding_size == found
+    frame = sharp(photo)[:224, :224]
+    with pytest.raises(rjpeg.TargetError):
+        encoder.encode_with_details(frame, target_bytes=600, coding_size=(224, 224))
+    details = encoder.encode_with_details(frame, target_bytes=600, size_before=(224, 224))
+    assert details.coding_size < (224, 224)
+    assert len(details.jpeg) <= 600
 
 
 @pytest.mark.parametrize(
