@@ -259,8 +259,7 @@ class Encoder:
             found, smallest = search(size, start)
         else:
             sizing = timed(seconds, "size", lambda: self._sizing(frame))
-            bpp = 8 * target / (frame_size[0] * frame_size[1])
-            found, smallest = self._search_sizes(search, sizing, bpp, start, size_before)
+            found, smallest = self._search_sizes(search, sizing, frame_size, target, start, size_before)
         if found is not None:
             return replace(found, seconds=seconds)
         raise TargetError(
@@ -281,7 +280,8 @@ class Encoder:
         self,
         search: Callable[[tuple[int, int], float | None], tuple[EncodedFrame | None, int]],
         sizing: Sizing,
-        bpp: float,
+        frame_size: tuple[int, int],
+        target_bytes: int,
         start: float | None,
         before: tuple[int, int] | None,
     ) -> tuple[EncodedFrame | None, int]:
@@ -291,9 +291,10 @@ class Encoder:
         largest size whose quality does not ask for a smaller one; where no file fits at any, None.
         """
         sizes = sizing.sizes
+        bpp = 8 * target_bytes / (frame_size[0] * frame_size[1])
 
         def usual(factor: float = 1.0) -> int:
-            return sizes.index(_size(sizes[-1], self.model.sizes_by_rate, bpp * factor))
+            return sizes.index(_size(frame_size, self.model.sizes_by_rate, bpp * factor))
 
         place = largest = usual()
         tolerance = 1.0

@@ -1,9 +1,9 @@
 """How much detail a frame has, and so how far it may be reduced before it is coded.
 
 A reduced frame has lost its highest frequencies. Where quantization would leave nothing of them anyway that costs
-nothing, and the bits that say so of every block are saved: with soft frames (enlarged ones, most cameras' at their full
-size) a reduction to half the sides gains a decibel. Rate or quality say how much detail a task needs; of sharp frames,
-whose highest frequencies are expensive and worth little to it, that is less than they have.
+nothing, and the bits that say so of every block are saved: of soft frames more is left at the same rate. Rate or
+quality say how much detail a task needs; of sharp frames, whose highest frequencies are expensive and worth little to
+it, that is less than they have.
 """
 
 from __future__ import annotations

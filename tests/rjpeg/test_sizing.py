@@ -154,3 +154,15 @@ def test_an_empty_scene_is_coded_as_small_as_can_be_and_comes_back(encoder, deco
     details = encoder.encode_with_details(frame, quality=80)
     assert details.coding_size == codec.coding_size_of((480, 640), 0.357)
     assert np.abs(decoder.decode(details.jpeg).astype(int) - frame).max() <= 3
+
+
+def test_a_model_may_have_no_size_as_large_as_the_frame(model, photos):
+    ladder = ((0.3, 0.5), (float("inf"), 0.714))
+    smaller = rjpeg.Encoder(dataclasses.replace(model, sizes_by_rate=ladder, sizes_by_quality=ladder))
+    for how in ({"quality": 90}, {"target_bytes": 9000}):
+        assert smaller.encode_with_details(photos[0], **how).coding_size <= (160, 160)
+
+
+def test_a_view_of_a_frame_is_coded_as_its_copy(encoder, photo):
+    view = np.tile(photo, (3, 3, 1))[::-1, 16:-16:2, ::-1]
+    assert encoder.encode(view, quality=30) == encoder.encode(view.copy(), quality=30)
