@@ -84,10 +84,6 @@ class _Picture:
     seconds: dict[str, float]
     answers: dict[tuple[int, ...], NDArray[np.int8]] = field(default_factory=dict)
 
-    @property
-    def regions(self) -> tuple[int, int]:
-        return codec.regions_of(self.coding_size[0]), codec.regions_of(self.coding_size[1])
-
     def ask(self, key: tuple[int, ...], stage: str, network: Network, features: Callable[[], NDArray]) -> NDArray:
         """The network's answer (rows, cols, 2) int8, remembered under `key`. features: gives its int8 input."""
         if key not in self.answers:
@@ -230,7 +226,7 @@ class Encoder:
         if quality is not None:
             _check_quality(quality)
             if size is None:
-                sizing = timed(seconds, "size", lambda: self._sizing(frame))
+                sizing = timed(seconds, "size", lambda: sizing_of(frame, self.model.coding_fractions))
                 usual = sizing.sizes.index(_size(frame_size, self.model.sizes_by_quality, quality))
                 size = sizing.sizes[min(usual, self._place_for_detail(sizing, quality))]
             zone = self.model.dead_zone
@@ -258,7 +254,7 @@ class Encoder:
         if size is not None:
             found, smallest = search(size, start)
         else:
-            sizing = timed(seconds, "size", lambda: self._sizing(frame))
+            sizing = timed(seconds, "size", lambda: sizing_of(frame, self.model.coding_fractions))
             found, smallest = self._search_sizes(search, sizing, frame_size, target, start, size_before)
         if found is not None:
             return replace(found, seconds=seconds)
@@ -266,10 +262,6 @@ class Encoder:
             f"target_bytes is {target_bytes}, but the smallest file of this {frame_size[1]}x{frame_size[0]} frame "
             f"has {smallest} bytes"
         )
-
-    def _sizing(self, frame: NDArray[np.uint8] | Planes) -> Sizing:
-        ladders = (*self.model.sizes_by_rate, *self.model.sizes_by_quality)
-        return sizing_of(frame, sorted({fraction for _, fraction in ladders}))
 
     def _place_for_detail(self, sizing: Sizing, quality: float, factor: float = 1.0) -> int:
         """Place of the largest size that the frame has the detail for, at a quality. factor: on its step."""

@@ -48,6 +48,11 @@ class Model:
     threads: int
 
     @cached_property
+    def coding_fractions(self) -> tuple[float, ...]:
+        """All coding sizes that a frame may get, as fractions of its sides, rising."""
+        return tuple(sorted({fraction for _, fraction in (*self.sizes_by_rate, *self.sizes_by_quality)}))
+
+    @cached_property
     def predictor(self) -> Network:
         """The predictor. Its integers are the same on all kernels, so every machine reads the same map from a file."""
         content = _checked(

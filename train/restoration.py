@@ -71,8 +71,7 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
     """
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
-    fractions = sorted({fraction for _, fraction in model.sizes_by_rate})
-    sizes = [codec.coding_size_of((CROP_SIZE, CROP_SIZE), fraction) for fraction in fractions]
+    sizes = [codec.coding_size_of((CROP_SIZE, CROP_SIZE), fraction) for fraction in model.coding_fractions]
     groups: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for name in tqdm([name for _ in range(rounds) for name in names], desc="files", unit="file", disable=None):
         photo = read_photo(folder / name)

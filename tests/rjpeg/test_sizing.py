@@ -136,10 +136,9 @@ def test_the_quality_that_is_found_for_a_target_is_one_for_its_size(model, encod
         step = np.mean(model.base_tables[0]) * percent_of_quality(quality) / 100
         return sizing.place(step, model.negligible_energy)
 
-    fractions = sorted({fraction for _, fraction in model.sizes_by_rate})
     for photo, scale in zip(photos[:6], (1.0, 1.3, 1.6, 2.0, 2.5, 3.0), strict=True):
         frame = cv2.resize(soft(photo, scale), (640, 480), interpolation=cv2.INTER_AREA)
-        sizing = sizing_of(frame, fractions)
+        sizing = sizing_of(frame, model.coding_fractions)
         found = encoder.encode_with_details(frame, target_bytes=target_bytes)
         place = sizing.sizes.index(found.coding_size)
         assert asked(sizing, found.quality) >= place

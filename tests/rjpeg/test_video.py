@@ -21,9 +21,9 @@ def attempts(monkeypatch):
     return tried
 
 
-def scene(photo, index):
+def scene(photo, index, deviation=2):
     """A steady scene: the photograph with the noise of a sensor."""
-    noise = np.random.default_rng(index).normal(0, 2, photo.shape)
+    noise = np.random.default_rng(index).normal(0, deviation, photo.shape)
     return np.clip(photo + noise, 0, 255).astype(np.uint8)
 
 
@@ -62,8 +62,7 @@ def test_a_target_that_nothing_fits_is_an_error_with_a_start_too(encoder, photo)
 
 def sharp(photo):
     """640x480, with so much noise that its rate alone decides the coding size."""
-    frame = np.tile(photo, (3, 3, 1))[:480, :640]
-    return np.clip(frame + np.random.default_rng(1).normal(0, 15, frame.shape), 0, 255).astype(np.uint8)
+    return scene(np.tile(photo, (3, 3, 1))[:480, :640], 1, deviation=15)
 
 
 def test_the_size_before_stays_while_the_rate_is_near_and_not_beyond(encoder, photo):
