@@ -55,8 +55,10 @@ def read_photo(path: Path) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """A random part of the photo, randomly mirrored, at (size, size, 3) uint8.
+def random_crop(
+    photo: np.ndarray, size: int, area: tuple[float, float], rng: np.random.Generator, method: int | None = None
+) -> np.ndarray:
+    """A random part of the photo, randomly mirrored, at (size, size, 3) uint8; method: of `resize`.
 
     `area` bounds the part's share of the photo; its aspect ratio is drawn from 3/4 .. 4/3 (Szegedy et al.,
     "Going Deeper with Convolutions", 2015).
@@ -71,7 +73,7 @@ def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np
     crop = photo[top : top + crop_height, left : left + crop_width]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    return resize(crop, (size, size))
+    return resize(crop, (size, size), method)
 
 
 def center_crop(photo: np.ndarray, size: int) -> np.ndarray:
@@ -82,8 +84,14 @@ def center_crop(photo: np.ndarray, size: int) -> np.ndarray:
     return resize(photo[top : top + side, left : left + side], (size, size))
 
 
-def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Picture at (height, width): area-averaged where it shrinks, cubic where it grows."""
-    shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+def sharpened(picture: np.ndarray, amount: float) -> np.ndarray:
+    """The uint8 picture with `amount` times what a Gaussian of one pixel takes from it added: an unsharp mask."""
+    return cv2.addWeighted(picture, 1 + amount, cv2.GaussianBlur(picture, (0, 0), 1), -amount, 0)
+
+
+def resize(picture: np.ndarray, size: tuple[int, int], method: int | None = None) -> np.ndarray:
+    """Picture at (height, width); method: cv2.INTER_*; without, area-averaged where it shrinks, cubic where it grows."""
+    if method is None:
+        shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=method)

@@ -4,12 +4,12 @@
 
 Every setting codes the same scenes to the same number of bytes; teachers say how far their answer on the decoded
 scene is from that on the clean one. Scenes are made of held-back photos: the middle square of each at 224x224
-(single), six of these beside and above each other (mosaic), or a photo enlarged to as many pixels (enlarged); of the
-larger ones teachers see the six tiles of 224x224. Prints, for the model as it is and for
-each --try (several changes joined by commas): mean KL divergence, the share of tiles whose best class stays, and
-the mean probability that this class still gets, the steadiest figure, with its paired difference to the first
-setting and the standard error of that, scene by scene. What is found here is written by hand into
-train/codec.yaml, which export puts into the manifest.
+(single), the whole photo reduced to that size without a filter and sharpened (sharp), six of the former beside and
+above each other (mosaic), or a photo enlarged to as many pixels (enlarged); of the larger ones teachers see the six
+tiles of 224x224. Prints, for the model as it is and for each --try (several changes joined by commas): mean KL
+divergence, the share of tiles whose best class stays, and the mean probability that this class still gets, the
+steadiest figure, with its paired difference to the first setting and the standard error of that, scene by scene. What
+is found here is written by hand into train/codec.yaml, which export puts into the manifest.
 
 Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
 level), gain, window, dead_zone, refinement (bits), fade, detail (the negligible energy; 0: sizes by rate alone),
@@ -35,11 +35,11 @@ from evaluate.data import cover, tiles
 from rjpeg.codec import coding_size_of
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
-from train.photos import center_crop, is_held_back, list_photos, read_photo
+from train.photos import center_crop, is_held_back, list_photos, read_photo, resize, sharpened
 
 SIZE = 224
 # tiles of a scene, rows and columns
-TILES = {"single": (1, 1), "mosaic": (2, 3), "enlarged": (2, 3)}
+TILES = {"single": (1, 1), "sharp": (1, 1), "mosaic": (2, 3), "enlarged": (2, 3)}
 # ITU-T T.81, table K.1, natural order.
 ANNEX_K = np.array(
     [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
@@ -140,6 +140,9 @@ def scenes_of(kind: str, folder: Path, names: Sequence[str]) -> list[NDArray[np.
     rows, cols = TILES[kind]
     if kind == "enlarged":
         return [cover(read_photo(folder / name), rows * SIZE, cols * SIZE) for name in names]
+    if kind == "sharp":
+        photos = (read_photo(folder / name) for name in names)
+        return [sharpened(resize(photo, (SIZE, SIZE), cv2.INTER_LINEAR), 0.5) for photo in photos]
     squares = [center_crop(read_photo(folder / name), SIZE) for name in names]
     each = rows * cols
     return [

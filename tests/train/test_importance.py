@@ -8,7 +8,7 @@ import pytest
 from rjpeg import features
 from train import dataset, importance
 from train.importance import compute_importance, gradient_statistics
-from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop
+from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop, sharpened
 from train.teachers import load_teacher
 from train.workers import WorkerError, Workers
 
@@ -164,3 +164,13 @@ def test_crops_have_the_wanted_size_whatever_the_photo(shape):
     for _ in range(20):
         assert random_crop(photo, 32, (0.3, 1.0), rng).shape == (32, 32, 3)
     assert center_crop(photo, 32).shape == (32, 32, 3)
+
+
+def test_sharpening_steepens_edges_and_leaves_surfaces_alone():
+    picture = np.full((20, 30, 3), 60, np.uint8)
+    picture[:, 15:] = 190
+    sharp = sharpened(picture, 0.5)
+    np.testing.assert_array_equal(sharp[:, [0, 8, 22, 29]], picture[:, [0, 8, 22, 29]])
+    assert (sharp[:, 14] < 50).all()
+    assert (sharp[:, 15] > 200).all()
+    np.testing.assert_array_equal(sharpened(picture, 0), picture)

@@ -35,6 +35,17 @@ def test_an_enlarged_photo_keeps_its_proportions(photos):
     np.testing.assert_array_equal(scene, whole[73 : 73 + 448])
 
 
+def test_a_sharp_scene_has_more_of_the_highest_frequencies(photos):
+    names = list_photos(photos)
+    energy = {
+        kind: np.mean(
+            [np.square(np.diff(scene.astype(float), 2, axis=1)).mean() for scene in tune.scenes_of(kind, photos, names)]
+        )
+        for kind in ("single", "sharp")
+    }
+    assert energy["sharp"] > 1.5 * energy["single"]
+
+
 def test_changes_are_those_of_the_model_and_of_nothing_else():
     model = rjpeg.load_model()
     setting = tune.changed(model, "window=9,gain=0,size=0.5,restore=1,refine=0")
@@ -44,7 +55,7 @@ def test_changes_are_those_of_the_model_and_of_nothing_else():
         tune.changed(model, "colour=1")
 
 
-@pytest.mark.parametrize(("scenes", "count"), [("single", 14), ("mosaic", 2), ("enlarged", 14)])
+@pytest.mark.parametrize(("scenes", "count"), [("single", 14), ("sharp", 14), ("mosaic", 2), ("enlarged", 14)])
 def test_every_setting_is_held_against_the_first_at_equal_bytes(
     photos, teacher_file, tmp_path, capsys, monkeypatch, scenes, count
 ):
