@@ -90,7 +90,7 @@ def sharpened(picture: np.ndarray, amount: float) -> np.ndarray:
 
 
 def resize(picture: np.ndarray, size: tuple[int, int], method: int | None = None) -> np.ndarray:
-    """Picture at (height, width); method: cv2.INTER_*; without, area-averaged where it shrinks, cubic where it grows."""
+    """The picture at (height, width); method: cv2.INTER_*; without it area-averaged where it shrinks, else cubic."""
     if method is None:
         shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
