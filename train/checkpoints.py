@@ -28,13 +28,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for network in filter(None, (checkpoint.generator, checkpoint.predictor, checkpoint.restorer)):
-            plain = keras.models.clone_model(network)
-            plain.set_weights(network.get_weights())
-            save_network(plain, folder / f"{network.name}.keras")
+            save_network(without_optimizer(network), folder / f"{network.name}.keras")
         text = json.dumps({"format": FORMAT, "training": checkpoint.training}, indent=2)
         (folder / "checkpoint.json").write_text(text + "\n", "utf-8")
     except OSError as error:
         raise StorageError(f"checkpoint folder {folder}: {error.strerror or error}") from error
+
+
+def without_optimizer(network: keras.Model) -> keras.Model:
+    """The same network, as it is for use."""
+    plain = keras.models.clone_model(network)
+    plain.set_weights(network.get_weights())
+    return plain
 
 
 def save_network(network: keras.Model, path: Path) -> None:

@@ -29,7 +29,7 @@ from rjpeg.errors import InputError, RjpegError, StorageError
 from rjpeg.features import generator_features, rate_of
 from rjpeg.maps import levels_from_output
 from rjpeg.runtime import answer
-from train.checkpoints import save_network
+from train.checkpoints import save_network, without_optimizer
 from train.config import CONFIG_FILE, NetworkConfig, load_config
 from train.networks import build_paper_predictor, macs_per_region
 from train.photos import data_hash, random_crop, read_photo, resize, split
@@ -201,10 +201,8 @@ def train_paper(
         "macs_per_region": macs_per_region(network),
         "epochs": epochs,
     }
-    plain = keras.models.clone_model(network)  # without its optimizer
-    plain.set_weights(network.get_weights())
     try:
-        save_network(plain, path)
+        save_network(without_optimizer(network), path)
         facts.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
         (folder / "stage.keras").unlink()
     except OSError as error:
