@@ -55,10 +55,8 @@ def read_photo(path: Path) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def random_crop(
-    photo: np.ndarray, size: int, area: tuple[float, float], rng: np.random.Generator, method: int | None = None
-) -> np.ndarray:
-    """A random part of the photo, randomly mirrored, at (size, size, 3) uint8; method: of `resize`.
+def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """A random part of the photo, randomly mirrored, at (size, size, 3) uint8.
 
     `area` bounds the part's share of the photo; its aspect ratio is drawn from 3/4 .. 4/3 (Szegedy et al.,
     "Going Deeper with Convolutions", 2015).
@@ -73,7 +71,7 @@ def random_crop(
     crop = photo[top : top + crop_height, left : left + crop_width]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    return resize(crop, (size, size), method)
+    return resize(crop, (size, size))
 
 
 def center_crop(photo: np.ndarray, size: int) -> np.ndarray:

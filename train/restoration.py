@@ -33,9 +33,9 @@ from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
 from train.networks import build_restorer, in_precision, macs_per_region
-from train.photos import center_crop, data_hash, random_crop, read_photo, sharpened, split
+from train.photos import center_crop, data_hash, random_crop, read_photo, split
 from train.teachers import Teacher, load_teacher
-from train.twin import resize, resize_matrix
+from train.twin import resize
 from train.workers import ALONE, ahead, training_step
 
 log = logging.getLogger("train")
@@ -43,13 +43,7 @@ log = logging.getLogger("train")
 CROP_SIZE = 224
 # A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
 # surfaces are as smooth as that and have to stay so.
-CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.4
-# Of the other crops so many are as sharp as what a camera has sharpened, or somebody has reduced without a filter; and
-# how far they are sharpened at most.
-SHARP_SHARE, SHARPENING = 0.5, 1.0
-# So many batches teachers see at another size, in pixels of the side, cut off or with mirrored borders: what helps them
-# at one size and place alone helps other networks less.
-VIEW_SHARE, VIEW_SIZES = 0.5, (168, 280)
+CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.5
 BPP = (0.08, 0.9)
 WIDTH, BLOCKS = 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
@@ -70,16 +64,6 @@ class Pairs(NamedTuple):
     clean: np.ndarray  # (n, 224, 224, 3) uint8
 
 
-def draw_crop(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Something of a photo, (224, 224, 3) uint8, as smooth or as sharp as frames may be."""
-    if rng.random() < DETAIL_SHARE:
-        return random_crop(photo, CROP_SIZE, DETAIL_AREA, rng)
-    if rng.random() >= SHARP_SHARE:
-        return center_crop(photo, CROP_SIZE) if rng.random() < 0.25 else random_crop(photo, CROP_SIZE, CROP_AREA, rng)
-    method = int(rng.choice([cv2.INTER_NEAREST, cv2.INTER_LINEAR]))
-    return sharpened(random_crop(photo, CROP_SIZE, CROP_AREA, rng, method), rng.uniform(0, SHARPENING))
-
-
 def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
     """Crops of photos and what is left of them, by coding size, the usual one or one beside it.
 
@@ -91,7 +75,9 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
     groups: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for name in tqdm([name for _ in range(rounds) for name in names], desc="files", unit="file", disable=None):
         photo = read_photo(folder / name)
-        crop = draw_crop(photo, rng)
+        whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
+        area = DETAIL_AREA if detail else CROP_AREA
+        crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
         bpp = float(np.exp(rng.uniform(*np.log(BPP))))
         frame = np.ascontiguousarray(crop[..., ::-1])
         target = int(bpp * CROP_SIZE**2 / 8)
@@ -109,23 +95,8 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
     return {size: Pairs(*map(np.stack, zip(*rows, strict=True))) for size, rows in sorted(groups.items())}
 
 
-def draw_views(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What teachers see of a frame: its "rows" and its "columns" as (224, 224) float32 matrices."""
-    moved = rng.random() < VIEW_SHARE
-    views = {}
-    for axis in ("rows", "columns"):
-        side = round(rng.uniform(*VIEW_SIZES)) if moved else CROP_SIZE
-        matrix = resize_matrix(CROP_SIZE, side, cv2.INTER_AREA if side < CROP_SIZE else cv2.INTER_LINEAR)
-        before = int(rng.integers(abs(CROP_SIZE - side) + 1))
-        if side < CROP_SIZE:
-            views[axis] = np.pad(matrix, ((before, CROP_SIZE - side - before), (0, 0)), mode="symmetric")
-        else:
-            views[axis] = matrix[before : before + CROP_SIZE]
-    return views
-
-
 def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
-    """A batch of pairs for `Restoring`, but for its views; float32."""
+    """A batch of pairs for `Restoring`, float32."""
     coded, octaves, clean = (part[index] for part in pairs)
     if mirrored:
         coded, octaves, clean = (part[:, :, ::-1] for part in (coded, octaves, clean))
@@ -183,12 +154,11 @@ class Restoring(keras.Model):
         clean = inputs["clean"]
         frames = restored(self.network(inputs["features"]), inputs["coded"], clean.shape[1])
         pixels = ops.mean(ops.abs(frames - clean)) / 8
-        views = [ops.einsum("ay,nyxc,bx->nabc", inputs["rows"], part, inputs["columns"]) for part in (clean, frames)]
         nats: list[Any] = []
         differences: list[Any] = []
         for number, (teacher, kinds) in enumerate(self._teachers()):
             mine = slice(number, None, len(self._teachers()))
-            seen = [keras.tree.flatten(teacher(view[mine], training=False)) for view in views]
+            seen = [keras.tree.flatten(teacher(pictures[mine], training=False)) for pictures in (clean, frames)]
             answers = [parameters(kinds, found[-len(kinds) :]) for found in seen]
             nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
             for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
@@ -289,10 +259,7 @@ def train_restorer(
     epochs = -(-settings.steps // STEPS_AN_EPOCH)
     for epoch in range(int(network.optimizer.iterations) // STEPS_AN_EPOCH, epochs):
         plan = _plan(pairs, settings, epoch)
-        prepared = ahead(
-            lambda batch: (batch.size, batch.views | network_inputs(pairs[batch.size], batch.chosen, batch.mirrored)),
-            plan,
-        )
+        prepared = ahead(lambda entry: (entry[0], network_inputs(pairs[entry[0]], *entry[1:])), plan)
         bar = tqdm(prepared, f"restoration {epoch + 1}/{epochs}", len(plan), unit="batch", disable=None)
         losses = [steps[size](batch) for size, batch in bar]
         log.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
@@ -327,28 +294,13 @@ def _started(stage: Path, settings: Settings, start: keras.Model | None) -> kera
     return network
 
 
-class Batch(NamedTuple):
-    """What a batch is made of. views: of `draw_views`."""
-
-    size: int
-    chosen: np.ndarray
-    mirrored: bool
-    views: dict[str, np.ndarray]
-
-
-def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[Batch]:
-    """The batches of an epoch, decided by seed and epoch alone."""
+def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple[int, np.ndarray, bool]]:
+    """The batches of an epoch, decided by seed and epoch alone: coding size, crops, whether they are mirrored."""
     rng = np.random.default_rng((settings.seed, epoch))
     counts = np.array([len(group.clean) for group in pairs.values()], float)
     sizes = rng.choice(list(pairs), min(STEPS_AN_EPOCH, settings.steps), p=counts / counts.sum())
     return [
-        Batch(
-            int(size),
-            rng.choice(len(pairs[int(size)].clean), settings.batch),
-            bool(rng.random() < 0.5),
-            draw_views(rng),
-        )
-        for size in sizes
+        (int(size), rng.choice(len(pairs[int(size)].clean), settings.batch), bool(rng.random() < 0.5)) for size in sizes
     ]
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import cv2
 import keras
 import numpy as np
 import pytest
@@ -74,27 +73,6 @@ def test_mirrored_inputs_are_the_inputs_of_the_mirrored_picture(pairs):
     np.testing.assert_array_equal(mirrored["features"][0, :, 0, 48:50], 16 * np.repeat(
         group.octaves[0][:, -1], 4, axis=0) - 64)  # fmt: skip
     assert mirrored["features"][0, 0, 0, 0] == group.coded[0, 0, -1, 0] - 128.0
-
-
-def test_crops_are_enlarged_details_plain_or_sharp():
-    photo = cv2.resize(np.random.default_rng(4).integers(0, 256, (40, 50, 3)).astype(np.uint8), (320, 256))
-    rng = np.random.default_rng(5)
-    crops = [training.draw_crop(photo, rng) for _ in range(60)]
-    assert {(crop.shape, crop.dtype.name) for crop in crops} == {((224, 224, 3), "uint8")}
-    roughness = sorted(np.square(np.diff(crop.astype(float), 2, axis=1)).mean() for crop in crops)
-    assert roughness[-10] > 4 * roughness[10]
-
-
-def test_teachers_see_half_of_the_batches_as_they_are_and_the_others_at_another_size():
-    rng = np.random.default_rng(6)
-    views = [training.draw_views(rng) for _ in range(40)]
-    as_it_is = [all(np.array_equal(part, np.eye(224)) for part in view.values()) for view in views]
-    assert 10 < sum(as_it_is) < 30
-    for part in (part for view in views for part in view.values()):
-        assert part.shape == (224, 224)
-        np.testing.assert_allclose(part.sum(axis=1), 1, atol=1e-5)  # what is gray stays gray
-        # neighbors were neighbors, or near to it
-        assert np.abs(np.diff(part @ np.arange(224))).max() < 2
 
 
 def test_a_new_restorer_adds_next_to_nothing(pairs):
