@@ -87,9 +87,8 @@ def sharpened(picture: np.ndarray, amount: float) -> np.ndarray:
     return cv2.addWeighted(picture, 1 + amount, cv2.GaussianBlur(picture, (0, 0), 1), -amount, 0)
 
 
-def resize(picture: np.ndarray, size: tuple[int, int], method: int | None = None) -> np.ndarray:
-    """The picture at (height, width); method: cv2.INTER_*; without it area-averaged where it shrinks, else cubic."""
-    if method is None:
-        shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Picture at (height, width): area-averaged where it shrinks, cubic where it grows."""
+    shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=method)

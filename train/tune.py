@@ -4,7 +4,7 @@
 
 Every setting codes the same scenes to the same number of bytes; teachers say how far their answer on the decoded
 scene is from that on the clean one. Scenes are made of held-back photos: the middle square of each at 224x224
-(single), the whole photo reduced to that size without a filter and sharpened (sharp), six of the former beside and
+(single), the whole photo reduced to that size without a filter and sharpened (sharp), six of the squares beside and
 above each other (mosaic), or a photo enlarged to as many pixels (enlarged); of the larger ones teachers see the six
 tiles of 224x224. Prints, for the model as it is and for each --try (several changes joined by commas): mean KL
 divergence, the share of tiles whose best class stays, and the mean probability that this class still gets, the
@@ -35,7 +35,7 @@ from evaluate.data import cover, tiles
 from rjpeg.codec import coding_size_of
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
-from train.photos import center_crop, is_held_back, list_photos, read_photo, resize, sharpened
+from train.photos import center_crop, is_held_back, list_photos, read_photo, sharpened
 
 SIZE = 224
 # tiles of a scene, rows and columns
@@ -142,7 +142,7 @@ def scenes_of(kind: str, folder: Path, names: Sequence[str]) -> list[NDArray[np.
         return [cover(read_photo(folder / name), rows * SIZE, cols * SIZE) for name in names]
     if kind == "sharp":
         photos = (read_photo(folder / name) for name in names)
-        return [sharpened(resize(photo, (SIZE, SIZE), cv2.INTER_LINEAR), 0.5) for photo in photos]
+        return [sharpened(cv2.resize(photo, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR), 0.5) for photo in photos]
     squares = [center_crop(read_photo(folder / name), SIZE) for name in names]
     each = rows * cols
     return [
