@@ -1,6 +1,7 @@
 """The folder of training photographs: which files, which are held back, and random crops of them."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -37,6 +38,12 @@ def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
             f"data folder {folder}: {len(held)} of {len(names)} photos are held back; some of both are needed"
         )
     return kept, held
+
+
+def samples(folder: Path, names: Sequence[str], size: int) -> np.ndarray:
+    """Middle squares of up to 32 photos, evenly spread over `names`, (n, size, size, 3) uint8 RGB."""
+    chosen = names[:: max(1, len(names) // 32)][:32]
+    return np.stack([center_crop(read_photo(folder / name), size) for name in chosen])
 
 
 def data_hash(folder: Path, names: list[str]) -> str:

@@ -33,7 +33,7 @@ from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
 from train.networks import build_restorer, in_precision, macs_per_region
-from train.photos import center_crop, data_hash, random_crop, read_photo, split
+from train.photos import center_crop, data_hash, random_crop, read_photo, samples, split
 from train.teachers import Teacher, load_teacher
 from train.twin import resize
 from train.workers import ALONE, ahead, training_step
@@ -128,7 +128,8 @@ def with_features(teacher: Teacher) -> keras.Model:
     There are none where all its layers lie inside of one, as those of a Keras file do; its answer must do then.
     """
     last: dict[int, Any] = {}
-    for layer in teacher.layers:
+    # a model within has an output of its own, which is not the one that it gives here
+    for layer in (layer for layer in teacher.layers if not isinstance(layer, keras.Model)):
         shape: tuple[Any, ...] = () if isinstance(layer.output, list) else layer.output.shape
         if len(shape) == 4 and shape[1] is not None and shape[1] <= teacher.input_shape[1] // 4:
             last[shape[1]] = layer.output
@@ -248,7 +249,8 @@ def train_restorer(
         raise StorageError(f"training folder {out}: {error.strerror or error}") from error
     keras.utils.set_random_seed(settings.seed)
     pairs = make_pairs(data, kept, model, settings.rounds, settings.seed)
-    teachers = [load_teacher(name, CROP_SIZE) for name in settings.teachers]
+    shown = samples(data, kept, CROP_SIZE)
+    teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
     seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
     network = _started(stage, settings, start)
     steps = {}
@@ -271,7 +273,7 @@ def train_restorer(
         "pairs": sum(len(group.clean) for group in pairs.values()),
         "held_back_pairs": sum(len(group.clean) for group in judged.values()),
         "macs_per_cell": macs_per_region(network),
-        **judge(network, judged, load_teacher(settings.judge, CROP_SIZE)),
+        **judge(network, judged, load_teacher(settings.judge, CROP_SIZE, photos=shown)),
     }
 
 

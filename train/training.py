@@ -23,7 +23,7 @@ from train.dataset import Batches, Crops, Rates
 from train.finetune import Coding, CodingBatches
 from train.importance import compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
-from train.photos import center_crop, data_hash, is_held_back, list_photos, read_photo
+from train.photos import data_hash, is_held_back, list_photos, samples
 from train.teachers import Teacher, load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
@@ -83,10 +83,8 @@ def train(
     stages, logs = out / "stages", out / "logs"
     keras.utils.set_random_seed(config.seed)
     size = config.importance.crop_size
-    samples = np.stack([center_crop(read_photo(data / name), size) for name in names[:: max(1, len(names) // 32)][:32]])
-    teachers = [
-        load_teacher(teacher, size, config.importance.outputs, samples) for teacher in config.importance.teachers
-    ]
+    shown = samples(data, names, size)
+    teachers = [load_teacher(teacher, size, config.importance.outputs, shown) for teacher in config.importance.teachers]
     known, started = len(list((out / "importance").glob("*.npz"))), time.monotonic()
     shards = compute_importance(
         data, names, teachers, config.importance, out / "importance", config.seed, config.held_back, workers

@@ -128,6 +128,16 @@ def test_a_network_trained_in_bfloat16_is_a_float32_one_afterwards(photos, model
     np.testing.assert_allclose(trained(features), network(features), atol=0.5)
 
 
+def test_a_teacher_s_values_are_told_apart_by_their_spread_over_photos_not_over_noise(photos, model, tiny, tmp_path):
+    # the brightness of large squares, which is nearly the same all over noise
+    image = keras.Input((224, 224, 3))
+    keras.Model(image, keras.layers.AveragePooling2D(56)(image)).save(tmp_path / "teacher.keras")
+    teacher = str(tmp_path / "teacher.keras")
+    settings = dataclasses.replace(tiny, steps=1, teachers=(teacher,), judge=teacher)
+    _, figures = training.train_restorer(photos, model, tmp_path / "run", settings)
+    assert 0 < figures["divergence"]["enlarged"] < 0.001
+
+
 def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file, tiny, tmp_path, monkeypatch, capsys):
     shutil.copytree(checkpoints.FOLDER, tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "restorer.keras").unlink(missing_ok=True)
