@@ -32,7 +32,6 @@ from rjpeg.restoration import restoration_features, step_octaves
 from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
-from train.inception import inception
 from train.networks import build_restorer, in_precision, macs_per_region
 from train.photos import center_crop, data_hash, random_crop, read_photo, samples, split
 from train.teachers import Teacher, load_teacher
@@ -220,7 +219,6 @@ class Settings:
     teachers: tuple[str, ...] = TEACHERS
     judge: str = JUDGE
     start: dict[str, Any] | None = None
-    inception: str | None = None
 
 
 def train_restorer(
@@ -254,8 +252,6 @@ def train_restorer(
     shown = samples(data, kept, CROP_SIZE)
     teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
     seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
-    if settings.inception:
-        seen.append((inception(Path(settings.inception), CROP_SIZE, shown), ("values",)))
     network = _started(stage, settings, start)
     steps = {}
     for size in pairs:
@@ -334,7 +330,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
-    add("--inception", metavar="FOLDER", help="the npm package nsfwjs, whose InceptionV3 is one more teacher")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -347,7 +342,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             learning_rate=arguments.learning_rate,
             pixels_weight=arguments.pixels_weight,
             precision=arguments.precision,
-            inception=arguments.inception,
         )
         start = read.restorer if arguments.further else None
         if start is not None:
