@@ -128,9 +128,10 @@ def with_features(teacher: Teacher) -> keras.Model:
     There are none where all its layers lie inside of one, as those of a Keras file do; its answer must do then.
     """
     last: dict[int, Any] = {}
-    # a model within has an output of its own, which is not the one that it gives here
-    for layer in (layer for layer in teacher.layers if not isinstance(layer, keras.Model)):
-        shape: tuple[Any, ...] = () if isinstance(layer.output, list) else layer.output.shape
+    for layer in teacher.layers:
+        # a model within has an output of its own, which is not the one that it gives here
+        single = not isinstance(layer, keras.Model) and not isinstance(layer.output, list)
+        shape: tuple[Any, ...] = layer.output.shape if single else ()
         if len(shape) == 4 and shape[1] is not None and shape[1] <= teacher.input_shape[1] // 4:
             last[shape[1]] = layer.output
     return keras.Model(teacher.input, [*last.values(), *keras.tree.flatten(teacher.output)])

@@ -15,6 +15,7 @@ from train import checkpoints
 from train import restoration as training
 from train.networks import build_restorer, without_rescaling
 from train.photos import is_held_back, list_photos
+from train.teachers import load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,14 @@ def test_a_network_trained_in_bfloat16_is_a_float32_one_afterwards(photos, model
     assert {layer.compute_dtype for layer in trained.layers if isinstance(layer, keras.layers.Conv2D)} == {"bfloat16"}
     features = np.random.default_rng(3).integers(-128, 128, (1, 6, 5, 53)).astype(np.float32)
     np.testing.assert_allclose(trained(features), network(features), atol=0.5)
+
+
+@pytest.mark.parametrize("side", [224, 48])
+def test_of_a_keras_file_only_the_answer_is_compared(side, tmp_path):
+    image = keras.Input((side, side, 3))
+    keras.Model(image, keras.layers.AveragePooling2D(side // 4)(image)).save(tmp_path / "teacher.keras")
+    teacher = load_teacher(str(tmp_path / "teacher.keras"), 224)
+    assert [tensor.shape for tensor in training.with_features(teacher).outputs] == [(None, 4, 4, 3)]
 
 
 def test_a_teacher_s_values_are_told_apart_by_their_spread_over_photos_not_over_noise(photos, model, tiny, tmp_path):
