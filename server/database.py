@@ -30,6 +30,7 @@ __all__ = [
     "marks",
     "metadata",
     "minutes",
+    "store",
     "to_microseconds",
     "tokens",
     "trash",
@@ -49,6 +50,7 @@ metadata = sa.MetaData(
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
         "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
 # SQLite counts up by itself only what is called INTEGER, which has 64 bits there
@@ -103,6 +105,8 @@ frames = sa.Table(
     sa.Column("measures", Json, nullable=False),
     sa.Column("results", Json),
     sa.Column("metrics", Json),
+    # of the program that stored it; None where an older version did
+    sa.Column("writer", sa.String(16)),
     # finds duplicates and gives a camera's frames by time; no sequence is like no other
     sa.UniqueConstraint("camera_id", "capture_time", "sequence"),
     # for retention, and for the owner of a file
@@ -120,6 +124,14 @@ minutes = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("pixels", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+# one row: which store this is, as its files say too
+store = sa.Table(
+    "store",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("identity", sa.String(32), nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
 )
 trash = sa.Table(
     "trash",
