@@ -27,7 +27,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 bench lint format clean
+.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -49,6 +49,9 @@ run: .venv/.ready ## the whole loop on this machine: capture, send, decode, repo
 
 test: .venv-dev/.ready ## run the tests; ARGS="-m slow" for the long ones
 	$(dev_python) -m pytest -n 2 $(ARGS)
+
+faults: .venv-dev/.ready ## try every fault of docs/reliability.md as often as it says: hours; ARGS="--only spool" for some
+	$(dev_python) -m tests.faults $(call flag,--out,$(OUT)) $(ARGS)
 
 fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the sanitizers' build: ARGS="--count 100000 --seed 1"
 	$(dev_python) -m tests.fuzz --sanitized .venv-sanitized $(call flag,--out,$(OUT)) $(ARGS)

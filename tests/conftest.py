@@ -3,6 +3,8 @@
 import contextlib
 import signal
 
+from tests.faults.record import faults  # noqa: F401
+
 # tflite-runtime 2.14 can't make an interpreter in a process that loaded TensorFlow before it; the other order works.
 with contextlib.suppress(ImportError):
     import tflite_runtime.interpreter  # noqa: F401
