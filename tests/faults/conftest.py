@@ -1,0 +1,4 @@
+"""Real parts for the tests of faults: brokers, databases, object storage."""
+
+from tests.brokers import broker, secrets, start_broker  # noqa: F401
+from tests.server.stores import database_url, open_store, postgresql, s3, sqlite_url, store  # noqa: F401
