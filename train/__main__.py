@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="photographs, in subfolders too")
     parser.add_argument("--config", type=Path, default=CONFIG_FILE, help="training's configuration (YAML)")
-    parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables and map, for fine-tuning (YAML)")
+    parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables and map (YAML)")
     parser.add_argument(
         "--out", type=Path, default=Path("out/train"), metavar="FOLDER",
         help="where importance, logs and stages go, and the checkpoint at the end",

@@ -50,15 +50,6 @@ class DistillConfig(_Struct, frozen=True):
     generator_share: Share = 0.0
 
 
-class FineTuneConfig(_Struct, frozen=True):
-    epochs: Count
-    steps: Positive
-    batch: Positive
-    learning_rate: Rate
-    quality: tuple[Quality, Quality]
-    elasticity: Rate
-
-
 class Config(_Struct, frozen=True):
     seed: Count
     held_back: Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -67,7 +58,6 @@ class Config(_Struct, frozen=True):
     predictor: NetworkConfig
     distill_generator: DistillConfig
     distill_predictor: DistillConfig
-    fine_tune: FineTuneConfig
 
 
 Steps = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=64, max_length=64)]

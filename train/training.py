@@ -20,11 +20,10 @@ from train import dataset, twin
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
-from train.finetune import Coding, CodingBatches
 from train.importance import compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
 from train.photos import data_hash, is_held_back, list_photos, samples
-from train.teachers import Teacher, load_teacher
+from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
 log = logging.getLogger("train")
@@ -61,12 +60,6 @@ def train(
     workers share it. Raises InputError, ConfigError (out holds a run of another configuration or other photos),
     ModelError, StorageError, WorkerError.
     """
-    least = len(config.importance.teachers) * workers.count
-    if config.fine_tune.epochs and config.fine_tune.batch < least:
-        raise ConfigError(
-            f"fine_tune.batch is {config.fine_tune.batch}, expected at least {least}: a picture for every teacher of "
-            "every worker"
-        )
     names = list_photos(data)
     held = sum(is_held_back(name, config.held_back) for name in names)
     if not 0 < held < len(names):
@@ -132,21 +125,7 @@ def train(
         workers,
     )
 
-    def correlations() -> dict[str, list[float]]:
-        maps = {
-            network.name: dataset.maps_of(network, held_back, rates, config.seed) for network in (generator, predictor)
-        }
-        return {name: dataset.correlation(found, truth, codec.map_window) for name, found in maps.items()}
-
-    figures: dict[str, Any] = {
-        "correlation": correlations(),
-        "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
-    }
-    if config.fine_tune.epochs:
-        photos = [name for name in names if not is_held_back(name, config.held_back)]
-        for network in (generator, predictor):
-            fine_tune(network, teachers, data, photos, config, codec, stages, logs, workers)
-        figures["correlation_after_fine_tuning"] = correlations()
+    maps = {network.name: dataset.maps_of(network, held_back, rates, config.seed) for network in (generator, predictor)}
     training = {
         "command": command,
         "photos": len(names),
@@ -158,7 +137,8 @@ def train(
         "pictures_per_second": _speeds(stages),
         "macs_per_region": {network.name: macs_per_region(network) for network in (generator, predictor)},
         **run,
-        **figures,
+        "correlation": {name: dataset.correlation(found, truth, codec.map_window) for name, found in maps.items()},
+        "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
     }
     if workers.is_chief:
         save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, training))
@@ -269,32 +249,6 @@ def distill(
     return run_epochs(network, batches, config.epochs, path, logs, figures, workers)
 
 
-def fine_tune(
-    network: keras.Model,
-    teachers: list[Teacher],
-    data: Path,
-    photos: list[str],
-    config: Config,
-    codec: CodecConfig,
-    stages: Path,
-    logs: Path,
-    workers: Workers = ALONE,
-) -> None:
-    """Train a network through the codec's twin and the teachers, in place."""
-    settings = config.fine_tune
-    batches = CodingBatches(data, photos, network.name, teachers, config, codec, workers)
-    coding = Coding(network, teachers, codec, settings.elasticity, config.importance.crop_size)
-    coding.compile(
-        optimizer=keras.optimizers.AdamW(
-            schedule(settings.learning_rate, settings.steps * settings.epochs), weight_decay=0.0, global_clipnorm=1.0
-        ),
-        # The twin needs sizes while it is traced; TensorFlow's traces forget them once they have seen two.
-        run_eagerly=keras.backend.backend() == "tensorflow",
-    )
-    path = stages / f"fine-tune-{network.name}.weights.h5"
-    run_epochs(coding, batches, settings.epochs, path, logs, None, workers)
-
-
 class EpochBatches(Protocol):
     """What `run_epochs` trains on. pictures: in an epoch, of all workers together."""
 
@@ -313,18 +267,14 @@ def run_epochs(
     epochs: int,
     path: Path,
     logs: Path,
-    figures: Callable[[keras.Model], dict[str, float]] | None,
+    figures: Callable[[keras.Model], dict[str, float]],
     workers: Workers = ALONE,
 ) -> keras.Model:
-    """Train a compiled model; its state after every epoch, the optimizer's included, is kept at `path`."""
+    """Train a compiled model; `path` (.keras) keeps its state after every epoch, the optimizer's included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stage = path.name.partition(".")[0]
+    stage = path.stem
     if path.exists():
-        if path.suffix == ".keras":
-            model = load_network(path, with_optimizer=True)
-        else:
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(path)
+        model = load_network(path, with_optimizer=True)
     done = int(model.optimizer.iterations) // len(batches)
     agree(workers, done, f"finished epochs of {stage}")
     step = training_step(model, workers)
@@ -339,7 +289,7 @@ def run_epochs(
         seconds = time.monotonic() - started
         if not writer:
             continue
-        measured = {"loss": float(np.mean(losses)), **(figures(model) if figures else {})}
+        measured = {"loss": float(np.mean(losses)), **figures(model)}
         for name, value in measured.items():
             writer.add_scalar(name, value, epoch + 1)
         writer.flush()
@@ -347,12 +297,7 @@ def run_epochs(
         log.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
         if epoch > done or epoch == epochs - 1:  # without the epoch in which the network is compiled, if there are more
             _note_speed(path.parent, stage, batches.pictures, seconds, workers)
-        if path.suffix == ".keras":
-            save_network(model, path)
-        else:
-            partial = path.with_name("partial-" + path.name)
-            model.save_weights(partial)
-            partial.replace(path)
+        save_network(model, path)
     if writer:
         writer.close()
     return model

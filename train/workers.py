@@ -147,7 +147,7 @@ def digest(network: keras.Model) -> str:
 
 
 def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
-    """(inputs, targets or nothing) -> loss; trains a compiled model on one batch, of which every worker has its share.
+    """(inputs, targets) -> loss; trains a compiled model on one batch, of which every worker has its share.
 
     All workers have to see batches of the same shapes in the same order. Raises WorkerError when one is lost.
     """
@@ -176,13 +176,11 @@ def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
             variable.assign(value)
         return loss
 
-    # A model that wants to run eagerly needs the sizes; it is traced for every one of them.
-    compiled = tf.function(step, reduce_retracing=not model.run_eagerly)
+    compiled = tf.function(step, reduce_retracing=True)
 
-    def run(inputs: Any, targets: Any = None) -> float:
+    def run(inputs: np.ndarray, targets: np.ndarray) -> float:
         try:
-            inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
-            return float(compiled(inputs, None if targets is None else tf.convert_to_tensor(targets)))
+            return float(compiled(tf.convert_to_tensor(inputs), tf.convert_to_tensor(targets)))
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
             raise WorkerError("lost another worker; the same commands continue") from error
 
