@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import rjpeg
-from evaluate import report, side_maps
+from evaluate import report
 from evaluate.arguments import (
     add_classifier,
     add_pictures,
@@ -15,7 +14,6 @@ from evaluate.arguments import (
     check,
     command_of,
     find_dataset,
-    log,
     run_command,
 )
 from evaluate.compare import Point, add_differences, compare
@@ -38,10 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add_pictures(result)
     add_classifier(result)
     add_run(result, RATES, "out/ablation")
-    add = result.add_argument
-    add("--photos", type=Path, metavar="DIR", help="photographs that the model was trained on, for the network of the "
-        "paper's scheme; it is trained once and kept under --out")  # fmt: skip
-    add("--rows", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
+    result.add_argument("--rows", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
     return result
 
 
@@ -55,7 +50,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--rows has {name!r}, expected some of {', '.join(VARIANTS)}")
     rows = list(dict.fromkeys([FULL_SYSTEM, *arguments.rows]))
     dataset, notes = find_dataset(arguments)
-    paper, figures = _paper(arguments, rows)
     points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
     results = compare(
         dataset,
@@ -66,7 +60,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         std=arguments.std,
         fit=arguments.fit,
         model=arguments.model,
-        paper=paper,
         workers=arguments.workers,
         engine=arguments.engine,
         cache=cache_of(arguments),
@@ -74,24 +67,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     add_differences(results, FULL_SYSTEM)
     for series in results["series"]:
         series["row"] = VARIANTS[series["codec"]].row
-    results |= {"notes": notes, "paper_predictor": figures, "command": command_of("evaluate.ablation")}
+    results |= {"notes": notes, "command": command_of("evaluate.ablation")}
     report.write(results, arguments.out, markdown(results), columns=CSV_COLUMNS)
     return results
-
-
-def _paper(arguments: argparse.Namespace, rows: list[str]) -> tuple[str | None, dict[str, Any] | None]:
-    """The network for the rows that read their map from coefficients, and its figures; None where there is none."""
-    if arguments.photos is None or not any(VARIANTS[name].reads_map for name in rows):
-        return None, None
-    try:
-        side_maps.require("keras", "tensorboard")
-    except ImportError:
-        return None, None
-    from train.paper import train_paper
-
-    path, figures = train_paper(arguments.photos, rjpeg.load_model(arguments.model), arguments.out / "paper")
-    log.info("the paper's predictor reads %.1f %% of levels exactly", 100 * figures["exact"])
-    return str(path), figures
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -109,13 +87,6 @@ def markdown(results: dict[str, Any]) -> str:
     )
     notes = (line for note in results["notes"] for line in ("", note))
     lines = ["# What the parts are worth", "", about, *notes, "", legend, "", *table(results)]
-    figures = results["paper_predictor"]
-    if figures:
-        text = (
-            f"The paper's predictor reads {100 * figures['exact']:.1f} % of the levels of held-back photos exactly, "
-            f"{100 * figures['within_one']:.1f} % within one; it is {figures['mean_error']:.2f} levels off on average."
-        )
-        lines += ["", text]
     return "\n".join(lines) + "\n"
 
 

@@ -53,7 +53,6 @@ class Task:
     fit: str
     codec: str
     model: str | None
-    paper: str | None
     points: tuple[Point, ...]
     picture: Picture
 
@@ -80,7 +79,7 @@ def judge(task: Task) -> list[Outcome]:
 
     if task.codec == CLEAN:
         return [Outcome(frame.nbytes, True, see(frame), height * width)]
-    codec = codec_of(task.codec, task.model, task.paper)
+    codec = codec_of(task.codec, task.model)
     known: dict[int, bytes] = {}
     outcomes = []
     for point in task.points:
@@ -113,9 +112,9 @@ def classifier_of(source: str, mean: float | None, std: float | None) -> Classif
 
 
 @functools.cache
-def codec_of(name: str, model: str | None, paper: str | None = None) -> Codec:
+def codec_of(name: str, model: str | None) -> Codec:
     """`make_codec`, once a process."""
-    return make_codec(name, model, paper)
+    return make_codec(name, model)
 
 
 def _start_worker() -> None:
@@ -158,16 +157,15 @@ def compare(
     std: float | None = None,
     fit: str = "crop",
     model: str | None = None,
-    paper: str | None = None,
     workers: int | None = 1,
     engine: str = "local",
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Results of every codec at its points, picture by picture, as plain values for JSON.
 
-    `points` gives the points by codec name; `model` and `paper` are those of `make_codec`. Codecs that lack something
-    are listed under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all
-    that they depend on, and are not run again.
+    `points` gives the points by codec name; `model` is that of `make_codec`. Codecs that lack something are listed
+    under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all that they depend
+    on, and are not run again.
     Raises StorageError when they cannot be kept, InputError for unreadable pictures, wrong labels, an unknown codec
     or a wrong classifier.
     """
@@ -177,7 +175,7 @@ def compare(
     made: dict[str, Codec] = {}
     for name in codecs:
         try:
-            made[name] = codec_of(name, model, paper)
+            made[name] = codec_of(name, model)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
     base = {
@@ -199,7 +197,7 @@ def compare(
             found = {point: rows for point, rows in remembered.items() if rows is not None}
             missing = tuple(point for point in wanted if point not in found)
             if missing:
-                tasks = [Task(classifier, mean, std, fit, codec, model, paper, missing, p) for p in dataset.pictures]
+                tasks = [Task(classifier, mean, std, fit, codec, model, missing, p) for p in dataset.pictures]
                 by_picture = pool.run(judge, tasks, codec)
                 for index, point in enumerate(missing):
                     found[point] = [row[index] for row in by_picture]

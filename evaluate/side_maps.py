@@ -5,7 +5,6 @@ that it was shown, which is a map sent on the side at no cost. Importance and ne
 where a variant needs them, since they bring TensorFlow.
 """
 
-import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -17,7 +16,6 @@ import cv2
 import numpy as np
 
 from rjpeg import codec
-from rjpeg.decoder import frame_of, read_region_file
 from rjpeg.features import generator_features
 from rjpeg.model import Model
 from rjpeg.runtime import Quantization, answer
@@ -109,7 +107,7 @@ def require(*packages: str) -> None:
 
 def fingerprint() -> str:
     """Short hash of what maps depend on besides the variant and rjpeg itself."""
-    files = [Path(__file__), *(_TRAIN / f"{name}.py" for name in ("dataset", "importance", "paper", "twin"))]
+    files = [Path(__file__), *(_TRAIN / f"{name}.py" for name in ("dataset", "importance", "twin"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -175,29 +173,3 @@ class _Oracle:
             targets.append(target_of(importance)[0])
         octaves = centered(np.mean(targets, axis=0)) / ORACLE_QUANTIZATION.scale
         return np.clip(np.floor(octaves + 0.5), -128, 127).astype(np.int8)
-
-
-class PaperReader:
-    """Decodes files as the paper does: with the map that a network reads from all quantized coefficients.
-
-    `path` is the network of `train.paper`, `model` the one whose encoder made the files, with its stand-in. Raises
-    ImportError where Keras is missing.
-    """
-
-    def __init__(self, path: Path, model: Model) -> None:
-        require("keras")
-        self._path, self._model = path, model
-
-    @functools.cached_property
-    def _network(self) -> Any:
-        from train.checkpoints import load_network
-
-        return load_network(self._path)
-
-    def decode(self, data: bytes) -> np.ndarray:
-        """(H, W, 3) uint8 BGR frame, wrong wherever the map is misread. Raises JpegError and ModelError."""
-        from train.paper import read_map
-
-        file = read_region_file(data, self._model)
-        levels = read_map(self._network, file.blocks, file.tables)
-        return frame_of(dataclasses.replace(file, quality_map=levels), self._model)

@@ -32,7 +32,7 @@ class Variant:
     `row` says so in the ablation's table. `model` has other values for fields of `rjpeg.Model`, `leveling` for those
     of its `Leveling`, `encoder` and `decoder` the options of `rjpeg.Encoder` and `rjpeg.Decoder`.
     `side_map` names what gives both ends their map free of charge, one of `side_maps.SOURCES`, in the predictor's
-    place; with `reads_map` the decoder does not get it, and reads one from the coefficients as the paper does.
+    place.
     """
 
     row: str
@@ -41,7 +41,6 @@ class Variant:
     encoder: Mapping[str, Any] = field(default_factory=dict)
     decoder: Mapping[str, Any] = field(default_factory=dict)
     side_map: str | None = None
-    reads_map: bool = False
 
     def changed(self, model: Model) -> Model:
         """The model with the variant's values in it."""
@@ -64,10 +63,6 @@ VARIANTS = {
     "region-jpeg-unrefined": Variant("without refinements: the predictor's map alone", encoder={"refine": False}),
     "region-jpeg-generator": Variant(
         "the generator's map on the side, free of charge", encoder={"refine": False}, side_map="generator"
-    ),
-    "region-jpeg-paper": Variant(
-        "the paper's scheme: a predictor on all coefficients, errors included",
-        encoder={"refine": False}, side_map="generator", reads_map=True,
     ),
     "region-jpeg-oracle": Variant(
         "oracle: this very picture's gradients, free of charge",

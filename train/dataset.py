@@ -127,7 +127,7 @@ class Batches:
 
     network: "generator" or "predictor". targets: (n, rows, cols, 2) for every entry of `crops`. What a batch holds is
     decided by seed, epoch and number alone, so that an interrupted run goes on as it would have; of every batch
-    a worker gets its share.
+    a worker gets its share. pictures: in an epoch, of all workers together.
     """
 
     def __init__(

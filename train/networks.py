@@ -7,7 +7,7 @@ convolutions before it. Large depthwise kernels give a wide view.
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from rjpeg import restoration
 from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
@@ -27,16 +27,11 @@ def _residual_block(x, kernel: int):
     return layers.ReLU(6.0)(layers.Add()([x, y]))
 
 
-def _body(features, config: NetworkConfig):
+def _network(channels: int, config: NetworkConfig, name: str) -> keras.Model:
+    features = keras.Input((None, None, channels), name="features")
     x = _normalized(layers.Conv2D(config.width, config.stem_kernel, padding="same", use_bias=False)(features))
     for _ in range(config.blocks):
         x = _residual_block(x, config.kernel)
-    return x
-
-
-def _network(channels: int, config: NetworkConfig, name: str) -> keras.Model:
-    features = keras.Input((None, None, channels), name="features")
-    x = _body(features, config)
     offsets = layers.Conv2D(2, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))(x)
     return keras.Model(features, offsets, name=name)
 
@@ -53,17 +48,6 @@ def build_generator(config: NetworkConfig) -> keras.Model:
 def build_predictor(config: NetworkConfig) -> keras.Model:
     """(N, rows, cols, 7) features of `rjpeg.features.predictor_features` -> (N, rows, cols, 2) as the generator."""
     return _network(PREDICTOR_CHANNELS, config, "predictor")
-
-
-def build_paper_predictor(config: NetworkConfig, channels: int, levels: int) -> keras.Model:
-    """(N, rows, cols, channels) features of `train.paper.file_features` -> (N, rows, cols, 2, levels) logits.
-
-    For every region which level it has, luma and chroma. It is trained for comparison and never exported.
-    """
-    features = keras.Input((None, None, channels), name="features")
-    x = _body(features, config)
-    logits = [layers.Conv2D(levels, 1)(x) for _ in ("luma", "chroma")]
-    return keras.Model(features, ops.stack(logits, axis=-2), name="paper-predictor")
 
 
 # Of the restorer: features, -128..127, are divided by it, and what the last convolution gives is multiplied by it.

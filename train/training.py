@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import msgspec
@@ -249,21 +249,9 @@ def distill(
     return run_epochs(network, batches, config.epochs, path, logs, figures, workers)
 
 
-class EpochBatches(Protocol):
-    """What `run_epochs` trains on. pictures: in an epoch, of all workers together."""
-
-    pictures: int
-
-    def start_epoch(self, epoch: int) -> None: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> tuple[Any, ...]: ...
-
-
 def run_epochs(
     model: keras.Model,
-    batches: EpochBatches,
+    batches: Batches,
     epochs: int,
     path: Path,
     logs: Path,
