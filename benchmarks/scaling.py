@@ -122,7 +122,6 @@ def jobs_of(files: list[Path], *, restore: bool = False) -> list[Job]:
     """Jobs that decode files and write nothing, as the service does."""
     options = Options(
         model=None, max_bytes=2**23, max_pixels=2**26, restore=restore, form="png", keep_jpeg=False, task=None,
-        labels=None, task_range=None,
     )  # fmt: skip
     return [Job(str(path), None, options) for path in files]
 
