@@ -275,10 +275,10 @@ def first_frame(height: int, width: int, model: str | None) -> dict[str, float]:
     return {"import_seconds": imported, "first_frame_seconds": first, "peak_megabytes": megabytes}
 
 
-def without_networks(row: dict[str, Any], operation: str = ENCODE) -> float:
-    """Milliseconds of an operation less those of its two networks."""
-    of_networks = (row["stages"][operation].get(stage, 0.0) for stage in NETWORKS)
-    return float(row["milliseconds"][operation] - sum(of_networks))
+def without_networks(row: dict[str, Any]) -> float:
+    """Milliseconds of encoding less those of its two networks."""
+    of_networks = (row["stages"][ENCODE].get(stage, 0.0) for stage in NETWORKS)
+    return float(row["milliseconds"][ENCODE] - sum(of_networks))
 
 
 def budgets(results: dict[str, Any]) -> list[tuple[str, float, float]]:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+# of a box's and another's union, for them to be the same
+MIN_OVERLAP = 0.5
+
 
 def proportion(outcomes: Sequence[bool]) -> tuple[float, float]:
     """Share of true outcomes and its standard error sqrt(p (1 - p) / n), both in 0..1.
@@ -92,10 +95,10 @@ def overlap(one: Box, other: Box) -> float:
     return both / (areas - both) if both else 0.0
 
 
-def shared_boxes(truth: Sequence[Box], found: Sequence[Box], least_overlap: float = 0.5) -> list[bool]:
+def shared_boxes(truth: Sequence[Box], found: Sequence[Box]) -> list[bool]:
     """For every box of `truth`, then of `found`, whether the other has it; the mean of that is the F1 score.
 
-    found: best first. Each takes the free box of its class that it overlaps most, by `least_overlap` or more
+    found: best first. Each takes the free box of its class that it overlaps most, by MIN_OVERLAP or more
     (Everingham et al., "The PASCAL Visual Object Classes Challenge", 2010, 4.2).
     """
     taken = [False] * len(truth)
@@ -105,15 +108,10 @@ def shared_boxes(truth: Sequence[Box], found: Sequence[Box], least_overlap: floa
             (overlap(box, other), -at) for at, other in enumerate(truth) if other.kind == box.kind and not taken[at]
         ]
         best, at = max(free, default=(0.0, 0))
-        hits.append(best >= least_overlap)
+        hits.append(best >= MIN_OVERLAP)
         if hits[-1]:
             taken[-at] = True
     return taken + hits
-
-
-def bits_per_pixel(size: float, height: int, width: int) -> float:
-    """Bits of a file of `size` bytes per pixel of the original frame."""
-    return 8 * size / (height * width)
 
 
 def byte_budget(bpp: float, height: int, width: int) -> int:

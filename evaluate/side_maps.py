@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -20,7 +20,6 @@ from rjpeg.features import generator_features
 from rjpeg.model import Model
 from rjpeg.runtime import Quantization, answer
 
-SOURCES = ("generator", "oracle")
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 TEACHER_SIZE = 224
 # the middle of the range of train/config.yaml: IJG quality of the coarse coding whose errors the teachers judge
@@ -76,8 +75,8 @@ class SideMap:
         return self._answers[rows, cols, rate][np.newaxis]
 
 
-def attach(source: str, model: Model) -> SideMap:
-    """Puts a stand-in for one of SOURCES in the place of the model's predictor, for both ends, and gives it.
+def attach(source: Literal["generator", "oracle"], model: Model) -> SideMap:
+    """Puts a stand-in for one of the two in the place of the model's predictor, for both ends, and gives it.
 
     Raises ImportError, which names the package, where one is missing.
     """

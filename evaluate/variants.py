@@ -6,7 +6,7 @@ A cached result depends on its own entry and on no other, so that a new row cost
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,8 +31,7 @@ class Variant:
 
     `row` says so in the ablation's table. `model` has other values for fields of `rjpeg.Model`, `leveling` for those
     of its `Leveling`, `encoder` and `decoder` the options of `rjpeg.Encoder` and `rjpeg.Decoder`.
-    `side_map` names what gives both ends their map free of charge, one of `side_maps.SOURCES`, in the predictor's
-    place.
+    `side_map` names what gives both ends their map free of charge in the predictor's place (`side_maps.attach`).
     """
 
     row: str
@@ -40,7 +39,7 @@ class Variant:
     leveling: Mapping[str, Any] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
     decoder: Mapping[str, Any] = field(default_factory=dict)
-    side_map: str | None = None
+    side_map: Literal["generator", "oracle"] | None = None
 
     def changed(self, model: Model) -> Model:
         """The model with the variant's values in it."""

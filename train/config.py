@@ -104,9 +104,9 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
     return _load(path, Config, overrides or {})
 
 
-def load_codec(path: Path, overrides: Mapping[str, object] | None = None) -> CodecConfig:
-    """Read train/codec.yaml or a file like it, as `load_config`."""
-    return _load(path, CodecConfig, overrides or {})
+def load_codec(path: Path) -> CodecConfig:
+    """Read train/codec.yaml or a file like it. Raises ConfigError, as `load_config`."""
+    return _load(path, CodecConfig, {})
 
 
 def _load(path: Path, kind: type[T], overrides: Mapping[str, object]) -> T:

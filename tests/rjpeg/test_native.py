@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 import rjpeg
 from rjpeg import _native, codec, features, maps, runtime
 from rjpeg.errors import JpegError
-from tests.rjpeg import reference
+from tests.rjpeg import reference, single
 
 SCALES = 2 ** (np.arange(13) / 4)
 sides = st.integers(1, 40)
@@ -92,8 +92,8 @@ def test_regions_are_quantized_each_by_its_level_however_it_is_done(height, widt
             arguments = (levels, known, 0.1, quantized, all_masks)
             _native.quantize_regions([coefficients, coefficients], (steps[0], steps[1]), *arguments)
         for channel, (blocks, masks) in enumerate(zip(quantized, all_masks, strict=True)):
-            levels = codec.block_levels(after[..., channel], rows, cols)
-            expected = codec.quantize(coefficients, steps[channel], levels, 0.1)
+            levels = single.block_levels(after[..., channel], rows, cols)
+            expected = reference.quantize(coefficients, steps[channel], levels, 0.1)
             np.testing.assert_array_equal(blocks, expected)
             np.testing.assert_array_equal(masks, _native.find_masks(expected))
             blocks[:], masks[:] = 7, 7
@@ -330,10 +330,10 @@ def test_the_picture_is_that_of_opencv_on_the_planes_bit_for_bit(height, width, 
         blocks[0][..., 0] = rng.integers(-60, 60, blocks[0].shape[:2])
         steps = [codec.level_steps(rng.integers(1, 40, 64), SCALES) for _ in blocks]
         of_blocks = [
-            codec.block_levels(levels[..., min(index, 1)], *component.shape[:2])
+            single.block_levels(levels[..., min(index, 1)], *component.shape[:2])
             for index, component in enumerate(blocks)
         ]
-        planes = [codec.inverse_dct(*parts) for parts in zip(blocks, steps, of_blocks, strict=True)]
+        planes = [single.inverse_dct(*parts) for parts in zip(blocks, steps, of_blocks, strict=True)]
         expected = reference.frame_from_planes(planes, height, width, half)
         found = codec.picture_of(blocks, steps, levels, half, (height, width))
         np.testing.assert_array_equal(found, expected)
