@@ -106,7 +106,7 @@ def require(*packages: str) -> None:
 
 def fingerprint() -> str:
     """Short hash of what maps depend on besides the variant and rjpeg itself."""
-    files = [Path(__file__), *(_TRAIN / f"{name}.py" for name in ("dataset", "importance", "twin"))]
+    files = [Path(__file__), *(_TRAIN / f"{name}.py" for name in ("dataset", "importance", "transforms"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -154,7 +154,7 @@ class _Oracle:
     def _octaves(self, reduced: np.ndarray, clean: list[Any]) -> np.ndarray:
         from train.dataset import centered, target_of
         from train.importance import gradient_statistics, jpeg_round_trip
-        from train.twin import resize_matrix
+        from train.transforms import resize_matrix
 
         height, width = reduced.shape[:2]
         coded = jpeg_round_trip(reduced[..., ::-1], ORACLE_QUALITY).astype(np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rjpeg.codec import forward_dct, planes_from_frame
 from rjpeg.features import generator_features, predictor_features
-from train import twin
+from train import transforms
 from train.config import CodecConfig
 from train.workers import ALONE, Workers, share
 
@@ -171,7 +171,7 @@ class Batches:
 def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window: int) -> list[float]:
     """Pearson correlation of maps with the truth over all regions of all crops, centered as levels: [luma, chroma]."""
     a, b = (
-        np.concatenate([np.asarray(twin.centered_nearby(part, window)).reshape(-1, 2) for part in parts]).astype(
+        np.concatenate([np.asarray(transforms.centered_nearby(part, window)).reshape(-1, 2) for part in parts]).astype(
             np.float64
         )
         for parts in (maps, truth)

@@ -30,7 +30,7 @@ from train.gradients import value_and_gradient
 from train.photos import is_held_back, random_crop, read_photo
 from train.photos import resize as resize_picture
 from train.teachers import Teacher
-from train.twin import YCBCR_TO_RGB, dct_matrix, resize
+from train.transforms import YCBCR_TO_RGB, dct_matrix, resize
 from train.workers import ALONE, Workers, ahead, wait_for
 
 REGION = 16

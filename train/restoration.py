@@ -35,7 +35,7 @@ from train.disagreement import divergence, parameters
 from train.networks import build_restorer, in_precision, macs_per_region
 from train.photos import center_crop, data_hash, random_crop, read_photo, samples, split
 from train.teachers import Teacher, load_teacher
-from train.twin import resize
+from train.transforms import resize
 from train.workers import ALONE, ahead, training_step
 
 log = logging.getLogger("train")

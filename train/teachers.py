@@ -25,7 +25,7 @@ from keras import layers, ops
 from rjpeg.errors import ModelError
 from train.disagreement import KINDS, activation_of, divergence, kind_of, parameters, standardize
 from train.gradients import value_and_gradient
-from train.twin import resize
+from train.transforms import resize
 
 log = logging.getLogger("train")
 

@@ -16,7 +16,7 @@ from tensorboard.summary import Writer
 from tqdm import tqdm
 
 from rjpeg.errors import ConfigError, InputError, StorageError
-from train import dataset, twin
+from train import dataset, transforms
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
@@ -31,7 +31,7 @@ log = logging.getLogger("train")
 
 @keras.saving.register_keras_serializable("rjpeg")
 class CenteredHuber(keras.losses.Loss):
-    """Huber loss (1964) between maps that are centered region by region as levels are, see `twin.centered_nearby`.
+    """Huber loss (1964) between maps that are centered as levels are, see `transforms.centered_nearby`.
 
     delta: octaves. A small price on what is taken away keeps it near zero, so that int8 output spends no range on it.
     """
@@ -42,8 +42,8 @@ class CenteredHuber(keras.losses.Loss):
         self.delta = delta
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        found = twin.centered_nearby(y_pred, self.window)
-        error = ops.abs(twin.centered_nearby(y_true, self.window) - found)
+        found = transforms.centered_nearby(y_pred, self.window)
+        error = ops.abs(transforms.centered_nearby(y_true, self.window) - found)
         huber = ops.where(error < self.delta, 0.5 * error * error, self.delta * (error - 0.5 * self.delta))
         return ops.mean(huber + 0.01 * ops.square(y_pred - found), axis=(1, 2, 3))
 
