@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMAT = 1
-MOST_CAMERAS = 16
+MAX_CAMERAS = 16
 """Of one `capture.py`."""
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -110,8 +110,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
         service = start(stack, "service", service_command(settings, folder), folder)
         url = wait_for_address(service, folder / "service.log")
         fleet, cameras, listeners = Fleet(), [], []
-        for number, first in enumerate(range(0, settings.cameras, MOST_CAMERAS)):
-            count = min(MOST_CAMERAS, settings.cameras - first)
+        for number, first in enumerate(range(0, settings.cameras, MAX_CAMERAS)):
+            count = min(MAX_CAMERAS, settings.cameras - first)
             command = capture_command(settings, folder, url, number, first, count)
             process = start(stack, f"capture-{number}", command, folder, piped=True)
             listener = threading.Thread(target=fleet.listen, args=[process.stdout])

@@ -1,6 +1,7 @@
 """`python -m evaluate`: accuracy of a classifier against bytes, for Region JPEG and other codecs."""
 
 import argparse
+import logging
 import sys
 
 from evaluate import report
@@ -12,13 +13,14 @@ from evaluate.arguments import (
     check,
     command_of,
     find_dataset,
-    log,
     run_command,
 )
 from evaluate.codecs import PEERS
 from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import REGION_JPEG
 from rjpeg.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 RATES = (0.25, 0.38, 0.5)
 # of a 224x224 frame: 192, 176, 160, 144, 128, 112 and 96 pixels, whole MCUs all of them
@@ -92,11 +94,11 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         cache=cache_of(arguments),
     )
     for codec, reason in results["skipped"].items():
-        log.warning("skipped %s: %s", codec, reason)
+        logger.warning("skipped %s: %s", codec, reason)
     if any(series["codec"] == arguments.reference for series in results["series"]):
         add_differences(results, arguments.reference)
     else:
-        log.warning("no paired differences: %s was not run", arguments.reference)
+        logger.warning("no paired differences: %s was not run", arguments.reference)
     results["notes"] = notes
     results["best_coding_sizes"] = report.best_coding_sizes(results)
     results["command"] = command_of("evaluate")

@@ -17,7 +17,7 @@ from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.engines import ENGINES
 from server.places import Place, parse_place
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
 
@@ -91,9 +91,9 @@ def find_dataset(arguments: argparse.Namespace) -> tuple[DataSet, list[str]]:
         notes.append("The pictures are few and without labels: this shows that it works, not how well.")
     notes += notes_on(arguments.classifier)
     dataset = DataSet(data.take(dataset.pictures, arguments.limit), dataset.labels_from, dataset.sorted_folders)
-    log.info("%d pictures, labels from %s", len(dataset.pictures), dataset.labels_from)
+    logger.info("%d pictures, labels from %s", len(dataset.pictures), dataset.labels_from)
     for note in notes:
-        log.warning("%s", note.replace("*", ""))
+        logger.warning("%s", note.replace("*", ""))
     return dataset, notes
 
 

@@ -17,7 +17,7 @@ from evaluate.__main__ import PLAIN_JPEG
 from rjpeg.errors import InputError, RjpegError
 from rjpeg.files import write_whole
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 OUT = Path(__file__).resolve().parents[1] / "server" / "bandwidth.json"
 OURS = {"region_jpeg": "region-jpeg", "region_jpeg_restored": "region-jpeg-restored"}
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    log.info("written: %s", given.out)
+    logger.info("written: %s", given.out)
     return 0
 
 

@@ -13,9 +13,9 @@ from rjpeg.errors import InputError
 # a classifier of ImageNet with one class more has "background" as class 0
 IMAGENET_CLASSES = 1000
 # of probability, for the classes that an int8 classifier gives nothing
-LEAST_REST = 0.01
+MIN_REST = 0.01
 # int8 probabilities add up to a little more or less than 1
-MOST_PROBABILITY = 1.5
+MAX_PROBABILITY = 1.5
 # train.teachers; opened only when asked for, since they need TensorFlow
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
@@ -106,14 +106,14 @@ def log_probabilities(scores: np.ndarray) -> np.ndarray:
     """Natural logarithms (classes,) of a classifier's probabilities, whether its scores are those or logits.
 
     An int8 classifier says 0 for all that is below half a step. What its probabilities lack to 1, and no less than
-    LEAST_REST, is spread evenly over those classes.
+    MIN_REST, is spread evenly over those classes.
     """
-    if scores.min() < 0 or scores.sum() > MOST_PROBABILITY:
+    if scores.min() < 0 or scores.sum() > MAX_PROBABILITY:
         scores = np.exp(scores - scores.max())
         scores /= scores.sum()
     nothing = scores == 0
     if nothing.any():
-        rest = max(1 - float(scores.sum()), LEAST_REST)
+        rest = max(1 - float(scores.sum()), MIN_REST)
         scores = np.where(nothing, rest / nothing.sum(), scores)
     return np.log(scores / scores.sum())
 

@@ -25,7 +25,7 @@ from rjpeg.errors import InputError, RjpegError, StorageError
 from server.engines import WorkerDiedError, open_engine
 from server.places import Place
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -212,7 +212,7 @@ def compare(
         series = []
         for name, codec in made.items():
             rows_by_point = outcomes(name, codec.version, points[name])
-            log.info("done: %s", name)
+            logger.info("done: %s", name)
             series.append(
                 {
                     "codec": name,

@@ -28,7 +28,7 @@ from evaluate.scores import byte_budget
 from rjpeg.errors import InputError, ModelError, RjpegError, TargetError
 from rjpeg.runtime import runtime_name
 
-log = logging.getLogger("evaluate.exactness")
+logger = logging.getLogger(__name__)
 
 RUNTIMES = ("tflite_runtime", "ai_edge_litert")
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
@@ -279,14 +279,14 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     sources = len({picture.path for picture in pictures})
-    log.info("%d different pictures from %d files", len(pictures), sources)
+    logger.info("%d different pictures from %d files", len(pictures), sources)
     if arguments.json:
         print(json.dumps({"source_files": sources, "pairs": rows}))
     else:
         print(table(rows))
     for row in rows:
         for text in row["differing_files"][:10]:
-            log.error("%s to %s: %s", row["encoder"], row["decoder"], text)
+            logger.error("%s to %s: %s", row["encoder"], row["decoder"], text)
     return 1 if any(row["differing"] or row["targets_exceeded"] for row in rows) else 0
 
 

@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 CAMERA = "loop"
-LONGEST_SHOWN_SIDE = 1024
-LARGEST_EMBEDDED_FILE = 2**20
+MAX_SHOWN_SIDE = 1024
+MAX_EMBEDDED_BYTES = 2**20
 SERVER_START_SECONDS = 60
 STOP_SECONDS = 15
 FETCH_SECONDS = 30
@@ -351,14 +351,14 @@ def data_uri(data: bytes, kind: str) -> str:
 def embed_file(path: Path, frame: Pixels) -> str:
     """The file itself where a browser shows it and it isn't large, else its frame."""
     kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}.get(path.suffix.lower())
-    if kind is not None and path.stat().st_size <= LARGEST_EMBEDDED_FILE:
+    if kind is not None and path.stat().st_size <= MAX_EMBEDDED_BYTES:
         return data_uri(path.read_bytes(), kind)
     return embed_frame(frame)
 
 
 def embed_frame(frame: Pixels) -> str:
     """A frame without loss; a large one is reduced, by area."""
-    scale = LONGEST_SHOWN_SIDE / max(frame.shape[:2])
+    scale = MAX_SHOWN_SIDE / max(frame.shape[:2])
     if scale < 1:
         frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     return data_uri(cv2.imencode(".webp", frame, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes(), "webp")

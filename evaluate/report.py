@@ -9,7 +9,7 @@ from typing import Any
 
 from rjpeg.errors import StorageError
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 # a point counts as being at its rate when its mean is no more than this far above
 RATE_TOLERANCE = 1.01
@@ -73,7 +73,7 @@ def write(
             draw(results, paths[3])
     except OSError as error:
         raise StorageError(f"results cannot be written to {folder}: {error.strerror or error}") from error
-    log.info("written: %s", ", ".join(map(str, paths)))
+    logger.info("written: %s", ", ".join(map(str, paths)))
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ finds in the whole clean frame.
 
 import argparse
 import functools
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evaluate import data, report
-from evaluate.arguments import add_classifier, add_run, cache_of, check, command_of, log, notes_on, run_command
+from evaluate.arguments import add_classifier, add_run, cache_of, check, command_of, notes_on, run_command
 from evaluate.classifiers import identity, log_probabilities
 from evaluate.codecs import PEERS, Codec, CodecMissingError
 from evaluate.compare import (
@@ -37,6 +38,8 @@ from evaluate.variants import VARIANTS
 from rjpeg import runtime
 from rjpeg.errors import InputError
 from server.task import PythonTask, load_task, read_task
+
+logger = logging.getLogger(__name__)
 
 RATES = (0.1, 0.15, 0.25, 0.38, 0.5)
 SIZES = ("640x480", "1280x720")
@@ -165,7 +168,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.detector:
         detector_of(arguments.detector)
     frames = data.read_video(arguments.video, arguments.every, arguments.limit)
-    log.info("%d frames of %s", len(frames), arguments.video.name)
+    logger.info("%d frames of %s", len(frames), arguments.video.name)
     codecs: dict[str, Codec] = {}
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(arguments.codecs):
@@ -173,7 +176,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             codecs[name] = codec_of(name, arguments.model)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
-            log.warning("skipped %s: %s", name, reason)
+            logger.warning("skipped %s: %s", name, reason)
     points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
     results: dict[str, Any] = {
         "video": arguments.video.name,
@@ -208,7 +211,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                         "points": [_point(point, rows, height * width) for point, rows in seen.items()],
                     }
                 )
-                log.info("done: %s at %s", name, text)
+                logger.info("done: %s at %s", name, text)
     _add_differences(results, arguments.reference)
     report.write(results, arguments.out, markdown(results), plot, CSV_COLUMNS)
     return results
@@ -305,7 +308,7 @@ def _add_differences(results: dict[str, Any], reference: str) -> None:
         for point in series["points"]
     }
     if not other:
-        log.warning("no paired differences: %s was not run", reference)
+        logger.warning("no paired differences: %s was not run", reference)
         return
     results["reference"] = reference
     for series in results["series"]:

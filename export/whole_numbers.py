@@ -41,7 +41,7 @@ TOP = round(6 / UNIT)
 MOST = 2**24
 """Whole numbers up to here are exact in float32."""
 _INT8 = 127
-_MOST_TAPS = 25
+_MAX_TAPS = 25
 
 
 class Layer(NamedTuple):
@@ -161,7 +161,7 @@ def _parts(kernel: NDArray[np.int8]) -> Iterator[tuple[NDArray[np.int8], int]]:
     dilation in height: pairs of rows at one distance from the middle row, which goes with the outermost pair.
     """
     height, width = kernel.shape[:2]
-    if height * width <= _MOST_TAPS or height < 5 or height % 2 == 0:
+    if height * width <= _MAX_TAPS or height < 5 or height % 2 == 0:
         yield kernel, 1
         return
     reach = height // 2

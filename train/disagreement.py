@@ -24,7 +24,7 @@ from rjpeg.errors import ModelError
 
 KINDS = ("classes", "scores", "values", "ignore")
 # float32 can't tell less than this from 1
-LEAST_PROBABILITY = 1e-6
+MIN_PROBABILITY = 1e-6
 
 
 def activation_of(tensor: Any) -> str | None:
@@ -102,7 +102,7 @@ def parameters(kinds: Sequence[str], outputs: Any) -> list[Any]:
         if kind == "classes":
             found.append(ops.log_softmax(output))
         elif kind == "scores":
-            found.append(ops.clip(output, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+            found.append(ops.clip(output, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
         elif kind == "values":
             found.append(output)
     return found

@@ -38,7 +38,7 @@ from train.teachers import Teacher, load_teacher
 from train.transforms import resize
 from train.workers import ALONE, ahead, training_step
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 CROP_SIZE = 224
 # A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
@@ -265,7 +265,7 @@ def train_restorer(
         prepared = ahead(lambda entry: (entry[0], network_inputs(pairs[entry[0]], *entry[1:])), plan)
         bar = tqdm(prepared, f"restoration {epoch + 1}/{epochs}", len(plan), unit="batch", disable=None)
         losses = [steps[size](batch) for size, batch in bar]
-        log.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
+        logger.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
         checkpoints.save_network(network, stage)
     network = in_precision(network, "float32")
     judged = make_pairs(data, held, model, 1, settings.seed + 1)

@@ -27,7 +27,7 @@ from train.disagreement import KINDS, activation_of, divergence, kind_of, parame
 from train.gradients import value_and_gradient
 from train.transforms import resize
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 # (width multiplier, depth multiplier)
 LITE_SCALING = {
@@ -243,7 +243,7 @@ def load_teacher(
     built = Teacher(image, standard[0] if len(standard) == 1 else standard, kinds, name)
     _check_gradient(built, samples[:2], teacher)
     shapes = (f"{kind} {('N', *answer.shape[1:])}" for kind, answer in zip(kinds, answers, strict=True))
-    log.info("teacher %s: %s", path.name, ", ".join(shapes).replace("'", ""))
+    logger.info("teacher %s: %s", path.name, ", ".join(shapes).replace("'", ""))
     return built
 
 

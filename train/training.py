@@ -26,7 +26,7 @@ from train.photos import data_hash, is_held_back, list_photos, samples
 from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 
 @keras.saving.register_keras_serializable("rjpeg")
@@ -87,7 +87,7 @@ def train(
     )
     seconds = time.monotonic() - started
     if pictures:
-        log.info("importance: %.1f pictures/s", pictures / seconds)
+        logger.info("importance: %.1f pictures/s", pictures / seconds)
     _note_speed(stages, "importance", pictures, seconds, workers)
     crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
     truth = [group.target for group in held_back]
@@ -144,7 +144,7 @@ def train(
         save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, training))
     for network in (generator, predictor):
         weights = digest(network)
-        log.info("weights of the %s: %s", network.name, weights)
+        logger.info("weights of the %s: %s", network.name, weights)
         agree(workers, int(weights[:10], 16), f"weights of the {network.name}")
     return training
 
@@ -180,7 +180,7 @@ def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
         if path.exists():
             if json.loads(path.read_text("utf-8")) != json.loads(json.dumps(run)):
                 raise ConfigError(f"{out} holds a run of another configuration or other photos: choose another --out")
-            log.info("continuing the run in %s", out)
+            logger.info("continuing the run in %s", out)
         else:
             partial = path.with_name("run.partial")
             partial.write_text(json.dumps(run, indent=2) + "\n", "utf-8")
@@ -282,7 +282,7 @@ def run_epochs(
             writer.add_scalar(name, value, epoch + 1)
         writer.flush()
         text = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-        log.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
+        logger.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
         if epoch > done or epoch == epochs - 1:  # without the epoch in which the network is compiled, if there are more
             _note_speed(path.parent, stage, batches.pictures, seconds, workers)
         save_network(model, path)

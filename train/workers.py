@@ -24,7 +24,7 @@ import numpy as np
 
 from rjpeg.errors import ConfigError, RjpegError
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,7 +83,7 @@ def join(patience: float = 1800.0) -> Workers:
                           f"{keras.backend.backend()}")  # fmt: skip
     import tensorflow as tf
 
-    log.info(
+    logger.info(
         "worker %d of %s: waiting for the others, at most %g s, then this ends with code 1",
         index, ", ".join(hosts), patience,
     )  # fmt: skip
