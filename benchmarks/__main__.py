@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -398,15 +399,15 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Encode and decode times of Region JPEG by stage, beside cv2.imencode with optimized Huffman "
         "tables at equal bytes and cv2.imdecode, one thread each, on the pictures of calibration_data.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = result.add_argument
+    add = parser.add_argument
     add("--sizes", nargs="+", default=list(SIZES), metavar="WIDTHxHEIGHT", help="frame sizes")
     add("--quality", type=float, default=50.0, metavar="Q", help=f"1..100; the target is {TARGET_SHARE:g} of its bytes")
     add("--frames", type=int, default=6, metavar="N", help="frames of each size")
@@ -414,7 +415,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="DIR", help="model folder; the shipped one if not given")
     add("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="folder for results.json and results.md")
     add("--json", action="store_true", help="print JSON in place of the table")
-    return result
+    return parser
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -448,9 +449,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    arguments = parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     cv2.setNumThreads(1)
     try:
         results = run(arguments)

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Exit status: 0 when counted or without Valgrind, 1 with one line on stderr, 2 for a wrong command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.instructions",
         description="Instructions of encoding and decoding a frame, counted by Valgrind, beside OpenCV's.",
@@ -143,7 +143,12 @@ def main() -> int:
     parser.add_argument("--quality", type=float, default=50.0, metavar="Q", help="1..100")
     parser.add_argument("--operations", nargs="+", choices=(*PEERS, *PEERS.values()), help="all if not given")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 when counted or without Valgrind, 1 with one line on stderr, 2 for a wrong command line."""
+    arguments = build_parser().parse_args(argv)
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         print("skipped: valgrind is not installed (Debian: apt-get install valgrind)", file=sys.stderr)

@@ -403,63 +403,70 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(f"{name + ':':28}{text}" for name, text in lines.items())
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.load",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--cameras", type=int, default=50, metavar="N", help="(default: %(default)s)")
-    p.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
-    p.add_argument("--fps", type=float, default=0.5, help="frames a second of each camera (default: %(default)s)")
-    p.add_argument("--size", default="640x480", metavar="WxH", help="of frames (default: %(default)s)")
-    p.add_argument("--quality", type=float, default=50.0, help="of frames, 1 to 100 (default: %(default)s)")
-    p.add_argument("--policy", choices=["live", "record"], default="live", help="(default: %(default)s)")
-    p.add_argument("--workers", type=int, metavar="N", help="of the service (default: as the service has it)")
-    p.add_argument("--task", metavar="FILE", help="of the service (default: none)")
-    p.add_argument(
+    parser.add_argument("--cameras", type=int, default=50, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
+    parser.add_argument("--fps", type=float, default=0.5, help="frames a second of each camera (default: %(default)s)")
+    parser.add_argument("--size", default="640x480", metavar="WxH", help="of frames (default: %(default)s)")
+    parser.add_argument("--quality", type=float, default=50.0, help="of frames, 1 to 100 (default: %(default)s)")
+    parser.add_argument("--policy", choices=["live", "record"], default="live", help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, metavar="N", help="of the service (default: as the service has it)")
+    parser.add_argument("--task", metavar="FILE", help="of the service (default: none)")
+    parser.add_argument(
         "--work", type=Path, metavar="FOLDER", help="new one, for films, frames and logs (default: one that is deleted)"
     )
-    p.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    p.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there, too (default: nowhere)")
-    return p
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there, too (default: nowhere)")
+    return parser
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def settings_of(arguments: argparse.Namespace) -> Settings:
     """What the flags ask for. Raises InputError."""
     for name, value, least, most in (
-        ("cameras", args.cameras, 1, 1000),
-        ("minutes", args.minutes, 0.05, 1440),
-        ("fps", args.fps, 0.1, 120),
-        ("quality", args.quality, 1, 100),
+        ("cameras", arguments.cameras, 1, 1000),
+        ("minutes", arguments.minutes, 0.05, 1440),
+        ("fps", arguments.fps, 0.1, 120),
+        ("quality", arguments.quality, 1, 100),
     ):
         if not least <= value <= most:
             raise InputError(f"--{name} is {value:g}, expected {least:g} to {most:g}")
-    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", args.size):
-        raise InputError(f"--size is {args.size!r}, expected WIDTHxHEIGHT such as 640x480")
+    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", arguments.size):
+        raise InputError(f"--size is {arguments.size!r}, expected WIDTHxHEIGHT such as 640x480")
     return Settings(
-        args.cameras, 60 * args.minutes, args.fps, args.size, args.quality, args.policy, args.workers, args.task
+        arguments.cameras,
+        60 * arguments.minutes,
+        arguments.fps,
+        arguments.size,
+        arguments.quality,
+        arguments.policy,
+        arguments.workers,
+        arguments.task,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 where frames are lost or a program fails, 130 when interrupted."""
-    args = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # children are ended on the way out
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        settings = settings_of(args)
-        if args.work is not None:
-            args.work.mkdir(parents=True)
+        settings = settings_of(arguments)
+        if arguments.work is not None:
+            arguments.work.mkdir(parents=True)
         with ExitStack() as stack:
-            folder = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
+            folder = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
             report = run(settings, folder.resolve())
         text = json.dumps(report, indent=1)
-        if args.out is not None:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(text + "\n", encoding="utf-8")
+        if arguments.out is not None:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(text + "\n", encoding="utf-8")
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -468,7 +475,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(text if args.json else table(report))
+    print(text if arguments.json else table(report))
     if not passed(report):
         print("error: the database does not have what cameras were told it has", file=sys.stderr)
         return 1

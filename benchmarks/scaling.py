@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,14 +70,14 @@ class Assumptions(msgspec.Struct, forbid_unknown_fields=True):
     gigabyte_sent_cellular: NotNegative = 0.5
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling",
         description=__doc__.partition("\n\n")[0] if __doc__ else None,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = result.add_argument
+    add = parser.add_argument
     add("--size", default="640x480", metavar="WxH", help="of the frames")
     add("--bpp", type=float, default=0.38, metavar="RATE", help="bits per pixel of the files, at most")
     add("--frames", type=int, default=200, metavar="N", help="files that each engine decodes in a round")
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     add("--assumptions", default=str(ASSUMPTIONS), metavar="FILE", help="YAML, as benchmarks/scaling.yaml")
     add("--out", type=Path, default=Path("out/scaling"), metavar="FOLDER", help="for results.json and results.md")
     add("--json", action="store_true", help="print the results as JSON in place of the tables")
-    return result
+    return parser
 
 
 def read_assumptions(path: str) -> Assumptions:
@@ -398,9 +398,9 @@ def _balance(money: float) -> str:
     return f"**{money:,.0f} saved**" if money >= 0 else f"**{-money:,.0f} lost**"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    arguments = parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     try:
         results = run(arguments)
         text = markdown(results)

@@ -30,18 +30,18 @@ PLAIN_JPEG = ("libjpeg-turbo", "mozjpeg", "jpegli")
 FIXED_QUALITY = (*REGION_JPEG, "libjpeg-turbo")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate",
         description="Accuracy of a classifier against bytes of whole files, for Region JPEG and other codecs. "
         "Without --data it takes crops of the pictures that calibration_data keeps for evaluation.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_pictures(result)
-    add_classifier(result)
-    add_run(result, RATES, "out/eval")
-    add = result.add_argument
+    add_pictures(parser)
+    add_classifier(parser)
+    add_run(parser, RATES, "out/eval")
+    add = parser.add_argument
     add("--qualities", type=int, nargs="*", default=[10, 20, 30, 50], metavar="Q",
         help=f"fixed qualities for {', '.join(FIXED_QUALITY)}")  # fmt: skip
     add("--codecs", nargs="+", default=["region-jpeg", "region-jpeg-restored", *PEERS], metavar="NAME",
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--fractions", type=float, nargs="*", default=list(FRACTIONS), metavar="F",
         help=f"coding sizes at which {', '.join(PLAIN_JPEG)} run besides the full one")  # fmt: skip
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
-    return result
+    return parser
 
 
 def choose_codecs(names: list[str], fractions: list[float]) -> list[str]:
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 def main() -> int:
     """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    return run_command(parser(), run, report.markdown)
+    return run_command(build_parser(), run, report.markdown)
 
 
 if __name__ == "__main__":

@@ -25,19 +25,19 @@ FULL_SYSTEM = "region-jpeg"
 CSV_COLUMNS = ("row", *report.CSV_COLUMNS)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate.ablation",
         description="Accuracy of a classifier with every part of Region JPEG left out or changed in turn, at equal "
         "bytes, and the paired differences to the full system.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_pictures(result)
-    add_classifier(result)
-    add_run(result, RATES, "out/ablation")
-    result.add_argument("--rows", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
-    return result
+    add_pictures(parser)
+    add_classifier(parser)
+    add_run(parser, RATES, "out/ablation")
+    parser.add_argument("--rows", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
+    return parser
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def table(results: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    return run_command(parser(), run, markdown)
+    return run_command(build_parser(), run, markdown)
 
 
 if __name__ == "__main__":

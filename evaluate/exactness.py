@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -237,15 +238,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"{name:<{first}}" + "".join(f"  {cell:>{second}}" for cell in cells) for name, cells in lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate.exactness",
         description="Checks over many pictures that the decoder reads the encoder's map, with encoder and decoder "
         "on the two TFLite runtimes crossed. Exit status 1 when a map differs or a target is exceeded.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = result.add_argument
+    add = parser.add_argument
     add("--data", type=Path, default=CALIBRATION_DATA, metavar="DIR", help="folder of pictures, with those below it")
     add("--pictures", type=int, default=1000, metavar="N", help="different pictures, cut from those of the folder")
     add("--qualities", type=float, nargs="+", default=[10.0, 30.0, 50.0, 70.0, 90.0], metavar="Q", help="1..100")
@@ -254,12 +255,12 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the choice of crops and targets")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes, half of them encoding")
     add("--json", action="store_true", help="print JSON in place of the table")
-    return result
+    return parser
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when every map was read exactly, 1 when not or on an error, 2 for a wrong command line."""
-    arguments = parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if arguments.pictures < 1 or arguments.workers < 1:

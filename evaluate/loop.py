@@ -510,6 +510,7 @@ def run(source: Path | None, frames: int | None, settings: Settings, out: Path) 
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.loop",
         description="Sends pictures from device/capture.py to `python -m server` on this machine, checks what "

@@ -126,17 +126,17 @@ def judge(task: Task) -> list[Seen]:
     return seen
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate.video",
         description="Agreement of a classifier with its own answers on the clean frames of a video, against bytes, "
         "for Region JPEG and other codecs, at other sizes than the classifier's.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_classifier(result)
-    add_run(result, RATES, "out/video")
-    add = result.add_argument
+    add_classifier(parser)
+    add_run(parser, RATES, "out/video")
+    add = parser.add_argument
     add("--video", type=Path, required=True, metavar="FILE", help="that OpenCV can read")
     add("--detector", metavar="FILE", help="task file of a detector, as the server takes it (docs/task.md), that "
         "looks at whole frames, too")  # fmt: skip
@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     add("--codecs", nargs="+", default=list(CODECS), metavar="NAME", help=f"of {', '.join([*VARIANTS, *PEERS])}; "
         "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
-    return result
+    return parser
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -431,7 +431,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    return run_command(parser(), run, markdown)
+    return run_command(build_parser(), run, markdown)
 
 
 if __name__ == "__main__":

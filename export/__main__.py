@@ -135,6 +135,7 @@ def check_parity(figures: dict[str, float]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turns a checkpoint into int8 TFLite networks and a manifest, if all checks pass.",
@@ -189,6 +190,7 @@ def _macs(part: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

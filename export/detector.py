@@ -123,7 +123,8 @@ def convert(file: Path) -> bytes:
     return converter.convert()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m export.detector",
         description="Makes the CenterNet of the npm package @vladmandic/human a TFLite detector, with a task file for "
@@ -133,7 +134,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="centernet.json, with centernet.bin beside it")
     parser.add_argument("--out", type=Path, default=Path("out/detector"), metavar="FOLDER", help="for both files")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="SCORE", help="least score of a box")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     try:
         network = convert(arguments.file)
         model, task = arguments.out / "detector.tflite", arguments.out / "detector.yaml"

@@ -17,6 +17,7 @@ from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Trains a generator and a predictor on a folder of photographs, without labels. Started again "
@@ -80,6 +81,7 @@ def name_workers(workers: str | None, index: int | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Into the checkpoint goes what was asked for, but not where it lay on this machine.

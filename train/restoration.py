@@ -307,7 +307,8 @@ def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m train.restoration",
         description="Trains the restorer of a model and puts it into its checkpoint; export it afterwards. Started "
@@ -331,7 +332,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if min(arguments.rounds, arguments.steps) < 1:
