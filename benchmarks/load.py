@@ -99,7 +99,7 @@ class Fleet:
 
 
 def key_of(record: dict[str, Any]) -> Key:
-    """What tells a frame from all others."""
+    """Return what tells a frame from all others."""
     return record["camera"], record["sequence"], record["capture_time"]
 
 
@@ -171,18 +171,19 @@ def compare(fleet: Fleet, stored: Sequence[Frame], counted: dict[str, int]) -> d
 
 
 def passed(report: dict[str, Any]) -> bool:
-    """Whether the database has everything, once."""
+    """Tell whether the database has everything, once."""
     return not any(report[what] for what in ("lost", "changed", "twice", "miscounted"))
 
 
 def service_command(settings: Settings, folder: Path) -> list[str]:
+    """Return the command of the service, without the Python that runs it."""
     command = ["-m", "server", "--listen", "127.0.0.1:0", "--data", str(folder / "data"), "--log-level", "error"]
     command += [] if settings.workers is None else ["--workers", str(settings.workers)]
     return command + ([] if settings.task is None else ["--task", str(Path(settings.task).resolve())])
 
 
 def capture_command(settings: Settings, folder: Path, url: str, number: int, first: int, count: int) -> list[str]:
-    """`device/capture.py` with cameras `first` to `first + count`, its configuration and its film."""
+    """Return `device/capture.py` with cameras `first` to `first + count`, its configuration and its film."""
     film = folder / f"film-{number}.avi"
     record(film, settings, f"film {number}")
     camera = {"source": str(film), "live": True, "fps": settings.fps, "stall_seconds": max(10.0, 5 / settings.fps)}
@@ -201,7 +202,7 @@ def capture_command(settings: Settings, folder: Path, url: str, number: int, fir
 
 
 def record(path: Path, settings: Settings, name: str) -> None:
-    """A film of FILM_FRAMES at the cameras' speed, of the sample source. Raises StorageError."""
+    """Record a film of FILM_FRAMES at the cameras' speed, of the sample source. Raises StorageError."""
     width, height = map(int, settings.size.split("x"))
     source = SampleSource(name, (width, height), settings.fps)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), settings.fps, (width, height))
@@ -215,7 +216,7 @@ def record(path: Path, settings: Settings, name: str) -> None:
 def start(
     stack: ExitStack, name: str, command: Sequence[str], folder: Path, *, piped: bool = False
 ) -> subprocess.Popen[str]:
-    """A program of ours as a process that is gone when the stack is; its messages go to {name}.log."""
+    """Start a program of ours as a process that is gone when the stack is; its messages go to {name}.log."""
     log = stack.enter_context((folder / f"{name}.log").open("w", encoding="utf-8"))
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -244,7 +245,7 @@ def start(
 
 
 def wait_for_address(service: subprocess.Popen[str], log: Path) -> str:
-    """The URL that the service announces. Raises DeliveryError where it doesn't."""
+    """Wait for the URL that the service announces. Raises DeliveryError if it doesn't."""
     deadline = time.monotonic() + START_SECONDS
     while (found := re.search(r"^listening on (\S+)$", text := log.read_text("utf-8"), re.MULTILINE)) is None:
         if service.poll() is not None or time.monotonic() > deadline:
@@ -264,12 +265,13 @@ def wait_until(condition: Any, cameras: Sequence[Any], service: subprocess.Popen
 
 
 def cameras_of(fleet: Fleet) -> int:
+    """Count the cameras of which a frame was acknowledged."""
     with fleet.lock:
         return len({camera for camera, *_ in fleet.acknowledged})
 
 
 def check_running(processes: Sequence[subprocess.Popen[str]], folder: Path) -> None:
-    """Raises DeliveryError where one has ended."""
+    """Raise DeliveryError if one has ended."""
     for process in processes:
         if process.poll() is not None:
             logs = [f"{path.stem}: {text}" for path in sorted(folder.glob("*.log")) if (text := last_line(path))]
@@ -277,13 +279,14 @@ def check_running(processes: Sequence[subprocess.Popen[str]], folder: Path) -> N
 
 
 def last_line(path: Path) -> str:
+    """Return the last line of a log, "" if it has none."""
     return (path.read_text("utf-8", errors="replace").strip().splitlines() or [""])[-1]
 
 
 def watch(
     service: subprocess.Popen[str], cameras: Sequence[subprocess.Popen[str]], seconds: float, folder: Path
 ) -> list[dict[str, float]]:
-    """CPU seconds so far and resident megabytes of the service, every second."""
+    """Watch CPU seconds so far and resident megabytes of the service, every second."""
     samples = []
     begin = time.monotonic()
     with tqdm(total=round(seconds), unit="s", disable=None) as bar:
@@ -301,7 +304,7 @@ def watch(
 
 
 def memory(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Megabytes, averaged over WINDOWS, the largest, and the growth over the second half."""
+    """Return megabytes, averaged over WINDOWS, the largest, and the growth over the second half."""
     whole = samples[-1]["time"]
 
     def mean(begin: float, end: float) -> float:
@@ -317,7 +320,7 @@ def memory(samples: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def processes(pid: int) -> Iterator[int]:
-    """A process and those that it started, and they."""
+    """Find a process, those that it started, and those that they started."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -329,7 +332,7 @@ def processes(pid: int) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process; 0 where it has ended."""
+    """Return user and system time of a process; 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -338,7 +341,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM; 0 where it has ended."""
+    """Return the memory of a process that is in RAM; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -346,14 +349,14 @@ def resident_bytes(pid: int) -> int:
 
 
 def answers_of(url: str) -> dict[str, int]:
-    """How often the service gave which answer to frames, by status."""
+    """Count how often the service gave which answer to frames, by status."""
     text = requests.get(f"{url}/metrics", timeout=30).text
     pattern = r'^rjpeg_http_answers_total\{method="POST",status="(\d+)"\} (\S+)$'
     return {status: round(float(count)) for status, count in re.findall(pattern, text, re.MULTILINE)}
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
-    """Milliseconds; None where there are none."""
+    """Return percentiles in milliseconds; None if there are none."""
     if not seconds:
         return None
     p50, p90, p99 = np.percentile(seconds, [50, 90, 99])
@@ -361,7 +364,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Return what the load ran on."""
     try:
         cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -375,7 +378,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report in a few lines."""
+    """Render the report in a few lines."""
 
     def times(values: dict[str, float] | None) -> str:
         if values is None:
@@ -427,7 +430,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """What the flags ask for. Raises InputError."""
+    """Check the flags and return what they ask for. Raises InputError."""
     for name, value, least, most in (
         ("cameras", arguments.cameras, 1, 1000),
         ("minutes", arguments.minutes, 0.05, 1440),
@@ -451,7 +454,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 where frames are lost or a program fails, 130 when interrupted."""
+    """Run the command; return 0, 1 where frames are lost or a program fails, 130 when interrupted."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # children are ended on the way out

@@ -33,7 +33,7 @@ WAITING = 32
 
 
 def decoding(jpegs: list[bytes], peers: list[bytes], model: str | None) -> dict[str, Callable[[], object]]:
-    """What is timed on one thread, by name: each decodes all files, one after another."""
+    """Return what is timed on one thread, by name: each decodes all files, one after another."""
     decoder = rjpeg.Decoder(model)
     arrays = [np.frombuffer(jpeg, np.uint8) for jpeg in peers]
 
@@ -67,7 +67,7 @@ async def serve(processor: Processor, jpegs: list[bytes], count: int) -> tuple[f
 
 
 def measure(frames: list[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
-    """{"decoding": {name: CPU ms a frame}, "processor": {threads: {"fps", "cpu_ms"}}} for frames of one size."""
+    """Measure {"decoding": {name: CPU ms a frame}, "processor": {threads: {"fps", "cpu_ms"}}} for one frame size."""
     encoder = rjpeg.Encoder(arguments.model)
     jpegs = [encoder.encode(frame, arguments.quality) for frame in frames]
     peers = [opencv_encode(frame, equal_quality(frame, len(jpeg))) for frame, jpeg in zip(frames, jpegs, strict=True)]
@@ -103,7 +103,7 @@ def measure(frames: list[np.ndarray], arguments: argparse.Namespace) -> dict[str
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Results by size as a Markdown table."""
+    """Render results by size as a Markdown table."""
     lines = ["| size | | CPU ms a frame | times cv2.imdecode | frames/s |", "| --- | --- | ---: | ---: | ---: |"]
     for size, found in results.items():
         peer = found["decoding"]["cv2.imdecode"]
@@ -136,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 1 with one line on stderr."""
+    """Run the command; return 0, or 1 with one line on stderr."""
     arguments = build_parser().parse_args(argv)
     cv2.setNumThreads(1)
     try:

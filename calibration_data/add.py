@@ -100,7 +100,7 @@ def _free_name(name: str, folder: Path) -> str:
 def spread_frames(
     source: Source, every: float, count: int | None
 ) -> Iterator[tuple[npt.NDArray[np.uint8], str | None]]:
-    """Frames `every` seconds apart, of a camera's time or a video's own, each with the name of its file.
+    """Yield frames `every` seconds apart, of a camera's time or a video's own, each with the name of its file.
 
     Pictures are all taken, whatever `every` says.
     """

@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def choose_codecs(names: list[str], fractions: list[float]) -> list[str]:
-    """The codecs to run: those named, and plain JPEG at each reduced coding size as well."""
+    """Return the codecs to run: those named, and plain JPEG at each reduced coding size as well."""
     chosen: dict[str, None] = {}
     for name in names:
         chosen[name] = None
@@ -64,14 +64,14 @@ def choose_codecs(names: list[str], fractions: list[float]) -> list[str]:
 
 
 def choose_points(codecs: list[str], rates: list[float], qualities: list[int]) -> dict[str, tuple[Point, ...]]:
-    """The points of every codec: all rates, and the fixed qualities for those of the IJG scale."""
+    """Return the points of every codec: all rates, and the fixed qualities for those of the IJG scale."""
     at_rates = tuple(Point("bpp", rate) for rate in sorted(set(rates)))
     at_qualities = tuple(Point("quality", quality) for quality in sorted(set(qualities)))
     return {name: at_rates + (at_qualities if name in FIXED_QUALITY else ()) for name in codecs}
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
     check(arguments)
     for quality in arguments.qualities:
         if not 1 <= quality <= 100:
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
     return run_command(build_parser(), run, report.markdown)
 
 

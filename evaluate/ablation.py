@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
     check(arguments)
     if not arguments.bpp:
         raise InputError("nothing to measure: --bpp has no value")
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Table of the score in percent with standard errors, by row and rate, and what was skipped."""
+    """Render the table of the score in percent with standard errors, by row and rate, and what was skipped."""
     clean = results["clean"]
     about = (
         f"{len(results['pictures'])} pictures, labels from {results['labels_from']}, classifier "
@@ -91,7 +91,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, Any]) -> list[str]:
-    """Lines of the table alone, to be pasted elsewhere. Rows that were skipped say why."""
+    """Render the lines of the table alone, to be pasted elsewhere. Rows that were skipped say why."""
     rates = sorted({point["value"] for series in results["series"] for point in series["points"]})
     rows = [{"codec": series["row"], "points": series["points"]} for series in results["series"]]
     # to itself it has no difference
@@ -105,7 +105,7 @@ def table(results: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
     return run_command(build_parser(), run, markdown)
 
 

@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
-    """What server/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
+    """Return what server/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
 
     Raises InputError where a codec is missing, or it has no labels to be right about.
     """
@@ -103,7 +103,7 @@ def _data_of(command: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when written, 1 with one line on stderr when not, 2 for a wrong command line."""
+    """Run the command; return 0 when written, 1 with one line on stderr when not, 2 for a wrong command line."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     path = arguments.folder / "results.json"

@@ -53,14 +53,14 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
-        """File of a (H, W, 3) uint8 BGR frame at a quality of `qualities`."""
+        """Encode a (H, W, 3) uint8 BGR frame at a quality of `qualities`."""
 
     @abstractmethod
     def decode(self, data: bytes) -> np.ndarray:
-        """(H, W, 3) uint8 BGR frame of a file; Reduced gives it at the size it was coded at."""
+        """Decode a file, (H, W, 3) uint8 BGR; Reduced gives it at the size it was coded at."""
 
     def encode_within(self, frame: np.ndarray, max_bytes: int, known: dict[int, bytes]) -> Coded:
-        """File of the highest quality that fits `max_bytes`; the lowest quality where none fits.
+        """Encode at the highest quality that fits `max_bytes`; at the lowest if none fits.
 
         `known` holds the files of this frame by quality from earlier searches, and gets those of this one.
         """
@@ -223,7 +223,7 @@ class RegionJpeg(Codec):
         return self._encoder.encode(frame, quality=quality)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Where the map is not in the file, this must follow `encode` of the same frame."""
+        """Decode a file. Its map may not be in it: call this after `encode` of the same frame."""
         return self._decoder.decode(data)
 
     def encode_within(self, frame: np.ndarray, max_bytes: int, known: dict[int, bytes]) -> Coded:
@@ -250,7 +250,7 @@ PEERS: dict[str, Callable[[], Codec]] = {
 
 
 def make_codec(name: str, model: str | None = None) -> Codec:
-    """The codec of a name in PEERS or VARIANTS.
+    """Make the codec of a name in PEERS or VARIANTS.
 
     With `@FRACTION` after it, a peer codes at that fraction of height and width; Region JPEG chooses by itself.
     `model` is as in RegionJpeg.
@@ -285,7 +285,7 @@ def _import(module: str) -> Any:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Short hash of all files of a folder: two versions of a codec never share cached results."""
+    """Return a short hash of all files of a folder: two versions of a codec never share cached results."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix not in {".pyc", ".pyi"}:

@@ -68,7 +68,7 @@ class Outcome:
 
 
 def judge(task: Task) -> list[Outcome]:
-    """Outcomes of one picture at the task's points; of the clean picture for the codec named CLEAN."""
+    """Judge one picture at the task's points; of the clean picture for the codec named CLEAN."""
     classifier = classifier_of(task.classifier, task.mean, task.std)
     frame = data.load(task.picture, task.fit, classifier.size)
     height, width = frame.shape[:2]
@@ -89,7 +89,7 @@ def judge(task: Task) -> list[Outcome]:
 
 
 def code(codec: Codec, frame: np.ndarray, point: Point, known: dict[int, bytes], name: str) -> tuple[Coded, np.ndarray]:
-    """The file of a frame at a point, and what is decoded from it at the frame's size.
+    """Code a frame at a point; return the file, and what is decoded from it at the frame's size.
 
     `known` is that of `Codec.encode_within`. Raises InputError, which names the picture, when the codec gives another
     size.
@@ -107,13 +107,13 @@ def code(codec: Codec, frame: np.ndarray, point: Point, known: dict[int, bytes],
 
 @functools.cache
 def classifier_of(source: str, mean: float | None, std: float | None) -> Classifier:
-    """`open_classifier`, once a process."""
+    """Call `open_classifier`, once a process for equal arguments."""
     return open_classifier(source, mean, std)
 
 
 @functools.cache
 def codec_of(name: str, model: str | None) -> Codec:
-    """`make_codec`, once a process."""
+    """Call `make_codec`, once a process for equal arguments."""
     return make_codec(name, model)
 
 
@@ -136,7 +136,7 @@ class Workers:
         self._stack.close()
 
     def run(self, judge: Callable[[T], R], tasks: list[T], label: str, chunk: int = 4) -> list[R]:
-        """`judge` of every task in order, under a progress bar. Raises RjpegError, also when a process died.
+        """Call `judge` for every task in order, under a progress bar. Raises RjpegError, also when a process died.
 
         `chunk` is the number of tasks that a process gets at a time.
         """
@@ -161,7 +161,7 @@ def compare(
     engine: str = "local",
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Results of every codec at its points, picture by picture, as plain values for JSON.
+    """Return the results of every codec at its points, picture by picture, as plain values for JSON.
 
     `points` gives the points by codec name; `model` is that of `make_codec`. Codecs that lack something are listed
     under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all that they depend
@@ -261,13 +261,13 @@ def _point(point: Point, rows: list[Outcome], truth: list[int]) -> dict[str, Any
 
 
 def place_in(cache: Path | None, key: dict[str, Any]) -> Path | None:
-    """Where the folder `cache` keeps what depends on all of `key`; None without a folder."""
+    """Return where the folder `cache` keeps what depends on all of `key`; None without a folder."""
     text = json.dumps(key, sort_keys=True)
     return cache and cache / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
 def recall(path: Path | None, kind: Callable[..., R]) -> list[R] | None:
-    """What `remember` kept there, rows of a data class `kind`; None when there is nothing."""
+    """Read what `remember` kept there, rows of a data class `kind`; None when there is nothing."""
     if path is None or not path.is_file():
         return None
     try:
@@ -277,7 +277,7 @@ def recall(path: Path | None, kind: Callable[..., R]) -> list[R] | None:
 
 
 def remember(path: Path | None, rows: list[Any]) -> None:
-    """Keeps rows of a data class of plain values. Raises StorageError."""
+    """Keep rows of a data class of plain values. Raises StorageError."""
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -288,12 +288,12 @@ def remember(path: Path | None, rows: list[Any]) -> None:
 
 @functools.cache
 def digest(path: Place) -> str:
-    """SHA-256 of a file in hex, read once a process."""
+    """Return the SHA-256 of a file in hex, read once a process."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def add_differences(results: dict[str, Any], reference: str) -> None:
-    """Adds to every point "difference" and "difference_error": paired, against `reference` at the same point.
+    """Add to every point "difference" and "difference_error": paired, against `reference` at the same point.
 
     Nothing is added where the reference has no such point. Raises InputError when the reference was not run.
     """

@@ -60,7 +60,7 @@ class Job:
 
 
 def varied_pictures(files: list[Path], count: int, seed: int = 0) -> list[Picture]:
-    """`count` different pictures: whole ones, crops of 224x224, crops of odd sizes and small crops in turn.
+    """Make `count` different pictures: whole ones, crops of 224x224, crops of odd sizes and small crops in turn.
 
     Every file serves before one serves twice. Raises InputError when a file cannot be read, or when the files
     are too small to give so many.
@@ -93,7 +93,7 @@ def varied_pictures(files: list[Path], count: int, seed: int = 0) -> list[Pictur
 
 
 def make_jobs(pictures: list[Picture], qualities: tuple[float, ...], seed: int = 0) -> list[Job]:
-    """Every picture at every quality; those of ordinary size also for a number of bytes."""
+    """List every picture at every quality; those of ordinary size also for a number of bytes."""
     rng = np.random.default_rng(seed)
     jobs = []
     for picture in pictures:
@@ -104,7 +104,7 @@ def make_jobs(pictures: list[Picture], qualities: tuple[float, ...], seed: int =
 
 
 def start_worker(runtime: str) -> None:
-    """Sets the TFLite runtime of a fresh process, before anything loads one."""
+    """Set the TFLite runtime of a fresh process, before anything loads one."""
     os.environ["RJPEG_RUNTIME"] = runtime
     cv2.setNumThreads(1)
 
@@ -117,7 +117,7 @@ def _coder(model: str | None) -> tuple[rjpeg.Encoder, rjpeg.Decoder]:
 
 
 def encode(job: Job, model: str | None) -> list[File]:
-    """Files of a job. A target that is out of reach gives no file."""
+    """Encode the files of a job. A target that is out of reach gives no file."""
     encoder, _ = _coder(model)
     frame = load(job.picture, "whole", (0, 0))
     asked: list[tuple[str, dict[str, Any]]] = [(f"quality {q:g}", {"quality": q}) for q in job.qualities]
@@ -144,7 +144,7 @@ def encode(job: Job, model: str | None) -> list[File]:
 
 
 def decode(jpegs: list[bytes], model: str | None) -> list[np.ndarray | str]:
-    """The map that the decoder finds in each file, or the error that it ends with."""
+    """Decode each file: the map that is found, or the error."""
     _, decoder = _coder(model)
     maps: list[np.ndarray | str] = []
     for jpeg in jpegs:
@@ -157,7 +157,7 @@ def decode(jpegs: list[bytes], model: str | None) -> list[np.ndarray | str]:
 
 
 def cross(jobs: list[Job], encoder: str, decoder: str, model: str | None, workers: int) -> dict[str, Any]:
-    """Figures of all jobs, encoded on one runtime and decoded on another.
+    """Return the figures of all jobs, encoded on one runtime and decoded on another.
 
     Raises RjpegError when a runtime or the model cannot be used.
     """
@@ -179,7 +179,7 @@ def cross(jobs: list[Job], encoder: str, decoder: str, model: str | None, worker
 
 
 def tally(jobs: list[Job], coded: list[list[File]], found: list[list[np.ndarray | str]]) -> dict[str, Any]:
-    """Counts of files, of maps that differ, of marker bytes, and how targets were met."""
+    """Add up files, maps that differ, marker bytes, and how targets were met."""
     differing = []
     for job, files, maps in zip(jobs, coded, found, strict=True):
         for file, read in zip(files, maps, strict=True):
@@ -209,7 +209,7 @@ def tally(jobs: list[Job], coded: list[list[File]], found: list[list[np.ndarray 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The figures, one column for each pair of runtimes."""
+    """Render the figures, one column for each pair of runtimes."""
 
     def percent(value: float | None, digits: int = 2) -> str:
         return "-" if value is None else f"{100 * value:.{digits}f} %"
@@ -259,7 +259,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when every map was read exactly, 1 when not or on an error, 2 for a wrong command line."""
+    """Run the command; return 0 when every map was read exactly, 1 when not or on an error, 2 for wrong usage."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

@@ -63,7 +63,7 @@ class SideMap:
         return self._quantization()
 
     def run(self, array: np.ndarray) -> np.ndarray:
-        """(1, rows, cols, channels) int8 features -> (1, rows, cols, 2) int8."""
+        """Answer (1, rows, cols, channels) int8 features -> (1, rows, cols, 2) int8."""
         rows, cols = array.shape[1:3]
         rate = int(array[0, 0, 0, -1]) + 64
         if (rows, cols, rate) not in self._answers:
@@ -76,7 +76,7 @@ class SideMap:
 
 
 def attach(source: Literal["generator", "oracle"], model: Model) -> SideMap:
-    """Puts a stand-in for one of the two in the place of the model's predictor, for both ends, and gives it.
+    """Put a stand-in in the place of the model's predictor, for both ends, and return it.
 
     Raises ImportError, which names the package, where one is missing.
     """
@@ -98,14 +98,14 @@ def attach(source: Literal["generator", "oracle"], model: Model) -> SideMap:
 
 
 def require(*packages: str) -> None:
-    """Raises ImportError for the first package that is not installed."""
+    """Raise ImportError for the first package that is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"no module {package}", name=package)
 
 
 def fingerprint() -> str:
-    """Short hash of what maps depend on besides the variant and rjpeg itself."""
+    """Return a short hash of what maps depend on besides the variant and rjpeg itself."""
     files = [Path(__file__), *(_TRAIN / f"{name}.py" for name in ("dataset", "importance", "transforms"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
@@ -143,7 +143,7 @@ class _Oracle:
         return self._sizes[size]
 
     def _answers(self, frame: np.ndarray) -> list[Any]:
-        """Every teacher's log-probabilities on the clean frame."""
+        """Return every teacher's log-probabilities on the clean frame."""
         from keras import ops
 
         from train.photos import resize

@@ -42,14 +42,14 @@ class Variant:
     side_map: Literal["generator", "oracle"] | None = None
 
     def changed(self, model: Model) -> Model:
-        """The model with the variant's values in it."""
+        """Return the model with the variant's values in it."""
         tables = self.model.get("base_tables")
         arrays = {} if tables is None else {"base_tables": tuple(np.array(table, np.float64) for table in tables)}
         leveling = model.leveling._replace(**self.leveling)
         return dataclasses.replace(model, leveling=leveling, **{**self.model, **arrays})
 
     def settings(self) -> str:
-        """All that is changed, without the name of the row."""
+        """Return all that is changed, without the name of the row."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "row"}
         return ", ".join(f"{name}={value!r}" for name, value in values.items() if value)
 

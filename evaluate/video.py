@@ -85,7 +85,7 @@ class Seen:
 
 @functools.cache
 def detector_of(path: str) -> Callable[[np.ndarray], list[Box]]:
-    """frame (H, W, 3) uint8 BGR -> boxes, best first, of the task in a file, opened once a process.
+    """Open a task file once a process: frame (H, W, 3) uint8 BGR -> boxes, best first.
 
     Raises ConfigError, ModelError as `server.task.load_task`, InputError for one that answers with anything else.
     """
@@ -102,7 +102,7 @@ def detector_of(path: str) -> Callable[[np.ndarray], list[Box]]:
 
 
 def judge(task: Task) -> list[Seen]:
-    """What is seen in one frame at the task's points."""
+    """Judge what is seen in one frame at the task's points."""
     classifier = classifier_of(task.classifier, task.mean, task.std)
     codec = codec_of(task.codec, task.model)
 
@@ -151,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """(height, width) of "WxH". Raises InputError."""
+    """Parse (height, width) of "WxH". Raises InputError."""
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise InputError(f"--sizes has {text!r}, expected WIDTHxHEIGHT in pixels")
@@ -159,7 +159,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
     check(arguments)
     if not arguments.bpp:
         raise InputError("nothing to measure: --bpp has no value")
@@ -226,7 +226,7 @@ def _seen(
     version: str,
     points: tuple[Point, ...],
 ) -> dict[Point, list[Seen]]:
-    """What is seen of all frames at every point, taken from the cache where it is there."""
+    """Return what is seen of all frames at every point, taken from the cache if it is there."""
     here = Path(__file__)
     base = {
         "classifier": identity(arguments.classifier),
@@ -255,7 +255,7 @@ def _seen(
 
 
 def _detector_identity(path: str) -> list[str]:
-    """What a detector's answers depend on."""
+    """Return what a detector's answers depend on."""
     config = read_task(path)
     return [repr(config), *([digest(Path(config.model))] if not isinstance(config, PythonTask) else [])]
 
@@ -295,12 +295,12 @@ def _mean_of_any(values: list[list[bool]]) -> tuple[float, float]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity; None is the error of a single frame, or the mean of no tiles."""
+    """Replace infinity, which JSON does not have: None is the error of a single frame, or the mean of no tiles."""
     return value if math.isfinite(value) else None
 
 
 def _add_differences(results: dict[str, Any], reference: str) -> None:
-    """Adds to every point the paired difference to the reference at the same size and rate, frame by frame."""
+    """Add to every point the paired difference to the reference at the same size and rate, frame by frame."""
     other = {
         (series["size"], point["value"]): point
         for series in results["series"]
@@ -324,7 +324,7 @@ def _add_differences(results: dict[str, Any], reference: str) -> None:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Tables of agreement and divergence by codec and rate, for every size."""
+    """Render tables of agreement and divergence by codec and rate, for every size."""
     size = results["classifier"]["size"]
     reference = results.get("reference")
     about = (
@@ -361,13 +361,13 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, Any], size: str) -> list[str]:
-    """Lines of the table of agreement at one size, to be pasted elsewhere."""
+    """Render the lines of the table of agreement at one size, to be pasted elsewhere."""
     rows = [series for series in results["series"] if series["size"] == size]
     return report.rate_table(rows, _rates(results))
 
 
 def sure_table(results: dict[str, Any], size: str) -> list[str]:
-    """The same on the tiles in which the classifier sees something."""
+    """Render the table for the tiles in which the classifier sees something."""
     return _figures(
         results,
         size,
@@ -376,7 +376,7 @@ def sure_table(results: dict[str, Any], size: str) -> list[str]:
 
 
 def divergence_table(results: dict[str, Any], size: str) -> list[str]:
-    """The same of the KL divergence."""
+    """Render the table of the KL divergence."""
     return _figures(
         results,
         size,
@@ -385,7 +385,7 @@ def divergence_table(results: dict[str, Any], size: str) -> list[str]:
 
 
 def detection_table(results: dict[str, Any], size: str) -> list[str]:
-    """The same of the detector's boxes."""
+    """Render the table of the detector's boxes."""
     return _figures(
         results,
         size,
@@ -394,7 +394,7 @@ def detection_table(results: dict[str, Any], size: str) -> list[str]:
 
 
 def _figures(results: dict[str, Any], size: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:
-    """Lines of a table of something by codec and rate."""
+    """Render the lines of a table of something by codec and rate."""
     lines = report.header(["codec", *(f"{rate:g} bpp" for rate in _rates(results))])
     for series in results["series"]:
         if series["size"] == size:
@@ -407,7 +407,7 @@ def _rates(results: dict[str, Any]) -> list[float]:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Agreement against mean bpp with standard errors, one panel a size."""
+    """Plot agreement against mean bpp with standard errors, one panel a size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -430,7 +430,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
     return run_command(build_parser(), run, markdown)
 
 

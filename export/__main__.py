@@ -106,7 +106,7 @@ def export(
 
 
 def check_budgets(contents: dict[str, bytes], macs: dict[str, int]) -> None:
-    """Raises ExportError for a network that is too large or too slow for a device."""
+    """Raise ExportError for a network that is too large or too slow for a device."""
     for name, (max_bytes, max_macs) in BUDGETS.items():
         if len(contents[name]) > max_bytes:
             raise ExportError(f"{name}: file has {len(contents[name])} bytes, the budget is {max_bytes}")
@@ -115,7 +115,7 @@ def check_budgets(contents: dict[str, bytes], macs: dict[str, int]) -> None:
 
 
 def check_parity(figures: dict[str, float]) -> None:
-    """Raises ExportError for figures of `parity.compare` that are out of bounds."""
+    """Raise ExportError for figures of `parity.compare` that are out of bounds."""
     if figures["levels_equal"] < MIN_EQUAL:
         raise ExportError(f"int8: {figures['levels_equal']:.1%} of the levels equal float's, expected {MIN_EQUAL:.1%}")
     if figures["levels_within_1"] < MIN_WITHIN_1:
@@ -160,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def print_table(manifest: dict[str, Any]) -> None:
+    """Print a row for each network, and the figures of int8 beside float."""
     rows = [("", "bytes", "MACs/region", "input scale", "output scale")]
     for name in filter(manifest.get, ("generator", "predictor", "restorer")):
         part = manifest[name]

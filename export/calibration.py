@@ -21,7 +21,7 @@ QUALITIES = (5, 12, 25, 50, 80)
 
 
 def read_pictures(folder: Path, use: str) -> list[NDArray[np.uint8]]:
-    """The (H, W, 3) BGR pictures of a folder's manifest for a use, "calibration" or "evaluation".
+    """Read the (H, W, 3) BGR pictures of a folder's manifest for a use, "calibration" or "evaluation".
 
     Raises InputError if there are none, StorageError if the manifest or a picture can't be read.
     """
@@ -41,7 +41,7 @@ def read_pictures(folder: Path, use: str) -> list[NDArray[np.uint8]]:
 def features_of(
     pictures: list[NDArray[np.uint8]], settings: CodecConfig
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """(generator's, predictor's) features of every picture, at sizes and qualities in turn."""
+    """Yield the (generator's, predictor's) features of every picture, at sizes and qualities in turn."""
     luma_base, chroma_base = (np.array(table) for table in (settings.base_tables.luma, settings.base_tables.chroma))
     center = 2.0 ** (settings.center_levels[0] / settings.levels_per_octave)
     for number, picture in enumerate(pictures):
@@ -62,7 +62,7 @@ def features_of(
 
 
 def restoration_features_of(pictures: list[NDArray[np.uint8]], model: Model) -> list[NDArray[np.float32]]:
-    """The restorer's features of every picture, coded with the model at sizes and qualities in turn."""
+    """Return the restorer's features of every picture, coded with the model at sizes and qualities in turn."""
     encoder = Encoder(model)
     features = []
     for number, picture in enumerate(pictures):

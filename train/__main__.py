@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
-    """["a.b=1"] -> {"a.b": 1}, values read as YAML. Raises ConfigError."""
+    """Parse ["a.b=1"] into {"a.b": 1}, values read as YAML. Raises ConfigError."""
     overrides: dict[str, object] = {}
     for text in texts:
         key, separator, value = text.partition("=")

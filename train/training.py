@@ -164,7 +164,7 @@ def _note_speed(stages: Path, stage: str, pictures: int, seconds: float, workers
 
 
 def _speeds(stages: Path) -> dict[str, float]:
-    """Pictures per second of every stage."""
+    """Return the pictures per second of every stage."""
     path = stages / "speed.json"
     speed = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return {stage: round(pictures / seconds, 1) for stage, (pictures, seconds) in speed.items()}
@@ -190,7 +190,7 @@ def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
 
 
 def _between_teachers(crops: list[Crops], window: int) -> list[float] | None:
-    """Correlation [luma, chroma] of one teacher's importance with the mean of the others': what regression is up to."""
+    """Correlate one teacher's importance with the mean of the others', [luma, chroma]: what regression is up to."""
     count = crops[0].teachers.shape[1] if crops else 0
     if count < 2:
         return None
@@ -208,7 +208,7 @@ def _between_teachers(crops: list[Crops], window: int) -> list[float] | None:
 
 
 def schedule(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A short linear rise, then a cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
+    """Make the learning rates: a short linear rise, then a cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
     warm_up = max(1, min(200, steps // 10))
     return keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up

@@ -56,7 +56,7 @@ MEAN_STEP = float(ANNEX_K.mean())
 
 
 def table_of(name: str) -> NDArray[np.float64]:
-    """A base table (64,) with the mean of Annex K's. Raises InputError for an unknown name."""
+    """Make a base table (64,) with the mean of Annex K's. Raises InputError for an unknown name."""
     shapes = {"annex_k": ANNEX_K, "robidoux": ROBIDOUX, "flat": np.ones(64)}
     if name.startswith("mix:"):
         table = ROBIDOUX ** (1 - float(name[4:]))
@@ -83,7 +83,7 @@ class Setting:
 
 
 def changed(model: rjpeg.Model, text: str) -> Setting:
-    """The setting that `text`, NAME=VALUE joined by commas, makes of a model. Raises InputError."""
+    """Change a model as `text` says, NAME=VALUE joined by commas. Raises InputError."""
     setting = Setting(text, model)
     for change in filter(None, text.split(",")):
         name, _, value = change.partition("=")
@@ -126,7 +126,7 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
 
 
 def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDArray[np.uint8], int]:
-    """The picture (BGR) after coding to at most `bpp` and decoding, and the file's bytes."""
+    """Code a picture (BGR) to at most `bpp`; return it decoded, and the file's bytes."""
     size = None
     if setting.size is not None:
         size = coding_size_of((picture.shape[0], picture.shape[1]), setting.size)
@@ -136,7 +136,7 @@ def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDA
 
 
 def scenes_of(kind: str, folder: Path, names: Sequence[str]) -> list[NDArray[np.uint8]]:
-    """RGB frames of some photos: 224x224, or 448x672 of tiles that size. Photos that fill no mosaic are left out."""
+    """Make RGB frames of photos: 224x224, or 448x672 of tiles that size. Photos that fill no mosaic are left out."""
     rows, cols = TILES[kind]
     if kind == "enlarged":
         return [cover(read_photo(folder / name), rows * SIZE, cols * SIZE) for name in names]

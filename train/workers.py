@@ -105,7 +105,7 @@ def join(patience: float = 1800.0) -> Workers:
 
 
 def share(workers: Workers, items: Any) -> np.ndarray:
-    """This worker's entries of an array. All workers get equally many: some entries twice if they don't divide."""
+    """Return this worker's entries of an array. All get equally many: some entries twice if they don't divide."""
     length = -(-len(items) // workers.count)
     return np.resize(items, length * workers.count)[workers.index :: workers.count]
 
@@ -142,12 +142,12 @@ def agree(workers: Workers, value: int, what: str) -> None:
 
 
 def digest(network: keras.Model) -> str:
-    """SHA-256 (hex) of the network's weights."""
+    """Return the SHA-256 (hex) of the network's weights."""
     return hashlib.sha256(b"".join(np.ascontiguousarray(w).tobytes() for w in network.get_weights())).hexdigest()
 
 
 def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
-    """(inputs, targets) -> loss; trains a compiled model on one batch, of which every worker has its share.
+    """Make (inputs, targets) -> loss, which trains a compiled model on a batch of which every worker has its share.
 
     All workers have to see batches of the same shapes in the same order. Raises WorkerError when one is lost.
     """
@@ -188,7 +188,7 @@ def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
-    """function(item) of all items in order, each computed in a thread while the one before it is in use."""
+    """Yield function(item) of all items in order, each computed in a thread while the one before it is in use."""
     pool = concurrent.futures.ThreadPoolExecutor(1)
     waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     try:
