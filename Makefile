@@ -8,7 +8,6 @@ PYTHON     ?=
 DATA       ?=
 CLASSIFIER ?=
 DETECTOR   ?=
-PHOTOS     ?=
 VIDEO      ?=
 TEACHER    ?=
 OUT        ?=
@@ -37,7 +36,6 @@ help: ## list the targets
 		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
 		'  DETECTOR=FILE    task file of a detector that eval-video asks, too (docs/task.md)' \
-		'  PHOTOS=FOLDER    training photographs, for the one row of ablation that trains a network' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video; any video, for arm64' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
 		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, bundle and bench write' \
@@ -68,8 +66,8 @@ restorer: .venv-dev/.ready ## train the restorer of an exported model, into its 
 eval: .venv-dev/.ready ## accuracy against bytes, beside other codecs [DATA=FOLDER] [CLASSIFIER=FILE]
 	$(dev_python) -m evaluate $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
 
-ablation: .venv-dev/.ready ## what every part is worth, left out or changed in turn [DATA=FOLDER] [CLASSIFIER=FILE] [PHOTOS=FOLDER]
-	$(dev_python) -m evaluate.ablation $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--photos,$(PHOTOS)) $(call flag,--out,$(OUT)) $(ARGS)
+ablation: .venv-dev/.ready ## what every part is worth, left out or changed in turn [DATA=FOLDER] [CLASSIFIER=FILE]
+	$(dev_python) -m evaluate.ablation $(call flag,--data,$(DATA)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other sizes: VIDEO=FILE [CLASSIFIER=FILE] [DETECTOR=FILE]
 	$(dev_python) -m evaluate.video $(call flag,--video,$(VIDEO)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--detector,$(DETECTOR)) $(call flag,--out,$(OUT)) $(ARGS)

@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -88,7 +89,7 @@ print(imported - start, first - ready, peak / 1024)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of a WIDTHxHEIGHT. Raises InputError."""
+    """Parse (height, width) of a WIDTHxHEIGHT. Raises InputError."""
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise InputError(f"size {text!r} must be WIDTHxHEIGHT in pixels, such as 640x480")
@@ -96,7 +97,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_pictures(folder: Path) -> list[np.ndarray]:
-    """The photographs of calibration_data, (H, W, 3) uint8 BGR. Raises InputError when there are none."""
+    """Read the photographs of calibration_data, (H, W, 3) uint8 BGR. Raises InputError when there are none."""
     try:
         entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["pictures"]
         pictures = [cv2.imread(str(folder / entry["file"])) for entry in entries]
@@ -108,7 +109,7 @@ def read_pictures(folder: Path) -> list[np.ndarray]:
 
 
 def compose(pictures: list[np.ndarray], height: int, width: int, first: int) -> np.ndarray:
-    """A (height, width, 3) frame: the center of a picture, or of several side by side where none is large enough.
+    """Compose a (height, width, 3) frame: the center of a picture, or of several side by side if none is large enough.
 
     Unlike an enlarged picture this has the detail per pixel of a photograph. `first` is the picture to begin with
     among those that will do.
@@ -128,13 +129,13 @@ def compose(pictures: list[np.ndarray], height: int, width: int, first: int) -> 
 
 
 def tiles(frame: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """All (height, width, 3) that lie side by side in a frame of at least that size."""
+    """Cut out all (height, width, 3) that lie side by side in a frame of at least that size."""
     tops, lefts = range(0, frame.shape[0] - height + 1, height), range(0, frame.shape[1] - width + 1, width)
     return [np.ascontiguousarray(frame[top : top + height, left : left + width]) for top in tops for left in lefts]
 
 
 def equal_quality(frame: np.ndarray, size: int) -> int:
-    """The quality at which OpenCV's file of a frame comes nearest to a size in bytes."""
+    """Find the quality at which OpenCV's file of a frame comes nearest to a size in bytes."""
 
     def distance(quality: int) -> int:
         return abs(len(opencv_encode(frame, quality)) - size)
@@ -143,12 +144,12 @@ def equal_quality(frame: np.ndarray, size: int) -> int:
 
 
 def opencv_encode(frame: np.ndarray, quality: int) -> bytes:
-    """OpenCV's JPEG with optimized Huffman tables, 4:2:0."""
+    """Encode with OpenCV: JPEG with optimized Huffman tables, 4:2:0."""
     return bytes(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality, *OPENCV_OPTIONS])[1])
 
 
 def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str | None, label: str) -> dict[str, Any]:
-    """Median milliseconds of every operation and of its stages, and mean bytes, over frames of one size."""
+    """Measure median milliseconds of every operation and its stages, and mean bytes, over frames of one size."""
     encoder, decoder = rjpeg.Encoder(model, threads=1), rjpeg.Decoder(model)
     restorer = rjpeg.Decoder(model, restore=True) if "restorer" in decoder.model.manifest else None
     coded = [encoder.encode_with_details(frame, quality=quality) for frame in frames]
@@ -237,7 +238,7 @@ def pixel_costs(
     repeats: int,
     model: str | None,
 ) -> dict[str, float]:
-    """Nanoseconds a pixel that `encode` takes at every size, by its WIDTHxHEIGHT.
+    """Return the nanoseconds a pixel that `encode` takes at every size, by its WIDTHxHEIGHT.
 
     Of every size there are all tiles of the same `count` frames, so that their content is alike, coded one after
     another. Sizes take turns, so that whatever else the machine does falls on all of them alike; the least of `repeats`
@@ -260,13 +261,13 @@ def pixel_costs(
 
 
 def _map_for(frame: np.ndarray, details: rjpeg.EncodedFrame) -> np.ndarray:
-    """A map on the frame's own grid: the one that was coded, where that was at the frame's size."""
+    """Return a map on the frame's own grid: the one that was coded, if that was at the frame's size."""
     grid = (-(-frame.shape[0] // codec.REGION), -(-frame.shape[1] // codec.REGION), 2)
     return details.quality_map if details.quality_map.shape == grid else np.zeros(grid, np.uint8)
 
 
 def first_frame(height: int, width: int, model: str | None) -> dict[str, float]:
-    """Seconds of a new process to import and to code its first frame, and the megabytes that it takes (peak)."""
+    """Measure seconds of a new process to import and code its first frame, and the megabytes that it takes (peak)."""
     command = [sys.executable, "-c", _FIRST_FRAME, str(height), str(width), model or ""]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
     if done.returncode != 0:
@@ -275,14 +276,14 @@ def first_frame(height: int, width: int, model: str | None) -> dict[str, float]:
     return {"import_seconds": imported, "first_frame_seconds": first, "peak_megabytes": megabytes}
 
 
-def without_networks(row: dict[str, Any], operation: str = ENCODE) -> float:
-    """Milliseconds of an operation less those of its two networks."""
-    of_networks = (row["stages"][operation].get(stage, 0.0) for stage in NETWORKS)
-    return float(row["milliseconds"][operation] - sum(of_networks))
+def without_networks(row: dict[str, Any]) -> float:
+    """Return milliseconds of encoding less those of its two networks."""
+    of_networks = (row["stages"][ENCODE].get(stage, 0.0) for stage in NETWORKS)
+    return float(row["milliseconds"][ENCODE] - sum(of_networks))
 
 
 def budgets(results: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """(what, found, below what it should be)."""
+    """List (what, found, below what it should be)."""
     lines = []
     for row in results["sizes"]:
         if row["size"] != BUDGET_SIZE:
@@ -310,7 +311,7 @@ def _ends(results: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the times were taken on; null where the system does not tell."""
+    """Return what the times were taken on; null if the system does not tell."""
     board, processor = Path("/proc/device-tree/model"), platform.processor() or platform.machine()
     if board.is_file():
         processor = board.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
@@ -335,13 +336,13 @@ def machine() -> dict[str, Any]:
 
 
 def temperature() -> float | None:
-    """Of the processor, degrees Celsius."""
+    """Return the processor's temperature, degrees Celsius."""
     line = _line("/sys/class/thermal/thermal_zone0/temp")
     return int(line) / 1000 if line is not None and line.lstrip("-").isdecimal() else None
 
 
 def _system() -> str:
-    """Distribution, kernel and architecture."""
+    """Return the distribution, kernel and architecture."""
     try:
         name = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
@@ -364,7 +365,7 @@ def _version(module: str) -> str | None:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Times in Markdown: totals with their ratio to OpenCV, then the stages."""
+    """Render the times in Markdown: totals with their ratio to OpenCV, then the stages."""
     on = results["machine"]
     lines = [
         f"{on['processor']}, Python {on['python']}, OpenCV {on['opencv']}, {on['runtime']}.",
@@ -398,15 +399,15 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Encode and decode times of Region JPEG by stage, beside cv2.imencode with optimized Huffman "
         "tables at equal bytes and cv2.imdecode, one thread each, on the pictures of calibration_data.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = result.add_argument
+    add = parser.add_argument
     add("--sizes", nargs="+", default=list(SIZES), metavar="WIDTHxHEIGHT", help="frame sizes")
     add("--quality", type=float, default=50.0, metavar="Q", help=f"1..100; the target is {TARGET_SHARE:g} of its bytes")
     add("--frames", type=int, default=6, metavar="N", help="frames of each size")
@@ -414,11 +415,11 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="DIR", help="model folder; the shipped one if not given")
     add("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="folder for results.json and results.md")
     add("--json", action="store_true", help="print JSON in place of the table")
-    return result
+    return parser
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures as the command line says and writes the files. Raises RjpegError."""
+    """Measure as the command line says and write the files. Raises RjpegError."""
     if arguments.frames < 1 or arguments.repeats < 1:
         raise InputError("--frames and --repeats must be at least 1")
     sizes = [parse_size(text) for text in arguments.sizes]
@@ -448,9 +449,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    arguments = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
+    arguments = build_parser().parse_args(argv)
     cv2.setNumThreads(1)
     try:
         results = run(arguments)

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ _REPEATS = 2
 
 
 def operations(frame: np.ndarray, quality: float, map_quality: float, peer_quality: float) -> dict[str, Callable]:
-    """What is counted, by name, for a (H, W, 3) uint8 BGR frame; the given map is one level throughout."""
+    """Return what is counted, by name, for a (H, W, 3) uint8 BGR frame; the given map is one level throughout."""
     encoder, decoder = rjpeg.Encoder(threads=1), rjpeg.Decoder()
     levels = one_level(frame)
     ours = encoder.encode(frame, quality)
@@ -59,12 +59,12 @@ def operations(frame: np.ndarray, quality: float, map_quality: float, peer_quali
 
 
 def one_level(frame: np.ndarray) -> np.ndarray:
-    """A map of level 0 for a frame."""
+    """Return a map of level 0 for a frame."""
     return np.zeros((-(-frame.shape[0] // 16), -(-frame.shape[1] // 16), 2), np.uint8)
 
 
 def call(path: str, name: str, calls: int) -> None:
-    """In a process that is counted: prepares everything, and calls an operation so many times more."""
+    """Prepare everything and call an operation so many times more, in a process that is counted."""
     cv2.setNumThreads(1)
     with np.load(path) as given:
         prepared = operations(given["frame"], *given["qualities"])
@@ -76,7 +76,7 @@ def call(path: str, name: str, calls: int) -> None:
 
 
 def collected(valgrind: str, path: Path, name: str, calls: int) -> int:
-    """Instructions of a process that does `call`. Raises InputError where Valgrind does not count them."""
+    """Count the instructions of a process that does `call`. Raises InputError if Valgrind does not count them."""
     program = "import sys; from benchmarks.instructions import call; call(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
     command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", program]
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -97,7 +97,7 @@ def collected(valgrind: str, path: Path, name: str, calls: int) -> int:
 
 
 def count(frame: np.ndarray, quality: float, valgrind: str, names: list[str]) -> dict[str, float]:
-    """Instructions of one call of every operation in `names`, OpenCV's at the bytes of `encode`."""
+    """Count the instructions of one call of every operation in `names`, OpenCV's at the bytes of `encode`."""
     encoder = rjpeg.Encoder(threads=1)
     size = len(encoder.encode(frame, quality))
     peer_quality = equal_quality(frame, size)
@@ -116,7 +116,7 @@ def count(frame: np.ndarray, quality: float, valgrind: str, names: list[str]) ->
 
 
 def table(results: dict[str, Any]) -> str:
-    """Instructions in Markdown."""
+    """Render instructions in Markdown."""
     lines = [
         f"{results['size']}, quality {results['quality']:g}, instructions by Callgrind, one thread.",
         "",
@@ -132,8 +132,8 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Exit status: 0 when counted or without Valgrind, 1 with one line on stderr, 2 for a wrong command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.instructions",
         description="Instructions of encoding and decoding a frame, counted by Valgrind, beside OpenCV's.",
@@ -143,7 +143,12 @@ def main() -> int:
     parser.add_argument("--quality", type=float, default=50.0, metavar="Q", help="1..100")
     parser.add_argument("--operations", nargs="+", choices=(*PEERS, *PEERS.values()), help="all if not given")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 when counted or without Valgrind, 1 with one line on stderr, 2 for wrong usage."""
+    arguments = build_parser().parse_args(argv)
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         print("skipped: valgrind is not installed (Debian: apt-get install valgrind)", file=sys.stderr)

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMAT = 1
-MOST_CAMERAS = 16
+MAX_CAMERAS = 16
 """Of one `capture.py`."""
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -99,7 +99,7 @@ class Fleet:
 
 
 def key_of(record: dict[str, Any]) -> Key:
-    """What tells a frame from all others."""
+    """Return what tells a frame from all others."""
     return record["camera"], record["sequence"], record["capture_time"]
 
 
@@ -110,8 +110,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
         service = start(stack, "service", service_command(settings, folder), folder)
         url = wait_for_address(service, folder / "service.log")
         fleet, cameras, listeners = Fleet(), [], []
-        for number, first in enumerate(range(0, settings.cameras, MOST_CAMERAS)):
-            count = min(MOST_CAMERAS, settings.cameras - first)
+        for number, first in enumerate(range(0, settings.cameras, MAX_CAMERAS)):
+            count = min(MAX_CAMERAS, settings.cameras - first)
             command = capture_command(settings, folder, url, number, first, count)
             process = start(stack, f"capture-{number}", command, folder, piped=True)
             listener = threading.Thread(target=fleet.listen, args=[process.stdout])
@@ -171,18 +171,19 @@ def compare(fleet: Fleet, stored: Sequence[Frame], counted: dict[str, int]) -> d
 
 
 def passed(report: dict[str, Any]) -> bool:
-    """Whether the database has everything, once."""
+    """Tell whether the database has everything, once."""
     return not any(report[what] for what in ("lost", "changed", "twice", "miscounted"))
 
 
 def service_command(settings: Settings, folder: Path) -> list[str]:
+    """Return the command of the service, without the Python that runs it."""
     command = ["-m", "server", "--listen", "127.0.0.1:0", "--data", str(folder / "data"), "--log-level", "error"]
     command += [] if settings.workers is None else ["--workers", str(settings.workers)]
     return command + ([] if settings.task is None else ["--task", str(Path(settings.task).resolve())])
 
 
 def capture_command(settings: Settings, folder: Path, url: str, number: int, first: int, count: int) -> list[str]:
-    """`device/capture.py` with cameras `first` to `first + count`, its configuration and its film."""
+    """Return `device/capture.py` with cameras `first` to `first + count`, its configuration and its film."""
     film = folder / f"film-{number}.avi"
     record(film, settings, f"film {number}")
     camera = {"source": str(film), "live": True, "fps": settings.fps, "stall_seconds": max(10.0, 5 / settings.fps)}
@@ -201,7 +202,7 @@ def capture_command(settings: Settings, folder: Path, url: str, number: int, fir
 
 
 def record(path: Path, settings: Settings, name: str) -> None:
-    """A film of FILM_FRAMES at the cameras' speed, of the sample source. Raises StorageError."""
+    """Record a film of FILM_FRAMES at the cameras' speed, of the sample source. Raises StorageError."""
     width, height = map(int, settings.size.split("x"))
     source = SampleSource(name, (width, height), settings.fps)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), settings.fps, (width, height))
@@ -215,7 +216,7 @@ def record(path: Path, settings: Settings, name: str) -> None:
 def start(
     stack: ExitStack, name: str, command: Sequence[str], folder: Path, *, piped: bool = False
 ) -> subprocess.Popen[str]:
-    """A program of ours as a process that is gone when the stack is; its messages go to {name}.log."""
+    """Start a program of ours as a process that is gone when the stack is; its messages go to {name}.log."""
     log = stack.enter_context((folder / f"{name}.log").open("w", encoding="utf-8"))
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -244,7 +245,7 @@ def start(
 
 
 def wait_for_address(service: subprocess.Popen[str], log: Path) -> str:
-    """The URL that the service announces. Raises DeliveryError where it doesn't."""
+    """Wait for the URL that the service announces. Raises DeliveryError if it doesn't."""
     deadline = time.monotonic() + START_SECONDS
     while (found := re.search(r"^listening on (\S+)$", text := log.read_text("utf-8"), re.MULTILINE)) is None:
         if service.poll() is not None or time.monotonic() > deadline:
@@ -264,12 +265,13 @@ def wait_until(condition: Any, cameras: Sequence[Any], service: subprocess.Popen
 
 
 def cameras_of(fleet: Fleet) -> int:
+    """Count the cameras of which a frame was acknowledged."""
     with fleet.lock:
         return len({camera for camera, *_ in fleet.acknowledged})
 
 
 def check_running(processes: Sequence[subprocess.Popen[str]], folder: Path) -> None:
-    """Raises DeliveryError where one has ended."""
+    """Raise DeliveryError if one has ended."""
     for process in processes:
         if process.poll() is not None:
             logs = [f"{path.stem}: {text}" for path in sorted(folder.glob("*.log")) if (text := last_line(path))]
@@ -277,13 +279,14 @@ def check_running(processes: Sequence[subprocess.Popen[str]], folder: Path) -> N
 
 
 def last_line(path: Path) -> str:
+    """Return the last line of a log, "" if it has none."""
     return (path.read_text("utf-8", errors="replace").strip().splitlines() or [""])[-1]
 
 
 def watch(
     service: subprocess.Popen[str], cameras: Sequence[subprocess.Popen[str]], seconds: float, folder: Path
 ) -> list[dict[str, float]]:
-    """CPU seconds so far and resident megabytes of the service, every second."""
+    """Watch CPU seconds so far and resident megabytes of the service, every second."""
     samples = []
     begin = time.monotonic()
     with tqdm(total=round(seconds), unit="s", disable=None) as bar:
@@ -301,7 +304,7 @@ def watch(
 
 
 def memory(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Megabytes, averaged over WINDOWS, the largest, and the growth over the second half."""
+    """Return megabytes, averaged over WINDOWS, the largest, and the growth over the second half."""
     whole = samples[-1]["time"]
 
     def mean(begin: float, end: float) -> float:
@@ -317,7 +320,7 @@ def memory(samples: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def processes(pid: int) -> Iterator[int]:
-    """A process and those that it started, and they."""
+    """Find a process, those that it started, and those that they started."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -329,7 +332,7 @@ def processes(pid: int) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process; 0 where it has ended."""
+    """Return user and system time of a process; 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -338,7 +341,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM; 0 where it has ended."""
+    """Return the memory of a process that is in RAM; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -346,14 +349,14 @@ def resident_bytes(pid: int) -> int:
 
 
 def answers_of(url: str) -> dict[str, int]:
-    """How often the service gave which answer to frames, by status."""
+    """Count how often the service gave which answer to frames, by status."""
     text = requests.get(f"{url}/metrics", timeout=30).text
     pattern = r'^rjpeg_http_answers_total\{method="POST",status="(\d+)"\} (\S+)$'
     return {status: round(float(count)) for status, count in re.findall(pattern, text, re.MULTILINE)}
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
-    """Milliseconds; None where there are none."""
+    """Return percentiles in milliseconds; None if there are none."""
     if not seconds:
         return None
     p50, p90, p99 = np.percentile(seconds, [50, 90, 99])
@@ -361,7 +364,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Return what the load ran on."""
     try:
         cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -375,7 +378,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report in a few lines."""
+    """Render the report in a few lines."""
 
     def times(values: dict[str, float] | None) -> str:
         if values is None:
@@ -403,63 +406,70 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(f"{name + ':':28}{text}" for name, text in lines.items())
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.load",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--cameras", type=int, default=50, metavar="N", help="(default: %(default)s)")
-    p.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
-    p.add_argument("--fps", type=float, default=0.5, help="frames a second of each camera (default: %(default)s)")
-    p.add_argument("--size", default="640x480", metavar="WxH", help="of frames (default: %(default)s)")
-    p.add_argument("--quality", type=float, default=50.0, help="of frames, 1 to 100 (default: %(default)s)")
-    p.add_argument("--policy", choices=["live", "record"], default="live", help="(default: %(default)s)")
-    p.add_argument("--workers", type=int, metavar="N", help="of the service (default: as the service has it)")
-    p.add_argument("--task", metavar="FILE", help="of the service (default: none)")
-    p.add_argument(
+    parser.add_argument("--cameras", type=int, default=50, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
+    parser.add_argument("--fps", type=float, default=0.5, help="frames a second of each camera (default: %(default)s)")
+    parser.add_argument("--size", default="640x480", metavar="WxH", help="of frames (default: %(default)s)")
+    parser.add_argument("--quality", type=float, default=50.0, help="of frames, 1 to 100 (default: %(default)s)")
+    parser.add_argument("--policy", choices=["live", "record"], default="live", help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, metavar="N", help="of the service (default: as the service has it)")
+    parser.add_argument("--task", metavar="FILE", help="of the service (default: none)")
+    parser.add_argument(
         "--work", type=Path, metavar="FOLDER", help="new one, for films, frames and logs (default: one that is deleted)"
     )
-    p.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    p.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there, too (default: nowhere)")
-    return p
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there, too (default: nowhere)")
+    return parser
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """What the flags ask for. Raises InputError."""
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Check the flags and return what they ask for. Raises InputError."""
     for name, value, least, most in (
-        ("cameras", args.cameras, 1, 1000),
-        ("minutes", args.minutes, 0.05, 1440),
-        ("fps", args.fps, 0.1, 120),
-        ("quality", args.quality, 1, 100),
+        ("cameras", arguments.cameras, 1, 1000),
+        ("minutes", arguments.minutes, 0.05, 1440),
+        ("fps", arguments.fps, 0.1, 120),
+        ("quality", arguments.quality, 1, 100),
     ):
         if not least <= value <= most:
             raise InputError(f"--{name} is {value:g}, expected {least:g} to {most:g}")
-    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", args.size):
-        raise InputError(f"--size is {args.size!r}, expected WIDTHxHEIGHT such as 640x480")
+    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", arguments.size):
+        raise InputError(f"--size is {arguments.size!r}, expected WIDTHxHEIGHT such as 640x480")
     return Settings(
-        args.cameras, 60 * args.minutes, args.fps, args.size, args.quality, args.policy, args.workers, args.task
+        arguments.cameras,
+        60 * arguments.minutes,
+        arguments.fps,
+        arguments.size,
+        arguments.quality,
+        arguments.policy,
+        arguments.workers,
+        arguments.task,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 where frames are lost or a program fails, 130 when interrupted."""
-    args = parser().parse_args(argv)
+    """Run the command; return 0, 1 where frames are lost or a program fails, 130 when interrupted."""
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # children are ended on the way out
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        settings = settings_of(args)
-        if args.work is not None:
-            args.work.mkdir(parents=True)
+        settings = settings_of(arguments)
+        if arguments.work is not None:
+            arguments.work.mkdir(parents=True)
         with ExitStack() as stack:
-            folder = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
+            folder = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
             report = run(settings, folder.resolve())
         text = json.dumps(report, indent=1)
-        if args.out is not None:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(text + "\n", encoding="utf-8")
+        if arguments.out is not None:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(text + "\n", encoding="utf-8")
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -468,7 +478,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(text if args.json else table(report))
+    print(text if arguments.json else table(report))
     if not passed(report):
         print("error: the database does not have what cameras were told it has", file=sys.stderr)
         return 1

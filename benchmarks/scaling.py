@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,14 +70,14 @@ class Assumptions(msgspec.Struct, forbid_unknown_fields=True):
     gigabyte_sent_cellular: NotNegative = 0.5
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling",
         description=__doc__.partition("\n\n")[0] if __doc__ else None,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = result.add_argument
+    add = parser.add_argument
     add("--size", default="640x480", metavar="WxH", help="of the frames")
     add("--bpp", type=float, default=0.38, metavar="RATE", help="bits per pixel of the files, at most")
     add("--frames", type=int, default=200, metavar="N", help="files that each engine decodes in a round")
@@ -87,11 +87,11 @@ def parser() -> argparse.ArgumentParser:
     add("--assumptions", default=str(ASSUMPTIONS), metavar="FILE", help="YAML, as benchmarks/scaling.yaml")
     add("--out", type=Path, default=Path("out/scaling"), metavar="FOLDER", help="for results.json and results.md")
     add("--json", action="store_true", help="print the results as JSON in place of the tables")
-    return result
+    return parser
 
 
 def read_assumptions(path: str) -> Assumptions:
-    """Raises ConfigError, which names the key."""
+    """Read the assumptions. Raises ConfigError, which names the key."""
     values = read_yaml(path, "assumptions")
     try:
         return msgspec.convert({} if values is None else values, Assumptions)
@@ -100,7 +100,7 @@ def read_assumptions(path: str) -> Assumptions:
 
 
 def write_frames(folder: Path, height: int, width: int, bpp: float, count: int) -> tuple[list[Path], list[Path]]:
-    """Files of `count` different frames: as Region JPEG within a rate, and as plain JPEG of about the same bytes."""
+    """Write `count` different frames: as Region JPEG within a rate, and as plain JPEG of about the same bytes."""
     pictures = read_pictures(CALIBRATION_DATA)
     encoder = rjpeg.Encoder(threads=1)
     target = int(bpp * height * width / 8)
@@ -119,16 +119,15 @@ def write_frames(folder: Path, height: int, width: int, bpp: float, count: int) 
 
 
 def jobs_of(files: list[Path], *, restore: bool = False) -> list[Job]:
-    """Jobs that decode files and write nothing, as the service does."""
+    """Make jobs that decode files and write nothing, as the service does."""
     options = Options(
         model=None, max_bytes=2**23, max_pixels=2**26, restore=restore, form="png", keep_jpeg=False, task=None,
-        labels=None, task_range=None,
     )  # fmt: skip
     return [Job(str(path), None, options) for path in files]
 
 
 def measure_engine(name: str, workers: int, jobs: list[Job]) -> dict[str, float]:
-    """Frames a second and processor milliseconds a frame, and the seconds until all its processes had done work."""
+    """Measure frames a second, processor milliseconds a frame, and seconds until all its processes had done work."""
     started = time.perf_counter()
     with open_engine(name, workers) as engine:
         seen: set[int] = set()
@@ -153,7 +152,7 @@ def measure_engine(name: str, workers: int, jobs: list[Job]) -> dict[str, float]
 
 
 def measure_here(work: Callable[[Job], tuple[float, Any]], jobs: list[Job]) -> float:
-    """Processor milliseconds of a file's work, in this process."""
+    """Measure processor milliseconds of a file's work, in this process."""
     with open_engine("local", 1) as engine:
         list(engine.run(work, jobs[:20]))
         return 1000 * statistics.fmean(cpu for cpu, _ in engine.run(work, jobs))
@@ -161,7 +160,7 @@ def measure_here(work: Callable[[Job], tuple[float, Any]], jobs: list[Job]) -> f
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what migrations say of themselves."""
+    """Silence what migrations say of themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
@@ -171,7 +170,7 @@ def quiet() -> Iterator[None]:
 
 
 def measure_live(folder: Path, files: list[Path]) -> dict[str, float]:
-    """The service's way of a frame, from a received file to the acknowledgment: decoded, stored, committed.
+    """Measure the service's way of a frame, from a received file to the acknowledgment: decoded, stored, committed.
 
     Returns:
         frames_a_second, cpu_ms a frame, and what a frame takes on the disk: file_bytes (with the rest of its last
@@ -218,7 +217,7 @@ def _sizes(paths: Iterator[Path]) -> int:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures and estimates. Raises RjpegError."""
+    """Measure and estimate. Raises RjpegError."""
     height, width = parse_size(arguments.size)
     assumed = read_assumptions(arguments.assumptions)
     for name in ("frames", "rounds"):
@@ -268,7 +267,7 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def estimate(assumed: Assumptions, measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the cameras need: with Region JPEG, with it restored, and with the plain JPEG of equal task quality of each.
+    """Estimate what the cameras need: with Region JPEG, with it restored, and with plain JPEG of equal task quality.
 
     A row has: what, bpp, cpu_ms; frames_a_second, cores, machines, megabits (a second, all cameras together),
     stored_terabytes, rows_gigabytes; money a month for computing, storage, sending, and sending over cellular.
@@ -316,7 +315,7 @@ def estimate(assumed: Assumptions, measured: dict[str, Any]) -> list[dict[str, A
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The results as text."""
+    """Render the results as text."""
     assumed = results["assumptions"]
     about = results["machine"]
     lines = [
@@ -373,7 +372,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def savings(rows: list[dict[str, Any]]) -> list[str]:
-    """What Region JPEG saves a month against the plain JPEG that equals it, as sentences."""
+    """Return what Region JPEG saves a month against the plain JPEG that equals it, as sentences."""
     named = {row["what"]: row for row in rows}
     result = []
     for name, ours in named.items():
@@ -399,9 +398,9 @@ def _balance(money: float) -> str:
     return f"**{money:,.0f} saved**" if money >= 0 else f"**{-money:,.0f} lost**"
 
 
-def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    arguments = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
+    arguments = build_parser().parse_args(argv)
     try:
         results = run(arguments)
         text = markdown(results)

@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # read by libraries when they are loaded
@@ -33,7 +33,7 @@ WAITING = 32
 
 
 def decoding(jpegs: list[bytes], peers: list[bytes], model: str | None) -> dict[str, Callable[[], object]]:
-    """What is timed on one thread, by name: each decodes all files, one after another."""
+    """Return what is timed on one thread, by name: each decodes all files, one after another."""
     decoder = rjpeg.Decoder(model)
     arrays = [np.frombuffer(jpeg, np.uint8) for jpeg in peers]
 
@@ -67,7 +67,7 @@ async def serve(processor: Processor, jpegs: list[bytes], count: int) -> tuple[f
 
 
 def measure(frames: list[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
-    """{"decoding": {name: CPU ms a frame}, "processor": {threads: {"fps", "cpu_ms"}}} for frames of one size."""
+    """Measure {"decoding": {name: CPU ms a frame}, "processor": {threads: {"fps", "cpu_ms"}}} for one frame size."""
     encoder = rjpeg.Encoder(arguments.model)
     jpegs = [encoder.encode(frame, arguments.quality) for frame in frames]
     peers = [opencv_encode(frame, equal_quality(frame, len(jpeg))) for frame, jpeg in zip(frames, jpegs, strict=True)]
@@ -103,7 +103,7 @@ def measure(frames: list[np.ndarray], arguments: argparse.Namespace) -> dict[str
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Results by size as a Markdown table."""
+    """Render results by size as a Markdown table."""
     lines = ["| size | | CPU ms a frame | times cv2.imdecode | frames/s |", "| --- | --- | ---: | ---: | ---: |"]
     for size, found in results.items():
         peer = found["decoding"]["cv2.imdecode"]
@@ -115,27 +115,29 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving",
         description="What the server's decoding takes, on one thread and on several, beside OpenCV's.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("--sizes", nargs="+", default=["224x224", "640x480"], metavar="WIDTHxHEIGHT", help="frame sizes")
-    p.add_argument("--quality", type=float, default=50.0, metavar="Q", help="1..100")
-    p.add_argument("--model", metavar="FOLDER", help="what comes with rjpeg if not given")
-    p.add_argument("--workers", nargs="+", type=int, default=[1, 2], metavar="N", help="threads of the Processor")
-    p.add_argument("--batch", type=int, default=8, metavar="N", help="files that a thread takes at a time")
-    p.add_argument("--frames", type=int, default=200, metavar="N", help="frames that a Processor gets in a round")
-    p.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds, after one that does not count")
-    p.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    return p
+    parser.add_argument(
+        "--sizes", nargs="+", default=["224x224", "640x480"], metavar="WIDTHxHEIGHT", help="frame sizes"
+    )
+    parser.add_argument("--quality", type=float, default=50.0, metavar="Q", help="1..100")
+    parser.add_argument("--model", metavar="FOLDER", help="what comes with rjpeg if not given")
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2], metavar="N", help="threads of the Processor")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="files that a thread takes at a time")
+    parser.add_argument("--frames", type=int, default=200, metavar="N", help="frames that a Processor gets in a round")
+    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds, after one that does not count")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    return parser
 
 
-def main() -> int:
-    """Exit status: 0, or 1 with one line on stderr."""
-    arguments = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 1 with one line on stderr."""
+    arguments = build_parser().parse_args(argv)
     cv2.setNumThreads(1)
     try:
         sizes = {size: parse_size(size) for size in arguments.sizes}

@@ -14,14 +14,14 @@ __all__ = ["decode", "decode_plainly"]
 
 
 def decode(job: Job) -> tuple[float, dict[str, Any]]:
-    """Seconds of processor time of one file, and its record with the number of the process, "process"."""
+    """Decode one file; return seconds of processor time, and its record with the number of the process, "process"."""
     start = time.process_time()
     record = decode_file(job)
     return time.process_time() - start, record | {"process": os.getpid()}
 
 
 def decode_plainly(job: Job) -> tuple[float, dict[str, Any]]:
-    """The same with OpenCV's decoder, which knows nothing of regions."""
+    """Do the same with OpenCV's decoder, which knows nothing of regions."""
     start = time.process_time()
     frame = cv2.imdecode(np.frombuffer(parse_place(job.file).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return time.process_time() - start, {} if frame is not None else {"error": "not decoded"}

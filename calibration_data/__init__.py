@@ -48,7 +48,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_manifest(folder: Path = FOLDER) -> list[Picture]:
-    """The entries of `folder`'s manifest.json, by file name.
+    """Read the entries of `folder`'s manifest.json, by file name.
 
     Raises:
         StorageError: the manifest can't be read or isn't one.
@@ -64,7 +64,7 @@ def read_manifest(folder: Path = FOLDER) -> list[Picture]:
 
 
 def check(picture: Picture, folder: Path = FOLDER) -> Path:
-    """The path of a picture whose file is the one that the manifest describes.
+    """Return the path of a picture if its file is the one that the manifest describes.
 
     Raises:
         StorageError: the file is missing or another one.

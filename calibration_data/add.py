@@ -100,7 +100,7 @@ def _free_name(name: str, folder: Path) -> str:
 def spread_frames(
     source: Source, every: float, count: int | None
 ) -> Iterator[tuple[npt.NDArray[np.uint8], str | None]]:
-    """Frames `every` seconds apart, of a camera's time or a video's own, each with the name of its file.
+    """Yield frames `every` seconds apart, of a camera's time or a video's own, each with the name of its file.
 
     Pictures are all taken, whatever `every` says.
     """
@@ -123,6 +123,7 @@ def spread_frames(
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m calibration_data.add",
         description="Adds frames to the pictures that `make export-tflite` calibrates networks with. Pictures "
@@ -185,6 +186,7 @@ def _positive(kind: type[int] | type[float]):  # type: ignore[no-untyped-def]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     added = known = 0

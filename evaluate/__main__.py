@@ -1,6 +1,7 @@
 """`python -m evaluate`: accuracy of a classifier against bytes, for Region JPEG and other codecs."""
 
 import argparse
+import logging
 import sys
 
 from evaluate import report
@@ -12,13 +13,14 @@ from evaluate.arguments import (
     check,
     command_of,
     find_dataset,
-    log,
     run_command,
 )
 from evaluate.codecs import PEERS
 from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import REGION_JPEG
 from rjpeg.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 RATES = (0.25, 0.38, 0.5)
 # of a 224x224 frame: 192, 176, 160, 144, 128, 112 and 96 pixels, whole MCUs all of them
@@ -28,18 +30,18 @@ PLAIN_JPEG = ("libjpeg-turbo", "mozjpeg", "jpegli")
 FIXED_QUALITY = (*REGION_JPEG, "libjpeg-turbo")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate",
         description="Accuracy of a classifier against bytes of whole files, for Region JPEG and other codecs. "
         "Without --data it takes crops of the pictures that calibration_data keeps for evaluation.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_pictures(result)
-    add_classifier(result)
-    add_run(result, RATES, "out/eval")
-    add = result.add_argument
+    add_pictures(parser)
+    add_classifier(parser)
+    add_run(parser, RATES, "out/eval")
+    add = parser.add_argument
     add("--qualities", type=int, nargs="*", default=[10, 20, 30, 50], metavar="Q",
         help=f"fixed qualities for {', '.join(FIXED_QUALITY)}")  # fmt: skip
     add("--codecs", nargs="+", default=["region-jpeg", "region-jpeg-restored", *PEERS], metavar="NAME",
@@ -48,11 +50,11 @@ def parser() -> argparse.ArgumentParser:
     add("--fractions", type=float, nargs="*", default=list(FRACTIONS), metavar="F",
         help=f"coding sizes at which {', '.join(PLAIN_JPEG)} run besides the full one")  # fmt: skip
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
-    return result
+    return parser
 
 
 def choose_codecs(names: list[str], fractions: list[float]) -> list[str]:
-    """The codecs to run: those named, and plain JPEG at each reduced coding size as well."""
+    """Return the codecs to run: those named, and plain JPEG at each reduced coding size as well."""
     chosen: dict[str, None] = {}
     for name in names:
         chosen[name] = None
@@ -62,14 +64,14 @@ def choose_codecs(names: list[str], fractions: list[float]) -> list[str]:
 
 
 def choose_points(codecs: list[str], rates: list[float], qualities: list[int]) -> dict[str, tuple[Point, ...]]:
-    """The points of every codec: all rates, and the fixed qualities for those of the IJG scale."""
+    """Return the points of every codec: all rates, and the fixed qualities for those of the IJG scale."""
     at_rates = tuple(Point("bpp", rate) for rate in sorted(set(rates)))
     at_qualities = tuple(Point("quality", quality) for quality in sorted(set(qualities)))
     return {name: at_rates + (at_qualities if name in FIXED_QUALITY else ()) for name in codecs}
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
     check(arguments)
     for quality in arguments.qualities:
         if not 1 <= quality <= 100:
@@ -92,11 +94,11 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         cache=cache_of(arguments),
     )
     for codec, reason in results["skipped"].items():
-        log.warning("skipped %s: %s", codec, reason)
+        logger.warning("skipped %s: %s", codec, reason)
     if any(series["codec"] == arguments.reference for series in results["series"]):
         add_differences(results, arguments.reference)
     else:
-        log.warning("no paired differences: %s was not run", arguments.reference)
+        logger.warning("no paired differences: %s was not run", arguments.reference)
     results["notes"] = notes
     results["best_coding_sizes"] = report.best_coding_sizes(results)
     results["command"] = command_of("evaluate")
@@ -105,8 +107,8 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    return run_command(parser(), run, report.markdown)
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
+    return run_command(build_parser(), run, report.markdown)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import rjpeg
-from evaluate import report, side_maps
+from evaluate import report
 from evaluate.arguments import (
     add_classifier,
     add_pictures,
@@ -15,7 +14,6 @@ from evaluate.arguments import (
     check,
     command_of,
     find_dataset,
-    log,
     run_command,
 )
 from evaluate.compare import Point, add_differences, compare
@@ -27,26 +25,23 @@ FULL_SYSTEM = "region-jpeg"
 CSV_COLUMNS = ("row", *report.CSV_COLUMNS)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate.ablation",
         description="Accuracy of a classifier with every part of Region JPEG left out or changed in turn, at equal "
         "bytes, and the paired differences to the full system.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_pictures(result)
-    add_classifier(result)
-    add_run(result, RATES, "out/ablation")
-    add = result.add_argument
-    add("--photos", type=Path, metavar="DIR", help="photographs that the model was trained on, for the network of the "
-        "paper's scheme; it is trained once and kept under --out")  # fmt: skip
-    add("--rows", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
-    return result
+    add_pictures(parser)
+    add_classifier(parser)
+    add_run(parser, RATES, "out/ablation")
+    parser.add_argument("--rows", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
+    return parser
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
     check(arguments)
     if not arguments.bpp:
         raise InputError("nothing to measure: --bpp has no value")
@@ -55,7 +50,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--rows has {name!r}, expected some of {', '.join(VARIANTS)}")
     rows = list(dict.fromkeys([FULL_SYSTEM, *arguments.rows]))
     dataset, notes = find_dataset(arguments)
-    paper, figures = _paper(arguments, rows)
     points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
     results = compare(
         dataset,
@@ -66,7 +60,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         std=arguments.std,
         fit=arguments.fit,
         model=arguments.model,
-        paper=paper,
         workers=arguments.workers,
         engine=arguments.engine,
         cache=cache_of(arguments),
@@ -74,28 +67,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     add_differences(results, FULL_SYSTEM)
     for series in results["series"]:
         series["row"] = VARIANTS[series["codec"]].row
-    results |= {"notes": notes, "paper_predictor": figures, "command": command_of("evaluate.ablation")}
+    results |= {"notes": notes, "command": command_of("evaluate.ablation")}
     report.write(results, arguments.out, markdown(results), columns=CSV_COLUMNS)
     return results
 
 
-def _paper(arguments: argparse.Namespace, rows: list[str]) -> tuple[str | None, dict[str, Any] | None]:
-    """The network for the rows that read their map from coefficients, and its figures; None where there is none."""
-    if arguments.photos is None or not any(VARIANTS[name].reads_map for name in rows):
-        return None, None
-    try:
-        side_maps.require("keras", "tensorboard")
-    except ImportError:
-        return None, None
-    from train.paper import train_paper
-
-    path, figures = train_paper(arguments.photos, rjpeg.load_model(arguments.model), arguments.out / "paper")
-    log.info("the paper's predictor reads %.1f %% of levels exactly", 100 * figures["exact"])
-    return str(path), figures
-
-
 def markdown(results: dict[str, Any]) -> str:
-    """Table of the score in percent with standard errors, by row and rate, and what was skipped."""
+    """Render the table of the score in percent with standard errors, by row and rate, and what was skipped."""
     clean = results["clean"]
     about = (
         f"{len(results['pictures'])} pictures, labels from {results['labels_from']}, classifier "
@@ -109,18 +87,11 @@ def markdown(results: dict[str, Any]) -> str:
     )
     notes = (line for note in results["notes"] for line in ("", note))
     lines = ["# What the parts are worth", "", about, *notes, "", legend, "", *table(results)]
-    figures = results["paper_predictor"]
-    if figures:
-        text = (
-            f"The paper's predictor reads {100 * figures['exact']:.1f} % of the levels of held-back photos exactly, "
-            f"{100 * figures['within_one']:.1f} % within one; it is {figures['mean_error']:.2f} levels off on average."
-        )
-        lines += ["", text]
     return "\n".join(lines) + "\n"
 
 
 def table(results: dict[str, Any]) -> list[str]:
-    """Lines of the table alone, to be pasted elsewhere. Rows that were skipped say why."""
+    """Render the lines of the table alone, to be pasted elsewhere. Rows that were skipped say why."""
     rates = sorted({point["value"] for series in results["series"] for point in series["points"]})
     rows = [{"codec": series["row"], "points": series["points"]} for series in results["series"]]
     # to itself it has no difference
@@ -134,8 +105,8 @@ def table(results: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    return run_command(parser(), run, markdown)
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
+    return run_command(build_parser(), run, markdown)
 
 
 if __name__ == "__main__":

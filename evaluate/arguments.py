@@ -17,13 +17,13 @@ from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.engines import ENGINES
 from server.places import Place, parse_place
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """--data and what belongs to it, as `find_dataset` takes it."""
+    """Add --data and what belongs to it, as `find_dataset` takes it."""
     add = parser.add_argument
     add("--data", type=place, metavar="DIR", help="folder or URL such as s3://bucket/folder: pictures with "
         "labels.csv, class folders, or pictures alone")  # fmt: skip
@@ -34,7 +34,7 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def place(text: str) -> Place:
-    """argparse type: a path or a URL."""
+    """Parse a path or a URL, as argparse's type."""
     try:
         return parse_place(text)
     except ConfigError as error:
@@ -42,7 +42,7 @@ def place(text: str) -> Place:
 
 
 def add_classifier(parser: argparse.ArgumentParser) -> None:
-    """--classifier, --mean and --std, as `open_classifier` takes them."""
+    """Add --classifier, --mean and --std, as `open_classifier` takes them."""
     add = parser.add_argument
     add("--classifier", default=TEACHERS[0], metavar="FILE", help=".tflite or .keras file, or a teacher of the "
         f"training: {', '.join(TEACHERS)}")  # fmt: skip
@@ -52,7 +52,7 @@ def add_classifier(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser, rates: tuple[float, ...], out: str) -> None:
-    """Rates, model, processes and output."""
+    """Add rates, model, processes and output."""
     add = parser.add_argument
     add("--bpp", type=float, nargs="*", default=list(rates), metavar="RATE", help="bits per pixel of whole files")
     add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")
@@ -65,7 +65,7 @@ def add_run(parser: argparse.ArgumentParser, rates: tuple[float, ...], out: str)
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Raises InputError for values that no argument parser can judge."""
+    """Check the values that no argument parser can judge. Raises InputError."""
     for rate in arguments.bpp:
         if not (math.isfinite(rate) and rate > 0):
             raise InputError(f"--bpp must be above 0, got {rate}")
@@ -78,7 +78,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def find_dataset(arguments: argparse.Namespace) -> tuple[DataSet, list[str]]:
-    """The pictures that the arguments name, and what a reader of the results must know of them.
+    """Find the pictures that the arguments name, and what a reader of the results must know of them.
 
     Raises InputError as `data.find_pictures` and `open_classifier` do.
     """
@@ -91,26 +91,26 @@ def find_dataset(arguments: argparse.Namespace) -> tuple[DataSet, list[str]]:
         notes.append("The pictures are few and without labels: this shows that it works, not how well.")
     notes += notes_on(arguments.classifier)
     dataset = DataSet(data.take(dataset.pictures, arguments.limit), dataset.labels_from, dataset.sorted_folders)
-    log.info("%d pictures, labels from %s", len(dataset.pictures), dataset.labels_from)
+    logger.info("%d pictures, labels from %s", len(dataset.pictures), dataset.labels_from)
     for note in notes:
-        log.warning("%s", note.replace("*", ""))
+        logger.warning("%s", note.replace("*", ""))
     return dataset, notes
 
 
 def notes_on(classifier: str) -> list[str]:
-    """What a reader must know of the classifier."""
+    """Return what a reader must know of the classifier."""
     if classifier not in TEACHERS:
         return []
     return [f"**The classifier {classifier} is one that the training learned from, so it favors Region JPEG.**"]
 
 
 def cache_of(arguments: argparse.Namespace) -> Path | None:
-    """Folder of finished results, if they are to be kept."""
+    """Return the folder of finished results, if they are to be kept."""
     return None if arguments.no_cache else arguments.out / "cache"
 
 
 def command_of(module: str) -> str:
-    """The command that is running, as a line for the shell."""
+    """Return the command that is running, as a line for the shell."""
     return f"python -m {module} {shlex.join(sys.argv[1:])}"
 
 
@@ -119,7 +119,7 @@ def run_command(
     run: Callable[[argparse.Namespace], dict[str, Any]],
     markdown: Callable[[dict[str, Any]], str],
 ) -> int:
-    """Runs a command and prints its results.
+    """Run a command and print its results.
 
     Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line, 130 after
     Ctrl-C.

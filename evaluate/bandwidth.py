@@ -10,6 +10,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,28 @@ from evaluate.__main__ import PLAIN_JPEG
 from rjpeg.errors import InputError, RjpegError
 from rjpeg.files import write_whole
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 OUT = Path(__file__).resolve().parents[1] / "server" / "bandwidth.json"
 OURS = {"region_jpeg": "region-jpeg", "region_jpeg_restored": "region-jpeg-restored"}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate.bandwidth",
         description="Makes the data file of server/bandwidth.py from the results of `make eval`.",
         epilog=f"The results must have {', '.join(OURS.values())} and plain JPEG ({', '.join(PLAIN_JPEG)}), each at "
         "two rates or more. The wider the rates, the wider the range in which the page has a figure.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    result.add_argument("folder", type=Path, nargs="?", default=Path("out/eval"), help="of results.json")
-    result.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="where to write")
-    return result
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("out/eval"), help="of results.json")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="where to write")
+    return parser
 
 
 def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
-    """What server/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
+    """Return what server/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
 
     Raises InputError where a codec is missing, or it has no labels to be right about.
     """
@@ -101,11 +102,11 @@ def _data_of(command: str) -> str:
     return words[words.index("--data") + 1] if "--data" in words else "calibration_data"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 when written, 1 with one line on stderr when not, 2 for a wrong command line."""
-    given = parser().parse_args(arguments)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 when written, 1 with one line on stderr when not, 2 for a wrong command line."""
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    path = given.folder / "results.json"
+    path = arguments.folder / "results.json"
     try:
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
@@ -113,11 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             raise InputError(f"can't read {path}: {error}; `make eval` writes it") from error
         points = points_of(results, date)
-        write_whole(given.out, (json.dumps(points, indent=1) + "\n").encode())
+        write_whole(arguments.out, (json.dumps(points, indent=1) + "\n").encode())
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    log.info("written: %s", given.out)
+    logger.info("written: %s", arguments.out)
     return 0
 
 

@@ -13,9 +13,9 @@ from rjpeg.errors import InputError
 # a classifier of ImageNet with one class more has "background" as class 0
 IMAGENET_CLASSES = 1000
 # of probability, for the classes that an int8 classifier gives nothing
-LEAST_REST = 0.01
+MIN_REST = 0.01
 # int8 probabilities add up to a little more or less than 1
-MOST_PROBABILITY = 1.5
+MAX_PROBABILITY = 1.5
 # train.teachers; opened only when asked for, since they need TensorFlow
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
@@ -27,11 +27,11 @@ class Classifier(Protocol):
     classes: int
 
     def scores(self, frame: np.ndarray) -> np.ndarray:
-        """Scores (classes,) float64, larger is likelier, for a (H, W, 3) uint8 BGR frame of `size`."""
+        """Return the scores (classes,) float64, larger is likelier, for a (H, W, 3) uint8 BGR frame of `size`."""
         ...
 
     def classify(self, frame: np.ndarray) -> int:
-        """0-based index of the best class for such a frame."""
+        """Return the 0-based index of the best class for such a frame."""
         ...
 
 
@@ -95,7 +95,7 @@ def _size(path: Path | str, shape: tuple[Any, ...]) -> tuple[int, int]:
 
 
 def _classes(path: Path | str, scores: np.ndarray) -> tuple[int, int]:
-    """Number of classes and index of the first, from the scores of one picture."""
+    """Return the number of classes and the index of the first, from the scores of one picture."""
     if scores.ndim != 2 or scores.shape[0] != 1 or scores.shape[1] < 2:
         raise InputError(f"classifier {path} gives {scores.shape}, expected one row of scores (1, classes)")
     background = scores.shape[1] == IMAGENET_CLASSES + 1
@@ -103,23 +103,23 @@ def _classes(path: Path | str, scores: np.ndarray) -> tuple[int, int]:
 
 
 def log_probabilities(scores: np.ndarray) -> np.ndarray:
-    """Natural logarithms (classes,) of a classifier's probabilities, whether its scores are those or logits.
+    """Return the natural logarithms (classes,) of a classifier's probabilities, whether its scores are those or logits.
 
     An int8 classifier says 0 for all that is below half a step. What its probabilities lack to 1, and no less than
-    LEAST_REST, is spread evenly over those classes.
+    MIN_REST, is spread evenly over those classes.
     """
-    if scores.min() < 0 or scores.sum() > MOST_PROBABILITY:
+    if scores.min() < 0 or scores.sum() > MAX_PROBABILITY:
         scores = np.exp(scores - scores.max())
         scores /= scores.sum()
     nothing = scores == 0
     if nothing.any():
-        rest = max(1 - float(scores.sum()), LEAST_REST)
+        rest = max(1 - float(scores.sum()), MIN_REST)
         scores = np.where(nothing, rest / nothing.sum(), scores)
     return np.log(scores / scores.sum())
 
 
 def open_classifier(source: str, mean: float | None = None, std: float | None = None) -> Classifier:
-    """Classifier in a .tflite or .keras file, or one of the training's teachers by name.
+    """Open the classifier in a .tflite or .keras file, or one of the training's teachers by name.
 
     `mean` and `std` are those of (pixel - mean) / std with pixels in 0..255; by default 127.5 and 127.5 for a
     TFLite file, and 0 and 1 for a Keras model, which usually scales by itself.
@@ -151,5 +151,5 @@ def open_classifier(source: str, mean: float | None = None, std: float | None = 
 
 
 def identity(source: str) -> str:
-    """What tells one classifier from another: a file's SHA-256, or a teacher's name."""
+    """Return what tells one classifier from another: a file's SHA-256, or a teacher's name."""
     return source if source in TEACHERS else hashlib.sha256(Path(source).read_bytes()).hexdigest()

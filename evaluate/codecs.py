@@ -53,14 +53,14 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
-        """File of a (H, W, 3) uint8 BGR frame at a quality of `qualities`."""
+        """Encode a (H, W, 3) uint8 BGR frame at a quality of `qualities`."""
 
     @abstractmethod
     def decode(self, data: bytes) -> np.ndarray:
-        """(H, W, 3) uint8 BGR frame of a file; Reduced gives it at the size it was coded at."""
+        """Decode a file, (H, W, 3) uint8 BGR; Reduced gives it at the size it was coded at."""
 
     def encode_within(self, frame: np.ndarray, max_bytes: int, known: dict[int, bytes]) -> Coded:
-        """File of the highest quality that fits `max_bytes`; the lowest quality where none fits.
+        """Encode at the highest quality that fits `max_bytes`; at the lowest if none fits.
 
         `known` holds the files of this frame by quality from earlier searches, and gets those of this one.
         """
@@ -194,26 +194,19 @@ class Reduced(Codec):
 class RegionJpeg(Codec):
     """Region JPEG as it is shipped, or with a part of it changed.
 
-    `name` is one of VARIANTS, `model` the model folder, None for the shipped one, and `paper` the network of
-    `train.paper` for the variant that reads its map with it. Raises ModelError for a broken model and
-    CodecMissingError where the variant needs something that is not there.
+    `name` is one of VARIANTS, `model` the model folder, None for the shipped one. Raises ModelError for a broken model
+    and CodecMissingError where the variant needs something that is not there.
     """
 
-    def __init__(self, name: str, model: str | None = None, paper: str | None = None) -> None:
+    def __init__(self, name: str, model: str | None = None) -> None:
         self.name = name
         variant = VARIANTS[name]
         loaded = variant.changed(rjpeg.load_model(model))
         files = [_fingerprint(folder) for folder in (Path(rjpeg.__file__).parent, loaded.folder)]
         self._side_map: side_maps.SideMap | None = None
-        self._reader: side_maps.PaperReader | None = None
         if variant.side_map is not None:
             try:
                 self._side_map = side_maps.attach(variant.side_map, loaded)
-                if variant.reads_map:
-                    if paper is None:
-                        raise CodecMissingError("it needs a network of its own, trained on --photos")
-                    self._reader = side_maps.PaperReader(Path(paper), loaded)
-                    files.append(_fingerprint(Path(paper)))
             except ImportError as error:
                 raise CodecMissingError(f"package {error.name} is not installed") from error
             files.append(side_maps.fingerprint())
@@ -230,8 +223,8 @@ class RegionJpeg(Codec):
         return self._encoder.encode(frame, quality=quality)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Where the map is not in the file, this must follow `encode` of the same frame."""
-        return self._decoder.decode(data) if self._reader is None else self._reader.decode(data)
+        """Decode a file. Its map may not be in it: call this after `encode` of the same frame."""
+        return self._decoder.decode(data)
 
     def encode_within(self, frame: np.ndarray, max_bytes: int, known: dict[int, bytes]) -> Coded:
         del known  # rjpeg searches by itself
@@ -256,16 +249,16 @@ PEERS: dict[str, Callable[[], Codec]] = {
 }
 
 
-def make_codec(name: str, model: str | None = None, paper: str | None = None) -> Codec:
-    """The codec of a name in PEERS or VARIANTS.
+def make_codec(name: str, model: str | None = None) -> Codec:
+    """Make the codec of a name in PEERS or VARIANTS.
 
     With `@FRACTION` after it, a peer codes at that fraction of height and width; Region JPEG chooses by itself.
-    `model` and `paper` are as in RegionJpeg.
+    `model` is as in RegionJpeg.
     Raises InputError for an unknown name or a fraction outside (0, 1], CodecMissingError where a package or
     something else that it needs is missing.
     """
     if name in VARIANTS:
-        return RegionJpeg(name, model, paper)
+        return RegionJpeg(name, model)
     base, _, fraction = name.partition("@")
     if base not in PEERS:
         raise InputError(f"codec {name!r} is unknown, expected one of {', '.join([*VARIANTS, *PEERS])}")
@@ -291,10 +284,10 @@ def _import(module: str) -> Any:
         raise CodecMissingError(f"package {module.partition('.')[0]} is not installed") from error
 
 
-def _fingerprint(place: Path) -> str:
-    """Short hash of a file, or of all files of a folder: two versions of a codec never share cached results."""
+def _fingerprint(folder: Path) -> str:
+    """Return a short hash of all files of a folder: two versions of a codec never share cached results."""
     digest = hashlib.sha256()
-    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+    for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix not in {".pyc", ".pyi"}:
-            digest.update(str(path.relative_to(place)).encode() + b"\0" + path.read_bytes())
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -25,7 +25,7 @@ from rjpeg.errors import InputError, RjpegError, StorageError
 from server.engines import WorkerDiedError, open_engine
 from server.places import Place
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,7 +53,6 @@ class Task:
     fit: str
     codec: str
     model: str | None
-    paper: str | None
     points: tuple[Point, ...]
     picture: Picture
 
@@ -69,7 +68,7 @@ class Outcome:
 
 
 def judge(task: Task) -> list[Outcome]:
-    """Outcomes of one picture at the task's points; of the clean picture for the codec named CLEAN."""
+    """Judge one picture at the task's points; of the clean picture for the codec named CLEAN."""
     classifier = classifier_of(task.classifier, task.mean, task.std)
     frame = data.load(task.picture, task.fit, classifier.size)
     height, width = frame.shape[:2]
@@ -80,7 +79,7 @@ def judge(task: Task) -> list[Outcome]:
 
     if task.codec == CLEAN:
         return [Outcome(frame.nbytes, True, see(frame), height * width)]
-    codec = codec_of(task.codec, task.model, task.paper)
+    codec = codec_of(task.codec, task.model)
     known: dict[int, bytes] = {}
     outcomes = []
     for point in task.points:
@@ -90,7 +89,7 @@ def judge(task: Task) -> list[Outcome]:
 
 
 def code(codec: Codec, frame: np.ndarray, point: Point, known: dict[int, bytes], name: str) -> tuple[Coded, np.ndarray]:
-    """The file of a frame at a point, and what is decoded from it at the frame's size.
+    """Code a frame at a point; return the file, and what is decoded from it at the frame's size.
 
     `known` is that of `Codec.encode_within`. Raises InputError, which names the picture, when the codec gives another
     size.
@@ -108,14 +107,14 @@ def code(codec: Codec, frame: np.ndarray, point: Point, known: dict[int, bytes],
 
 @functools.cache
 def classifier_of(source: str, mean: float | None, std: float | None) -> Classifier:
-    """`open_classifier`, once a process."""
+    """Call `open_classifier`, once a process for equal arguments."""
     return open_classifier(source, mean, std)
 
 
 @functools.cache
-def codec_of(name: str, model: str | None, paper: str | None = None) -> Codec:
-    """`make_codec`, once a process."""
-    return make_codec(name, model, paper)
+def codec_of(name: str, model: str | None) -> Codec:
+    """Call `make_codec`, once a process for equal arguments."""
+    return make_codec(name, model)
 
 
 def _start_worker() -> None:
@@ -137,7 +136,7 @@ class Workers:
         self._stack.close()
 
     def run(self, judge: Callable[[T], R], tasks: list[T], label: str, chunk: int = 4) -> list[R]:
-        """`judge` of every task in order, under a progress bar. Raises RjpegError, also when a process died.
+        """Call `judge` for every task in order, under a progress bar. Raises RjpegError, also when a process died.
 
         `chunk` is the number of tasks that a process gets at a time.
         """
@@ -158,16 +157,15 @@ def compare(
     std: float | None = None,
     fit: str = "crop",
     model: str | None = None,
-    paper: str | None = None,
     workers: int | None = 1,
     engine: str = "local",
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Results of every codec at its points, picture by picture, as plain values for JSON.
+    """Return the results of every codec at its points, picture by picture, as plain values for JSON.
 
-    `points` gives the points by codec name; `model` and `paper` are those of `make_codec`. Codecs that lack something
-    are listed under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all
-    that they depend on, and are not run again.
+    `points` gives the points by codec name; `model` is that of `make_codec`. Codecs that lack something are listed
+    under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all that they depend
+    on, and are not run again.
     Raises StorageError when they cannot be kept, InputError for unreadable pictures, wrong labels, an unknown codec
     or a wrong classifier.
     """
@@ -177,7 +175,7 @@ def compare(
     made: dict[str, Codec] = {}
     for name in codecs:
         try:
-            made[name] = codec_of(name, model, paper)
+            made[name] = codec_of(name, model)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
     base = {
@@ -199,7 +197,7 @@ def compare(
             found = {point: rows for point, rows in remembered.items() if rows is not None}
             missing = tuple(point for point in wanted if point not in found)
             if missing:
-                tasks = [Task(classifier, mean, std, fit, codec, model, paper, missing, p) for p in dataset.pictures]
+                tasks = [Task(classifier, mean, std, fit, codec, model, missing, p) for p in dataset.pictures]
                 by_picture = pool.run(judge, tasks, codec)
                 for index, point in enumerate(missing):
                     found[point] = [row[index] for row in by_picture]
@@ -214,7 +212,7 @@ def compare(
         series = []
         for name, codec in made.items():
             rows_by_point = outcomes(name, codec.version, points[name])
-            log.info("done: %s", name)
+            logger.info("done: %s", name)
             series.append(
                 {
                     "codec": name,
@@ -263,13 +261,13 @@ def _point(point: Point, rows: list[Outcome], truth: list[int]) -> dict[str, Any
 
 
 def place_in(cache: Path | None, key: dict[str, Any]) -> Path | None:
-    """Where the folder `cache` keeps what depends on all of `key`; None without a folder."""
+    """Return where the folder `cache` keeps what depends on all of `key`; None without a folder."""
     text = json.dumps(key, sort_keys=True)
     return cache and cache / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
 def recall(path: Path | None, kind: Callable[..., R]) -> list[R] | None:
-    """What `remember` kept there, rows of a data class `kind`; None when there is nothing."""
+    """Read what `remember` kept there, rows of a data class `kind`; None when there is nothing."""
     if path is None or not path.is_file():
         return None
     try:
@@ -279,7 +277,7 @@ def recall(path: Path | None, kind: Callable[..., R]) -> list[R] | None:
 
 
 def remember(path: Path | None, rows: list[Any]) -> None:
-    """Keeps rows of a data class of plain values. Raises StorageError."""
+    """Keep rows of a data class of plain values. Raises StorageError."""
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,12 +288,12 @@ def remember(path: Path | None, rows: list[Any]) -> None:
 
 @functools.cache
 def digest(path: Place) -> str:
-    """SHA-256 of a file in hex, read once a process."""
+    """Return the SHA-256 of a file in hex, read once a process."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def add_differences(results: dict[str, Any], reference: str) -> None:
-    """Adds to every point "difference" and "difference_error": paired, against `reference` at the same point.
+    """Add to every point "difference" and "difference_error": paired, against `reference` at the same point.
 
     Nothing is added where the reference has no such point. Raises InputError when the reference was not run.
     """

@@ -61,7 +61,7 @@ class DataSet:
 
 
 def find_pictures(folder: Place, labels: Place | None = None) -> DataSet:
-    """The data set in a folder; see the module's text for the forms it may have.
+    """Find the data set in a folder; see the module's text for the forms it may have.
 
     Raises InputError when there is nothing to evaluate or the labels file is wrong.
     """
@@ -136,7 +136,7 @@ def _column(labels: Place, header: list[str], names: tuple[str, ...]) -> int:
 
 
 def check_labels(data: DataSet, classes: int) -> None:
-    """Raises InputError when a label is not an index into the classifier's `classes` classes.
+    """Raise InputError if a label is not an index into the classifier's `classes` classes.
 
     The sorted names of class folders are indices only when the folders are all there.
     """
@@ -151,7 +151,7 @@ def check_labels(data: DataSet, classes: int) -> None:
 
 
 def calibration_pictures(folder: Path, size: int) -> DataSet:
-    """Crops of `size` x `size` pixels of the pictures that calibration_data keeps for evaluation.
+    """Cut crops of `size` x `size` pixels of the pictures that calibration_data keeps for evaluation.
 
     Raises InputError when the folder's manifest.json is missing, broken or keeps none.
     """
@@ -168,7 +168,7 @@ def calibration_pictures(folder: Path, size: int) -> DataSet:
 
 
 def grid_crops(path: Place, size: int) -> list[Picture]:
-    """Non-overlapping crops of `size` x `size` pixels, spread evenly over a picture."""
+    """Cut non-overlapping crops of `size` x `size` pixels, spread evenly over a picture."""
     height, width = read_frame(path).shape[:2]
     rows, cols = height // size, width // size
     return [
@@ -179,7 +179,7 @@ def grid_crops(path: Place, size: int) -> list[Picture]:
 
 
 def read_frame(path: Place) -> np.ndarray:
-    """(H, W, 3) uint8 BGR frame of a picture file. Raises InputError when it cannot be read."""
+    """Read a picture file, (H, W, 3) uint8 BGR. Raises InputError when it cannot be read."""
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
@@ -194,7 +194,7 @@ def read_frame(path: Place) -> np.ndarray:
 
 
 def read_video(path: Path, every: int, limit: int | None = None) -> list[np.ndarray]:
-    """Every `every`-th frame of a video, the first among them, as (H, W, 3) uint8 BGR; at most `limit`.
+    """Read every `every`-th frame of a video from the first on, (H, W, 3) uint8 BGR; at most `limit`.
 
     Raises InputError when OpenCV cannot read it.
     """
@@ -216,7 +216,7 @@ def read_video(path: Path, every: int, limit: int | None = None) -> list[np.ndar
 
 
 def cover(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The frame brought to a size that it covers, in its own proportions, and cut to it around the center."""
+    """Bring the frame to a size that it covers, in its own proportions, and cut it to that around the center."""
     rows, cols = frame.shape[:2]
     scale = max(height / rows, width / cols)
     frame = resize(frame, max(height, round(rows * scale)), max(width, round(cols * scale)))
@@ -225,7 +225,7 @@ def cover(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def tiles(frame: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
-    """The fewest tiles of `size` (height, width) that cover a frame, spread evenly, so that neighbors overlap.
+    """Cut a frame into the fewest tiles of `size` (height, width) that cover it, spread evenly: neighbors overlap.
 
     Raises InputError when the frame is smaller than a tile.
     """
@@ -243,7 +243,7 @@ def tiles(frame: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
 
 
 def load(picture: Picture, fit: str, size: tuple[int, int]) -> np.ndarray:
-    """The frame that is coded: (H, W, 3) uint8 BGR.
+    """Load the frame that is coded, (H, W, 3) uint8 BGR.
 
     `fit` is "crop" or "squash" as in `fit_frame`, with the classifier's `size` (height, width), or "whole":
     the picture is coded at its own size, and only what the decoder gives is fitted.
@@ -256,7 +256,7 @@ def load(picture: Picture, fit: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def fit_frame(frame: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
-    """Brings a frame to the (height, width) that a classifier takes.
+    """Bring a frame to the (height, width) that a classifier takes.
 
     "crop" reduces until the short side is at most 8/7 of what is wanted, as usual for ImageNet, and
     cuts the center; "squash" changes the whole frame's size. Reduction is by area, enlargement cubic.
@@ -275,7 +275,7 @@ def fit_frame(frame: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
 
 
 def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Frame at another size: by area when it gets smaller, cubic when it gets larger."""
+    """Resize a frame: by area when it gets smaller, cubic when it gets larger."""
     if frame.shape[:2] == (height, width):
         return frame
     smaller = height * width < frame.shape[0] * frame.shape[1]
@@ -283,7 +283,7 @@ def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def take(pictures: list[Picture], limit: int | None) -> list[Picture]:
-    """At most `limit` pictures, spread evenly over the list."""
+    """Take at most `limit` pictures, spread evenly over the list."""
     if limit is None or limit >= len(pictures):
         return pictures
     return [pictures[index * len(pictures) // limit] for index in range(limit)]

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from evaluate.scores import byte_budget
 from rjpeg.errors import InputError, ModelError, RjpegError, TargetError
 from rjpeg.runtime import runtime_name
 
-log = logging.getLogger("evaluate.exactness")
+logger = logging.getLogger(__name__)
 
 RUNTIMES = ("tflite_runtime", "ai_edge_litert")
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
@@ -59,7 +60,7 @@ class Job:
 
 
 def varied_pictures(files: list[Path], count: int, seed: int = 0) -> list[Picture]:
-    """`count` different pictures: whole ones, crops of 224x224, crops of odd sizes and small crops in turn.
+    """Make `count` different pictures: whole ones, crops of 224x224, crops of odd sizes and small crops in turn.
 
     Every file serves before one serves twice. Raises InputError when a file cannot be read, or when the files
     are too small to give so many.
@@ -92,7 +93,7 @@ def varied_pictures(files: list[Path], count: int, seed: int = 0) -> list[Pictur
 
 
 def make_jobs(pictures: list[Picture], qualities: tuple[float, ...], seed: int = 0) -> list[Job]:
-    """Every picture at every quality; those of ordinary size also for a number of bytes."""
+    """List every picture at every quality; those of ordinary size also for a number of bytes."""
     rng = np.random.default_rng(seed)
     jobs = []
     for picture in pictures:
@@ -103,7 +104,7 @@ def make_jobs(pictures: list[Picture], qualities: tuple[float, ...], seed: int =
 
 
 def start_worker(runtime: str) -> None:
-    """Sets the TFLite runtime of a fresh process, before anything loads one."""
+    """Set the TFLite runtime of a fresh process, before anything loads one."""
     os.environ["RJPEG_RUNTIME"] = runtime
     cv2.setNumThreads(1)
 
@@ -116,7 +117,7 @@ def _coder(model: str | None) -> tuple[rjpeg.Encoder, rjpeg.Decoder]:
 
 
 def encode(job: Job, model: str | None) -> list[File]:
-    """Files of a job. A target that is out of reach gives no file."""
+    """Encode the files of a job. A target that is out of reach gives no file."""
     encoder, _ = _coder(model)
     frame = load(job.picture, "whole", (0, 0))
     asked: list[tuple[str, dict[str, Any]]] = [(f"quality {q:g}", {"quality": q}) for q in job.qualities]
@@ -143,7 +144,7 @@ def encode(job: Job, model: str | None) -> list[File]:
 
 
 def decode(jpegs: list[bytes], model: str | None) -> list[np.ndarray | str]:
-    """The map that the decoder finds in each file, or the error that it ends with."""
+    """Decode each file: the map that is found, or the error."""
     _, decoder = _coder(model)
     maps: list[np.ndarray | str] = []
     for jpeg in jpegs:
@@ -156,7 +157,7 @@ def decode(jpegs: list[bytes], model: str | None) -> list[np.ndarray | str]:
 
 
 def cross(jobs: list[Job], encoder: str, decoder: str, model: str | None, workers: int) -> dict[str, Any]:
-    """Figures of all jobs, encoded on one runtime and decoded on another.
+    """Return the figures of all jobs, encoded on one runtime and decoded on another.
 
     Raises RjpegError when a runtime or the model cannot be used.
     """
@@ -178,7 +179,7 @@ def cross(jobs: list[Job], encoder: str, decoder: str, model: str | None, worker
 
 
 def tally(jobs: list[Job], coded: list[list[File]], found: list[list[np.ndarray | str]]) -> dict[str, Any]:
-    """Counts of files, of maps that differ, of marker bytes, and how targets were met."""
+    """Add up files, maps that differ, marker bytes, and how targets were met."""
     differing = []
     for job, files, maps in zip(jobs, coded, found, strict=True):
         for file, read in zip(files, maps, strict=True):
@@ -208,7 +209,7 @@ def tally(jobs: list[Job], coded: list[list[File]], found: list[list[np.ndarray 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The figures, one column for each pair of runtimes."""
+    """Render the figures, one column for each pair of runtimes."""
 
     def percent(value: float | None, digits: int = 2) -> str:
         return "-" if value is None else f"{100 * value:.{digits}f} %"
@@ -237,15 +238,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"{name:<{first}}" + "".join(f"  {cell:>{second}}" for cell in cells) for name, cells in lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate.exactness",
         description="Checks over many pictures that the decoder reads the encoder's map, with encoder and decoder "
         "on the two TFLite runtimes crossed. Exit status 1 when a map differs or a target is exceeded.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = result.add_argument
+    add = parser.add_argument
     add("--data", type=Path, default=CALIBRATION_DATA, metavar="DIR", help="folder of pictures, with those below it")
     add("--pictures", type=int, default=1000, metavar="N", help="different pictures, cut from those of the folder")
     add("--qualities", type=float, nargs="+", default=[10.0, 30.0, 50.0, 70.0, 90.0], metavar="Q", help="1..100")
@@ -254,12 +255,12 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the choice of crops and targets")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes, half of them encoding")
     add("--json", action="store_true", help="print JSON in place of the table")
-    return result
+    return parser
 
 
-def main() -> int:
-    """Exit status: 0 when every map was read exactly, 1 when not or on an error, 2 for a wrong command line."""
-    arguments = parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 when every map was read exactly, 1 when not or on an error, 2 for wrong usage."""
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if arguments.pictures < 1 or arguments.workers < 1:
@@ -279,14 +280,14 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     sources = len({picture.path for picture in pictures})
-    log.info("%d different pictures from %d files", len(pictures), sources)
+    logger.info("%d different pictures from %d files", len(pictures), sources)
     if arguments.json:
         print(json.dumps({"source_files": sources, "pairs": rows}))
     else:
         print(table(rows))
     for row in rows:
         for text in row["differing_files"][:10]:
-            log.error("%s to %s: %s", row["encoder"], row["decoder"], text)
+            logger.error("%s to %s: %s", row["encoder"], row["decoder"], text)
     return 1 if any(row["differing"] or row["targets_exceeded"] for row in rows) else 0
 
 

@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 CAMERA = "loop"
-LONGEST_SHOWN_SIDE = 1024
-LARGEST_EMBEDDED_FILE = 2**20
+MAX_SHOWN_SIDE = 1024
+MAX_EMBEDDED_BYTES = 2**20
 SERVER_START_SECONDS = 60
 STOP_SECONDS = 15
 FETCH_SECONDS = 30
@@ -125,7 +125,7 @@ class Child:
         self._messages.put(None)
 
     def wait_for(self, beginning: str, seconds: float) -> str:
-        """The rest of the first message that begins so. Raises DeliveryError when it doesn't come in time."""
+        """Return the rest of the first message that begins so. Raises DeliveryError if it doesn't come in time."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -170,11 +170,11 @@ class Child:
             reader.join(STOP_SECONDS)
 
     def records(self) -> list[dict[str, Any]]:
-        """The JSON lines that it wrote."""
+        """Return the JSON lines that it wrote."""
         return [json.loads(line) for line in self.output]
 
     def wait_for_records(self, count: int, seconds: float) -> list[dict[str, Any]]:
-        """As `records`, once there are so many; after that time those that there are."""
+        """Return `records` once there are so many, or those that there are after that time."""
         deadline = time.monotonic() + seconds
         while len(self.output) < count and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -183,7 +183,7 @@ class Child:
 
 @contextmanager
 def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
-    """A child process that is gone afterwards, whatever happens."""
+    """Run a child process that is gone afterwards, whatever happens."""
     child = Child(name, arguments, log)
     try:
         yield child
@@ -233,7 +233,7 @@ def send(pictures: Sequence[Picture], settings: Settings, work: Path, logs: Path
 
 
 def fetch(url: str) -> bytes:
-    """What the server on this machine answers. Raises DeliveryError where that isn't 200."""
+    """Fetch what the server on this machine answers. Raises DeliveryError if that isn't 200."""
     try:
         with requests.Session() as session:
             # a proxy for the world outside doesn't lead back to this machine
@@ -300,7 +300,7 @@ def compare(arrival: Arrival, decoder: rjpeg.Decoder) -> tuple[dict[str, Any], d
 
 
 def nearest_plain_jpeg(frame: Pixels, size: int) -> tuple[int, bytes]:
-    """The optimized 4:2:0 JPEG of the whole frame by libjpeg-turbo whose length is nearest to `size` bytes."""
+    """Return libjpeg-turbo's optimized 4:2:0 JPEG of the whole frame whose length is nearest to `size` bytes."""
 
     def encode(quality: int) -> bytes:
         parameters = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
@@ -320,19 +320,19 @@ def nearest_plain_jpeg(frame: Pixels, size: int) -> tuple[int, bytes]:
 
 
 def opens_plainly(jpeg: bytes, coding_size: tuple[int, int]) -> bool:
-    """Whether a decoder that knows nothing of regions opens the file."""
+    """Tell whether a decoder that knows nothing of regions opens the file."""
     shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     return shown is not None and shown.shape == (*coding_size, 3)
 
 
 def shows(png: bytes, frame: Pixels) -> bool:
-    """Whether a PNG file holds exactly this frame."""
+    """Tell whether a PNG file holds exactly this frame."""
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     return picture is not None and np.array_equal(picture, frame)
 
 
 def read_picture(path: Path) -> Pixels:
-    """(H, W, 3) uint8 BGR. Raises StorageError where the file is not to be read or no picture."""
+    """Read a picture, (H, W, 3) uint8 BGR. Raises StorageError where the file is not to be read or no picture."""
     try:
         frame = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except OSError as error:
@@ -345,33 +345,34 @@ def read_picture(path: Path) -> Pixels:
 
 
 def data_uri(data: bytes, kind: str) -> str:
+    """Return a picture as a data URI; kind: what follows image/ in its media type."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def embed_file(path: Path, frame: Pixels) -> str:
-    """The file itself where a browser shows it and it isn't large, else its frame."""
+    """Embed the file itself if a browser shows it and it isn't large, else its frame."""
     kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}.get(path.suffix.lower())
-    if kind is not None and path.stat().st_size <= LARGEST_EMBEDDED_FILE:
+    if kind is not None and path.stat().st_size <= MAX_EMBEDDED_BYTES:
         return data_uri(path.read_bytes(), kind)
     return embed_frame(frame)
 
 
 def embed_frame(frame: Pixels) -> str:
-    """A frame without loss; a large one is reduced, by area."""
-    scale = LONGEST_SHOWN_SIDE / max(frame.shape[:2])
+    """Embed a frame without loss; a large one is reduced, by area."""
+    scale = MAX_SHOWN_SIDE / max(frame.shape[:2])
     if scale < 1:
         frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     return data_uri(cv2.imencode(".webp", frame, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes(), "webp")
 
 
 def embed_map(factors: npt.NDArray[np.float64], lowest: float, highest: float, coding_size: tuple[int, int]) -> str:
-    """Quality factors (rows, cols) of one channel as a picture of the coding size, colored from lowest to highest."""
+    """Embed a channel's quality factors (rows, cols) as a picture of the coding size, colored by their range."""
     drawn = maps.draw(100 * (factors - lowest) / max(highest - lowest, 1e-9), coding_size, coding_size)
     return data_uri(cv2.imencode(".png", drawn, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes(), "png")
 
 
 def summarize(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What report.json says of all frames together."""
+    """Return what report.json says of all frames together."""
     total = sum(entry["bytes"] for entry in entries)
     pixels = sum(entry["width"] * entry["height"] for entry in entries)
     return {
@@ -388,7 +389,7 @@ def summarize(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def print_table(entries: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """One line a frame, and a last one for all."""
+    """Print one line a frame, and a last one for all."""
     console = Console(width=None if sys.stdout.isatty() else 118)
     table = Table(header_style="bold", show_footer=True)
     footer = {
@@ -428,7 +429,7 @@ def write_report(
     images: Sequence[dict[str, Any]],
     report: dict[str, Any],
 ) -> None:
-    """report.json, report.html and the files that traveled. Raises StorageError."""
+    """Write report.json, report.html and the files that traveled. Raises StorageError."""
     for index, arrival in enumerate(arrivals):
         stem = f"{index:04d}-{arrival.picture.path.stem}"
         write_whole(out / "frames" / f"{stem}.jpg", arrival.jpeg)
@@ -457,7 +458,7 @@ def write_report(
 
 
 def choose_pictures(source: Path | None, frames: int | None) -> list[Picture]:
-    """The pictures of a folder or one picture; None: those that calibration_data keeps for evaluation.
+    """List the pictures of a folder, or one picture; None: those that calibration_data keeps for evaluation.
 
     Raises StorageError where there are none, or a file isn't what its manifest says.
     """
@@ -510,6 +511,7 @@ def run(source: Path | None, frames: int | None, settings: Settings, out: Path) 
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.loop",
         description="Sends pictures from device/capture.py to `python -m server` on this machine, checks what "
@@ -532,7 +534,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 when everything arrived as it should, 1 when not, 2 for wrong usage, 130 when interrupted."""
+    """Run the command; return 0 when everything arrived as it should, 1 when not, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # children are ended on the way out

@@ -9,7 +9,7 @@ from typing import Any
 
 from rjpeg.errors import StorageError
 
-log = logging.getLogger("evaluate")
+logger = logging.getLogger(__name__)
 
 # a point counts as being at its rate when its mean is no more than this far above
 RATE_TOLERANCE = 1.01
@@ -20,7 +20,7 @@ CSV_COLUMNS = (
 
 
 def best_coding_sizes(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """For every codec that was also run at reduced coding sizes: its best size at each rate.
+    """Choose, for every codec that was also run at reduced coding sizes, the best size at each rate.
 
     The size is one fraction for all pictures. It is picked by the very figures that are reported, which
     favors these codecs a little; Region JPEG picks its own without seeing a label. Points that go over
@@ -52,7 +52,7 @@ def write(
     draw: Callable[[dict[str, Any], Path], None] | None = None,
     columns: tuple[str, ...] = CSV_COLUMNS,
 ) -> None:
-    """Writes results.json, results.csv with these columns, results.md and, where `draw` is given, results.png.
+    """Write results.json, results.csv with these columns, results.md and, if `draw` is given, results.png.
 
     `text` is the Markdown. Raises StorageError.
     """
@@ -73,11 +73,11 @@ def write(
             draw(results, paths[3])
     except OSError as error:
         raise StorageError(f"results cannot be written to {folder}: {error.strerror or error}") from error
-    log.info("written: %s", ", ".join(map(str, paths)))
+    logger.info("written: %s", ", ".join(map(str, paths)))
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Tables of the score in percent with standard errors, by codec and rate."""
+    """Render tables of the score in percent with standard errors, by codec and rate."""
     count = len(results["pictures"])
     clean = results["clean"]
     about = (
@@ -118,7 +118,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def rate_table(rows: list[dict[str, Any]], rates: list[float], title: str = "codec") -> list[str]:
-    """Lines of a table with a row for every series and a column for every rate; `title` is the first column's."""
+    """Render a table with a row for every series and a column for every rate; `title` is the first column's."""
     lines = header([title, *(f"{rate:g} bpp" for rate in rates)])
     for series in rows:
         cells = {point["value"]: _cell(point) for point in series["points"] if _at_rate(point)}
@@ -137,12 +137,12 @@ def _reference(results: dict[str, Any]) -> str:
 
 
 def percent(value: float, error: float | None, sign: str = "") -> str:
-    """A share of 1 in percent, and its standard error where there is one."""
+    """Format a share of 1 in percent, with its standard error if there is one."""
     return f"{100 * value:{sign}.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
 
 
 def compared(point: dict[str, Any], score: str, error: str, difference: str) -> str:
-    """A score and its error, by their names in the point, and in brackets the paired difference, where there is one."""
+    """Format a score and its error, by their names in the point, and in brackets a paired difference, if any."""
     text = percent(point[score], point[error])
     if difference in point:
         text += f" ({percent(point[difference], point[f'{difference}_error'], '+')})"
@@ -160,17 +160,17 @@ def _cell(point: dict[str, Any]) -> str:
 
 
 def header(cells: list[str]) -> list[str]:
-    """First two lines of a table: the first column is of text, the others of figures."""
+    """Return the first two lines of a table: the first column is of text, the others of figures."""
     return [row(cells), row(["---", *["---:"] * (len(cells) - 1)])]
 
 
 def row(cells: list[str]) -> str:
-    """One line of a table."""
+    """Return one line of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Score against mean bpp with standard errors: full size and, where there is one, the best coding size."""
+    """Plot score against mean bpp with standard errors: full size and, where there is one, the best coding size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -199,7 +199,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 
 def curve(axes: Any, points: list[dict[str, Any]], **style: Any) -> None:
-    """Draws the score of points in percent over their mean bpp, with standard errors."""
+    """Draw the score of points in percent over their mean bpp, with standard errors."""
     axes.errorbar(
         [point["mean_bpp"] for point in points],
         [100 * point["top1"] for point in points],

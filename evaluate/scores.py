@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+# of a box's and another's union, for them to be the same
+MIN_OVERLAP = 0.5
+
 
 def proportion(outcomes: Sequence[bool]) -> tuple[float, float]:
-    """Share of true outcomes and its standard error sqrt(p (1 - p) / n), both in 0..1.
+    """Return the share of true outcomes and its standard error sqrt(p (1 - p) / n), both in 0..1.
 
     Raises ValueError when there are none.
     """
@@ -17,7 +20,7 @@ def proportion(outcomes: Sequence[bool]) -> tuple[float, float]:
 
 
 def paired_difference(outcomes: Sequence[bool], reference: Sequence[bool]) -> tuple[float, float]:
-    """Difference of two proportions over the same pictures and its standard error, both in -1..1.
+    """Return the difference of two proportions over the same pictures and its standard error, both in -1..1.
 
     The pictures on which both agree cancel, which is why this error is smaller than that of two separate
     samples: with b pictures right only here and c right only in the reference, the difference is (b - c) / n
@@ -34,7 +37,7 @@ def paired_difference(outcomes: Sequence[bool], reference: Sequence[bool]) -> tu
 
 
 def clustered_mean(values: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Mean over all values and its standard error, where those of one cluster depend on each other.
+    """Return the mean over all values and its standard error, when those of one cluster depend on each other.
 
     With n clusters of m_i values and sums y_i, r = sum(y) / sum(m) has the error
     sqrt(n / (n - 1) * sum((y_i - r m_i)^2)) / sum(m), that of a ratio (Cochran, Sampling Techniques, 6.4); with
@@ -48,7 +51,7 @@ def clustered_mean(values: Sequence[Sequence[float]]) -> tuple[float, float]:
 def clustered_difference(
     values: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]
 ) -> tuple[float, float]:
-    """Difference of the means of two sets of values in the same clusters, and its error, as of `clustered_mean`.
+    """Return the difference of two sets' means in the same clusters, and its error, as of `clustered_mean`.
 
     A cluster need not have as many values in both. Raises ValueError when one set is empty or has other clusters.
     """
@@ -59,7 +62,7 @@ def clustered_difference(
 
 
 def _influences(values: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
-    """The mean, and by how much each cluster moves it."""
+    """Return the mean, and by how much each cluster moves it."""
     sums = [(math.fsum(cluster), len(cluster)) for cluster in values]
     total = sum(count for _, count in sums)
     if not total:
@@ -84,7 +87,7 @@ class Box(NamedTuple):
 
 
 def overlap(one: Box, other: Box) -> float:
-    """Intersection over union, 0..1."""
+    """Return the intersection over union, 0..1."""
     width = min(one.right, other.right) - max(one.left, other.left)
     height = min(one.bottom, other.bottom) - max(one.top, other.top)
     both = max(0.0, width) * max(0.0, height)
@@ -92,10 +95,10 @@ def overlap(one: Box, other: Box) -> float:
     return both / (areas - both) if both else 0.0
 
 
-def shared_boxes(truth: Sequence[Box], found: Sequence[Box], least_overlap: float = 0.5) -> list[bool]:
-    """For every box of `truth`, then of `found`, whether the other has it; the mean of that is the F1 score.
+def shared_boxes(truth: Sequence[Box], found: Sequence[Box]) -> list[bool]:
+    """Tell for every box of `truth`, then of `found`, whether the other has it; the mean of that is the F1 score.
 
-    found: best first. Each takes the free box of its class that it overlaps most, by `least_overlap` or more
+    found: best first. Each takes the free box of its class that it overlaps most, by MIN_OVERLAP or more
     (Everingham et al., "The PASCAL Visual Object Classes Challenge", 2010, 4.2).
     """
     taken = [False] * len(truth)
@@ -105,17 +108,12 @@ def shared_boxes(truth: Sequence[Box], found: Sequence[Box], least_overlap: floa
             (overlap(box, other), -at) for at, other in enumerate(truth) if other.kind == box.kind and not taken[at]
         ]
         best, at = max(free, default=(0.0, 0))
-        hits.append(best >= least_overlap)
+        hits.append(best >= MIN_OVERLAP)
         if hits[-1]:
             taken[-at] = True
     return taken + hits
 
 
-def bits_per_pixel(size: float, height: int, width: int) -> float:
-    """Bits of a file of `size` bytes per pixel of the original frame."""
-    return 8 * size / (height * width)
-
-
 def byte_budget(bpp: float, height: int, width: int) -> int:
-    """Largest file in whole bytes that keeps within `bpp` bits per pixel of the original frame."""
+    """Return the largest file in whole bytes that keeps within `bpp` bits per pixel of the original frame."""
     return math.floor(bpp * height * width / 8 + 1e-9)

@@ -5,24 +5,21 @@ that it was shown, which is a map sent on the side at no cost. Importance and ne
 where a variant needs them, since they bring TensorFlow.
 """
 
-import dataclasses
 import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from rjpeg import codec
-from rjpeg.decoder import frame_of, read_region_file
 from rjpeg.features import generator_features
 from rjpeg.model import Model
 from rjpeg.runtime import Quantization, answer
 
-SOURCES = ("generator", "oracle")
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 TEACHER_SIZE = 224
 # the middle of the range of train/config.yaml: IJG quality of the coarse coding whose errors the teachers judge
@@ -66,7 +63,7 @@ class SideMap:
         return self._quantization()
 
     def run(self, array: np.ndarray) -> np.ndarray:
-        """(1, rows, cols, channels) int8 features -> (1, rows, cols, 2) int8."""
+        """Answer (1, rows, cols, channels) int8 features -> (1, rows, cols, 2) int8."""
         rows, cols = array.shape[1:3]
         rate = int(array[0, 0, 0, -1]) + 64
         if (rows, cols, rate) not in self._answers:
@@ -78,8 +75,8 @@ class SideMap:
         return self._answers[rows, cols, rate][np.newaxis]
 
 
-def attach(source: str, model: Model) -> SideMap:
-    """Puts a stand-in for one of SOURCES in the place of the model's predictor, for both ends, and gives it.
+def attach(source: Literal["generator", "oracle"], model: Model) -> SideMap:
+    """Put a stand-in in the place of the model's predictor, for both ends, and return it.
 
     Raises ImportError, which names the package, where one is missing.
     """
@@ -101,15 +98,15 @@ def attach(source: str, model: Model) -> SideMap:
 
 
 def require(*packages: str) -> None:
-    """Raises ImportError for the first package that is not installed."""
+    """Raise ImportError for the first package that is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"no module {package}", name=package)
 
 
 def fingerprint() -> str:
-    """Short hash of what maps depend on besides the variant and rjpeg itself."""
-    files = [Path(__file__), *(_TRAIN / f"{name}.py" for name in ("dataset", "importance", "paper", "twin"))]
+    """Return a short hash of what maps depend on besides the variant and rjpeg itself."""
+    files = [Path(__file__), *(_TRAIN / f"{name}.py" for name in ("dataset", "importance", "transforms"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -146,7 +143,7 @@ class _Oracle:
         return self._sizes[size]
 
     def _answers(self, frame: np.ndarray) -> list[Any]:
-        """Every teacher's log-probabilities on the clean frame."""
+        """Return every teacher's log-probabilities on the clean frame."""
         from keras import ops
 
         from train.photos import resize
@@ -157,7 +154,7 @@ class _Oracle:
     def _octaves(self, reduced: np.ndarray, clean: list[Any]) -> np.ndarray:
         from train.dataset import centered, target_of
         from train.importance import gradient_statistics, jpeg_round_trip
-        from train.twin import resize_matrix
+        from train.transforms import resize_matrix
 
         height, width = reduced.shape[:2]
         coded = jpeg_round_trip(reduced[..., ::-1], ORACLE_QUALITY).astype(np.float32)
@@ -175,29 +172,3 @@ class _Oracle:
             targets.append(target_of(importance)[0])
         octaves = centered(np.mean(targets, axis=0)) / ORACLE_QUANTIZATION.scale
         return np.clip(np.floor(octaves + 0.5), -128, 127).astype(np.int8)
-
-
-class PaperReader:
-    """Decodes files as the paper does: with the map that a network reads from all quantized coefficients.
-
-    `path` is the network of `train.paper`, `model` the one whose encoder made the files, with its stand-in. Raises
-    ImportError where Keras is missing.
-    """
-
-    def __init__(self, path: Path, model: Model) -> None:
-        require("keras")
-        self._path, self._model = path, model
-
-    @functools.cached_property
-    def _network(self) -> Any:
-        from train.checkpoints import load_network
-
-        return load_network(self._path)
-
-    def decode(self, data: bytes) -> np.ndarray:
-        """(H, W, 3) uint8 BGR frame, wrong wherever the map is misread. Raises JpegError and ModelError."""
-        from train.paper import read_map
-
-        file = read_region_file(data, self._model)
-        levels = read_map(self._network, file.blocks, file.tables)
-        return frame_of(dataclasses.replace(file, quality_map=levels), self._model)

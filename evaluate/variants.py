@@ -6,7 +6,7 @@ A cached result depends on its own entry and on no other, so that a new row cost
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,8 +31,7 @@ class Variant:
 
     `row` says so in the ablation's table. `model` has other values for fields of `rjpeg.Model`, `leveling` for those
     of its `Leveling`, `encoder` and `decoder` the options of `rjpeg.Encoder` and `rjpeg.Decoder`.
-    `side_map` names what gives both ends their map free of charge, one of `side_maps.SOURCES`, in the predictor's
-    place; with `reads_map` the decoder does not get it, and reads one from the coefficients as the paper does.
+    `side_map` names what gives both ends their map free of charge in the predictor's place (`side_maps.attach`).
     """
 
     row: str
@@ -40,18 +39,17 @@ class Variant:
     leveling: Mapping[str, Any] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
     decoder: Mapping[str, Any] = field(default_factory=dict)
-    side_map: str | None = None
-    reads_map: bool = False
+    side_map: Literal["generator", "oracle"] | None = None
 
     def changed(self, model: Model) -> Model:
-        """The model with the variant's values in it."""
+        """Return the model with the variant's values in it."""
         tables = self.model.get("base_tables")
         arrays = {} if tables is None else {"base_tables": tuple(np.array(table, np.float64) for table in tables)}
         leveling = model.leveling._replace(**self.leveling)
         return dataclasses.replace(model, leveling=leveling, **{**self.model, **arrays})
 
     def settings(self) -> str:
-        """All that is changed, without the name of the row."""
+        """Return all that is changed, without the name of the row."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "row"}
         return ", ".join(f"{name}={value!r}" for name, value in values.items() if value)
 
@@ -64,10 +62,6 @@ VARIANTS = {
     "region-jpeg-unrefined": Variant("without refinements: the predictor's map alone", encoder={"refine": False}),
     "region-jpeg-generator": Variant(
         "the generator's map on the side, free of charge", encoder={"refine": False}, side_map="generator"
-    ),
-    "region-jpeg-paper": Variant(
-        "the paper's scheme: a predictor on all coefficients, errors included",
-        encoder={"refine": False}, side_map="generator", reads_map=True,
     ),
     "region-jpeg-oracle": Variant(
         "oracle: this very picture's gradients, free of charge",

@@ -7,6 +7,7 @@ finds in the whole clean frame.
 
 import argparse
 import functools
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evaluate import data, report
-from evaluate.arguments import add_classifier, add_run, cache_of, check, command_of, log, notes_on, run_command
+from evaluate.arguments import add_classifier, add_run, cache_of, check, command_of, notes_on, run_command
 from evaluate.classifiers import identity, log_probabilities
 from evaluate.codecs import PEERS, Codec, CodecMissingError
 from evaluate.compare import (
@@ -37,6 +38,8 @@ from evaluate.variants import VARIANTS
 from rjpeg import runtime
 from rjpeg.errors import InputError
 from server.task import PythonTask, load_task, read_task
+
+logger = logging.getLogger(__name__)
 
 RATES = (0.1, 0.15, 0.25, 0.38, 0.5)
 SIZES = ("640x480", "1280x720")
@@ -82,7 +85,7 @@ class Seen:
 
 @functools.cache
 def detector_of(path: str) -> Callable[[np.ndarray], list[Box]]:
-    """frame (H, W, 3) uint8 BGR -> boxes, best first, of the task in a file, opened once a process.
+    """Open a task file once a process: frame (H, W, 3) uint8 BGR -> boxes, best first.
 
     Raises ConfigError, ModelError as `server.task.load_task`, InputError for one that answers with anything else.
     """
@@ -99,7 +102,7 @@ def detector_of(path: str) -> Callable[[np.ndarray], list[Box]]:
 
 
 def judge(task: Task) -> list[Seen]:
-    """What is seen in one frame at the task's points."""
+    """Judge what is seen in one frame at the task's points."""
     classifier = classifier_of(task.classifier, task.mean, task.std)
     codec = codec_of(task.codec, task.model)
 
@@ -123,17 +126,17 @@ def judge(task: Task) -> list[Seen]:
     return seen
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; its help shows every default."""
-    result = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
+    parser = argparse.ArgumentParser(
         prog="python -m evaluate.video",
         description="Agreement of a classifier with its own answers on the clean frames of a video, against bytes, "
         "for Region JPEG and other codecs, at other sizes than the classifier's.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_classifier(result)
-    add_run(result, RATES, "out/video")
-    add = result.add_argument
+    add_classifier(parser)
+    add_run(parser, RATES, "out/video")
+    add = parser.add_argument
     add("--video", type=Path, required=True, metavar="FILE", help="that OpenCV can read")
     add("--detector", metavar="FILE", help="task file of a detector, as the server takes it (docs/task.md), that "
         "looks at whole frames, too")  # fmt: skip
@@ -144,11 +147,11 @@ def parser() -> argparse.ArgumentParser:
     add("--codecs", nargs="+", default=list(CODECS), metavar="NAME", help=f"of {', '.join([*VARIANTS, *PEERS])}; "
         "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
-    return result
+    return parser
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """(height, width) of "WxH". Raises InputError."""
+    """Parse (height, width) of "WxH". Raises InputError."""
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise InputError(f"--sizes has {text!r}, expected WIDTHxHEIGHT in pixels")
@@ -156,7 +159,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures as the command line says, writes the files, and gives the results. Raises RjpegError."""
+    """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
     check(arguments)
     if not arguments.bpp:
         raise InputError("nothing to measure: --bpp has no value")
@@ -165,7 +168,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.detector:
         detector_of(arguments.detector)
     frames = data.read_video(arguments.video, arguments.every, arguments.limit)
-    log.info("%d frames of %s", len(frames), arguments.video.name)
+    logger.info("%d frames of %s", len(frames), arguments.video.name)
     codecs: dict[str, Codec] = {}
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(arguments.codecs):
@@ -173,7 +176,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             codecs[name] = codec_of(name, arguments.model)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
-            log.warning("skipped %s: %s", name, reason)
+            logger.warning("skipped %s: %s", name, reason)
     points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
     results: dict[str, Any] = {
         "video": arguments.video.name,
@@ -208,7 +211,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                         "points": [_point(point, rows, height * width) for point, rows in seen.items()],
                     }
                 )
-                log.info("done: %s at %s", name, text)
+                logger.info("done: %s at %s", name, text)
     _add_differences(results, arguments.reference)
     report.write(results, arguments.out, markdown(results), plot, CSV_COLUMNS)
     return results
@@ -223,7 +226,7 @@ def _seen(
     version: str,
     points: tuple[Point, ...],
 ) -> dict[Point, list[Seen]]:
-    """What is seen of all frames at every point, taken from the cache where it is there."""
+    """Return what is seen of all frames at every point, taken from the cache if it is there."""
     here = Path(__file__)
     base = {
         "classifier": identity(arguments.classifier),
@@ -252,7 +255,7 @@ def _seen(
 
 
 def _detector_identity(path: str) -> list[str]:
-    """What a detector's answers depend on."""
+    """Return what a detector's answers depend on."""
     config = read_task(path)
     return [repr(config), *([digest(Path(config.model))] if not isinstance(config, PythonTask) else [])]
 
@@ -292,12 +295,12 @@ def _mean_of_any(values: list[list[bool]]) -> tuple[float, float]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity; None is the error of a single frame, or the mean of no tiles."""
+    """Replace infinity, which JSON does not have: None is the error of a single frame, or the mean of no tiles."""
     return value if math.isfinite(value) else None
 
 
 def _add_differences(results: dict[str, Any], reference: str) -> None:
-    """Adds to every point the paired difference to the reference at the same size and rate, frame by frame."""
+    """Add to every point the paired difference to the reference at the same size and rate, frame by frame."""
     other = {
         (series["size"], point["value"]): point
         for series in results["series"]
@@ -305,7 +308,7 @@ def _add_differences(results: dict[str, Any], reference: str) -> None:
         for point in series["points"]
     }
     if not other:
-        log.warning("no paired differences: %s was not run", reference)
+        logger.warning("no paired differences: %s was not run", reference)
         return
     results["reference"] = reference
     for series in results["series"]:
@@ -321,7 +324,7 @@ def _add_differences(results: dict[str, Any], reference: str) -> None:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Tables of agreement and divergence by codec and rate, for every size."""
+    """Render tables of agreement and divergence by codec and rate, for every size."""
     size = results["classifier"]["size"]
     reference = results.get("reference")
     about = (
@@ -358,13 +361,13 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, Any], size: str) -> list[str]:
-    """Lines of the table of agreement at one size, to be pasted elsewhere."""
+    """Render the lines of the table of agreement at one size, to be pasted elsewhere."""
     rows = [series for series in results["series"] if series["size"] == size]
     return report.rate_table(rows, _rates(results))
 
 
 def sure_table(results: dict[str, Any], size: str) -> list[str]:
-    """The same on the tiles in which the classifier sees something."""
+    """Render the table for the tiles in which the classifier sees something."""
     return _figures(
         results,
         size,
@@ -373,7 +376,7 @@ def sure_table(results: dict[str, Any], size: str) -> list[str]:
 
 
 def divergence_table(results: dict[str, Any], size: str) -> list[str]:
-    """The same of the KL divergence."""
+    """Render the table of the KL divergence."""
     return _figures(
         results,
         size,
@@ -382,7 +385,7 @@ def divergence_table(results: dict[str, Any], size: str) -> list[str]:
 
 
 def detection_table(results: dict[str, Any], size: str) -> list[str]:
-    """The same of the detector's boxes."""
+    """Render the table of the detector's boxes."""
     return _figures(
         results,
         size,
@@ -391,7 +394,7 @@ def detection_table(results: dict[str, Any], size: str) -> list[str]:
 
 
 def _figures(results: dict[str, Any], size: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:
-    """Lines of a table of something by codec and rate."""
+    """Render the lines of a table of something by codec and rate."""
     lines = report.header(["codec", *(f"{rate:g} bpp" for rate in _rates(results))])
     for series in results["series"]:
         if series["size"] == size:
@@ -404,7 +407,7 @@ def _rates(results: dict[str, Any]) -> list[float]:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Agreement against mean bpp with standard errors, one panel a size."""
+    """Plot agreement against mean bpp with standard errors, one panel a size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -427,8 +430,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    """Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line."""
-    return run_command(parser(), run, markdown)
+    """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
+    return run_command(build_parser(), run, markdown)
 
 
 if __name__ == "__main__":

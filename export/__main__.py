@@ -29,10 +29,10 @@ from train.teachers import load_teacher
 # What a device affords: bytes of the file, multiply-adds of one region.
 BUDGETS = {"generator": (300_000, 50_000), "predictor": (60_000, 10_000)}
 # What int8 may cost: shares of levels, and relative to float the bytes and the teacher's divergence.
-LEAST_EQUAL, LEAST_WITHIN_1 = 0.85, 0.995
-MOST_BYTES_CHANGE, MOST_DIVERGENCE_CHANGE = 0.02, 0.1
+MIN_EQUAL, MIN_WITHIN_1 = 0.85, 0.995
+MAX_BYTES_CHANGE, MAX_DIVERGENCE_CHANGE = 0.02, 0.1
 
-log = logging.getLogger("export")
+logger = logging.getLogger(__name__)
 
 
 def export(
@@ -58,7 +58,7 @@ def export(
     samples = list(features_of(read_pictures(calibration, "calibration"), settings))
     contents = {}
     for index, name in enumerate(floats):
-        log.info("converting the %s, calibrated on %d grids", name, len(samples))
+        logger.info("converting the %s, calibrated on %d grids", name, len(samples))
         contents[name] = to_whole_numbers(floats[name], [features[index] for features in samples])
     check_budgets(contents, macs)
     networks = {name: Network(content, name=name) for name, content in contents.items()}
@@ -79,7 +79,7 @@ def export(
             (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
             files = ["generator.tflite", "predictor.tflite", "manifest.json"]
             if read.restorer is not None:
-                log.info("converting the restorer")
+                logger.info("converting the restorer")
                 coded = restoration_features_of(read_pictures(calibration, "calibration"), load_model(folder))
                 content = to_int8(without_rescaling(read.restorer), coded)
                 files.append("restorer.tflite")
@@ -87,7 +87,7 @@ def export(
                 network = Network(content, name="restorer")
                 manifest["restorer"] = part_of("restorer", content, network, macs_per_region(read.restorer))
                 (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-            log.info("comparing with the float networks through the codec")
+            logger.info("comparing with the float networks through the codec")
             exact = with_float_networks(load_model(folder), read)
             pictures = read_pictures(calibration, "evaluation")
             judge = load_teacher(teacher, TEACHER_SIZE, outputs, teacher_inputs(pictures))
@@ -106,30 +106,28 @@ def export(
 
 
 def check_budgets(contents: dict[str, bytes], macs: dict[str, int]) -> None:
-    """Raises ExportError for a network that is too large or too slow for a device."""
-    for name, (most_bytes, most_macs) in BUDGETS.items():
-        if len(contents[name]) > most_bytes:
-            raise ExportError(f"{name}: file has {len(contents[name])} bytes, the budget is {most_bytes}")
-        if macs[name] > most_macs:
-            raise ExportError(f"{name}: {macs[name]} multiply-adds per region, the budget is {most_macs}")
+    """Raise ExportError for a network that is too large or too slow for a device."""
+    for name, (max_bytes, max_macs) in BUDGETS.items():
+        if len(contents[name]) > max_bytes:
+            raise ExportError(f"{name}: file has {len(contents[name])} bytes, the budget is {max_bytes}")
+        if macs[name] > max_macs:
+            raise ExportError(f"{name}: {macs[name]} multiply-adds per region, the budget is {max_macs}")
 
 
 def check_parity(figures: dict[str, float]) -> None:
-    """Raises ExportError for figures of `parity.compare` that are out of bounds."""
-    if figures["levels_equal"] < LEAST_EQUAL:
+    """Raise ExportError for figures of `parity.compare` that are out of bounds."""
+    if figures["levels_equal"] < MIN_EQUAL:
+        raise ExportError(f"int8: {figures['levels_equal']:.1%} of the levels equal float's, expected {MIN_EQUAL:.1%}")
+    if figures["levels_within_1"] < MIN_WITHIN_1:
         raise ExportError(
-            f"int8: {figures['levels_equal']:.1%} of the levels equal float's, expected {LEAST_EQUAL:.1%}"
+            f"int8: {figures['levels_within_1']:.2%} of the levels within one of float's, expected {MIN_WITHIN_1:.1%}"
         )
-    if figures["levels_within_1"] < LEAST_WITHIN_1:
-        raise ExportError(
-            f"int8: {figures['levels_within_1']:.2%} of the levels within one of float's, expected {LEAST_WITHIN_1:.1%}"
-        )
-    if abs(figures["bytes_ratio"] - 1) > MOST_BYTES_CHANGE:
+    if abs(figures["bytes_ratio"] - 1) > MAX_BYTES_CHANGE:
         raise ExportError(f"int8: files have {figures['bytes_ratio']:.3f} times float's bytes")
     for kind in ("divergence", "divergence_restored"):
         if f"{kind}_float" not in figures:
             continue
-        most = figures[f"{kind}_float"] * (1 + MOST_DIVERGENCE_CHANGE)
+        most = figures[f"{kind}_float"] * (1 + MAX_DIVERGENCE_CHANGE)
         if figures[f"{kind}_int8"] > most:
             raise ExportError(
                 f"int8: the teacher's {kind} is {figures[f'{kind}_int8']:.4f}, expected at most {most:.4f}"
@@ -137,6 +135,7 @@ def check_parity(figures: dict[str, float]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turns a checkpoint into int8 TFLite networks and a manifest, if all checks pass.",
@@ -161,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def print_table(manifest: dict[str, Any]) -> None:
+    """Print a row for each network, and the figures of int8 beside float."""
     rows = [("", "bytes", "MACs/region", "input scale", "output scale")]
     for name in filter(manifest.get, ("generator", "predictor", "restorer")):
         part = manifest[name]
@@ -191,6 +191,7 @@ def _macs(part: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

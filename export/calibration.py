@@ -16,12 +16,12 @@ from rjpeg.restoration import restoration_features, step_octaves
 from train.config import CodecConfig
 
 # Largest side of a coded frame, and qualities; together they span what devices send.
-LARGEST_SIDES = (128, 224, 448)
+LONGER_SIDES = (128, 224, 448)
 QUALITIES = (5, 12, 25, 50, 80)
 
 
 def read_pictures(folder: Path, use: str) -> list[NDArray[np.uint8]]:
-    """The (H, W, 3) BGR pictures of a folder's manifest for a use, "calibration" or "evaluation".
+    """Read the (H, W, 3) BGR pictures of a folder's manifest for a use, "calibration" or "evaluation".
 
     Raises InputError if there are none, StorageError if the manifest or a picture can't be read.
     """
@@ -41,11 +41,11 @@ def read_pictures(folder: Path, use: str) -> list[NDArray[np.uint8]]:
 def features_of(
     pictures: list[NDArray[np.uint8]], settings: CodecConfig
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """(generator's, predictor's) features of every picture, at sizes and qualities in turn."""
+    """Yield the (generator's, predictor's) features of every picture, at sizes and qualities in turn."""
     luma_base, chroma_base = (np.array(table) for table in (settings.base_tables.luma, settings.base_tables.chroma))
     center = 2.0 ** (settings.center_levels[0] / settings.levels_per_octave)
     for number, picture in enumerate(pictures):
-        for shift, side in enumerate(LARGEST_SIDES):
+        for shift, side in enumerate(LONGER_SIDES):
             quality = QUALITIES[(number + shift) % len(QUALITIES)]
             scale = side / max(picture.shape[:2])
             size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
@@ -62,11 +62,11 @@ def features_of(
 
 
 def restoration_features_of(pictures: list[NDArray[np.uint8]], model: Model) -> list[NDArray[np.float32]]:
-    """The restorer's features of every picture, coded with the model at sizes and qualities in turn."""
+    """Return the restorer's features of every picture, coded with the model at sizes and qualities in turn."""
     encoder = Encoder(model)
     features = []
     for number, picture in enumerate(pictures):
-        scale = LARGEST_SIDES[number % 2] / max(picture.shape[:2])
+        scale = LONGER_SIDES[number % 2] / max(picture.shape[:2])
         size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
         frame = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         file = read_region_file(encoder.encode(frame, quality=QUALITIES[number % len(QUALITIES)]), model)

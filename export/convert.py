@@ -17,7 +17,7 @@ class ExportError(RjpegError):
 
 
 def to_int8(network: keras.Model, calibration: Iterable[np.ndarray]) -> bytes:
-    """The network as a TFLite file: int8 in, int8 out, input shape (1, None, None, channels).
+    """Convert a network to a TFLite file: int8 in, int8 out, input shape (1, None, None, channels).
 
     calibration: features (rows, cols, channels) float32, from whose ranges the scales of all tensors follow. Weights
     are int8 with a scale for every output channel, biases int32; batch normalization is folded. Raises ExportError

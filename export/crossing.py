@@ -20,7 +20,7 @@ from rjpeg.runtime import RUNTIMES, Network
 
 
 def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:
-    """Outputs of every installed runtime, with XNNPACK and without, compared in all integers:
+    """Compare the outputs of every installed runtime, with XNNPACK and without, in all integers:
     {"runtimes", "equal", "inputs"}.
 
     Raises ModelError where a runtime does not run the network.
@@ -34,7 +34,7 @@ def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, 
 
 
 def hard_inputs(channels: int) -> list[NDArray[np.int8]]:
-    """Inputs (n, rows, cols, channels) as no picture gives them: extremes, noise, odd grids, several at once."""
+    """Make inputs (n, rows, cols, channels) as no picture gives them: extremes, noise, odd grids, several at once."""
     rng = np.random.default_rng(0)
     shapes = [(1, 1, 1), (1, 2, 7), (3, 5, 4), (1, 23, 5), (2, 1, 9)]
     noise = [rng.integers(-128, 128, (*shape, channels)) for shape in shapes]
@@ -44,7 +44,7 @@ def hard_inputs(channels: int) -> list[NDArray[np.int8]]:
 
 
 def answers_of(content: bytes, inputs: list[NDArray[np.int8]], runtime: str) -> list[list[NDArray[np.int8]]]:
-    """A runtime's answers to all inputs, with XNNPACK and without. Raises ModelError."""
+    """Return a runtime's answers to all inputs, with XNNPACK and without. Raises ModelError."""
     # tflite-runtime does not always make an interpreter where TensorFlow is loaded, before it or after it.
     with tempfile.TemporaryDirectory() as scratch:
         given, answered = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"
@@ -66,6 +66,7 @@ def answers_of(content: bytes, inputs: list[NDArray[np.int8]], runtime: str) -> 
 
 
 def main(given: str, answered: str) -> None:
+    """Answer the arrays of one file into another, with the network on standard input."""
     content = sys.stdin.buffer.read()
     networks = [Network(content, name="network", delegate=delegate) for delegate in (True, False)]
     with np.load(given) as arrays:

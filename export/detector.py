@@ -34,7 +34,7 @@ outputs: [{outputs}]
 
 
 def read_constants(file: Path, manifest: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Constants by name, of the manifest's groups, whose files lie beside `file`.
+    """Read the constants by name, of the manifest's groups, whose files lie beside `file`.
 
     Raises StorageError for one that can't be read, InputError for one that is no such file.
     """
@@ -54,7 +54,7 @@ def read_constants(file: Path, manifest: list[dict[str, Any]]) -> dict[str, np.n
 
 
 def read_graph(file: Path) -> Any:
-    """The `tf.compat.v1.GraphDef` of a TensorFlow.js graph model. Raises errors as `read_constants`."""
+    """Read the `tf.compat.v1.GraphDef` of a TensorFlow.js graph model. Raises errors as `read_constants`."""
     import tensorflow as tf
     from google.protobuf import json_format
 
@@ -97,7 +97,7 @@ def read_graph(file: Path) -> Any:
 
 
 def convert(file: Path) -> bytes:
-    """A TFLite detector: (1, H, W, 3) float32 RGB 0..255 -> boxes, classes, scores and count as the server takes them.
+    """Convert to TFLite: (1, H, W, 3) float32 RGB 0..255 -> boxes, classes, scores and count as the server takes them.
 
     Raises StorageError for a file that can't be read, InputError for one that is no such detector.
     """
@@ -123,7 +123,8 @@ def convert(file: Path) -> bytes:
     return converter.convert()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m export.detector",
         description="Makes the CenterNet of the npm package @vladmandic/human a TFLite detector, with a task file for "
@@ -133,7 +134,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="centernet.json, with centernet.bin beside it")
     parser.add_argument("--out", type=Path, default=Path("out/detector"), metavar="FOLDER", help="for both files")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="SCORE", help="least score of a box")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     try:
         network = convert(arguments.file)
         model, task = arguments.out / "detector.tflite", arguments.out / "detector.yaml"

@@ -21,7 +21,7 @@ def build_manifest(
     training: dict[str, Any],
     parity: dict[str, Any],
 ) -> dict[str, Any]:
-    """manifest.json as a dictionary. contents, networks, macs: by "generator" and "predictor"."""
+    """Build manifest.json as a dictionary. contents, networks, macs: by "generator" and "predictor"."""
     parts = {part: part_of(part, content, networks[part], macs[part]) for part, content in contents.items()}
     decoder = {
         "predictor_sha256": parts["predictor"]["sha256"],
@@ -52,7 +52,7 @@ def build_manifest(
 
 
 def part_of(name: str, content: bytes, network: Network, macs: int) -> dict[str, Any]:
-    """What the manifest says of one network: its file, and how its integers are meant."""
+    """Return what the manifest says of one network: its file, and how its integers are meant."""
     return {
         "file": f"{name}.tflite",
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -35,7 +35,7 @@ class FloatNetwork:
 
 
 def with_float_networks(model: Model, checkpoint: Checkpoint) -> Model:
-    """The model with the checkpoint's float networks answering in place of its own."""
+    """Let the checkpoint's float networks answer in place of the model's own."""
     # They are cached properties of Model: what lies under their names is what is used.
     for name in ("generator", "predictor", "restorer"):
         network = getattr(checkpoint, name)
@@ -45,7 +45,7 @@ def with_float_networks(model: Model, checkpoint: Checkpoint) -> Model:
 
 
 def compare(exact: Model, integer: Model, pictures: list[NDArray[np.uint8]], teacher: Teacher) -> dict[str, float]:
-    """Figures of an int8 model beside its float one, each through encoder and decoder.
+    """Compare an int8 model with its float one, each through encoder and decoder.
 
     pictures: (H, W, 3) BGR. `levels_equal` and `levels_within_1` are shares of the predictor's and the generator's
     levels; `bytes_ratio` is of all files; `divergence` is the mean disagreement (`train.disagreement`, nats) of the
@@ -91,7 +91,7 @@ def _answer(teacher: Teacher, frames: list[NDArray[np.uint8]]) -> list[NDArray[n
 
 
 def teacher_inputs(frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """The middle squares of (H, W, 3) BGR frames as (N, 224, 224, 3) RGB."""
+    """Return the middle squares of (H, W, 3) BGR frames as (N, 224, 224, 3) RGB."""
     size = (TEACHER_SIZE, TEACHER_SIZE)
     inputs = []
     for frame in frames:

@@ -41,7 +41,7 @@ TOP = round(6 / UNIT)
 MOST = 2**24
 """Whole numbers up to here are exact in float32."""
 _INT8 = 127
-_MOST_TAPS = 25
+_MAX_TAPS = 25
 
 
 class Layer(NamedTuple):
@@ -78,7 +78,7 @@ class _FloatLayer(NamedTuple):
 
 
 def to_whole_numbers(network: keras.Model, calibration: Iterable[np.ndarray]) -> bytes:
-    """The network as a TFLite file: int8 in, int8 out, input shape (None, None, None, channels).
+    """Convert a network to a TFLite file: int8 in, int8 out, input shape (None, None, None, channels).
 
     network: a generator or a predictor of `train.networks`. calibration: features (rows, cols, channels) float32, from
     whose answers the output's scale follows. Raises ExportError where a layer's sums do not fit float32.
@@ -87,7 +87,7 @@ def to_whole_numbers(network: keras.Model, calibration: Iterable[np.ndarray]) ->
 
 
 def quantized(network: keras.Model, calibration: Iterable[np.ndarray]) -> WholeNetwork:
-    """The network in whole numbers; arguments and errors as for `to_whole_numbers`."""
+    """Quantize the network to whole numbers; arguments and errors as for `to_whole_numbers`."""
     answers = [ops.convert_to_numpy(network(features[None], training=False)) for features in calibration]
     lowest, highest = min(answer.min() for answer in answers), max(answer.max() for answer in answers)
     scale = 2.0 ** np.ceil(np.log2(max(highest - lowest, 2.0**-20) / 255))
@@ -104,7 +104,7 @@ def quantized(network: keras.Model, calibration: Iterable[np.ndarray]) -> WholeN
 
 
 def check_sums(name: str, layer: Layer, largest_input: int) -> None:
-    """Raises ExportError where a sum could be more than float32 holds exactly, in whatever order it is made."""
+    """Raise ExportError if a sum could be more than float32 holds exactly, in whatever order it is made."""
     axes = tuple(range(layer.weights.ndim - 1))
     sums = np.abs(layer.weights.astype(np.int64)).sum(axes) * largest_input + np.abs(layer.bias)
     # After FLOOR: whole numbers, to which a shortcut is added.
@@ -115,7 +115,7 @@ def check_sums(name: str, layer: Layer, largest_input: int) -> None:
 
 
 def _folded(network: keras.Model) -> list[_FloatLayer]:
-    """Kernels and biases with the batch normalization that follows them."""
+    """Fold the batch normalization that follows them into kernels and biases."""
     found: list[_FloatLayer] = []
     for layer in network.layers:
         if isinstance(layer, keras_layers.InputLayer):
@@ -157,11 +157,11 @@ def _quantized_layer(layer: _FloatLayer, unit_in: float, unit_out: float) -> Lay
 
 
 def _parts(kernel: NDArray[np.int8]) -> Iterator[tuple[NDArray[np.int8], int]]:
-    """A depthwise kernel (height, width, channels) as the sum of kernels that XNNPACK has fast code for, with their
+    """Split a depthwise kernel (height, width, channels) into a sum of those that XNNPACK has fast code for, with their
     dilation in height: pairs of rows at one distance from the middle row, which goes with the outermost pair.
     """
     height, width = kernel.shape[:2]
-    if height * width <= _MOST_TAPS or height < 5 or height % 2 == 0:
+    if height * width <= _MAX_TAPS or height < 5 or height % 2 == 0:
         yield kernel, 1
         return
     reach = height // 2
@@ -171,7 +171,7 @@ def _parts(kernel: NDArray[np.int8]) -> Iterator[tuple[NDArray[np.int8], int]]:
 
 
 def file_of(network: WholeNetwork) -> bytes:
-    """The network as a TFLite file, input shape (None, None, None, channels)."""
+    """Write the network as a TFLite file, input shape (None, None, None, channels)."""
     file = _File()
     first, last = network.layers[0], network.layers[-1]
     given = file.activations(first.weights.shape[-2], schema.TensorType.INT8, (1.0, 0))
@@ -229,7 +229,7 @@ class _File:
     def activations(
         self, channels: int, kind: int = schema.TensorType.FLOAT32, quantization: tuple[float, int] | None = None
     ) -> int:
-        """A tensor (n, rows, cols, channels), all but channels open."""
+        """Add a tensor (n, rows, cols, channels), all but channels open."""
         tensor = self._tensor((1, 1, 1, channels), kind)
         tensor.shapeSignature = [-1, -1, -1, channels]
         if quantization is not None:
@@ -245,7 +245,7 @@ class _File:
         return len(self.graph.tensors) - 1
 
     def weights(self, values: NDArray[np.int8], shifts: NDArray[np.int64], channel_axis: int) -> int:
-        """Float32 weights from int8 ones."""
+        """Add float32 weights from int8 ones."""
         stored = self.constant(values)
         quantization = _quantization(2.0**-shifts, np.zeros(len(shifts)))
         quantization.quantizedDimension = channel_axis
@@ -255,7 +255,7 @@ class _File:
         return self.add("DEQUANTIZE", [stored], result, version=_VERSION_BY_CHANNEL)
 
     def convolution(self, x: int, layer: Layer) -> int:
-        """The sums of a layer, before FLOOR; ReLU's lower end is cut off here where nothing is added later."""
+        """Add the sums of a layer, before FLOOR; ReLU's lower end is cut off here if nothing is added later."""
         outputs = len(layer.bias)
         bias = (layer.bias * 2.0**-layer.shifts).astype(np.float32)
         relu = layer.relu and not layer.shortcut

@@ -7,9 +7,6 @@ def planes_from_bgr(
 def forward_dct(
     plane: NDArray[np.uint8], block_rows: int, block_cols: int, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]: ...
-def quantize(
-    coefficients: NDArray[np.float32], steps: NDArray[np.float32], levels: NDArray[np.uint8], dead_zone: float
-) -> NDArray[np.int16]: ...
 def quantize_regions(
     coefficients: list[NDArray[np.float32]],
     steps: tuple[NDArray[np.float32], NDArray[np.float32]],
@@ -28,9 +25,6 @@ def transform_and_quantize(
     quantized: NDArray[np.int16],
     masks: NDArray[np.uint64],
 ) -> None: ...
-def inverse_dct(
-    quantized: NDArray[np.int16], steps: NDArray[np.float32], levels: NDArray[np.uint8]
-) -> NDArray[np.uint8]: ...
 def picture_of(
     blocks: list[NDArray[np.int16]],
     steps: list[NDArray[np.float32]],
@@ -55,9 +49,6 @@ def levels_from_output(
     output: NDArray[np.int8], window: int, factor: float, offsets: tuple[float, float], most: int
 ) -> NDArray[np.uint8]: ...
 def find_masks(blocks: NDArray[np.int16]) -> NDArray[np.uint64]: ...
-def count_nonzero(
-    blocks: list[NDArray[np.int16]], masks: list[NDArray[np.uint64]], rows: int, cols: int
-) -> NDArray[np.int32]: ...
 def refined(
     predicted: NDArray[np.uint8],
     wanted: NDArray[np.uint8],

@@ -135,38 +135,6 @@ def level_steps(table: NDArray[np.integer], level_scales: NDArray[np.floating]) 
     return np.maximum(steps, 1.0).astype(np.float32)
 
 
-def block_levels(levels: NDArray[np.uint8], block_rows: int, block_cols: int) -> NDArray[np.uint8]:
-    """Give every block the level of its region.
-
-    levels: (rows, cols) uint8. A component with as many blocks as regions (chroma at 4:2:0) takes the map as it is, one
-    with more (luma; chroma at 4:4:4) has 2x2 blocks a region.
-    """
-    if levels.shape == (block_rows, block_cols):
-        return np.ascontiguousarray(levels)
-    return np.ascontiguousarray(levels.repeat(2, axis=0).repeat(2, axis=1)[:block_rows, :block_cols])
-
-
-def quantize(
-    coefficients: NDArray[np.float32], steps: NDArray[np.float32], levels: NDArray[np.uint8], dead_zone: float
-) -> NDArray[np.int16]:
-    """Quantize every block with its own level's steps: sign(c) * floor(|c| / step + 0.5 - dead_zone).
-
-    coefficients: (block_rows, block_cols, 64) float32. steps: (n_levels, 64) float32. levels: (block_rows,
-    block_cols) uint8. dead_zone: 0..0.5, 0 is plain rounding; DC is always plainly rounded. Returns int16, |q| <= 1023.
-    """
-    return _native.quantize(coefficients, steps, levels, dead_zone)
-
-
-def inverse_dct(
-    quantized: NDArray[np.int16], steps: NDArray[np.float32], levels: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Dequantize every block with its own level's steps and transform it back.
-
-    Arguments as for `quantize`. Returns the (8 * block_rows, 8 * block_cols) uint8 plane, partial blocks whole.
-    """
-    return _native.inverse_dct(quantized, steps, levels)
-
-
 def picture_of(
     blocks: list[NDArray[np.int16]],
     steps: list[NDArray[np.float32]],
@@ -176,7 +144,8 @@ def picture_of(
 ) -> NDArray[np.uint8]:
     """The (height, width, 3) uint8 BGR picture of quantized blocks, from which no plane is made on the way.
 
-    blocks, steps: as for `inverse_dct`, of y, cb and cr. levels: (rows, cols, 2) uint8, those of the regions.
+    blocks: (block_rows, block_cols, 64) int16 of y, cb and cr. steps: (n_levels, 64) float32 of each. levels: (rows,
+    cols, 2) uint8, those of the regions.
     half_size_chroma: 4:2:0, else 4:4:4. size: (height, width). Half-size chroma is enlarged linearly between sample
     centers, as libjpeg's "fancy upsampling" does.
     """
@@ -184,7 +153,7 @@ def picture_of(
 
 
 def quantize_dc(coefficients: NDArray[np.float32], step: int) -> NDArray[np.int64]:
-    """The DC terms (block_rows, block_cols) that `quantize` gives, which no map changes."""
+    """The DC terms (block_rows, block_cols) that a file has, plainly rounded, which no map changes."""
     dc = coefficients[..., 0]
     magnitude = np.minimum(np.abs(dc) / np.float32(step) + np.float32(0.5), np.float32(1023))
     return np.copysign(np.floor(magnitude), dc).astype(np.int64)

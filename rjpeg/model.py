@@ -29,9 +29,10 @@ class Model:
     """A loaded model folder.
 
     identity: the two bytes that a file's marker carries. base_tables: luma and chroma, (64,) float64 in natural order,
-    for quality 50. dead_zone: see `codec.quantize`. refinement_bits: what a level of the generator's must be taken to
-    save, in place of the predictor's, to be written into the marker. sizes_by_rate, sizes_by_quality: (upper bound,
-    fraction of the frame's sides) in rising order, the last bound infinite; bounds are bpp and IJG quality.
+    for quality 50. dead_zone: 0..0.5; AC terms are sign(c) * floor(|c| / step + 0.5 - dead_zone), DC is plainly
+    rounded. refinement_bits: what a level of the generator's must be taken to save, in place of the predictor's, to be
+    written into the marker. sizes_by_rate, sizes_by_quality: (upper bound, fraction of the frame's sides) in rising
+    order, the last bound infinite; bounds are bpp and IJG quality.
     negligible_energy: see `sizing.Sizing.place`; 0 where the manifest has none.
     """
 

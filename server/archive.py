@@ -8,12 +8,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from rjpeg.errors import ConfigError, RjpegError
+from rjpeg.errors import RjpegError
 from server.decoding import FrameDecoder
 from server.places import is_folder, list_files, parse_place, read_place, read_stream
-from server.task import PythonTask, load_task, read_task
+from server.task import load_task, read_task
 
 __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
 
@@ -32,8 +30,6 @@ class Options:
     form: str
     keep_jpeg: bool
     task: str | None
-    labels: str | None
-    task_range: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -89,21 +85,11 @@ def decode_file(job: Job) -> dict[str, Any]:
 @functools.cache
 def decoder_of(options: Options) -> FrameDecoder:
     """The decoder for these options, made once a process. Raises ConfigError, ModelError."""
-    task = None
-    given: dict[str, Any] = {"labels": options.labels, "input_range": options.task_range}
-    given = {key: value for key, value in given.items() if value is not None}
-    if options.task is not None:
-        config = read_task(options.task)
-        if given and isinstance(config, PythonTask):
-            raise ConfigError("--labels and --task-range are of no use to a Python function")
-        task = load_task(msgspec.structs.replace(config, **given))
-    elif given:
-        raise ConfigError("--labels and --task-range are of no use without --task")
     return FrameDecoder(
         options.model,
         max_pixels=options.max_pixels,
         restore=options.restore,
         form=options.form,
         keep_jpeg=options.keep_jpeg,
-        task=task,
+        task=None if options.task is None else load_task(read_task(options.task)),
     )

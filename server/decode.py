@@ -97,16 +97,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--task",
         metavar="FILE",
-        help="who is asked about each picture: a .tflite or .keras classifier, or a .yaml file (docs/task.md) with a "
-        "detector's settings or a Python function (default: none)",
-    )
-    p.add_argument("--labels", metavar="FILE", help="names of the network's classes, one a line (default: none)")
-    p.add_argument(
-        "--task-range",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="black and white at a float input; integer inputs get pixels (default: -1 1, of a .keras file 0 255)",
+        help="who is asked about each picture: a .tflite or .keras classifier, or a task file (.yaml, docs/task.md) "
+        "with a classifier's or detector's settings or a Python function (default: none)",
     )
     p.add_argument(
         "--max-bytes",
@@ -142,8 +134,6 @@ def decode_files(args: argparse.Namespace) -> int:
         form=args.format,
         keep_jpeg=args.keep_jpeg,
         task=args.task,
-        labels=args.labels,
-        task_range=None if args.task_range is None else tuple(args.task_range),
     )
     decoder_of(options)  # what is missing is missed now and not at every file
     emit = LineWriter()

@@ -41,8 +41,8 @@ class TestMake:
             ),
             (
                 "ablation",
-                ["DATA=a", "PHOTOS=my photos", "ARGS=--limit 9"],
-                "-m evaluate.ablation --data 'a' --photos 'my photos' --limit 9",
+                ["DATA=my pictures", "ARGS=--limit 9"],
+                "-m evaluate.ablation --data 'my pictures' --limit 9",
             ),
             ("eval-video", ["VIDEO=a.avi"], "-m evaluate.video --video 'a.avi'"),
             ("serve", ["ARGS=--listen [::1]:0"], " --listen [::1]:0"),

@@ -17,6 +17,7 @@ from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Trains a generator and a predictor on a folder of photographs, without labels. Started again "
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="photographs, in subfolders too")
     parser.add_argument("--config", type=Path, default=CONFIG_FILE, help="training's configuration (YAML)")
-    parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables and map, for fine-tuning (YAML)")
+    parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables and map (YAML)")
     parser.add_argument(
         "--out", type=Path, default=Path("out/train"), metavar="FOLDER",
         help="where importance, logs and stages go, and the checkpoint at the end",
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
-    """["a.b=1"] -> {"a.b": 1}, values read as YAML. Raises ConfigError."""
+    """Parse ["a.b=1"] into {"a.b": 1}, values read as YAML. Raises ConfigError."""
     overrides: dict[str, object] = {}
     for text in texts:
         key, separator, value = text.partition("=")
@@ -80,6 +81,7 @@ def name_workers(workers: str | None, index: int | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Into the checkpoint goes what was asked for, but not where it lay on this machine.

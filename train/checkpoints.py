@@ -36,7 +36,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def without_optimizer(network: keras.Model) -> keras.Model:
-    """The same network, as it is for use."""
+    """Copy a network as it is for use, without its optimizer."""
     plain = keras.models.clone_model(network)
     plain.set_weights(network.get_weights())
     return plain

@@ -50,15 +50,6 @@ class DistillConfig(_Struct, frozen=True):
     generator_share: Share = 0.0
 
 
-class FineTuneConfig(_Struct, frozen=True):
-    epochs: Count
-    steps: Positive
-    batch: Positive
-    learning_rate: Rate
-    quality: tuple[Quality, Quality]
-    elasticity: Rate
-
-
 class Config(_Struct, frozen=True):
     seed: Count
     held_back: Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -67,7 +58,6 @@ class Config(_Struct, frozen=True):
     predictor: NetworkConfig
     distill_generator: DistillConfig
     distill_predictor: DistillConfig
-    fine_tune: FineTuneConfig
 
 
 Steps = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=64, max_length=64)]
@@ -114,9 +104,9 @@ def load_config(path: Path, overrides: Mapping[str, object] | None = None) -> Co
     return _load(path, Config, overrides or {})
 
 
-def load_codec(path: Path, overrides: Mapping[str, object] | None = None) -> CodecConfig:
-    """Read train/codec.yaml or a file like it, as `load_config`."""
-    return _load(path, CodecConfig, overrides or {})
+def load_codec(path: Path) -> CodecConfig:
+    """Read train/codec.yaml or a file like it. Raises ConfigError, as `load_config`."""
+    return _load(path, CodecConfig, {})
 
 
 def _load(path: Path, kind: type[T], overrides: Mapping[str, object]) -> T:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rjpeg.codec import forward_dct, planes_from_frame
 from rjpeg.features import generator_features, predictor_features
-from train import twin
+from train import transforms
 from train.config import CodecConfig
 from train.workers import ALONE, Workers, share
 
@@ -29,23 +29,23 @@ class Crops(NamedTuple):
 
 
 def coefficients(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Y, Cb and Cr coefficients at 4:2:0 of an RGB picture with sides that are multiples of 16."""
+    """Compute the Y, Cb and Cr coefficients at 4:2:0 of an RGB picture with sides that are multiples of 16."""
     y, cb, cr = planes_from_frame(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), "4:2:0")
     return forward_dct(y), forward_dct(cb), forward_dct(cr)
 
 
 def centered(maps: np.ndarray) -> np.ndarray:
-    """Maps (..., rows, cols, channels) less their mean over the grid."""
+    """Subtract from maps (..., rows, cols, channels) their mean over the grid."""
     return maps - maps.mean(axis=(-3, -2), keepdims=True)
 
 
 def target_of(importance: np.ndarray) -> np.ndarray:
-    """Step offsets in octaves for log2 importance (..., rows, cols, 2): -1/2 of it, centered, limited."""
+    """Compute step offsets in octaves for log2 importance (..., rows, cols, 2): -1/2 of it, centered, limited."""
     return centered(np.clip(centered(-0.5 * importance), -MAX_OFFSET, MAX_OFFSET))
 
 
 def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
-    """The crops of the photos that are (or are not) held back, one entry for every coding size."""
+    """Load the crops of the photos that are (or are not) held back, one entry for every coding size."""
     groups: dict[int, list[list[np.ndarray]]] = {}
     for path in shards:
         with np.load(path) as shard:
@@ -79,7 +79,7 @@ class Rates(NamedTuple):
 
     @classmethod
     def of(cls, codec: CodecConfig) -> "Rates":
-        """The DQT is finer than a picture's average region by the center level, see `rjpeg.maps`."""
+        """Derive the rates: the DQT is finer than a picture's average region by the center level, see `rjpeg.maps`."""
         luma, chroma = codec.base_tables.luma, codec.base_tables.chroma
         mean = float(np.mean(luma))
         octaves = float(np.log2(mean)) - codec.center_levels[0] / codec.levels_per_octave
@@ -87,7 +87,7 @@ class Rates(NamedTuple):
 
 
 def draw_rates(quality: np.ndarray, rates: Rates, rng: np.random.Generator) -> np.ndarray:
-    """log2 of the mean luma step of a DQT for every crop, 0..8.
+    """Draw log2 of the mean luma step of a DQT for every crop, 0..8.
 
     Most are near the quality at which the crop's importance was taken, the rest anywhere, so that the networks
     know the whole range.
@@ -99,7 +99,7 @@ def draw_rates(quality: np.ndarray, rates: Rates, rng: np.random.Generator) -> n
 
 
 def generator_batch(crops: Crops, index: np.ndarray, octaves: np.ndarray) -> np.ndarray:
-    """Generator features (n, rows, cols, 73) float32 of some crops at tables of 2**octaves mean luma step."""
+    """Make generator features (n, rows, cols, 73) float32 of some crops at tables of 2**octaves mean luma step."""
     features = crops.features[index].astype(np.float32)
     features[..., -1] += np.floor(16 * octaves + 0.5)[:, None, None]
     return features
@@ -108,7 +108,7 @@ def generator_batch(crops: Crops, index: np.ndarray, octaves: np.ndarray) -> np.
 def predictor_batch(
     crops: Crops, index: np.ndarray, octaves: np.ndarray, rates: Rates, rng: np.random.Generator
 ) -> np.ndarray:
-    """Predictor features (n, rows, cols, 7) float32, DC terms quantized as in such a file.
+    """Make predictor features (n, rows, cols, 7) float32, DC terms quantized as in such a file.
 
     The DC step is varied around the tables' own, so that tables can be tuned without training anew.
     """
@@ -127,7 +127,7 @@ class Batches:
 
     network: "generator" or "predictor". targets: (n, rows, cols, 2) for every entry of `crops`. What a batch holds is
     decided by seed, epoch and number alone, so that an interrupted run goes on as it would have; of every batch
-    a worker gets its share.
+    a worker gets its share. pictures: in an epoch, of all workers together.
     """
 
     def __init__(
@@ -169,9 +169,9 @@ class Batches:
 
 
 def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window: int) -> list[float]:
-    """Pearson correlation of maps with the truth over all regions of all crops, centered as levels: [luma, chroma]."""
+    """Correlate maps with the truth (Pearson) over all regions of all crops, centered as levels: [luma, chroma]."""
     a, b = (
-        np.concatenate([np.asarray(twin.centered_nearby(part, window)).reshape(-1, 2) for part in parts]).astype(
+        np.concatenate([np.asarray(transforms.centered_nearby(part, window)).reshape(-1, 2) for part in parts]).astype(
             np.float64
         )
         for parts in (maps, truth)
@@ -180,7 +180,7 @@ def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window:
 
 
 def maps_of(network: keras.Model, crops: list[Crops], rates: Rates, seed: int) -> list[np.ndarray]:
-    """The network's maps of all crops, each at a rate near the one of its importance."""
+    """Return the network's maps of all crops, each at a rate near the one of its importance."""
     rng = np.random.default_rng(seed)
     maps = []
     for group in crops:

@@ -24,11 +24,11 @@ from rjpeg.errors import ModelError
 
 KINDS = ("classes", "scores", "values", "ignore")
 # float32 can't tell less than this from 1
-LEAST_PROBABILITY = 1e-6
+MIN_PROBABILITY = 1e-6
 
 
 def activation_of(tensor: Any) -> str | None:
-    """Name of the activation ("softmax", "sigmoid", "linear", ...) that a functional model's output comes from.
+    """Name the activation ("softmax", "sigmoid", "linear", ...) that a functional model's output comes from.
 
     None where the graph doesn't say.
     """
@@ -48,7 +48,7 @@ def activation_of(tensor: Any) -> str | None:
 
 
 def kind_of(activation: str | None, values: np.ndarray, alone: bool) -> str:
-    """The kind of an output, from its activation where that is telling, from its values on real photos otherwise.
+    """Find the kind of an output from its activation if that is telling, else from its values on real photos.
 
     values: (N, ...) outputs. alone: whether the model has no other output. Numbers 0..1 that sum to 1 over the last
     axis are classes, other numbers 0..1 scores; of the rest, (N, classes) of a model with one output is taken to
@@ -65,7 +65,7 @@ def kind_of(activation: str | None, values: np.ndarray, alone: bool) -> str:
 
 
 def standardize(kind: str, output: Any, values: np.ndarray, name: str) -> Any:
-    """An output in the form that `parameters` wants: logits, probabilities, or values in units of their spread.
+    """Bring an output into the form that `parameters` wants: logits, probabilities, or values in units of their spread.
 
     output: tensor; values: (N, ...) the same output on N real photos. Raises ModelError, which names the output, where
     its values are no such kind.
@@ -93,7 +93,7 @@ def standardize(kind: str, output: Any, values: np.ndarray, name: str) -> Any:
 
 
 def parameters(kinds: Sequence[str], outputs: Any) -> list[Any]:
-    """What of a teacher's outputs is compared: log-probabilities, probabilities and values, one entry an output.
+    """Return what of the outputs is compared: log-probabilities, probabilities and values, one entry an output.
 
     outputs: a tensor or a list of them, (N, ...), as `train.teachers.load_teacher`'s model gives them.
     """
@@ -102,14 +102,14 @@ def parameters(kinds: Sequence[str], outputs: Any) -> list[Any]:
         if kind == "classes":
             found.append(ops.log_softmax(output))
         elif kind == "scores":
-            found.append(ops.clip(output, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+            found.append(ops.clip(output, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
         elif kind == "values":
             found.append(output)
     return found
 
 
 def divergence(kinds: Sequence[str], clean: Sequence[Any], coded: Sequence[Any]) -> Any:
-    """Nats (N,), >= 0, of the answers on coded pictures from those on clean ones, both as `parameters` gives them."""
+    """Measure the answers on coded pictures against those on clean ones, as of `parameters`: nats (N,), >= 0."""
     total: Any = 0.0
     for kind, p, q in zip((kind for kind in kinds if kind != "ignore"), clean, coded, strict=True):
         if kind == "classes":

@@ -6,7 +6,7 @@ import keras
 
 
 def value_and_gradient(function: Callable) -> Callable:
-    """Compiled (x, *constants) -> (function(x, *constants), its gradient with respect to x).
+    """Compile (x, *constants) -> (function(x, *constants), its gradient with respect to x).
 
     `function` gives a scalar and is written in keras.ops.
     """

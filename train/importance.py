@@ -30,14 +30,14 @@ from train.gradients import value_and_gradient
 from train.photos import is_held_back, random_crop, read_photo
 from train.photos import resize as resize_picture
 from train.teachers import Teacher
-from train.twin import YCBCR_TO_RGB, dct_matrix, resize
+from train.transforms import YCBCR_TO_RGB, dct_matrix, resize
 from train.workers import ALONE, Workers, ahead, wait_for
 
 REGION = 16
 
 
 def block_energy(plane: np.ndarray) -> np.ndarray:
-    """(N, H, W) -> (N, 64): mean square of the 8x8 blocks' DCT coefficients, natural order."""
+    """Map (N, H, W) to (N, 64): mean square of the 8x8 blocks' DCT coefficients, natural order."""
     n, height, width = plane.shape
     blocks = plane.reshape(n, height // 8, 8, width // 8, 8)
     coefficients = np.einsum("vy,nryqx,ux->nrqvu", dct_matrix(), blocks, dct_matrix(), optimize=True)
@@ -45,7 +45,7 @@ def block_energy(plane: np.ndarray) -> np.ndarray:
 
 
 def gradient_statistics(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, s, s, 3) gradient in RGB -> log2 importance (N, rows, cols, 2) and spectrum (N, 2, 64).
+    """Reduce a (N, s, s, 3) gradient in RGB to log2 importance (N, rows, cols, 2) and spectrum (N, 2, 64).
 
     A chroma sample at 4:2:0 feeds four pixels, so its gradient is the sum of theirs. Cb and Cr share a level.
     """
@@ -61,13 +61,13 @@ def gradient_statistics(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jpeg_round_trip(picture: np.ndarray, quality: int) -> np.ndarray:
-    """The picture (RGB uint8) as libjpeg-turbo codes and decodes it, 4:2:0, at an IJG quality."""
+    """Code a picture (RGB uint8) with libjpeg-turbo, 4:2:0, at an IJG quality, and return it decoded."""
     encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
 
 
 def teacher_gradient(teacher: Teacher, size: int):
-    """Compiled (decoded (N, s, s, 3), *parameters of the answer on the clean picture) -> (nats, gradient)."""
+    """Compile (decoded (N, s, s, 3), *parameters of the answer on the clean picture) -> (nats, gradient)."""
 
     def disagreement(decoded, *clean):
         answer = teacher(resize(decoded, size, size), training=False)
@@ -105,7 +105,7 @@ def compute_importance(
     held_back_fraction: float,
     workers: Workers = ALONE,
 ) -> list[Path]:
-    """Computes the shards that are missing under `out`; gives all of their paths in order.
+    """Compute the shards that are missing under `out`; return all of their paths in order.
 
     Of several workers each computes its share of them, and waits for the others'. Raises WorkerError when they don't
     come, InputError for a photo that can't be read.
@@ -117,7 +117,7 @@ def compute_importance(
     gradients = [teacher_gradient(teacher, config.crop_size) for teacher in teachers]
 
     def prepare(shard: _Shard):
-        """Crops, pictures at the coding size, their qualities, and pictures after coding."""
+        """Prepare crops, pictures at the coding size, their qualities, and pictures after coding."""
         rng = np.random.default_rng(shard.seed)
         crops = np.stack(
             [random_crop(read_photo(folder / name), config.crop_size, shard.area, rng) for name in shard.photos]

@@ -7,7 +7,7 @@ convolutions before it. Large depthwise kernels give a wide view.
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from rjpeg import restoration
 from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
@@ -20,29 +20,24 @@ def _normalized(x, activation: bool = True):
 
 
 def _residual_block(x, kernel: int):
-    """Depthwise-separable residual block; He et al. 2016 with the convolutions of Howard et al. 2017."""
+    """Append a depthwise-separable residual block; He et al. 2016 with the convolutions of Howard et al. 2017."""
     width = x.shape[-1]
     y = _normalized(layers.DepthwiseConv2D(kernel, padding="same", use_bias=False)(x))
     y = _normalized(layers.Conv2D(width, 1, use_bias=False)(y), activation=False)
     return layers.ReLU(6.0)(layers.Add()([x, y]))
 
 
-def _body(features, config: NetworkConfig):
+def _network(channels: int, config: NetworkConfig, name: str) -> keras.Model:
+    features = keras.Input((None, None, channels), name="features")
     x = _normalized(layers.Conv2D(config.width, config.stem_kernel, padding="same", use_bias=False)(features))
     for _ in range(config.blocks):
         x = _residual_block(x, config.kernel)
-    return x
-
-
-def _network(channels: int, config: NetworkConfig, name: str) -> keras.Model:
-    features = keras.Input((None, None, channels), name="features")
-    x = _body(features, config)
     offsets = layers.Conv2D(2, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))(x)
     return keras.Model(features, offsets, name=name)
 
 
 def build_generator(config: NetworkConfig) -> keras.Model:
-    """(N, rows, cols, 73) features of `rjpeg.features.generator_features` -> (N, rows, cols, 2).
+    """Build (N, rows, cols, 73) of `rjpeg.features.generator_features` -> (N, rows, cols, 2).
 
     The output is the wanted offset of the quantization step in octaves, luma and chroma; only its differences
     within a picture mean anything.
@@ -51,19 +46,8 @@ def build_generator(config: NetworkConfig) -> keras.Model:
 
 
 def build_predictor(config: NetworkConfig) -> keras.Model:
-    """(N, rows, cols, 7) features of `rjpeg.features.predictor_features` -> (N, rows, cols, 2) as the generator."""
+    """Build (N, rows, cols, 7) of `rjpeg.features.predictor_features` -> (N, rows, cols, 2), as the generator's."""
     return _network(PREDICTOR_CHANNELS, config, "predictor")
-
-
-def build_paper_predictor(config: NetworkConfig, channels: int, levels: int) -> keras.Model:
-    """(N, rows, cols, channels) features of `train.paper.file_features` -> (N, rows, cols, 2, levels) logits.
-
-    For every region which level it has, luma and chroma. It is trained for comparison and never exported.
-    """
-    features = keras.Input((None, None, channels), name="features")
-    x = _body(features, config)
-    logits = [layers.Conv2D(levels, 1)(x) for _ in ("luma", "chroma")]
-    return keras.Model(features, ops.stack(logits, axis=-2), name="paper-predictor")
 
 
 # Of the restorer: features, -128..127, are divided by it, and what the last convolution gives is multiplied by it.
@@ -71,7 +55,7 @@ _GRAY_LEVELS = 64.0
 
 
 def build_restorer(width: int, blocks: int, *, rescale: bool = True, precision: str = "float32") -> keras.Model:
-    """(N, rows, cols, 53) of `rjpeg.restoration.restoration_features` -> (N, rows, cols, 192) gray levels to add.
+    """Build (N, rows, cols, 53) of `restoration_features` -> (N, rows, cols, 192), gray levels to add.
 
     Residual blocks without normalization, after Lim et al., "Enhanced Deep Residual Networks for Single Image
     Super-Resolution" (2017). It starts by adding next to nothing. rescale: False leaves out the scaling of features and
@@ -91,7 +75,7 @@ def build_restorer(width: int, blocks: int, *, rescale: bool = True, precision: 
 
 
 def in_precision(restorer: keras.Model, precision: str) -> keras.Model:
-    """The same restorer, as `build_restorer` makes it, computing in that precision and without its optimizer."""
+    """Return a restorer of `build_restorer` that computes in another precision, without its optimizer."""
     weights = restorer.get_weights()
     network = build_restorer(weights[0].shape[-1], _blocks(weights), precision=precision)
     network.set_weights(weights)
@@ -103,7 +87,7 @@ def _blocks(weights: list[np.ndarray]) -> int:
 
 
 def without_rescaling(restorer: keras.Model) -> keras.Model:
-    """The same function of convolutions and additions alone, as int8 runtimes want it: the scaling is in the weights.
+    """Put the restorer's scaling into its weights: only convolutions and additions are left, as int8 runtimes want it.
 
     restorer: as `build_restorer` makes it.
     """
@@ -115,6 +99,6 @@ def without_rescaling(restorer: keras.Model) -> keras.Model:
 
 
 def macs_per_region(model: keras.Model) -> int:
-    """Multiply-adds of a region, of a cell for the restorer: stride is 1, so each convolution's weight counts once."""
+    """Count multiply-adds a region, a cell for the restorer: stride is 1, so each convolution's weight counts once."""
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))]
     return sum(int(kernel.shape[0] * kernel.shape[1] * kernel.shape[2] * kernel.shape[3]) for kernel in kernels)

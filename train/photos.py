@@ -13,7 +13,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 
 
 def list_photos(folder: Path) -> list[str]:
-    """Paths of the pictures under `folder`, relative to it, sorted. Raises InputError if there are none."""
+    """List the paths of the pictures under `folder`, relative to it, sorted. Raises InputError if there are none."""
     if not folder.is_dir():
         raise InputError(f"data folder {folder}: no such folder")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -23,13 +23,13 @@ def list_photos(folder: Path) -> list[str]:
 
 
 def is_held_back(name: str, fraction: float) -> bool:
-    """Whether a photo is kept out of training; decided by its name, so that added photos move none."""
+    """Tell whether a photo is kept out of training. Its name decides, so that added photos move none."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:4], "big") < fraction * 2**32
 
 
 def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
-    """The photos under `folder` that are trained on, and those held back. Raises InputError where one has none."""
+    """Split the photos under `folder` into those trained on and those held back. Raises InputError if one is empty."""
     names = list_photos(folder)
     kept = [name for name in names if not is_held_back(name, fraction)]
     held = [name for name in names if is_held_back(name, fraction)]
@@ -41,13 +41,13 @@ def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
 
 
 def samples(folder: Path, names: Sequence[str], size: int) -> np.ndarray:
-    """Middle squares of up to 32 photos, evenly spread over `names`, (n, size, size, 3) uint8 RGB."""
+    """Cut out middle squares of up to 32 photos, evenly spread over `names`, (n, size, size, 3) uint8 RGB."""
     chosen = names[:: max(1, len(names) // 32)][:32]
     return np.stack([center_crop(read_photo(folder / name), size) for name in chosen])
 
 
 def data_hash(folder: Path, names: list[str]) -> str:
-    """SHA-256 (hex) over the names and contents of the photos."""
+    """Return the SHA-256 (hex) over the names and contents of the photos."""
     total = hashlib.sha256()
     for name in names:
         total.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
@@ -55,7 +55,7 @@ def data_hash(folder: Path, names: list[str]) -> str:
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises InputError if the file is not a picture."""
+    """Read a photo, (H, W, 3) uint8 RGB. Raises InputError if the file is not a picture."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise InputError(f"{path}: not a readable picture")
@@ -63,7 +63,7 @@ def read_photo(path: Path) -> np.ndarray:
 
 
 def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """A random part of the photo, randomly mirrored, at (size, size, 3) uint8.
+    """Cut out a random part of the photo, randomly mirrored, at (size, size, 3) uint8.
 
     `area` bounds the part's share of the photo; its aspect ratio is drawn from 3/4 .. 4/3 (Szegedy et al.,
     "Going Deeper with Convolutions", 2015).
@@ -82,7 +82,7 @@ def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np
 
 
 def center_crop(photo: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of the photo at (size, size, 3) uint8."""
+    """Cut out the middle square of the photo at (size, size, 3) uint8."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -90,12 +90,12 @@ def center_crop(photo: np.ndarray, size: int) -> np.ndarray:
 
 
 def sharpened(picture: np.ndarray, amount: float) -> np.ndarray:
-    """The uint8 picture with `amount` times what a Gaussian of one pixel takes from it added: an unsharp mask."""
+    """Add `amount` times what a Gaussian of one pixel takes from the uint8 picture: an unsharp mask."""
     return cv2.addWeighted(picture, 1 + amount, cv2.GaussianBlur(picture, (0, 0), 1), -amount, 0)
 
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Picture at (height, width): area-averaged where it shrinks, cubic where it grows."""
+    """Resize the picture to (height, width): area-averaged where it shrinks, cubic where it grows."""
     shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=method)

@@ -35,10 +35,10 @@ from train.disagreement import divergence, parameters
 from train.networks import build_restorer, in_precision, macs_per_region
 from train.photos import center_crop, data_hash, random_crop, read_photo, samples, split
 from train.teachers import Teacher, load_teacher
-from train.twin import resize
+from train.transforms import resize
 from train.workers import ALONE, ahead, training_step
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 CROP_SIZE = 224
 # A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
@@ -65,7 +65,7 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
-    """Crops of photos and what is left of them, by coding size, the usual one or one beside it.
+    """Make pairs of crops and what is left of them, by coding size, the usual one or one beside it.
 
     Rates are drawn with equal logarithms. Crops that fit none of their rate are left out.
     """
@@ -96,7 +96,7 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
 
 
 def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
-    """A batch of pairs for `Restoring`, float32."""
+    """Make a batch of pairs for `Restoring`, float32."""
     coded, octaves, clean = (part[index] for part in pairs)
     if mirrored:
         coded, octaves, clean = (part[:, :, ::-1] for part in (coded, octaves, clean))
@@ -110,7 +110,7 @@ def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str,
 
 
 def restored(outputs: Any, coded: Any, size: int) -> Any:
-    """RGB frames (N, size, size, 3) in 0..255, as `rjpeg.restoration.restore` makes them but for roundings.
+    """Restore RGB frames (N, size, size, 3), 0..255, as `rjpeg.restoration.restore` does but for roundings.
 
     outputs: (N, rows, cols, 192) of the network, coded: (N, s, s, 3) RGB.
     """
@@ -123,7 +123,7 @@ def restored(outputs: Any, coded: Any, size: int) -> Any:
 
 
 def with_features(teacher: Teacher) -> keras.Model:
-    """The teacher with its last features of every size up to a quarter of the frame before its answer.
+    """Let a teacher give its last features of every size up to a quarter of the frame before its answer.
 
     There are none where all its layers lie inside of one, as those of a Keras file do; its answer must do then.
     """
@@ -174,7 +174,7 @@ class Restoring(keras.Model):
 
 
 def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, dict[str, float]]:
-    """How far enlarged crops, and restored ones, are from clean ones, on average.
+    """Measure how far enlarged crops, and restored ones, are from clean ones, on average.
 
     "divergence": of the teacher's answers, in nats; "psnr": of the pixels, in decibels.
     """
@@ -225,7 +225,7 @@ class Settings:
 def train_restorer(
     data: Path, model: rjpeg.Model, out: Path, settings: Settings, start: keras.Model | None = None
 ) -> tuple[keras.Model, dict[str, Any]]:
-    """The trained network and its figures. `out` keeps what an interrupted run continues from.
+    """Train a restorer; return it and its figures. `out` keeps what an interrupted run continues from.
 
     start: a restorer that is trained further, of the settings' width and blocks.
 
@@ -265,7 +265,7 @@ def train_restorer(
         prepared = ahead(lambda entry: (entry[0], network_inputs(pairs[entry[0]], *entry[1:])), plan)
         bar = tqdm(prepared, f"restoration {epoch + 1}/{epochs}", len(plan), unit="batch", disable=None)
         losses = [steps[size](batch) for size, batch in bar]
-        log.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
+        logger.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
         checkpoints.save_network(network, stage)
     network = in_precision(network, "float32")
     judged = make_pairs(data, held, model, 1, settings.seed + 1)
@@ -279,7 +279,7 @@ def train_restorer(
 
 
 def _started(stage: Path, settings: Settings, start: keras.Model | None) -> keras.Model:
-    """The network as an interrupted run left it, or one to begin with, with its optimizer."""
+    """Load the network as an interrupted run left it, or one to begin with, with its optimizer."""
     if stage.exists():
         return checkpoints.load_network(stage, with_optimizer=True)
     if start is None:
@@ -298,7 +298,7 @@ def _started(stage: Path, settings: Settings, start: keras.Model | None) -> kera
 
 
 def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple[int, np.ndarray, bool]]:
-    """The batches of an epoch, decided by seed and epoch alone: coding size, crops, whether they are mirrored."""
+    """Plan the batches of an epoch, decided by seed and epoch alone: coding size, crops, whether they are mirrored."""
     rng = np.random.default_rng((settings.seed, epoch))
     counts = np.array([len(group.clean) for group in pairs.values()], float)
     sizes = rng.choice(list(pairs), min(STEPS_AN_EPOCH, settings.steps), p=counts / counts.sum())
@@ -307,7 +307,8 @@ def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m train.restoration",
         description="Trains the restorer of a model and puts it into its checkpoint; export it afterwards. Started "
@@ -331,7 +332,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if min(arguments.rounds, arguments.steps) < 1:

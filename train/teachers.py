@@ -25,9 +25,9 @@ from keras import layers, ops
 from rjpeg.errors import ModelError
 from train.disagreement import KINDS, activation_of, divergence, kind_of, parameters, standardize
 from train.gradients import value_and_gradient
-from train.twin import resize
+from train.transforms import resize
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 # (width multiplier, depth multiplier)
 LITE_SCALING = {
@@ -77,7 +77,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def read_state_dict(data: bytes) -> dict[str, np.ndarray]:
-    """Arrays of a state dict in PyTorch's file format of before 1.6 (`torch.save`, not zipped).
+    """Read the arrays of a state dict in PyTorch's file format of before 1.6 (`torch.save`, not zipped).
 
     The file is five pickles (magic number, protocol version, system information, the dictionary, the
     order of the storages) followed by every storage as an int64 count and its raw elements.
@@ -122,14 +122,14 @@ def _read_package_weights(name: str) -> dict[str, np.ndarray]:
 
 
 def _round_filters(filters: int, width: float) -> int:
-    """The width multiplier's result to the nearest multiple of 8, never more than a tenth smaller."""
+    """Round the width multiplier's result to the nearest multiple of 8, never more than a tenth smaller."""
     scaled = filters * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def efficientnet_lite(name: str, weights: dict[str, np.ndarray], size: int = 224) -> keras.Model:
-    """EfficientNet-Lite as a frozen Keras model, (N, size, size, 3) RGB 0..255 -> (N, 1000) logits.
+    """Build EfficientNet-Lite as a frozen Keras model, (N, size, size, 3) RGB 0..255 -> (N, 1000) logits.
 
     Batch normalization is folded into the convolutions, since a teacher is never trained. Padding is
     TensorFlow's "same" (more on the bottom and right at stride 2), as in the original.
@@ -195,7 +195,7 @@ class Teacher(keras.Model):
 def load_teacher(
     teacher: str, size: int = 224, outputs: str | Sequence[str] = "auto", photos: np.ndarray | None = None
 ) -> Teacher:
-    """A frozen model, (N, size, size, 3) float RGB 0..255 -> its outputs, flattened to a list if they are several.
+    """Load a frozen model, (N, size, size, 3) float RGB 0..255 -> its outputs, a flat list if they are several.
 
     teacher: "efficientnet-lite0", "-lite1", "-lite2", or the path of a Keras model that takes RGB 0..255, of another
     size too: pictures are resized to it. outputs: the kind of every output in the order of `keras.tree.flatten`, or
@@ -243,12 +243,12 @@ def load_teacher(
     built = Teacher(image, standard[0] if len(standard) == 1 else standard, kinds, name)
     _check_gradient(built, samples[:2], teacher)
     shapes = (f"{kind} {('N', *answer.shape[1:])}" for kind, answer in zip(kinds, answers, strict=True))
-    log.info("teacher %s: %s", path.name, ", ".join(shapes).replace("'", ""))
+    logger.info("teacher %s: %s", path.name, ", ".join(shapes).replace("'", ""))
     return built
 
 
 def _sides(model: keras.Model, size: int, teacher: str) -> tuple[int, int]:
-    """Height and width that the model takes. Raises ModelError for anything but one RGB picture."""
+    """Return the height and width that the model takes. Raises ModelError for anything but one RGB picture."""
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (3, None):
         raise ModelError(f"teacher {teacher}: input shape is {shape}, expected one of (N, height, width, 3)")
@@ -259,7 +259,7 @@ def _sides(model: keras.Model, size: int, teacher: str) -> tuple[int, int]:
 
 
 def _answers(model: keras.Model, samples: np.ndarray, teacher: str) -> list[np.ndarray]:
-    """The model's outputs on samples. Raises ModelError for one that can't be compared."""
+    """Return the model's outputs on samples. Raises ModelError for one that can't be compared."""
     answers = [np.asarray(answer) for answer in keras.tree.flatten(model.predict(samples, batch_size=8, verbose=0))]
     for number, answer in enumerate(answers):
         if answer.ndim < 1 or len(answer) != len(samples):
@@ -283,7 +283,7 @@ def _activations(model: keras.Model, count: int) -> list[str | None]:
 
 
 def _check_gradient(teacher: Teacher, samples: np.ndarray, name: str) -> None:
-    """Raises ModelError where the disagreement says nothing about the picture."""
+    """Raise ModelError if the disagreement says nothing about the picture."""
 
     def total(pictures, *clean):
         return ops.sum(divergence(teacher.kinds, clean, parameters(teacher.kinds, teacher(pictures, training=False))))

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import msgspec
@@ -16,23 +16,22 @@ from tensorboard.summary import Writer
 from tqdm import tqdm
 
 from rjpeg.errors import ConfigError, InputError, StorageError
-from train import dataset, twin
+from train import dataset, transforms
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
-from train.finetune import Coding, CodingBatches
 from train.importance import compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
 from train.photos import data_hash, is_held_back, list_photos, samples
-from train.teachers import Teacher, load_teacher
+from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 
 @keras.saving.register_keras_serializable("rjpeg")
 class CenteredHuber(keras.losses.Loss):
-    """Huber loss (1964) between maps that are centered region by region as levels are, see `twin.centered_nearby`.
+    """Huber loss (1964) between maps that are centered as levels are, see `transforms.centered_nearby`.
 
     delta: octaves. A small price on what is taken away keeps it near zero, so that int8 output spends no range on it.
     """
@@ -43,8 +42,8 @@ class CenteredHuber(keras.losses.Loss):
         self.delta = delta
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        found = twin.centered_nearby(y_pred, self.window)
-        error = ops.abs(twin.centered_nearby(y_true, self.window) - found)
+        found = transforms.centered_nearby(y_pred, self.window)
+        error = ops.abs(transforms.centered_nearby(y_true, self.window) - found)
         huber = ops.where(error < self.delta, 0.5 * error * error, self.delta * (error - 0.5 * self.delta))
         return ops.mean(huber + 0.01 * ops.square(y_pred - found), axis=(1, 2, 3))
 
@@ -61,12 +60,6 @@ def train(
     workers share it. Raises InputError, ConfigError (out holds a run of another configuration or other photos),
     ModelError, StorageError, WorkerError.
     """
-    least = len(config.importance.teachers) * workers.count
-    if config.fine_tune.epochs and config.fine_tune.batch < least:
-        raise ConfigError(
-            f"fine_tune.batch is {config.fine_tune.batch}, expected at least {least}: a picture for every teacher of "
-            "every worker"
-        )
     names = list_photos(data)
     held = sum(is_held_back(name, config.held_back) for name in names)
     if not 0 < held < len(names):
@@ -94,7 +87,7 @@ def train(
     )
     seconds = time.monotonic() - started
     if pictures:
-        log.info("importance: %.1f pictures/s", pictures / seconds)
+        logger.info("importance: %.1f pictures/s", pictures / seconds)
     _note_speed(stages, "importance", pictures, seconds, workers)
     crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
     truth = [group.target for group in held_back]
@@ -132,21 +125,7 @@ def train(
         workers,
     )
 
-    def correlations() -> dict[str, list[float]]:
-        maps = {
-            network.name: dataset.maps_of(network, held_back, rates, config.seed) for network in (generator, predictor)
-        }
-        return {name: dataset.correlation(found, truth, codec.map_window) for name, found in maps.items()}
-
-    figures: dict[str, Any] = {
-        "correlation": correlations(),
-        "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
-    }
-    if config.fine_tune.epochs:
-        photos = [name for name in names if not is_held_back(name, config.held_back)]
-        for network in (generator, predictor):
-            fine_tune(network, teachers, data, photos, config, codec, stages, logs, workers)
-        figures["correlation_after_fine_tuning"] = correlations()
+    maps = {network.name: dataset.maps_of(network, held_back, rates, config.seed) for network in (generator, predictor)}
     training = {
         "command": command,
         "photos": len(names),
@@ -158,13 +137,14 @@ def train(
         "pictures_per_second": _speeds(stages),
         "macs_per_region": {network.name: macs_per_region(network) for network in (generator, predictor)},
         **run,
-        **figures,
+        "correlation": {name: dataset.correlation(found, truth, codec.map_window) for name, found in maps.items()},
+        "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
     }
     if workers.is_chief:
         save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, training))
     for network in (generator, predictor):
         weights = digest(network)
-        log.info("weights of the %s: %s", network.name, weights)
+        logger.info("weights of the %s: %s", network.name, weights)
         agree(workers, int(weights[:10], 16), f"weights of the {network.name}")
     return training
 
@@ -184,7 +164,7 @@ def _note_speed(stages: Path, stage: str, pictures: int, seconds: float, workers
 
 
 def _speeds(stages: Path) -> dict[str, float]:
-    """Pictures per second of every stage."""
+    """Return the pictures per second of every stage."""
     path = stages / "speed.json"
     speed = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return {stage: round(pictures / seconds, 1) for stage, (pictures, seconds) in speed.items()}
@@ -200,7 +180,7 @@ def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
         if path.exists():
             if json.loads(path.read_text("utf-8")) != json.loads(json.dumps(run)):
                 raise ConfigError(f"{out} holds a run of another configuration or other photos: choose another --out")
-            log.info("continuing the run in %s", out)
+            logger.info("continuing the run in %s", out)
         else:
             partial = path.with_name("run.partial")
             partial.write_text(json.dumps(run, indent=2) + "\n", "utf-8")
@@ -210,7 +190,7 @@ def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
 
 
 def _between_teachers(crops: list[Crops], window: int) -> list[float] | None:
-    """Correlation [luma, chroma] of one teacher's importance with the mean of the others': what regression is up to."""
+    """Correlate one teacher's importance with the mean of the others', [luma, chroma]: what regression is up to."""
     count = crops[0].teachers.shape[1] if crops else 0
     if count < 2:
         return None
@@ -228,7 +208,7 @@ def _between_teachers(crops: list[Crops], window: int) -> list[float] | None:
 
 
 def schedule(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A short linear rise, then a cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
+    """Make the learning rates: a short linear rise, then a cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
     warm_up = max(1, min(200, steps // 10))
     return keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
@@ -269,62 +249,20 @@ def distill(
     return run_epochs(network, batches, config.epochs, path, logs, figures, workers)
 
 
-def fine_tune(
-    network: keras.Model,
-    teachers: list[Teacher],
-    data: Path,
-    photos: list[str],
-    config: Config,
-    codec: CodecConfig,
-    stages: Path,
-    logs: Path,
-    workers: Workers = ALONE,
-) -> None:
-    """Train a network through the codec's twin and the teachers, in place."""
-    settings = config.fine_tune
-    batches = CodingBatches(data, photos, network.name, teachers, config, codec, workers)
-    coding = Coding(network, teachers, codec, settings.elasticity, config.importance.crop_size)
-    coding.compile(
-        optimizer=keras.optimizers.AdamW(
-            schedule(settings.learning_rate, settings.steps * settings.epochs), weight_decay=0.0, global_clipnorm=1.0
-        ),
-        # The twin needs sizes while it is traced; TensorFlow's traces forget them once they have seen two.
-        run_eagerly=keras.backend.backend() == "tensorflow",
-    )
-    path = stages / f"fine-tune-{network.name}.weights.h5"
-    run_epochs(coding, batches, settings.epochs, path, logs, None, workers)
-
-
-class EpochBatches(Protocol):
-    """What `run_epochs` trains on. pictures: in an epoch, of all workers together."""
-
-    pictures: int
-
-    def start_epoch(self, epoch: int) -> None: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> tuple[Any, ...]: ...
-
-
 def run_epochs(
     model: keras.Model,
-    batches: EpochBatches,
+    batches: Batches,
     epochs: int,
     path: Path,
     logs: Path,
-    figures: Callable[[keras.Model], dict[str, float]] | None,
+    figures: Callable[[keras.Model], dict[str, float]],
     workers: Workers = ALONE,
 ) -> keras.Model:
-    """Train a compiled model; its state after every epoch, the optimizer's included, is kept at `path`."""
+    """Train a compiled model; `path` (.keras) keeps its state after every epoch, the optimizer's included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stage = path.name.partition(".")[0]
+    stage = path.stem
     if path.exists():
-        if path.suffix == ".keras":
-            model = load_network(path, with_optimizer=True)
-        else:
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(path)
+        model = load_network(path, with_optimizer=True)
     done = int(model.optimizer.iterations) // len(batches)
     agree(workers, done, f"finished epochs of {stage}")
     step = training_step(model, workers)
@@ -339,20 +277,15 @@ def run_epochs(
         seconds = time.monotonic() - started
         if not writer:
             continue
-        measured = {"loss": float(np.mean(losses)), **(figures(model) if figures else {})}
+        measured = {"loss": float(np.mean(losses)), **figures(model)}
         for name, value in measured.items():
             writer.add_scalar(name, value, epoch + 1)
         writer.flush()
         text = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-        log.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
+        logger.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
         if epoch > done or epoch == epochs - 1:  # without the epoch in which the network is compiled, if there are more
             _note_speed(path.parent, stage, batches.pictures, seconds, workers)
-        if path.suffix == ".keras":
-            save_network(model, path)
-        else:
-            partial = path.with_name("partial-" + path.name)
-            model.save_weights(partial)
-            partial.replace(path)
+        save_network(model, path)
     if writer:
         writer.close()
     return model

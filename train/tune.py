@@ -56,7 +56,7 @@ MEAN_STEP = float(ANNEX_K.mean())
 
 
 def table_of(name: str) -> NDArray[np.float64]:
-    """A base table (64,) with the mean of Annex K's. Raises InputError for an unknown name."""
+    """Make a base table (64,) with the mean of Annex K's. Raises InputError for an unknown name."""
     shapes = {"annex_k": ANNEX_K, "robidoux": ROBIDOUX, "flat": np.ones(64)}
     if name.startswith("mix:"):
         table = ROBIDOUX ** (1 - float(name[4:]))
@@ -83,7 +83,7 @@ class Setting:
 
 
 def changed(model: rjpeg.Model, text: str) -> Setting:
-    """The setting that `text`, NAME=VALUE joined by commas, makes of a model. Raises InputError."""
+    """Change a model as `text` says, NAME=VALUE joined by commas. Raises InputError."""
     setting = Setting(text, model)
     for change in filter(None, text.split(",")):
         name, _, value = change.partition("=")
@@ -126,7 +126,7 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
 
 
 def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDArray[np.uint8], int]:
-    """The picture (BGR) after coding to at most `bpp` and decoding, and the file's bytes."""
+    """Code a picture (BGR) to at most `bpp`; return it decoded, and the file's bytes."""
     size = None
     if setting.size is not None:
         size = coding_size_of((picture.shape[0], picture.shape[1]), setting.size)
@@ -136,7 +136,7 @@ def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDA
 
 
 def scenes_of(kind: str, folder: Path, names: Sequence[str]) -> list[NDArray[np.uint8]]:
-    """RGB frames of some photos: 224x224, or 448x672 of tiles that size. Photos that fill no mosaic are left out."""
+    """Make RGB frames of photos: 224x224, or 448x672 of tiles that size. Photos that fill no mosaic are left out."""
     rows, cols = TILES[kind]
     if kind == "enlarged":
         return [cover(read_photo(folder / name), rows * SIZE, cols * SIZE) for name in names]
@@ -151,8 +151,8 @@ def scenes_of(kind: str, folder: Path, names: Sequence[str]) -> list[NDArray[np.
     ]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         "python -m train.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -165,39 +165,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--teachers", nargs="+", default=["efficientnet-lite0"], help="(default: %(default)s)")
     parser.add_argument("--try", dest="tries", nargs="*", default=[], metavar="CHANGES", help="settings to compare")
     parser.add_argument("--json", action="store_true", help="print one JSON line a setting and rate")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = build_parser().parse_args(argv)
     try:
-        tune(options)
+        tune(arguments)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def tune(options: argparse.Namespace) -> None:
+def tune(arguments: argparse.Namespace) -> None:
     """Code, ask and print."""
     from train.teachers import load_teacher  # TensorFlow takes seconds to load; --help should not wait for it
 
-    model = rjpeg.load_model(options.model)
-    settings = [changed(model, text) for text in ["", *options.tries]]
-    held_back = load_config(options.config).held_back
-    names = [name for name in list_photos(options.data) if is_held_back(name, held_back)][: options.photos]
+    model = rjpeg.load_model(arguments.model)
+    settings = [changed(model, text) for text in ["", *arguments.tries]]
+    held_back = load_config(arguments.config).held_back
+    names = [name for name in list_photos(arguments.data) if is_held_back(name, held_back)][: arguments.photos]
     if not names:
-        raise InputError(f"data folder {options.data}: no photo of it is held back")
-    scenes = scenes_of(options.scenes, options.data, names)
+        raise InputError(f"data folder {arguments.data}: no photo of it is held back")
+    scenes = scenes_of(arguments.scenes, arguments.data, names)
     if not scenes:
-        raise InputError(f"data folder {options.data}: {len(names)} photos are held back, too few for a mosaic")
+        raise InputError(f"data folder {arguments.data}: {len(names)} photos are held back, too few for a mosaic")
     clean = np.concatenate([tiles(scene, (SIZE, SIZE)) for scene in scenes])
     in_a_scene = len(clean) // len(scenes)
-    teachers = [load_teacher(teacher, SIZE) for teacher in options.teachers]
-    for name, teacher in zip(options.teachers, teachers, strict=True):
+    teachers = [load_teacher(teacher, SIZE) for teacher in arguments.teachers]
+    for name, teacher in zip(arguments.teachers, teachers, strict=True):
         if teacher.kinds != ("classes",) or len(teacher.output_shape) != 2:
             raise InputError(f"teacher {name}: outputs are {', '.join(teacher.kinds)}; tuning asks classifiers")
     answers = [_log_softmax(teacher.predict(clean.astype(np.float32), verbose=0)) for teacher in teachers]
-    print(f"{len(scenes)} scenes of held-back photos, teachers: {', '.join(options.teachers)}", file=sys.stderr)
+    print(f"{len(scenes)} scenes of held-back photos, teachers: {', '.join(arguments.teachers)}", file=sys.stderr)
     reference: dict[float, NDArray[np.floating]] = {}
     for setting in settings:
-        for bpp in options.bpp:
+        for bpp in arguments.bpp:
             decoded = np.empty_like(clean)
             sizes = []
             for index, scene in enumerate(tqdm(scenes, desc=f"{setting.name or 'as it is'} @{bpp}", leave=False)):
@@ -225,7 +230,7 @@ def tune(options: argparse.Namespace) -> None:
                 "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0,
                 "scenes": len(scenes),
             }
-            if options.json:
+            if arguments.json:
                 print(json.dumps(result), flush=True)
             else:
                 print(

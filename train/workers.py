@@ -24,7 +24,7 @@ import numpy as np
 
 from rjpeg.errors import ConfigError, RjpegError
 
-log = logging.getLogger("train")
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,7 +83,7 @@ def join(patience: float = 1800.0) -> Workers:
                           f"{keras.backend.backend()}")  # fmt: skip
     import tensorflow as tf
 
-    log.info(
+    logger.info(
         "worker %d of %s: waiting for the others, at most %g s, then this ends with code 1",
         index, ", ".join(hosts), patience,
     )  # fmt: skip
@@ -105,7 +105,7 @@ def join(patience: float = 1800.0) -> Workers:
 
 
 def share(workers: Workers, items: Any) -> np.ndarray:
-    """This worker's entries of an array. All workers get equally many: some entries twice if they don't divide."""
+    """Return this worker's entries of an array. All get equally many: some entries twice if they don't divide."""
     length = -(-len(items) // workers.count)
     return np.resize(items, length * workers.count)[workers.index :: workers.count]
 
@@ -142,12 +142,12 @@ def agree(workers: Workers, value: int, what: str) -> None:
 
 
 def digest(network: keras.Model) -> str:
-    """SHA-256 (hex) of the network's weights."""
+    """Return the SHA-256 (hex) of the network's weights."""
     return hashlib.sha256(b"".join(np.ascontiguousarray(w).tobytes() for w in network.get_weights())).hexdigest()
 
 
 def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
-    """(inputs, targets or nothing) -> loss; trains a compiled model on one batch, of which every worker has its share.
+    """Make (inputs, targets) -> loss, which trains a compiled model on a batch of which every worker has its share.
 
     All workers have to see batches of the same shapes in the same order. Raises WorkerError when one is lost.
     """
@@ -176,13 +176,11 @@ def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
             variable.assign(value)
         return loss
 
-    # A model that wants to run eagerly needs the sizes; it is traced for every one of them.
-    compiled = tf.function(step, reduce_retracing=not model.run_eagerly)
+    compiled = tf.function(step, reduce_retracing=True)
 
-    def run(inputs: Any, targets: Any = None) -> float:
+    def run(inputs: np.ndarray, targets: np.ndarray) -> float:
         try:
-            inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
-            return float(compiled(inputs, None if targets is None else tf.convert_to_tensor(targets)))
+            return float(compiled(tf.convert_to_tensor(inputs), tf.convert_to_tensor(targets)))
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
             raise WorkerError("lost another worker; the same commands continue") from error
 
@@ -190,7 +188,7 @@ def training_step(model: keras.Model, workers: Workers) -> Callable[..., float]:
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
-    """function(item) of all items in order, each computed in a thread while the one before it is in use."""
+    """Yield function(item) of all items in order, each computed in a thread while the one before it is in use."""
     pool = concurrent.futures.ThreadPoolExecutor(1)
     waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     try:

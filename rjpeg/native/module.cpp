@@ -48,16 +48,6 @@ rjpeg::Blocks blocks_with_masks(const Exact<std::int16_t>& values, const Exact<r
   return {values.data(), masks.data(), values.shape(0), values.shape(1)};
 }
 
-template <typename Blocks>
-void expect_blocks(const Blocks& blocks, const Array<float>& steps, const Array<std::uint8_t>& levels) {
-  expect(blocks.ndim() == 3 && blocks.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
-  expect(steps.ndim() == 2 && steps.shape(1) == rjpeg::kCoefficients, "steps: expected shape (levels, 64)");
-  expect(levels.ndim() == 2 && levels.shape(0) == blocks.shape(0) && levels.shape(1) == blocks.shape(1),
-         "levels: expected one level a block");
-  const std::uint8_t* level = levels.data();
-  for (py::ssize_t i = 0; i < levels.size(); ++i) expect(level[i] < steps.shape(0), "levels: level without steps");
-}
-
 void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>& y, Exact<std::uint8_t>& cb,
                      Exact<std::uint8_t>& cr) {
   expect(frame.ndim() == 3 && frame.shape(2) == 3 && frame.strides(2) == 1 && frame.strides(1) == 3,
@@ -95,38 +85,6 @@ py::array_t<float> forward_dct(const py::array_t<std::uint8_t, py::array::forcec
     rjpeg::forward_dct(source, height, width, stride, block_rows, block_cols, target);
   }
   return coefficients;
-}
-
-py::array_t<std::int16_t> quantize(const Array<float>& coefficients, const Array<float>& steps,
-                                   const Array<std::uint8_t>& levels, float dead_zone) {
-  expect_blocks(coefficients, steps, levels);
-  py::array_t<std::int16_t> quantized({coefficients.shape(0), coefficients.shape(1), coefficients.shape(2)});
-  const float* source = coefficients.data();
-  const py::ssize_t blocks = coefficients.shape(0) * coefficients.shape(1);
-  const float* step = steps.data();
-  const std::uint8_t* level = levels.data();
-  std::int16_t* target = quantized.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    rjpeg::quantize(source, blocks, step, level, dead_zone, target);
-  }
-  return quantized;
-}
-
-py::array_t<std::uint8_t> inverse_dct(const Array<std::int16_t>& quantized, const Array<float>& steps,
-                                      const Array<std::uint8_t>& levels) {
-  expect_blocks(quantized, steps, levels);
-  py::array_t<std::uint8_t> plane({quantized.shape(0) * rjpeg::kBlock, quantized.shape(1) * rjpeg::kBlock});
-  const std::int16_t* source = quantized.data();
-  const py::ssize_t block_rows = quantized.shape(0), block_cols = quantized.shape(1);
-  const float* step = steps.data();
-  const std::uint8_t* level = levels.data();
-  std::uint8_t* target = plane.mutable_data();
-  {
-    py::gil_scoped_release unlocked;
-    rjpeg::inverse_dct(source, block_rows, block_cols, step, level, target);
-  }
-  return plane;
 }
 
 // An array of the buffer's values, which lives as long as the array does.
@@ -477,9 +435,6 @@ PYBIND11_MODULE(_native, module) {
              py::arg("cb").noconvert(), py::arg("cr").noconvert());
   module.def("forward_dct", &forward_dct, py::arg("plane"), py::arg("block_rows"), py::arg("block_cols"),
              py::arg("out").noconvert() = py::none());
-  module.def("quantize", &quantize, py::arg("coefficients"), py::arg("steps"), py::arg("levels"),
-             py::arg("dead_zone"));
-  module.def("inverse_dct", &inverse_dct, py::arg("quantized"), py::arg("steps"), py::arg("levels"));
   module.def("read_file", &read_file, py::arg("jpeg"), py::arg("max_pixels"), py::arg("segment_code"),
              py::arg("with_blocks"));
   module.def("decode_plain", &decode_plain, py::arg("jpeg"), py::arg("max_pixels"));
@@ -499,8 +454,6 @@ PYBIND11_MODULE(_native, module) {
              py::arg("scale"), py::arg("zero_point"));
   module.def("levels_from_output", &levels_from_output, py::arg("output"), py::arg("window"), py::arg("factor"),
              py::arg("offsets"), py::arg("most"));
-  module.def("count_nonzero", &count_nonzero, py::arg("blocks").noconvert(), py::arg("masks").noconvert(),
-             py::arg("rows"), py::arg("cols"));
   module.def("refined", &refined, py::arg("predicted").noconvert(), py::arg("wanted").noconvert(),
              py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("losses").noconvert(),
              py::arg("bits"));

@@ -16,9 +16,9 @@ struct QuantizedPlane {
   bool four = false;  // 2x2 blocks a region
 };
 
-// Dequantizes y, cb and cr, transforms them back and writes (height, width, 3) BGR pixels, rows without padding: the
-// samples are those of `inverse_dct`, the rest is in OpenCV's integers. half: chroma has half the size, rounded up, and
-// is enlarged linearly between the centers of samples, as by OpenCV's INTER_LINEAR.
+// Dequantizes y, cb and cr, transforms them back (inverse DCT, + 128, rounded and clipped to 0..255) and writes
+// (height, width, 3) BGR pixels, rows without padding, in OpenCV's integers. half: chroma has half the size, rounded up,
+// and is enlarged linearly between the centers of samples, as by OpenCV's INTER_LINEAR.
 void picture_of(const QuantizedPlane planes[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width,
                 std::uint8_t* bgr);
 

@@ -79,18 +79,6 @@ void forward_dct(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_
 }
 
 RJPEG_WIDE
-void quantize(const float* coefficients, std::ptrdiff_t blocks, const float* steps, const std::uint8_t* levels,
-              float dead_zone, std::int16_t* quantized) {
-  float offsets[kCoefficients];
-  fill_offsets(dead_zone, offsets);
-  for (std::ptrdiff_t block = 0; block < blocks; ++block) {
-    quantize_block(coefficients, steps + levels[block] * kCoefficients, offsets, quantized);
-    coefficients += kCoefficients;
-    quantized += kCoefficients;
-  }
-}
-
-RJPEG_WIDE
 void quantize_regions(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
                       const float* steps, const RegionLevels& levels, const std::uint8_t* before, float dead_zone,
                       std::int16_t* quantized, Mask* masks) {
@@ -125,19 +113,6 @@ void dequantized_dc(const float* coefficients, std::ptrdiff_t blocks, int step, 
   for (std::ptrdiff_t block = 0; block < blocks; ++block) {
     const float c = coefficients[block * kCoefficients];
     dc[block] = quantized_value(c, divisor, 0.5f) * step;
-  }
-}
-
-RJPEG_WIDE
-void inverse_dct(const std::int16_t* quantized, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
-                 const float* steps, const std::uint8_t* levels, std::uint8_t* plane) {
-  const std::ptrdiff_t stride = block_cols * kBlock;
-  for (std::ptrdiff_t block_row = 0; block_row < block_rows; ++block_row) {
-    for (std::ptrdiff_t block_col = 0; block_col < block_cols; ++block_col) {
-      inverse_block(quantized, steps + *levels++ * kCoefficients,
-                    plane + block_row * kBlock * stride + block_col * kBlock, stride);
-      quantized += kCoefficients;
-    }
   }
 }
 

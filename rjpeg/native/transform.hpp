@@ -14,19 +14,15 @@ namespace rjpeg {
 void forward_dct(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width, std::ptrdiff_t stride,
                  std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, float* coefficients);
 
-// q = sign(c) * floor(|c| / step + 0.5 - dead_zone) with the block's own row of `steps`; DC has no dead zone.
-void quantize(const float* coefficients, std::ptrdiff_t blocks, const float* steps, const std::uint8_t* levels,
-              float dead_zone, std::int16_t* quantized);
-
 // One channel of a quality map: a level for every region, two bytes apart.
 struct RegionLevels {
   const std::uint8_t* values = nullptr;
   std::ptrdiff_t rows = 0, cols = 0;
 };
 
-// `quantize` with the level of the region that a block lies in, and the masks of what it gives. A component has one
-// block a region or 2x2 of them. With `before`, laid out as the levels, blocks of a region whose level is the same are
-// left as they are.
+// q = sign(c) * floor(|c| / step + 0.5 - dead_zone) with the row of `steps` that is of the level of the block's region,
+// and the masks of what that gives; DC has no dead zone. A component has one block a region or 2x2 of them. With
+// `before`, laid out as the levels, blocks of a region whose level is the same are left as they are.
 void quantize_regions(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
                       const float* steps, const RegionLevels& levels, const std::uint8_t* before, float dead_zone,
                       std::int16_t* quantized, Mask* masks);
@@ -37,11 +33,7 @@ void transform_and_quantize(const std::uint8_t* plane, std::ptrdiff_t height, st
                             const float* steps, const RegionLevels& levels, float dead_zone, std::int16_t* quantized,
                             Mask* masks);
 
-// The DC terms that `quantize` gives, times their step.
+// The DC terms that `quantize_regions` gives, times their step.
 void dequantized_dc(const float* coefficients, std::ptrdiff_t blocks, int step, std::int32_t* dc);
-
-// Dequantization with the block's own row of `steps`, inverse DCT, + 128, rounding and clipping to 0..255.
-void inverse_dct(const std::int16_t* quantized, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols,
-                 const float* steps, const std::uint8_t* levels, std::uint8_t* plane);
 
 }  // namespace rjpeg

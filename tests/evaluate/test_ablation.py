@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from evaluate import ablation
+from evaluate import ablation, side_maps
 from evaluate.variants import VARIANTS, Variant
 
 
@@ -34,11 +34,12 @@ def options(data: Path, classifier: Path, out: Path, *more: object) -> list[obje
     return [*base, *more]
 
 
-FEW = ("region-jpeg-flat", "region-jpeg-generator", "region-jpeg-paper")
+FEW = ("region-jpeg-flat", "region-jpeg-generator", "region-jpeg-oracle")
 
 
 def test_every_row_is_measured_beside_the_full_system_or_says_why_not(data, classifiers, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
+    monkeypatch.setattr(side_maps, "TEACHERS", ("levitating-net",))
     status, text, _ = run(monkeypatch, capsys, *options(data, classifiers["uint8"], out, "--rows", *FEW))
     assert status == 0
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
@@ -50,7 +51,7 @@ def test_every_row_is_measured_beside_the_full_system_or_says_why_not(data, clas
     lines = text.splitlines()
     for name in ("region-jpeg", *FEW):
         assert sum(line.startswith(f"| {VARIANTS[name].row} |") for line in lines) == 1
-    assert any("skipped: it needs a network of its own, trained on --photos" in line for line in lines)
+    assert any("skipped: package levitating_net_pytorch_model is not installed" in line for line in lines)
     with (out / "results.csv").open(newline="", encoding="utf-8") as stream:
         assert [row["row"] for row in csv.DictReader(stream)] == [series["row"] for series in results["series"]]
     assert (out / "results.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
@@ -73,7 +74,6 @@ def test_a_new_row_is_one_entry_and_costs_no_old_one(data, classifiers, tmp_path
         (["--rows", "region-jpeg-levitating"], "--rows has 'region-jpeg-levitating'"),
         (["--bpp"], "nothing to measure"),
         (["--limit", "0"], "--limit must be at least 1"),
-        (["--photos", "/nowhere"], "data folder /nowhere: no such folder"),
     ],
 )
 def test_a_wrong_request_ends_with_one_line_and_status_1(
@@ -85,25 +85,3 @@ def test_a_wrong_request_ends_with_one_line_and_status_1(
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert message in errors[0]
-
-
-def test_the_papers_network_is_trained_once_by_the_command_itself(
-    data, classifiers, photographs, tmp_path, monkeypatch, capsys
-):
-    paper = pytest.importorskip("train.paper")
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for index in range(24):
-        cv2.imwrite(str(photos / f"{index}.png"), photographs[index % 4])
-    monkeypatch.setattr(paper, "CODING_SIZES", (64,))
-    monkeypatch.setattr(paper, "NETWORK", paper.NetworkConfig(width=8, blocks=1, kernel=3, stem_kernel=1))
-    made = paper.train_paper
-    monkeypatch.setattr(paper, "train_paper", lambda *a: made(*a, rounds=1, epochs=1))
-    more = ("--photos", photos, "--rows", "region-jpeg-paper")
-    arguments = options(data, classifiers["uint8"], tmp_path / "out", *more)
-    status, text, _ = run(monkeypatch, capsys, *arguments)
-    assert status == 0
-    assert "The paper's predictor reads" in text
-    assert "skipped" not in text
-    monkeypatch.setattr(paper, "make_files", lambda *_: pytest.fail("trained again"))
-    assert run(monkeypatch, capsys, *arguments)[1] == text

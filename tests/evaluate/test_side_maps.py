@@ -10,7 +10,6 @@ import rjpeg
 from evaluate import side_maps
 from evaluate.codecs import CodecMissingError, make_codec
 from evaluate.variants import VARIANTS
-from rjpeg.decoder import read_region_file
 
 
 @pytest.fixture
@@ -55,8 +54,7 @@ def test_every_variant_differs_from_the_full_system_in_its_version_and_from_ever
     settings = [variant.settings() for variant in VARIANTS.values()]
     assert settings[0] == ""
     assert len(set(settings)) == len(settings)
-    versions = {make_codec(name).version for name in VARIANTS if not VARIANTS[name].reads_map}
-    assert len(versions) == sum(not variant.reads_map for variant in VARIANTS.values())
+    assert len({make_codec(name).version for name in VARIANTS}) == len(VARIANTS)
 
 
 def test_a_variant_changes_what_it_names_and_nothing_else():
@@ -88,46 +86,10 @@ def test_a_model_without_a_restorer_is_told(tmp_path):
         make_codec("region-jpeg-restored", str(folder))
 
 
-def test_the_papers_scheme_asks_for_its_network():
-    with pytest.raises(CodecMissingError, match="--photos"):
-        make_codec("region-jpeg-paper")
-
-
 def test_a_variant_that_lacks_a_package_names_it(monkeypatch):
     monkeypatch.setattr(side_maps, "TEACHERS", ("levitating-net",))
     with pytest.raises(CodecMissingError, match="levitating_net_pytorch_model"):
         make_codec("region-jpeg-oracle")
-
-
-class _Square:
-    """A network that knows where the object is: it gives level 3 there and 9 elsewhere."""
-
-    def predict_on_batch(self, features):
-        logits = np.zeros((*features.shape[:3], 2, 13), np.float32)
-        logits[..., 9] = 1
-        logits[:, 2:4, 2:4, :, 3] = 2
-        return logits
-
-
-def test_the_papers_decoder_uses_the_map_that_it_reads_and_not_the_files(side_model, photographs, tmp_path):
-    pytest.importorskip("keras")
-    model, side_map = side_model
-    frame = photographs[0]
-    side_map.frame = frame
-    jpeg = rjpeg.Encoder(model, refine=False).encode(frame, quality=60)
-    reader = side_maps.PaperReader(tmp_path / "none.keras", model)
-    reader.__dict__["_network"] = _Square()
-    decoded = reader.decode(jpeg)
-    assert decoded.shape == frame.shape
-    assert not np.array_equal(decoded, rjpeg.Decoder(model).decode(jpeg))
-
-    class Knows:
-        def predict_on_batch(self, features):
-            levels = read_region_file(jpeg, model).quality_map
-            return np.eye(13, dtype=np.float32)[levels][np.newaxis]
-
-    reader.__dict__["_network"] = Knows()
-    np.testing.assert_array_equal(reader.decode(jpeg), rjpeg.Decoder(model).decode(jpeg))
 
 
 @pytest.fixture
@@ -161,11 +123,3 @@ def test_the_oracle_is_finer_where_its_teacher_looks(oracle, photographs, size):
     looked_at = octaves[: rows // 2 - 1, : cols // 2 - 1]
     assert looked_at.mean() < octaves[rows // 2 + 1 :].mean() - 20
     assert abs(octaves.astype(float).mean(axis=(0, 1))).max() < 0.5
-
-
-def test_a_network_can_not_be_had_without_its_file(tmp_path):
-    pytest.importorskip("keras")
-    from rjpeg.errors import ModelError
-
-    with pytest.raises(ModelError, match="no such file"):
-        _ = side_maps.PaperReader(tmp_path / "none.keras", rjpeg.load_model())._network

@@ -37,10 +37,10 @@ def restoring(checkpoint_with_restorer, calibration, teacher_file, tmp_path_fact
 def export_anyhow(checkpoint, calibration, teacher_file, out):
     patch = pytest.MonkeyPatch()
     # Random weights are harder on int8 than trained ones: what is tested here is the way, not how good it is.
-    patch.setattr(command_line, "LEAST_EQUAL", 0.2)
-    patch.setattr(command_line, "LEAST_WITHIN_1", 0.5)
-    patch.setattr(command_line, "MOST_BYTES_CHANGE", 0.2)
-    patch.setattr(command_line, "MOST_DIVERGENCE_CHANGE", 2.0)
+    patch.setattr(command_line, "MIN_EQUAL", 0.2)
+    patch.setattr(command_line, "MIN_WITHIN_1", 0.5)
+    patch.setattr(command_line, "MAX_BYTES_CHANGE", 0.2)
+    patch.setattr(command_line, "MAX_DIVERGENCE_CHANGE", 2.0)
     manifest = command_line.export(checkpoint, out, CODEC_FILE, calibration, str(teacher_file))
     patch.undo()
     return out, manifest
@@ -130,8 +130,8 @@ def test_int8_answers_are_near_the_float_ones(checkpoint):
     [
         ({"BUDGETS": {"generator": (1000, 50_000), "predictor": (60_000, 10_000)}}, "generator: file has"),
         ({"BUDGETS": {"generator": (300_000, 50_000), "predictor": (60_000, 10)}}, "predictor: .* multiply-adds"),
-        ({"LEAST_EQUAL": 1.01}, "levels equal"),
-        ({"MOST_BYTES_CHANGE": -1.0, "LEAST_EQUAL": 0.0, "LEAST_WITHIN_1": 0.0}, "bytes"),
+        ({"MIN_EQUAL": 1.01}, "levels equal"),
+        ({"MAX_BYTES_CHANGE": -1.0, "MIN_EQUAL": 0.0, "MIN_WITHIN_1": 0.0}, "bytes"),
     ],
 )
 def test_a_model_that_fails_is_refused_and_nothing_is_written(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from rjpeg import codec
-from tests.rjpeg import reference
+from tests.rjpeg import reference, single
 
 sides = st.integers(1, 40)
 planes = st.tuples(sides, sides).flatmap(lambda shape: arrays.arrays(np.uint8, shape))
@@ -38,7 +38,7 @@ def test_a_plane_that_is_a_view_with_strides_gives_the_same_coefficients():
     st.floats(0, 0.45),
 )
 def test_quantized_coefficients_are_exactly_those_of_the_reference(coefficients, levels, dead_zone):
-    found = codec.quantize(coefficients, some_steps(), levels, dead_zone)
+    found = single.quantize(coefficients, some_steps(), levels, dead_zone)
     np.testing.assert_array_equal(found, reference.quantize(coefficients, some_steps(), levels, dead_zone))
 
 
@@ -47,14 +47,14 @@ def test_quantized_coefficients_are_exactly_those_of_the_reference(coefficients,
     arrays.arrays(np.uint8, (2, 3), elements=st.integers(0, 12)),
 )
 def test_any_coefficients_decode_to_the_reference_within_one_gray_level(quantized, levels):
-    found = codec.inverse_dct(quantized, some_steps(), levels).astype(int)
+    found = single.inverse_dct(quantized, some_steps(), levels).astype(int)
     assert np.abs(found - reference.inverse(quantized, some_steps(), levels)).max() <= 1
 
 
 def test_quantizing_by_ones_and_back_keeps_every_sample_within_one():
     plane = np.random.default_rng(2).integers(0, 256, (64, 48), np.uint8)
     steps, levels = np.ones((1, 64), np.float32), np.zeros((8, 6), np.uint8)
-    back = codec.inverse_dct(codec.quantize(codec.forward_dct(plane), steps, levels, 0), steps, levels)
+    back = single.inverse_dct(single.quantize(codec.forward_dct(plane), steps, levels, 0), steps, levels)
     assert np.abs(back.astype(int) - plane).max() <= 2
 
 
@@ -65,7 +65,7 @@ def test_dc_terms_known_before_the_map_are_those_in_the_file_whatever_the_map(co
     steps = codec.level_steps(table, SCALES)
     for level in (0, 12):
         levels = np.full((3, 2), level, np.uint8)
-        in_file = codec.quantize(coefficients, steps, levels, 0.2)[..., 0]
+        in_file = single.quantize(coefficients, steps, levels, 0.2)[..., 0]
         np.testing.assert_array_equal(codec.quantize_dc(coefficients, step), in_file)
 
 
@@ -96,16 +96,8 @@ def test_a_smooth_frame_survives_coding_with_the_finest_steps(height, width, sub
     blocks = []
     for plane, steps in zip(planes, tables, strict=True):
         coefficients = codec.forward_dct(plane)
-        blocks.append(codec.quantize(coefficients, steps, np.zeros(coefficients.shape[:2], np.uint8), 0))
+        blocks.append(single.quantize(coefficients, steps, np.zeros(coefficients.shape[:2], np.uint8), 0))
     levels = np.zeros((codec.regions_of(height), codec.regions_of(width), 2), np.uint8)
     back = codec.picture_of(blocks, tables, levels, subsampling == "4:2:0", (height, width))
     assert np.abs(back.astype(int) - frame).max() <= 6
     np.testing.assert_array_equal(planes.y, cv2.cvtColor(frame, cv2.COLOR_BGR2YCrCb)[..., 0])
-
-
-def test_luma_blocks_take_the_level_of_the_region_they_lie_in():
-    levels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    of_blocks = codec.block_levels(levels, 3, 5)
-    expected = [[levels[row // 2, col // 2] for col in range(5)] for row in range(3)]
-    np.testing.assert_array_equal(of_blocks, expected)
-    np.testing.assert_array_equal(codec.block_levels(levels, 2, 3), levels)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import rjpeg
 from rjpeg import _native, codec
-from tests.rjpeg import reference
+from tests.rjpeg import reference, single
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def test_the_picture_is_what_the_reference_makes_of_coefficients_and_map(encoder
     planes = []
     for channel, blocks, table in zip((0, 1, 1), file["blocks"], file["tables"], strict=True):
         steps = codec.level_steps(table, decoder.model.leveling.scales)
-        levels = codec.block_levels(encoded.quality_map[..., channel], *blocks.shape[:2])
+        levels = single.block_levels(encoded.quality_map[..., channel], *blocks.shape[:2])
         planes.append(reference.inverse(blocks, steps, levels))
     expected = reference.frame_from_planes(planes, 224, 224, True)
     off = np.abs(decoder.decode(encoded.jpeg).astype(int) - expected)

@@ -88,16 +88,13 @@ def test_files_that_differ_only_in_their_ending_get_two_pictures(decode, jpeg, t
         (["{tmp}/a.jpg", "--model", "{tmp}/nowhere"], "nowhere"),
         (["{tmp}/a.jpg", "--task", "{tmp}/nowhere.tflite"], "nowhere.tflite"),
         (["{tmp}/a.jpg", "--task", "{tmp}/a.jpg"], "a.jpg is no network"),
-        (["{tmp}/a.jpg", "--task", "{tmp}/python.yaml", "--task-range", "0", "1"], "of no use to a Python function"),
         (["{tmp}/a.jpg", "--task", "{tmp}/wrong.yaml"], "wrong.yaml: Object contains unknown field `speed`"),
         (["{tmp}/a.jpg", "--task", "{tmp}/nowhere.yaml"], "can't read task"),
-        (["{tmp}/a.jpg", "--labels", "{tmp}/a.jpg"], "of no use without --task"),
     ],
 )
 def test_what_cannot_work_ends_with_one_line_that_says_why(decode, jpeg, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.jpg").write_bytes(jpeg)
-    (tmp_path / "python.yaml").write_text("{kind: python, function: 'json:dumps'}")
     (tmp_path / "wrong.yaml").write_text("{kind: python, function: 'json:dumps', speed: 3}")
     result = decode(*(a.format(tmp=tmp_path) for a in arguments))
     assert result.returncode == 1

@@ -157,14 +157,25 @@ def test_a_network_that_takes_no_picture_is_refused(networks):
         Classifier(str(networks / "vector.tflite"))
 
 
-def test_decode_asks_the_classifier_and_names_its_classes(networks, decode, tmp_path, encoder):
+def test_decode_asks_the_classifier(networks, decode, tmp_path, encoder):
     red = np.zeros((32, 32, 3), np.uint8)
     red[:16, 16:, 2] = 255
     (tmp_path / "red.jpg").write_bytes(encoder.encode(red, quality=95))
-    (tmp_path / "labels.txt").write_text("tl\ntr\nbl\nbr\n")
-    result = decode(tmp_path / "red.jpg", "--task", networks / "int8.tflite", "--labels", tmp_path / "labels.txt")
+    result = decode(tmp_path / "red.jpg", "--task", networks / "int8.tflite")
     assert '"task": [{"index": 1, "score": ' in result.stdout
-    assert '"label": "tr"}' in result.stdout
+
+
+def test_decode_takes_labels_and_input_range_of_a_classifier_from_a_task_file(networks, decode, tmp_path, encoder):
+    white_at_top_right = np.zeros((32, 32, 3), np.uint8)
+    white_at_top_right[:16, 16:] = 255
+    (tmp_path / "white.jpg").write_bytes(encoder.encode(white_at_top_right, quality=95))
+    (tmp_path / "labels.txt").write_text("tl\ntr\nbl\nbr\n")
+    (tmp_path / "task.yaml").write_text(
+        f"{{kind: tflite, model: {networks}/float32.tflite, labels: {tmp_path}/labels.txt, input_range: [0, 5]}}"
+    )
+    [line] = decode(tmp_path / "white.jpg", "--task", tmp_path / "task.yaml").stdout.splitlines()
+    best = msgspec.json.decode(line)["task"][0]
+    assert best == {"index": 1, "score": pytest.approx(5, abs=0.1), "label": "tr"}
 
 
 def test_decode_takes_a_file_that_describes_a_task(networks, decode, tmp_path, encoder):

@@ -54,9 +54,6 @@ def overrides(teacher_file: Path) -> dict[str, object]:
         "distill_generator.batch": 8,
         "distill_predictor.epochs": 2,
         "distill_predictor.batch": 8,
-        "fine_tune.epochs": 1,
-        "fine_tune.steps": 2,
-        "fine_tune.batch": 2,
     }
 
 

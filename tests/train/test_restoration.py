@@ -1,4 +1,4 @@
-"""The restorer's training: its pairs, its twin of the decoder, and what happens when it is interrupted."""
+"""The restorer's training: its pairs, its restoration beside the decoder's, and what happens when it is interrupted."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def test_a_pair_is_a_crop_and_what_is_left_of_it(pairs):
         assert np.abs(enlarged - group.clean).mean() < 25
 
 
-def test_the_twin_makes_the_frame_that_the_decoder_makes(pairs):
+def test_training_restores_the_frame_that_the_decoder_restores(pairs):
     class Network:
         """Float, with an output scale so small that nothing is rounded."""
 

@@ -137,7 +137,7 @@ def test_two_workers_share_the_work_and_end_with_the_same_networks(start, tmp_pa
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
     assert checkpoint.training == figures[0]
     assert checkpoint.training["workers"] == 2
-    stages = {"importance", "distill-generator", "distill-predictor", "fine-tune-generator", "fine-tune-predictor"}
+    stages = {"importance", "distill-generator", "distill-predictor"}
     assert checkpoint.training["pictures_per_second"].keys() == stages
     assert checkpoint.training["crops"] + checkpoint.training["held_back_crops"] == 24
 
@@ -145,7 +145,7 @@ def test_two_workers_share_the_work_and_end_with_the_same_networks(start, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_when_a_worker_is_killed_the_other_ends_and_both_continue(start, tmp_path):
-    epochs = ("--set", "distill_generator.epochs=60", "--set", "fine_tune.epochs=0")
+    epochs = ("--set", "distill_generator.epochs=60")
     hosts = two_hosts()
     lost, left = (start(hosts, index, *epochs) for index in (1, 0))
     kept, deadline = tmp_path / "run" / "stages" / "distill-generator.keras", time.monotonic() + 90
