@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -72,6 +72,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         store = Store.open(database_url(config), files_url(config))
         stack.callback(store.close)
         hub, metrics = Hub(), Metrics()
+        watch_quarantine(metrics, store)
         intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
         stack.callback(intake.close)
         pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
@@ -88,6 +89,19 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             secure=config.tls.certificate is not None,
             cameras={summary.name for summary in store.cameras()},
         )
+
+
+def watch_quarantine(metrics: Metrics, store: Store) -> None:
+    """Show how much is set aside, as it was when it was last swept."""
+
+    def show(name: Literal["files", "bytes"], text: str) -> None:
+        def value() -> int:
+            return 0 if store.quarantined is None else getattr(store.quarantined, name)
+
+        metrics.watch(f"rjpeg_quarantined_{name}", text, value)
+
+    show("files", "Files without a row that were set aside.")
+    show("bytes", "Bytes of files without a row that were set aside.")
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -219,9 +233,12 @@ async def keep_tending(service: Service) -> None:
     """Give up frames that are too old or too many, and what a crash left, for ever."""
     retention = service.config.retention
     max_age = None if retention.days is None else datetime.timedelta(days=retention.days)
+    quarantine = None if retention.quarantine_days is None else datetime.timedelta(days=retention.quarantine_days)
     while True:
         try:
-            done = await asyncio.to_thread(tend, service.store, max_age=max_age, max_bytes=retention.bytes)
+            done = await asyncio.to_thread(
+                tend, service.store, max_age=max_age, max_bytes=retention.bytes, quarantine=quarantine
+            )
         except StorageError as error:
             # adding frames fails as well then, and says so; it may pass
             logger.error("retention: %s", error)
@@ -229,7 +246,7 @@ async def keep_tending(service: Service) -> None:
             service.metrics.tended(done.too_old, done.too_many)
             if done.too_old or done.too_many or done.orphans:
                 logger.info(
-                    "retention: %d frames were too old, %d too many; %d files were of no frame",
+                    "retention: %d frames were too old, %d too many; %d files of no frame were set aside",
                     done.too_old,
                     done.too_many,
                     done.orphans,

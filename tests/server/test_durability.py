@@ -134,7 +134,7 @@ def test_a_server_whose_store_fails_says_that_it_is_not_ready_and_takes_nothing(
     assert str(tmp_path) not in answer.text
     assert service.get("/healthz").status_code == 200
     answer = requests.post(url, data=jpeg, headers=headers(2), timeout=30)
-    assert answer.status_code == 507
+    assert answer.status_code == 503
     assert str(tmp_path) not in answer.text
     assert service.get("/v1/cameras/cam/frames/latest/jpeg").status_code == 503
     (tmp_path / "frames").unlink()
