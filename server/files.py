@@ -39,6 +39,9 @@ class Files(Protocol):
     grace: datetime.timedelta
     """Age that a file without a frame must have before it may be taken for what a crash left."""
 
+    locks: bool
+    """Whether a file whose frame is just being added is locked."""
+
     mark: bytes | None
     """What the mark must hold; None until the store's identity is known, when it is not looked at."""
 
@@ -112,6 +115,7 @@ class Folder:
 
     # a file that is being made is locked; this is for the moment between making and locking it
     grace = datetime.timedelta(minutes=1)
+    locks = True
 
     def __init__(self, folder: str) -> None:
         self.name = folder

@@ -21,6 +21,7 @@ class Objects:
 
     # there are no locks; an `add` gives up after a sixth of this
     grace = datetime.timedelta(hours=1)
+    locks = False
 
     def __init__(self, url: str) -> None:
         import fsspec

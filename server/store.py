@@ -285,6 +285,31 @@ class Store:
         let_go()
         return to_row(frame.camera, values | {"id": stored_as})
 
+    def restore(self, rows: dict[str, dict[str, Any]], choose: Callable[[sa.Connection], list[str]]) -> set[str]:
+        """Make rows of files that have none, in one transaction.
+
+        Args:
+            rows: values by key.
+            choose: gives the keys of those that are to be made, as is found in the transaction.
+
+        Returns:
+            Keys of the rows made. The others are of frames that have another row.
+
+        Raises:
+            StorageError: the database can't be written.
+        """
+
+        def insert() -> set[str]:
+            with self.database.writing() as connection:
+                batch = [Pending(parse_key(key).camera, rows[key], uptime()) for key in choose(connection)]
+                if not batch:
+                    return set()
+                ids = self._ids_of(connection, sorted({pending.camera for pending in batch}))
+                outcomes = self._insert_in(connection, batch, ids)
+            return {key for key, outcome in outcomes.items() if not isinstance(outcome, FrameRow)}
+
+        return retried(insert) if rows else set()
+
     def _submit(self, pending: Pending) -> None:
         with self._closing:
             if self._closed:
@@ -804,16 +829,17 @@ def pixels_of(measures: dict[str, Any]) -> int:
 
 
 def to_row(camera: str, values: "dict[str, Any] | sa.RowMapping") -> FrameRow:
-    """A row of the table."""
+    """A row of the table. What was damaged in it must not hide the rows beside it: SQLite takes any type for any."""
+    sequence, measures = values["sequence"], values["measures"]
     return FrameRow(
         id=values["id"],
         camera=camera,
-        sequence=values["sequence"],
-        capture_time=from_microseconds(values["capture_time"]),
-        received_time=from_microseconds(values["received_time"]),
-        stored_time=from_microseconds(values["stored_time"]),
-        key=values["key"],
-        measures=values["measures"],
+        sequence=sequence if isinstance(sequence, int) else None,
+        capture_time=moment(values["capture_time"]),
+        received_time=moment(values["received_time"]),
+        stored_time=moment(values["stored_time"]),
+        key=str(values["key"]),
+        measures=measures if isinstance(measures, dict) else {"error": "the measures are damaged"},
         results=values["results"],
         metrics=values["metrics"],
     )
@@ -829,7 +855,16 @@ def may_name_file(key: str, stored_time: int) -> bool:
 
 def time_or_none(value: int | None) -> datetime.datetime | None:
     """A time that may be missing."""
-    return None if value is None else from_microseconds(value)
+    return None if value is None else moment(value)
+
+
+def moment(value: Any) -> datetime.datetime:
+    """A time in UTC from what the tables have; for what is none, the first or the last that there is."""
+    try:
+        return from_microseconds(value)
+    except (OverflowError, TypeError):
+        latest = isinstance(value, int) and value > 0
+        return (datetime.datetime.max if latest else datetime.datetime.min).replace(tzinfo=datetime.UTC)
 
 
 def as_json(value: Any, what: str) -> Any:

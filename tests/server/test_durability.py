@@ -166,4 +166,4 @@ def test_retention_by_age_counts_from_when_a_frame_was_stored(start, jpeg, tmp_p
 
 
 def files_of(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return list(folder.rglob("*.jpg"))
