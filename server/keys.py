@@ -163,9 +163,9 @@ def folder_keys(names: Names, camera: str, hour: str, *above: str) -> list[str]:
     return [key for key in keys if is_key(key)]
 
 
-def is_key(key: str) -> bool:
-    """Return whether a file's name is a key, with times that there are."""
-    match = KEY.fullmatch(key)
+def is_key(key: object) -> bool:
+    """Return whether a file's name, or what a damaged row has in its place, is a key with times that there are."""
+    match = KEY.fullmatch(key) if isinstance(key, str) else None
     if match is None:
         return False
     try:

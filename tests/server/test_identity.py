@@ -35,13 +35,6 @@ def lose(folder: Path, name: str = "store.sqlite3") -> None:
         path.unlink()
 
 
-@pytest.fixture(params=["folder", "s3"])
-def files_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "folder":
-        return str(tmp_path / "frames")
-    return f"{request.getfixturevalue('s3')}/{request.node.name}"
-
-
 # --- at the start
 
 
