@@ -121,6 +121,8 @@ class Folder:
         self.name = folder
         self.mark: bytes | None = None
         self._root = Path(folder)
+        self._mark_path = f"{folder}/{MARK}"
+        self._mark_state: tuple[int, ...] | None = None
         make_folder(self._root)
         make_private(self._root, 0o700)
         # folders whose own names are on the disk, by inode: another program may remove one and make it again
@@ -263,7 +265,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise storage_error(f"can't read {self._root / MARK}", error) from error
+            raise storage_error(f"can't read {self._mark_path}", error) from error
 
     def write_mark(self, data: bytes) -> None:
         """See Files."""
@@ -287,10 +289,15 @@ class Folder:
 
     def check(self) -> None:
         """See Files."""
-        if self.mark is not None:
+        if self.mark is None:
+            return
+        # read again only if it is another file or was changed, as this is done twice with each write
+        state = state_of(self._mark_path)
+        if state is None or state != self._mark_state:
             found = self.read_mark()
             if found != self.mark:
                 raise not_what_was_opened(self.name, found)
+            self._mark_state = state
 
     def ping(self) -> None:
         """See Files."""
@@ -333,6 +340,15 @@ class Folder:
                 self._settled.clear()
             self._settled[folder] = inode
             folder = folder.parent
+
+
+def state_of(path: str) -> tuple[int, ...] | None:
+    """Return what differs between two files, and before and after a change; None if there is no such file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  quicker
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -53,6 +53,8 @@ class SqliteFile:
 
     def __init__(self, path: Path, name: str, busy_seconds: float) -> None:
         self.path = path
+        # file, log and index, as text, which is quicker to look up
+        self._parts = (str(path), f"{path}-wal", f"{path}-shm")
         self.name = name
         self.damage: str | None = None
         self.generation = 0
@@ -67,8 +69,8 @@ class SqliteFile:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise storage_error(f"can't open database file {path}", error) from error
-        for part in self._parts():
-            make_private(part, 0o600)
+        for part in self._parts:
+            make_private(Path(part), 0o600)
 
     def open(self) -> None:
         """Look whether the content is sound, as far as a second allows, and note which files they are.
@@ -192,7 +194,7 @@ class SqliteFile:
 
     def _save_log(self) -> None:
         """Bring into the file what was committed to a log whose name is gone. Raises StorageError."""
-        if self._holder is None or self._parts()[1].exists():
+        if self._holder is None or inode(self._parts[1]):
             return
         try:
             busy, _, _ = self._holder.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -217,11 +219,8 @@ class SqliteFile:
         self._opened = self._found()
 
     def _found(self) -> tuple[int, int, int]:
-        first, second, third = map(inode, self._parts())
-        return first, second, third
-
-    def _parts(self) -> tuple[Path, Path, Path]:
-        return self.path, Path(f"{self.path}-wal"), Path(f"{self.path}-shm")
+        file, log, index = self._parts
+        return inode(file), inode(log), inode(index)
 
 
 def set_up(connection: sqlite3.Connection, busy_seconds: float) -> None:
@@ -254,9 +253,9 @@ def is_damage(error: Any) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in DAMAGED
 
 
-def inode(path: Path) -> int:
+def inode(path: str) -> int:
     """Return a file's inode, 0 if there is no such file."""
     try:
-        return path.stat().st_ino
+        return os.stat(path).st_ino  # noqa: PTH116  quicker, and done with each transaction
     except OSError:
         return 0

@@ -62,6 +62,7 @@ DELETED_TOGETHER = 500  # frames; others can write between
 DELETING = 0x726A70656764  # any number that nobody else takes for an advisory lock; "rjpegd"
 
 OLDEST = sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.stored_time, frames.c.id).limit(DELETED_TOGETHER)
+CAMERA_IDS = sa.select(cameras.c.name, cameras.c.id).where(cameras.c.name.in_(sa.bindparam("names", expanding=True)))
 TOTAL_BYTES = sa.select(sa.func.coalesce(sa.func.sum(cameras.c.bytes), 0))
 
 
@@ -413,14 +414,13 @@ class Store:
 
     def _ids_of(self, connection: sa.Connection, names: list[str]) -> dict[str, int]:
         """Ids of cameras, which are made where there are none."""
-        query = sa.select(cameras.c.name, cameras.c.id).where(cameras.c.name.in_(names))
-        ids = {row.name: row.id for row in connection.execute(query)}
+        ids = {row.name: row.id for row in connection.execute(CAMERA_IDS, {"names": names})}
         if unknown := [name for name in names if name not in ids]:
             connection.execute(
                 self._insert(cameras).on_conflict_do_nothing(),
                 [{"name": name, "frames": 0, "bytes": 0} for name in unknown],
             )
-            ids |= {row.name: row.id for row in connection.execute(query)}
+            ids |= {row.name: row.id for row in connection.execute(CAMERA_IDS, {"names": names})}
         return ids
 
     def _count(self, connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
