@@ -1,14 +1,16 @@
 """Names of the store's files. A name, the key, says all that a row needs to be made again.
 
-`gate/2026-11-23T17/20261123T175500123456Z-20261123T175459000001Z-17-0123456789ab.jpg` holds the camera, the server's
-hour, when the file was stored, when the frame was captured, its sequence (`x`: it has none) and a random number.
-Older versions left out capture time and sequence. Camera, sequence and times are checked, so nothing that a sender may
-choose freely is in a name. The hour is the server's, so there are few folders however wrong a camera's clock is.
+`gate/2026-11-23T17/20261123T175500123456Z-20261123T175459000001Z-17-0123456789abcd.jpg` holds the camera, the server's
+hour, when the file was stored, when the frame was captured, its sequence (`x`: it has none), a random number of six
+digits and the CRC-32 of all that and the content. Older versions left out capture time, sequence and CRC. Camera,
+sequence and times are checked, so nothing that a sender may choose freely is in a name. The hour is the server's, so
+there are few folders however wrong a camera's clock is.
 """
 
 import datetime
 import re
 import secrets
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ __all__ = [
     "KeyParts",
     "check_key",
     "hours",
+    "is_intact",
     "is_key",
     "key_time",
     "keys_between",
@@ -33,7 +36,7 @@ STAMP = r"\d{8}T\d{12}"
 HOUR = re.compile(r"\d{4}-\d\d-\d\dT\d\d", re.ASCII)
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 KEY = re.compile(
-    rf"({CAMERA_ID.pattern})/({HOUR.pattern})/({STAMP})Z-(?:[0-9a-f]{{16}}|({STAMP})Z-(x|\d{{1,15}})-[0-9a-f]{{12}})\.jpg",
+    rf"({CAMERA_ID.pattern})/({HOUR.pattern})/({STAMP})Z-(?:[0-9a-f]{{16}}|({STAMP})Z-(x|\d{{1,15}})-[0-9a-f]{{14}})\.jpg",
     re.ASCII,
 )
 NAME = re.compile(rf"(?:{QUARANTINE}/({DAY.pattern})/)?({KEY.pattern})", re.ASCII)
@@ -56,14 +59,16 @@ def make_key(
     stored_time: datetime.datetime,
     capture_time: datetime.datetime | None = None,
     sequence: int | None = None,
+    content: bytes = b"",
 ) -> str:
-    """Return a new key of at most 157 characters.
+    """Return a new key of at most 159 characters.
 
     Args:
         camera: matches CAMERA_ID.
         stored_time: now, by the server's clock.
         capture_time: of the frame (default: `stored_time`).
         sequence: 0 to 10^15 - 1, or None.
+        content: of the file.
 
     Raises:
         InputError: the camera is none.
@@ -72,8 +77,23 @@ def make_key(
         raise InputError(f"camera {camera!r}, expected 1 to 64 of A-Z a-z 0-9 _ -")
     captured = stamp(stored_time if capture_time is None else capture_time)
     number = "x" if sequence is None else str(sequence)
-    name = f"{stamp(stored_time)}Z-{captured}Z-{number}-{secrets.token_hex(6)}.jpg"
-    return f"{camera}/{hour_of(stored_time)}/{name}"
+    name = f"{stamp(stored_time)}Z-{captured}Z-{number}-{secrets.token_hex(3)}"
+    stem = f"{camera}/{hour_of(stored_time)}/{name}"
+    return f"{stem}{checksum(stem, content)}.jpg"
+
+
+def checksum(stem: str, content: bytes) -> str:
+    """Return the CRC-32 of a key up to there and of the file, as eight hexadecimal digits."""
+    return f"{zlib.crc32(content, zlib.crc32(stem.encode())):08x}"
+
+
+def is_intact(key: str, content: bytes) -> bool:
+    """Return whether a file is what was written under this key; of keys of older versions it can't be told."""
+    match = KEY.fullmatch(key)
+    if match is None or match[4] is None:
+        return match is not None
+    stem, end = key[:-12], key[-12:-4]
+    return checksum(stem, content) == end
 
 
 def parse_key(key: str) -> KeyParts:

@@ -27,7 +27,7 @@ from server.database import Database, frames, to_microseconds, trash
 from server.decoding import keep_freed_memory, measures
 from server.files import Files, open_files
 from server.identity import adopt
-from server.keys import hours, parse_key, quarantine_key, stored_stamp
+from server.keys import hours, is_intact, parse_key, quarantine_key, stored_stamp
 from server.store import Store, pixels_of
 from server.sweep import owned, put_back, set_aside
 
@@ -43,6 +43,7 @@ TEXTS = {
     "known": "files have a row",
     "duplicates": "files are of a frame that has a row with another file; they are left",
     "deleted": "files were deleted and are on their way out",
+    "damaged": "files are not what was written under their names, as the log says; they are left",
     "not_decoded": "files can't be decoded, as the log says; they are left",
     "under_way": "files may be of frames that are just being added; run this again in an hour",
 }
@@ -57,6 +58,7 @@ class Rebuilt:
         known: have one.
         duplicates: of a frame that has a row with another file.
         deleted: were deleted before, and are on their way out.
+        damaged: are not what was written under their names: changed, or moved to another camera's folder.
         not_decoded: are no JPEG file that can be decoded.
         under_way: are just being added by another program, or may be.
     """
@@ -65,6 +67,7 @@ class Rebuilt:
     known: int = 0
     duplicates: int = 0
     deleted: int = 0
+    damaged: int = 0
     not_decoded: int = 0
     under_way: int = 0
 
@@ -133,7 +136,12 @@ def add_rows(
             if may_be_under_way(store, key) or not stack.enter_context(store.files.hold(name)):
                 done.under_way += 1
                 continue
-            held.append((key, day, store.files.read(name)))
+            jpeg = store.files.read(name)
+            if is_intact(key, jpeg):
+                held.append((key, day, jpeg))
+            else:
+                done.damaged += 1
+                logger.warning("%s of %s is not what was written there and gets no row", name, store.files.name)
         answers = measure_all([jpeg for _, _, jpeg in held])
         rows: dict[str, dict[str, Any]] = {}
         for (key, _, jpeg), answer in zip(held, answers, strict=True):

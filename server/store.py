@@ -257,7 +257,7 @@ class Store:
             "stored_time": to_microseconds(stored),
             "bytes": len(frame.jpeg),
             "pixels": pixels_of(measures),
-            "key": make_key(frame.camera, stored, frame.capture_time, frame.sequence),
+            "key": make_key(frame.camera, stored, frame.capture_time, frame.sequence, frame.jpeg),
             "measures": as_json(measures, "measures"),
             "results": json_or_error(results, "results"),
             "metrics": json_or_error(frame.metrics, "metrics"),

@@ -139,7 +139,7 @@ def test_a_name_holds_camera_and_time(camera: str, when: datetime.datetime) -> N
     assert key.split("/")[0] == camera
     # not `when`: an hour that a clock shows twice equals no time of another zone (PEP 495)
     assert key_time(key) == moment
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}/[0-9T-]{13}/[0-9T]{21}Z-[0-9T]{21}Z-x-[0-9a-f]{12}\.jpg", key)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}/[0-9T-]{13}/[0-9T]{21}Z-[0-9T]{21}Z-x-[0-9a-f]{14}\.jpg", key)
 
 
 @settings(max_examples=200)

@@ -110,7 +110,7 @@ def test_a_store_of_an_older_version_is_told_by_the_files_of_its_rows(
     assert json.loads(mark.read_text())["identity"] == store.database.identity
     mark.unlink()
     for row in rows[1:]:
-        (tmp_path / "frames" / row.key).rename(tmp_path / "frames" / row.key.replace(row.key[-16:], "0" * 12 + ".jpg"))
+        (tmp_path / "frames" / row.key).rename(tmp_path / "frames" / row.key.replace(row.key[-12:], "0" * 8 + ".jpg"))
     with pytest.raises(StorageError, match=r"none of the 6 files looked for is there.*put a file rjpeg-store.json"):
         open_store(database_url)
     # as the message says
