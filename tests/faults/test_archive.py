@@ -24,7 +24,6 @@ from server.rebuild import rebuild
 from server.retention import tend
 from server.store import Store
 from tests.faults.record import Faults
-from tests.server.conftest import encoder, jpeg, photograph, start  # noqa: F401
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import lose, mount, put_in_place
 from tests.service import Service
@@ -314,7 +313,7 @@ def refusal(data: Path, *arguments: str) -> str:
     return done.stderr
 
 
-def test_a_database_that_is_lost_under_a_service_is_made_again(start, jpeg: bytes, tmp_path, faults) -> None:  # noqa: F811
+def test_a_database_that_is_lost_under_a_service_is_made_again(start, jpeg: bytes, tmp_path, faults) -> None:
     count, lost = faults.count(1, 10), 0
     for number in range(count):
         data = tmp_path / str(number)
@@ -340,7 +339,7 @@ def test_a_database_that_is_lost_under_a_service_is_made_again(start, jpeg: byte
                   ended="not ready or refused to start; in service after rebuild")  # fmt: skip
 
 
-def test_a_database_that_is_replaced_under_a_service_mixes_nothing_up(start, jpeg, tmp_path, faults) -> None:  # noqa: F811
+def test_a_database_that_is_replaced_under_a_service_mixes_nothing_up(start, jpeg, tmp_path, faults) -> None:
     count, lost = faults.count(1, 10), 0
     other = tmp_path / "other"
     stranger = Cameras(start(data=other), jpeg)
@@ -370,7 +369,7 @@ def test_a_database_that_is_replaced_under_a_service_mixes_nothing_up(start, jpe
                   ended="not ready, then in service")  # fmt: skip
 
 
-def test_a_disk_that_is_removed_full_or_read_only_acknowledges_nothing_in_vain(start, jpeg, tmp_path, faults) -> None:  # noqa: F811
+def test_a_disk_that_is_removed_full_or_read_only_acknowledges_nothing_in_vain(start, jpeg, tmp_path, faults) -> None:
     count, lost = faults.count(1, 10), 0
     for number in range(count):
         data, disk, kept = (tmp_path / f"{number}{name}" for name in ("data", "disk", "kept"))

@@ -19,6 +19,7 @@ from rjpeg.errors import StorageError
 from server.database import Database, cameras
 from server.files import open_files
 from server.store import Store
+from tests import waiting
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_store import check_sums, quarantined_files, rows_of, stored_files
 
@@ -474,3 +475,33 @@ def test_a_file_that_can_not_be_set_aside_does_not_keep_the_others(
     assert store.sweep() == 2
     assert store.files.read(there) == b"another"
     assert store.files.read(lost[1]) == b"x"
+
+
+def test_a_postgresql_that_only_reads_is_not_ready(open_store: OpenStore, postgresql: PostgreSQL) -> None:
+    url = postgresql.new_database()
+    store = open_store(url)
+    add(store, 1)
+    store.ping()
+    reader = open_store(f"{url}%20-cdefault_transaction_read_only%3Don")
+    assert len(reader.frames("gate")) == 1
+    with pytest.raises(StorageError, match="read-only transaction"):
+        reader.ping()
+
+
+def test_a_service_shows_what_is_set_aside(start, tmp_path: Path) -> None:
+    service = start(data=tmp_path)
+    service.stop()
+    key = "gate/2026-11-23T12/20261123T120000123456Z-0123456789abcdef.jpg"
+    path = tmp_path / "frames" / key
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"12345")
+    with contextlib.closing(sqlite3.connect(tmp_path / "server.sqlite3")) as connection:
+        connection.execute("DELETE FROM marks")
+        connection.commit()
+    for _ in range(2):
+        service = start(data=tmp_path)
+        waiting.until(lambda service=service: "rjpeg_quarantined_files 1.0" in service.get("/metrics").text, seconds=20)
+        assert "rjpeg_quarantined_bytes 5.0" in service.get("/metrics").text
+        service.stop()
+    assert quarantined_files(tmp_path / "frames") == {key}
+    assert (tmp_path / "frames").glob(f"quarantine/*/{key}")
