@@ -63,6 +63,9 @@ class Files(Protocol):
     def names(self, *folders: str) -> list[str]:
         """Return what is in a folder below the root, given as the parts of its path; nothing if there is none."""
 
+    def count(self, folder: str) -> tuple[int, int]:
+        """Return the number of files in a folder and those below it, and their bytes."""
+
     def hold(self, key: str) -> contextlib.AbstractContextManager[bool]:
         """Keep a file from being moved; gives False if there is none, or if its frame is just being added."""
 
@@ -200,6 +203,17 @@ class Folder:
         # nothing is also what a disk has that is not mounted
         self.check()
         return found
+
+    def count(self, folder: str) -> tuple[int, int]:
+        """See Files."""
+        number = size = 0
+        for place, _, names in os.walk(self._root / folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    size += (Path(place) / name).stat().st_size
+                    number += 1
+        self.check()
+        return number, size
 
     @contextlib.contextmanager
     def hold(self, key: str) -> Iterator[bool]:

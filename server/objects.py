@@ -92,6 +92,16 @@ class Objects:
                 return []
         return [name.rstrip("/").rpartition("/")[2] for name in found]
 
+    def count(self, folder: str) -> tuple[int, int]:
+        """See Files."""
+        path = f"{self._root}/{folder}"
+        with self._errors("read", path):
+            try:
+                found = self._fs.find(path, detail=True)
+            except FileNotFoundError:
+                return 0, 0
+        return len(found), sum(int(each["size"] or 0) for each in found.values())
+
     @contextlib.contextmanager
     def hold(self, key: str) -> Iterator[bool]:
         """See Files. There are no locks."""

@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import rjpeg
 from rjpeg.arguments import positive
-from rjpeg.errors import JpegError
+from rjpeg.errors import JpegError, StorageError
 from server import __main__ as program
 from server import config as configuration
 from server.database import Database, frames, to_microseconds, trash
@@ -44,6 +44,7 @@ TEXTS = {
     "duplicates": "files are of a frame that has a row with another file; they are left",
     "deleted": "files were deleted and are on their way out",
     "damaged": "files are not what was written under their names, as the log says; they are left",
+    "unreadable": "files can't be read, as the log says; they are left",
     "not_decoded": "files can't be decoded, as the log says; they are left",
     "under_way": "files may be of frames that are just being added; run this again in an hour",
 }
@@ -59,6 +60,7 @@ class Rebuilt:
         duplicates: of a frame that has a row with another file.
         deleted: were deleted before, and are on their way out.
         damaged: are not what was written under their names: changed, or moved to another camera's folder.
+        unreadable: could not be read, for want of permission or for a defect of the disk.
         not_decoded: are no JPEG file that can be decoded.
         under_way: are just being added by another program, or may be.
     """
@@ -68,6 +70,7 @@ class Rebuilt:
     duplicates: int = 0
     deleted: int = 0
     damaged: int = 0
+    unreadable: int = 0
     not_decoded: int = 0
     under_way: int = 0
 
@@ -133,10 +136,17 @@ def add_rows(
         held: list[tuple[str, str | None, bytes]] = []
         for key, day in found:
             name = key if day is None else quarantine_key(key, day)
-            if may_be_under_way(store, key) or not stack.enter_context(store.files.hold(name)):
-                done.under_way += 1
+            try:
+                if may_be_under_way(store, key) or not stack.enter_context(store.files.hold(name)):
+                    done.under_way += 1
+                    continue
+                jpeg = store.files.read(name)
+            except StorageError as error:
+                # one file must not keep the others
+                store.files.ping()
+                done.unreadable += 1
+                logger.warning("%s", error)
                 continue
-            jpeg = store.files.read(name)
             if is_intact(key, jpeg):
                 held.append((key, day, jpeg))
             else:

@@ -53,8 +53,9 @@ class SqliteFile:
 
     def __init__(self, path: Path, name: str, busy_seconds: float) -> None:
         self.path = path
-        # file, log and index, as text, which is quicker to look up
-        self._parts = (str(path), f"{path}-wal", f"{path}-shm")
+        # file, log and index, as text, which is quicker to look up; SQLite puts those two beside what a link leads to
+        real = path.resolve()
+        self._parts = (str(path), f"{real}-wal", f"{real}-shm")
         self.name = name
         self.damage: str | None = None
         self.generation = 0

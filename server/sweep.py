@@ -152,6 +152,5 @@ def expire(database: Database, files: Files, day: str) -> None:
 
 def count(files: Files) -> Quarantine:
     """Return how much is set aside. Raises StorageError."""
-    sizes = [files.size(quarantine_key(key, day)) for day, keys in set_aside(files) for key in keys]
-    found = [size for size in sizes if size is not None]
-    return Quarantine(files=len(found), bytes=sum(found))
+    found = [files.count(f"{QUARANTINE}/{day}") for day in filter(DAY.fullmatch, files.names(QUARANTINE))]
+    return Quarantine(files=sum(number for number, _ in found), bytes=sum(size for _, size in found))

@@ -471,6 +471,7 @@ def test_a_file_that_can_not_be_set_aside_does_not_keep_the_others(
     (tmp_path / "frames" / lost[0]).with_name("99999999T999999999999Z-0123456789abcdef.jpg").write_bytes(b"x")
     now = row.stored_time + 2 * store.files.grace
     store.now = lambda: now
+    (tmp_path / "frames" / lost[0]).with_name(lost[0].rpartition("/")[2].replace("Z-0-", "Z-7-")).mkdir()
     store.files.write(there := f"quarantine/{now.date()}/{lost[1]}", b"another")()
     assert store.sweep() == 2
     assert store.files.read(there) == b"another"

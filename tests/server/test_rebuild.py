@@ -160,10 +160,12 @@ def test_what_can_not_be_a_row_is_counted_and_left(
         store.files.write(key, content)()
     with store.database.writing() as connection:
         connection.execute(sa.insert(trash).values(key=deleted))
+    # what can't be read is no file
+    (tmp_path / "frames" / make_key("gate", NOON)).mkdir()
     let_go = store.files.write(under_way := make_key("yard", NOON, content=b"yard "), b"yard ")
     with caplog.at_level(logging.WARNING):
         assert rebuild(store, measure) == Rebuilt(
-            made=1, known=1, duplicates=1, deleted=1, damaged=2, not_decoded=1, under_way=1
+            made=1, known=1, duplicates=1, deleted=1, damaged=2, unreadable=1, not_decoded=1, under_way=1
         )
     assert f"{other} of {tmp_path}/frames can't be decoded and gets no row: no JPEG" in caplog.text
     let_go()
