@@ -152,7 +152,7 @@ def test_retention_by_bytes_gives_up_the_oldest_frames_of_the_running_server(sta
     until(lambda: [frame["sequence"] for frame in service.frames()] == [5, 6, 7])
     assert service.get("/v1/cameras/cam").json()["bytes"] == 3 * len(jpeg)
     until(lambda: len(files_of(tmp_path / "data" / "frames")) == 3)
-    assert 'rjpeg_frames_deleted_total{reason="bytes"} 5.0' in service.get("/metrics").text
+    until(lambda: 'rjpeg_frames_deleted_total{reason="bytes"} 5.0' in service.get("/metrics").text)
 
 
 def test_retention_by_age_counts_from_when_a_frame_was_stored(start, jpeg, tmp_path):
