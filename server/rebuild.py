@@ -28,8 +28,9 @@ from server.decoding import keep_freed_memory, measures
 from server.files import Files, open_files
 from server.identity import adopt
 from server.keys import hours, is_intact, parse_key, quarantine_key, stored_stamp
-from server.store import Store, pixels_of
+from server.store import Store
 from server.sweep import owned, put_back, set_aside
+from server.values import pixels_of
 
 __all__ = ["Rebuilt", "rebuild"]
 

@@ -7,7 +7,6 @@ Nothing that the database says is kept in memory: another one, or an older one, 
 """
 
 import datetime
-import json
 import logging
 import queue
 import threading
@@ -41,6 +40,7 @@ from server.identity import attach
 from server.keys import is_key, make_key, parse_key
 from server.sqlite import ReopenedError
 from server.sweep import KEEP, Quarantine, count, put_back, sweep, swept
+from server.values import as_json, json_or_error, pixels_of
 
 __all__ = ["Bin", "CameraSummary", "Duplicate", "FrameRow", "GoneError", "Store"]
 
@@ -52,8 +52,6 @@ BATCH = 256  # rows in one transaction, at most
 ADD_SECONDS = 60  # that an `add` waits for its commit
 LATEST_COMMIT_SECONDS = 600  # from a file's being written; a sixth of what `Objects.grace` is
 ATTEMPTS = 3  # at a transaction that meets a restarted database or a deadlock
-NESTING = 64  # of JSON that is kept: whoever reads it, with whatever is on the stack, can
-LONGEST = 65_535  # side of a picture, pixels
 LARGEST_ID = 2**63 - 1
 LARGEST_SEQUENCE = 10**15
 MINUTE = 60_000_000  # microseconds
@@ -820,14 +818,6 @@ def prefixed(row: dict[str, int]) -> dict[str, int]:
     return {f"of_{name}": value for name, value in row.items()}
 
 
-def pixels_of(measures: dict[str, Any]) -> int:
-    """Of the picture; 0 where the measures don't have its size. Raises InputError for a size that is none."""
-    size = [measures.get(name, 0) for name in ("width", "height")]
-    if not all(isinstance(length, int) and 0 <= length <= LONGEST for length in size):
-        raise InputError(f"width and height {size}, expected integers from 0 to {LONGEST}")
-    return int(size[0] * size[1])
-
-
 def to_row(camera: str, values: "dict[str, Any] | sa.RowMapping") -> FrameRow:
     """A row of the table. What was damaged in it must not hide the rows beside it: SQLite takes any type for any."""
     sequence, measures = values["sequence"], values["measures"]
@@ -867,44 +857,9 @@ def moment(value: Any) -> datetime.datetime:
         return (datetime.datetime.max if latest else datetime.datetime.min).replace(tzinfo=datetime.UTC)
 
 
-def as_json(value: Any, what: str) -> Any:
-    """A value as it is when it was written as JSON and read again. Raises InputError where that can't be."""
-    try:
-        check_nesting(value)
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()  # no lone surrogates, which would fail where they are read
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{what} can't be written as JSON: {error}") from error
-
-
-def json_or_error(value: Any, what: str) -> Any:
-    """The same, or an object with the error."""
-    try:
-        return as_json(value, what)
-    except InputError as error:
-        logger.warning("%s", error)
-        return {"error": str(error)}
-
-
 def uptime() -> float:
     """Seconds that count on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def check_nesting(value: Any) -> None:
-    """Raise ValueError where lists and objects are within each other more than NESTING deep."""
-    level = [value]
-    for _ in range(NESTING):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list, tuple))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return
-    raise ValueError(f"more than {NESTING} levels deep")
 
 
 def retried(work: Callable[[], T]) -> T:
