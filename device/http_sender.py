@@ -120,6 +120,10 @@ class HttpSender:
         idle = time.monotonic() - self._last_answer > KEPT_ALIVE_SECONDS
         return self._head_bytes + packet_bytes(size + self._head_bytes, tls=self._tls, new_connection=idle)
 
+    def cut(self) -> None:
+        """See `device.sender`. A connection that isn't made yet is left to its time limit."""
+        self._deadline.expire_for_good()
+
     def close(self) -> None:
         self._session.close()
 
@@ -131,12 +135,12 @@ class _Deadline:
     """
 
     def __init__(self) -> None:
-        self.passed = False
+        self.passed = self._for_good = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
     def within(self, seconds: float) -> "_Timed":
-        self.passed = False
+        self.passed = self._for_good
         return _Timed(self, seconds)
 
     def watch(self, connection: socket.socket) -> None:
@@ -147,6 +151,13 @@ class _Deadline:
             former, self._socket = self._socket, duplicate
         if former is not None:
             former.close()
+        if self._for_good:
+            self.expire()
+
+    def expire_for_good(self) -> None:
+        """End what goes on, and whatever may begin after this."""
+        self._for_good = True
+        self.expire()
 
     def forget(self) -> None:
         with self._lock:

@@ -15,10 +15,10 @@ import time
 import pytest
 
 from device import http_sender
+from device.answers import retry_after
 from device.config import DeliveryConfig
 from device.delivery import open_sender
 from device.frames import OutgoingFrame
-from device.answers import retry_after
 from device.http_sender import HttpSender
 from device.sender import FaultError, RefusedError, RejectedError, RetryLaterError
 from rjpeg.errors import ConfigError, DeliveryError
@@ -194,7 +194,7 @@ def test_what_came_in_place_of_an_acknowledgment_is_told(recorder, open_http, fr
 )  # fmt: skip
 def test_an_acknowledgment_of_another_frame_is_none_of_this_one(recorder, open_http, frame, change):
     recorder.answers = [(201, {}, json.dumps(RECORD | change).encode())]
-    with pytest.raises(DeliveryError, match="answered 201 with (no|an) acknowledgment") as caught:
+    with pytest.raises(DeliveryError, match=r"answered 201 with (no|an) acknowledgment") as caught:
         open_http(recorder.url).send(frame)
     assert type(caught.value) is DeliveryError
 
