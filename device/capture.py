@@ -198,15 +198,16 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
     """
     report, output = Report(), Output(as_json)
     kit = Kit(config, frames, report, output.emit)
-    interrupted = False
+    interrupted = ended = False
     try:
         kit.start()
         supervise(kit, report, output)
+        ended = True
     except KeyboardInterrupt:
         interrupted = True
     finally:
         notify.stopping()
-        kit.close()
+        kit.close(ended=ended)
         logger.info("%s", report.total())
         output.emit(report.summary())
     kit.raise_failure()
@@ -233,7 +234,7 @@ def supervise(kit: Kit, report: Report, output: "Output") -> None:
         ):
             notify.watchdog()
         if report.due:
-            line = report.recent()
+            line = report.recent() + kit.backlog()
             logger.info("%s", line)
             notify.status(line)
 
