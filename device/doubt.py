@@ -5,13 +5,16 @@ from collections.abc import Callable
 
 __all__ = ["Doubt"]
 
+# failures, each right after another frame was acknowledged: one may be chance, if a portal comes and goes
+MIN_PROOFS = 3
+
 
 class Doubt:
     """Follows the frame over which the server fails (500), or that somebody in front of it keeps out (413).
 
     Such an answer names no culprit: a server that is out of order, or a portal, gives it to every frame. So this frame,
-    the suspect, is given up only if it fails for some time, another one is acknowledged then, and it fails once more.
-    While no other frame gets through either, nothing is given up.
+    the suspect, is given up only if it fails for some time, and then several times right after another one was
+    acknowledged. While no other frame gets through either, nothing is given up.
 
     Args:
         clock: seconds, monotonic.
@@ -25,6 +28,7 @@ class Doubt:
         self._probed = -1  # the last one that was
         self._suspect_is_next = True
         self._other_taken = False
+        self._proofs = 0
         self._ahead: set[int] = set()
 
     def probe_after(self, seconds: float) -> int | None:
@@ -54,14 +58,14 @@ class Doubt:
             return False
         if sequence != self._suspect:
             self._suspect, self._since, self._probed = sequence, self._clock(), sequence
-            self._other_taken = False
-        given_up = self._other_taken
+            self._other_taken, self._proofs = False, 0
+        self._proofs += self._other_taken
         self._suspect_is_next = self._other_taken = False
-        return given_up
+        return self._proofs >= MIN_PROOFS
 
     def fails_otherwise(self) -> None:
         """Note that a try failed for another reason, so that what is known of the server is out of date."""
-        self._probe, self._other_taken = None, False
+        self._probe, self._other_taken, self._proofs = None, False, 0
 
     def is_taken(self, sequence: int) -> bool:
         """Note that the server has a frame; return False if it went ahead of the suspect, which is tried next."""
@@ -80,4 +84,4 @@ class Doubt:
         self._ahead = {number for number in self._ahead if number > sequence}
         if self._suspect is not None and self._suspect <= sequence:
             self._suspect = self._probe = None
-            self._other_taken = False
+            self._other_taken, self._proofs = False, 0
