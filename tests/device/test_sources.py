@@ -16,20 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device import sources
 from device.config import CameraConfig
-from device.sources import (
-    VideoSource,
-    as_bgr,
-    bgr_of,
-    frame_size,
-    is_live,
-    open_source,
-    picamera_controls,
-    planes_of,
-    set_v4l2,
-    without_password,
-)
+from device.sources import CaptureSource, base, frame_size, is_live, open_source, without_password
+from device.sources import sample as sample_module
+from device.sources import video as video_module
+from device.sources.opencv import as_bgr
+from device.sources.picamera import bgr_of, picamera_controls, planes_of
+from device.sources.v4l2 import JpegDecoder, gives_jpegs, set_v4l2
 from rjpeg.codec import Planes, planes_from_frame
 from rjpeg.errors import CameraError, ConfigError, StorageError
 
@@ -142,7 +135,7 @@ def test_what_cannot_be_opened_is_named_with_what_to_check(tmp_path, source, err
         ),
         ({"source": "{pictures}", "live": True}, ConfigError, "live is for a video file"),
         ({"source": "{pictures}", "pixel_format": "MJPG"}, ConfigError, "for V4L2 cameras and picamera2"),
-        ({"source": "{pictures}/text", "live": True}, CameraError, "no video that OpenCV's FFmpeg reads"),
+        ({"source": "{pictures}/text", "live": True}, CameraError, "neither a picture nor a video that FFmpeg reads"),
     ],
 )
 def test_a_setting_that_a_source_does_not_have_is_refused(pictures, settings, error, said):
@@ -236,7 +229,7 @@ class FakeCapture:
 
 def test_a_camera_gives_frame_after_frame_and_is_released():
     capture = FakeCapture(3)
-    source = VideoSource(capture, "camera", live=True, advice="")
+    source = CaptureSource(capture, "camera", advice="")
     assert source.fps is None, "a clock rate is no frame rate"
     assert [int(source.read().pixels[0, 0, 0]) for _ in range(3)] == [0, 1, 2]
     source.close()
@@ -244,27 +237,27 @@ def test_a_camera_gives_frame_after_frame_and_is_released():
 
 
 def test_a_camera_that_stops_or_never_starts_is_an_error():
-    source = VideoSource(FakeCapture(2), "camera 5", live=True, advice="look at the cable")
+    source = CaptureSource(FakeCapture(2), "camera 5", advice="look at the cable")
     source.read()
     source.read()
     with pytest.raises(CameraError, match="camera 5 gives no more frames after 2: look at the cable"):
         source.read()
     with pytest.raises(CameraError, match="opens but gives no frame"):
-        VideoSource(FakeCapture(0), "camera 5", live=True, advice="").read()
+        CaptureSource(FakeCapture(0), "camera 5", advice="").read()
 
 
 def test_a_damaged_frame_is_passed_over_and_many_are_an_error():
     damaged = FakeCapture(1000, lambda number: None if number < 5 else np.full((4, 6, 3), number, np.uint8))
-    assert VideoSource(damaged, "camera 5", live=True, advice="").read().pixels[0, 0, 0] == 5
+    assert CaptureSource(damaged, "camera 5", advice="").read().pixels[0, 0, 0] == 5
     hopeless = FakeCapture(1000, lambda number: None)
     with pytest.raises(CameraError, match="camera 5: 30 frames in a row can't be decoded: look"):
-        VideoSource(hopeless, "camera 5", live=True, advice="look").read()
+        CaptureSource(hopeless, "camera 5", advice="look").read()
 
 
 def test_frames_that_are_no_pictures_are_an_error_of_the_camera():
     odd = FakeCapture(9, lambda number: np.zeros((4, 6, 4), np.complex64))
     with pytest.raises(CameraError, match=r"complex64 frames of shape \(4, 6, 4\)"):
-        VideoSource(odd, "camera 5", live=True, advice="").read()
+        CaptureSource(odd, "camera 5", advice="").read()
 
 
 def test_infrared_and_depth_frames_become_bgr():
@@ -299,7 +292,7 @@ def test_a_v4l2_camera_is_asked_for_a_frame_a_second_where_fewer_are_wanted():
     camera = CameraConfig(fps=0.1)
     set_v4l2(capture, camera)
     assert capture.asked == [(cv2.CAP_PROP_FPS, 1.0)]
-    assert VideoSource(capture, "camera", live=True, advice="", asked=camera).description == "6x4, 1 fps, YUYV"
+    assert CaptureSource(capture, "camera", advice="", asked=camera).description == "6x4, 1 fps, YUYV"
 
 
 def test_automatic_exposure_is_tried_both_ways_and_a_refusal_is_said():
@@ -314,7 +307,7 @@ def test_automatic_exposure_is_tried_both_ways_and_a_refusal_is_said():
 
 def test_what_a_camera_gives_is_described_with_what_was_asked_where_it_differs():
     def description(**asked):
-        return VideoSource(capture, "camera", live=True, advice="", asked=CameraConfig(**asked)).description
+        return CaptureSource(capture, "camera", advice="", asked=CameraConfig(**asked)).description
 
     capture = FakeCapture()
     assert description() == "6x4, YUYV"
@@ -344,7 +337,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(sources, "time", clock)
+    for module in (base, sample_module, video_module):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -361,7 +355,7 @@ def test_a_video_played_as_a_camera_keeps_its_own_speed_and_starts_again_at_its_
     source, number = repeated
     assert source.live
     assert source.fps == 25
-    assert source.description == "160x120, 25 fps, MJPG; repeated"
+    assert source.description == "160x120, 25 fps, mjpeg; repeated"
     for index in range(30):
         assert number(source.read()) == index % 12
         assert clock.now == pytest.approx(1000 + index / 25)
@@ -428,7 +422,7 @@ def test_the_sample_is_the_same_in_every_run_and_another_for_every_camera(clock)
 
 def test_the_sample_moves_smoothly_through_the_photograph_and_shows_nothing_else(clock):
     source = sample(size="160x120", fps=25.0)
-    photograph = cv2.resize(cv2.imread(str(sources.SAMPLE)), (160, 120), interpolation=cv2.INTER_AREA)
+    photograph = cv2.resize(cv2.imread(str(sample_module.SAMPLE)), (160, 120), interpolation=cv2.INTER_AREA)
     before = source.read().pixels
     for _ in range(200):
         pixels = source.read().pixels
