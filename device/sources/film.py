@@ -129,6 +129,9 @@ class Film:
             self._container.close()
             raise CameraError(f"{name} holds no video that FFmpeg decodes; {advice}")
         stream.codec_context.thread_type = threads
+        if stream.codec_context.name == "mjpeg":
+            # its decoder alone hides damage: it gives what it has, in memory that held another picture
+            stream.codec_context.options = {"err_detect": "explode"}
         for other in self._container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
@@ -186,7 +189,7 @@ class Film:
             try:
                 packet = next(self._packets, None)
             except self._error as error:
-                raise CameraError(f"{self.name} can't be read on: {self._reason(error)}; {self._advice}") from None
+                raise CameraError(f"{self.name} gives nothing more: {self._reason(error)}; {self._advice}") from None
             self._now, monotonic = clocks()
             self._then, self._waited = monotonic, monotonic - before
             if packet is None:
@@ -221,7 +224,7 @@ class Film:
     def _reason(self, error: Exception) -> str:
         """FFmpeg's words without the address, which may hold a password."""
         if type(error).__name__ == "ExitError":
-            return "nothing came in time"
+            return "it sent nothing in time"
         return getattr(error, "strerror", None) or type(error).__name__
 
 

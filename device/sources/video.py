@@ -16,13 +16,14 @@ logger = logging.getLogger(__name__)
 
 # For opening a stream, and again for finding out what is in it; together less than what Kit and Reader allow.
 OPEN_SECONDS = 8.0
-# A stream sends while it is being opened. What has been waiting since then is not handed out as new: reading a packet
-# that was there already takes less than this, and catching up is given up after so long, both in seconds.
-NO_WAIT, CATCH_UP_SECONDS = 0.002, 1.0
+# A stream sends while it is being opened. What may have waited for longer than the first is not handed out as new.
+# Reading a packet that was there already takes less than the second. Catching up is given up after the third. Seconds.
+FRESH_SECONDS, NO_WAIT, CATCH_UP_SECONDS = 0.2, 0.002, 1.0
 # What a stream's address, and a playlist or description that it leads to, may open: no file of this device.
 PROTOCOLS = "http,https,httpproxy,rtmp,rtmpe,rtmps,rtmpt,rtmpts,rtp,rtsp,rtsps,srt,srtp,tcp,tls,udp"
-# of FFmpeg's demuxer for RTSP: over TCP nothing is lost, and nothing but the video is asked for
-STREAM_OPTIONS = {"rtsp_transport": "tcp", "allowed_media_types": "video"}
+# RTSP over TCP if the camera can, since nothing is lost then; of what it has only the video; and of the stream's own
+# time so many microseconds to find out what is in it.
+STREAM_OPTIONS = {"rtsp_flags": "prefer_tcp", "allowed_media_types": "video", "analyzeduration": "3000000"}
 
 
 def open_film(path: Path) -> Film:
@@ -189,6 +190,7 @@ class StreamSource:
             raise ConfigError(f"{self.name} has protocol {protocol}, not one of {PROTOCOLS.replace(',', ', ')}")
         self._advice = "check the address, that it can be reached, and the user name and password in it"
         self._patience = PATIENCE * stall_seconds
+        self._opened = time.monotonic()
         self._film = Film(
             url,
             self.name,
@@ -236,6 +238,8 @@ class StreamSource:
         if self._caught_up:
             return picture
         self._caught_up = True
+        if time.monotonic() - self._opened < FRESH_SECONDS:
+            return picture
         until = time.monotonic() + CATCH_UP_SECONDS
         while picture is not None and picture.waited < NO_WAIT and time.monotonic() < until:
             newer = self._film.next()

@@ -266,6 +266,85 @@ def test_infrared_and_depth_frames_become_bgr():
     assert as_bgr(np.full((2, 3, 4), 7, np.uint8)).shape == (2, 3, 3)
 
 
+def numbers_of(source):
+    """Brightness of every frame until the source fails, and why it failed."""
+    numbers = []
+    try:
+        while True:
+            numbers.append(int(source.read().pixels[0, 0, 0]))
+    except CameraError as error:
+        return numbers, str(error)
+
+
+class Stamped(FakeCapture):
+    """A camera whose driver gives each buffer a time, in milliseconds."""
+
+    def __init__(self, stamps):
+        super().__init__(len(stamps))
+        self.stamps = stamps
+
+    def get(self, what):
+        return self.stamps[self.number] if what == cv2.CAP_PROP_POS_MSEC else super().get(what)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "new"),
+    [
+        ([40.0, 80.0, 80.0, 80.0, 120.0], [0, 1, 4]),
+        ([0.0, 0.0, 0.0], [0, 1, 2]),
+        ([7.0, 7.0, 7.0], [0, 1, 2]),
+        ([90.0, 120.0, 10.0, 40.0], [0, 1, 2, 3]),
+    ],
+    ids=["a buffer again", "no stamps", "stamps that never move", "a clock set back"],
+)
+def test_a_buffer_that_a_driver_gives_again_is_no_new_frame(stamps, new):
+    numbers, why = numbers_of(CaptureSource(Stamped(stamps), "camera 5", advice="", stamped=True))
+    assert numbers == new
+    assert "no more frames" in why
+    everything, _ = numbers_of(CaptureSource(Stamped(stamps), "camera 5", advice=""))
+    assert everything == list(range(len(stamps))), "a pipeline's position says nothing"
+
+
+def test_a_driver_that_gives_one_buffer_for_ever_counts_as_stalled():
+    stamps = [40.0, 80.0] + 10**7 * [80.0]
+    source = CaptureSource(Stamped(stamps), "camera 5", advice="look", stamped=True, stall_seconds=0.2)
+    numbers, why = numbers_of(source)
+    assert numbers == [0, 1]
+    assert why == "camera 5 gave no new picture for 0.18 s, only the same one: look"
+
+
+def test_a_camera_of_jpegs_gives_its_files_and_damaged_ones_are_passed_over(photograph):
+    """OpenCV would decode each into the memory of the last one, and not tell when that fails."""
+    jpegs = [cv2.imencode(".jpg", np.roll(photograph, 9 * number, axis=1))[1].ravel() for number in range(8)]
+    pictures = [cv2.imdecode(jpeg, cv2.IMREAD_COLOR) for jpeg in jpegs]
+    hurt = {2: jpegs[2][: len(jpegs[2]) // 2], 3: np.zeros(500, np.uint8), 6: jpegs[6][:-2]}
+    padded = np.append(jpegs[5], np.zeros(300, np.uint8))
+    sent = {**dict(enumerate(jpegs)), **hurt, 5: padded}
+    capture = FakeCapture(8, lambda number: sent[number][None])
+    capture.has[cv2.CAP_PROP_FOURCC] = float(cv2.VideoWriter.fourcc(*"MJPG"))
+    assert gives_jpegs(capture)
+    assert capture.asked == [(cv2.CAP_PROP_CONVERT_RGB, 0)]
+    source = CaptureSource(capture, "camera 5", advice="", decode=JpegDecoder())
+    for number in (0, 1, 4, 5, 7):
+        np.testing.assert_array_equal(source.read().pixels, pictures[number])
+
+
+def test_a_camera_whose_jpegs_all_lack_their_end_works(photograph):
+    jpeg = cv2.imencode(".jpg", photograph)[1].ravel()
+    decode = JpegDecoder()
+    for _ in range(3):
+        np.testing.assert_array_equal(decode(jpeg[None, :-2]), cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    assert decode(np.zeros((1, 400), np.uint8)) is None
+
+
+def test_a_camera_of_another_format_or_a_backend_that_decodes_all_the_same_is_left_alone(photograph):
+    assert not gives_jpegs(FakeCapture())
+    capture = FakeCapture(refuses=[(cv2.CAP_PROP_CONVERT_RGB, 0)])
+    capture.has[cv2.CAP_PROP_FOURCC] = float(cv2.VideoWriter.fourcc(*"MJPG"))
+    assert not gives_jpegs(capture)
+    assert JpegDecoder()(photograph) is photograph
+
+
 def test_a_v4l2_camera_is_asked_for_its_format_before_its_size_and_rate():
     capture = FakeCapture()
     camera = CameraConfig(pixel_format="mjpg", size="640x480", fps=15.0, exposure=2.5)
