@@ -31,12 +31,16 @@ class Picture(NamedTuple):
         time: when the packet that completed it came, UTC.
         monotonic: the same, `time.monotonic()` in seconds.
         waited: seconds that reading this packet took.
+        matrix: its display matrix, see `upright`; None: it has none.
+        reformatter: `av.video.reformatter.VideoReformatter`, kept so that it need not be set up for every picture.
     """
 
     frame: Any
     time: datetime.datetime
     monotonic: float
     waited: float
+    matrix: npt.NDArray[np.int32] | None
+    reformatter: Any
 
     @property
     def stamp(self) -> float | None:
@@ -48,12 +52,9 @@ class Picture(NamedTuple):
 
         FFmpeg converts by the color matrix and range that the stream names: BT.601 of limited range if it names none.
         """
-        pixels = self.frame.to_ndarray(format="bgr24")
-        for side in self.frame.side_data:
-            if side.type.name == "DISPLAYMATRIX":
-                return upright(pixels, np.frombuffer(bytes(side), np.int32).reshape(3, 3))
+        pixels = self.reformatter.reformat(self.frame, format="bgr24", threads=1).to_ndarray()
         # rows are padded where their length is no multiple of 16 bytes
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels) if self.matrix is None else upright(pixels, self.matrix)
 
 
 def upright(pixels: npt.NDArray[np.uint8], matrix: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
@@ -110,17 +111,19 @@ class Film:
         self._bad = 0  # in a row
         self._limit = seconds[1] if seconds is not None else math.inf
         self._ready: list[Any] = []
+        self._matrices: dict[int, npt.NDArray[np.int32] | None] = {}
         self._lock = threading.Lock()
         self._closing = False
         av = _pyav(name)
         self._error: type[Exception] = av.FFmpegError
+        self._reformatter = av.video.reformatter.VideoReformatter()
         try:
             self._container = av.open(
                 address,
                 options={"protocol_whitelist": protocols} | (options or {}),
                 timeout=seconds,
-                # tags may be in any encoding
-                metadata_errors="replace",
+                # tags may be in any encoding; 19 asks no more
+                **({"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}),
             )
         except av.FFmpegError as error:
             raise CameraError(f"{name} can't be opened: {self._reason(error)}; {advice}") from None
@@ -199,7 +202,23 @@ class Film:
             if not self._ready and monotonic > deadline:
                 raise CameraError(f"{self.name} gave no whole picture for {self._limit:g} s; {self._advice}")
         self.pictures += 1
-        return Picture(self._ready.pop(0), self._now, self._then, self._waited)
+        frame = self._ready.pop(0)
+        return Picture(frame, self._now, self._then, self._waited, self._matrix_of(frame), self._reformatter)
+
+    def _matrix_of(self, frame: Any) -> npt.NDArray[np.int32] | None:
+        """The frame's display matrix, looked at where its angle changes.
+
+        `side_data` makes a cycle of references, and a whole decoded frame stays in memory until those are searched for.
+        """
+        try:
+            angle = frame.rotation
+        except ValueError:
+            # a matrix that puts all pixels in one place
+            return None
+        if angle not in self._matrices:
+            found = [side for side in frame.side_data if side.type.name == "DISPLAYMATRIX"]
+            self._matrices[angle] = np.frombuffer(bytes(found[0]), np.int32).reshape(3, 3) if found else None
+        return self._matrices[angle]
 
     def _decode(self, packet: Any) -> None:
         try:

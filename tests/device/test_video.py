@@ -1,6 +1,7 @@
 """Films and network streams that change their size, lie on their side, are cut, damaged or hostile, or stand still."""
 
 import contextlib
+import gc
 import itertools
 import logging
 import subprocess
@@ -223,6 +224,11 @@ def test_a_film_taken_on_its_side_is_shown_upright(small, write, matrix, quarter
     for frame, before in zip(frames, flat, strict=True):
         np.testing.assert_array_equal(frame, np.rot90(before, quarters))
     assert source.description.startswith("120x160" if quarters % 2 else "160x120")
+
+
+def test_a_display_matrix_that_says_nothing_is_left_aside(small, write):
+    frames, _ = read_all(write(turned(film(small, "mp4"), (0, 0, 0, 0)), "zero.mp4"))
+    assert [is_one_of(frame, small) for frame in frames] == list(range(12))
 
 
 @pytest.mark.parametrize("size", [(161, 121), (15, 9), (98, 66), (1, 1)])
@@ -550,6 +556,32 @@ def test_two_hundred_openings_leave_no_file_open_and_no_memory_behind(small, wri
         opened.next()
         opened.close()
     assert len(list(Path("/proc/self/fd").iterdir())) <= files
+
+
+def test_reading_leaves_no_picture_behind_in_memory(chelsea, write):
+    content = film(moving(chelsea, (640, 480), 100), "mp4")
+    for name, matrix in (("flat.mp4", (1, 0, 0, 1)), ("turned.mp4", (0, 1, -1, 0))):
+        path = write(turned(content, matrix), name)
+        gc.disable()
+        try:
+            read_one_by_one(path)
+            before = resident()
+            read_one_by_one(path)
+            assert resident() - before < 20, "MB"
+        finally:
+            gc.enable()
+
+
+def read_one_by_one(path):
+    source = open_source(CameraConfig(source=str(path)))
+    while source.read() is not None:
+        pass
+    source.close()
+
+
+def resident():
+    """MB in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 def test_the_log_of_ffmpeg_is_silent(small, write, capfd):
