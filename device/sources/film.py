@@ -216,8 +216,8 @@ class Film:
             # a matrix that puts all pixels in one place
             return None
         if angle not in self._matrices:
-            found = [side for side in frame.side_data if side.type.name == "DISPLAYMATRIX"]
-            self._matrices[angle] = np.frombuffer(bytes(found[0]), np.int32).reshape(3, 3) if found else None
+            side = frame.side_data.get("DISPLAYMATRIX")
+            self._matrices[angle] = None if side is None else np.frombuffer(bytes(side), np.int32).reshape(3, 3)
         return self._matrices[angle]
 
     def _decode(self, packet: Any) -> None:
