@@ -6,6 +6,7 @@ import http.server
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -20,8 +21,10 @@ def paced(parts: Iterable[bytes], seconds: float = 0.04) -> Iterable[bytes]:
 
 
 @contextlib.contextmanager
-def http_stream(body: Callable[[], Iterable[bytes]], content_type: str = "video/mp2t"):
-    """Serve what `body` gives anew for every request; gives the port."""
+def http_stream(
+    body: Callable[[], Iterable[bytes]], content_type: str = "video/mp2t", context: ssl.SSLContext | None = None
+):
+    """Serve what `body` gives anew for every request, with TLS if there is a context; gives the port."""
     off = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -42,6 +45,8 @@ def http_stream(body: Callable[[], Iterable[bytes]], content_type: str = "video/
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -85,8 +90,11 @@ a=control:track1\r
 
 
 @contextlib.contextmanager
-def rtsp_stream(pictures: list[list[bytes]], user: str, password: str, fps: int = 25):
-    """Serve pictures of H.264 again and again to who knows user and password, in their time; gives the port."""
+def rtsp_stream(pictures: list[list[bytes]], user: str, password: str, fps: int = 25, sent: list[float] | None = None):
+    """Serve pictures of H.264 again and again to who knows user and password, in their time; gives the port.
+
+    `sent` gets the monotonic time of every picture.
+    """
     allowed = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
     off = threading.Event()
 
@@ -128,6 +136,8 @@ def rtsp_stream(pictures: list[list[bytes]], user: str, password: str, fps: int 
             sequence = number = 0
             while True:
                 for picture in pictures:
+                    if sent is not None:
+                        sent.append(time.monotonic())
                     for index, unit in enumerate(picture):
                         last = 0x80 if index == len(picture) - 1 else 0
                         head = struct.pack(">BBHII", 0x80, last | 96, sequence % 65536, number * 90000 // fps, 7)
