@@ -67,10 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The program; returns its exit code."""
     args = parser().parse_args(arguments)
     set_up_logging(args.log_format, args.log_level)
-    # what OpenCV and FFmpeg would print is said in our own messages
+    # what OpenCV would print is said in our own messages
     # newer versions of OpenCV have the function elsewhere, where the type hints of older ones know nothing of it
     (cv2 if hasattr(cv2, "setLogLevel") else vars(cv2.utils)["logging"]).setLogLevel(0)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config = load(args.config)

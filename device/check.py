@@ -468,7 +468,7 @@ def _in_a_process(what: str, argument: dict[str, Any], seconds: float) -> dict[s
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "OFF", "PYTHONWARNINGS": "ignore"},
+        env=os.environ | {"OPENCV_LOG_LEVEL": "OFF", "PYTHONWARNINGS": "ignore"},
         start_new_session=True,
     )
     try:
