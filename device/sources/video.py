@@ -210,6 +210,8 @@ class StreamSource:
         self._size: tuple[int, int] = self._film.size
         self._novelty = Novelty()
         self._caught_up = False
+        # of catching up, for the next read
+        self._failure: CameraError | None = None
 
     @property
     def description(self) -> str:
@@ -218,6 +220,8 @@ class StreamSource:
 
     def read(self, due: float = 0.0) -> Frame | None:  # noqa: ARG002 - live
         """See `Source`. Raises CameraError: it ended, stalled, or gives the same picture again and again."""
+        if self._failure is not None:
+            raise self._failure
         picture = self._newest_at_first()
         deadline = time.monotonic() + self._patience
         while picture is not None and not self._novelty.is_new(picture.stamp):
@@ -251,9 +255,8 @@ class StreamSource:
         while picture is not None and behind and time.monotonic() < until:
             try:
                 newer = self._film.next()
-            except CameraError:
-                # the next read says so
-                newer = None
+            except CameraError as error:
+                self._failure, newer = error, None
             if newer is None:
                 break
             apart = 0.0 if newer.stamp is None or picture.stamp is None else newer.stamp - picture.stamp
