@@ -30,7 +30,7 @@ its row are stored and would survive a power cut; 200 with "duplicate": true, th
 describes that and everything that can be read. The line "listening on http://HOST:PORT" appears on standard error once
 the server does. SIGTERM and Ctrl-C end it, exit 0.
 
-Other commands: `tokens add|list|revoke`, `worker`; each has --help.
+Other commands: `tokens add|list|revoke`, `confirm-clock`, `worker`; each has --help.
 """
 
 logger = logging.getLogger("server")
@@ -40,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "serve"
-    commands = {"serve": serve_command, "tokens": tokens_command, "worker": worker_command}
+    commands = {
+        "serve": serve_command,
+        "tokens": tokens_command,
+        "confirm-clock": confirm_clock_command,
+        "worker": worker_command,
+    }
     if command not in commands:
         parser().error(f"command {command!r}, expected {', '.join(commands)}")
     try:
@@ -56,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `serve`."""
     p = argparse.ArgumentParser(
         prog="python -m server",
-        usage="%(prog)s [serve | tokens | worker] [options]",
+        usage="%(prog)s [serve | tokens | confirm-clock | worker] [options]",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -203,6 +208,29 @@ def print_tokens(infos: Sequence[Any], *, as_json: bool) -> None:
             print(json.dumps(record))
         else:
             print(f"{info.id:>6}  {info.role:6}  {info.camera or 'all':<24}  {made[:19]}Z  {info.note}".rstrip())
+
+
+def confirm_clock_command(arguments: list[str]) -> int:
+    """Believe this machine's clock as it is now."""
+    p = argparse.ArgumentParser(
+        prog="python -m server confirm-clock",
+        description="Say that this machine's clock is right now. Retention doesn't count a jump of the clock as age "
+        "until then. It holds for the jumps up to now and for no later one. Running programs know of it at once.",
+    )
+    add_storage_flags(p)
+    args = p.parse_args(arguments)
+    set_up_logging("info")
+    config = read_config(args)
+    from server import clock
+    from server.store import Store
+
+    store = Store.open(configuration.database_url(config), configuration.files_url(config))
+    with contextlib.closing(store):
+        now, newest = store.now(), clock.newest_time(store.database)
+        clock.confirm(store.database, now, clock.SteadyClock.of_machine())
+    print(f"confirmed: now is {time_text(now)}")
+    print("no frame is kept" if newest is None else f"the newest frame was stored at {time_text(newest)}")
+    return 0
 
 
 def worker_command(arguments: list[str]) -> int:

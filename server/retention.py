@@ -1,9 +1,11 @@
-"""How long frames are kept: `tend` is called by the service every minute or so."""
+"""How long frames are kept: `tend` is called by every program that stores frames, every minute or so."""
 
 import datetime
 from dataclasses import dataclass
 
 from rjpeg.errors import InputError
+from server.clock import SteadyClock, look
+from server.database import from_microseconds
 from server.store import Store
 
 __all__ = ["Tended", "tend"]
@@ -13,23 +15,36 @@ SWEEP_EVERY = datetime.timedelta(hours=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Tended:
-    """What was done: frames deleted for their age, frames deleted for their bytes, files of no frame removed."""
+    """What was done: frames deleted for their age, frames deleted for their bytes, files of no frame removed.
+
+    `refused`: why age was not counted as the clock shows it; None: it was.
+    """
 
     too_old: int
     too_many: int
     orphans: int
+    refused: str | None = None
 
 
-def tend(store: Store, *, max_age: datetime.timedelta | None = None, max_bytes: int | None = None) -> Tended:
+def tend(
+    store: Store,
+    *,
+    max_age: datetime.timedelta | None = None,
+    max_bytes: int | None = None,
+    steady: SteadyClock | None = None,
+) -> Tended:
     """Delete what is older or more than what should be kept, oldest first, and now and then what a crash left.
 
     Age is counted from when a frame was stored, by the server's clock, so that a camera's wrong clock neither
-    deletes nor keeps anything. Any number of programs may do this at once.
+    deletes nor keeps anything. Where the server's own clock jumped, see `server.clock`, the jump is no age: only what
+    would be too old without it is deleted, and no file is swept for a day. Bytes need no clock. Any number of programs
+    may do this at once.
 
     Args:
         store: what is tended.
         max_age: frames older than that are deleted; None: none is too old.
         max_bytes: of all files together, more are deleted; None: they are never too many.
+        steady: the machine's clock that nobody sets; None: this machine's.
 
     Raises:
         InputError: the age is negative, or the bytes are.
@@ -39,12 +54,24 @@ def tend(store: Store, *, max_age: datetime.timedelta | None = None, max_bytes: 
         raise InputError(f"max_age {max_age}, expected 0 at least")
     if max_bytes is not None and max_bytes < 0:
         raise InputError(f"max_bytes {max_bytes}, expected 0 at least")
+    verdict = look(store.database, store.now(), steady or SteadyClock.of_machine(), max_age=max_age)
     too_old = too_many = orphans = 0
-    if max_age is not None:
-        too_old = store.delete_older_than(store.now() - max_age)
+    if max_age is not None and verdict.counted is not None:
+        too_old = store.delete_older_than(before(verdict.counted, max_age))
     if max_bytes is not None:
         too_many = store.shrink_to(max_bytes)
     swept = store.swept()
-    if swept is None or not swept <= store.now() < swept + store.files.grace + SWEEP_EVERY:
+    due = swept is None or not swept <= store.now() < swept + store.files.grace + SWEEP_EVERY
+    if verdict.settled and due:
         orphans = store.sweep()
-    return Tended(too_old=too_old, too_many=too_many, orphans=orphans)
+    # without a limit of age nothing but the sweep is put off
+    refused = verdict.reason if max_age is not None or not verdict.settled else None
+    return Tended(too_old=too_old, too_many=too_many, orphans=orphans, refused=refused)
+
+
+def before(counted: int, age: datetime.timedelta) -> datetime.datetime:
+    """Return the time that is `age` before another one in microseconds since 1970, or the first that there is."""
+    try:
+        return from_microseconds(counted) - age
+    except OverflowError:
+        return datetime.datetime.min.replace(tzinfo=datetime.UTC)

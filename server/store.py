@@ -9,9 +9,10 @@ import functools
 import json
 import logging
 import queue
+import secrets
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -35,6 +36,7 @@ from server.database import (
     to_microseconds,
     trash,
 )
+from server.expiry import expired
 from server.files import Files, key_time, make_key, open_files
 from server.frames import CAMERA_ID, ReceivedFrame
 
@@ -58,7 +60,10 @@ DELETED_TOGETHER = 500  # frames; others can write between
 DELETING = 0x726A70656764  # any number that nobody else takes for an advisory lock; "rjpegd"
 SWEPT_AGAIN = datetime.timedelta(hours=1)  # for files that were made long after their time was taken
 
-OLDEST = sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.stored_time, frames.c.id).limit(DELETED_TOGETHER)
+UNCERTAIN = 1024  # frames whose sender was told of a failure though they may be stored
+
+# by id and not by time, which a clock that jumped puts out of order
+OLDEST = sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.id).limit(DELETED_TOGETHER)
 TOTAL_BYTES = sa.select(sa.func.coalesce(sa.func.sum(cameras.c.bytes), 0))
 
 
@@ -110,7 +115,7 @@ class CameraSummary:
         frames, bytes: that are kept.
         first_capture_time, last_capture_time: of those; None where there are none.
         last_frame: id of the last that was stored, None where none is kept.
-        last_received_time: of the newest that ever came, kept or not.
+        last_received_time: of the frame that was stored last, kept or not.
         metrics: what the camera said of itself with its last frame.
     """
 
@@ -169,6 +174,10 @@ class Store:
         database: where rows are.
         files: where files are.
         now: the clock.
+
+    Attributes:
+        writer: of 16 characters, in the rows of all frames that are added here and of no others.
+        uncertain: keys of frames whose `add` failed though the database may have, or may get, their rows.
     """
 
     def __init__(
@@ -181,6 +190,8 @@ class Store:
         self.database = database
         self.files = files
         self.now = now
+        self.writer = secrets.token_hex(8)
+        self.uncertain: deque[str] = deque(maxlen=UNCERTAIN)
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
         # made once: making them takes longer than a row does
         self._add_frames = self._insert(frames).on_conflict_do_nothing().returning(frames.c.key, frames.c.id)
@@ -243,6 +254,7 @@ class Store:
             "measures": as_json(measures, "measures"),
             "results": json_or_error(results, "results"),
             "metrics": json_or_error(frame.metrics, "metrics"),
+            "writer": self.writer,
         }
         self.database.check_room()
         let_go = self.files.write(values["key"], frame.jpeg)
@@ -253,9 +265,12 @@ class Store:
         except FutureTimeoutError:
             # it may still be committed, and until then its file is not one that a crash left
             pending.done.add_done_callback(lambda _: let_go())
+            self.uncertain.append(values["key"])
             raise StorageError(f"database {self.database.name} did not take a frame within {ADD_SECONDS} s") from None
         except StorageError:
-            if not pending.unsure:
+            if pending.unsure:
+                self.uncertain.append(values["key"])
+            else:
                 self._discard(values["key"])
             let_go()
             raise
@@ -270,7 +285,13 @@ class Store:
         with self._closing:
             if self._closed:
                 raise StorageError("the store is closed")
+            self._check_writer()
             self._queue.put(pending)
+
+    def _check_writer(self) -> None:
+        """Raise StorageError where nobody would write."""
+        if not self._writer.is_alive():
+            raise StorageError(f"the thread that writes to database {self.database.name} has ended")
 
     def _discard(self, key: str) -> None:
         """Remove the file of a frame that has no row."""
@@ -292,7 +313,20 @@ class Store:
                     break
             ended = None in batch
             if some := [pending for pending in batch if pending is not None]:
-                self._commit(some)
+                try:
+                    self._commit(some)
+                except Exception as error:
+                    # a defect; the frames that come after these have a right to be stored
+                    logger.exception("store: %d frames can't be written", len(some))
+                    self._give_up(some, error)
+
+    @staticmethod
+    def _give_up(batch: list[Pending], error: Exception) -> None:
+        """Answer those who still wait."""
+        for pending in batch:
+            pending.unsure = True
+            if not pending.done.done():
+                pending.done.set_exception(StorageError(f"a row can't be written: {error}"))
 
     def _commit(self, batch: list[Pending]) -> None:
         """Give every frame its row or its error."""
@@ -400,22 +434,26 @@ class Store:
                     "more_bytes": sum(row["bytes"] for row in of_camera),
                     "first": min(row["capture_time"] for row in of_camera),
                     "last": max(row["capture_time"] for row in of_camera),
-                    "received": max(row["received_time"] for row in of_camera),
-                    "newest": max(row["id"] for row in of_camera),
+                    "received": last["received_time"],
+                    "newest": last["id"],
                 }
                 for camera, of_camera in sorted(by_camera.items())
+                for last in [max(of_camera, key=lambda row: row["id"])]
             ],
         )
 
     # --- deleting
 
     def delete_older_than(self, when: datetime.datetime) -> int:
-        """Delete the frames that were stored before a time, oldest first, and give their number.
+        """Delete the oldest frames, up to the first that was not stored before a time, and give their number.
+
+        Frames that say that they will be stored are neither old nor young, see `server.expiry`.
 
         Raises:
             StorageError: the database or the files can't be written; what was deleted until then is.
         """
-        return self._delete(lambda _: frames.c.stored_time < to_microseconds(when))
+        cutoff, now = to_microseconds(when), to_microseconds(self.now())
+        return self._delete(lambda connection: expired(connection, cutoff, now, DELETED_TOGETHER))
 
     def shrink_to(self, size: int) -> int:
         """Delete frames, oldest first, until the files of those that are left are at most `size` bytes.
@@ -454,7 +492,10 @@ class Store:
         end = self.now() - self.files.grace
         with self.database.reading() as connection:
             swept = connection.execute(sa.select(marks.c.value).where(marks.c.name == "swept")).scalar_one_or_none()
-        start = from_microseconds(0) if swept is None else from_microseconds(swept) - SWEPT_AGAIN
+        start = from_microseconds(0)
+        # what was swept by a clock that was ahead was not looked at
+        if swept is not None and from_microseconds(swept) <= end:
+            start = from_microseconds(swept) - SWEPT_AGAIN
         removed = 0
         for keys in self.files.between(start, end):
             for first in range(0, len(keys), DELETED_TOGETHER):
@@ -531,7 +572,7 @@ class Store:
         )
         # the cameras' rows are locked now, so the next statement sees all that was committed to them
         of_camera = frames.c.camera_id == cameras.c.id
-        last = sa.select(frames.c.id).order_by(frames.c.capture_time.desc(), frames.c.id.desc()).limit(1)
+        last = sa.select(sa.func.max(frames.c.id))
         kept = sa.select(frames.c.id).where(frames.c.id == cameras.c.last_frame)
         connection.execute(
             sa.update(cameras)
@@ -702,6 +743,7 @@ class Store:
         """Fail where no frame could be added now. Raises StorageError."""
         if self._closed:
             raise StorageError("the store is closed")
+        self._check_writer()
         self.database.ping()
         self.database.check_room()
         self.files.ping()
@@ -781,7 +823,11 @@ def add_to_cameras(dialect: str) -> sa.Update:
             bytes=columns.bytes + new("more_bytes"),
             first_capture_time=extended(least, columns.first_capture_time, "first"),
             last_capture_time=extended(most, columns.last_capture_time, "last"),
-            last_received_time=extended(most, columns.last_received_time, "received"),
+            # of the last frame, and not the greatest: a clock that was wrong once would be believed for ever
+            last_received_time=sa.case(
+                (new("newest") > sa.func.coalesce(columns.last_frame, 0), new("received")),
+                else_=columns.last_received_time,
+            ),
             last_frame=extended(most, columns.last_frame, "newest"),
         )
     )
