@@ -42,7 +42,12 @@ SAME_RECEIPT = 1_000_000
 """Microseconds that a clock may be set back by while frames still get times in their order."""
 ADVISORY_LOCK = 0x726A70656763
 """Any number that nobody else takes for an advisory lock of PostgreSQL; "rjpegc"."""
+MAX_JUMPS = 50
+"""Jumps that are remembered; a course between the first ones is taken for no time."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+Newest = Sequence[tuple[int, int]]
 
 
 class ReceiptClock:
@@ -135,20 +140,27 @@ class Course:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Jump:
+    """A jump of the wall clock to `at`, over `length` microseconds; 0: it went back."""
+
+    at: int
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """What a store knows of its programs' clock.
 
     Attributes:
-        believed: the time up to now, or up to the last jump; None: nothing yet.
+        believed: the time up to now, or up to the last jump but those that are not believed; None: nothing yet.
         doubted: the time since the last jump, until it is confirmed or proven.
-        base: the time that ages were counted from when `doubted` began. It is never later than what the clock showed
-            then, nor runs faster, so no frame is older by it than it is.
+        jumps: those that are not believed, the last one first.
         row: id of the newest frame whose time was looked at.
     """
 
     believed: Course | None = None
     doubted: Course | None = None
-    base: int = 0
+    jumps: tuple[Jump, ...] = ()
     row: int = 0
 
 
@@ -157,24 +169,24 @@ class Verdict:
     """What follows from the clocks.
 
     Attributes:
-        counted: the time, in microseconds since 1970, from which ages are counted; None: they can't be told.
+        cutoff: frames that were stored before this time, in microseconds since 1970, are too old; None: none is.
         settled: whether the clock was right, or wrong in one way, for a day.
         reason: why the clock is doubted; None: it isn't.
     """
 
-    counted: int | None
+    cutoff: int | None
     settled: bool
     reason: str | None
 
 
-def judge(known: Known, now: Reading, newest: Sequence[tuple[int, int]], max_age: int | None) -> tuple[Known, Verdict]:
+def judge(known: Known, now: Reading, newest: Newest, max_age: int | None) -> tuple[Known, Verdict]:
     """Decide whether to believe the wall clock.
 
     Args:
         known: what was found before.
         now: both clocks.
         newest: ids and times of storing of the newest frames, newest first.
-        max_age: microseconds after which frames are deleted; with them, a doubt ends by itself.
+        max_age: microseconds after which frames are deleted; None: never.
 
     Returns:
         What is known from now on, and what follows.
@@ -182,45 +194,69 @@ def judge(known: Known, now: Reading, newest: Sequence[tuple[int, int]], max_age
     row = max([known.row, *(number for number, _ in newest[:1])])
     believed = known.believed
     agrees = not newest or abs(now.wall - newest[0][1]) <= JUMP
-    believes = agrees if believed is None else believed.goes_on(now)
-    if not believes:
+    if not (agrees if believed is None else believed.goes_on(now)):
         return _doubt(dataclasses.replace(known, row=row), now, newest, max_age)
-    strange = None if believed is None else _strange(known, now, newest)
-    if strange is not None:
+    if believed is not None and (strange := _strange(known, now, newest)) is not None:
         # another program's clock, if not this one
         reason = f"frame {strange[0]}, which is new, says that it was stored at {_text(strange[1])}"
-        return known, Verdict(counted=None, settled=False, reason=reason)
-    course = Course.beginning(now) if believed is None else believed.until(now)
-    return Known(believed=course, row=row), Verdict(counted=now.wall, settled=True, reason=None)
+        return known, Verdict(cutoff=None, settled=False, reason=reason)
+    return _believe(Course.beginning(now) if believed is None else believed.until(now), row, now, max_age)
 
 
-def _doubt(known: Known, now: Reading, newest: Sequence[tuple[int, int]], max_age: int | None) -> tuple[Known, Verdict]:
-    before, base = known.doubted, known.base
-    if before is not None and before.goes_on(now):
-        course = before.until(now)
+def _believe(course: Course, row: int, now: Reading, max_age: int | None) -> tuple[Known, Verdict]:
+    cutoff = None if max_age is None else now.wall - max_age
+    return Known(believed=course, row=row), Verdict(cutoff=cutoff, settled=True, reason=None)
+
+
+def _doubt(known: Known, now: Reading, newest: Newest, max_age: int | None) -> tuple[Known, Verdict]:
+    course, jumps = known.doubted, known.jumps
+    if course is not None and course.goes_on(now):
+        course = course.until(now)
     else:
+        before = course or known.believed
+        last = newest[0][1] if before is None else before.last
         course = Course.beginning(now)
-        if before is not None:
-            counted = base + before.last - before.since
-        else:
-            counted = newest[0][1] if known.believed is None else known.believed.last
-        base = min(counted, course.since)
-    passed = now.wall - course.since
-    if max_age is not None and passed >= max_age:
-        # whatever was stored before the jump is older than that by now
-        return Known(believed=course, row=known.row), Verdict(counted=now.wall, settled=True, reason=None)
-    last = "no time is known" if known.believed is None else f"the last that is known is {_text(known.believed.last)}"
-    verdict = Verdict(
-        counted=base + passed, settled=passed > JUMP, reason=f"it jumped to {_text(course.since)}; {last}"
-    )
-    return dataclasses.replace(known, doubted=course, base=base), verdict
+        jumps = _merged((Jump(at=now.wall, length=max(0, now.wall - last)), *jumps))
+    cutoff = None
+    if max_age is not None:
+        cutoff, needed = _proven(now.wall, jumps, max_age)
+        jumps = jumps[:needed]
+        if not jumps:
+            # whatever was stored before the jump is too old by now
+            return _believe(course, known.row, now, max_age)
+    last_known = "none is known" if known.believed is None else f"the last known is {_text(known.believed.last)}"
+    reason = f"it jumped to {_text(course.since)}, and of the times before {last_known}"
+    verdict = Verdict(cutoff=cutoff, settled=now.wall - course.since > JUMP, reason=reason)
+    return dataclasses.replace(known, doubted=course, jumps=jumps), verdict
 
 
-def _strange(known: Known, now: Reading, newest: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+def _proven(now: int, jumps: Sequence[Jump], age: int) -> tuple[int, int]:
+    """Return the time `age` before now, jumps not counted, and how many of the jumps are later than that."""
+    time, left = now, age
+    for index, jump in enumerate(jumps):
+        passed = max(0, time - jump.at)
+        if passed >= left:
+            return time - left, index
+        left -= passed
+        time = min(time, jump.at - jump.length)
+    return time - left, len(jumps)
+
+
+def _merged(jumps: tuple[Jump, ...]) -> tuple[Jump, ...]:
+    """Return at most MAX_JUMPS: the first two are one, without the time between them."""
+    if len(jumps) <= MAX_JUMPS:
+        return jumps
+    *others, later, first = jumps
+    return (*others, Jump(at=later.at, length=max(later.length, later.at - first.at + first.length)))
+
+
+def _strange(known: Known, now: Reading, newest: Newest) -> tuple[int, int] | None:
     """Return id and time of a frame that was stored since the last look and says that it wasn't, or None."""
-    times = [now.wall, *(course.last for course in (known.believed, known.doubted) if course is not None)]
-    if known.doubted is not None:
-        times += [known.base, known.doubted.since]
+    times = [now.wall]
+    for course in (known.believed, known.doubted):
+        if course is not None:
+            times += [course.last]
+    times += [time for jump in known.jumps for time in (jump.at, jump.at - jump.length)]
     first, last = min(times) - JUMP, max(times) + JUMP
     return next(((number, when) for number, when in newest if number > known.row and not first <= when <= last), None)
 
@@ -277,23 +313,24 @@ def _lock(connection: sa.Connection, database: Database) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
 
+OURS = sa.or_(*(marks.c.name.startswith(f"{part}.") for part in ("clock", "doubt", "jump")))
 COURSE_FIELDS = [field.name for field in dataclasses.fields(Course)]
-NAMES = [*(f"{part}.{name}" for part in ("clock", "doubt") for name in COURSE_FIELDS), "doubt.base", "clock.row"]
 
 
 def _read(connection: sa.Connection) -> Known:
-    found = {row.name: row.value for row in connection.execute(sa.select(marks).where(marks.c.name.in_(NAMES)))}
+    """Return what is in the marks `clock.*`, `doubt.*` and `jump.*`."""
+    found: dict[str, int] = {row.name: row.value for row in connection.execute(sa.select(marks).where(OURS))}
 
     def course(part: str) -> Course | None:
         values = {name: found[f"{part}.{name}"] for name in COURSE_FIELDS if f"{part}.{name}" in found}
         return Course(**values) if len(values) == len(COURSE_FIELDS) else None
 
-    return Known(
-        believed=course("clock"),
-        doubted=course("doubt"),
-        base=found.get("doubt.base", 0),
-        row=found.get("clock.row", 0),
-    )
+    jumps = [
+        Jump(at=found[f"jump.{number}.at"], length=found.get(f"jump.{number}.length", 0))
+        for number in range(MAX_JUMPS)
+        if f"jump.{number}.at" in found
+    ]
+    return Known(believed=course("clock"), doubted=course("doubt"), jumps=tuple(jumps), row=found.get("clock.row", 0))
 
 
 def _write(connection: sa.Connection, known: Known) -> None:
@@ -301,9 +338,9 @@ def _write(connection: sa.Connection, known: Known) -> None:
     for part, course in (("clock", known.believed), ("doubt", known.doubted)):
         if course is not None:
             values |= {f"{part}.{name}": value for name, value in dataclasses.asdict(course).items()}
-    if known.doubted is not None:
-        values["doubt.base"] = known.base
-    connection.execute(sa.delete(marks).where(marks.c.name.in_(NAMES)))
+    for number, jump in enumerate(known.jumps):
+        values |= {f"jump.{number}.at": jump.at, f"jump.{number}.length": jump.length}
+    connection.execute(sa.delete(marks).where(OURS))
     connection.execute(sa.insert(marks), [{"name": name, "value": value} for name, value in values.items()])
 
 

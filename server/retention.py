@@ -56,8 +56,9 @@ def tend(
         raise InputError(f"max_bytes {max_bytes}, expected 0 at least")
     verdict = look(store.database, store.now(), steady or SteadyClock.of_machine(), max_age=max_age)
     too_old = too_many = orphans = 0
-    if max_age is not None and verdict.counted is not None:
-        too_old = store.delete_older_than(before(verdict.counted, max_age))
+    # a time before the first that there is stays out
+    if verdict.cutoff is not None and verdict.cutoff > 0:
+        too_old = store.delete_older_than(from_microseconds(verdict.cutoff))
     if max_bytes is not None:
         too_many = store.shrink_to(max_bytes)
     swept = store.swept()
@@ -67,11 +68,3 @@ def tend(
     # without a limit of age nothing but the sweep is put off
     refused = verdict.reason if max_age is not None or not verdict.settled else None
     return Tended(too_old=too_old, too_many=too_many, orphans=orphans, refused=refused)
-
-
-def before(counted: int, age: datetime.timedelta) -> datetime.datetime:
-    """Return the time that is `age` before another one in microseconds since 1970, or the first that there is."""
-    try:
-        return from_microseconds(counted) - age
-    except OverflowError:
-        return datetime.datetime.min.replace(tzinfo=datetime.UTC)
