@@ -170,7 +170,7 @@ def check_order(url: str, folder: Path, frames: list[tuple[int, int, int]], step
             if kind == "age":
                 when = NOON + value * SECOND
                 # whatever the clock said of those that were stored after a young one
-                expected = list(itertools.dropwhile(lambda row: row.stored_time < when, kept))
+                expected = list(itertools.dropwhile(lambda row, when=when: row.stored_time < when, kept))
                 deleted = store.delete_older_than(when)
             else:
                 expected = list(kept)
