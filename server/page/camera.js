@@ -1,6 +1,6 @@
 // One camera.
 
-import { follow, framePath, get, request, serverNow } from "./api.js";
+import { follow, framePath, get, request } from "./api.js";
 import { element, fillFigures, fillTable, say, showState as showStateOf } from "./dom.js";
 import { DASH, age, clock, duration, exactClock, number, rate, shortClock, shown, size } from "./format.js";
 import { makeHistory } from "./history.js";
