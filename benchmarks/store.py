@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from rjpeg.errors import RjpegError
 from server.database import cameras, frames, minutes, to_microseconds
-from server.files import make_key
 from server.frames import ReceivedFrame
+from server.keys import make_key
 from server.store import Store
 
 START = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)

@@ -46,7 +46,8 @@ fails:
                           wait for delivery.retry_seconds, then exit 1
   server rejects a frame  logged and counted, the run goes on, exit 1 at its end; policy record then waits up to 10 s
                           before the next one, so that a server that is wrong does not empty the spool
-  server fails over one   tried again (HTTP 500); policy record gives that frame up after ten minutes
+  portal or proxy answers as if the server were away; only an answer that names the frame counts as delivery
+  server fails over one   tried again (HTTP 500); policy record gives it up after ten minutes, if others get through
   server refuses all      its token or address: exit 1 at once, for a live camera where that is so for all of them from
                           the start; else tried again, at last every minute, and policy record keeps recording
   disk full               policy record: the oldest frames of the spool are thinned, and counted; with --out exit 1;
@@ -57,7 +58,8 @@ fails:
   camera gone or stalled  closed and opened again at growing intervals, for ever
   bitrate too low         a live frame that doesn't fit is dropped and counted, so that later ones have more room;
                           others wait for it; where a whole second's bytes are not enough for the first, exit 1
-Ctrl-C ends the run with its summary; exit 0 for a live source, 130 for one that has an end.
+Ctrl-C ends the run within two seconds or so, with its summary; what waits in a spool stays for the next run; exit 0 for
+a live source, 130 for one that has an end.
 """
 
 
@@ -65,10 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The program; returns its exit code."""
     args = parser().parse_args(arguments)
     set_up_logging(args.log_format, args.log_level)
-    # what OpenCV and FFmpeg would print is said in our own messages
+    # what OpenCV would print is said in our own messages
     # newer versions of OpenCV have the function elsewhere, where the type hints of older ones know nothing of it
     (cv2 if hasattr(cv2, "setLogLevel") else vars(cv2.utils)["logging"]).setLogLevel(0)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config = load(args.config)
@@ -198,15 +199,16 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
     """
     report, output = Report(), Output(as_json)
     kit = Kit(config, frames, report, output.emit)
-    interrupted = False
+    interrupted = ended = False
     try:
         kit.start()
         supervise(kit, report, output)
+        ended = True
     except KeyboardInterrupt:
         interrupted = True
     finally:
         notify.stopping()
-        kit.close()
+        kit.close(ended=ended)
         logger.info("%s", report.total())
         output.emit(report.summary())
     kit.raise_failure()
@@ -233,7 +235,7 @@ def supervise(kit: Kit, report: Report, output: "Output") -> None:
         ):
             notify.watchdog()
         if report.due:
-            line = report.recent()
+            line = report.recent() + kit.backlog()
             logger.info("%s", line)
             notify.status(line)
 

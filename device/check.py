@@ -33,12 +33,14 @@ if not __package__:
 import msgspec
 import numpy as np
 import requests
+from urllib3.exceptions import HTTPError
 
 import rjpeg
 from device import config as configuration
 from device import health
+from device.answers import error_text, kind_of
 from device.config import CameraConfig, Config, for_camera, token_file_of
-from device.http_sender import Adapter
+from device.http_sender import ANSWER_BYTES, Adapter
 from device.metrics import Metrics
 from device.mqtt_sender import Connection, new_client
 from device.sender import cause, is_loopback, trusted
@@ -320,19 +322,26 @@ def _http_of(config: Config, camera: str) -> Check:
         try:
             lives = session.get(f"{server}/healthz", **options).status_code
             # no frame: the token is looked at first, then this type refused
-            status = session.post(
+            with session.post(
                 f"{server}/v1/cameras/{camera}/frames",
                 headers={"Content-Type": "text/plain"},
                 data=b"",
                 **options,
-            ).status_code
-        except OSError as error:  # of requests' own errors that is the base, too
+            ) as answer:
+                status, kind = answer.status_code, kind_of(answer.headers)
+                own = error_text(answer.raw.read(ANSWER_BYTES, decode_content=False)) is not None
+        except (OSError, HTTPError) as error:  # of requests' own errors OSError is the base, too
             return Check(
                 "server",
                 False,
                 f"{shown} can't be reached: {cause(error)}",
                 "check delivery.server, the network, and that python -m server runs there",
             )
+    if status in (429, 503):
+        return Check("server", None, f"{shown} is busy ({status})", "try again")
+    if not own:
+        advice = "is it python -m server? check delivery.server, and whether a portal or proxy is in front"
+        return Check("server", False, f"{shown} answers {status} ({kind})", advice)
     if status in (401, 403):
         wrong = "refuses the token" if token is not None else "wants a token"
         of = f" of camera {camera}" if len(config.cameras) > 1 else ""
@@ -347,8 +356,6 @@ def _http_of(config: Config, camera: str) -> Check:
             advice = "use https where others can listen"
             return Check("server", None, f"{shown} takes the token, which goes there unencrypted", advice)
         return Check("server", True, f"{shown} answers and takes the token")
-    if status in (429, 503):
-        return Check("server", None, f"{shown} is busy ({status})", "try again")
     return Check("server", False, f"{shown} answers {status}", "is it python -m server? check delivery.server")
 
 
@@ -461,7 +468,7 @@ def _in_a_process(what: str, argument: dict[str, Any], seconds: float) -> dict[s
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "OFF", "PYTHONWARNINGS": "ignore"},
+        env=os.environ | {"OPENCV_LOG_LEVEL": "OFF", "PYTHONWARNINGS": "ignore"},
         start_new_session=True,
     )
     try:

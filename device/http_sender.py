@@ -1,8 +1,6 @@
 """Frames to the server over HTTP."""
 
-import email.utils
 import functools
-import json
 import logging
 import socket
 import ssl
@@ -18,17 +16,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 import rjpeg
+from device.answers import ACKNOWLEDGED, check_answer
 from device.frames import OutgoingFrame
-from device.sender import (
-    FaultError,
-    RefusedError,
-    RejectedError,
-    RetryLaterError,
-    cause,
-    is_loopback,
-    packet_bytes,
-    trusted,
-)
+from device.sender import RefusedError, cause, is_loopback, packet_bytes, trusted
 from rjpeg.errors import ConfigError, DeliveryError
 from rjpeg.protocol import METRICS_BYTES, time_text
 
@@ -36,21 +26,17 @@ __all__ = ["Adapter", "HttpSender"]
 
 logger = logging.getLogger(__name__)
 
-# answers that say "later"; from 520 on they are of a proxy whose server is away
-TEMPORARY = {408, 425, 429, 502, 503, 504, 507, *range(520, 531)}
-# answers about a frame, not about who sends it or where to
-ABOUT_THE_FRAME = {400, 413, 422}
-FAULT = 500
-
-ANSWER_BYTES = 65536  # read of an answer; more of it is of no interest
-LONGEST_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked again all the same
+# read of an answer; more of it is of no interest
+ANSWER_BYTES = 65536
+# read of an acknowledgment, which has the task's results in it and counts only when it is whole
+ACKNOWLEDGMENT_BYTES = 2**22
 KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
 
 
 class HttpSender:
     """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
 
-    The status 200 or 201 is the acknowledgment.
+    The acknowledgment is 200 or 201 with JSON that names the frame, see `device.answers`.
 
     Args:
         server: URL such as http://192.168.1.2:8000.
@@ -126,22 +112,17 @@ class HttpSender:
             why = "no answer in time" if self._deadline.passed else "its answer breaks off"
             raise DeliveryError(f"server {self._server} can't be reached: {why}")
         self._last_answer = time.monotonic()
-        if 200 <= answer.status_code < 300:
-            return str(answer.url)
-        said = f"server {self._server} answered {answer.status_code}: {_reason(answer, body)}"
-        if answer.status_code in TEMPORARY:
-            seconds = retry_after(answer.headers.get("Retry-After", ""), answer.headers.get("Date", ""))
-            raise DeliveryError(said) if seconds is None else RetryLaterError(said, seconds)
-        if answer.status_code in ABOUT_THE_FRAME:
-            raise RejectedError(said)
-        if answer.status_code == FAULT:
-            raise FaultError(said)
-        raise RefusedError(said)
+        check_answer(self._server, answer.status_code, answer.headers, body, frame)
+        return str(answer.url)
 
     def overhead(self, size: int) -> int:
         """See `device.sender`. Metrics are not in it: they are the caller's to count."""
         idle = time.monotonic() - self._last_answer > KEPT_ALIVE_SECONDS
         return self._head_bytes + packet_bytes(size + self._head_bytes, tls=self._tls, new_connection=idle)
+
+    def cut(self) -> None:
+        """See `device.sender`. A connection that isn't made yet is left to its time limit."""
+        self._deadline.expire_for_good()
 
     def close(self) -> None:
         self._session.close()
@@ -154,12 +135,12 @@ class _Deadline:
     """
 
     def __init__(self) -> None:
-        self.passed = False
+        self.passed = self._for_good = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
     def within(self, seconds: float) -> "_Timed":
-        self.passed = False
+        self.passed = self._for_good
         return _Timed(self, seconds)
 
     def watch(self, connection: socket.socket) -> None:
@@ -170,6 +151,13 @@ class _Deadline:
             former, self._socket = self._socket, duplicate
         if former is not None:
             former.close()
+        if self._for_good:
+            self.expire()
+
+    def expire_for_good(self) -> None:
+        """End what goes on, and whatever may begin after this."""
+        self._for_good = True
+        self.expire()
 
     def forget(self) -> None:
         with self._lock:
@@ -279,26 +267,12 @@ def is_header_value(metrics: str) -> bool:
     return False
 
 
-def retry_after(text: str, date: str) -> float | None:
-    """Seconds that a Retry-After header (RFC 9110, 10.2.3) asks for, 0 to 60; None where it says nothing.
-
-    A date is measured against the answer's own, as this machine's clock may be wrong.
-    """
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), LONGEST_RETRY_AFTER)
-    try:
-        difference = email.utils.parsedate_to_datetime(text) - email.utils.parsedate_to_datetime(date)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(difference.total_seconds(), 0.0), LONGEST_RETRY_AFTER)
-
-
 def _beginning(answer: requests.Response) -> bytes:
-    """The body, or its first ANSWER_BYTES. Raises HTTPError where it breaks off before."""
+    """Return the body, or as much of it as is of interest. Raises HTTPError if it breaks off before."""
+    most = ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES
     body = b""
-    while len(body) < ANSWER_BYTES:
-        part = answer.raw.read(ANSWER_BYTES - len(body), decode_content=False)
+    while len(body) < most:
+        part = answer.raw.read(most - len(body), decode_content=False)
         if not part:
             break
         body += part
@@ -310,10 +284,3 @@ def _is_whole(answer: requests.Response) -> bool:
     length = answer.headers.get("Content-Length", "")
     chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
     return chunked or (length.isascii() and length.isdigit())
-
-
-def _reason(answer: requests.Response, body: bytes) -> str:
-    try:
-        return str(json.loads(body)["error"])[:300]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return answer.reason or "no reason given"

@@ -107,7 +107,8 @@ sed -i 's/^include-system-site-packages = .*/include-system-site-packages = true
 cp -R "$device" "$release/device"
 cp "$device/service/check" "$release/check"
 chmod 755 "$release/check"
-rm -rf "$release/device/service" "$release/device/install.sh" "$release/device/__pycache__"
+rm -rf "$release/device/service" "$release/device/install.sh"
+find "$release/device" -name __pycache__ -prune -exec rm -rf {} +
 mv "$release/device/uninstall.sh" "$release/uninstall.sh"
 guide=$top/README.md # in a bundle
 [ -d "$wheels" ] || guide=$top/docs/raspberry-pi.md

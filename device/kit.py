@@ -10,11 +10,12 @@ from typing import Any
 
 import rjpeg
 from device import notify
+from device.budget import Budget, Share
 from device.config import CameraConfig, Config
 from device.delivery import open_outbox, open_sender
 from device.metrics import Metrics
+from device.pacer import Pacer
 from device.pipeline import Pipeline
-from device.rate import Budget, Pacer
 from device.reader import Reader
 from device.report import Report
 from device.sources import Source, is_live, open_source
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # That a camera gets at the start. Where a driver hangs, the others begin without it.
 OPEN_SECONDS = 20.0
+# That what is on its way gets when the program is told to stop.
+STOP_SECONDS = 1.0
 # Expected of a camera that does not say how many frames a second it gives.
 USUAL_FPS = 15.0
 
@@ -66,11 +69,12 @@ class Kit:
                 self._metrics.camera(camera.id).count_queue(functools.partial(self._spool.queue, camera.id))
         self._tell_of_left_frames()
         sources = self._open_sources()
-        bitrate, budget, pacer = config.encoding.bitrate, None, None
+        bitrate, pacer = config.encoding.bitrate, None
+        shares: list[Share | None] = [None] * len(sources)
         if bitrate is not None:
-            fps = sum(self._fps(camera, source) for camera, source in zip(config.cameras, sources, strict=True))
-            budget, pacer = Budget(bitrate, fps, time.monotonic()), Pacer(bitrate)
-        for camera, source, sender in zip(config.cameras, sources, senders, strict=True):
+            fps = [self._fps(camera, source) for camera, source in zip(config.cameras, sources, strict=True)]
+            shares, pacer = [*Budget(bitrate, fps, time.monotonic()).shares], Pacer(bitrate)
+        for camera, source, sender, share in zip(config.cameras, sources, senders, shares, strict=True):
             frames = self._reader(camera, source) if source is None or source.live else source
             logger.info("%s: %s to %s", camera.id, frames.name, sender.name)
             make = functools.partial(
@@ -85,7 +89,7 @@ class Kit:
             show = functools.partial(self._show, camera.id)
             self.pipelines.append(
                 Pipeline(
-                    camera, config, encoder, frames, make, sender.overhead, self._spool, budget,
+                    camera, config, encoder, frames, make, sender.overhead, self._spool, share,
                     self._metrics, self._report, self._emit, show, self._frames,
                 )
             )  # fmt: skip
@@ -107,21 +111,49 @@ class Kit:
         cameras = {pipeline.camera: pipeline.status() for pipeline in self.pipelines}
         return {"ok": all(camera["ok"] for camera in cameras.values()), "cameras": cameras} | self._report.summary()
 
-    def close(self) -> None:
-        """Stop; what is on its way may arrive. Frames in the spool stay there for the next run."""
-        for pipeline in self.pipelines:
-            pipeline.stop()
+    def close(self, *, ended: bool = False) -> None:
+        """Stop. Frames in the spool stay there for the next run, and the log says how many there are.
+
+        Args:
+            ended: all sources came to their end; what is on its way gets the time that the server has for a frame. Else
+                somebody waits for the program to end, so that it gets a second.
+        """
+        seconds = self._config.delivery.timeout_seconds if ended else STOP_SECONDS
+        if not ended:
+            for pipeline in self.pipelines:
+                pipeline.stop()
         # at once, so that several that wait for a server that is away take no longer than one
-        seconds = self._config.delivery.timeout_seconds
         threads = [threading.Thread(target=pipeline.close, args=(seconds,)) for pipeline in self.pipelines]
         for thread in threads:
             thread.start()
+        told = time.monotonic() + STOP_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, told - time.monotonic()))
+        if ended and any(thread.is_alive() for thread in threads):
+            logger.info("frames are on their way%s; waiting for at most %g s", self.backlog(), seconds)
         for thread in threads:
             thread.join()
         if self._view is not None:
             self._view.close()
         if self._spool is not None:
+            self._tell_of_kept_frames(self._spool)
             self._spool.close()
+
+    def backlog(self) -> str:
+        """Return the end of a line about the state: how many frames wait in the spool; empty if none do."""
+        waiting = 0 if self._spool is None else self._spool.count
+        return f", {waiting} wait in the spool" if waiting else ""
+
+    def _tell_of_kept_frames(self, spool: Spool) -> None:
+        known = {pipeline.camera for pipeline in self.pipelines}
+        left = {camera: frames for camera, frames in spool.counts().items() if camera in known}
+        if left:
+            logger.warning(
+                "spool %s keeps %d frames for the next run: %s",
+                self._config.delivery.spool.folder,
+                sum(left.values()),
+                ", ".join(f"{frames} of camera {camera}" for camera, frames in left.items()),
+            )
 
     def _tell_of_left_frames(self) -> None:
         """Frames in the spool that this configuration sends nobody: they wait for one that does, and take room."""

@@ -29,11 +29,13 @@ from device.frames import OutgoingFrame
 from device.sender import (
     RefusedError,
     RejectedError,
+    RetryLaterError,
     cause,
     is_loopback,
     packet_bytes,
     trusted,
 )
+from device.takeover import MAX_PAUSE, Takeovers
 from rjpeg.errors import DeliveryError
 from rjpeg.protocol import broker_address, time_text
 
@@ -42,6 +44,8 @@ __all__ = ["Connection", "MqttSender", "new_client"]
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS = 60
+# to say offline; else the broker says it by itself
+GOODBYE_SECONDS = 2.0
 # a broker has nothing to send but acknowledgments
 LARGEST_INCOMING = 65536
 
@@ -65,13 +69,15 @@ REJECTED = {
     153,  # payload format invalid
 }
 TAKEN_OVER = 142
+OTHER = ": does another program send under this camera id?"
 
 
 class MqttSender:
     """Publishes each file with QoS 1; the broker's PUBACK is the acknowledgment.
 
     A connection is made when a frame is to be sent and there is none. It is given up at the first sign of trouble,
-    with whatever was under way, so nothing waits in a queue of the library to be sent at some later time.
+    with whatever was under way, so nothing waits in a queue of the library to be sent at some later time. If another
+    program seems to connect under this camera's name, the log says so once and connections are made ever more slowly.
 
     Args:
         server: mqtt://host:port or mqtts://host:port.
@@ -115,6 +121,9 @@ class MqttSender:
         self._expiry = expiry
         self._needs_subscriber = needs_subscriber
         self._connection: Connection | None = None
+        self._opening: Connection | None = None
+        self._is_cut = False
+        self._takeovers = Takeovers()
         self._warned: set[str] = set()
         if username is not None and not self._tls and not is_loopback(self._host):
             logger.warning("the password goes to %s unencrypted; use mqtts where others can listen", self.name)
@@ -136,9 +145,14 @@ class MqttSender:
             properties.MessageExpiryInterval = self._expiry
         reason = self._published(connection, topic, frame.jpeg, properties=properties)
         self._check(f"{topic}: the broker", reason)
-        if self._needs_subscriber and reason.value == NO_MATCHING_SUBSCRIBERS:
+        if reason.value == NO_MATCHING_SUBSCRIBERS:
             # acknowledged, and thrown away
-            raise DeliveryError(f"broker {self.name}: nobody has subscribed to {topic}")
+            said = f"broker {self.name}: nobody has subscribed to {topic}"
+            if self._needs_subscriber:
+                raise DeliveryError(said)
+            if topic not in self._warned:
+                self._warned.add(topic)
+                logger.warning("%s, so that it throws frames away", said)
         return f"{self.name}/{topic}"
 
     def overhead(self, size: int) -> int:
@@ -152,46 +166,81 @@ class MqttSender:
 
     def close(self) -> None:
         """Say offline and go; what hasn't gone by then is left unsaid, as the broker then says it by itself."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
         if connection is None:
             return
         try:
             if not connection.lost:
-                connection.allow(self._timeout)
+                connection.allow(min(self._timeout, GOODBYE_SECONDS))
                 connection.publish(f"{self._topic}/status", b"offline", retain=connection.retains)
                 connection.end()
         except DeliveryError as error:
             logger.debug("saying offline: %s", error)
         finally:
             connection.drop()
+            self._connection = None
+
+    def cut(self) -> None:
+        """See `device.sender`. A connection that isn't made yet is left to its time limit."""
+        self._is_cut = True
+        for connection in (self._connection, self._opening):
+            if connection is not None:
+                connection.interrupt()
 
     def _connected(self) -> "Connection":
         if self._connection is not None and not self._connection.lost:
             self._connection.allow(self._timeout)
             return self._connection
         if self._connection is not None:
-            self._connection.drop()
-            self._connection = None
-        connection = Connection(self._client())
+            connection, self._connection = self._connection, None
+            connection.drop()
+            self._note_end(connection)
+        if self._is_cut:
+            raise DeliveryError(f"broker {self.name}: the program ends")
+        if (wait := self._takeovers.wait) > 0:
+            raise self._taken_over(wait)
+        connection = self._opening = Connection(self._client())
         try:
-            try:
-                reason = connection.open(self._host, self._port, self._timeout)
-            except (OSError, UnicodeError) as error:
-                raise DeliveryError(f"broker {self.name} can't be reached: {cause(error)}") from error
-            except (DeliveryError, ValueError) as error:
-                raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
-            self._check("broker " + self.name, reason)
-            if connection.qos < 1:
-                raise RefusedError(f"broker {self.name} acknowledges no messages (its maximum QoS is 0)")
-            if self._discovery is not None:
-                about = f"{self._discovery}/camera/{self._node}/{self._camera}/config"
-                self._aside(connection, about, json.dumps(self._description()).encode(), retain=True)
-            self._aside(connection, f"{self._topic}/status", b"online", retain=True)
+            self._open(connection)
         except BaseException:
             connection.drop()
             raise
+        finally:
+            self._opening = None
         self._connection = connection
         return connection
+
+    def _open(self, connection: "Connection") -> None:
+        """Connect, and say what is said once a connection."""
+        try:
+            reason = connection.open(self._host, self._port, self._timeout)
+        except (OSError, UnicodeError, DeliveryError, ValueError) as error:
+            self._takeovers.failed()
+            why = cause(error) if isinstance(error, (OSError, UnicodeError)) else error
+            raise DeliveryError(f"broker {self.name} can't be reached: {why}") from error
+        self._check("broker " + self.name, reason)
+        self._takeovers.made()
+        if connection.qos < 1:
+            raise RefusedError(f"broker {self.name} acknowledges no messages (its maximum QoS is 0)")
+        if self._discovery is not None:
+            about = f"{self._discovery}/camera/{self._node}/{self._camera}/config"
+            self._aside(connection, about, json.dumps(self._description()).encode(), retain=True)
+        self._aside(connection, f"{self._topic}/status", b"online", retain=True)
+
+    def _note_end(self, connection: "Connection") -> None:
+        """Warn if the broker ends connections as it does when another program has the same name."""
+        reason = connection.reason
+        certain = reason is not None and reason.value == TAKEN_OVER
+        if (certain or reason is None) and self._takeovers.lost(certain=certain):
+            logger.warning(
+                "broker %s ended %d connections of camera %s soon after they were made%s; "
+                "connecting more slowly, at last every %.0f s or so",
+                self.name, self._takeovers.number, self._camera, OTHER, MAX_PAUSE,
+            )  # fmt: skip
+
+    def _taken_over(self, wait: float) -> RetryLaterError:
+        said = f"broker {self.name} ends connections of camera {self._camera}{OTHER}"
+        return RetryLaterError(said, wait, is_told=True)
 
     def _client(self) -> Client:
         # one for each connection: a client that is used again sends again what it has not seen acknowledged
@@ -211,10 +260,16 @@ class MqttSender:
         try:
             return connection.publish(topic, payload, **options)
         except DeliveryError as error:
+            ended = connection.lost
             connection.drop()
+            if ended:
+                self._connection = None
+                self._note_end(connection)
             reason = connection.reason
             if isinstance(error, RejectedError):
                 raise RejectedError(f"broker {self.name}: {error}") from error
+            if ended and (wait := self._takeovers.wait) > 0:
+                raise self._taken_over(wait) from error
             if reason is not None and reason.is_failure:
                 self._check(f"broker {self.name}", reason)
             raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
@@ -235,8 +290,6 @@ class MqttSender:
             raise RefusedError(said)
         if reason.value in REJECTED:
             raise RejectedError(said)
-        if reason.value == TAKEN_OVER:
-            said += "; another program sends under this camera id"
         raise DeliveryError(said)
 
     def _description(self) -> dict[str, Any]:
@@ -307,15 +360,22 @@ class Connection:
         self._largest: int | None = None
         self._client = client
         self._deadline = 0.0
+        self._interrupted = False
         # what the network thread hears; more than a few would be a broker gone mad
-        self._heard: queue.Queue[tuple[str, int, ReasonCode]] = queue.Queue()
+        self._heard: queue.Queue[tuple[str, int, ReasonCode | None]] = queue.Queue()
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
 
     def allow(self, seconds: float) -> None:
         """Give the broker so long for all answers from now on."""
-        self._deadline = time.monotonic() + seconds
+        self._deadline = 0.0 if self._interrupted else time.monotonic() + seconds
+
+    def interrupt(self) -> None:
+        """Wait for no answer any more; from any thread."""
+        self._interrupted = True
+        self._deadline = 0.0
+        self._heard.put(("interrupted", 0, None))
 
     def open(self, host: str, port: int, seconds: float) -> ReasonCode:
         """Connect; the broker's answer. Raises OSError, ValueError, DeliveryError."""
@@ -372,13 +432,13 @@ class Connection:
             heard = self._next(left)
             if heard is None:
                 break
-            if heard[:2] == (kind, number):
+            if heard[:2] == (kind, number) and heard[2] is not None:
                 return heard[2]
             if heard[0] == "lost":
                 raise DeliveryError("the connection is lost")
         raise DeliveryError("no answer in time")
 
-    def _next(self, seconds: float) -> tuple[str, int, ReasonCode] | None:
+    def _next(self, seconds: float) -> tuple[str, int, ReasonCode | None] | None:
         try:
             return self._heard.get(timeout=seconds)
         except queue.Empty:

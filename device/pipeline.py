@@ -4,6 +4,7 @@ import datetime
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 import rjpeg
+from device.budget import Share
+from device.change import ChangeDetector
 from device.config import CameraConfig, Config
 from device.delivery import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, OnDropped, OnSent, Outbox
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
-from device.rate import Budget, ChangeDetector
 from device.reader import Reader
 from device.report import Report, frame_record
 from device.sources import Frame, Source, parse_size
@@ -33,12 +35,18 @@ UNREADABLE, NOT_ENCODED = "unreadable", "not encoded"
 FAILURES = {UNREADABLE, NOT_ENCODED, REJECTED, REFUSED}
 # A waiting thread looks so often, in seconds, whether it shall stop.
 LOOK = 0.25
+# For its thread to end, in seconds.
+CLOSE_SECONDS = 1.0
 # A file under a bitrate is good enough when it fills this part of its bytes: one attempt for most frames.
 LEAST_FILL = 0.8
+# One that fits no less gets so many times the bytes of its smallest file, so that one attempt finds it.
+SMALLEST_MARGIN = 1.25
 # With more frames than this in the spool new ones get only a part of the bitrate, so that the spool empties.
 BACKLOG, PORTION = 5, 0.8
+# Seconds, for one that there is hardly too little room for.
+MIN_PAUSE = 0.001
 # Records of frames that are on their way; older ones than these are of frames that were given up.
-MOST_RECORDS = 1000
+MAX_RECORDS = 1000
 
 
 class Pipeline:
@@ -52,7 +60,7 @@ class Pipeline:
         open_outbox: makes the outbox, given what it calls for a frame that was acknowledged or given up.
         overhead: bytes on the wire besides a file of so many bytes.
         spool: that the outbox uses, if any.
-        budget: shared by all cameras; None: no bitrate is set.
+        share: of the bitrate; None: none is set.
         metrics, report: what is counted.
         emit: gets the record of every frame that was delivered.
         show: gets every file as it goes to the outbox.
@@ -68,7 +76,7 @@ class Pipeline:
         open_outbox: Callable[[OnSent, OnDropped], Outbox],
         overhead: Callable[[int], int],
         spool: Spool | None,
-        budget: Budget | None,
+        share: Share | None,
         metrics: Metrics,
         report: Report,
         emit: Callable[[dict[str, Any]], None],
@@ -82,13 +90,13 @@ class Pipeline:
         self._encoding = config.encoding
         self._size = parse_size(camera.size)
         self._encoder, self._frames = encoder, frames
-        self._overhead, self._spool, self._budget, self._report = overhead, spool, budget, report
+        self._overhead, self._spool, self._share, self._report = overhead, spool, share, report
         self._metrics, self._counts = metrics, metrics.camera(camera.id)
         self._emit, self._show, self._limit = emit, show, limit
         self._heartbeat_seconds = config.skip.heartbeat_seconds
         self._change = ChangeDetector(config.skip.threshold if self.live else 0)
         # a video under a cap plays at its own speed: without the flow of time there are no bits a second
-        own_fps = None if isinstance(frames, Reader) or budget is None else frames.fps
+        own_fps = None if isinstance(frames, Reader) or share is None else frames.fps
         fps = camera.fps or own_fps
         self._interval = 1 / fps if fps else 0.0
         self._due = time.monotonic()
@@ -99,9 +107,7 @@ class Pipeline:
         self._missed = False
         self._odd = False  # whether frames that can't be encoded have been told of
         self._before: rjpeg.EncodedFrame | None = None
-        self._hard = False
-        self._records: dict[datetime.datetime, dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self._records = _Records()
         self._stop = threading.Event()
         self._outbox = open_outbox(self._sent, self._dropped)
         self._thread = threading.Thread(target=self._main, name=f"pipeline {camera.id}", daemon=True)
@@ -124,15 +130,28 @@ class Pipeline:
         self._stop.set()
 
     def close(self, seconds: float) -> None:
-        """Wait for what is on its way, `seconds` at most, and let go of source and outbox."""
+        """Let go of source and outbox. What is on its way gets `seconds` at most, and what is in a spool none of them.
+
+        A spool keeps its frames for the next run. It is emptied only if the source came to its end, and only while the
+        server takes what there is.
+        """
+        ended = not self._stop.is_set()
         self.stop()
         deadline = time.monotonic() + seconds
         if self._thread.ident is not None:
             self._thread.join(seconds)
-        if self.failure is None:
-            self._outbox.flush(max(0.0, deadline - time.monotonic()))
+        if self.failure is None and (ended or self._spool is None):
+            self._flush(deadline)
         self._outbox.close()
+        if self._thread.ident is not None:
+            # one that waited in `put` ends now
+            self._thread.join(CLOSE_SECONDS)
         self._frames.close()
+
+    def _flush(self, deadline: float) -> None:
+        while (left := deadline - time.monotonic()) > 0 and not self._outbox.flush(min(LOOK, left)):
+            if self._spool is not None and self._outbox.is_away:
+                return
 
     @property
     def refusal(self) -> RjpegError | None:
@@ -158,8 +177,7 @@ class Pipeline:
     def _sent(self, frame: OutgoingFrame, where: str, seconds: float) -> None:
         """In a thread of the outbox: a frame was acknowledged; sending took so many seconds."""
         self._counts.sent(len(frame.jpeg), self._wire_bytes(frame.jpeg), seconds)
-        with self._lock:
-            record = self._records.pop(frame.time, None)
+        record = self._records.pop(frame)
         if record is None:
             # of a program before this one, from the spool
             record = bare_record(frame)
@@ -172,10 +190,9 @@ class Pipeline:
 
     def _dropped(self, frame: OutgoingFrame, reason: str) -> None:
         """In a thread of the outbox: a frame was given up."""
-        with self._lock:
-            record = self._records.pop(frame.time, None)
-        if reason == OVERTAKEN and self._budget is not None and record is not None:
-            self._budget.give_back(record["wire_bytes"])
+        record = self._records.pop(frame)
+        if reason == OVERTAKEN and self._share is not None and record is not None:
+            self._share.give_back(record["wire_bytes"] + len(frame.metrics or ""))
         # one that was overtaken or rejected is not worth another that shows the same
         self._missed = self._missed or reason not in (OVERTAKEN, REJECTED, STOPPED)
         if frame.metrics is not None:
@@ -249,8 +266,8 @@ class Pipeline:
         metrics = None
         if now - self._last_heartbeat >= self._heartbeat_seconds:
             metrics, self._last_heartbeat = self._metrics.heartbeat_json(self.camera), now
-            if self._budget is not None:
-                self._budget.spend_aside(len(metrics))
+            if self._share is not None:
+                self._share.spend_aside(len(metrics))
         self._last_sent = now
         self._missed = self._odd = False
         self._change.keep()
@@ -259,42 +276,53 @@ class Pipeline:
         record = frame_record(frame, encoded, self.camera, 0, None, ms)
         record["wire_bytes"] = self._wire_bytes(encoded.jpeg)
         self._counts.encoded(len(encoded.jpeg), encoded.quality, {"read": self._read_seconds} | encoded.seconds)
-        with self._lock:
-            # before `put`, which may be done with the frame when it returns
-            self._records[frame.time] = record
-            while len(self._records) > MOST_RECORDS:
-                del self._records[next(iter(self._records))]
-        self._outbox.put(OutgoingFrame(self.camera, self._put, frame.time, encoded.jpeg, metrics))
+        outgoing = OutgoingFrame(self.camera, self._put, frame.time, encoded.jpeg, metrics)
+        # before `put`, which may be done with the frame when it returns
+        self._records.add(outgoing, record)
+        self._outbox.put(outgoing)
         self._put += 1
 
     def _encode(self, pixels: npt.NDArray[np.uint8] | Planes) -> rjpeg.EncodedFrame | None:
         encoding = self._encoding
-        if self._budget is None:
+        if self._share is None:
             return self._encoder.encode_with_details(
                 pixels, quality=encoding.quality, target_bytes=encoding.target_bytes
             )
         backlog = 0 if self._spool is None else self._spool.waiting(self.camera)
-        self._budget.portion = PORTION if backlog > BACKLOG else 1.0
+        self._share.portion = PORTION if backlog > BACKLOG else 1.0
         while not self._stop.is_set():
-            now = time.monotonic()
-            everything = self._budget.room(now)
-            room = everything if self._hard else self._budget.smooth_room(now)
-            room -= self._overhead(max(room, 0))
             try:
-                encoded = self._within(pixels, room)
-            except TargetError:
-                hopeless = everything >= self._budget.capacity
+                encoded = self._fitted(pixels, self._share)
+            except TargetError as error:
+                needed = self._with_overhead(SMALLEST_MARGIN * error.smallest)
+                hopeless = self._with_overhead(error.smallest) > self._share.capacity
                 if hopeless and not (self.live and self._report.frames):
                     raise
-                self._hard = True
+                # from now on the share saves up for such a frame
+                pause = self._share.wait(needed, time.monotonic())
                 if self.live:
                     return None
-                self._stop.wait(self._budget.wait(max(2 * everything, 1), time.monotonic()))
+                self._stop.wait(max(pause, MIN_PAUSE))
             else:
-                self._hard = False
-                self._budget.spend(self._wire_bytes(encoded.jpeg))
+                self._share.spend(self._wire_bytes(encoded.jpeg))
                 return encoded
         return None
+
+    def _fitted(self, pixels: npt.NDArray[np.uint8] | Planes, share: Share) -> rjpeg.EncodedFrame:
+        """A file that fits: smoothly, or if it can't, small and within all the room there is. Raises TargetError."""
+        now = time.monotonic()
+        room = share.smooth_room(now)
+        try:
+            return self._within(pixels, room - self._overhead(max(room, 0)))
+        except TargetError as error:
+            everything = share.room(now)
+            most = everything - self._overhead(max(everything, 0))
+            if most < error.smallest:
+                raise
+            return self._within(pixels, min(most, int(SMALLEST_MARGIN * error.smallest)))
+
+    def _with_overhead(self, size: float) -> float:
+        return size + self._overhead(int(size))
 
     def _within(self, pixels: npt.NDArray[np.uint8] | Planes, room: int) -> rjpeg.EncodedFrame:
         """A file of at most `room` bytes that is much like the one before. Raises TargetError."""
@@ -320,6 +348,40 @@ class Pipeline:
         if not isinstance(self._frames, Reader):
             for _ in range(self._frames.unreadable):
                 self._drop(UNREADABLE)
+
+
+class _Records:
+    """What is known of the frames on their way. Safe to use from any thread.
+
+    A spool numbers frames anew, so time and file tell which one it is: two frames may bear the same time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: dict[tuple[datetime.datetime, int], list[dict[str, Any]]] = {}
+
+    def add(self, frame: OutgoingFrame, record: dict[str, Any]) -> None:
+        """Keep a frame's record; of too many, the oldest are forgotten."""
+        with self._lock:
+            self._records.setdefault(self._key(frame), []).append(record)
+            while len(self._records) > MAX_RECORDS:
+                del self._records[next(iter(self._records))]
+
+    def pop(self, frame: OutgoingFrame) -> dict[str, Any] | None:
+        """Return a frame's record and forget it; None: there is none."""
+        with self._lock:
+            key = self._key(frame)
+            found = self._records.get(key)
+            if not found:
+                return None
+            record = found.pop(0)
+            if not found:
+                del self._records[key]
+            return record
+
+    @staticmethod
+    def _key(frame: OutgoingFrame) -> tuple[datetime.datetime, int]:
+        return frame.time, zlib.crc32(frame.jpeg)
 
 
 def bare_record(frame: OutgoingFrame) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A sender has `send(frame) -> str`, which returns where the file went once the server has acknowledged it or it is
 written, and `close()`. `send` raises `DeliveryError` where another try may succeed, `RejectedError` where this frame
-never will, `RefusedError` where no frame will as things are. There is one sender a camera, used from one thread.
+never will, `RefusedError` where no frame will as things are. There is one sender a camera, used from one thread; `cut`
+alone may be called from another.
 """
 
 import datetime
@@ -47,15 +48,16 @@ class RefusedError(DeliveryError):
 
 
 class FaultError(DeliveryError):
-    """The server failed over this frame, by its own fault or by the frame's: another try tells."""
+    """The server failed over this frame, by its own fault or by the frame's: see `device.doubt`."""
 
 
 class RetryLaterError(DeliveryError):
-    """The server asks to be left alone for `retry_after` seconds."""
+    """The server is to be left alone for `retry_after` seconds. `is_told`: the log has the reason already."""
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float, *, is_told: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.is_told = is_told
 
 
 class Sender(Protocol):
@@ -67,6 +69,9 @@ class Sender(Protocol):
 
     def overhead(self, size: int) -> int:
         """Bytes that a file of `size` bytes costs upstream besides its own: an estimate, rather too high."""
+
+    def cut(self) -> None:
+        """End the try under way, or a goodbye, as soon as that can be done: it raises DeliveryError."""
 
     def close(self) -> None: ...
 
@@ -90,6 +95,9 @@ class FolderSender:
     def overhead(self, size: int) -> int:  # noqa: ARG002
         """Nothing is sent."""
         return 0
+
+    def cut(self) -> None:
+        """See Sender. Writing a file is not interrupted."""
 
     def close(self) -> None:
         pass

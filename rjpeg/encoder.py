@@ -260,7 +260,8 @@ class Encoder:
             return replace(found, seconds=seconds)
         raise TargetError(
             f"target_bytes is {target_bytes}, but the smallest file of this {frame_size[1]}x{frame_size[0]} frame "
-            f"has {smallest} bytes"
+            f"has {smallest} bytes",
+            smallest,
         )
 
     def _place_for_detail(self, sizing: Sizing, quality: float, factor: float = 1.0) -> int:

@@ -24,7 +24,11 @@ class ModelError(RjpegError):
 
 
 class TargetError(RjpegError):
-    """No file of the frame is as small as `target_bytes` asks."""
+    """No file of the frame is as small as `target_bytes` asks. `smallest`: bytes of the smallest one that was found."""
+
+    def __init__(self, message: str, smallest: int) -> None:
+        super().__init__(message)
+        self.smallest = smallest
 
 
 class ConfigError(RjpegError):

@@ -5,6 +5,7 @@ python -m server tokens add --camera yard > yard.token      a token for a camera
 python -m server tokens add --reader                        a token for the page and for programs that read
 python -m server --listen 0.0.0.0:8000 --data frames --task classifier.tflite
 python -m server worker --broker mqtt://broker:1883         one more decoder behind an MQTT broker
+python -m server rebuild                                    rows again from the files, after the database was lost
 """
 
 import argparse
@@ -30,7 +31,7 @@ its row are stored and would survive a power cut; 200 with "duplicate": true, th
 describes that and everything that can be read. The line "listening on http://HOST:PORT" appears on standard error once
 the server does. SIGTERM and Ctrl-C end it, exit 0.
 
-Other commands: `tokens add|list|revoke`, `confirm-clock`, `worker`; each has --help.
+Other commands: `tokens add|list|revoke`, `confirm-clock`, `worker`, `rebuild`; each has --help.
 """
 
 logger = logging.getLogger("server")
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "tokens": tokens_command,
         "confirm-clock": confirm_clock_command,
         "worker": worker_command,
+        "rebuild": rebuild_command,
     }
     if command not in commands:
         parser().error(f"command {command!r}, expected {', '.join(commands)}")
@@ -61,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `serve`."""
     p = argparse.ArgumentParser(
         prog="python -m server",
-        usage="%(prog)s [serve | tokens | confirm-clock | worker] [options]",
+        usage="%(prog)s [serve | tokens | confirm-clock | worker | rebuild] [options]",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -160,10 +162,11 @@ def tokens_command(arguments: list[str]) -> int:
     set_up_logging(args.log_level)
     config = read_config(args)
     from server import tokens
-    from server.store import Store
+    from server.database import Database
 
-    store = Store.open(configuration.database_url(config), configuration.files_url(config))
-    with contextlib.closing(store):
+    # without the files, which are not asked for and need not be reached from here
+    store = tokens.TokenDatabase(Database(configuration.database_url(config)))
+    with contextlib.closing(store.database):
         if args.action == "add":
             role: tokens.Role = "reader" if args.reader else "camera"
             print(tokens.make(store, role, args.camera, args.note))
@@ -239,6 +242,14 @@ def worker_command(arguments: list[str]) -> int:
     from server import worker
 
     return worker.main(arguments)
+
+
+def rebuild_command(arguments: list[str]) -> int:
+    """Make rows of files that have none."""
+    # only here: it decodes
+    from server import rebuild
+
+    return rebuild.main(arguments)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from server.access import COOKIE, Access, is_local_name
 from server.background import Background
 from server.clock import ReceiptClock
 from server.config import Config
+from server.disk import NoRoomError
 from server.frames import ReceivedFrame
 from server.hub import Event, Hub
 from server.intake import Intake
@@ -278,7 +279,8 @@ def _receiving(service: Service) -> APIRouter:
                 # which folder it was is not for the sender to know
                 logger.error("%s", error)
                 if isinstance(error, StorageError):
-                    raise HTTPException(507, "the server can't store the frame", {"Retry-After": "10"}) from error
+                    status = 507 if isinstance(error, NoRoomError) else 503
+                    raise HTTPException(status, "the server can't store the frame", {"Retry-After": "10"}) from error
                 # no frame is to blame, so the sender shall keep it
                 raise HTTPException(503, "the server can't decode now", {"Retry-After": "10"}) from error
         service.metrics.acknowledged(time.perf_counter() - started)

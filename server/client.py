@@ -219,7 +219,11 @@ class Client:
         if metrics is not None:
             headers["Rjpeg-Metrics"] = json.dumps(metrics)
         answer = self._request("POST", f"{_path(camera)}/frames", self._timeout, data=jpeg, headers=headers)
-        return self._as(answer, Frame)
+        stored = self._as(answer, Frame)
+        named = (stored.camera, stored.sequence, stored.capture_time)
+        if named != (camera, sequence, stored.capture_time if capture_time is None else capture_time):
+            raise self._strange(f"it acknowledges another frame: {stored.sequence} of camera {stored.camera[:64]!r}")
+        return stored
 
     def cameras(self) -> list[Camera]:
         """All cameras that the token may see, by name. Raises DeliveryError."""
@@ -442,10 +446,13 @@ class Client:
             if answer.status_code in (200, 201):
                 return answer
             with answer:
-                said = f"server {self._url} answered {answer.status_code} to {method} {where}: {_reason(answer)}"
+                reason = _reason(answer)
+                said = f"server {self._url} answered {answer.status_code} to {method} {where}: "
+                said += reason or f"{answer.reason or 'no reason given'}; is there a portal or proxy in front?"
                 seconds = _retry_after(answer)
             if answer.status_code != 429 or time.monotonic() + seconds > deadline:
-                raise _error(answer.status_code)(said)
+                # what somebody in front says is no word on the request
+                raise (DeliveryError if reason is None else _error(answer.status_code))(said)
             time.sleep(seconds)
 
     def _as(self, answer: requests.Response, kind: type[Answer]) -> Answer:
@@ -463,6 +470,10 @@ class Client:
 
 class UnreachableError(DeliveryError):
     """There was no answer, and there may be one later."""
+
+
+class _Error(msgspec.Struct):
+    error: str
 
 
 class _Cameras(msgspec.Struct):
@@ -530,11 +541,12 @@ def _error(status: int) -> type[InputError | JpegError | DeliveryError]:
     return InputError if status in (400, 404, 413, 415) else DeliveryError
 
 
-def _reason(answer: requests.Response) -> str:
+def _reason(answer: requests.Response) -> str | None:
+    """Return what the server says in its own words; None: the answer is somebody else's, such as a proxy's."""
     try:
-        return str(json.loads(answer.content)["error"])[:300]
-    except (ValueError, KeyError, TypeError, RecursionError, requests.RequestException):
-        return answer.reason or "no reason given"
+        return msgspec.json.decode(answer.content, type=_Error).error[:300]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, requests.RequestException):
+        return None
 
 
 def _retry_after(answer: requests.Response) -> float:

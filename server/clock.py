@@ -19,7 +19,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from server.database import Database, frames, from_microseconds, marks, to_microseconds
+from server.database import REBUILT, Database, frames, from_microseconds, marks, to_microseconds
 
 __all__ = [
     "JUMP",
@@ -277,7 +277,10 @@ def look(
     age = None if max_age is None else max_age // datetime.timedelta(microseconds=1)
     with database.writing() as connection:
         _lock(connection, database)
-        known, verdict = judge(_read(connection), _reading(now, steady), _newest(connection), age)
+        known = _read(connection)
+        # rows that were made again are new, and their times are not: of those, nothing else is known
+        newest = _newest(connection, rebuilt=known.believed is None)
+        known, verdict = judge(known, _reading(now, steady), newest, age)
         _write(connection, known)
     return verdict
 
@@ -302,9 +305,9 @@ def _reading(now: datetime.datetime, steady: SteadyClock) -> Reading:
     return Reading(wall=to_microseconds(now), up=steady.now(), boot=steady.boot)
 
 
-def _newest(connection: sa.Connection) -> list[tuple[int, int]]:
-    query = sa.select(frames.c.id, frames.c.stored_time).order_by(frames.c.id.desc()).limit(NEWEST)
-    return [(row.id, row.stored_time) for row in connection.execute(query)]
+def _newest(connection: sa.Connection, *, rebuilt: bool = True) -> list[tuple[int, int]]:
+    query = sa.select(frames.c.id, frames.c.stored_time, frames.c.writer).order_by(frames.c.id.desc()).limit(NEWEST)
+    return [(row.id, row.stored_time) for row in connection.execute(query) if rebuilt or row.writer != REBUILT]
 
 
 def _lock(connection: sa.Connection, database: Database) -> None:

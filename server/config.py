@@ -52,10 +52,14 @@ class StorageConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RetentionConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """What is given up, oldest first: by age in `days`, by the `bytes` of all files. None: nothing is."""
+    """What is given up, oldest first: by age in `days`, by the `bytes` of all files. None: nothing is.
+
+    `quarantine_days`: how long files without a row stay set aside.
+    """
 
     days: Positive | None = None
     bytes: PositiveInt | None = None
+    quarantine_days: Annotated[float, msgspec.Meta(gt=0, le=1e6)] | None = 30.0
     every_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=86400)] = 60.0
 
 

@@ -6,11 +6,9 @@ Times are integers, microseconds since 1970 in UTC, as SQLite has no type for th
 import contextlib
 import datetime
 import json
-import shutil
 import sqlite3
 import threading
 import time
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from rjpeg.errors import ConfigError, InputError, StorageError
-from rjpeg.files import is_disk_full, sync_folder
+from server.disk import NoRoomError, check_room
+from server.sqlite import SqliteFile, is_damage, set_up
 
 __all__ = [
     "Database",
@@ -40,7 +39,8 @@ EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MICROSECOND = datetime.timedelta(microseconds=1)
 BUSY_SECONDS = 30  # that a program waits for another one's transaction
 CONNECT_SECONDS = 10
-KEPT_FREE = 2**26  # bytes of a disk that frames don't fill: deleting takes some too
+PING_SECONDS = 2.0  # that a ping waits for its turn to write
+REBUILT = "rebuild"  # the writer of rows that were made again from files: they are no news
 MIGRATIONS = Path(__file__).with_name("migrations")
 ADVISORY_LOCK = 0x726A706567  # any number that nobody else takes; "rjpeg"
 
@@ -68,8 +68,11 @@ class JsonText(sa.TypeDecorator[Any]):
         return None if value is None else json.dumps(value)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
-        """From text."""
-        return None if value is None else json.loads(value)
+        """From text. What was damaged becomes an object that says so, so that it hides no other row."""
+        try:
+            return None if value is None else json.loads(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            return {"error": f"the database holds no JSON here: {error}"}
 
 
 Json = sa.JSON(none_as_null=True).with_variant(JsonText, "sqlite")
@@ -133,6 +136,7 @@ store = sa.Table(
     sa.Column("identity", sa.String(32), nullable=False),
     sa.CheckConstraint("id = 1", name="one_row"),
 )
+IDENTITY = sa.select(store.c.identity).where(store.c.id == 1)
 trash = sa.Table(
     "trash",
     metadata,
@@ -171,15 +175,17 @@ def from_microseconds(value: int) -> datetime.datetime:
     return EPOCH + value * MICROSECOND
 
 
-class NoRoomError(StorageError):
-    """The disk is full, or a quota is used up."""
-
-
 class Database:
     """Connections to one database whose schema is as this program needs it. For any number of threads.
 
+    Each transaction looks whether the database is still the one that was opened, by its identity.
+
     Args:
         url: sqlite:///PATH, or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
+
+    Attributes:
+        name: for messages, without the password.
+        identity: which store this is; 32 hexadecimal digits.
 
     Raises:
         ConfigError: the URL is malformed or of another kind, or its driver is not installed.
@@ -197,9 +203,11 @@ class Database:
         self.name = parsed.render_as_string(hide_password=True)
         self.dialect = parsed.get_backend_name()
         self._write_lock = threading.Lock()
-        # of SQLite: the file, and which one it was when it was opened
-        self._path: Path | None = None
-        self._inode = 0
+        # of SQLite
+        self._file: SqliteFile | None = None
+        # of the last commit, by the monotonic clock
+        self._committed = float("-inf")
+        self.identity = ""
         try:
             self._engine = self._make_engine(parsed)
         except (ImportError, NoSuchModuleError) as error:
@@ -207,6 +215,8 @@ class Database:
         try:
             with self._errors():
                 self._migrate()
+            with self.reading() as connection:
+                self.identity = str(connection.execute(IDENTITY).scalar_one())
         except BaseException:
             self.close()
             raise
@@ -216,20 +226,18 @@ class Database:
             case "sqlite" | "sqlite+pysqlite":
                 if not url.database or url.database == ":memory:":
                     raise ConfigError(f"database {self.name} would be lost with the program, expected sqlite:///PATH")
-                self._path = Path(url.database).absolute()
-                make_folder(self._path.parent)
-                self._open_sqlite("rwc").close()
-                self._inode = inode(self._path)
+                file = self._file = SqliteFile(Path(url.database).absolute(), self.name, BUSY_SECONDS)
+                file.open()
                 engine = sa.create_engine(
-                    # never made again: a new one would be empty, and what it has taken gone with it
                     "sqlite://",
-                    creator=lambda: self._open_sqlite("rw"),
+                    creator=file.connect,
                     poolclass=sa.QueuePool,
                     pool_size=8,
                     max_overflow=56,
                     pool_timeout=BUSY_SECONDS,
                 )
-                sa.event.listen(engine, "connect", set_up_sqlite)
+                file.on_reopened = engine.dispose
+                sa.event.listen(engine, "connect", lambda connection, _: set_up(connection, BUSY_SECONDS))
                 sa.event.listen(engine, "begin", begin_sqlite)
             case "postgresql+psycopg":
                 engine = sa.create_engine(
@@ -254,55 +262,111 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection in a transaction that only reads. Raises StorageError."""
-        with self._errors(), self._engine.connect() as connection:
-            yield connection
+        """Give a connection in a transaction that only reads. Raises StorageError."""
+        with self._errors():
+            self._settle()
+            with self._engine.connect() as connection:
+                self._check_identity(connection)
+                yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A connection in a transaction that is committed, durably, at the end of the block. Raises StorageError."""
+        """Give a connection in a transaction that is committed, durably, at the end of the block.
+
+        Raises:
+            StorageError: the database can't be written, or is not the one that was opened.
+        """
         # threads of one program queue here, which is fairer and quicker than SQLite's polling
-        turn = self._write_lock if self.dialect == "sqlite" else contextlib.nullcontext()
-        with self._errors(), turn, self._engine.connect() as connection:
-            connection.execution_options(rjpeg_writes=True)
-            with connection.begin():
-                yield connection
-                self._check_place()
+        turn = self._write_lock if self._file is not None else contextlib.nullcontext()
+        with self._errors(), turn:
+            generation = self._settle()
+            if self._file is not None:
+                self._file.refuse_damage()
+            with self._engine.connect() as connection:
+                connection.execution_options(rjpeg_writes=True)
+                with connection.begin():
+                    self._check_identity(connection)
+                    yield connection
+                    if self._file is not None:
+                        self._file.check_place(generation)
+                self._committed = time.monotonic()
 
     def check_room(self) -> None:
-        """Raise NoRoomError where the disk is so full that nothing should be added."""
-        if self._path is not None:
-            check_room(self._path.parent)
+        """Raise NoRoomError if the disk is so full that nothing should be added."""
+        if self._file is not None:
+            check_room(self._file.path.parent)
 
     def ping(self) -> None:
-        """Fail where nothing could be read or written. Raises StorageError."""
-        with self.reading() as connection:
-            connection.execute(sa.select(sa.literal(1)))
-        self._check_place()
+        """Fail if nothing could be written, as while another program holds a lock. Raises StorageError."""
+        with self.reading():
+            pass
+        if self._file is not None:
+            self._file.refuse_damage()
+        # what was written just now shows as much as an attempt would, and costs writers no turn
+        started = time.monotonic() - 1
+        deadline = started + 1 + PING_SECONDS
+        if self._file is None:
+            self._try_postgresql()
+            return
+        while self._committed < started:
+            if self._write_lock.acquire(timeout=0.1):
+                try:
+                    self._try_sqlite(self._file)
+                finally:
+                    self._write_lock.release()
+                return
+            if time.monotonic() > deadline:
+                raise StorageError(f"database {self.name} has not been written for {PING_SECONDS:g} s")
 
-    def _open_sqlite(self, mode: str) -> sqlite3.Connection:
-        name = f"file:{urllib.parse.quote(str(self._path))}?mode={mode}"
+    def watch(self) -> None:
+        """Look for damage in the background, if the database is SQLite's."""
+        if self._file is not None:
+            self._file.watch()
+
+    def _try_sqlite(self, file: SqliteFile) -> None:
+        """Begin a transaction that could write, and end it."""
+        with self._errors(), self._engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout = {round(1000 * PING_SECONDS)}")
+            try:
+                connection.execution_options(rjpeg_writes=True)
+                connection.begin().rollback()
+            finally:
+                driver.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+        file.refuse_damage()
+
+    def _try_postgresql(self) -> None:
+        """Take a lock that only a transaction that may write gets."""
+        with self._errors(), self._engine.connect() as connection:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{round(1000 * PING_SECONDS)}ms'")
+            connection.execute(IDENTITY.with_for_update(read=True))
+
+    def _settle(self) -> int:
+        return 0 if self._file is None else self._file.settle()
+
+    def _check_identity(self, connection: sa.Connection) -> None:
+        """Raise StorageError if the database is not the one that was opened. PostgreSQL's then stays until the end."""
+        if not self.identity:
+            # it is being opened
+            return
         try:
-            return sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise StorageError(f"database {self.name}: {error}") from error
-
-    def _check_place(self) -> None:
-        """Notice that SQLite's file was removed or replaced, which it would go on writing to."""
-        if self._path is None:
-            return
-        found = inode(self._path)
-        if found == self._inode:
-            return
-        if found:
-            # the next transaction is on the one that is there now
-            self._engine.dispose()
-            self._inode = found
-        raise StorageError(f"database {self.name} was {'replaced' if found else 'removed'}")
+            row = connection.exec_driver_sql("SELECT identity FROM store WHERE id = 1").fetchone()
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+            if not is_missing_table(error):
+                raise
+            row = None
+        found = "none" if row is None else row[0]
+        if found != self.identity:
+            raise StorageError(
+                f"database {self.name} is not the one that was opened: its identity is {found}, expected "
+                f"{self.identity}; put that one back, or start again"
+            )
 
     def close(self) -> None:
         """Let go of the connections."""
         self._engine.dispose()
+        if self._file is not None:
+            self._file.close()
 
     def _migrate(self) -> None:
         # only here: it is not needed for anything else, and takes a tenth of a second
@@ -337,6 +401,8 @@ class Database:
         try:
             yield
         except SQLAlchemyError as error:
+            if self._file is not None and is_damage(getattr(error, "orig", None)):
+                self._file.note_damage(reason(error))
             kind = NoRoomError if is_full(error) else StorageError
             raise kind(f"database {self.name}: {reason(error)}") from error
 
@@ -354,23 +420,6 @@ def is_full(error: SQLAlchemyError) -> bool:
     return code == sqlite3.SQLITE_FULL or getattr(original, "sqlstate", None) == "53100"
 
 
-def set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    """What every connection needs so that a commit is durable and several programs may work on one file."""
-    connection.isolation_level = None  # begin_sqlite begins, and not the driver, which would do so too late
-    deadline = time.monotonic() + BUSY_SECONDS
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        # two programs that change the mode at once: SQLite doesn't wait there
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA journal_size_limit = {2**26}")
-
-
 def set_up_postgresql(connection: Any, _record: Any) -> None:
     """A program that was stopped in a transaction must not go on with it much later, nor hold others up."""
     connection.execute(f"SET idle_in_transaction_session_timeout = '{2 * BUSY_SECONDS}s'")
@@ -383,37 +432,6 @@ def begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def inode(path: Path) -> int:
-    """Of a file; 0 where there is none."""
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
-
-
-def check_room(folder: Path) -> None:
-    """Raise NoRoomError where a disk has less room left than deleting may need."""
-    try:
-        usage = shutil.disk_usage(folder)
-    except OSError as error:
-        raise storage_error(f"can't read folder {folder}", error) from error
-    kept_free = min(KEPT_FREE, usage.total // 50)
-    if usage.free < kept_free:
-        raise NoRoomError(f"disk of {folder} has {usage.free} bytes left, expected {kept_free} at least")
-
-
-def storage_error(message: str, error: OSError) -> StorageError:
-    """NoRoomError or StorageError, whichever it is."""
-    kind = NoRoomError if is_disk_full(error) else StorageError
-    return kind(f"{message}: {error.strerror or error}")
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, durably. Raises StorageError."""
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for one in new:
-            sync_folder(one.parent)
-    except OSError as error:
-        raise storage_error(f"can't make folder {folder}", error) from error
+def is_missing_table(error: DBAPIError) -> bool:
+    """Return whether a statement failed because there is no such table, in SQLite or PostgreSQL."""
+    return getattr(error.orig, "sqlstate", None) == "42P01" or "no such table" in str(error.orig)

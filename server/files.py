@@ -1,101 +1,91 @@
 """The plain JPEG files of the store: in a local folder, or in whatever fsspec reaches, such as S3.
 
-A file is written once and never changed. Its name, the key, is made from a checked camera id, the time when it was
-stored and a random number: `gate/2026-11-23T17/20261123T175500123456Z-0123456789abcdef.jpg`. Nothing that a sender may
-choose freely is in it. The hour is the server's, so there are few folders however wrong a camera's clock is.
+A file is written once and never changed. `server.keys` says how it is named. The folder carries a mark, a small file
+that says which store it belongs to: before and after each write, and whenever else something depends on it, the mark
+is read again. A disk that is not mounted, or another one, is so noticed.
 """
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from rjpeg.errors import ConfigError, InputError, RjpegError, StorageError
+from rjpeg.errors import ConfigError, StorageError
 from rjpeg.files import read_whole, sync_folder
-from server.database import check_room, make_folder, storage_error
-from server.frames import CAMERA_ID
+from server.disk import check_room, make_folder, make_private, storage_error
+from server.keys import QUARANTINE, check_key
 
-__all__ = ["Files", "Folder", "Objects", "key_time", "make_key", "open_files"]
+__all__ = ["MARK", "Files", "Folder", "not_what_was_opened", "open_files"]
 
-KEY = re.compile(f"({CAMERA_ID.pattern})" + r"/(\d{4}-\d\d-\d\dT\d\d)/(\d{8}T\d{12})Z-[0-9a-f]{16}\.jpg", re.ASCII)
-HOUR = re.compile(r"\d{4}-\d\d-\d\dT\d\d", re.ASCII)
+MARK = "rjpeg-store.json"
+# what a new disk has of its own
+NO_CONTENT = ("lost+found",)
 
 
 class Files(Protocol):
-    """Where files are. All methods may be called from any thread, and raise StorageError."""
+    """Where files are. All methods may be called from any thread, and raise StorageError.
+
+    Files are named by keys; `quarantine_key` names those that were set aside.
+    """
+
+    name: str
+    """For messages."""
 
     grace: datetime.timedelta
     """Age that a file without a frame must have before it may be taken for what a crash left."""
 
+    locks: bool
+    """Whether a file whose frame is just being added is locked."""
+
+    mark: bytes | None
+    """What the mark must hold; None until the store's identity is known, when it is not looked at."""
+
     def write(self, key: str, data: bytes) -> Callable[[], None]:
-        """Make a file; it would survive a power cut. The function that is returned ends its being new, see `idle`."""
+        """Write the file durably. Call the returned function once its row is committed or given up.
+
+        Until then `hold` and `move_idle` leave it alone.
+        """
 
     def read(self, key: str) -> bytes:
-        """Its content."""
+        """Return a file's content."""
+
+    def size(self, key: str) -> int | None:
+        """Return a file's bytes, None if there is no such file."""
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove files; those that are not there are no error."""
 
-    def between(self, start: datetime.datetime, end: datetime.datetime) -> Iterator[list[str]]:
-        """Keys with a time from `start` until before `end`, a list for every folder that has some."""
+    def names(self, *folders: str) -> list[str]:
+        """Return what is in a folder below the root, given as the parts of its path; nothing if there is none."""
 
-    def remove_idle(self, key: str, is_owned: Callable[[], bool]) -> bool:
-        """Remove a file that is not just being made and that, asked then, nobody owns; whether it was removed."""
+    def count(self, folder: str) -> tuple[int, int]:
+        """Return the number of files in a folder and those below it, and their bytes."""
+
+    def hold(self, key: str) -> contextlib.AbstractContextManager[bool]:
+        """Keep a file from being moved; gives False if there is none, or if its frame is just being added."""
+
+    def move(self, key: str, target: str) -> None:
+        """Give a file another name."""
+
+    def move_idle(self, key: str, target: str, is_owned: Callable[[], bool]) -> bool:
+        """Move a file that is not just being added and that, asked then, nobody owns; return whether it was moved."""
+
+    def read_mark(self) -> bytes | None:
+        """Return the mark, None if there is none."""
+
+    def write_mark(self, data: bytes) -> None:
+        """Make the mark, durably, if there is none yet."""
+
+    def check(self) -> None:
+        """Fail if the mark is not what it must be."""
 
     def ping(self) -> None:
-        """Fail where no file could be read."""
-
-
-def make_key(camera: str, when: datetime.datetime) -> str:
-    """A new key. Raises InputError for what is no camera id."""
-    if not CAMERA_ID.fullmatch(camera):
-        raise InputError(f"camera {camera!r}, expected 1 to 64 of A-Z a-z 0-9 _ -")
-    return f"{camera}/{hour_of(when)}/{stamp(when)}Z-{secrets.token_hex(8)}.jpg"
-
-
-def key_time(key: str) -> datetime.datetime:
-    """The time in a key, UTC. Raises StorageError for what is no key."""
-    match = check_key(key)
-    return datetime.datetime.strptime(match[3], "%Y%m%dT%H%M%S%f").replace(tzinfo=datetime.UTC)
-
-
-def hour_of(when: datetime.datetime) -> str:
-    """2026-11-23T17, which sorts as the times do."""
-    return when.astimezone(datetime.UTC).isoformat()[:13]
-
-
-def keys_between(
-    names: Callable[..., list[str]], start: datetime.datetime, end: datetime.datetime
-) -> Iterator[list[str]]:
-    """See Files.between; `names` gives what is in a folder of these names, one below the other."""
-    first, last = stamp(start), stamp(end)
-    for camera in sorted(filter(CAMERA_ID.fullmatch, names())):
-        for hour in sorted(filter(HOUR.fullmatch, names(camera))):
-            if hour_of(start) <= hour <= hour_of(end):
-                keys = (f"{camera}/{hour}/{name}" for name in sorted(names(camera, hour)))
-                # as text: a hundred times as fast, and as good
-                found = [key for key in keys if (m := KEY.fullmatch(key)) and first <= m[3] < last]
-                if found:
-                    yield found
-
-
-def stamp(when: datetime.datetime) -> str:
-    """20261123T175500123456, which sorts as the times do."""
-    text = when.astimezone(datetime.UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
-    return re.sub("[^0-9T]", "", text)
-
-
-def check_key(key: str) -> re.Match[str]:
-    """What KEY finds in a key. Raises StorageError where the database holds what `make_key` never made."""
-    match = KEY.fullmatch(key)
-    if match is None:
-        raise StorageError(f"file name {key!r} in the database is none that was made here")
-    return match
+        """Fail if no file could be read."""
 
 
 def open_files(url: str) -> Files:
@@ -111,36 +101,52 @@ def open_files(url: str) -> Files:
         if not folder or (colon and not folder.startswith("/")):
             raise ConfigError(f"files {url!r}, expected a folder, file:///FOLDER or a URL such as s3://BUCKET/PREFIX")
         return Folder(folder)
+    # only here: most stores are folders
+    from server.objects import Objects
+
     return Objects(url)
 
 
+def not_what_was_opened(name: str, found: bytes | None) -> StorageError:
+    """Return the error for files whose mark is gone or another one."""
+    what = "lack their mark" if found is None else "carry another mark"
+    return StorageError(f"files {name} {what} ({MARK}) and are not what was opened; is the right disk mounted?")
+
+
 class Folder:
-    """Files in a local folder, which is made if need be."""
+    """Files in a local folder, which is made if need be, and which nobody else may look into."""
 
     # a file that is being made is locked; this is for the moment between making and locking it
     grace = datetime.timedelta(minutes=1)
+    locks = True
 
     def __init__(self, folder: str) -> None:
+        self.name = folder
+        self.mark: bytes | None = None
         self._root = Path(folder)
+        self._mark_path = f"{folder}/{MARK}"
+        self._mark_state: tuple[int, ...] | None = None
         make_folder(self._root)
+        make_private(self._root, 0o700)
         # folders whose own names are on the disk, by inode: another program may remove one and make it again
         self._settled: dict[Path, int] = {}
 
     def write(self, key: str, data: bytes) -> Callable[[], None]:
         """See Files."""
         path = self._path(key)
+        self.check()
         check_room(self._root)
         try:
             descriptor = self._create(path)
             try:
-                # shared with nobody: it says to remove_idle of any program that the frame is on its way
+                # shared with nobody: it says to programs that sweep that the frame is on its way
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(descriptor, view) :]
+                write_all(descriptor, data)
                 os.fsync(descriptor)
                 sync_folder(path.parent)
                 self._settle(path.parent)
+                # unmounted meanwhile
+                self.check()
             except BaseException:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -152,10 +158,23 @@ class Folder:
 
     def read(self, key: str) -> bytes:
         """See Files."""
+        self.check()
         return read_whole(self._path(key))
+
+    def size(self, key: str) -> int | None:
+        """See Files."""
+        self.check()
+        path = self._path(key)
+        try:
+            return path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise storage_error(f"can't read {path}", error) from error
 
     def remove(self, keys: Iterable[str]) -> None:
         """See Files. Folders that become empty go too."""
+        self.check()
         folders = set()
         for key in keys:
             path = self._path(key)
@@ -166,30 +185,133 @@ class Folder:
             folders.add(path.parent)
         for folder in folders:
             remove_empty(folder)
+            if folder.parts[len(self._root.parts)] == QUARANTINE:
+                for one in folder.parents[: len(folder.parts) - len(self._root.parts) - 2]:
+                    remove_empty(one)
+        # else they may be there still, on a disk that was unmounted meanwhile
+        self.check()
 
-    def between(self, start: datetime.datetime, end: datetime.datetime) -> Iterator[list[str]]:
+    def names(self, *folders: str) -> list[str]:
         """See Files."""
-        return keys_between(self._names, start, end)
+        path = self._root.joinpath(*folders)
+        try:
+            found = [entry.name for entry in path.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            found = []
+        except OSError as error:
+            raise StorageError(f"can't read folder {path}: {error.strerror or error}") from error
+        # nothing is also what a disk has that is not mounted
+        self.check()
+        return found
 
-    def remove_idle(self, key: str, is_owned: Callable[[], bool]) -> bool:
+    def count(self, folder: str) -> tuple[int, int]:
+        """See Files."""
+        number = size = 0
+        for place, _, names in os.walk(self._root / folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    size += (Path(place) / name).stat().st_size
+                    number += 1
+        self.check()
+        return number, size
+
+    @contextlib.contextmanager
+    def hold(self, key: str) -> Iterator[bool]:
         """See Files."""
         path = self._path(key)
         try:
             # for writing too, without which NFS has no exclusive lock
-            with path.open("r+b") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return False
-                if is_owned():
-                    return False
-                path.unlink()
-            remove_empty(path.parent)
-        except FileNotFoundError:
-            return False
+            file = path.open("r+b")
+        except (FileNotFoundError, NotADirectoryError):
+            yield False
+            return
         except OSError as error:
-            raise StorageError(f"can't remove {path}: {error.strerror or error}") from error
+            raise storage_error(f"can't open {path}", error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as error:
+                raise storage_error(f"can't lock {path}", error) from error
+            yield True
+
+    def move(self, key: str, target: str) -> None:
+        """See Files."""
+        self.check()
+        source, path = self._path(key), self._path(target)
+        try:
+            while True:
+                self._make_folders(path.parent)
+                try:
+                    # not renamed: what is there already is never replaced
+                    link_or_rename(source, path)
+                    break
+                except FileNotFoundError:
+                    # another program has removed the empty folder
+                    if not source.exists():
+                        raise
+                except FileExistsError:
+                    # a move that a crash ended between the two names
+                    if not path.samefile(source):
+                        raise
+                    break
+            sync_folder(path.parent)
+            self._settle(path.parent)
+            source.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(f"can't move {source} to {path}", error) from error
+        remove_empty(source.parent)
+
+    def move_idle(self, key: str, target: str, is_owned: Callable[[], bool]) -> bool:
+        """See Files."""
+        with self.hold(key) as held:
+            if not held or is_owned():
+                return False
+            self.move(key, target)
         return True
+
+    def read_mark(self) -> bytes | None:
+        """See Files."""
+        try:
+            return (self._root / MARK).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise storage_error(f"can't read {self._mark_path}", error) from error
+
+    def write_mark(self, data: bytes) -> None:
+        """See Files."""
+        temporary = self._root / f".{MARK}.{secrets.token_hex(4)}"
+        try:
+            try:
+                descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                try:
+                    write_all(descriptor, data)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                with contextlib.suppress(FileExistsError):
+                    # whole, and only if there is none
+                    link_or_rename(temporary, self._root / MARK)
+                sync_folder(self._root)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(f"can't write {self._root / MARK}", error) from error
+
+    def check(self) -> None:
+        """See Files."""
+        if self.mark is None:
+            return
+        # read again only if it is another file or was changed, as this is done twice with each write
+        state = state_of(self._mark_path)
+        if state is None or state != self._mark_state:
+            found = self.read_mark()
+            if found != self.mark:
+                raise not_what_was_opened(self.name, found)
+            self._mark_state = state
 
     def ping(self) -> None:
         """See Files."""
@@ -198,21 +320,28 @@ class Folder:
                 next(entries, None)
         except OSError as error:
             raise StorageError(f"can't read folder {self._root}: {error.strerror or error}") from error
+        self.check()
 
     def _path(self, key: str) -> Path:
-        return self._root / check_key(key)[0]
+        return self._root / check_key(key)
 
     def _create(self, path: Path) -> int:
         while True:
             try:
                 # for reading too, without which NFS has no shared lock
-                return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+                return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             except FileNotFoundError:
-                if not self._root.is_dir():
-                    # never made again: it may be a disk that is not mounted
-                    raise
                 # again and again, as another program may remove it while it is empty
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folders(path.parent)
+
+    def _make_folders(self, folder: Path) -> None:
+        """Make a folder and those above, below the root."""
+        if not self._root.is_dir():
+            # never made again: it may be a disk that is not mounted
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._root))
+        for one in (*reversed(folder.relative_to(self._root).parents[:-1]), folder.relative_to(self._root)):
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                (self._root / one).mkdir(0o700)
 
     def _settle(self, folder: Path) -> None:
         """Make the names of a folder and of those above, below the root, survive a power cut."""
@@ -226,14 +355,34 @@ class Folder:
             self._settled[folder] = inode
             folder = folder.parent
 
-    def _names(self, *folders: str) -> list[str]:
-        path = self._root.joinpath(*folders)
-        try:
-            return [entry.name for entry in path.iterdir()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise StorageError(f"can't read folder {path}: {error.strerror or error}") from error
+
+def state_of(path: str) -> tuple[int, ...] | None:
+    """Return what differs between two files, and before and after a change; None if there is no such file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  quicker
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all bytes. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def link_or_rename(path: Path, target: Path) -> None:
+    """Give a file another name that nobody has yet. Raises FileExistsError, OSError."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        # the file system has no hard links, as FAT
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        path.rename(target)
 
 
 def remove_empty(folder: Path) -> None:
@@ -241,99 +390,3 @@ def remove_empty(folder: Path) -> None:
     # not empty, or removed by another program
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-class Objects:
-    """Files in object storage, or in another file system that fsspec reaches."""
-
-    # there are no locks; an `add` gives up after a sixth of this
-    grace = datetime.timedelta(hours=1)
-
-    def __init__(self, url: str) -> None:
-        # only here: most stores are folders
-        import fsspec
-
-        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if url.startswith("s3://"):
-            options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 3}}
-        self._url = url
-        try:
-            self._fs, root = fsspec.core.url_to_fs(url, **options)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"files {url}: {error}; install rjpeg[s3] for S3") from error
-        self._root = root.rstrip("/")
-        if not self._root:
-            raise ConfigError(f"files {url}: expected a bucket, such as s3://bucket or s3://bucket/prefix")
-        self.ping()
-
-    def write(self, key: str, data: bytes) -> Callable[[], None]:
-        """See Files."""
-        path = self._path(key)
-        with self._errors("write", path):
-            self._fs.pipe_file(path, data)
-        return lambda: None
-
-    def read(self, key: str) -> bytes:
-        """See Files."""
-        path = self._path(key)
-        with self._errors("read", path):
-            return bytes(self._fs.cat_file(path))
-
-    def remove(self, keys: Iterable[str]) -> None:
-        """See Files."""
-        paths = [self._path(key) for key in keys]
-        if not paths:
-            return
-        try:
-            with self._errors("remove", f"{len(paths)} files of {self._url}"):
-                self._fs.rm(paths)
-        except StorageError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            # where a missing one ends the removal of all
-            for path in paths:
-                with self._errors("remove", path), contextlib.suppress(FileNotFoundError):
-                    self._fs.rm_file(path)
-
-    def between(self, start: datetime.datetime, end: datetime.datetime) -> Iterator[list[str]]:
-        """See Files."""
-        return keys_between(self._names, start, end)
-
-    def remove_idle(self, key: str, is_owned: Callable[[], bool]) -> bool:
-        """See Files."""
-        if is_owned():
-            return False
-        self.remove([key])
-        return True
-
-    def ping(self) -> None:
-        """See Files."""
-        with self._errors("read", self._url):
-            if hasattr(self._fs, "call_s3"):
-                # `ls` can't tell an empty prefix from a missing bucket, and may go through all that there is
-                bucket, _, prefix = self._root.partition("/")
-                self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    self._fs.ls(self._root, detail=False)
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{check_key(key)[0]}"
-
-    def _names(self, *folders: str) -> list[str]:
-        path = "/".join([self._root, *folders])
-        with self._errors("read", path):
-            try:
-                found = self._fs.ls(path, detail=False)
-            except (FileNotFoundError, NotADirectoryError):
-                return []
-        return [name.rstrip("/").rpartition("/")[2] for name in found]
-
-    @contextlib.contextmanager
-    def _errors(self, verb: str, what: str) -> Iterator[None]:
-        try:
-            yield
-        except RjpegError:
-            raise
-        except Exception as error:
-            raise StorageError(f"can't {verb} {what}: {type(error).__name__}: {error}") from error

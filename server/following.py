@@ -14,8 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
-from server.database import cameras, frames, to_microseconds
-from server.files import key_time
+from server.database import REBUILT, cameras, frames, to_microseconds
+from server.keys import key_time
 from server.store import LATEST_COMMIT_SECONDS, FrameRow, Store, to_row
 
 __all__ = ["Follower"]
@@ -82,7 +82,8 @@ class Follower:
             if not new:
                 self._step_back(connection, last)
             late = connection.execute(ids.where(frames.c.id.in_(list(self._gaps)))).all() if self._gaps else []
-            wanted = [row.id for row in (*late, *new) if row.writer != self._store.writer]
+            others = [row for row in (*late, *new) if row.writer not in (self._store.writer, REBUILT)]
+            wanted = [row.id for row in others]
             own = self._find_uncertain(connection)
         rows = self._rows(frames.c.id.in_(wanted), wanted) + self._rows(frames.c.id.in_(own), own)
         # only now: where an error came before, the same is looked for again

@@ -47,7 +47,7 @@ class Pictures:
         self._queue = Queue(places, 8 * places, "pictures for readers")
         self._cache: OrderedDict[tuple[str, bool], rjpeg.DecodedFrame] = OrderedDict()
         self._cached = 0
-        self._live: OrderedDict[str, tuple[int, asyncio.Task[bytes]]] = OrderedDict()
+        self._live: OrderedDict[str, tuple[str, asyncio.Task[bytes]]] = OrderedDict()
         # threads of their own: what cameras and tokens need must not wait for readers
         self._pool = ThreadPoolExecutor(places, thread_name_prefix="pictures")
 
@@ -86,8 +86,9 @@ class Pictures:
     async def of_event(self, event: Event) -> bytes:
         """A frame that was just stored as a JPEG file for the eye, made once for all who look on."""
         known = self._live.get(event.row.camera)
-        if known is None or known[0] != event.row.id:
-            known = self._live[event.row.camera] = (event.row.id, asyncio.ensure_future(self._of_event(event)))
+        if known is None or known[0] != event.row.key:
+            # by key: an id comes again in a database that was restored
+            known = self._live[event.row.camera] = (event.row.key, asyncio.ensure_future(self._of_event(event)))
             self._live.move_to_end(event.row.camera)
             if len(self._live) > LIVE_KEPT:
                 self._live.popitem(last=False)

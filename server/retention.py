@@ -7,6 +7,7 @@ from rjpeg.errors import InputError
 from server.clock import SteadyClock, look
 from server.database import from_microseconds
 from server.store import Store
+from server.sweep import KEEP
 
 __all__ = ["Tended", "tend"]
 
@@ -15,7 +16,7 @@ SWEEP_EVERY = datetime.timedelta(hours=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Tended:
-    """What was done: frames deleted for their age, frames deleted for their bytes, files of no frame removed.
+    """What was done: frames deleted for their age, frames deleted for their bytes, files of no frame set aside.
 
     `refused`: why age was not counted as the clock shows it; None: it was.
     """
@@ -31,9 +32,10 @@ def tend(
     *,
     max_age: datetime.timedelta | None = None,
     max_bytes: int | None = None,
+    quarantine: datetime.timedelta | None = KEEP,
     steady: SteadyClock | None = None,
 ) -> Tended:
-    """Delete what is older or more than what should be kept, oldest first, and now and then what a crash left.
+    """Delete what is older or more than what should be kept, oldest first. Now and then set aside what has no row.
 
     Age is counted from when a frame was stored, by the server's clock, so that a camera's wrong clock neither
     deletes nor keeps anything. Where the server's own clock jumped, see `server.clock`, the jump is no age: only what
@@ -44,6 +46,7 @@ def tend(
         store: what is tended.
         max_age: frames older than that are deleted; None: none is too old.
         max_bytes: of all files together, more are deleted; None: they are never too many.
+        quarantine: files that were set aside longer ago are deleted; None: they stay.
         steady: the machine's clock that nobody sets; None: this machine's.
 
     Raises:
@@ -64,7 +67,10 @@ def tend(
     swept = store.swept()
     due = swept is None or not swept <= store.now() < swept + store.files.grace + SWEEP_EVERY
     if verdict.settled and due:
-        orphans = store.sweep()
+        # a clock that jumped makes nothing old that was set aside
+        orphans = store.sweep(quarantine if verdict.reason is None else None)
+    elif store.quarantined is None:
+        store.count_quarantine()
     # without a limit of age nothing but the sweep is put off
     refused = verdict.reason if max_age is not None or not verdict.settled else None
     return Tended(too_old=too_old, too_many=too_many, orphans=orphans, refused=refused)

@@ -47,8 +47,8 @@ ERRORS = {
     422: "The body is no JPEG that can be decoded: no JPEG, damaged, too large, or made with another model.",
     429: "The server is busy, or the camera sends too many frames a second; come again after `Retry-After` seconds.",
     500: "The server failed; its log says why.",
-    503: "The store can't be reached or read, or the networks do not run.",
-    507: "The frame can't be stored: the disk is full, or the database fails.",
+    503: "The store can't be reached, read or written, or the networks do not run.",
+    507: "The frame can't be stored: the disk is full.",
 }
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -74,6 +74,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         store = Store.open(database_url(config), files_url(config))
         stack.callback(store.close)
         hub, metrics = Hub(), Metrics()
+        watch_quarantine(metrics, store)
         intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
         stack.callback(intake.close)
         pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
@@ -90,6 +91,19 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             secure=config.tls.certificate is not None,
             cameras={summary.name for summary in store.cameras()},
         )
+
+
+def watch_quarantine(metrics: Metrics, store: Store) -> None:
+    """Show how much is set aside, as it was when it was last swept."""
+
+    def show(name: Literal["files", "bytes"], text: str) -> None:
+        def value() -> int:
+            return 0 if store.quarantined is None else getattr(store.quarantined, name)
+
+        metrics.watch(f"rjpeg_quarantined_{name}", text, value)
+
+    show("files", "Files without a row that were set aside.")
+    show("bytes", "Bytes of files without a row that were set aside.")
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -223,13 +237,16 @@ def serve(service: Service, listening: socket.socket, *, background: dict[str, W
 async def keep_tending(service: Service, done: Done) -> None:
     """Give up frames that are too old or too many, and what a crash left, for ever. Raises StorageError."""
     retention = service.config.retention
-    max_age = None if retention.days is None else datetime.timedelta(days=min(retention.days, MAX_DAYS))
+    max_age = days(retention.days)
+    quarantine = days(retention.quarantine_days)
     while True:
-        tended = await asyncio.to_thread(tend, service.store, max_age=max_age, max_bytes=retention.bytes)
+        tended = await asyncio.to_thread(
+            tend, service.store, max_age=max_age, max_bytes=retention.bytes, quarantine=quarantine
+        )
         service.metrics.tended(tended.too_old, tended.too_many)
         if tended.too_old or tended.too_many or tended.orphans:
             logger.info(
-                "retention: %d frames were too old, %d too many; %d files were of no frame",
+                "retention: %d frames were too old, %d too many; %d files of no frame were set aside",
                 tended.too_old,
                 tended.too_many,
                 tended.orphans,
@@ -237,6 +254,11 @@ async def keep_tending(service: Service, done: Done) -> None:
         tell_of_clock(service, tended.refused)
         done()
         await asyncio.sleep(retention.every_seconds)
+
+
+def days(number: float | None) -> datetime.timedelta | None:
+    """Return so many days, or as many as there are; None: for ever."""
+    return None if number is None else datetime.timedelta(days=min(number, MAX_DAYS))
 
 
 def tell_of_clock(service: Service, refused: str | None) -> None:

@@ -1,12 +1,12 @@
 """Every frame that was received: its file, and a row with what is known of it.
 
 `Store.add` returns when both would survive a power cut: the file first, then the row. Adds of many threads share one
-commit. A row is deleted before its file. What a crash leaves is a file without a row, which `Store.sweep` removes.
+commit. A row is deleted before its file. What a crash leaves is a file without a row, which `Store.sweep` sets aside.
+
+Nothing that the database says is kept in memory: another one, or an older one, may take its place while this runs.
 """
 
 import datetime
-import functools
-import json
 import logging
 import queue
 import secrets
@@ -26,19 +26,24 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from rjpeg.errors import InputError, StorageError
 from rjpeg.protocol import time_text
 from server.database import (
+    REBUILT,
     Database,
     NoRoomError,
     cameras,
     frames,
     from_microseconds,
-    marks,
     minutes,
     to_microseconds,
     trash,
 )
 from server.expiry import expired
-from server.files import Files, key_time, make_key, open_files
+from server.files import Files, open_files
 from server.frames import CAMERA_ID, ReceivedFrame
+from server.identity import attach
+from server.keys import is_key, make_key, parse_key
+from server.sqlite import ReopenedError
+from server.sweep import KEEP, Quarantine, count, put_back, sweep, swept
+from server.values import as_json, json_or_error, pixels_of
 
 __all__ = ["Bin", "CameraSummary", "Duplicate", "FrameRow", "GoneError", "Store"]
 
@@ -50,20 +55,18 @@ BATCH = 256  # rows in one transaction, at most
 ADD_SECONDS = 60  # that an `add` waits for its commit
 LATEST_COMMIT_SECONDS = 600  # from a file's being written; a sixth of what `Objects.grace` is
 ATTEMPTS = 3  # at a transaction that meets a restarted database or a deadlock
-NESTING = 64  # of JSON that is kept: whoever reads it, with whatever is on the stack, can
-LONGEST = 65_535  # side of a picture, pixels
 LARGEST_ID = 2**63 - 1
 LARGEST_SEQUENCE = 10**15
 MINUTE = 60_000_000  # microseconds
 FINE = 60 * MINUTE  # that a timeline looks at each frame; in longer ones at each minute
 DELETED_TOGETHER = 500  # frames; others can write between
 DELETING = 0x726A70656764  # any number that nobody else takes for an advisory lock; "rjpegd"
-SWEPT_AGAIN = datetime.timedelta(hours=1)  # for files that were made long after their time was taken
 
 UNCERTAIN = 1024  # frames whose sender was told of a failure though they may be stored
 
 # by id and not by time, which a clock that jumped puts out of order
 OLDEST = sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.id).limit(DELETED_TOGETHER)
+CAMERA_IDS = sa.select(cameras.c.name, cameras.c.id).where(cameras.c.name.in_(sa.bindparam("names", expanding=True)))
 TOTAL_BYTES = sa.select(sa.func.coalesce(sa.func.sum(cameras.c.bytes), 0))
 
 
@@ -178,6 +181,10 @@ class Store:
     Attributes:
         writer: of 16 characters, in the rows of all frames that are added here and of no others.
         uncertain: keys of frames whose `add` failed though the database may have, or may get, their rows.
+        quarantined: what was set aside when it was last looked at; None: it was not looked at yet.
+
+    Raises:
+        StorageError: the files are not the database's, see `server.identity`.
     """
 
     def __init__(
@@ -187,22 +194,25 @@ class Store:
         *,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
+        if files.mark is None:
+            attach(database, files)
         self.database = database
         self.files = files
         self.now = now
         self.writer = secrets.token_hex(8)
         self.uncertain: deque[str] = deque(maxlen=UNCERTAIN)
+        self.quarantined: Quarantine | None = None
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
         # made once: making them takes longer than a row does
         self._add_frames = self._insert(frames).on_conflict_do_nothing().returning(frames.c.key, frames.c.id)
         self._add_to_minutes = add_to_minutes(self._insert(minutes))
         self._add_to_cameras = add_to_cameras(database.dialect)
-        self._camera_ids: dict[str, int] = {}  # a camera's is never changed nor deleted
         self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._writer = threading.Thread(target=self._write, name="store", daemon=True)
         self._writer.start()
+        database.watch()
 
     @classmethod
     def open(cls, database_url: str, files_url: str) -> "Store":
@@ -214,10 +224,15 @@ class Store:
 
         Raises:
             ConfigError: a URL is malformed, or what reaches it is not installed.
-            StorageError: one of them can't be reached or made.
+            StorageError: one of them can't be reached or made, or they don't belong together.
         """
         files = open_files(files_url)
-        return cls(Database(database_url), files)
+        database = Database(database_url)
+        try:
+            return cls(database, files)
+        except BaseException:
+            database.close()
+            raise
 
     # --- adding
 
@@ -250,7 +265,7 @@ class Store:
             "stored_time": to_microseconds(stored),
             "bytes": len(frame.jpeg),
             "pixels": pixels_of(measures),
-            "key": make_key(frame.camera, stored),
+            "key": make_key(frame.camera, stored, frame.capture_time, frame.sequence, frame.jpeg),
             "measures": as_json(measures, "measures"),
             "results": json_or_error(results, "results"),
             "metrics": json_or_error(frame.metrics, "metrics"),
@@ -275,11 +290,41 @@ class Store:
             let_go()
             raise
         if isinstance(stored_as, FrameRow):
-            self._discard(values["key"])
+            # unless `rebuild` has made a row of this very file
+            if stored_as.key != values["key"]:
+                self._discard(values["key"])
             let_go()
             raise Duplicate(stored_as)
         let_go()
         return to_row(frame.camera, values | {"id": stored_as})
+
+    def restore(self, rows: dict[str, dict[str, Any]], choose: Callable[[sa.Connection], list[str]]) -> set[str]:
+        """Make rows of files that have none, in one transaction.
+
+        Args:
+            rows: values by key.
+            choose: gives the keys of those that are to be made, as is found in the transaction.
+
+        Returns:
+            Keys of the rows made. The others are of frames that have another row.
+
+        Raises:
+            StorageError: the database can't be written.
+        """
+
+        def insert() -> set[str]:
+            with self.database.writing() as connection:
+                batch = [
+                    Pending(parse_key(key).camera, rows[key] | {"writer": REBUILT}, uptime())
+                    for key in choose(connection)
+                ]
+                if not batch:
+                    return set()
+                ids = self._ids_of(connection, sorted({pending.camera for pending in batch}))
+                outcomes = self._insert_in(connection, batch, ids)
+            return {key for key, outcome in outcomes.items() if not isinstance(outcome, FrameRow)}
+
+        return retried(insert) if rows else set()
 
     def _submit(self, pending: Pending) -> None:
         with self._closing:
@@ -298,7 +343,7 @@ class Store:
         try:
             self.files.remove([key])
         except StorageError as error:
-            # sweep removes it
+            # sweep sets it aside
             logger.warning("%s", error)
 
     def _write(self) -> None:
@@ -357,7 +402,6 @@ class Store:
                     outcomes = self._insert_in(connection, batch, ids)
                     self._check_age(batch)
                     committing = True
-                self._camera_ids |= ids
             except StorageError as error:
                 unsure = committing and not isinstance(error, NoRoomError)
                 for pending in batch:
@@ -404,15 +448,13 @@ class Store:
 
     def _ids_of(self, connection: sa.Connection, names: list[str]) -> dict[str, int]:
         """Ids of cameras, which are made where there are none."""
-        unknown = [name for name in names if name not in self._camera_ids]
-        ids = {name: self._camera_ids[name] for name in names if name in self._camera_ids}
-        if unknown:
+        ids = {row.name: row.id for row in connection.execute(CAMERA_IDS, {"names": names})}
+        if unknown := [name for name in names if name not in ids]:
             connection.execute(
                 self._insert(cameras).on_conflict_do_nothing(),
                 [{"name": name, "frames": 0, "bytes": 0} for name in unknown],
             )
-            query = sa.select(cameras.c.name, cameras.c.id).where(cameras.c.name.in_(unknown))
-            ids |= {row.name: row.id for row in connection.execute(query)}
+            ids |= {row.name: row.id for row in connection.execute(CAMERA_IDS, {"names": names})}
         return ids
 
     def _count(self, connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
@@ -479,55 +521,20 @@ class Store:
 
         return self._delete(condition)
 
-    def sweep(self) -> int:
-        """Remove files that have no row, which a crash left; how many.
-
-        Those of the last minute are not looked at (in object storage: the last hour), nor is any that is being added
-        by whichever program. Each hour of files is looked at once or twice, and then never again.
-
-        Raises:
-            StorageError: database or files can't be read or written.
-        """
+    def sweep(self, keep: datetime.timedelta | None = KEEP) -> int:
+        """Set aside files that have no row, and return how many; see `server.sweep`. Raises StorageError."""
         self._empty_trash()
-        end = self.now() - self.files.grace
-        with self.database.reading() as connection:
-            swept = connection.execute(sa.select(marks.c.value).where(marks.c.name == "swept")).scalar_one_or_none()
-        start = from_microseconds(0)
-        # what was swept by a clock that was ahead was not looked at
-        if swept is not None and from_microseconds(swept) <= end:
-            start = from_microseconds(swept) - SWEPT_AGAIN
-        removed = 0
-        for keys in self.files.between(start, end):
-            for first in range(0, len(keys), DELETED_TOGETHER):
-                some = keys[first : first + DELETED_TOGETHER]
-                owned = self._owned(some)
-                for key in some:
-                    if key not in owned and self.files.remove_idle(key, functools.partial(self._is_owned, key)):
-                        removed += 1
-                        logger.info("store: %s, of a frame that was not acknowledged, is removed", key)
-        insert = self._insert(marks).values(name="swept", value=to_microseconds(end))
-        with self.database.writing() as connection:
-            connection.execute(
-                insert.on_conflict_do_update(index_elements=["name"], set_={"value": insert.excluded.value})
-            )
-        return removed
+        moved = sweep(self.database, self.files, self.now(), keep)
+        self.count_quarantine()
+        return moved
 
     def swept(self) -> datetime.datetime | None:
         """Up to which time `sweep` has looked, None if never. Raises StorageError."""
-        with self.database.reading() as connection:
-            value = connection.execute(sa.select(marks.c.value).where(marks.c.name == "swept")).scalar_one_or_none()
-        return time_or_none(value)
+        return swept(self.database)
 
-    def _owned(self, keys: list[str]) -> set[str]:
-        """Those of the keys that a frame has."""
-        times = [to_microseconds(key_time(key)) for key in keys]
-        query = sa.select(frames.c.key).where(frames.c.stored_time.in_(times))
-        with self.database.reading() as connection:
-            return set(connection.execute(query).scalars())
-
-    def _is_owned(self, key: str) -> bool:
-        # another frame may have been stored in the same microsecond
-        return key in self._owned([key])
+    def count_quarantine(self) -> None:
+        """Look how much is set aside, for `quarantined`. Raises StorageError."""
+        self.quarantined = count(self.files)
 
     def _delete(self, condition: Callable[[sa.Connection], sa.ColumnElement[bool] | None]) -> int:
         """Delete frames, some at a time, until there is no condition or nothing that fulfills it."""
@@ -549,12 +556,14 @@ class Store:
     def _delete_in(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
         """Rows into trash, oldest first and not too many."""
         chosen = sa.select(OLDEST.where(condition).subquery().c.id)
-        columns = (frames.c.camera_id, frames.c.capture_time, frames.c.bytes, frames.c.pixels, frames.c.key)
+        names = ("camera_id", "capture_time", "stored_time", "bytes", "pixels", "key")
+        columns = [frames.c[name] for name in names]
         deleted = connection.execute(sa.delete(frames).where(frames.c.id.in_(chosen)).returning(*columns)).mappings()
         rows = [dict(row) | {"minute": row["capture_time"] // MINUTE} for row in deleted]
         if not rows:
             return 0
-        connection.execute(sa.insert(trash), [{"key": row["key"]} for row in rows])
+        if keys := [row["key"] for row in rows if may_name_file(row["key"], row["stored_time"])]:
+            connection.execute(sa.insert(trash), [{"key": key} for key in keys])
 
         by_minute = [prefixed(row) for row in sums(rows, "camera_id", "minute")]
         same_minute = (
@@ -592,7 +601,8 @@ class Store:
                 keys = list(connection.execute(sa.select(trash.c.key).limit(DELETED_TOGETHER)).scalars())
             if not keys:
                 return
-            self.files.remove(keys)
+            # one that was damaged must not keep the others
+            self.files.remove(key for key in keys if is_key(key))
             with self.database.writing() as connection:
                 connection.execute(sa.delete(trash).where(trash.c.key.in_(keys)))
 
@@ -737,6 +747,9 @@ class Store:
         except StorageError as error:
             if self.frame(row.camera, row.id) is None:
                 raise GoneError(f"frame {row.id} of camera {row.camera} was deleted") from error
+            # the database was restored, or a clock jumped
+            if is_key(row.key) and self.files.size(row.key) is None and put_back(self.files, row.key):
+                return self.files.read(row.key)
             raise
 
     def ping(self) -> None:
@@ -761,12 +774,8 @@ class Store:
         if not CAMERA_ID.fullmatch(camera):
             # some of which a database takes amiss
             return None
-        known = self._camera_ids.get(camera)
-        if known is None:
-            known = connection.execute(sa.select(cameras.c.id).where(cameras.c.name == camera)).scalar_one_or_none()
-            if known is not None:
-                self._camera_ids[camera] = known
-        return known
+        query = sa.select(cameras.c.id).where(cameras.c.name == camera)
+        return connection.execute(query).scalar_one_or_none()
 
     @staticmethod
     def _known(connection: sa.Connection, camera_id: int, sequence: int, capture_time: int) -> sa.RowMapping | None:
@@ -854,73 +863,48 @@ def prefixed(row: dict[str, int]) -> dict[str, int]:
     return {f"of_{name}": value for name, value in row.items()}
 
 
-def pixels_of(measures: dict[str, Any]) -> int:
-    """Of the picture; 0 where the measures don't have its size. Raises InputError for a size that is none."""
-    size = [measures.get(name, 0) for name in ("width", "height")]
-    if not all(isinstance(length, int) and 0 <= length <= LONGEST for length in size):
-        raise InputError(f"width and height {size}, expected integers from 0 to {LONGEST}")
-    return int(size[0] * size[1])
-
-
 def to_row(camera: str, values: "dict[str, Any] | sa.RowMapping") -> FrameRow:
-    """A row of the table."""
+    """A row of the table. What was damaged in it must not hide the rows beside it: SQLite takes any type for any."""
+    sequence, measures = values["sequence"], values["measures"]
     return FrameRow(
         id=values["id"],
         camera=camera,
-        sequence=values["sequence"],
-        capture_time=from_microseconds(values["capture_time"]),
-        received_time=from_microseconds(values["received_time"]),
-        stored_time=from_microseconds(values["stored_time"]),
-        key=values["key"],
-        measures=values["measures"],
+        sequence=sequence if isinstance(sequence, int) else None,
+        capture_time=moment(values["capture_time"]),
+        received_time=moment(values["received_time"]),
+        stored_time=moment(values["stored_time"]),
+        key=str(values["key"]),
+        measures=measures if isinstance(measures, dict) else {"error": "the measures are damaged"},
         results=values["results"],
         metrics=values["metrics"],
     )
 
 
+def may_name_file(key: str, stored_time: int) -> bool:
+    """Return whether a row agrees with itself on when its file was stored, so that the file may be deleted for it."""
+    agrees = is_key(key) and to_microseconds(parse_key(key).stored_time) == stored_time
+    if not agrees:
+        logger.warning("the row of file %r is damaged; the row is deleted, and the file left", key)
+    return agrees
+
+
 def time_or_none(value: int | None) -> datetime.datetime | None:
     """A time that may be missing."""
-    return None if value is None else from_microseconds(value)
+    return None if value is None else moment(value)
 
 
-def as_json(value: Any, what: str) -> Any:
-    """A value as it is when it was written as JSON and read again. Raises InputError where that can't be."""
+def moment(value: Any) -> datetime.datetime:
+    """A time in UTC from what the tables have; for what is none, the first or the last that there is."""
     try:
-        check_nesting(value)
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()  # no lone surrogates, which would fail where they are read
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{what} can't be written as JSON: {error}") from error
-
-
-def json_or_error(value: Any, what: str) -> Any:
-    """The same, or an object with the error."""
-    try:
-        return as_json(value, what)
-    except InputError as error:
-        logger.warning("%s", error)
-        return {"error": str(error)}
+        return from_microseconds(value)
+    except (OverflowError, TypeError):
+        latest = isinstance(value, int) and value > 0
+        return (datetime.datetime.max if latest else datetime.datetime.min).replace(tzinfo=datetime.UTC)
 
 
 def uptime() -> float:
     """Seconds that count on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def check_nesting(value: Any) -> None:
-    """Raise ValueError where lists and objects are within each other more than NESTING deep."""
-    level = [value]
-    for _ in range(NESTING):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list, tuple))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return
-    raise ValueError(f"more than {NESTING} levels deep")
 
 
 def retried(work: Callable[[], T]) -> T:
@@ -950,6 +934,8 @@ def may_concern_all(error: DBAPIError) -> bool:
 
 def may_pass(error: StorageError) -> bool:
     """Whether the same transaction may well succeed at once: a connection that had been closed, a deadlock."""
+    if isinstance(error, ReopenedError):
+        return True
     cause = error.__cause__
     if not isinstance(cause, DBAPIError):
         return False

@@ -14,16 +14,16 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import sqlalchemy as sa
 
 from rjpeg.errors import InputError
-from server.database import from_microseconds, to_microseconds, tokens
+from server.database import Database, from_microseconds, to_microseconds, tokens
 from server.frames import CAMERA_ID
-from server.store import LARGEST_ID, Store
+from server.store import LARGEST_ID
 
-__all__ = ["ROLES", "Grant", "TokenInfo", "check", "list_tokens", "make", "revoke"]
+__all__ = ["ROLES", "Grant", "TokenDatabase", "TokenInfo", "check", "list_tokens", "make", "revoke"]
 
 Role = Literal["camera", "reader"]
 ROLES: tuple[Role, ...] = ("camera", "reader")
@@ -60,6 +60,21 @@ class TokenInfo:
     made_time: datetime.datetime
 
 
+class HasDatabase(Protocol):
+    """A store, or what has its database alone."""
+
+    @property
+    def database(self) -> Database:
+        """Where the tokens are."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDatabase:
+    """A store's database without its files."""
+
+    database: Database
+
+
 @dataclass(eq=False)
 class _Cache:
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -67,11 +82,11 @@ class _Cache:
     known: dict[int, tuple[str, Grant]] = field(default_factory=dict)
 
 
-_caches: "weakref.WeakKeyDictionary[Store, _Cache]" = weakref.WeakKeyDictionary()
+_caches: "weakref.WeakKeyDictionary[Database, _Cache]" = weakref.WeakKeyDictionary()
 _caches_lock = threading.Lock()
 
 
-def make(store: Store, role: Role, camera: str | None = None, note: str = "") -> str:
+def make(store: HasDatabase, role: Role, camera: str | None = None, note: str = "") -> str:
     """Make a token.
 
     Args:
@@ -112,7 +127,7 @@ def make(store: Store, role: Role, camera: str | None = None, note: str = "") ->
     return f"rjpeg_{made}_{secret}"
 
 
-def check(store: Store, token: str) -> Grant | None:
+def check(store: HasDatabase, token: str) -> Grant | None:
     """What a token allows, None for one that is malformed, unknown or revoked.
 
     All tokens are read at most once a second, however many are asked for; ten times where one is not known, which may
@@ -129,7 +144,7 @@ def check(store: Store, token: str) -> Grant | None:
     return grant if hmac.compare_digest(sha256, _hash(match[2])) else None
 
 
-def revoke(store: Store, token_id: int) -> bool:
+def revoke(store: HasDatabase, token_id: int) -> bool:
     """Take a token back, within two seconds everywhere; whether there was one with this id. Raises StorageError."""
     if not 0 <= token_id <= LARGEST_ID:
         return False
@@ -139,7 +154,7 @@ def revoke(store: Store, token_id: int) -> bool:
     return revoked
 
 
-def list_tokens(store: Store) -> list[TokenInfo]:
+def list_tokens(store: HasDatabase) -> list[TokenInfo]:
     """All of them, in the order in which they were made. Raises StorageError."""
     with store.database.reading() as connection:
         rows = connection.execute(sa.select(tokens).order_by(tokens.c.id)).all()
@@ -151,7 +166,7 @@ def list_tokens(store: Store) -> list[TokenInfo]:
     ]
 
 
-def _known(store: Store, number: int) -> dict[int, tuple[str, Grant]]:
+def _known(store: HasDatabase, number: int) -> dict[int, tuple[str, Grant]]:
     cache = _cache(store)
     with cache.lock:
         seconds = CACHE_SECONDS if number in cache.known else UNKNOWN_SECONDS
@@ -165,15 +180,15 @@ def _known(store: Store, number: int) -> dict[int, tuple[str, Grant]]:
         return cache.known
 
 
-def _forget(store: Store) -> None:
+def _forget(store: HasDatabase) -> None:
     cache = _cache(store)
     with cache.lock:
         cache.asked = NEVER
 
 
-def _cache(store: Store) -> _Cache:
+def _cache(store: HasDatabase) -> _Cache:
     with _caches_lock:
-        return _caches.setdefault(store, _Cache())
+        return _caches.setdefault(store.database, _Cache())
 
 
 def _hash(secret: str) -> str:

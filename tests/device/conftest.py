@@ -1,5 +1,6 @@
 import datetime
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -89,11 +90,27 @@ def video(tmp_path_factory: pytest.TempPathFactory, photograph: np.ndarray, writ
     return path
 
 
+def acknowledgment(path: str, headers: Any) -> bytes:
+    """What our server answers to a frame: the members that name it, and some others."""
+    record = {
+        "id": 1,
+        "camera": path.split("/")[3],
+        "sequence": int(headers.get("Rjpeg-Sequence", 0)),
+        "capture_time": headers.get("Rjpeg-Capture-Time"),
+        "results": {"label": "cat"},
+    }
+    return json.dumps(record).encode()
+
+
 class Recorder:
-    """An HTTP server that gives prepared answers, the last one for ever, and keeps what it was sent."""
+    """An HTTP server that gives prepared answers, the last one for ever, and keeps what it was sent.
+
+    An answer is a status, headers, and perhaps a body. Without one, it is what our server says: a record that names
+    the frame with 2xx, `error` with others.
+    """
 
     def __init__(self, port: int = 0) -> None:
-        self.answers: list[tuple[int, dict[str, str]]] = [(201, {})]
+        self.answers: list[tuple[int, dict[str, str]] | tuple[int, dict[str, str], bytes]] = [(201, {})]
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         recorder = self
 
@@ -101,14 +118,18 @@ class Recorder:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 recorder.requests.append((self.path, dict(self.headers), body))
-                status, headers = recorder.answers[0]
+                status, headers, *given = recorder.answers[0]
                 if len(recorder.answers) > 1:
                     recorder.answers.pop(0)
+                answer = given[0] if given else acknowledgment(self.path, self.headers)
+                if not given and status >= 300:
+                    answer = json.dumps({"error": "so it is"}).encode()
                 self.send_response(status)
-                for name, value in headers.items():
+                for name, value in ({"Content-Type": "application/json"} | headers).items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
+                self.wfile.write(answer)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass

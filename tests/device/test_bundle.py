@@ -80,7 +80,16 @@ def test_a_bundle_is_whole_for_its_machine_and_the_same_every_time(tmp_path):
 
     wheels = sorted(path.name for path in (bundle / "wheels").iterdir())
     distributions = {name.split("-")[0] for name in wheels}
-    assert {"rjpeg", "numpy", "opencv_python_headless", "msgspec", "requests", "paho_mqtt", "pip"} <= distributions
+    assert {
+        "rjpeg",
+        "av",
+        "numpy",
+        "opencv_python_headless",
+        "msgspec",
+        "requests",
+        "paho_mqtt",
+        "pip",
+    } <= distributions
     assert not [name for name in wheels if not name.endswith(("aarch64.whl", "none-any.whl"))]
 
     (wheel,) = (bundle / "wheels").glob("rjpeg-*.whl")

@@ -705,6 +705,30 @@ def test_a_supervisor_is_told_that_the_program_runs_works_and_ends(video, tmp_pa
         assert process.wait(30) == 0
 
 
+def test_frames_of_the_same_time_are_told_apart(photograph, monkeypatch, recorder, tmp_path):
+    recorder.answers = [(503, {}), (503, {}), (201, {})]  # so that several wait
+
+    class Stuck(Camera):
+        shifts = itertools.count()
+        time = datetime.datetime(2026, 3, 4, tzinfo=datetime.UTC)
+
+        def read(self, due=0.0):
+            frame = super().read(due)
+            return frame._replace(time=self.time, pixels=frame.pixels[: 113 - next(self.shifts) % 50])
+
+    settings = config.Config(
+        encoding=config.EncodingConfig(quality=40),
+        delivery=config.DeliveryConfig(
+            server=recorder.url, policy="record", spool=config.SpoolConfig(folder=str(tmp_path), max_bytes=10_000_000)
+        ),
+    )
+    records, _ = taken(photograph, monkeypatch, settings, 30, Stuck)
+    assert len(records) >= 25
+    for record, (_, headers, body) in zip(records, recorder.requests[2:], strict=True):
+        assert (record["sequence"], record["bytes"]) == (int(headers["Rjpeg-Sequence"]), len(body))
+        assert rjpeg.Decoder().decode(body).shape == (record["height"], record["width"], 3)
+
+
 def test_a_clock_that_jumps_neither_stops_frames_nor_their_numbers(photograph, monkeypatch, recorder):
     class Jumping(Camera):
         days = itertools.cycle((0, -400, 5000))

@@ -263,6 +263,14 @@ def test_answers_of_another_server_are_told_apart(recorder, status, ok, found):
     assert found in result.found
 
 
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 415, 422, 500, 511])
+def test_a_portal_in_front_is_not_taken_for_the_server(recorder, status):
+    recorder.answers = [(status, {"Content-Type": "text/html"}, b"<title>Welcome to the hotel</title>")]
+    result = server_of(to_server(recorder.url))
+    assert (result.ok, f"answers {status} (text/html)" in result.found) == (False, True)
+    assert "portal or proxy" in result.remedy
+
+
 def test_a_server_that_is_not_there_or_says_nothing_is_reported_in_time():
     assert "Connection refused" in server_of(to_server("http://user:pass@127.0.0.1:1")).found
     assert "pass" not in server_of(to_server("http://user:pass@127.0.0.1:1")).found

@@ -34,6 +34,7 @@ from device.mqtt_sender import MqttSender
 from device.sender import FaultError, FolderSender, RetryLaterError
 from device.spool import DISK_FULL, Spool
 from rjpeg.errors import ConfigError, DeliveryError, StorageError
+from tests.brokers import needs_broker
 from tests.service import Service
 from tests.waiting import until
 
@@ -50,7 +51,7 @@ class Server:
         self.behavior = behavior
         self.tried: list[OutgoingFrame] = []
         self.taken: list[OutgoingFrame] = []
-        self.closed = False
+        self.closed = self.is_cut = False
 
     def send(self, frame):
         assert not self.closed
@@ -61,6 +62,9 @@ class Server:
 
     def overhead(self, size):
         return 100
+
+    def cut(self):
+        self.is_cut = True
 
     def close(self):
         self.closed = True
@@ -285,11 +289,14 @@ def test_live_close_tries_nothing_more_and_does_not_hang(live, frame, counts):
     outbox._close_seconds = 0.3
     started = time.monotonic()
     outbox.close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2
+    assert server.is_cut
+    dropped = [(0, STOPPED), (1, STOPPED)]
+    assert counts.dropped == dropped, "the one under way counts, though nobody knows whether it will arrive"
     release.set()
     until(lambda: server.closed)
     assert [f.sequence for f in server.tried] == [0]
-    assert counts.dropped == [(1, STOPPED)]
+    assert (counts.sent, counts.dropped) == ([], dropped), "and once only"
 
 
 class Bucket:
@@ -347,9 +354,10 @@ def test_record_keeps_everything_through_an_outage(record, frame, counts, spool,
 
 
 def test_record_pauses_grow_to_ten_seconds_and_no_further():
-    from device.delivery import LONGEST_DELAY, _Backoff
+    from device.backoff import Backoff
+    from device.record import MAX_DELAY
 
-    backoff = _Backoff("server", LONGEST_DELAY)
+    backoff = Backoff("server", MAX_DELAY)
     pauses = [backoff.failed(DeliveryError("away")) for _ in range(100_000)]
     assert pauses[:7] == [0.25, 0.5, 1, 2, 4, 8, 10]
     assert set(pauses[6:]) == {10}
@@ -405,15 +413,104 @@ def test_record_a_frame_over_which_the_server_fails_is_tried_again_and_given_up_
 
     server = Server(fail)
     outbox = record(server)
-    for jpeg in (b"good", b"bad", b"fine"):
+    for jpeg in (b"good", b"bad", b"fine", b"fine", b"fine"):
         outbox.put(frame(0, jpeg))
     until(lambda: len(server.tried) >= 4)
     assert [f.sequence for f in server.tried[:4]] == [0, 1, 1, 1], "its fault may pass"
-    assert spool.count == 2
-    monkeypatch.setattr("device.delivery.FAULT_SECONDS", 0.5)
+    assert spool.count == 4
+    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.5)
     assert outbox.flush(10), "but it does not hold up the others for ever"
-    assert counts.sent == [0, 2]
+    assert counts.sent == [0, 2, 3, 4]
     assert counts.dropped == [(1, REJECTED)]
+
+
+def test_record_while_a_server_fails_over_every_frame_none_is_given_up_and_then_all_arrive_once(
+    record, frame, counts, spool, monkeypatch
+):
+    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.0)
+    out_of_order = threading.Event()
+    out_of_order.set()
+
+    def fail(_frame):
+        if out_of_order.is_set():
+            raise FaultError("server answered 500")
+
+    server = Server(fail)
+    outbox = record(server)
+    for number in range(6):
+        outbox.put(frame(0, b"%d" % number))
+    until(lambda: len({f.sequence for f in server.tried}) >= 3, 20)
+    assert (spool.count, counts.dropped) == (6, []), "it is not the frames"
+    out_of_order.clear()
+    assert outbox.flush(20)
+    assert counts.dropped == []
+    assert sorted(counts.sent) == list(range(6))
+    assert sorted(f.sequence for f in server.taken) == list(range(6)), "each once"
+
+
+def test_record_of_several_frames_that_a_proxy_keeps_out_each_is_given_up_and_no_other(
+    record, frame, counts, spool, monkeypatch
+):
+    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.3)
+    large = {1, 2, 5}
+
+    def keep_out(f):
+        if f.sequence in large:
+            raise FaultError("server answered 413 with no reason of the server's own")
+
+    outbox = record(Server(keep_out))
+    for number in range(16):
+        outbox.put(frame(0, b"%d" % number))
+    assert outbox.flush(30)
+    assert counts.dropped == [(number, REJECTED) for number in sorted(large)]
+    assert sorted(counts.sent) == [number for number in range(16) if number not in large]
+    until(lambda: spool.count == 0)
+
+
+def test_record_a_last_frame_over_which_the_server_fails_is_kept_while_there_is_no_other_to_try(
+    record, frame, counts, spool, monkeypatch
+):
+    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.0)
+    server = Server(lambda f: (_ for _ in ()).throw(FaultError("500")) if f.sequence == 0 else None)
+    outbox = record(server)
+    outbox.put(frame(0))
+    until(lambda: len(server.tried) >= 4)
+    assert (spool.count, counts.dropped) == (1, [])
+    for _ in range(3):
+        outbox.put(frame(0))
+    assert outbox.flush(20)
+    assert (counts.sent, counts.dropped) == ([1, 2, 3], [(0, REJECTED)])
+
+
+def test_record_close_cuts_a_try_that_hangs_and_the_frame_stays(record, frame, counts, spool):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        outbox = record(HttpSender(url, timeout=30), close_seconds=0.2)
+        outbox.put(frame(0))
+        time.sleep(0.3)
+        started = time.monotonic()
+        outbox.close()
+        assert time.monotonic() - started < 1
+    assert not outbox._thread.is_alive()
+    assert (spool.count, counts.sent, counts.dropped) == (1, [], [])
+
+
+@needs_broker
+def test_close_cuts_a_goodbye_to_a_broker_that_hangs(broker, frame, counts):
+    outbox = LiveOutbox(MqttSender(broker.url, "cam", timeout=30), counts.on_sent, counts.on_dropped)
+    outbox.put(frame(0))
+    assert outbox.flush(10)
+    broker.process.send_signal(signal.SIGSTOP)
+    try:
+        outbox.put(frame(1))
+        time.sleep(0.2)
+        started = time.monotonic()
+        outbox.close()
+        assert time.monotonic() - started < 2
+        assert not outbox._thread.is_alive()
+    finally:
+        broker.process.send_signal(signal.SIGCONT)
+    assert (counts.sent, counts.dropped) == ([0], [(1, STOPPED)])
 
 
 def test_record_a_server_that_rejects_everything_does_not_empty_the_spool_in_no_time(record, frame, counts, spool):
@@ -560,6 +657,23 @@ def test_a_wait_for_the_server_ends_when_the_program_does(frame, counts):
     thread.join(5)
     assert not thread.is_alive()
     assert counts.dropped == [(0, STOPPED)]
+
+
+def test_a_file_s_frame_whose_try_hangs_at_the_end_counts_once(frame, counts):
+    release = threading.Event()
+    server = Server(lambda _: release.wait(20))
+    outbox = WaitOutbox(server, counts.on_sent, counts.on_dropped, retry_seconds=1000, close_seconds=0.1)
+    thread = threading.Thread(target=outbox.put, args=[frame(0)])
+    thread.start()
+    until(lambda: server.tried)
+    started = time.monotonic()
+    outbox.close()
+    assert time.monotonic() - started < 2
+    assert server.is_cut
+    assert counts.dropped == [(0, STOPPED)]
+    release.set()
+    thread.join(5)
+    assert (counts.sent, counts.dropped) == ([], [(0, STOPPED)])
 
 
 def test_a_file_in_the_folder_is_whole_named_by_time_and_number_and_as_readable_as_any(tmp_path, moment):

@@ -4,6 +4,7 @@ import contextlib
 import email.utils
 import http.server
 import itertools
+import json
 import re
 import socketserver
 import ssl
@@ -14,10 +15,11 @@ import time
 import pytest
 
 from device import http_sender
+from device.answers import retry_after
 from device.config import DeliveryConfig
 from device.delivery import open_sender
 from device.frames import OutgoingFrame
-from device.http_sender import HttpSender, retry_after
+from device.http_sender import HttpSender
 from device.sender import FaultError, RefusedError, RejectedError, RetryLaterError
 from rjpeg.errors import ConfigError, DeliveryError
 
@@ -65,6 +67,17 @@ class Talker(socketserver.ThreadingTCPServer):
     def __exit__(self, *_):
         self.shutdown()
         self.server_close()
+
+
+def words(status, body, kind="application/json", more=""):
+    """A whole answer."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+    return head.encode() + body
+
+
+# of the frame that `frame` is
+RECORD = {"camera": "cam-1", "sequence": 7, "capture_time": "2026-03-04T05:06:07.000089Z", "results": None}
+YES = words("201 Created", json.dumps(RECORD).encode())
 
 
 def read_request(connection):
@@ -121,7 +134,7 @@ def test_a_proxy_is_used_where_the_environment_names_one(open_http, frame, monke
 
     def talk(connection):
         seen.append(True)
-        connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        connection.sendall(YES)
 
     with Talker(talk) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -135,13 +148,88 @@ def test_a_proxy_is_used_where_the_environment_names_one(open_http, frame, monke
 @pytest.mark.parametrize(
     ("status", "error"),
     [(429, DeliveryError), (503, DeliveryError), (507, DeliveryError), (422, RejectedError), (413, RejectedError),
-     (523, DeliveryError), (500, FaultError), (401, RefusedError), (404, RefusedError), (302, RefusedError)],
+     (400, RejectedError), (523, DeliveryError), (500, FaultError), (401, RefusedError), (404, RefusedError),
+     (302, DeliveryError), (202, DeliveryError), (204, DeliveryError)],
 )  # fmt: skip
-def test_answers_are_told_apart(recorder, open_http, frame, status, error):
+def test_answers_of_the_server_are_told_apart(recorder, open_http, frame, status, error):
     recorder.answers = [(status, {"Location": "http://127.0.0.1:1/"})]
     with pytest.raises(DeliveryError, match=str(status)) as caught:
         open_http(recorder.url).send(frame)
     assert type(caught.value) is error
+
+
+PAGE = b"<!DOCTYPE html><title>Welcome to the hotel</title>"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(200, DeliveryError), (201, DeliveryError), (203, DeliveryError), (302, DeliveryError), (307, DeliveryError),
+     (400, FaultError), (401, DeliveryError), (403, DeliveryError), (404, DeliveryError), (407, DeliveryError),
+     (413, FaultError), (422, FaultError), (500, FaultError), (502, DeliveryError), (511, DeliveryError)],
+)  # fmt: skip
+@pytest.mark.parametrize("body", [PAGE, b"", b'{"message": "log in"}', b'{"error": 5}', b'["error"]', b"[" * 60_000])
+def test_what_a_portal_or_proxy_answers_neither_delivers_a_frame_nor_rejects_one_nor_ends_the_program(
+    recorder, open_http, frame, status, error, body
+):
+    recorder.answers = [(status, {"Location": "http://login.example/", "Content-Type": "text/html; charset=x"}, body)]
+    with pytest.raises(DeliveryError, match=f"answered {status}") as caught:
+        open_http(recorder.url).send(frame)
+    assert type(caught.value) is error
+
+
+def test_what_came_in_place_of_an_acknowledgment_is_told(recorder, open_http, frame):
+    recorder.answers = [(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE), (302, {"Location": "/login"}, b"")]
+    sender = open_http(recorder.url)
+    with pytest.raises(DeliveryError, match=r"answered 200 with no acknowledgment \(text/html\): is there a portal"):
+        sender.send(frame)
+    with pytest.raises(DeliveryError, match=r"answered 302, a redirection to '/login': is there a portal"):
+        sender.send(frame)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"camera": "cam-2"}, {"camera": "CAM-1"}, {"sequence": 8}, {"sequence": None}, {"sequence": "7"}, {"camera": 1},
+     {"capture_time": "2026-03-04T05:06:07.000088Z"}, {"capture_time": "2026-03-04T05:06:07.000089+01:00"},
+     {"capture_time": "2026-03-04T05:06:07.000089"}, {"capture_time": "now"}],
+)  # fmt: skip
+def test_an_acknowledgment_of_another_frame_is_none_of_this_one(recorder, open_http, frame, change):
+    recorder.answers = [(201, {}, json.dumps(RECORD | change).encode())]
+    with pytest.raises(DeliveryError, match=r"answered 201 with (no|an) acknowledgment") as caught:
+        open_http(recorder.url).send(frame)
+    assert type(caught.value) is DeliveryError
+
+
+@pytest.mark.parametrize(
+    "change", [{"capture_time": "2026-03-04T07:06:07.000089+02:00"}, {"results": ["x" * 1000] * 2000}, {"id": 9}]
+)
+def test_an_acknowledgment_may_say_more_and_the_time_in_its_own_way(recorder, open_http, frame, change):
+    recorder.answers = [(200, {}, json.dumps(RECORD | change).encode())]
+    open_http(recorder.url).send(frame)
+
+
+def test_half_an_acknowledgment_is_none_wherever_it_is_cut(recorder, open_http, frame):
+    whole = json.dumps(RECORD).encode()
+    sender = open_http(recorder.url)
+    for length in range(len(whole)):
+        recorder.answers = [(201, {}, whole[:length])]
+        with pytest.raises(DeliveryError, match="no acknowledgment"):
+            sender.send(frame)
+    recorder.answers = [(201, {}, whole)]
+    sender.send(frame)
+
+
+def test_an_answer_in_chunks_is_read_to_its_end(open_http, frame):
+    def chunked(body, size):
+        parts = [body[at : at + size] for at in range(0, len(body), size)]
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [*parts, b""])
+        return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunks
+
+    answers = iter([chunked(json.dumps(RECORD).encode(), 11), chunked(PAGE, 7)])
+    with Talker(lambda connection: connection.sendall(next(answers))) as server:
+        sender = open_http(server.url)
+        sender.send(frame)
+        with pytest.raises(DeliveryError, match="no acknowledgment"):
+            sender.send(frame)
 
 
 def test_a_server_that_asks_for_a_pause_is_heard(recorder, open_http, frame):
@@ -169,9 +257,10 @@ def test_retry_after_is_a_number_or_a_date_and_never_more_than_a_minute():
 
 def test_connections_are_used_again_also_after_an_error(open_http, frame):
     def talk(connection):
-        for status in itertools.cycle([b"201 Created", b"422 No", b"503 Later"]):
+        no = b'{"error":"why"}'
+        for answer in itertools.cycle([YES, words("422 No", no), words("503 Later", no)]):
             read_request(connection)
-            connection.sendall(b"HTTP/1.1 " + status + b'\r\nContent-Length: 15\r\n\r\n{"error":"why"}')
+            connection.sendall(answer)
 
     with Talker(talk, read_first=False) as server:
         sender = open_http(server.url)
@@ -245,7 +334,7 @@ def test_a_frame_that_took_long_does_not_cut_off_the_next(open_http, frame):
         while True:
             read_request(connection)
             time.sleep(0.4)
-            connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+            connection.sendall(YES)
 
     with Talker(talk, read_first=False) as server:
         sender = open_http(server.url, timeout=0.7)
@@ -255,7 +344,7 @@ def test_a_frame_that_took_long_does_not_cut_off_the_next(open_http, frame):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "answer",
     [
         b"",
         b"HTTP/1.1 201 Cre",
@@ -266,24 +355,25 @@ def test_a_frame_that_took_long_does_not_cut_off_the_next(open_http, frame):
         b"HTTP/1.1 201 Created\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
     ],
 )
-def test_an_answer_that_breaks_off_or_is_none_is_no_acknowledgment(open_http, frame, words):
-    with Talker(lambda connection: connection.sendall(words)) as server:
+def test_an_answer_that_breaks_off_or_is_none_is_no_acknowledgment(open_http, frame, answer):
+    with Talker(lambda connection: connection.sendall(answer)) as server:
         with pytest.raises(DeliveryError, match="can't be reached") as caught:
             open_http(server.url).send(frame)
         assert type(caught.value) is DeliveryError
 
 
-def test_of_a_long_answer_only_the_beginning_is_read(open_http, frame):
+@pytest.mark.parametrize("status", [200, 422])
+def test_of_a_long_answer_only_the_beginning_is_read(open_http, frame, status):
     sent = []
 
     def talk(connection):
-        connection.sendall(b"HTTP/1.1 422 No\r\nContent-Length: 1000000000\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 %d No\r\nContent-Length: 1000000000\r\n\r\n" % status)
         with contextlib.suppress(OSError):
             for _ in range(10_000):
                 connection.sendall(bytes(100_000))
                 sent.append(100_000)
 
-    with Talker(talk) as server, pytest.raises(RejectedError, match="422: No"):
+    with Talker(talk) as server, pytest.raises(DeliveryError, match=f"answered {status} with no"):
         open_http(server.url).send(frame)
     assert sum(sent) < 50_000_000
 
@@ -292,8 +382,8 @@ def test_a_reason_that_is_no_json_is_no_traceback(open_http, frame):
     for body in (b"[" * 60_000, b"\xff", b'{"error": {}}', b"[]", b"null"):
         head = b"HTTP/1.1 422 No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
         with (
-            Talker(lambda connection, words=head + body: connection.sendall(words)) as server,
-            pytest.raises(RejectedError, match="422"),
+            Talker(lambda connection, answer=head + body: connection.sendall(answer)) as server,
+            pytest.raises(FaultError, match="422"),
         ):
             open_http(server.url).send(frame)
 
@@ -325,9 +415,7 @@ def tls_server(certificates):
 
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(201)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.wfile.write(YES)
 
         def log_message(self, *_):
             pass
@@ -407,7 +495,7 @@ def test_the_overhead_is_an_estimate_that_is_rather_too_high(open_http, frame):
     def talk(connection):
         while True:
             received.append(read_request(connection))
-            connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+            connection.sendall(YES)
 
     with Talker(talk, read_first=False) as server:
         sender = open_http(server.url, "t" * 64)

@@ -13,15 +13,18 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device.config import DeliveryConfig, MqttConfig
-from device.delivery import RecordOutbox, open_sender
+from device.delivery import LiveOutbox, RecordOutbox, open_sender
 from device.frames import OutgoingFrame
 from device.mqtt_sender import MqttSender
-from device.sender import RefusedError, RejectedError
+from device.sender import RefusedError, RejectedError, RetryLaterError
 from device.spool import Spool
+from device.takeover import MAX_PAUSE, MIN_LOSSES, STABLE_SECONDS, Takeovers
 from rjpeg.errors import ConfigError, DeliveryError
 from tests.brokers import Broker, needs_broker
 from tests.waiting import until
@@ -99,10 +102,16 @@ def test_a_frame_arrives_as_a_plain_jpeg_with_its_number_and_time(broker, view, 
 
 
 @needs_broker
-def test_a_frame_that_must_not_be_lost_is_not_delivered_while_nobody_has_subscribed(broker, view, open_mqtt, frame):
+def test_a_frame_that_must_not_be_lost_is_not_delivered_while_nobody_has_subscribed(
+    broker, view, open_mqtt, frame, caplog
+):
     sender = open_mqtt(broker.url, needs_subscriber=True)
     with pytest.raises(DeliveryError, match="nobody has subscribed to rjpeg/one/image"):
         sender.send(frame)
+    unneeded = open_mqtt(broker.url, camera="two")
+    for _ in range(2):
+        unneeded.send(frame)
+    assert caplog.text.count("nobody has subscribed to rjpeg/two/image") == 1, "it is told all the same"
     viewer = view(broker)
     sender.send(frame)
     assert viewer.next("rjpeg/one/image").payload == frame.jpeg
@@ -366,6 +375,7 @@ def test_files_are_not_left_open_by_connections_that_fail(open_mqtt, frame):
         try:
             open_files = []
             for _ in range(20):
+                sender._takeovers = Takeovers()
                 with pytest.raises(DeliveryError, match="the connection is lost"):
                     sender.send(frame)
                 open_files.append(len(list(Path("/proc/self/fd").iterdir())))
@@ -452,7 +462,7 @@ def test_reason_codes_are_told_apart(open_mqtt, frame, code, error):
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [(139, DeliveryError), (142, DeliveryError), (149, RejectedError), (135, RefusedError), (151, DeliveryError)],
+    [(139, DeliveryError), (149, RejectedError), (135, RefusedError), (151, DeliveryError)],
 )
 def test_a_broker_that_ends_the_connection_says_why(open_mqtt, frame, code, error):
     def talk(connection):
@@ -469,6 +479,107 @@ def test_a_broker_that_ends_the_connection_says_why(open_mqtt, frame, code, erro
         with pytest.raises(DeliveryError, match=f"answered {code}") as caught:
             sender.send(frame)
         assert type(caught.value) is error
+
+
+def test_a_broker_that_says_that_another_took_over_is_asked_more_slowly_at_once(open_mqtt, frame, caplog):
+    connections = []
+
+    def talk(connection):
+        connections.append(connection)
+        connection.recv(65536)
+        connection.sendall(CONNACK)
+        while packet := connection.recv(65536):
+            if b"/image" in packet:
+                connection.sendall(bytes([0xE0, 2, 142, 0]))
+                return
+            connection.sendall(b"\x40\x02" + publish_id(packet))
+
+    with Silent(talk) as server:
+        sender = open_mqtt(server.url, timeout=2)
+        for _ in range(5):
+            with pytest.raises(RetryLaterError, match="does another program send under this camera id") as caught:
+                sender.send(frame)
+            assert 0 < caught.value.retry_after <= 1.5
+    assert len(connections) == 1
+    assert caplog.text.count("of camera one soon after they were made") == 1
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@given(st.lists(st.floats(0, STABLE_SECONDS - 1), min_size=1, max_size=60), st.floats(0, 1))
+def test_connections_that_end_again_and_again_are_made_ever_more_slowly_and_that_is_told_once(lives, chance):
+    clock = Clock()
+    takeovers = Takeovers(clock, lambda: chance)
+    told = 0
+    for life in lives:
+        clock.now += takeovers.wait
+        takeovers.made()
+        clock.now += life
+        told += takeovers.lost(certain=False)
+        assert takeovers.wait <= 1.5 * MAX_PAUSE
+    assert told == (takeovers.number > 0)
+    if len(lives) >= MIN_LOSSES + 6 and max(lives) < 15:
+        assert takeovers.wait >= MAX_PAUSE / 2
+
+
+def test_connections_that_last_or_end_with_the_broker_itself_are_no_reason_to_slow_down():
+    clock = Clock()
+    takeovers = Takeovers(clock)
+    for _ in range(20):
+        takeovers.made()
+        clock.now += STABLE_SECONDS
+        assert not takeovers.lost(certain=False)
+        assert takeovers.wait == 0
+    for _ in range(20):
+        takeovers.made()
+        clock.now += 1
+        assert not takeovers.lost(certain=False)
+        takeovers.failed()
+        assert takeovers.wait == 0
+    takeovers.made()
+    assert takeovers.lost(certain=True)
+    clock.now += takeovers.wait
+    takeovers.made()
+    clock.now += STABLE_SECONDS
+    assert not takeovers.lost(certain=False), "it is over"
+    assert (takeovers.wait, takeovers.number) == (0, 0)
+
+
+@needs_broker
+def test_two_devices_of_one_camera_id_are_told_of_each_other_and_slow_down(broker, moment, caplog):
+    stop, outboxes = threading.Event(), []
+    sent = [[], []]
+
+    def device(mine):
+        outbox = LiveOutbox(MqttSender(broker.url, "one", timeout=2), lambda f, *_: mine.append(f), lambda *_: None)
+        outboxes.append(outbox)
+        while not stop.wait(0.1):
+            if outbox.ready:
+                outbox.put(OutgoingFrame("one", len(mine), moment, b"jpeg"))
+        outbox.close()
+
+    threads = [threading.Thread(target=device, args=[mine]) for mine in sent]
+    for thread in threads:
+        thread.start()
+    time.sleep(9)
+    troubles = [outbox.trouble for outbox in outboxes]
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    log = (broker.folder / "broker.log").read_text()
+    taken_over = log.count("closing old connection")
+    # each of the two says it once
+    assert caplog.text.count(f"broker {broker.url} ended 3 connections of camera one soon after they were made") == 2
+    assert "does another program send under this camera id" in caplog.text
+    assert taken_over <= 16, "34 before they slowed down"
+    assert any("does another program" in (trouble or "") for trouble in troubles), "so does the local page"
+    assert min(map(len, sent)) > 5, "none is shut out"
+    assert len(caplog.records) < 20
 
 
 def test_addresses_that_are_none_are_told(open_mqtt, tmp_path):

@@ -16,20 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device import sources
 from device.config import CameraConfig
-from device.sources import (
-    VideoSource,
-    as_bgr,
-    bgr_of,
-    frame_size,
-    is_live,
-    open_source,
-    picamera_controls,
-    planes_of,
-    set_v4l2,
-    without_password,
-)
+from device.sources import CaptureSource, base, frame_size, is_live, open_source, without_password
+from device.sources import sample as sample_module
+from device.sources import video as video_module
+from device.sources.opencv import as_bgr
+from device.sources.picamera import bgr_of, picamera_controls, planes_of
+from device.sources.v4l2 import JpegDecoder, gives_jpegs, set_v4l2
 from rjpeg.codec import Planes, planes_from_frame
 from rjpeg.errors import CameraError, ConfigError, StorageError
 
@@ -142,7 +135,7 @@ def test_what_cannot_be_opened_is_named_with_what_to_check(tmp_path, source, err
         ),
         ({"source": "{pictures}", "live": True}, ConfigError, "live is for a video file"),
         ({"source": "{pictures}", "pixel_format": "MJPG"}, ConfigError, "for V4L2 cameras and picamera2"),
-        ({"source": "{pictures}/text", "live": True}, CameraError, "no video that OpenCV's FFmpeg reads"),
+        ({"source": "{pictures}/text", "live": True}, CameraError, "neither a picture nor a video that FFmpeg reads"),
     ],
 )
 def test_a_setting_that_a_source_does_not_have_is_refused(pictures, settings, error, said):
@@ -236,7 +229,7 @@ class FakeCapture:
 
 def test_a_camera_gives_frame_after_frame_and_is_released():
     capture = FakeCapture(3)
-    source = VideoSource(capture, "camera", live=True, advice="")
+    source = CaptureSource(capture, "camera", advice="")
     assert source.fps is None, "a clock rate is no frame rate"
     assert [int(source.read().pixels[0, 0, 0]) for _ in range(3)] == [0, 1, 2]
     source.close()
@@ -244,33 +237,112 @@ def test_a_camera_gives_frame_after_frame_and_is_released():
 
 
 def test_a_camera_that_stops_or_never_starts_is_an_error():
-    source = VideoSource(FakeCapture(2), "camera 5", live=True, advice="look at the cable")
+    source = CaptureSource(FakeCapture(2), "camera 5", advice="look at the cable")
     source.read()
     source.read()
     with pytest.raises(CameraError, match="camera 5 gives no more frames after 2: look at the cable"):
         source.read()
     with pytest.raises(CameraError, match="opens but gives no frame"):
-        VideoSource(FakeCapture(0), "camera 5", live=True, advice="").read()
+        CaptureSource(FakeCapture(0), "camera 5", advice="").read()
 
 
 def test_a_damaged_frame_is_passed_over_and_many_are_an_error():
     damaged = FakeCapture(1000, lambda number: None if number < 5 else np.full((4, 6, 3), number, np.uint8))
-    assert VideoSource(damaged, "camera 5", live=True, advice="").read().pixels[0, 0, 0] == 5
+    assert CaptureSource(damaged, "camera 5", advice="").read().pixels[0, 0, 0] == 5
     hopeless = FakeCapture(1000, lambda number: None)
     with pytest.raises(CameraError, match="camera 5: 30 frames in a row can't be decoded: look"):
-        VideoSource(hopeless, "camera 5", live=True, advice="look").read()
+        CaptureSource(hopeless, "camera 5", advice="look").read()
 
 
 def test_frames_that_are_no_pictures_are_an_error_of_the_camera():
     odd = FakeCapture(9, lambda number: np.zeros((4, 6, 4), np.complex64))
     with pytest.raises(CameraError, match=r"complex64 frames of shape \(4, 6, 4\)"):
-        VideoSource(odd, "camera 5", live=True, advice="").read()
+        CaptureSource(odd, "camera 5", advice="").read()
 
 
 def test_infrared_and_depth_frames_become_bgr():
     assert as_bgr(np.full((2, 3), 7, np.uint8)).tolist() == np.full((2, 3, 3), 7).tolist()
     assert as_bgr(np.full((2, 3), 0x1234, np.uint16)).tolist() == np.full((2, 3, 3), 0x12).tolist()
     assert as_bgr(np.full((2, 3, 4), 7, np.uint8)).shape == (2, 3, 3)
+
+
+def numbers_of(source):
+    """Brightness of every frame until the source fails, and why it failed."""
+    numbers = []
+    try:
+        while True:
+            numbers.append(int(source.read().pixels[0, 0, 0]))
+    except CameraError as error:
+        return numbers, str(error)
+
+
+class Stamped(FakeCapture):
+    """A camera whose driver gives each buffer a time, in milliseconds."""
+
+    def __init__(self, stamps):
+        super().__init__(len(stamps))
+        self.stamps = stamps
+
+    def get(self, what):
+        return self.stamps[self.number] if what == cv2.CAP_PROP_POS_MSEC else super().get(what)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "new"),
+    [
+        ([40.0, 80.0, 80.0, 80.0, 120.0], [0, 1, 4]),
+        ([0.0, 0.0, 0.0], [0, 1, 2]),
+        ([7.0, 7.0, 7.0], [0, 1, 2]),
+        ([90.0, 120.0, 10.0, 40.0], [0, 1, 2, 3]),
+    ],
+    ids=["a buffer again", "no stamps", "stamps that never move", "a clock set back"],
+)
+def test_a_buffer_that_a_driver_gives_again_is_no_new_frame(stamps, new):
+    numbers, why = numbers_of(CaptureSource(Stamped(stamps), "camera 5", advice="", stamped=True))
+    assert numbers == new
+    assert "no more frames" in why
+    everything, _ = numbers_of(CaptureSource(Stamped(stamps), "camera 5", advice=""))
+    assert everything == list(range(len(stamps))), "a pipeline's position says nothing"
+
+
+def test_a_driver_that_gives_one_buffer_for_ever_counts_as_stalled():
+    stamps = [40.0, 80.0] + 10**7 * [80.0]
+    source = CaptureSource(Stamped(stamps), "camera 5", advice="look", stamped=True, stall_seconds=0.2)
+    numbers, why = numbers_of(source)
+    assert numbers == [0, 1]
+    assert why == "camera 5 gave no new picture for 0.18 s, only the same one: look"
+
+
+def test_a_camera_of_jpegs_gives_its_files_and_damaged_ones_are_passed_over(photograph):
+    """OpenCV would decode each into the memory of the last one, and not tell when that fails."""
+    jpegs = [cv2.imencode(".jpg", np.roll(photograph, 9 * number, axis=1))[1].ravel() for number in range(8)]
+    pictures = [cv2.imdecode(jpeg, cv2.IMREAD_COLOR) for jpeg in jpegs]
+    hurt = {2: jpegs[2][: len(jpegs[2]) // 2], 3: np.zeros(500, np.uint8), 6: jpegs[6][:-2]}
+    padded = np.append(jpegs[5], np.zeros(300, np.uint8))
+    sent = {**dict(enumerate(jpegs)), **hurt, 5: padded}
+    capture = FakeCapture(8, lambda number: sent[number][None])
+    capture.has[cv2.CAP_PROP_FOURCC] = float(cv2.VideoWriter.fourcc(*"MJPG"))
+    assert gives_jpegs(capture)
+    assert capture.asked == [(cv2.CAP_PROP_CONVERT_RGB, 0)]
+    source = CaptureSource(capture, "camera 5", advice="", decode=JpegDecoder())
+    for number in (0, 1, 4, 5, 7):
+        np.testing.assert_array_equal(source.read().pixels, pictures[number])
+
+
+def test_a_camera_whose_jpegs_all_lack_their_end_works(photograph):
+    jpeg = cv2.imencode(".jpg", photograph)[1].ravel()
+    decode = JpegDecoder()
+    for _ in range(3):
+        np.testing.assert_array_equal(decode(jpeg[None, :-2]), cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    assert decode(np.zeros((1, 400), np.uint8)) is None
+
+
+def test_a_camera_of_another_format_or_a_backend_that_decodes_all_the_same_is_left_alone(photograph):
+    assert not gives_jpegs(FakeCapture())
+    capture = FakeCapture(refuses=[(cv2.CAP_PROP_CONVERT_RGB, 0)])
+    capture.has[cv2.CAP_PROP_FOURCC] = float(cv2.VideoWriter.fourcc(*"MJPG"))
+    assert not gives_jpegs(capture)
+    assert JpegDecoder()(photograph) is photograph
 
 
 def test_a_v4l2_camera_is_asked_for_its_format_before_its_size_and_rate():
@@ -299,7 +371,7 @@ def test_a_v4l2_camera_is_asked_for_a_frame_a_second_where_fewer_are_wanted():
     camera = CameraConfig(fps=0.1)
     set_v4l2(capture, camera)
     assert capture.asked == [(cv2.CAP_PROP_FPS, 1.0)]
-    assert VideoSource(capture, "camera", live=True, advice="", asked=camera).description == "6x4, 1 fps, YUYV"
+    assert CaptureSource(capture, "camera", advice="", asked=camera).description == "6x4, 1 fps, YUYV"
 
 
 def test_automatic_exposure_is_tried_both_ways_and_a_refusal_is_said():
@@ -314,7 +386,7 @@ def test_automatic_exposure_is_tried_both_ways_and_a_refusal_is_said():
 
 def test_what_a_camera_gives_is_described_with_what_was_asked_where_it_differs():
     def description(**asked):
-        return VideoSource(capture, "camera", live=True, advice="", asked=CameraConfig(**asked)).description
+        return CaptureSource(capture, "camera", advice="", asked=CameraConfig(**asked)).description
 
     capture = FakeCapture()
     assert description() == "6x4, YUYV"
@@ -344,7 +416,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(sources, "time", clock)
+    for module in (base, sample_module, video_module):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -361,7 +434,7 @@ def test_a_video_played_as_a_camera_keeps_its_own_speed_and_starts_again_at_its_
     source, number = repeated
     assert source.live
     assert source.fps == 25
-    assert source.description == "160x120, 25 fps, MJPG; repeated"
+    assert source.description == "160x120, 25 fps, mjpeg; repeated"
     for index in range(30):
         assert number(source.read()) == index % 12
         assert clock.now == pytest.approx(1000 + index / 25)
@@ -428,7 +501,7 @@ def test_the_sample_is_the_same_in_every_run_and_another_for_every_camera(clock)
 
 def test_the_sample_moves_smoothly_through_the_photograph_and_shows_nothing_else(clock):
     source = sample(size="160x120", fps=25.0)
-    photograph = cv2.resize(cv2.imread(str(sources.SAMPLE)), (160, 120), interpolation=cv2.INTER_AREA)
+    photograph = cv2.resize(cv2.imread(str(sample_module.SAMPLE)), (160, 120), interpolation=cv2.INTER_AREA)
     before = source.read().pixels
     for _ in range(200):
         pixels = source.read().pixels

@@ -181,3 +181,11 @@ def s3() -> Iterator[str]:
         s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
         yield "s3://bucket/some/prefix"
     server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def files_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty place for files."""
+    if request.param == "folder":
+        return str(tmp_path / "frames")
+    return f"{request.getfixturevalue('s3')}/{request.node.name}"

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import requests
@@ -345,6 +346,10 @@ class Other(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *_):
         pass
 
@@ -421,6 +426,28 @@ def test_a_server_of_another_kind_is_told_so(other, call, body):
     url, _ = other((200, {}, body))
     with Client(url) as client, pytest.raises(rjpeg.DeliveryError, match=f"server {url} (doesn't answer|gives)"):
         call(client)
+
+
+@pytest.mark.parametrize("status", [200, 201, 302, 400, 404, 413, 415, 422, 500, 511])
+def test_what_a_portal_says_is_neither_an_acknowledgment_nor_a_word_on_the_request(other, status):
+    url, _ = other((status, {"Content-Type": "text/html"}, b"<title>Welcome to the hotel</title>"))
+    with Client(url) as client, pytest.raises(rjpeg.DeliveryError, match=r"portal or proxy|doesn't answer as"):
+        client.send("a", b"jpeg", sequence=7, capture_time=MOMENT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"camera": "b"}, {"sequence": 8}, {"sequence": None}, {"capture_time": "2026-03-04T05:06:08Z"}],
+)
+def test_an_acknowledgment_of_another_frame_is_an_error(other, client, jpegs, change):
+    sent = client.send("a", jpegs[0], sequence=7, capture_time=MOMENT)
+    record = msgspec.to_builtins(sent)
+    url, _ = other((200, {}, json.dumps(record).encode()))
+    with Client(url) as portal:
+        assert portal.send("a", jpegs[0], sequence=7, capture_time=MOMENT) == sent
+    url, _ = other((200, {}, json.dumps(record | change).encode()))
+    with Client(url) as portal, pytest.raises(rjpeg.DeliveryError, match="acknowledges another frame"):
+        portal.send("a", jpegs[0], sequence=7, capture_time=MOMENT)
 
 
 def test_a_token_goes_to_its_server_and_is_not_overridden_by_a_netrc(other, tmp_path, monkeypatch):

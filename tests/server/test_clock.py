@@ -18,7 +18,8 @@ from server import clock as clocks
 from server.clock import Known, Reading, ReceiptClock, SteadyClock, judge
 from server.database import Database, frames, metadata, to_microseconds
 from server.expiry import expired
-from server.files import make_key, open_files
+from server.files import open_files
+from server.keys import make_key
 from server.retention import Tended, tend
 from server.store import FrameRow, Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
@@ -246,8 +247,9 @@ def test_bytes_need_no_clock(kept: Kept) -> None:
 
 def test_no_file_is_swept_on_a_clock_that_is_not_believed(kept: Kept) -> None:
     kept.tend()
-    key = make_key("gate", kept.machine.wall())
-    kept.store.files.write(key, b"on its way, where there are no locks")()
+    content = b"on its way, where there are no locks"
+    key = make_key("gate", kept.machine.wall(), NOON, None, content)
+    kept.store.files.write(key, content)()
     kept.machine.set_by = YEAR
     assert kept.tend().orphans == 0
     assert kept.store.files.read(key)

@@ -14,8 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
-from server.database import NoRoomError
-from server.files import Files, Folder, Objects, key_time, make_key, open_files
+from server.disk import NoRoomError
+from server.files import Files, Folder, open_files
+from server.keys import key_time, keys_between, make_key, quarantine_key
+from server.objects import Objects
 from tests.server.stores import NOON, SECOND
 
 HOUR = datetime.timedelta(hours=1)
@@ -54,7 +56,7 @@ def test_removing_what_is_not_there_is_no_error(files: Files) -> None:
     files.remove(keys)
     files.remove(keys)
     files.remove([])
-    assert list(files.between(NOON, NOON + SECOND)) == []
+    assert list(keys_between(files.names, NOON, NOON + SECOND)) == []
 
 
 def test_files_are_found_by_their_time(files: Files) -> None:
@@ -62,19 +64,26 @@ def test_files_are_found_by_their_time(files: Files) -> None:
     keys = {(camera, when): make_key(camera, when) for camera in ("a", "b") for when in times}
     for key in keys.values():
         files.write(key, b"x")()
-    found = [key for some in files.between(NOON - SECOND, NOON + SECOND) for key in some]
+    found = [key for some in keys_between(files.names, NOON - SECOND, NOON + SECOND) for key in some]
     assert sorted(found) == sorted(key for (_, when), key in keys.items() if NOON - SECOND <= when < NOON + SECOND)
-    assert len([key for some in files.between(NOON - 24 * HOUR, NOON + 24 * HOUR) for key in some]) == len(keys)
+    day = 24 * HOUR
+    assert len([key for some in keys_between(files.names, NOON - day, NOON + day) for key in some]) == len(keys)
 
 
-def test_a_file_is_removed_as_idle_only_when_nobody_owns_it(files: Files) -> None:
+def test_a_file_is_moved_as_idle_only_when_nobody_owns_it(files: Files) -> None:
     key = make_key("gate", NOON)
+    aside = quarantine_key(key, "2026-11-29")
     files.write(key, b"x")()
-    assert not files.remove_idle(key, lambda: True)
+    assert not files.move_idle(key, aside, lambda: True)
     assert files.read(key) == b"x"
-    assert files.remove_idle(key, lambda: False)
+    assert files.move_idle(key, aside, lambda: False)
     with pytest.raises(StorageError):
         files.read(key)
+    assert files.size(key) is None
+    assert files.read(aside) == b"x"
+    assert not files.move_idle(key, aside, lambda: False)
+    files.move(aside, key)
+    assert (files.read(key), files.size(aside)) == (b"x", None)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +114,7 @@ def test_what_others_put_there_is_left_alone(files: Files, tmp_path: Path) -> No
     before = names_below(root)
     key = make_key("gate", NOON)
     files.write(key, b"x")()
-    assert list(files.between(NOON - HOUR, NOON + HOUR)) == [[key]]
+    assert list(keys_between(files.names, NOON - HOUR, NOON + HOUR)) == [[key]]
     files.remove([key])
     assert names_below(root) == before
 
@@ -130,7 +139,7 @@ def test_a_name_holds_camera_and_time(camera: str, when: datetime.datetime) -> N
     assert key.split("/")[0] == camera
     # not `when`: an hour that a clock shows twice equals no time of another zone (PEP 495)
     assert key_time(key) == moment
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}/[0-9T-]{13}/[0-9T]{21}Z-[0-9a-f]{16}\.jpg", key)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}/[0-9T-]{13}/[0-9T]{21}Z-[0-9T]{21}Z-x-[0-9a-f]{14}\.jpg", key)
 
 
 @settings(max_examples=200)
@@ -215,18 +224,18 @@ def test_a_file_on_its_way_is_not_idle_for_another_program(tmp_path: Path) -> No
     key = make_key("gate", NOON)
     program = (
         "import sys; from server.files import open_files\n"
-        "print(open_files(sys.argv[1]).remove_idle(sys.argv[2], lambda: False))"
+        "print(open_files(sys.argv[1]).move_idle(sys.argv[2], sys.argv[3], lambda: False))"
     )
 
-    def removed_by_another() -> str:
-        command = [sys.executable, "-c", program, str(tmp_path), key]
+    def moved_by_another() -> str:
+        command = [sys.executable, "-c", program, str(tmp_path), key, quarantine_key(key, "2026-11-29")]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     let_go = files.write(key, b"x")
-    assert removed_by_another() == "False"
+    assert moved_by_another() == "False"
     assert files.read(key) == b"x"
     let_go()
-    assert removed_by_another() == "True"
+    assert moved_by_another() == "True"
 
 
 def test_writing_goes_on_while_others_remove_empty_folders(tmp_path: Path) -> None:
@@ -278,7 +287,7 @@ def test_the_lock_is_asked_for_in_a_way_that_nfs_has(tmp_path: Path, monkeypatch
     files = open_files(str(tmp_path))
     key = make_key("gate", NOON)
     files.write(key, b"x")()
-    assert files.remove_idle(key, lambda: False)
+    assert files.move_idle(key, quarantine_key(key, "2026-11-29"), lambda: False)
     assert asked == [(fcntl.LOCK_SH, os.O_RDWR), (fcntl.LOCK_EX, os.O_RDWR)]
 
 

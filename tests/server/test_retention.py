@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from rjpeg.errors import InputError, StorageError
 from server.database import Database
-from server.files import Folder, make_key, open_files
+from server.files import Folder, open_files
+from server.keys import keys_between, make_key
 from server.retention import Tended, tend
 from server.store import OLDEST, FrameRow, Store
+from server.sweep import Quarantine, owned
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
-from tests.server.test_store import check_sums, stored_files
+from tests.server.test_store import check_sums, quarantined_files, stored_files
 
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 24 * 3600 * SECOND
 
@@ -248,22 +250,24 @@ def test_a_file_without_a_frame_is_swept_once_it_is_not_new(store: Store, clock:
     clock.time += SECOND / 10**6
     assert store.sweep() == 1
     assert stored_files(tmp_path / "frames") == {fresh} | {row.key for row in rows}
-    assert lost not in stored_files(tmp_path / "frames")
+    assert quarantined_files(tmp_path / "frames") == {lost}
     clock.time += MINUTE
     assert store.sweep() == 1
     assert stored_files(tmp_path / "frames") == {row.key for row in rows}
-    assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == ["gate", "yard"]
+    assert quarantined_files(tmp_path / "frames") == {lost, fresh}
+    assert store.quarantined == Quarantine(files=2, bytes=34)
+    names = ["gate", "quarantine", "rjpeg-store.json", "yard"]
+    assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == names
     assert list((tmp_path / "frames" / "yard").iterdir()) == []
 
 
-def test_a_sweep_does_not_look_again_at_what_was_swept_long_ago(store: Store, clock: Clock, tmp_path: Path) -> None:
+def test_a_sweep_does_not_look_again_at_what_was_swept_long_ago(store: Store, clock: Clock, monkeypatch) -> None:
     clock.time = NOON + DAY
     assert store.swept() is None
     store.sweep()
     assert store.swept() == NOON + DAY - store.files.grace
     looked = []
-    between = store.files.between
-    store.files.between = lambda start, end: looked.append((start, end)) or between(start, end)  # type: ignore
+    monkeypatch.setattr("server.sweep.keys_between", lambda _, *times: looked.append(times) or keys_between(_, *times))
     clock.time += DAY
     store.sweep()
     assert looked == [(NOON + DAY - store.files.grace - HOUR, NOON + 2 * DAY - store.files.grace)]
@@ -288,9 +292,8 @@ def test_a_frame_that_is_added_while_its_file_is_looked_at_keeps_it(
 ) -> None:
     row = add(store, clock, 0)
     clock.time += DAY
-    owned = store._owned
     answers: list[set[str]] = [set()]  # at the first look, the row is not committed yet
-    monkeypatch.setattr(store, "_owned", lambda keys: answers.pop() if answers else owned(keys))
+    monkeypatch.setattr("server.sweep.owned", lambda *given: answers.pop() if answers else owned(*given))
     assert store.sweep() == 0
     assert store.jpeg(row)
 

@@ -19,7 +19,7 @@ import pytest
 from rjpeg.errors import StorageError
 from server.store import Duplicate, Store
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, crc, received
-from tests.server.test_store import check_sums, own_postgresql, rows_of, stored_files
+from tests.server.test_store import check_sums, own_postgresql, quarantined_files, rows_of, stored_files
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("RJPEG_KILLS", "20"))
@@ -92,11 +92,13 @@ def check_store(store: Store, folder: Path, acknowledged: list[tuple[str, int, i
 
 
 def check_swept(store: Store, folder: Path) -> int:
-    """Whether files and rows are the same once all that the kills left is swept; how many files that were."""
+    """Check that files and rows are the same once all that the kills left is set aside; return how many that were."""
     now = store.now()
     store.now = lambda: now + store.files.grace + SECOND
+    before = stored_files(folder) | quarantined_files(folder)
     swept = store.sweep()
     assert stored_files(folder) == {row["key"] for row in rows_of(store, "frames")}
+    assert stored_files(folder) | quarantined_files(folder) == before, "nothing is deleted"
     return swept
 
 

@@ -1,0 +1,76 @@
+"""Bits a second on the wire: when a frame may leave."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+
+__all__ = ["WINDOW_SECONDS", "Pacer"]
+
+WINDOW_SECONDS = 10.0
+"""Over every window of so many seconds, bytes on the wire stay within the cap."""
+
+# who was told to wait, and asks no more for so long after that, has given up its turn
+PATIENCE_SECONDS = 1.0
+MIN_WAIT = 0.001
+# of one whose frame would fit, but before whom others wait
+TURN_WAIT = 0.05
+
+
+class Pacer:
+    """Holds frames back so that no window of `WINDOW_SECONDS` carries more than the cap.
+
+    It looks at what really leaves and when, in contrast to `Budget`, which plans: a frame that was kept for long
+    leaves together with later ones. Those who wait are let go in the order in which they came, or small frames of one
+    camera would keep the large ones of another waiting for ever. Safe to use from several threads.
+
+    Args:
+        bitrate: bits a second, > 0.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, bitrate: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = bitrate / 8 * WINDOW_SECONDS
+        self._clock = clock
+        self._left: deque[tuple[float, int]] = deque()
+        self._sum = 0
+        self._queue: dict[Hashable, float] = {}  # who waits, in order, and until when that is believed
+        self._lock = threading.Lock()
+
+    def take(self, size: int, who: Hashable = None) -> float:
+        """Return 0 if `size` bytes leave now, else the seconds after which to ask again.
+
+        Args:
+            size: bytes; more than those of a whole window leave alone.
+            who: asks, and waits with one frame at a time.
+        """
+        with self._lock:
+            now = self._forget()
+            self._queue = {each: until for each, until in self._queue.items() if until > now or each == who}
+            wait = self._wait(size, now)
+            if next(iter(self._queue), who) != who:
+                wait = max(wait, TURN_WAIT)
+            if wait > 0:
+                self._queue[who] = now + wait + PATIENCE_SECONDS
+                return wait
+            self._queue.pop(who, None)
+            self._left.append((now, size))
+            self._sum += size
+            return 0.0
+
+    def _wait(self, size: int, now: float) -> float:
+        """Seconds until the window has room for so many bytes."""
+        excess = self._sum + min(size, int(self._most)) - self._most
+        if excess <= 0:
+            return 0.0
+        for left, bytes_ in self._left:
+            excess -= bytes_
+            if excess <= 0:
+                return max(MIN_WAIT, left + WINDOW_SECONDS - now)
+        return WINDOW_SECONDS
+
+    def _forget(self) -> float:
+        now = self._clock()
+        while self._left and self._left[0][0] <= now - WINDOW_SECONDS:
+            self._sum -= self._left.popleft()[1]
+        return now

@@ -1,0 +1,113 @@
+"""Where frames come from: cameras, network streams, video files, pictures, and a sample for who has none of them.
+
+A source has `name`, `live`, `fps` (its own frames a second, None if it has none or they aren't known yet),
+`description` (what it gives, and what was asked of it where that differs), `unreadable` (pictures passed over) and
+these methods:
+
+- `read(due)`: the next frame, None after the last; one that isn't live waits until the monotonic time `due`;
+- `close()`.
+
+A live source goes on whether it is read or not, may stop at any time, and is read by `device.reader.Reader`. No source
+gives a picture a second time under a new time: what shows that it is not new is passed over, and counts as a stall if
+nothing new comes.
+
+Each kind has a module of its own here; `base` has what they share.
+"""
+
+import re
+from pathlib import Path
+
+import cv2
+
+from device.config import CameraConfig
+from device.sources.base import Frame, Source, frame_size, parse_size, without_password
+from device.sources.gstreamer import open_gstreamer
+from device.sources.opencv import CaptureSource
+from device.sources.picamera import PicameraSource
+from device.sources.pictures import PictureSource
+from device.sources.sample import SAMPLE_FPS, SAMPLE_SIZE, SampleSource
+from device.sources.v4l2 import open_v4l2
+from device.sources.video import RepeatedVideoSource, StreamSource, VideoSource
+from rjpeg.errors import ConfigError, StorageError
+from rjpeg.files import list_pictures
+
+__all__ = [
+    "CaptureSource",
+    "Frame",
+    "PicameraSource",
+    "PictureSource",
+    "RepeatedVideoSource",
+    "SampleSource",
+    "Source",
+    "StreamSource",
+    "VideoSource",
+    "frame_size",
+    "is_live",
+    "open_source",
+    "parse_size",
+    "without_password",
+]
+
+LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|sample$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
+
+# files of JPEGs one after another, whose first one OpenCV would take for a picture
+FILMS = {".mjpeg", ".mjpg"}
+
+
+def is_live(camera: CameraConfig) -> bool:
+    """Whether the source is a camera or stream, or a video file played as one; nothing is opened."""
+    return camera.live or LIVE.match(str(camera.source)) is not None
+
+
+def open_source(camera: CameraConfig) -> Source:
+    """Open what `camera.source` names, as device/config.yaml says.
+
+    Raises:
+        CameraError: the camera, stream or video can't be opened, or what it needs isn't installed.
+        ConfigError: a setting isn't one that this kind of source has.
+        StorageError: the file or folder isn't there, can't be read or holds no picture.
+    """
+    text = str(camera.source)
+    if re.fullmatch(r"[0-9]{1,4}", text):
+        return open_v4l2(int(text), f"camera {text}", f"/dev/video{text}", camera)
+    if text.startswith("/dev/"):
+        return open_v4l2(text, f"camera {text}", text, camera)
+    if match := re.fullmatch(r"picamera2(?::([0-9]{1,2}))?", text):
+        return PicameraSource(int(match[1] or 0), camera)
+    if camera.pixel_format is not None or camera.exposure is not None:
+        raise ConfigError(
+            f"camera {camera.id}: pixel_format and exposure are for V4L2 cameras and picamera2; "
+            f"{without_password(text)} has neither"
+        )
+    if text == "sample":
+        return SampleSource(camera.id, parse_size(camera.size) or SAMPLE_SIZE, camera.fps or SAMPLE_FPS)
+    if text.startswith("gstreamer:"):
+        return open_gstreamer(text.removeprefix("gstreamer:"))
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        return StreamSource(text, camera.stall_seconds)
+    return _open_file(Path(text), camera)
+
+
+def _open_file(path: Path, camera: CameraConfig) -> Source:
+    if path.is_dir():
+        pictures = list_pictures(path)
+    elif not path.exists():
+        raise StorageError(
+            f"no such source: {str(path)!r} is no camera index, /dev path, picamera2, gstreamer: pipeline, URL, "
+            "file or folder that exists"
+        )
+    else:
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise StorageError(f"can't read {path}: {error.strerror}") from error
+        film = path.suffix.lower() in FILMS or not cv2.haveImageReader(str(path))
+        pictures = [] if film else [path]
+    if camera.live:
+        if pictures:
+            raise ConfigError(f"camera {camera.id}: live is for a video file; {path} holds pictures")
+        return RepeatedVideoSource(path, camera.fps)
+    if pictures:
+        return PictureSource(pictures, str(path))
+    return VideoSource(path)
