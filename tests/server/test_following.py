@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ from server.following import GAP_SECONDS, Follower
 from server.hub import Event, Hub
 from server.metrics import Metrics
 from server.service import keep_following, make_service
-from server.store import FrameRow, Store
+from server.store import FrameRow, Store, to_row
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_parts import row as made_row
 
@@ -110,14 +111,19 @@ def test_a_row_without_measures_is_followed_and_counted(pair: tuple[Store, Store
 
 
 def test_a_row_that_cannot_be_read_does_not_keep_the_others_back(
-    sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores = [Store(Database(sqlite_url), open_files(str(tmp_path / "frames"))) for _ in range(2)]
     follower = Follower(stores[0])
     follower.begin()
     stored = [stores[1].add(received(sequence=number), MEASURES, None) for number in range(3)]
-    with stores[1].database.writing() as connection:
-        connection.execute(sa.update(frames).where(frames.c.id == stored[1].id).values(received_time=2**62))
+
+    def failing(camera: str, values: Any) -> FrameRow:
+        if values["id"] == stored[1].id:
+            raise ValueError("what nobody thought of")
+        return to_row(camera, values)
+
+    monkeypatch.setattr("server.following.to_row", failing)
     assert looks(follower) == [stored[0], stored[2]]
     assert f"frame {stored[1].id} has a row that can't be read" in caplog.text
     assert looks(follower) == []
