@@ -10,6 +10,7 @@ python -m server rebuild                                    rows again from the 
 
 import argparse
 import contextlib
+import datetime
 import json
 import logging
 import signal
@@ -31,7 +32,7 @@ its row are stored and would survive a power cut; 200 with "duplicate": true, th
 describes that and everything that can be read. The line "listening on http://HOST:PORT" appears on standard error once
 the server does. SIGTERM and Ctrl-C end it, exit 0.
 
-Other commands: `tokens add|list|revoke`, `worker`, `rebuild`; each has --help.
+Other commands: `tokens add|list|revoke`, `confirm-clock`, `worker`, `rebuild`; each has --help.
 """
 
 logger = logging.getLogger("server")
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {
         "serve": serve_command,
         "tokens": tokens_command,
+        "confirm-clock": confirm_clock_command,
         "worker": worker_command,
         "rebuild": rebuild_command,
     }
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `serve`."""
     p = argparse.ArgumentParser(
         prog="python -m server",
-        usage="%(prog)s [serve | tokens | worker | rebuild] [options]",
+        usage="%(prog)s [serve | tokens | confirm-clock | worker | rebuild] [options]",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -210,6 +212,29 @@ def print_tokens(infos: Sequence[Any], *, as_json: bool) -> None:
             print(json.dumps(record))
         else:
             print(f"{info.id:>6}  {info.role:6}  {info.camera or 'all':<24}  {made[:19]}Z  {info.note}".rstrip())
+
+
+def confirm_clock_command(arguments: list[str]) -> int:
+    """Believe this machine's clock as it is now."""
+    p = argparse.ArgumentParser(
+        prog="python -m server confirm-clock",
+        description="Say that this machine's clock is right now. Retention doesn't count a jump of the clock as age "
+        "until then. It holds for the jumps up to now and for no later one. Running programs know of it at once.",
+    )
+    add_storage_flags(p)
+    args = p.parse_args(arguments)
+    set_up_logging("info")
+    config = read_config(args)
+    from server import clock
+    from server.database import Database
+
+    # without the files, as for tokens
+    with contextlib.closing(Database(configuration.database_url(config))) as database:
+        now, newest = datetime.datetime.now(datetime.UTC), clock.newest_time(database)
+        clock.confirm(database, now, clock.SteadyClock.of_machine())
+    print(f"confirmed: now is {time_text(now)}")
+    print("no frame is kept" if newest is None else f"the newest frame was stored at {time_text(newest)}")
+    return 0
 
 
 def worker_command(arguments: list[str]) -> int:

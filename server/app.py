@@ -29,6 +29,8 @@ from rjpeg.errors import InputError, JpegError, ModelError, RjpegError, StorageE
 from rjpeg.protocol import METRICS_BYTES, time_text
 from server import bandwidth, schemas
 from server.access import COOKIE, Access, is_local_name
+from server.background import Background
+from server.clock import ReceiptClock
 from server.config import Config
 from server.disk import NoRoomError
 from server.frames import ReceivedFrame
@@ -52,6 +54,8 @@ RECHECK_SECONDS = 2
 # events that wait for a slow reader
 EVENTS_WAITING = 256
 PING_SECONDS = 5
+# after a start, that a camera with frames from the future may live
+UNKNOWN_SECONDS = 60
 BOUNDARY = "frame"
 FOREVER = "private, max-age=31536000, immutable"
 PAGE = Path(__file__).with_name("page")
@@ -74,6 +78,8 @@ class Service:
     Attributes:
         access: who may do what.
         secure: behind TLS, so that cookies are for TLS only.
+        background: what runs beside requests.
+        warnings: what a person should look at, by what it concerns.
     """
 
     config: Config
@@ -86,7 +92,9 @@ class Service:
     access: Access
     secure: bool = False
     streams: int = 0
-    last_receipt: int = 0
+    receipts: ReceiptClock = field(default_factory=ReceiptClock)
+    background: Background = field(init=False)
+    warnings: dict[str, str] = field(default_factory=dict)
     places: Places = field(init=False)
     rate: Rate = field(init=False)
     cameras: set[str] = field(default_factory=set)
@@ -95,13 +103,18 @@ class Service:
         limits = self.config.limits
         self.places = Places(limits.pending, limits.pending_of_camera)
         self.rate = Rate(limits.frames_per_second)
+        self.background = Background(self.metrics)
         self.metrics.watch("rjpeg_pending", "Frames being received or stored.", lambda: self.places.pending)
         self.metrics.watch("rjpeg_streams", "Live streams and event streams.", lambda: self.streams)
+        self.metrics.watch(
+            "rjpeg_retention_refused",
+            "Whether the clock jumped, so that retention doesn't count by it.",
+            lambda: "retention" in self.warnings,
+        )
 
     def receipt_time(self) -> datetime.datetime:
-        """Now in UTC, and never the same twice."""
-        self.last_receipt = max(time.time_ns() // 1000, self.last_receipt + 1)
-        return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=self.last_receipt)
+        """Return now, in UTC; no two in a row are the same."""
+        return self.receipts.next()
 
 
 def make_app(service: Service) -> FastAPI:
@@ -295,7 +308,7 @@ def _reading(service: Service) -> APIRouter:
         return (
             {"camera": summary.name, "frames": summary.frames, "bytes": summary.bytes}
             | times
-            | {"last_frame": summary.last_frame}
+            | {"last_frame": summary.last_frame, "silent_seconds": silent_seconds(service, summary)}
             | service.hub.rates(summary.name)
             | {"drops": drops_of(metrics), "metrics": metrics}
         )
@@ -475,7 +488,7 @@ def _reading(service: Service) -> APIRouter:
         summary = await summary_of(camera)
         bpp = service.hub.rates(camera)["bpp"]
         if not bpp and summary.last_frame is not None:
-            bpp = (await row_of(camera, "latest")).measures["bpp"]
+            bpp = (await row_of(camera, "latest")).measures.get("bpp", 0.0)
         try:
             plain = await asyncio.to_thread(bandwidth.plain_jpeg_bpp, bpp, restored=service.config.decoding.restore)
             source = bandwidth.source()
@@ -621,17 +634,19 @@ def _about(service: Service) -> APIRouter:
     @router.get("/healthz", response_model=schemas.Health, responses=errors(400, 500))
     async def healthz() -> Response:
         """Whether the program lives."""
-        return JSONResponse({"status": "ok", "pending": service.places.pending})
+        return JSONResponse(health(service))
 
     @router.get("/readyz", response_model=schemas.Health, responses=errors(400, 500, 503))
     async def readyz() -> Response:
-        """Whether frames can be stored."""
+        """Whether frames can be stored, and what is to be done beside that is done."""
         try:
             async with asyncio.timeout(PING_SECONDS):
                 await asyncio.to_thread(service.store.ping)
         except TimeoutError:
             raise HTTPException(503, "the store doesn't answer") from None
-        return JSONResponse({"status": "ok", "pending": service.places.pending})
+        if down := service.background.down():
+            raise HTTPException(503, f"{' and '.join(down)} can't run now; the log says why")
+        return JSONResponse(health(service))
 
     @router.get(
         "/metrics",
@@ -715,6 +730,28 @@ class Recheck:
             return True
         self._checked = now
         return await self._access.may_read(self._secret, self._camera)
+
+
+def health(service: Service) -> dict[str, Any]:
+    """Return what /healthz and /readyz answer when all is well."""
+    return {"status": "ok", "pending": service.places.pending, "warnings": list(service.warnings.values())}
+
+
+def silent_seconds(service: Service, summary: CameraSummary) -> float | None:
+    """Return how long a camera has sent nothing; None: it never sent anything, or that can't be said.
+
+    It is counted by a clock that nobody sets, from the last frame since the start of this program. Of a camera that has
+    sent none since, the time of its last frame is compared with the wall clock; where that can't be right, the camera
+    has been silent for as long as this program runs.
+    """
+    silence = service.hub.silence(summary.name)
+    if silence is None and summary.last_received_time is not None:
+        passed = (datetime.datetime.now(datetime.UTC) - summary.last_received_time).total_seconds()
+        age = service.hub.age()
+        if passed < 0 and age < UNKNOWN_SECONDS:
+            return None
+        silence = max(passed, age)
+    return None if silence is None else round(silence, 3)
 
 
 def frame_metrics(text: str | None) -> dict[str, Any] | None:

@@ -94,7 +94,7 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
     """A camera: what is stored of it, and its last minute in figures.
 
     `fps`: frames a second; `bitrate`: bits a second; both 0 when it was silent. `drops`: frames that the device gave
-    up, as it says; `last_frame`: id of the newest.
+    up, as it says; `last_frame`: id of the newest; `silent_seconds`: since that came, whatever clocks were set to.
     """
 
     camera: str
@@ -109,6 +109,7 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
     bpp: float
     drops: int | None = None
     metrics: dict[str, Any] | None = None
+    silent_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ MICROSECOND = datetime.timedelta(microseconds=1)
 BUSY_SECONDS = 30  # that a program waits for another one's transaction
 CONNECT_SECONDS = 10
 PING_SECONDS = 2.0  # that a ping waits for its turn to write
+REBUILT = "rebuild"  # the writer of rows that were made again from files: they are no news
 MIGRATIONS = Path(__file__).with_name("migrations")
 ADVISORY_LOCK = 0x726A706567  # any number that nobody else takes; "rjpeg"
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -76,16 +76,16 @@ class Hub:
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
         self._recent: dict[str, _Recent] = {}
-        self._told: defaultdict[str, set[int]] = defaultdict(set)
+        self._since = time.monotonic()
         self.closed = False
 
     def publish(self, event: Event, now: float | None = None) -> None:
         """A frame was stored."""
         row = event.row
-        self._told[row.camera].add(row.id)
         now = time.monotonic() if now is None else now
         recent = self._recent.setdefault(row.camera, _Recent(now))
-        recent.add(row.measures["bytes"], row.measures["width"] * row.measures["height"], now)
+        size, width, height = (_number(row.measures.get(name)) for name in ("bytes", "width", "height"))
+        recent.add(size, width * height, now)
         if row.metrics is not None:
             recent.metrics = row.metrics
         for subscription in self._subscriptions:
@@ -118,13 +118,14 @@ class Hub:
         """Readers at the moment."""
         return len(self._subscriptions)
 
-    def was_told(self, row: FrameRow) -> bool:
-        """Whether a frame was published."""
-        return row.id in self._told[row.camera]
+    def silence(self, camera: str, now: float | None = None) -> float | None:
+        """Return seconds since a camera's last frame was published; None: none was since the start."""
+        recent = self._recent.get(camera)
+        return None if recent is None else max(0.0, (time.monotonic() if now is None else now) - recent.last)
 
-    def forget(self, camera: str, until: int) -> None:
-        """What was published up to this id is not asked for any more."""
-        self._told[camera] = {number for number in self._told[camera] if number > until}
+    def age(self, now: float | None = None) -> float:
+        """Return seconds since the start."""
+        return (time.monotonic() if now is None else now) - self._since
 
     def rates(self, camera: str, now: float | None = None) -> dict[str, float]:
         """fps, bitrate (bits/s) and bpp over the last minute, or since the camera's first frame within it; or 0."""
@@ -144,11 +145,13 @@ class _Recent:
 
     def __init__(self, now: float) -> None:
         self.metrics: dict[str, Any] | None = None
+        self.last = now
         self._since = now
         # second, frames, bytes, pixels
         self._seconds: deque[list[int]] = deque()
 
     def add(self, size: int, pixels: int, now: float) -> None:
+        self.last = now
         self._forget(now)
         if not self._seconds:
             self._since = now
@@ -166,9 +169,14 @@ class _Recent:
         return {
             "fps": round(frames / span, 3),
             "bitrate": round(8 * size / span, 1),
-            "bpp": round(8 * size / pixels, 4),
+            "bpp": round(8 * size / pixels, 4) if pixels else 0.0,
         }
 
     def _forget(self, now: float) -> None:
         while self._seconds and self._seconds[0][0] <= now - WINDOW_SECONDS:
             self._seconds.popleft()
+
+
+def _number(value: Any) -> int:
+    """Return a measure, 0 where a row has none: another program, or another version of this one, has stored it."""
+    return value if isinstance(value, int) and value > 0 else 0

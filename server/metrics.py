@@ -46,6 +46,10 @@ class Metrics:
         self._answers = Counter("rjpeg_http_answers", "Answers by method and status.", ["method", "status"],
                                 registry=registry)  # fmt: skip
         self._deleted = Counter("rjpeg_frames_deleted", "Frames given up.", ["reason"], registry=registry)
+        self._background = Counter(
+            "rjpeg_background_failures", "Failures of work beside requests, which was started again.", ["task"],
+            registry=registry,
+        )  # fmt: skip
         self._receipt = Histogram(
             "rjpeg_receipt_seconds", "From a whole frame to its acknowledgment.", buckets=BUCKETS, registry=registry
         )
@@ -67,6 +71,10 @@ class Metrics:
         """So many frames were deleted."""
         self._deleted.labels("age").inc(too_old)
         self._deleted.labels("bytes").inc(too_many)
+
+    def background_failed(self, task: str) -> None:
+        """Work that goes on beside requests failed."""
+        self._background.labels(task).inc()
 
     def acknowledged(self, seconds: float) -> None:
         """So long after it was received whole, a frame was acknowledged."""

@@ -184,6 +184,10 @@ class Camera(Answer):
     last_capture_time: TimeText | None
     last_received_time: TimeText | None
     last_frame: int | None = Field(description="id of the newest frame", examples=[18])
+    silent_seconds: float | None = Field(
+        description="Since its last frame, by a clock that nobody sets; null: none ever came, or that can't be said",
+        examples=[0.4],
+    )
     fps: float = Field(ge=0, description="Frames a second", examples=[9.98])
     bitrate: float = Field(ge=0, description="Bits a second", examples=[98000.0])
     bpp: float = Field(ge=0, examples=[0.37])
@@ -256,6 +260,7 @@ class Health(Answer):
 
     status: Literal["ok"]
     pending: int = Field(ge=0, description="Frames being received, decoded or stored")
+    warnings: list[str] = Field(description="What a person should look at, though frames are stored")
 
 
 class SessionRequest(BaseModel):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import functools
 import ipaddress
 import logging
 import re
@@ -18,10 +19,12 @@ from typing import Any, Literal
 import uvicorn
 from fastapi import FastAPI
 
-from rjpeg.errors import ConfigError, StorageError
+from rjpeg.errors import ConfigError
 from server.access import Access
 from server.app import Service, make_app
+from server.background import Background, Done, Work
 from server.config import Config, database_url, files_url, max_pixels, workers
+from server.following import Follower
 from server.hub import Event, Hub
 from server.intake import Intake
 from server.limits import HEADER_SECONDS, TimedProtocol
@@ -32,17 +35,16 @@ from server.retention import tend
 from server.store import Store
 from server.task import load_task
 
-__all__ = ["make_service", "needs_token", "open_socket", "parse_address", "serve"]
+__all__ = ["keep_following", "keep_tending", "make_service", "needs_token", "open_socket", "parse_address", "serve"]
 
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10
 # frames that share a commit
 MOST_ADDING = 64
-SETTLED_SECONDS = 0.5
 QUESTIONS = 32
-# of one camera, that are published at a time; streams show the newest anyway
-MOST_FOLLOWED = 100
+# of a timedelta
+MAX_DAYS = 999_999_999
 
 
 @contextmanager
@@ -186,16 +188,19 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._hub.close)
 
 
-def serve(service: Service, listening: socket.socket, *, background: list[Callable[[], Any]] | None = None) -> None:
+def serve(service: Service, listening: socket.socket, *, background: dict[str, Work] | None = None) -> None:
     """Serve until SIGINT or SIGTERM; requests that are being answered are finished first (10 s at most).
 
     Args:
-        background: coroutine functions that run meanwhile.
+        background: further work that goes on meanwhile, by name.
     """
     app = make_app(service)
-    app.router.lifespan_context = _lifespan(
-        [lambda: keep_tending(service), lambda: keep_following(service), *(background or [])]
-    )
+    follower = Follower(service.store)
+    works: dict[str, Work] = {
+        "retention": functools.partial(keep_tending, service),
+        "following": functools.partial(keep_following, service, follower),
+    }
+    app.router.lifespan_context = _lifespan(service.background, works | (background or {}))
     config = service.config
     server = Server(
         uvicorn.Config(
@@ -229,71 +234,66 @@ def serve(service: Service, listening: socket.socket, *, background: list[Callab
     server.run(sockets=[listening])
 
 
-async def keep_tending(service: Service) -> None:
-    """Give up frames that are too old or too many, and what a crash left, for ever."""
+async def keep_tending(service: Service, done: Done) -> None:
+    """Give up frames that are too old or too many, and what a crash left, for ever. Raises StorageError."""
     retention = service.config.retention
-    max_age = None if retention.days is None else datetime.timedelta(days=retention.days)
-    quarantine = None if retention.quarantine_days is None else datetime.timedelta(days=retention.quarantine_days)
+    max_age = days(retention.days)
+    quarantine = days(retention.quarantine_days)
     while True:
-        try:
-            done = await asyncio.to_thread(
-                tend, service.store, max_age=max_age, max_bytes=retention.bytes, quarantine=quarantine
+        tended = await asyncio.to_thread(
+            tend, service.store, max_age=max_age, max_bytes=retention.bytes, quarantine=quarantine
+        )
+        service.metrics.tended(tended.too_old, tended.too_many)
+        if tended.too_old or tended.too_many or tended.orphans:
+            logger.info(
+                "retention: %d frames were too old, %d too many; %d files of no frame were set aside",
+                tended.too_old,
+                tended.too_many,
+                tended.orphans,
             )
-        except StorageError as error:
-            # adding frames fails as well then, and says so; it may pass
-            logger.error("retention: %s", error)
-        else:
-            service.metrics.tended(done.too_old, done.too_many)
-            if done.too_old or done.too_many or done.orphans:
-                logger.info(
-                    "retention: %d frames were too old, %d too many; %d files of no frame were set aside",
-                    done.too_old,
-                    done.too_many,
-                    done.orphans,
-                )
+        tell_of_clock(service, tended.refused)
+        done()
         await asyncio.sleep(retention.every_seconds)
 
 
-async def keep_following(service: Service) -> None:
-    """Publish frames that other programs store, as workers do, for ever."""
-    seconds = service.config.follow_seconds
-    known = {summary.name: summary.last_frame or 0 for summary in await asyncio.to_thread(service.store.cameras)}
+def days(number: float | None) -> datetime.timedelta | None:
+    """Return so many days, or as many as there are; None: for ever."""
+    return None if number is None else datetime.timedelta(days=min(number, MAX_DAYS))
+
+
+def tell_of_clock(service: Service, refused: str | None) -> None:
+    """Log that retention doesn't believe the clock, or does again, when that changes; show it meanwhile."""
+    known = service.warnings.pop("retention", None)
+    if refused is not None:
+        warning = service.warnings["retention"] = (
+            f"the clock is not believed: {refused}. Frames are kept for longer until it is right again, or until "
+            "`python -m server confirm-clock` says that it is"
+        )
+        if known is None:
+            logger.error("retention: %s", warning)
+    elif known is not None:
+        logger.info("retention: the clock is believed again")
+
+
+async def keep_following(service: Service, follower: Follower, done: Done) -> None:
+    """Publish frames that other programs store, as workers do, for ever. Raises StorageError."""
     while True:
-        await asyncio.sleep(seconds)
-        try:
-            await follow(service, known)
-        except StorageError as error:
-            logger.warning("looking for frames of other programs: %s", error)
+        more = True
+        while more:
+            rows, more = await asyncio.to_thread(follower.look)
+            for row in rows:
+                service.hub.publish(Event(row=row))
+                service.cameras.add(row.camera)
+        done()
+        await asyncio.sleep(service.config.follow_seconds)
 
 
-async def follow(service: Service, known: dict[str, int]) -> None:
-    """Publish what was stored by others since the ids in `known`, by camera, which are moved on.
-
-    Raises:
-        StorageError: the store can't be read.
-    """
-    store, hub = service.store, service.hub
-    # what this program stores is published at once; what is younger may be on its way there
-    settled = store.now() - datetime.timedelta(seconds=SETTLED_SECONDS)
-    for summary in await asyncio.to_thread(store.cameras):
-        since = known.get(summary.name, 0)
-        if summary.last_frame is not None and summary.last_frame > since:
-            rows = await asyncio.to_thread(store.frames, summary.name, limit=MOST_FOLLOWED)
-            for row in reversed(rows):
-                if since < row.id and row.stored_time <= settled:
-                    if not hub.was_told(row):
-                        hub.publish(Event(row=row))
-                    known[row.camera] = row.id
-            hub.forget(summary.name, known.get(summary.name, 0))
-        service.cameras.add(summary.name)
-
-
-def _lifespan(background: list[Callable[[], Any]]) -> Any:
+def _lifespan(background: Background, works: dict[str, Work]) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # short questions to the store and about tokens
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(QUESTIONS, thread_name_prefix="questions"))
-        tasks = [asyncio.ensure_future(work()) for work in background]
+        tasks = [asyncio.ensure_future(background.run(name, work)) for name, work in works.items()]
         try:
             yield
         finally:

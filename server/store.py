@@ -9,9 +9,10 @@ Nothing that the database says is kept in memory: another one, or an older one, 
 import datetime
 import logging
 import queue
+import secrets
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -25,6 +26,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from rjpeg.errors import InputError, StorageError
 from rjpeg.protocol import time_text
 from server.database import (
+    REBUILT,
     Database,
     NoRoomError,
     cameras,
@@ -34,6 +36,7 @@ from server.database import (
     to_microseconds,
     trash,
 )
+from server.expiry import expired
 from server.files import Files, open_files
 from server.frames import CAMERA_ID, ReceivedFrame
 from server.identity import attach
@@ -59,7 +62,10 @@ FINE = 60 * MINUTE  # that a timeline looks at each frame; in longer ones at eac
 DELETED_TOGETHER = 500  # frames; others can write between
 DELETING = 0x726A70656764  # any number that nobody else takes for an advisory lock; "rjpegd"
 
-OLDEST = sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.stored_time, frames.c.id).limit(DELETED_TOGETHER)
+UNCERTAIN = 1024  # frames whose sender was told of a failure though they may be stored
+
+# by id and not by time, which a clock that jumped puts out of order
+OLDEST = sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.id).limit(DELETED_TOGETHER)
 CAMERA_IDS = sa.select(cameras.c.name, cameras.c.id).where(cameras.c.name.in_(sa.bindparam("names", expanding=True)))
 TOTAL_BYTES = sa.select(sa.func.coalesce(sa.func.sum(cameras.c.bytes), 0))
 
@@ -112,7 +118,7 @@ class CameraSummary:
         frames, bytes: that are kept.
         first_capture_time, last_capture_time: of those; None where there are none.
         last_frame: id of the last that was stored, None where none is kept.
-        last_received_time: of the newest that ever came, kept or not.
+        last_received_time: of the frame that was stored last, kept or not.
         metrics: what the camera said of itself with its last frame.
     """
 
@@ -173,6 +179,8 @@ class Store:
         now: the clock.
 
     Attributes:
+        writer: of 16 characters, in the rows of all frames that are added here and of no others.
+        uncertain: keys of frames whose `add` failed though the database may have, or may get, their rows.
         quarantined: what was set aside when it was last looked at; None: it was not looked at yet.
 
     Raises:
@@ -191,6 +199,8 @@ class Store:
         self.database = database
         self.files = files
         self.now = now
+        self.writer = secrets.token_hex(8)
+        self.uncertain: deque[str] = deque(maxlen=UNCERTAIN)
         self.quarantined: Quarantine | None = None
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
         # made once: making them takes longer than a row does
@@ -259,6 +269,7 @@ class Store:
             "measures": as_json(measures, "measures"),
             "results": json_or_error(results, "results"),
             "metrics": json_or_error(frame.metrics, "metrics"),
+            "writer": self.writer,
         }
         self.database.check_room()
         let_go = self.files.write(values["key"], frame.jpeg)
@@ -269,9 +280,12 @@ class Store:
         except FutureTimeoutError:
             # it may still be committed, and until then its file is not one that a crash left
             pending.done.add_done_callback(lambda _: let_go())
+            self.uncertain.append(values["key"])
             raise StorageError(f"database {self.database.name} did not take a frame within {ADD_SECONDS} s") from None
         except StorageError:
-            if not pending.unsure:
+            if pending.unsure:
+                self.uncertain.append(values["key"])
+            else:
                 self._discard(values["key"])
             let_go()
             raise
@@ -300,7 +314,10 @@ class Store:
 
         def insert() -> set[str]:
             with self.database.writing() as connection:
-                batch = [Pending(parse_key(key).camera, rows[key], uptime()) for key in choose(connection)]
+                batch = [
+                    Pending(parse_key(key).camera, rows[key] | {"writer": REBUILT}, uptime())
+                    for key in choose(connection)
+                ]
                 if not batch:
                     return set()
                 ids = self._ids_of(connection, sorted({pending.camera for pending in batch}))
@@ -313,7 +330,13 @@ class Store:
         with self._closing:
             if self._closed:
                 raise StorageError("the store is closed")
+            self._check_writer()
             self._queue.put(pending)
+
+    def _check_writer(self) -> None:
+        """Raise StorageError where nobody would write."""
+        if not self._writer.is_alive():
+            raise StorageError(f"the thread that writes to database {self.database.name} has ended")
 
     def _discard(self, key: str) -> None:
         """Remove the file of a frame that has no row."""
@@ -335,7 +358,20 @@ class Store:
                     break
             ended = None in batch
             if some := [pending for pending in batch if pending is not None]:
-                self._commit(some)
+                try:
+                    self._commit(some)
+                except Exception as error:
+                    # a defect; the frames that come after these have a right to be stored
+                    logger.exception("store: %d frames can't be written", len(some))
+                    self._give_up(some, error)
+
+    @staticmethod
+    def _give_up(batch: list[Pending], error: Exception) -> None:
+        """Answer those who still wait."""
+        for pending in batch:
+            pending.unsure = True
+            if not pending.done.done():
+                pending.done.set_exception(StorageError(f"a row can't be written: {error}"))
 
     def _commit(self, batch: list[Pending]) -> None:
         """Give every frame its row or its error."""
@@ -440,22 +476,26 @@ class Store:
                     "more_bytes": sum(row["bytes"] for row in of_camera),
                     "first": min(row["capture_time"] for row in of_camera),
                     "last": max(row["capture_time"] for row in of_camera),
-                    "received": max(row["received_time"] for row in of_camera),
-                    "newest": max(row["id"] for row in of_camera),
+                    "received": last["received_time"],
+                    "newest": last["id"],
                 }
                 for camera, of_camera in sorted(by_camera.items())
+                for last in [max(of_camera, key=lambda row: row["id"])]
             ],
         )
 
     # --- deleting
 
     def delete_older_than(self, when: datetime.datetime) -> int:
-        """Delete the frames that were stored before a time, oldest first, and give their number.
+        """Delete the oldest frames, up to the first that was not stored before a time, and give their number.
+
+        Frames that say that they will be stored are neither old nor young, see `server.expiry`.
 
         Raises:
             StorageError: the database or the files can't be written; what was deleted until then is.
         """
-        return self._delete(lambda _: frames.c.stored_time < to_microseconds(when))
+        cutoff, now = to_microseconds(when), to_microseconds(self.now())
+        return self._delete(lambda connection: expired(connection, cutoff, now, DELETED_TOGETHER))
 
     def shrink_to(self, size: int) -> int:
         """Delete frames, oldest first, until the files of those that are left are at most `size` bytes.
@@ -541,7 +581,7 @@ class Store:
         )
         # the cameras' rows are locked now, so the next statement sees all that was committed to them
         of_camera = frames.c.camera_id == cameras.c.id
-        last = sa.select(frames.c.id).order_by(frames.c.capture_time.desc(), frames.c.id.desc()).limit(1)
+        last = sa.select(sa.func.max(frames.c.id))
         kept = sa.select(frames.c.id).where(frames.c.id == cameras.c.last_frame)
         connection.execute(
             sa.update(cameras)
@@ -716,6 +756,7 @@ class Store:
         """Fail where no frame could be added now. Raises StorageError."""
         if self._closed:
             raise StorageError("the store is closed")
+        self._check_writer()
         self.database.ping()
         self.database.check_room()
         self.files.ping()
@@ -791,7 +832,11 @@ def add_to_cameras(dialect: str) -> sa.Update:
             bytes=columns.bytes + new("more_bytes"),
             first_capture_time=extended(least, columns.first_capture_time, "first"),
             last_capture_time=extended(most, columns.last_capture_time, "last"),
-            last_received_time=extended(most, columns.last_received_time, "received"),
+            # of the last frame, and not the greatest: a clock that was wrong once would be believed for ever
+            last_received_time=sa.case(
+                (new("newest") > sa.func.coalesce(columns.last_frame, 0), new("received")),
+                else_=columns.last_received_time,
+            ),
             last_frame=extended(most, columns.last_frame, "newest"),
         )
     )

@@ -55,7 +55,8 @@ def sweep(database: Database, files: Files, now: datetime.datetime, keep: dateti
     """
     end = now - files.grace
     last = swept(database)
-    start = from_microseconds(0) if last is None else last - SWEPT_AGAIN
+    # what was swept by a clock that was ahead was not looked at
+    start = from_microseconds(0) if last is None or last > end else last - SWEPT_AGAIN
     day = now.astimezone(datetime.UTC).date().isoformat()
     moved = 0
     for keys in keys_between(files.names, start, end):

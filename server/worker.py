@@ -42,11 +42,12 @@ from rjpeg.files import read_token
 from rjpeg.protocol import broker_address
 from server import __main__ as program
 from server.app import Service, frame_metrics
+from server.background import Done
 from server.config import Config
 from server.frames import CAMERA_ID, ReceivedFrame
 from server.lines import LineWriter
 from server.schemas import parse_time
-from server.service import check_tls, make_service, needs_token, open_socket, serve
+from server.service import check_tls, keep_tending, make_service, needs_token, open_socket, serve
 
 __all__ = ["Settings", "Worker", "frame_of", "main"]
 
@@ -142,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         service = stack.enter_context(make_service(config, access_required=bool(required), emit=emit))
         worker = Worker(service, settings)
         if listening is None:
-            asyncio.run(run_until_signal(worker))
+            asyncio.run(run_until_signal(service, worker))
         else:
-            serve(service, listening, background=[functools.partial(stop_on_error, worker)])
+            serve(service, listening, background={"worker": functools.partial(stop_on_error, worker)})
         if worker.error is not None:
             raise worker.error
     return 0
@@ -243,19 +244,25 @@ def free_name(config: Config, scope: str) -> Iterator[str]:
         os.close(descriptor)
 
 
-async def run_until_signal(worker: "Worker") -> None:
-    """Run a worker until SIGINT or SIGTERM."""
-    running = asyncio.ensure_future(worker.run())
+async def run_until_signal(service: Service, worker: "Worker") -> None:
+    """Run a worker until SIGINT or SIGTERM, and tend the store meanwhile. Nobody asks it for frames of others."""
+    run = service.background.run
+    running = asyncio.ensure_future(run("worker", functools.partial(stop_on_error, worker)))
+    tending = asyncio.ensure_future(run("retention", functools.partial(keep_tending, service)))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await running
+    tending.cancel()
+    await asyncio.gather(tending, return_exceptions=True)
 
 
-async def stop_on_error(worker: "Worker") -> None:
-    """Run a worker; end the service where it can't go on."""
-    await worker.run()
+async def stop_on_error(worker: "Worker", done: Done) -> None:
+    """Run a worker; end the program where it can't go on."""
+    await worker.run(done)
     signal.raise_signal(signal.SIGTERM)
+    # until that is heeded
+    await asyncio.Event().wait()
 
 
 class Worker:
@@ -285,15 +292,20 @@ class Worker:
         watch("rjpeg_mqtt_pending", "Frames taken and not acknowledged.", lambda: len(self._tasks))
         watch("rjpeg_mqtt_refused", "Messages since the start that held no frame.", lambda: self._refused)
 
-    async def run(self) -> None:
-        """Take frames, over connections that are made again for ever. Sets `error` where another try won't help."""
-        wait = FIRST_WAIT
+    async def run(self, done: Done = lambda: None) -> None:
+        """Take frames, over connections that are made again for ever. Sets `error` where another try won't help.
+
+        Args:
+            done: called for every connection.
+        """
+        wait, self._stopping = FIRST_WAIT, False
         try:
             while True:
                 connected = math.inf
                 try:
                     await self._connect()
                     connected = time.monotonic()
+                    done()
                     logger.info("takes frames of %s as %s", self._settings.broker, self._settings.name)
                     await self._take_until_lost()
                 except DeliveryError as error:

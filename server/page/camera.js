@@ -1,11 +1,11 @@
 // One camera.
 
-import { follow, framePath, get, request, serverNow } from "./api.js";
+import { follow, framePath, get, request } from "./api.js";
 import { element, fillFigures, fillTable, say, showState as showStateOf } from "./dom.js";
 import { DASH, age, clock, duration, exactClock, number, rate, shortClock, shown, size } from "./format.js";
 import { makeHistory } from "./history.js";
 import { makeOverlay } from "./overlay.js";
-import { stateOf } from "./overview.js";
+import { noteSilence, stateOf } from "./overview.js";
 import { showBoxes, showResults } from "./results.js";
 import { makeTimeline } from "./timeline.js";
 
@@ -288,7 +288,7 @@ export function open(name, frameId) {
   }
 
   async function refreshRecord() {
-    record = await get(base, { signal: ended.signal });
+    record = noteSilence(await get(base, { signal: ended.signal }));
     showRecord();
   }
 
@@ -357,9 +357,12 @@ export function open(name, frameId) {
     onFrame: (frame) => {
       if (!record) { catchUp().catch(() => {}); return; }
       if (frame.id > record.last_frame) {
-        Object.assign(record, {
-          last_frame: frame.id, last_capture_time: frame.capture_time, last_received_time: frame.received_time,
-        });
+        Object.assign(record, { last_frame: frame.id, last_received_time: frame.received_time });
+        // of all that are kept, so the last one's only where it is later
+        if (!(Date.parse(record.last_capture_time) > Date.parse(frame.capture_time))) {
+          record.last_capture_time = frame.capture_time;
+        }
+        noteSilence(record, 0);
       }
       if (!live || (wanted && frame.id <= wanted.id)) return;
       if (wanted) passed += ![current?.id, target?.id].includes(wanted.id);

@@ -1,6 +1,6 @@
 // All cameras.
 
-import { follow, framePath, get, isGone, serverNow } from "./api.js";
+import { follow, framePath, get, isGone } from "./api.js";
 import { element, fillFigures, say, showState } from "./dom.js";
 import { DASH, age, number, rate, size } from "./format.js";
 
@@ -10,11 +10,20 @@ const PICTURE_MS = 1000;
 const MOST_LOADING = 3;
 const SILENT_SECONDS = 10;
 
+// Seconds since its last frame. Clocks that nobody sets count them: the server's until it told, the browser's since.
+const silence = ({ silent_seconds: told, toldAt }) =>
+  (typeof told === "number" ? told + (performance.now() - toldAt) / 1000 : NaN);
+
+// notes on a record that the server has just told, or of which a frame has just come, how long a camera is silent
+export function noteSilence(record, seconds = record.silent_seconds) {
+  return Object.assign(record, { silent_seconds: seconds, toldAt: performance.now() });
+}
+
 // live: a frame came lately, by the camera's own pace. While the server is away nobody knows.
 export function stateOf(camera) {
   if (!camera.last_received_time) return { silent: true, seconds: NaN, text: "Nothing yet" };
-  const seconds = Math.max(0, (serverNow() - Date.parse(camera.last_received_time)) / 1000);
-  if (isGone()) return { silent: false, unknown: true, seconds, text: "Not known" };
+  const seconds = silence(camera);
+  if (isGone() || Number.isNaN(seconds)) return { silent: false, unknown: true, seconds, text: "Not known" };
   const silent = seconds > (camera.fps > 0 ? Math.max(SILENT_SECONDS, 5 / camera.fps) : SILENT_SECONDS);
   return { silent, seconds, text: silent ? `Silent for ${age(seconds)}` : "Live" };
 }
@@ -132,12 +141,12 @@ export function open({ tokens }) {
     for (const [name, card] of cards) {
       if (!names.has(name)) { card.item.remove(); cards.delete(name); wanted.delete(name); }
     }
-    for (const record of cameras) {
+    for (const record of cameras.map((each) => noteSilence(each))) {
       const card = cardOf(record.camera);
       // an event may have been faster
       if (card.record?.last_frame > record.last_frame) {
-        const { last_frame, last_received_time } = card.record;
-        Object.assign(record, { last_frame, last_received_time });
+        const { last_frame, last_received_time, silent_seconds, toldAt } = card.record;
+        Object.assign(record, { last_frame, last_received_time, silent_seconds, toldAt });
       }
       card.record = record;
       want(record.camera);
@@ -161,6 +170,7 @@ export function open({ tokens }) {
       if (card.record.last_frame >= frame.id) return;
       card.record.last_frame = frame.id;
       card.record.last_received_time = frame.received_time;
+      noteSilence(card.record, 0);
       want(frame.camera);
       load();
     },

@@ -17,7 +17,9 @@ export function makeTimeline(camera, onPick) {
   // what is to be shown: up to now, or around a frame that is older than that
   function place(record, frame, live) {
     const last = Date.parse(record.last_capture_time), first = Date.parse(record.first_capture_time);
-    const end = Math.max(serverNow(), last + 1);
+    const time = frame ? Date.parse(frame.capture_time) : last;
+    // a frame from another year, of a camera whose clock is wrong or was, moves nothing but itself
+    const end = live ? Math.max(serverNow(), time + 1) : Math.max(serverNow(), last + 1);
     // at first so much that there is something to see
     if (!choice.value) choice.value = end - last > 3.6e6 ? "all" : end - first < 6e5 ? "600" : "3600";
     if (choice.value === "all") {
@@ -27,7 +29,6 @@ export function makeTimeline(camera, onPick) {
       return;
     }
     const length = 1000 * Number(choice.value);
-    const time = frame ? Date.parse(frame.capture_time) : last;
     if (!live && time >= since && time <= until && Math.abs(until - since - length) < 1) return;
     until = live || time > end - length ? end : Math.min(end, time + length / 2);
     since = until - length;

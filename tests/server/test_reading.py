@@ -38,7 +38,7 @@ def test_cameras_are_listed_by_name_with_their_last_minute(start, jpeg):
     post(service, jpeg, "a", 1)
     [a, b] = service.get("/v1/cameras").json()["cameras"]
     assert (a["camera"], b["camera"]) == ("a", "b")
-    assert b == service.get("/v1/cameras/b").json() | {key: b[key] for key in ("fps", "bitrate")}
+    assert b == service.get("/v1/cameras/b").json() | {key: b[key] for key in ("fps", "bitrate", "silent_seconds")}
     assert (b["frames"], b["bytes"], b["last_frame"]) == (2, 2 * len(jpeg), last["id"])
     assert b["first_capture_time"] == "2026-03-04T05:06:07.000000Z"
     assert b["last_capture_time"] == "2026-03-04T05:06:09.000000Z"

@@ -569,6 +569,8 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(shared: Store) -
                 plans += [(line.detail, statement) for line in plan]
     assert len(plans) > 10
     scans = [(d, s) for d, s in plans if d.startswith("SCAN") and not s.startswith("SELECT trash") and "trash" not in d]
+    # the oldest frames, by their ids, are a part of the table
+    scans = [(d, s) for d, s in scans if not ("ORDER BY frames.id" in s and "LIMIT" in s)]
     assert [(d, s) for d, s in scans if not d.startswith(("SCAN cameras", "SCAN anon"))] == []
     sorts = [(d, s) for d, s in plans if "TEMP B-TREE" in d and "RIGHT PART" not in d and "GROUP BY" not in d]
     assert sorts == []

@@ -189,6 +189,18 @@ def test_frames_of_capture_are_stored_as_they_were_sent_with_what_the_camera_say
     assert [record["sequence"] for record in worker.records()] == list(range(6)), "each camera's frames in order"
 
 
+def test_a_worker_alone_gives_up_what_its_configuration_says(broker, start_worker, cameras, look, jpegs, tmp_path):
+    (tmp_path / "worker.yaml").write_text(f"retention: {{bytes: {3 * max(map(len, jpegs))}, every_seconds: 0.2}}")
+    worker = start_worker(broker, "--config", tmp_path / "worker.yaml").ready()
+    for number in range(12):
+        cameras.publish("yard", number, jpegs[number % len(jpegs)])
+    until(lambda: len(worker.records()) == 12, PATIENCE)
+    store = look()
+    until(lambda: count(store) in (3, 4), PATIENCE)
+    assert max(sequence for _, sequence in identities(store)) == 11
+    assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_three_workers_share_the_frames_and_when_one_is_killed_none_is_lost_or_there_twice(
     database, broker, start_worker, cameras, look, jpegs, tmp_path, request
