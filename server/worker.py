@@ -398,6 +398,7 @@ class Worker:
             manual_ack=True,
         )
         client.connect_timeout = CONNECT_SECONDS
+        client.on_socket_open = send_at_once
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password)
         if self._context is not None:
@@ -612,6 +613,11 @@ class _Connection:
         self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         self._tell(self._loses, reason if flags.is_disconnect_packet_from_server else None)
+
+
+def send_at_once(_client: Client, _data: Any, connection: Any) -> None:
+    """Keep acknowledgments, which are small, from waiting for those of TCP."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def camera_of(name: str, prefix: str, last: str) -> str | None:
