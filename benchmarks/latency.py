@@ -8,6 +8,7 @@ last line is a camera that sends a frame as soon as the one before is acknowledg
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -19,7 +20,6 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Connection:
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         self._connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
+
+    def close(self) -> None:
+        """End it."""
+        self._connection.close()
 
     def get(self, path: str) -> float:
         """Seconds of a GET. Raises DeliveryError where the answer is not 200."""
@@ -91,7 +95,7 @@ def measure(jpeg: bytes, *, rounds: int, requests: int, task: str | None = None)
     """
     seconds: dict[tuple[str, str], list[float]] = {}
     load_before = os.getloadavg()
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-latency-")))
         config = folder / "server.yaml"
         config.write_text("limits: {frames_per_second: 1000000}\n", encoding="utf-8")
@@ -104,12 +108,16 @@ def measure(jpeg: bytes, *, rounds: int, requests: int, task: str | None = None)
         }
         for number in range(rounds + 1):
             for name, url in servers.items():
-                connection = Connection(url)
-                for kind, request in (("healthz", lambda c: c.get("/healthz")), ("frame", lambda c: c.post(jpeg))):
-                    # how it is without a connection or a thread is not what is asked
-                    found = [request(connection) for _ in range(requests if number else 10)]
-                    if number:
-                        seconds.setdefault((name, kind), []).extend(found)
+                with contextlib.closing(Connection(url)) as connection:
+                    # the first round is there for connections and threads to be made
+                    times = requests if number else 10
+                    found = {
+                        "healthz": [connection.get("/healthz") for _ in range(times)],
+                        "frame": [connection.post(jpeg) for _ in range(times)],
+                    }
+                if number:
+                    for kind, values in found.items():
+                        seconds.setdefault((name, kind), []).extend(values)
     return {
         "frame_bytes": len(jpeg),
         "task": task,
@@ -133,7 +141,7 @@ def compared(server: Sequence[float], peer: Sequence[float]) -> dict[str, float]
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(command: Sequence[str], log: Path) -> Iterator[str]:
     """A Python program that says where it listens, until the end of the block; gives the URL."""
     with log.open("wb") as messages:
