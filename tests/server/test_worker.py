@@ -26,6 +26,7 @@ from paho.mqtt.properties import Properties
 import rjpeg
 from rjpeg.errors import InputError
 from rjpeg.protocol import time_text
+from server.camera_metrics import LatestMetrics
 from server.store import Store
 from server.worker import frame_of
 from tests.brokers import Broker, free_ports, needs_broker
@@ -431,6 +432,14 @@ def test_what_cannot_work_is_told_at_once(arguments, code, message, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def said(**texts):
+    """What cameras said of themselves."""
+    metrics = LatestMetrics(2**16)
+    for camera, text in texts.items():
+        metrics.put(camera, text)
+    return metrics
+
+
 class TestFrameOf:
     now = datetime.datetime(2026, 5, 6, tzinfo=datetime.UTC)
 
@@ -443,19 +452,19 @@ class TestFrameOf:
         return message
 
     def test_without_properties_the_time_is_that_of_receipt_and_there_is_no_number(self):
-        frame = frame_of(self.message(), "rjpeg", self.now, {})
+        frame = frame_of(self.message(), "rjpeg", self.now, said())
         assert (frame.camera, frame.sequence, frame.capture_time) == ("cam", None, self.now)
 
     def test_times_are_taken_in_any_zone(self):
         text = "2026-03-04T07:06:07.5+02:00"
-        frame = frame_of(self.message(sequence="7", capture_time=text), "rjpeg", self.now, {"cam": {"a": 1}})
+        frame = frame_of(self.message(sequence="7", capture_time=text), "rjpeg", self.now, said(cam=b'{"a": 1}'))
         assert frame.capture_time == START + datetime.timedelta(seconds=0.5)
         assert (frame.sequence, frame.metrics, frame.jpeg) == (7, {"a": 1}, b"jpeg")
 
     @pytest.mark.parametrize("topic", ["rjpeg/a/b/image", "rjpeg//image", "rjpeg/../image", "other/cam/image"])
     def test_a_topic_without_a_cameras_name_is_refused(self, topic):
         with pytest.raises(InputError, match="camera's name"):
-            frame_of(self.message(topic), "rjpeg", self.now, {})
+            frame_of(self.message(topic), "rjpeg", self.now, said())
 
     @pytest.mark.parametrize(
         "properties",
@@ -466,7 +475,7 @@ class TestFrameOf:
     )  # fmt: skip
     def test_malformed_properties_are_refused(self, properties):
         with pytest.raises(InputError):
-            frame_of(self.message(**properties), "rjpeg", self.now, {})
+            frame_of(self.message(**properties), "rjpeg", self.now, said())
 
 
 def test_names_are_the_first_ones_free(tmp_path):
