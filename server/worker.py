@@ -81,7 +81,9 @@ LEAVE_SECONDS = 60
 # of a message, besides the file: topic and properties
 ENVELOPE_BYTES = 65536
 # messages that are taken and wait behind their camera's share
-MAX_HELD, MAX_HELD_BYTES = 4096, 2**27
+MAX_HELD, MAX_HELD_BYTES = 16384, 2**27
+# of a message besides its file, in this program
+MESSAGE_BYTES = 2048
 # what all cameras said of themselves, to go with their next frames
 MAX_METRICS_BYTES = 2**24
 # a frame that fails for reasons of our own is not tried more often
@@ -373,7 +375,7 @@ class Worker:
 
     def _let_go(self, condition: Callable[["_Taken"], bool]) -> None:
         for taken in self._line.drop(condition):
-            self._holding.give_back(len(taken.message.payload))
+            self._holding.give_back(size_of(taken.message))
 
     async def _stop(self) -> None:
         """Finish what is under way, and say goodbye."""
@@ -437,7 +439,7 @@ class Worker:
         self._last_arrival = time.monotonic()
         if self._stopping:
             # not acknowledged: it comes again, to whoever is there
-            self._holding.give_back(len(message.payload))
+            self._holding.give_back(size_of(message))
             return
         # what names no camera is refused in its turn, as if it were all of one
         camera = camera_of(message.topic, self._settings.topic, "image") or ""
@@ -451,7 +453,7 @@ class Worker:
     def _begin(self, camera: str, taken: "_Taken") -> None:
         task = asyncio.ensure_future(self._take(taken.connection, taken.message))
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._done, camera, len(taken.message.payload)))
+        task.add_done_callback(functools.partial(self._done, camera, size_of(taken.message)))
 
     def _done(self, camera: str, size: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -651,7 +653,7 @@ class _Connection:
         if message.topic.endswith("/metrics"):
             self.noted(message)
             return
-        while not self.holding.take(len(message.payload), 0.1):
+        while not self.holding.take(size_of(message), 0.1):
             if self._ending:
                 # not acknowledged: it comes again
                 return
@@ -661,6 +663,11 @@ class _Connection:
         self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         self._tell(self._loses, reason if flags.is_disconnect_packet_from_server else None)
+
+
+def size_of(message: MQTTMessage) -> int:
+    """Bytes that a message takes here."""
+    return len(message.payload) + MESSAGE_BYTES
 
 
 def send_at_once(_client: Client, _data: Any, connection: Any) -> None:
