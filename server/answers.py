@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 
 import rjpeg
 from server.limits import Queue, busy
-from server.queries import store_identity
 from server.store import FrameRow, Store
 
 __all__ = ["Answers", "StoredFile", "matches"]
@@ -96,10 +95,7 @@ class Answers:
         """Read a frame's file. Raises StorageError, GoneError."""
 
         def read() -> StoredFile:
-            jpeg = self._store.jpeg(row)
-            # each time: another database may have been put in place
-            with self._store.database.reading() as connection:
-                return StoredFile(row, jpeg, store_identity(connection), self._model_id)
+            return StoredFile(row, self._store.jpeg(row), self._store.database.identity, self._model_id)
 
         return await asyncio.to_thread(read)
 

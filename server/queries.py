@@ -5,9 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from server.database import frames, store, to_microseconds
+from server.database import frames, to_microseconds
 
-__all__ = ["newest_first", "store_identity"]
+__all__ = ["newest_first"]
 
 LARGEST_ID = 2**63 - 1
 
@@ -47,8 +47,3 @@ def newest_first(
         return query.where(frames.c.id < before_id)
     # the first part alone says it all to an index
     return query.where(frames.c.capture_time <= last, sa.or_(frames.c.capture_time < last, frames.c.id < before_id))
-
-
-def store_identity(connection: sa.Connection) -> str:
-    """Return which store the database is of."""
-    return str(connection.execute(sa.select(store.c.identity)).scalar_one())
