@@ -1,6 +1,7 @@
 """What happens now: every stored frame for those who look on, and each camera's last minute in figures."""
 
 import asyncio
+import json
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
@@ -38,8 +39,8 @@ class Event:
 
     @cached_property
     def record(self) -> bytes:
-        """The frame's record as JSON, made once for all readers."""
-        return msgspec.json.encode(self.row.record())
+        """The frame's record as JSON, made once for all readers; ASCII, as some of them end a line at U+2028."""
+        return json.dumps(self.row.record()).encode()
 
     @cached_property
     def metrics(self) -> bytes | None:
