@@ -11,17 +11,18 @@ import json
 import logging
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import rjpeg
@@ -29,19 +30,23 @@ from rjpeg.errors import InputError, JpegError, ModelError, RjpegError, StorageE
 from rjpeg.protocol import METRICS_BYTES, time_text
 from server import bandwidth, schemas
 from server.access import COOKIE, Access, is_local_name
+from server.answers import Answers, StoredFile
 from server.background import Background
+from server.camera_metrics import MAX_NESTING, MAX_VALUES, parse_metrics
 from server.clock import ReceiptClock
 from server.config import Config
 from server.disk import NoRoomError
 from server.frames import ReceivedFrame
-from server.hub import Event, Hub
+from server.hub import Event, Hub, Notice, Subscription
 from server.intake import Intake
 from server.limits import Places, Rate, busy, read_body
+from server.listing import CameraEntry, camera_page, camera_record, camera_records, frame_page
 from server.metrics import CONTENT_TYPE, Metrics
 from server.pictures import MEDIA_TYPES, Pictures, colored, encoded, map_of
 from server.processing import Processor
 from server.schemas import CameraName, FrameId, Id, Sequence, Time, UpTo1000, errors
 from server.store import CameraSummary, FrameRow, GoneError, Store
+from server.streams import WatchedResponse
 
 __all__ = ["Service", "make_app"]
 
@@ -49,15 +54,12 @@ logger = logging.getLogger(__name__)
 
 SESSION_BYTES = 4096
 HEARTBEAT_SECONDS = 15
-# how often a stream looks whether its token still holds
-RECHECK_SECONDS = 2
 # events that wait for a slow reader
 EVENTS_WAITING = 256
 PING_SECONDS = 5
 # after a start, that a camera with frames from the future may live
 UNKNOWN_SECONDS = 60
 BOUNDARY = "frame"
-FOREVER = "private, max-age=31536000, immutable"
 PAGE = Path(__file__).with_name("page")
 
 SECURITY_HEADERS = {
@@ -89,6 +91,7 @@ class Service:
     metrics: Metrics
     intake: Intake
     pictures: Pictures
+    answers: Answers
     access: Access
     secure: bool = False
     streams: int = 0
@@ -111,10 +114,16 @@ class Service:
             "Whether the clock jumped, so that retention doesn't count by it.",
             lambda: "retention" in self.warnings,
         )
+        self.metrics.watch("rjpeg_answer_bytes", "Bytes that are being sent to readers.", lambda: self.answers.held)
 
     def receipt_time(self) -> datetime.datetime:
         """Return now, in UTC; no two in a row are the same."""
         return self.receipts.next()
+
+
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
+]
 
 
 def make_app(service: Service) -> FastAPI:
@@ -125,6 +134,8 @@ def make_app(service: Service) -> FastAPI:
         description="Receives Region JPEG and ordinary JPEG files from cameras, decodes them, lets a task look at "
         "them and keeps them. Errors are JSON objects with a text, `error`. Times are ISO 8601 in UTC.",
         license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        # it is made once, see below
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -153,6 +164,14 @@ def make_app(service: Service) -> FastAPI:
         return make_openapi()
 
     app.openapi = openapi  # type: ignore[method-assign]
+    description: list[bytes] = []
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def get_description() -> Response:
+        if not description:
+            description.append(json.dumps(app.openapi(), ensure_ascii=False).encode())
+        return Response(description[0], media_type="application/json")
+
     return app
 
 
@@ -240,7 +259,11 @@ def _receiving(service: Service) -> APIRouter:
         rjpeg_sequence: Annotated[Sequence | None, Header(description="The camera's own count")] = None,
         rjpeg_capture_time: Annotated[Time | None, Header(description="When the frame was captured")] = None,
         rjpeg_metrics: Annotated[
-            str | None, Header(description=f"What the camera says of itself: a JSON object, {METRICS_BYTES} bytes")
+            str | None,
+            Header(
+                description="What the camera says of itself: a JSON object of at most "
+                f"{METRICS_BYTES} bytes, {MAX_VALUES} values and {MAX_NESTING} levels"
+            ),
         ] = None,
         sequence: Annotated[Sequence | None, Query(description="Where there is no Rjpeg-Sequence")] = None,
         capture_time: Annotated[Time | None, Query(description="Where there is no Rjpeg-Capture-Time")] = None,
@@ -253,10 +276,13 @@ def _receiving(service: Service) -> APIRouter:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "image/jpeg":
             # also keeps web pages that a browser on this machine shows from posting here
             raise HTTPException(415, "Content-Type must be image/jpeg")
-        metrics = frame_metrics(rjpeg_metrics)
         if camera not in service.cameras and len(service.cameras) >= limits.cameras:
             raise HTTPException(403, f"there are {len(service.cameras)} cameras already, as many as may be")
         service.rate.take(camera)
+        try:
+            metrics = None if rjpeg_metrics is None else parse_metrics(rjpeg_metrics)
+        except InputError as error:
+            raise HTTPException(400, str(error)) from error
         with service.places.take(camera):
             body = await read_body(request, limits.max_bytes, limits.body_seconds)
             received = service.receipt_time()
@@ -286,32 +312,19 @@ def _receiving(service: Service) -> APIRouter:
         service.metrics.acknowledged(time.perf_counter() - started)
         service.cameras.add(camera)
         if duplicate:
-            return JSONResponse(row.record() | {"duplicate": True}, 200)
-        return JSONResponse(row.record(), 201)
+            return await service.answers.json(lambda: row.record() | {"duplicate": True})
+        return await service.answers.json(row.record, 201)
 
     return router
 
 
 def _reading(service: Service) -> APIRouter:
     router = APIRouter(tags=["readers' side"], dependencies=[service.access.reader()])
-    store, pictures = service.store, service.pictures
+    store, pictures, answers = service.store, service.pictures, service.answers
 
-    def camera_record(summary: CameraSummary) -> dict[str, Any]:
-        metrics = service.hub.metrics(summary.name)
-        if metrics is None:
-            metrics = summary.metrics
-        times = {
-            name: value and time_text(value)
-            for name in ("first_capture_time", "last_capture_time", "last_received_time")
-            for value in [getattr(summary, name)]
-        }
-        return (
-            {"camera": summary.name, "frames": summary.frames, "bytes": summary.bytes}
-            | times
-            | {"last_frame": summary.last_frame, "silent_seconds": silent_seconds(service, summary)}
-            | service.hub.rates(summary.name)
-            | {"drops": drops_of(metrics), "metrics": metrics}
-        )
+    def figures_of(entry: CameraEntry) -> dict[str, float | None]:
+        silence = silent_seconds(service.hub, entry.name, entry.last_received_time)
+        return {"silent_seconds": silence} | service.hub.rates(entry.name)
 
     async def summary_of(camera: str) -> CameraSummary:
         summary = await asyncio.to_thread(store.camera, camera)
@@ -328,26 +341,52 @@ def _reading(service: Service) -> APIRouter:
             raise HTTPException(404, "no such frame")
         return row
 
-    def answer(content: bytes, media_type: str, number: int | str) -> Response:
-        # a frame never changes, but which is the latest does
-        return Response(
-            content, media_type=media_type, headers={} if number == "latest" else {"Cache-Control": FOREVER}
-        )
+    async def file_of(camera: str, number: int | Literal["latest"]) -> StoredFile:
+        return await answers.stored(await row_of(camera, number))
 
-    @router.get("/v1/cameras", responses=errors(400, 401, 403, 500, 503), response_model=schemas.Cameras)
-    async def list_cameras(request: Request) -> Response:
+    def tag_of(stored: StoredFile, number: int | Literal["latest"], view: str) -> str | None:
+        # which frame is the latest changes all the time
+        return None if number == "latest" else stored.tag(view)
+
+    @router.get("/v1/cameras", responses=errors(400, 401, 403, 429, 500, 503), response_model=schemas.Cameras)
+    async def list_cameras(
+        request: Request,
+        after: Annotated[
+            Annotated[str, Query(pattern=schemas.CAMERA_PATTERN)] | None, Query(description="Only later names")
+        ] = None,
+    ) -> Response:
         """All cameras, by name."""
-        only = request.state.only
-        summaries = await asyncio.to_thread(store.cameras)
-        return JSONResponse({"cameras": [camera_record(s) for s in summaries if only in (None, s.name)]})
+        async with answers.listing() as run:
+            entries, last = await run(lambda: camera_page(store, after=after or "", only=request.state.only))
+            known: list[tuple[CameraEntry, dict[str, float | None], bytes | None]] = []
+            for entry in entries:
+                if len(known) % 100 == 99:
+                    # figures of a thousand cameras take a while
+                    await asyncio.sleep(0)
+                known.append((entry, figures_of(entry), service.hub.metrics(entry.name)))
 
-    @router.get("/v1/cameras/{camera}", responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Camera)
-    async def get_camera(camera: CameraName) -> Response:
-        """A camera, with its last minute in figures."""
-        return JSONResponse(camera_record(await summary_of(camera)))
+            def page() -> bytes:
+                records, last_one = camera_records(known, last)
+                following = None if last_one is None else f"/v1/cameras?after={last_one}"
+                return msgspec.json.encode({"cameras": records, "next": following})
+
+            return answers.body(await run(page), "application/json")
 
     @router.get(
-        "/v1/cameras/{camera}/frames", responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Frames
+        "/v1/cameras/{camera}", responses=errors(400, 401, 403, 404, 429, 500, 503), response_model=schemas.Camera
+    )
+    async def get_camera(camera: CameraName) -> Response:
+        """A camera, with its last minute in figures."""
+        entries, _ = await asyncio.to_thread(camera_page, store, only=camera)
+        if not entries:
+            raise HTTPException(404, "no such camera")
+        figures, said = figures_of(entries[0]), service.hub.metrics(camera)
+        return await answers.json(lambda: camera_record(entries[0], figures, said))
+
+    @router.get(
+        "/v1/cameras/{camera}/frames",
+        responses=errors(400, 401, 403, 404, 429, 500, 503),
+        response_model=schemas.Frames,
     )
     async def list_frames(
         camera: CameraName,
@@ -356,45 +395,54 @@ def _reading(service: Service) -> APIRouter:
         until: Annotated[Time | None, Query(description="Captured earlier")] = None,
         limit: Annotated[UpTo1000, Query(description="Most frames of an answer")] = 100,
     ) -> Response:
-        """Frames of a camera, newest first."""
-        await summary_of(camera)
-        rows = await asyncio.to_thread(
-            lambda: store.frames(camera, before_id=before, since=since, until=until, limit=limit + 1)
-        )
-        following = None
-        if len(rows) > limit:
-            rows = rows[:limit]
-            query: dict[str, Any] = {
-                name: time_text(value) for name, value in (("since", since), ("until", until)) if value
-            }
-            query |= {"limit": limit, "before": rows[-1].id}
-            following = f"/v1/cameras/{camera}/frames?{urllib.parse.urlencode(query)}"
-        return JSONResponse({"frames": [row.record() for row in rows], "next": following})
+        """Frames of a camera, newest first; there may be fewer than `limit`, with `next`, if they are large."""
+
+        def page() -> bytes | None:
+            found = frame_page(store, camera, before=before, since=since, until=until, limit=limit)
+            if found is None:
+                return None
+            following = None
+            if found.last is not None:
+                query: dict[str, Any] = {
+                    name: time_text(value) for name, value in (("since", since), ("until", until)) if value
+                }
+                query |= {"limit": limit, "before": found.last}
+                following = f"/v1/cameras/{camera}/frames?{urllib.parse.urlencode(query)}"
+            return msgspec.json.encode({"frames": found.frames, "next": following})
+
+        async with answers.listing() as run:
+            content = await run(page)
+        if content is None:
+            raise HTTPException(404, "no such camera")
+        return answers.body(content, "application/json")
 
     of_frame = "/v1/cameras/{camera}/frames/{frame}"
 
-    @router.get(of_frame, responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Frame)
+    @router.get(of_frame, responses=errors(400, 401, 403, 404, 429, 500, 503), response_model=schemas.Frame)
     async def get_frame(camera: CameraName, frame: FrameId) -> Response:
         """What is known of a frame."""
-        return JSONResponse((await row_of(camera, frame)).record())
+        return await answers.json((await row_of(camera, frame)).record)
 
     @router.get(
         of_frame + "/jpeg",
         response_class=Response,
-        responses={200: binary("The file as it was received", "image/jpeg")} | errors(400, 401, 403, 404, 500, 503),
+        responses=tagged(binary("The file as it was received", "image/jpeg"))
+        | errors(400, 401, 403, 404, 429, 500, 503),
     )
-    async def get_jpeg(camera: CameraName, frame: FrameId) -> Response:
+    async def get_jpeg(request: Request, camera: CameraName, frame: FrameId, _: IfNoneMatch = None) -> Response:
         """The plain JPEG file as it was received."""
-        row = await row_of(camera, frame)
-        return answer(await asyncio.to_thread(store.jpeg, row), "image/jpeg", frame)
+        stored = await file_of(camera, frame)
+        tag = tag_of(stored, frame, "jpeg")
+        return answers.unchanged(request, tag) or answers.body(stored.jpeg, "image/jpeg", tag=tag)
 
     @router.get(
         of_frame + "/picture",
         response_class=Response,
-        responses={200: binary("The decoded picture", *MEDIA_TYPES.values())}
+        responses=tagged(binary("The decoded picture", *MEDIA_TYPES.values()))
         | errors(400, 401, 403, 404, 429, 500, 503),
     )
     async def get_picture(
+        request: Request,
         camera: CameraName,
         frame: FrameId,
         format: Annotated[  # noqa: A002
@@ -404,53 +452,72 @@ def _reading(service: Service) -> APIRouter:
         restore: Annotated[
             bool | None, Query(description="Let the restorer undo what coding did; default: as the server is set")
         ] = None,
+        _: IfNoneMatch = None,
     ) -> Response:
         """The decoded picture."""
-        row = await row_of(camera, frame)
+        stored = await file_of(camera, frame)
+        wanted = service.config.decoding.restore if restore is None else restore
+        tag = tag_of(stored, frame, f"picture {format} {wanted}")
+        if (known := answers.unchanged(request, tag)) is not None:
+            return known
         try:
-            decoded = await pictures.decoded(row, restore)
+            decoded = await pictures.decoded(stored.row, wanted, jpeg=stored.jpeg)
         except ModelError as error:
             raise HTTPException(400, f"restore: {error}") from error
-        return answer(await pictures.run(encoded, decoded.frame, format), MEDIA_TYPES[format], frame)
+        return answers.body(await pictures.run(encoded, decoded.frame, format), MEDIA_TYPES[format], tag=tag)
 
-    @router.get(of_frame + "/map", responses=errors(400, 401, 403, 404, 429, 500, 503), response_model=schemas.Map)
-    async def get_map(camera: CameraName, frame: FrameId) -> Response:
+    @router.get(
+        of_frame + "/map",
+        responses=tagged({}) | errors(400, 401, 403, 404, 429, 500, 503),
+        response_model=schemas.Map,
+    )
+    async def get_map(request: Request, camera: CameraName, frame: FrameId, _: IfNoneMatch = None) -> Response:
         """The quality map, and the bits of every region."""
-        row = await row_of(camera, frame)
-        jpeg = await asyncio.to_thread(store.jpeg, row)
-        decoded = await pictures.decoded(row, jpeg=jpeg)
-        found = await pictures.run(lambda: json.dumps(map_of(jpeg, decoded, service.processor.model)).encode())
-        return answer(found, "application/json", frame)
+        stored = await file_of(camera, frame)
+        tag = tag_of(stored, frame, "map")
+        if (known := answers.unchanged(request, tag)) is not None:
+            return known
+        decoded = await pictures.decoded(stored.row, jpeg=stored.jpeg)
+        model = service.processor.model
+        found = await pictures.run(lambda: msgspec.json.encode(map_of(stored.jpeg, decoded, model)))
+        return answers.body(found, "application/json", tag=tag)
 
     @router.get(
         of_frame + "/map.png",
         response_class=Response,
-        responses={200: binary("A picture of the frame's size, half transparent", "image/png")}
+        responses=tagged(binary("A picture of the frame's size, half transparent", "image/png"))
         | errors(400, 401, 403, 404, 429, 500, 503),
     )
     async def get_map_picture(
+        request: Request,
         camera: CameraName,
         frame: FrameId,
         of: Annotated[Literal["quality", "bits"], Query(description="Luma quality, or bits of a region")] = "quality",
+        _: IfNoneMatch = None,
     ) -> Response:
         """The quality map, or the bits of every region, as a picture to lay over the frame's. Dark is little."""
-        row = await row_of(camera, frame)
-        jpeg = await asyncio.to_thread(store.jpeg, row)
-        decoded = await pictures.decoded(row, jpeg=jpeg)
+        stored = await file_of(camera, frame)
+        tag = tag_of(stored, frame, f"map.png {of}")
+        if (known := answers.unchanged(request, tag)) is not None:
+            return known
+        decoded = await pictures.decoded(stored.row, jpeg=stored.jpeg)
         try:
-            picture = await pictures.run(colored, jpeg, decoded, service.processor.model, of)
+            picture = await pictures.run(colored, stored.jpeg, decoded, service.processor.model, of)
         except InputError as error:
             raise HTTPException(404, str(error)) from error
-        return answer(picture, "image/png", frame)
+        return answers.body(picture, "image/png", tag=tag)
 
-    @router.get(of_frame + "/results", responses=errors(400, 401, 403, 404, 500, 503), response_model=schemas.Results)
+    @router.get(
+        of_frame + "/results", responses=errors(400, 401, 403, 404, 429, 500, 503), response_model=schemas.Results
+    )
     async def get_results(camera: CameraName, frame: FrameId) -> Response:
         """What the task says of a frame."""
-        return JSONResponse({"results": (await row_of(camera, frame)).results})
+        row = await row_of(camera, frame)
+        return await answers.json(lambda: {"results": row.results})
 
     @router.get(
         "/v1/cameras/{camera}/timeline",
-        responses=errors(400, 401, 403, 404, 500, 503),
+        responses=errors(400, 401, 403, 404, 429, 500, 503),
         response_model=schemas.Timeline,
     )
     async def get_timeline(
@@ -468,12 +535,11 @@ def _reading(service: Service) -> APIRouter:
             start = end
         if (end - start) < datetime.timedelta(milliseconds=bins):
             raise HTTPException(400, "since must be before until, by a millisecond for each of `bins`")
-        found = await asyncio.to_thread(store.timeline, camera, start, end, bins)
-        return JSONResponse(
-            {
+        return await answers.json(
+            lambda: {
                 "bins": [
                     {"start": time_text(item.start), "frames": item.frames, "bytes": item.bytes, "bpp": item.bpp}
-                    for item in found
+                    for item in store.timeline(camera, start, end, bins)
                 ]
             }
         )
@@ -514,26 +580,17 @@ def _live(service: Service) -> APIRouter:
         if service.streams >= service.config.limits.streams:
             raise busy(f"busy with {service.streams} streams", 5)
         subscription = service.hub.subscribe(camera, waiting)
-        allowed = Recheck(service.access, request.state.secret, camera)
         service.streams += 1
 
-        async def closing() -> AsyncIterator[bytes]:
-            try:
-                async for part in make(subscription, allowed):
-                    yield part
-            finally:
-                end()
-
-        ended = False
+        async def may_go_on() -> bool:
+            return not subscription.is_closed and await service.access.may_read(request.state.secret, camera)
 
         def end() -> None:
-            nonlocal ended
-            if not ended:
-                ended = True
-                service.hub.unsubscribe(subscription)
-                service.streams -= 1
+            service.hub.unsubscribe(subscription)
+            service.streams -= 1
 
-        return EndingResponse(closing(), end, media_type=media_type, headers={"X-Accel-Buffering": "no"})
+        headers = {"X-Accel-Buffering": "no"}
+        return WatchedResponse(make(subscription), may_go_on, end, media_type=media_type, headers=headers)
 
     @router.get(
         "/v1/events",
@@ -551,13 +608,13 @@ def _live(service: Service) -> APIRouter:
     ) -> Response:
         """Every frame as it is stored."""
 
-        async def events(subscription: Any, allowed: Recheck) -> AsyncIterator[bytes]:
+        async def events(subscription: Subscription) -> AsyncIterator[bytes]:
             yield sse("heartbeat", {"time": time_text(datetime.datetime.now(datetime.UTC))})
-            heartbeat = time.monotonic()
+            due = time.monotonic() + HEARTBEAT_SECONDS
             told = 0
-            while await allowed():
+            while True:
                 try:
-                    event = await subscription.next(RECHECK_SECONDS)
+                    event = await subscription.next(max(0.0, due - time.monotonic()))
                 except TimeoutError:
                     pass
                 else:
@@ -566,9 +623,9 @@ def _live(service: Service) -> APIRouter:
                     if subscription.dropped > told:
                         yield sse("dropped", {"frames": subscription.dropped - told})
                         told = subscription.dropped
-                    yield sse("frame", event.row.record(), event.row.id)
-                if time.monotonic() - heartbeat >= HEARTBEAT_SECONDS:
-                    heartbeat = time.monotonic()
+                    yield frame_event(event)
+                if time.monotonic() >= due:
+                    due = time.monotonic() + HEARTBEAT_SECONDS
                     yield sse("heartbeat", {"time": time_text(datetime.datetime.now(datetime.UTC))})
 
         only = request.state.only if camera is None else camera
@@ -598,11 +655,11 @@ def _live(service: Service) -> APIRouter:
                 return event.jpeg if event.jpeg is not None else await asyncio.to_thread(service.store.jpeg, event.row)
             return await service.pictures.of_event(event)
 
-        async def parts(subscription: Any, allowed: Recheck) -> AsyncIterator[bytes]:
+        async def parts(subscription: Subscription) -> AsyncIterator[bytes]:
             yield f"--{BOUNDARY}\r\n".encode()
-            event: Event | None = Event(row=latest)
+            event: Event | Notice | None = Event(row=latest)
             shown = 0
-            while event is not None:
+            while isinstance(event, Event):
                 if event.row.id > shown:
                     shown = event.row.id
                     began = time.monotonic()
@@ -612,15 +669,7 @@ def _live(service: Service) -> APIRouter:
                         # gone meanwhile, or too many pictures at a time: the next frame is another chance
                         logger.info("stream of %s: frame %d is left out: %s", camera, event.row.id, error)
                     await asyncio.sleep(max(0.0, 1 / fps - (time.monotonic() - began)))
-                event = await next_event(subscription, allowed)
-
-        async def next_event(subscription: Any, allowed: Recheck) -> Event | None:
-            while await allowed():
-                try:
-                    return await subscription.next(RECHECK_SECONDS)  # type: ignore[no-any-return]
-                except TimeoutError:
-                    continue
-            return None
+                event = await subscription.next()
 
         # one place: what waits for a slow reader is the newest frame
         return stream(camera, 1, request, parts, f"multipart/x-mixed-replace; boundary={BOUNDARY}")
@@ -659,7 +708,9 @@ def _about(service: Service) -> APIRouter:
         """Figures for Prometheus."""
         if request.state.only is not None:
             raise HTTPException(403, "the token is for one camera")
-        return Response(service.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        # of ten thousand cameras it has thirty thousand lines
+        content = await asyncio.to_thread(service.metrics.exposition)
+        return Response(content, headers={"Content-Type": CONTENT_TYPE})
 
     @router.post(
         "/v1/session",
@@ -695,41 +746,12 @@ def _about(service: Service) -> APIRouter:
         responses={204: {"description": "The cookie is gone"}} | errors(400, 500),
     )  # fmt: skip
     async def end_session() -> Response:
-        """Forget the cookie."""
-        answer = Response(status_code=204)
+        """Forget the cookie, and what the browser keeps of pictures."""
+        answer = Response(status_code=204, headers={"Clear-Site-Data": '"cache"'})
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=service.secure, path="/")
         return answer
 
     return router
-
-
-class EndingResponse(StreamingResponse):
-    """A stream that calls `end` when it is over, even if it never began."""
-
-    def __init__(self, content: AsyncIterator[bytes], end: Callable[[], None], **options: Any) -> None:
-        super().__init__(content, **options)
-        self._end = end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._end()
-
-
-class Recheck:
-    """Whether a stream's token still holds, looked up every RECHECK_SECONDS."""
-
-    def __init__(self, access: Access, secret: str | None, camera: str | None) -> None:
-        self._access, self._secret, self._camera = access, secret, camera
-        self._checked = time.monotonic()
-
-    async def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self._checked < RECHECK_SECONDS:
-            return True
-        self._checked = now
-        return await self._access.may_read(self._secret, self._camera)
 
 
 def health(service: Service) -> dict[str, Any]:
@@ -737,55 +759,32 @@ def health(service: Service) -> dict[str, Any]:
     return {"status": "ok", "pending": service.places.pending, "warnings": list(service.warnings.values())}
 
 
-def silent_seconds(service: Service, summary: CameraSummary) -> float | None:
+def silent_seconds(hub: Hub, camera: str, last_received: datetime.datetime | None) -> float | None:
     """Return how long a camera has sent nothing; None: it never sent anything, or that can't be said.
 
     It is counted by a clock that nobody sets, from the last frame since the start of this program. Of a camera that has
     sent none since, the time of its last frame is compared with the wall clock; where that can't be right, the camera
     has been silent for as long as this program runs.
     """
-    silence = service.hub.silence(summary.name)
-    if silence is None and summary.last_received_time is not None:
-        passed = (datetime.datetime.now(datetime.UTC) - summary.last_received_time).total_seconds()
-        age = service.hub.age()
+    silence = hub.silence(camera)
+    if silence is None and last_received is not None:
+        passed = (datetime.datetime.now(datetime.UTC) - last_received).total_seconds()
+        age = hub.age()
         if passed < 0 and age < UNKNOWN_SECONDS:
             return None
         silence = max(passed, age)
     return None if silence is None else round(silence, 3)
 
 
-def frame_metrics(text: str | None) -> dict[str, Any] | None:
-    """The JSON object in the header Rjpeg-Metrics, None if there is no such header.
-
-    Raises:
-        HTTPException: 400, it is too long, no JSON object, or holds what couldn't be written as JSON again.
-    """
-    if text is None:
-        return None
-    try:
-        metrics = json.loads(text) if len(text) <= METRICS_BYTES else None
-        # no infinities and no lone surrogates, which would fail where the record is written
-        json.dumps(metrics, allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        metrics = None
-    if not isinstance(metrics, dict):
-        raise HTTPException(400, f"metrics must be a JSON object of at most {METRICS_BYTES} bytes")
-    return metrics
-
-
-def drops_of(metrics: dict[str, Any] | None) -> int | None:
-    """Frames that a device gave up, by its metrics; None where they don't say."""
-    dropped = (metrics or {}).get("dropped")
-    if not isinstance(dropped, dict):
-        return None
-    counts = [*dropped.values(), (metrics or {}).get("thinned", 0)]
-    return sum(count for count in counts if isinstance(count, int) and 0 <= count < 2**53)
-
-
-def sse(event: str, data: dict[str, Any], number: int | None = None) -> bytes:
+def sse(event: str, data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    identity = "" if number is None else f"id: {number}\n"
-    return f"event: {event}\n{identity}data: {json.dumps(data)}\n\n".encode()
+    return f"event: {event}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def frame_event(event: Event | Notice) -> bytes:
+    """The server-sent event of a stored frame."""
+    number = event.row.id if isinstance(event, Event) else event.id
+    return b"event: frame\nid: %d\ndata: %b\n\n" % (number, event.record)
 
 
 def mjpeg_part(jpeg: bytes, row: FrameRow) -> bytes:
@@ -798,6 +797,15 @@ def binary(description: str, *media_types: str) -> dict[str, Any]:
     """An answer that is a file, for OpenAPI."""
     schema = {"type": "string", "format": "binary"}
     return {"description": description, "content": {media_type: {"schema": schema} for media_type in media_types}}
+
+
+def tagged(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The answers of what a browser may keep, for OpenAPI."""
+    tag = {"ETag": {"description": "Of this frame, store and view; not of `latest`.", "schema": {"type": "string"}}}
+    return {
+        200: {"description": "Successful Response"} | answer | {"headers": tag},
+        304: {"description": "The reader has it: If-None-Match names its ETag.", "headers": tag},
+    }
 
 
 def quoted(path: str) -> str:

@@ -227,7 +227,13 @@ class Client:
 
     def cameras(self) -> list[Camera]:
         """All cameras that the token may see, by name. Raises DeliveryError."""
-        return self._as(self._get("/v1/cameras"), _Cameras).cameras
+        found: list[Camera] = []
+        where: str | None = "/v1/cameras"
+        while where is not None:
+            page = self._as(self._get(where), _Cameras)
+            found += page.cameras
+            where = self._checked(page.next)
+        return found
 
     def camera(self, camera: str) -> Camera:
         """One camera. Raises InputError where there is none, DeliveryError."""
@@ -260,10 +266,13 @@ class Client:
         while where is not None:
             page = self._as(self._get(where), _Page)
             yield from page.frames
-            where = page.next
-            if where is not None and not where.startswith("/v1/"):
-                # the token is for this server alone
-                raise DeliveryError(f"server {self._url} gives {where[:100]!r} as the next page, expected /v1/...")
+            where = self._checked(page.next)
+
+    def _checked(self, where: str | None) -> str | None:
+        if where is not None and not where.startswith("/v1/"):
+            # the token is for this server alone
+            raise DeliveryError(f"server {self._url} gives {where[:100]!r} as the next page, expected /v1/...")
+        return where
 
     def frame(self, camera: str, frame: FrameId = "latest") -> Frame:
         """What is known of a frame, by its `id`. Raises InputError where there is none, DeliveryError."""
@@ -478,6 +487,8 @@ class _Error(msgspec.Struct):
 
 class _Cameras(msgspec.Struct):
     cameras: list[Camera]
+    # servers of an earlier version give all at once
+    next: str | None = None
 
 
 class _Page(msgspec.Struct):

@@ -29,6 +29,7 @@ __all__ = [
     "marks",
     "metadata",
     "minutes",
+    "moment",
     "store",
     "to_microseconds",
     "tokens",
@@ -173,6 +174,15 @@ def to_microseconds(when: datetime.datetime) -> int:
 def from_microseconds(value: int) -> datetime.datetime:
     """A time in UTC from what the tables have."""
     return EPOCH + value * MICROSECOND
+
+
+def moment(value: Any) -> datetime.datetime:
+    """A time in UTC from what the tables have; for what is none, the first or the last that there is."""
+    try:
+        return from_microseconds(value)
+    except (OverflowError, TypeError):
+        latest = isinstance(value, int) and value > 0
+        return (datetime.datetime.max if latest else datetime.datetime.min).replace(tzinfo=datetime.UTC)
 
 
 class Database:

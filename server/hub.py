@@ -1,20 +1,28 @@
 """What happens now: every stored frame for those who look on, and each camera's last minute in figures."""
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from server.camera_metrics import LatestMetrics
 from server.store import FrameRow
 
-__all__ = ["Event", "Hub", "Subscription"]
+__all__ = ["Event", "Hub", "Notice", "Subscription"]
 
 WINDOW_SECONDS = 60
+# of one slow reader, records that wait
+MAX_WAITING_BYTES = 2**20
+# what all cameras said of themselves last: of older ones the database knows
+MAX_METRICS_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +33,34 @@ class Event:
     jpeg: bytes | None = None
     frame: npt.NDArray[np.uint8] | None = None
 
+    def prepare(self) -> "Event":
+        """Make its JSON now, in the thread of the caller, and return it."""
+        _ = self.record, self.metrics
+        return self
+
+    @cached_property
+    def record(self) -> bytes:
+        """The frame's record as JSON, made once for all readers; ASCII, as some of them end a line at U+2028."""
+        return json.dumps(self.row.record()).encode()
+
+    @cached_property
+    def metrics(self) -> bytes | None:
+        """What the camera said of itself as JSON."""
+        return None if self.row.metrics is None else msgspec.json.encode(self.row.metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What is kept of an event for a reader of many: its row as text, without what was made of that."""
+
+    id: int
+    record: bytes
+
 
 class Subscription:
     """Events for one reader, who gets the newest ones where it is slow. For the event loop's thread.
+
+    A reader of a picture at a time gets Event, others get Notice, of which MAX_WAITING_BYTES wait at most.
 
     Attributes:
         dropped: events that the reader was too slow for.
@@ -38,22 +71,40 @@ class Subscription:
         self.dropped = 0
         # hundreds of pictures that wait for one slow reader would fill the memory
         self._with_pictures = most == 1
-        self._events: deque[Event] = deque(maxlen=most)
+        self._most = most
+        self._events: deque[Event | Notice] = deque()
+        self._bytes = 0
         self._arrived = asyncio.Event()
         self._closed = False
 
     def put(self, event: Event) -> None:
         """Add an event; the oldest goes where there is no room."""
-        self.dropped += len(self._events) == self._events.maxlen
-        self._events.append(event if self._with_pictures else Event(row=event.row))
+        if self._with_pictures:
+            kept: Event | Notice = event
+        else:
+            kept = Notice(event.row.id, event.record)
+            self._bytes += len(kept.record)
+        self._events.append(kept)
+        while len(self._events) > self._most or (self._bytes > MAX_WAITING_BYTES and len(self._events) > 1):
+            self._taken(self._events.popleft())
+            self.dropped += 1
         self._arrived.set()
+
+    def _taken(self, event: "Event | Notice") -> None:
+        if isinstance(event, Notice):
+            self._bytes -= len(event.record)
 
     def close(self) -> None:
         """No more events."""
         self._closed = True
         self._arrived.set()
 
-    async def next(self, seconds: float | None = None) -> Event | None:
+    @property
+    def is_closed(self) -> bool:
+        """Whether there will be no more."""
+        return self._closed
+
+    async def next(self, seconds: float | None = None) -> Event | Notice | None:
         """The next event, None at the end. Raises TimeoutError after `seconds` without one."""
         if not self._events and not self._closed:
             async with asyncio.timeout(seconds):
@@ -61,11 +112,12 @@ class Subscription:
         if self._closed:
             return None
         event = self._events.popleft()
+        self._taken(event)
         if not self._events:
             self._arrived.clear()
         return event
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncIterator[Event | Notice]:
         while (event := await self.next()) is not None:
             yield event
 
@@ -77,6 +129,7 @@ class Hub:
         self._subscriptions: set[Subscription] = set()
         self._recent: dict[str, _Recent] = {}
         self._since = time.monotonic()
+        self._metrics = LatestMetrics(MAX_METRICS_BYTES)
         self.closed = False
 
     def publish(self, event: Event, now: float | None = None) -> None:
@@ -86,8 +139,8 @@ class Hub:
         recent = self._recent.setdefault(row.camera, _Recent(now))
         size, width, height = (_number(row.measures.get(name)) for name in ("bytes", "width", "height"))
         recent.add(size, width * height, now)
-        if row.metrics is not None:
-            recent.metrics = row.metrics
+        if event.metrics is not None:
+            self._metrics.put(row.camera, event.metrics)
         for subscription in self._subscriptions:
             if subscription.camera in (None, row.camera):
                 subscription.put(event)
@@ -134,17 +187,15 @@ class Hub:
             return {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
         return recent.rates(time.monotonic() if now is None else now)
 
-    def metrics(self, camera: str) -> dict[str, Any] | None:
-        """What the camera last said of itself since this program started."""
-        recent = self._recent.get(camera)
-        return recent.metrics if recent is not None else None
+    def metrics(self, camera: str) -> bytes | None:
+        """What the camera last said of itself since this program started, as JSON."""
+        return self._metrics.get(camera)
 
 
 class _Recent:
     """Sums by second of the last WINDOW_SECONDS."""
 
     def __init__(self, now: float) -> None:
-        self.metrics: dict[str, Any] | None = None
         self.last = now
         self._since = now
         # second, frames, bytes, pixels

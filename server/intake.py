@@ -31,7 +31,7 @@ class Intake:
     """The way of every frame, over HTTP or MQTT. For the event loop's thread.
 
     Args:
-        emit: called with the record of every frame that was stored or refused, duplicates aside.
+        emit: called with the record of every frame that was stored or refused, duplicates aside; in a thread.
         threads: additions to the store at a time, which share its commits.
     """
 
@@ -87,7 +87,8 @@ class Intake:
                 return await self._process(frame, first, known=known)
             except RjpegError as error:
                 self._metrics.failed(error)
-                self._emit({"camera": frame.camera, "sequence": frame.sequence, "error": str(error)})
+                said = {"camera": frame.camera, "sequence": frame.sequence, "error": str(error)}
+                await self._in_thread(self._emit, said)
                 raise
 
     async def _process(self, frame: ReceivedFrame, first: asyncio.Event, *, known: bool) -> tuple[FrameRow, bool]:
@@ -99,21 +100,23 @@ class Intake:
         processed = await self._processor.process(frame)
         await first.wait()
         try:
-            row = await self._in_thread(self._store.add, frame, processed.measures, processed.results)
+            event = await self._in_thread(self._add, frame, processed)
         except Duplicate as duplicate:
             # stored by another process meanwhile
             self._metrics.duplicate(frame.camera)
             return duplicate.row, True
-        self._stored(frame, processed, row)
-        return row, False
-
-    def _stored(self, frame: ReceivedFrame, processed: Processed, row: FrameRow) -> None:
         self._metrics.stored(frame, processed)
+        self._hub.publish(event)
+        return event.row, False
+
+    def _add(self, frame: ReceivedFrame, processed: Processed) -> Event:
+        """Store a frame, and make what is told of it: its JSON may be large, and standard output slow."""
+        row = self._store.add(frame, processed.measures, processed.results)
         picture = processed.decoded.frame
         # a large one may wait for each of many streams; it is decoded again if one wants it
         small = picture is not None and picture.nbytes <= LARGEST_LIVE
-        self._hub.publish(Event(row=row, jpeg=frame.jpeg, frame=picture if small else None))
         self._emit(row.record())
+        return Event(row=row, jpeg=frame.jpeg, frame=picture if small else None).prepare()
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

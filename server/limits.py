@@ -6,6 +6,7 @@ Work is limited by refusing (429) rather than by queueing, and everything is lim
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -99,17 +100,23 @@ class Rate:
 
     def take(self, camera: str, now: float | None = None) -> None:
         """Count a frame. Raises HTTPException 429 where it is one too many."""
+        if seconds := self.delay(camera, now):
+            raise busy(f"more than {self._per_second:g} frames a second of this camera", seconds)
+
+    def delay(self, camera: str, now: float | None = None) -> float:
+        """Count a frame and return 0; or, if it is one too many, return the seconds until it may come."""
         now = time.monotonic() if now is None else now
         left, since = self._buckets.get(camera, (self._most, now))
         left = min(self._most, left + (now - since) * self._per_second)
         if left < 1:
             self._buckets[camera] = (left, now)
-            raise busy(f"more than {self._per_second:g} frames a second of this camera", (1 - left) / self._per_second)
+            return (1 - left) / self._per_second
         self._buckets[camera] = (left - 1, now)
         if len(self._buckets) > 10_000:
             # buckets that are full again say nothing
             full = self._most / self._per_second
             self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[1] < full}
+        return 0.0
 
 
 async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
@@ -183,6 +190,11 @@ class TimedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does so for sockets made with a protocol number alone, which socket.create_server doesn't give: an
+        # answer's body would wait for the acknowledgment of its head, 40 ms on Linux
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_deadline()
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             others = [other for other in self.connections if isinstance(other, TimedProtocol) and other is not self]

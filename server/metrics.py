@@ -54,6 +54,22 @@ class Metrics:
             "rjpeg_receipt_seconds", "From a whole frame to its acknowledgment.", buckets=BUCKETS, registry=registry
         )
 
+        self._refused = Counter(
+            "rjpeg_mqtt_messages_refused", "Messages that held no frame, or one that is not taken.", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        self._unacknowledged = Counter(
+            "rjpeg_mqtt_frames_qos0", "Frames that came with QoS 0, of which a broker may lose any.", registry=registry
+        )
+
+    def refused(self, reason: str) -> None:
+        """A message was refused; `reason` is one of few words."""
+        self._refused.labels(reason).inc()
+
+    def came_with_qos0(self) -> None:
+        """A frame came in a message that nobody acknowledges."""
+        self._unacknowledged.inc()
+
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A figure that is asked for when it is wanted."""
         Gauge(name, text, registry=self._registry).set_function(value)

@@ -199,6 +199,9 @@ class Cameras(Answer):
     """All cameras, by name."""
 
     cameras: list[Camera]
+    next: str | None = Field(
+        description="Where further cameras follow; null: there are none", examples=["/v1/cameras?after=yard"]
+    )
 
 
 class Map(Answer):

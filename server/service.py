@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import functools
 import ipaddress
+import json
 import logging
 import re
 import signal
@@ -21,6 +22,7 @@ from fastapi import FastAPI
 
 from rjpeg.errors import ConfigError
 from server.access import Access
+from server.answers import Answers
 from server.app import Service, make_app
 from server.background import Background, Done, Work
 from server.config import Config, database_url, files_url, max_pixels, workers
@@ -79,6 +81,8 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         stack.callback(intake.close)
         pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
         stack.callback(pictures.close)
+        answers = Answers(store, json.dumps(processor.model.manifest, sort_keys=True), limits.views)
+        stack.callback(answers.close)
         yield Service(
             config=config,
             store=store,
@@ -87,6 +91,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             metrics=metrics,
             intake=intake,
             pictures=pictures,
+            answers=answers,
             access=Access(store, required=access_required),
             secure=config.tls.certificate is not None,
             cameras={summary.name for summary in store.cameras()},

@@ -33,6 +33,7 @@ from server.database import (
     frames,
     from_microseconds,
     minutes,
+    moment,
     to_microseconds,
     trash,
 )
@@ -41,6 +42,7 @@ from server.files import Files, open_files
 from server.frames import CAMERA_ID, ReceivedFrame
 from server.identity import attach
 from server.keys import is_key, make_key, parse_key
+from server.queries import newest_first
 from server.sqlite import ReopenedError
 from server.sweep import KEEP, Quarantine, count, put_back, sweep, swept
 from server.values import as_json, json_or_error, pixels_of
@@ -661,33 +663,12 @@ class Store:
         """
         if limit < 0:
             raise InputError(f"limit {limit}, expected 0 at least")
-        limit = min(limit, LARGEST_ID)
-        if before_id is not None:
-            before_id = max(0, min(before_id, LARGEST_ID))
-        query = sa.select(frames).order_by(frames.c.capture_time.desc(), frames.c.id.desc()).limit(limit)
-        if since is not None:
-            query = query.where(frames.c.capture_time >= to_microseconds(since))
-        if until is not None:
-            query = query.where(frames.c.capture_time < to_microseconds(until))
         with self.database.reading() as connection:
             camera_id = self._id_of(connection, camera)
             if camera_id is None:
                 return []
-            if before_id is not None:
-                of_last = sa.select(frames.c.capture_time).where(
-                    frames.c.id == before_id, frames.c.camera_id == camera_id
-                )
-                last = connection.execute(of_last).scalar_one_or_none()
-                if last is None:
-                    # deleted meanwhile, and with it most of what came before
-                    query = query.where(frames.c.id < before_id)
-                else:
-                    # the first part alone says it all to an index
-                    query = query.where(
-                        frames.c.capture_time <= last,
-                        sa.or_(frames.c.capture_time < last, frames.c.id < before_id),
-                    )
-            rows = connection.execute(query.where(frames.c.camera_id == camera_id)).mappings().all()
+            query = newest_first(connection, [frames], camera_id, before_id=before_id, since=since, until=until)
+            rows = connection.execute(query.limit(min(limit, LARGEST_ID))).mappings().all()
         return [to_row(camera, row) for row in rows]
 
     def cameras(self) -> list[CameraSummary]:
@@ -891,15 +872,6 @@ def may_name_file(key: str, stored_time: int) -> bool:
 def time_or_none(value: int | None) -> datetime.datetime | None:
     """A time that may be missing."""
     return None if value is None else moment(value)
-
-
-def moment(value: Any) -> datetime.datetime:
-    """A time in UTC from what the tables have; for what is none, the first or the last that there is."""
-    try:
-        return from_microseconds(value)
-    except (OverflowError, TypeError):
-        latest = isinstance(value, int) and value > 0
-        return (datetime.datetime.max if latest else datetime.datetime.min).replace(tzinfo=datetime.UTC)
 
 
 def uptime() -> float:

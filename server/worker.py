@@ -20,9 +20,7 @@ import re
 import signal
 import socket
 import ssl
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,16 +32,17 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
-from starlette.exceptions import HTTPException
 
 from rjpeg.arguments import positive
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError, RjpegError
 from rjpeg.files import read_token
-from rjpeg.protocol import broker_address
+from rjpeg.protocol import METRICS_BYTES, broker_address
 from server import __main__ as program
-from server.app import Service, frame_metrics
+from server.app import Service
 from server.background import Done
+from server.camera_metrics import LatestMetrics, parse_metrics
 from server.config import Config
+from server.fair import FairQueue, Holding
 from server.frames import CAMERA_ID, ReceivedFrame
 from server.lines import LineWriter
 from server.schemas import parse_time
@@ -82,6 +81,12 @@ QUIET_SECONDS = 1.0
 LEAVE_SECONDS = 60
 # of a message, besides the file: topic and properties
 ENVELOPE_BYTES = 65536
+# messages that are taken and wait behind their camera's share
+MAX_HELD, MAX_HELD_BYTES = 16384, 2**27
+# of a message besides its file, in this program
+MESSAGE_BYTES = 2048
+# what all cameras said of themselves, to go with their next frames
+MAX_METRICS_BYTES = 2**24
 # a frame that fails for reasons of our own is not tried more often
 ATTEMPTS = 5
 SEQUENCE = re.compile("[0-9]{1,15}")
@@ -97,7 +102,7 @@ class Settings:
     Attributes:
         broker: mqtt://host:port or mqtts://host:port.
         name: of the worker; no two of a group have the same.
-        pending: frames that are taken and not acknowledged, at most.
+        pending: frames that are decoded and stored at a time; of one camera at most half of them.
         session: seconds that the broker keeps what is for a worker that has gone.
         leave: give the session up at the end.
     """
@@ -174,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--username", metavar="NAME", help="for the broker, with --token-file (default: none)")
     p.add_argument("--token-file", metavar="FILE", help="with the password (default: none)")
     p.add_argument("--ca-file", metavar="FILE", help="authority of the broker's certificate (default: the system's)")
-    p.add_argument("--pending", type=positive, metavar="N", help="frames taken at a time (default: limits.pending, 32)")
+    p.add_argument("--pending", type=positive, metavar="N", help="frames done at a time (default: limits.pending, 32)")
     p.add_argument(
         "--session",
         type=positive,
@@ -281,15 +286,20 @@ class Worker:
         self._connection: _Connection | None = None
         self._connected = self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._places = threading.Semaphore(settings.pending)
+        self._holding = Holding(settings.pending + MAX_HELD, MAX_HELD_BYTES)
+        share = min(service.config.limits.pending_of_camera, max(1, settings.pending // 2))
+        self._line: FairQueue[_Taken] = FairQueue(
+            self._begin, at_a_time=settings.pending, of_camera=share, rate=service.rate
+        )
         self._last_arrival = 0.0
         self._refused = self._reconnected = 0
-        # what cameras said of themselves, to go with their next frames; of those heard last
-        self._metrics: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._metrics = LatestMetrics(MAX_METRICS_BYTES)
+        self._warned: set[str] = set()
         watch = service.metrics.watch
         watch("rjpeg_mqtt_connected", "Whether there is a connection to the broker.", lambda: self._connected)
         watch("rjpeg_mqtt_connections", "Connections made since the start.", lambda: self._reconnected)
         watch("rjpeg_mqtt_pending", "Frames taken and not acknowledged.", lambda: len(self._tasks))
+        watch("rjpeg_mqtt_held", "Messages that wait behind others of their camera.", lambda: len(self._line))
         watch("rjpeg_mqtt_refused", "Messages since the start that held no frame.", lambda: self._refused)
 
     async def run(self, done: Done = lambda: None) -> None:
@@ -324,10 +334,10 @@ class Worker:
     async def _connect(self) -> None:
         """Raises DeliveryError where there is no connection yet, ConfigError where there never will be one."""
         settings, loop = self._settings, asyncio.get_running_loop()
-        connection = self._connection = _Connection(self._client(), loop, self._arrived, self._places)
+        connection = self._connection = _Connection(self._client(), loop, self._arrived, self._note, self._holding)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = settings.session
-        properties.ReceiveMaximum = min(settings.pending, 65535)
+        properties.ReceiveMaximum = min(settings.pending + MAX_HELD, 65535)
         properties.MaximumPacketSize = self._service.config.limits.max_bytes + ENVELOPE_BYTES
         frames = f"$share/{settings.group}/{settings.topic}/+/image"
         try:
@@ -372,6 +382,12 @@ class Worker:
         connection, self._connection = self._connection, None
         if connection is not None:
             await asyncio.to_thread(connection.drop)
+            # the broker sends them again
+            self._let_go(lambda taken: taken.connection is connection and taken.message.qos > 0)
+
+    def _let_go(self, condition: Callable[["_Taken"], bool]) -> None:
+        for taken in self._line.drop(condition):
+            self._holding.give_back(size_of(taken.message))
 
     async def _stop(self) -> None:
         """Finish what is under way, and say goodbye."""
@@ -382,21 +398,25 @@ class Worker:
             connection.unsubscribe(f"$share/{self._settings.group}/{self._settings.topic}/+/image")
             deadline = self._last_arrival = time.monotonic()
             deadline += LEAVE_SECONDS
-            while time.monotonic() < min(deadline, self._last_arrival + QUIET_SECONDS) or self._tasks:
+            while (
+                time.monotonic() < min(deadline, self._last_arrival + QUIET_SECONDS) or self._tasks or len(self._line)
+            ):
                 if time.monotonic() > deadline or connection.lost.done():
                     break
                 await asyncio.sleep(0.05)
         self._stopping = True
+        held = len(self._line)
+        self._let_go(lambda _: True)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
         unfinished = [task for task in self._tasks if not task.done()]
-        if unfinished:
-            logger.warning("%d frames are not stored; the broker will send them again", len(unfinished))
+        if unfinished or held:
+            logger.warning("%d frames are not stored; the broker will send them again", len(unfinished) + held)
         for task in unfinished:
             task.cancel()
         if connection is not None:
             if not connection.lost.done():
-                await asyncio.to_thread(connection.end, leave=bool(leaving) and not unfinished)
+                await asyncio.to_thread(connection.end, leave=bool(leaving) and not unfinished and not held)
             await self._drop()
 
     def _client(self) -> Client:
@@ -410,6 +430,7 @@ class Worker:
             manual_ack=True,
         )
         client.connect_timeout = CONNECT_SECONDS
+        client.on_socket_open = send_at_once
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password)
         if self._context is not None:
@@ -427,69 +448,75 @@ class Worker:
 
     def _arrived(self, connection: "_Connection", message: MQTTMessage) -> None:
         """A message, in the event loop's thread."""
-        if message.qos == 0:
-            self._note(message)
-            return
         self._last_arrival = time.monotonic()
         if self._stopping:
             # not acknowledged: it comes again, to whoever is there
-            self._places.release()
+            self._holding.give_back(size_of(message))
             return
-        task = asyncio.ensure_future(self._take(connection, message))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        # what names no camera is refused in its turn, as if it were all of one
+        camera = camera_of(message.topic, self._settings.topic, "image") or ""
+        if message.qos == 0:
+            self._service.metrics.came_with_qos0()
+            if camera not in self._warned and len(self._warned) < self._service.config.limits.cameras:
+                self._warned.add(camera)
+                logger.warning("camera %s sends with QoS 0: frames may be lost on their way; QoS 1 keeps them", camera)
+        self._line.put(camera, _Taken(connection, message))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _begin(self, camera: str, taken: "_Taken") -> None:
+        task = asyncio.ensure_future(self._take(taken.connection, taken.message))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._done, camera, size_of(taken.message)))
+
+    def _done(self, camera: str, size: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._places.release()
+        self._holding.give_back(size)
+        self._line.done(camera)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a frame failed and is not acknowledged", exc_info=error)
 
     def _note(self, message: MQTTMessage) -> None:
-        """What a camera said of itself."""
+        """What a camera said of itself, in the client's thread; looked into when it goes with a frame."""
         camera = camera_of(message.topic, self._settings.topic, "metrics")
-        if camera is None:
-            return
-        try:
-            metrics = frame_metrics(message.payload.decode())
-        except (UnicodeDecodeError, HTTPException):
-            logger.debug("metrics of camera %s are no JSON object", camera)
-            return
-        if metrics is not None:
-            self._metrics[camera] = metrics
-            self._metrics.move_to_end(camera)
-            if len(self._metrics) > self._service.config.limits.cameras:
-                self._metrics.popitem(last=False)
+        if camera is not None and len(message.payload) <= METRICS_BYTES:
+            self._metrics.put(camera, bytes(message.payload))
 
     async def _take(self, connection: "_Connection", message: MQTTMessage) -> None:
         """Store a frame, however often that has to be tried, and acknowledge it."""
         started = time.perf_counter()
         try:
+            self._check_size(message)
             frame = frame_of(message, self._settings.topic, self._service.receipt_time(), self._metrics)
             self._check_camera(frame.camera)
             await self._store(frame)
         except (InputError, JpegError) as error:
             # a message that nobody can use must not go round for ever
             self._refused += 1
+            self._service.metrics.refused("jpeg" if isinstance(error, JpegError) else getattr(error, "reason", "frame"))
             logger.warning("%s: refused: %s", json.dumps(message.topic[:200]), error)
         else:
             self._service.cameras.add(frame.camera)
             self._service.metrics.acknowledged(time.perf_counter() - started)
-        connection.acknowledge(message.mid)
+        if message.qos:
+            connection.acknowledge(message.mid)
+
+    def _check_size(self, message: MQTTMessage) -> None:
+        size, most = len(message.payload), self._service.config.limits.max_bytes
+        if size > most:
+            raise RefusedError("size", f"the file has {size} bytes, expected at most {most}")
 
     def _check_camera(self, camera: str) -> None:
         known, most = self._service.cameras, self._service.config.limits.cameras
         if camera not in known and len(known) >= most:
-            raise InputError(f"there are {len(known)} cameras already, as many as may be")
+            raise RefusedError("cameras", f"there are {len(known)} cameras already, as many as may be")
 
     async def _store(self, frame: ReceivedFrame) -> None:
-        """Raises JpegError; other failures are waited for to pass."""
+        """Raises JpegError, InputError; other failures are waited for to pass."""
         wait, attempts = FIRST_WAIT, 0
         while True:
             try:
                 await self._service.intake.take(frame)
                 return
-            except JpegError:
+            except (InputError, JpegError):
                 raise
             except RjpegError as error:
                 logger.error("frame of camera %s: %s; trying again in %.1f s", frame.camera, error, wait)
@@ -497,9 +524,27 @@ class Worker:
                 attempts += 1
                 logger.exception("frame of camera %s failed", frame.camera)
                 if attempts >= ATTEMPTS:
-                    raise InputError(f"it failed {attempts} times, at last with {type(error).__name__}") from error
+                    raise RefusedError(
+                        "failure", f"it failed {attempts} times, at last with {type(error).__name__}"
+                    ) from error
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """A message, and the connection that it is to be acknowledged to."""
+
+    connection: "_Connection"
+    message: MQTTMessage
+
+
+class RefusedError(InputError):
+    """A message that is not taken; `reason`: one of few words, for the metrics."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 @dataclass(eq=False)
@@ -510,10 +555,12 @@ class _Connection:
     broker gives a message's number to another one after a connection's end.
 
     Mosquitto 2.0.11, for one, sends more than the Receive Maximum once a message has been acknowledged. So a message
-    is read when there is a place for it, and not before; more of them wait where TCP lets them.
+    is read when there is room for it, and not before; more of them wait where TCP lets them.
 
     Attributes:
-        places: one is taken for each message of QoS 1, for `arrived` to give back.
+        arrived: told of each message with a frame.
+        noted: told of each message with metrics, in the client's thread.
+        holding: room is taken for each message with a frame, for `arrived` to give back.
         lost: done once it has ended, with the broker's reason if it gave one.
         shares: whether the broker has shared subscriptions.
     """
@@ -521,7 +568,8 @@ class _Connection:
     client: Client
     loop: asyncio.AbstractEventLoop
     arrived: Callable[["_Connection", MQTTMessage], None]
-    places: threading.Semaphore
+    noted: Callable[[MQTTMessage], None]
+    holding: Holding
     shares: bool = True
     _ending: bool = False
     lost: asyncio.Future[ReasonCode | None] = field(init=False)
@@ -614,7 +662,10 @@ class _Connection:
         self._tell(self._answers, reasons)
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        while message.qos and not self.places.acquire(timeout=0.1):
+        if message.topic.endswith("/metrics"):
+            self.noted(message)
+            return
+        while not self.holding.take(size_of(message), 0.1):
             if self._ending:
                 # not acknowledged: it comes again
                 return
@@ -626,15 +677,23 @@ class _Connection:
         self._tell(self._loses, reason if flags.is_disconnect_packet_from_server else None)
 
 
+def size_of(message: MQTTMessage) -> int:
+    """Bytes that a message takes here."""
+    return len(message.payload) + MESSAGE_BYTES
+
+
+def send_at_once(_client: Client, _data: Any, connection: Any) -> None:
+    """Keep acknowledgments, which are small, from waiting for those of TCP."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def camera_of(name: str, prefix: str, last: str) -> str | None:
     """The camera in a topic {prefix}/{camera}/{last}; None where it isn't one."""
     camera = name.removeprefix(f"{prefix}/").removesuffix(f"/{last}")
     return camera if CAMERA_ID.fullmatch(camera) and name == f"{prefix}/{camera}/{last}" else None
 
 
-def frame_of(
-    message: MQTTMessage, prefix: str, received: Any, metrics: "OrderedDict[str, dict[str, Any]]"
-) -> ReceivedFrame:
+def frame_of(message: MQTTMessage, prefix: str, received: Any, metrics: LatestMetrics) -> ReceivedFrame:
     """The frame that a message is, named by its topic and its user properties sequence and capture_time.
 
     Args:
@@ -648,25 +707,34 @@ def frame_of(
     """
     camera = camera_of(message.topic, prefix, "image")
     if camera is None:
-        raise InputError("the topic holds no camera's name: 1 to 64 of A-Z a-z 0-9 _ -")
+        raise RefusedError("topic", "the topic holds no camera's name: 1 to 64 of A-Z a-z 0-9 _ -")
     given: dict[str, str] = dict(getattr(message.properties, "UserProperty", []))
     if given.get("camera", camera) != camera:
-        raise InputError("it says that it is of another camera")
+        raise RefusedError("property", "it says that it is of another camera")
     sequence, text = given.get("sequence"), given.get("capture_time")
     if sequence is not None and not SEQUENCE.fullmatch(sequence):
-        raise InputError("sequence must be an integer of at most 15 digits")
+        raise RefusedError("property", "sequence must be an integer of at most 15 digits")
     try:
         taken = received if text is None else parse_time(text)
     except ValueError as error:
-        raise InputError(f"capture_time: {error}") from error
+        raise RefusedError("property", f"capture_time: {error}") from error
     return ReceivedFrame(
         camera=camera,
         sequence=None if sequence is None else int(sequence),
         capture_time=taken,
         received_time=received,
         jpeg=bytes(message.payload),
-        metrics=metrics.pop(camera, None),
+        metrics=metrics_of(metrics.pop(camera), camera),
     )
+
+
+def metrics_of(text: bytes | None, camera: str) -> dict[str, Any] | None:
+    """What a camera said of itself; None where it is nothing that a server takes, as no frame is lost for that."""
+    try:
+        return None if text is None else parse_metrics(text)
+    except InputError as error:
+        logger.debug("camera %s: %s", camera, error)
+        return None
 
 
 def trusted(ca_file: str | None) -> ssl.SSLContext:

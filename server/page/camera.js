@@ -409,6 +409,11 @@ export function open(name, frameId) {
     ended.abort();
     stopFollowing();
     timeline.close();
+    // hidden is not gone: whoever logs out leaves no picture behind
+    [canvas.width, canvas.height] = [4, 3];
+    overlay.draw("none", null, null);
+    element("boxes").replaceChildren();
+    element("results").replaceChildren();
     clearInterval(refreshing);
     clearInterval(ticking);
   };

@@ -135,8 +135,13 @@ export function open({ tokens }) {
   }
 
   async function refresh() {
-    const { cameras } = await get("v1/cameras");
-    if (ended) return;
+    const cameras = [];
+    for (let path = "v1/cameras"; path; ) {
+      const page = await get(path);
+      if (ended) return;
+      cameras.push(...page.cameras);
+      path = page.next?.replace(/^\//, "");
+    }
     const names = new Set(cameras.map((record) => record.camera));
     for (const [name, card] of cards) {
       if (!names.has(name)) { card.item.remove(); cards.delete(name); wanted.delete(name); }
@@ -185,6 +190,9 @@ export function open({ tokens }) {
     clearInterval(refreshing);
     seen.disconnect();
     field.removeEventListener("input", filter);
+    // hidden is not gone: whoever logs out leaves no picture behind
+    list.replaceChildren();
+    cards.clear();
   };
 }
 

@@ -5,6 +5,7 @@ What tokens may do is in test_access.py, what single malformed requests get in t
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import datetime
 import json
 import re
@@ -270,7 +271,8 @@ def test_pictures_do_not_wait_for_a_slow_reader_of_events():
     )
     hub.publish(Event(row=row, jpeg=b"file", frame=np.zeros((1, 1, 3), np.uint8)))
     waiting, newest = events._events[0], stream._events[0]
-    assert (waiting.jpeg, waiting.frame) == (None, None)
+    assert {field.name for field in dataclasses.fields(waiting)} == {"id", "record"}
+    assert json.loads(waiting.record) == row.record()
     assert (newest.jpeg, newest.frame is None) == (b"file", False)
 
 

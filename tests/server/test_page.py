@@ -735,3 +735,38 @@ def test_the_page_is_files_of_this_server_without_inline_script_or_style(looked_
     assert not re.search(r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son\w+=", page)
     scripts = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.js"))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", scripts)
+
+
+@pytest.mark.parametrize("way", ["log-out", "revocation"])
+def test_a_picture_seen_once_is_not_shown_after(way, start, open_page, tmp_path):
+    data = tmp_path / "data"
+    reader, door = make_token(data, "--reader"), make_token(data, "--camera", "door")
+    service = start("--auth", "on", data=data)
+    last = Camera(service, "door", token=door, start=None).send()
+    page = open_page(f"{service.url}/?camera=door", complaint="401")
+    until(lambda: page.locator("#log-in").is_visible(), page)
+    page.locator("#token").fill(reader)
+    page.keyboard.press("Enter")
+    until(lambda: shown_frame(page) == last["id"], page)
+    path = f"v1/cameras/door/frames/{last['id']}/jpeg"
+    status = f"fetch('{path}').then(answer => answer.status)"
+    shows = f"""new Promise((resolve) => {{
+        const image = new Image();
+        image.onload = () => resolve(true);
+        image.onerror = () => resolve(false);
+        image.src = '{path}';
+    }})"""
+    assert page.evaluate(status) == 200
+    if way == "log-out":
+        page.get_by_role("button", name="Log out").click()
+    else:
+        from server.__main__ import main
+
+        assert main(["tokens", "revoke", reader.split("_")[1], "--data", str(data)]) == 0
+    until(lambda: page.locator("#log-in").is_visible(), page)
+    assert page.evaluate("document.querySelector('#picture').width") == 4, "nor is it in what is hidden"
+    assert page.evaluate(status) == 401
+    page.reload()
+    until(lambda: page.locator("#log-in").is_visible(), page)
+    assert page.evaluate(status) == 401
+    assert page.evaluate(shows) is False

@@ -26,6 +26,7 @@ from paho.mqtt.properties import Properties
 import rjpeg
 from rjpeg.errors import InputError
 from rjpeg.protocol import time_text
+from server.camera_metrics import LatestMetrics
 from server.store import Store
 from server.worker import frame_of
 from tests.brokers import Broker, free_ports, needs_broker
@@ -268,7 +269,7 @@ def test_what_holds_no_frame_is_acknowledged_counted_and_told_and_does_not_come_
 
 def figure(port, name):
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-    return float(re.search(rf"^{name} (\S+)$", text, re.M)[1])
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)[1])
 
 
 def test_a_frame_that_comes_again_is_acknowledged_and_not_stored_again(broker, start_worker, cameras, look, jpegs):
@@ -443,6 +444,14 @@ def test_what_cannot_work_is_told_at_once(arguments, code, message, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def said(**texts):
+    """What cameras said of themselves."""
+    metrics = LatestMetrics(2**16)
+    for camera, text in texts.items():
+        metrics.put(camera, text)
+    return metrics
+
+
 class TestFrameOf:
     now = datetime.datetime(2026, 5, 6, tzinfo=datetime.UTC)
 
@@ -455,19 +464,19 @@ class TestFrameOf:
         return message
 
     def test_without_properties_the_time_is_that_of_receipt_and_there_is_no_number(self):
-        frame = frame_of(self.message(), "rjpeg", self.now, {})
+        frame = frame_of(self.message(), "rjpeg", self.now, said())
         assert (frame.camera, frame.sequence, frame.capture_time) == ("cam", None, self.now)
 
     def test_times_are_taken_in_any_zone(self):
         text = "2026-03-04T07:06:07.5+02:00"
-        frame = frame_of(self.message(sequence="7", capture_time=text), "rjpeg", self.now, {"cam": {"a": 1}})
+        frame = frame_of(self.message(sequence="7", capture_time=text), "rjpeg", self.now, said(cam=b'{"a": 1}'))
         assert frame.capture_time == START + datetime.timedelta(seconds=0.5)
         assert (frame.sequence, frame.metrics, frame.jpeg) == (7, {"a": 1}, b"jpeg")
 
     @pytest.mark.parametrize("topic", ["rjpeg/a/b/image", "rjpeg//image", "rjpeg/../image", "other/cam/image"])
     def test_a_topic_without_a_cameras_name_is_refused(self, topic):
         with pytest.raises(InputError, match="camera's name"):
-            frame_of(self.message(topic), "rjpeg", self.now, {})
+            frame_of(self.message(topic), "rjpeg", self.now, said())
 
     @pytest.mark.parametrize(
         "properties",
@@ -478,7 +487,7 @@ class TestFrameOf:
     )  # fmt: skip
     def test_malformed_properties_are_refused(self, properties):
         with pytest.raises(InputError):
-            frame_of(self.message(**properties), "rjpeg", self.now, {})
+            frame_of(self.message(**properties), "rjpeg", self.now, said())
 
 
 def test_names_are_the_first_ones_free(tmp_path):
@@ -494,3 +503,101 @@ def test_names_are_the_first_ones_free(tmp_path):
         time.sleep(0)
     with free_name(config, "a") as again:
         assert again == first
+
+
+def flood(cameras, jpeg, frames, name="flood"):
+    """Frames of one camera as fast as the broker takes them, which waits until it has them all."""
+    for number in range(frames):
+        cameras.publish(name, number, jpeg)
+    cameras.wait()
+
+
+def test_a_flood_of_one_camera_keeps_no_other_waiting_and_is_not_lost(broker, start_worker, cameras, look, jpegs):
+    store = look()
+    worker = start_worker(broker).ready()
+    flood(cameras, jpegs[0], 1000)
+    seconds = []
+    for number in range(5):
+        started = time.monotonic()
+        cameras.publish("honest", number, jpegs[1])
+        until(lambda: store.find("honest", number, moment(number)) is not None, PATIENCE)  # noqa: B023
+        seconds.append(time.monotonic() - started)
+    waiting = 1000 - store.camera("flood").frames
+    assert waiting > 100, "the flood is not over, or this says nothing"
+    assert sorted(seconds)[2] < 1.0, seconds
+    until(lambda: count(store) == 1005, 2 * PATIENCE)
+    assert worker.stop() == 0
+    numbers = [record["sequence"] for record in worker.records() if record["camera"] == "flood"]
+    assert numbers == list(range(1000)), "in their order, once"
+
+
+def test_a_camera_over_its_rate_waits_and_loses_nothing(broker, start_worker, cameras, look, jpegs, tmp_path):
+    (tmp_path / "server.yaml").write_text("limits: {frames_per_second: 5}")
+    worker = start_worker(broker, "--config", tmp_path / "server.yaml").ready()
+    started = time.monotonic()
+    flood(cameras, jpegs[0], 30)
+    store = look()
+    until(lambda: count(store) == 30, PATIENCE)
+    # ten at once, and twenty at five a second
+    assert time.monotonic() - started > 3.5
+    assert worker.stop() == 0
+
+
+def test_what_is_held_when_a_worker_ends_comes_again(broker, start_worker, cameras, look, jpegs, tmp_path):
+    (tmp_path / "server.yaml").write_text("limits: {frames_per_second: 5}")
+    worker = start_worker(broker, "--config", tmp_path / "server.yaml").ready()
+    flood(cameras, jpegs[0], 100)
+    store = look()
+    until(lambda: count(store) >= 10, PATIENCE)
+    assert worker.stop() == 0
+    assert worker.said("the broker will send them again")
+    assert count(store) < 60
+    start_worker(broker)
+    until(lambda: count(store) == 100, PATIENCE)
+    assert sorted(identities(store)) == [("flood", number) for number in range(100)]
+
+
+def test_frames_of_qos_0_are_taken_counted_and_warned_of_once(broker, start_worker, cameras, look, jpegs):
+    [port] = free_ports(1)
+    worker = start_worker(broker, "--listen", f"127.0.0.1:{port}").ready()
+    for number in range(5):
+        cameras.client.publish("rjpeg/old/image", jpegs[number], 0)
+    store = look()
+    until(lambda: count(store) == 5, PATIENCE)
+    assert figure(port, "rjpeg_mqtt_frames_qos0_total") == 5
+    assert worker.stop() == 0
+    assert sum("camera old sends with QoS 0" in message for message in worker.messages) == 1
+
+
+def test_messages_are_refused_by_the_limits_of_http_and_counted_by_reason(
+    broker, start_worker, cameras, look, jpegs, tmp_path
+):
+    (tmp_path / "server.yaml").write_text("limits: {max_bytes: 20000, max_pixels: 40000, cameras: 1}")
+    [port] = free_ports(1)
+    options = ["--config", tmp_path / "server.yaml", "--listen", f"127.0.0.1:{port}"]
+    worker = start_worker(broker, *options).ready()
+    cameras.publish("cam", 0, jpegs[0])
+    store = look()
+    until(lambda: count(store) == 1, PATIENCE)
+    large = cv2.imencode(".jpg", np.zeros((300, 300), np.uint8))[1].tobytes()
+    cameras.publish("cam", 1, jpegs[0] + bytes(20000))
+    cameras.publish("cam", 2, large)
+    cameras.publish("cam", 3, jpegs[0], sequence="three")
+    cameras.publish("one too many", 4, jpegs[0])
+    cameras.publish("other", 5, jpegs[0])
+    until(lambda: figure(port, "rjpeg_mqtt_refused") == 5)
+    for reason in ("size", "jpeg", "property", "topic", "cameras"):
+        assert figure(port, f'rjpeg_mqtt_messages_refused_total{{reason="{reason}"}}') == 1
+    assert worker.stop() == 0
+    assert count(store) == 1
+
+
+def test_metrics_that_no_server_takes_cost_no_frame(broker, start_worker, cameras, look, jpegs):
+    start_worker(broker).ready()
+    store = look()
+    for number, text in enumerate((json.dumps({"a": [{}] * 2700}), "[" * 8000, "x" * 9000, '{"fine": 1}')):
+        cameras.client.publish("rjpeg/cam/metrics", text, 0)
+        cameras.publish("cam", number, jpegs[number])
+        until(lambda: count(store) > number, PATIENCE)  # noqa: B023
+    rows = sorted(store.frames("cam"), key=lambda row: row.sequence)
+    assert [row.metrics for row in rows] == [None, None, None, {"fine": 1}]
