@@ -285,12 +285,18 @@ async def keep_following(service: Service, follower: Follower, done: Done) -> No
     while True:
         more = True
         while more:
-            rows, more = await asyncio.to_thread(follower.look)
-            for row in rows:
-                service.hub.publish(Event(row=row))
-                service.cameras.add(row.camera)
+            events, more = await asyncio.to_thread(look_for_events, follower)
+            for event in events:
+                service.hub.publish(event)
+                service.cameras.add(event.row.camera)
         done()
         await asyncio.sleep(service.config.follow_seconds)
+
+
+def look_for_events(follower: Follower) -> tuple[list[Event], bool]:
+    """Return the events of frames that others stored, their JSON made, and whether there may be more."""
+    rows, more = follower.look()
+    return [Event(row=row).prepare() for row in rows], more
 
 
 def _lifespan(background: Background, works: dict[str, Work]) -> Any:
