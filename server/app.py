@@ -40,6 +40,7 @@ from server.pictures import MEDIA_TYPES, Pictures, colored, encoded, map_of
 from server.processing import Processor
 from server.schemas import CameraName, FrameId, Id, Sequence, Time, UpTo1000, errors
 from server.store import CameraSummary, FrameRow, GoneError, Store
+from server.task_pool import TaskPool
 
 __all__ = ["Service", "make_app"]
 
@@ -73,6 +74,7 @@ class Service:
 
     Attributes:
         access: who may do what.
+        task: its processes; None: there is no task.
         secure: behind TLS, so that cookies are for TLS only.
     """
 
@@ -84,6 +86,7 @@ class Service:
     intake: Intake
     pictures: Pictures
     access: Access
+    task: TaskPool | None = None
     secure: bool = False
     streams: int = 0
     last_receipt: int = 0
@@ -623,15 +626,18 @@ def _about(service: Service) -> APIRouter:
         """Whether the program lives."""
         return JSONResponse({"status": "ok", "pending": service.places.pending})
 
-    @router.get("/readyz", response_model=schemas.Health, responses=errors(400, 500, 503))
+    @router.get("/readyz", response_model=schemas.Readiness, responses=errors(400, 500, 503))
     async def readyz() -> Response:
-        """Whether frames can be stored."""
+        """Whether frames can be stored, and the task answers."""
         try:
             async with asyncio.timeout(PING_SECONDS):
                 await asyncio.to_thread(service.store.ping)
         except TimeoutError:
             raise HTTPException(503, "the store doesn't answer") from None
-        return JSONResponse({"status": "ok", "pending": service.places.pending})
+        task = None if service.task is None else service.task.state
+        if task == "failing":
+            raise HTTPException(503, "the task doesn't answer; frames are stored without its results")
+        return JSONResponse({"status": "ok", "pending": service.places.pending, "task": task})
 
     @router.get(
         "/metrics",
