@@ -196,6 +196,9 @@ class TaskPool:
         """
         with self._changed:
             self._started.add(process)
+        # closing may have looked for processes before there was this one
+        if self._closing.is_set():
+            process.kill()
         try:
             process.load(LOAD_SECONDS)
             with self._changed:
@@ -208,9 +211,6 @@ class TaskPool:
             process.kill()
             raise
         finally:
-            # closing may have looked for processes before there was this one
-            if self._closing.is_set():
-                process.kill()
             how = process.wait()
             self._drop(process)
             with self._changed:

@@ -143,7 +143,7 @@ class TaskProcess:
         self.kill()
         with self._lock:
             code = self._process.wait()
-            self._how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            self._how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
             self._ended.set()
         # a number that is closed may be another file's at once: nobody uses it any more
         with self._using, self._lock:
@@ -186,9 +186,12 @@ class TaskProcess:
 
     def _show_where(self) -> None:
         """Have the process write to the log what it is doing."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGUSR1)
-            time.sleep(TRACE_SECONDS)
+        with self._lock:
+            if self._ended.is_set():
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGUSR1)
+        time.sleep(TRACE_SECONDS)
 
 
 def main(connection: int, memory: int, parent: int) -> None:
@@ -243,8 +246,16 @@ def _answer(task: Task, memory: int, message: dict[str, Any]) -> bytes:
 
 def _tie_to(parent: int) -> None:
     """Have the kernel end this process with the thread that started it, whatever either of them does."""
-    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0 or os.getppid() != parent:
+    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) != 0 or os.getppid() != parent:
         sys.exit("the process that this one works for is gone")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    # real-time signals have none
+    except ValueError:
+        return f"signal {number}"
 
 
 def _write(file: int, data: memoryview) -> None:

@@ -69,6 +69,10 @@ def look(frame, meta):
         raise ValueError("no such thing")
     if what == "huge":
         return "x" * 10**6
+    if what == "largest":
+        return "x" * 65534
+    if what == "a signal without a name":
+        os.kill(os.getpid(), 50)
     if what == "deep":
         answer = []
         for _ in range(5000):
@@ -156,6 +160,10 @@ def test_a_process_sees_the_frame_byte_for_byte_and_what_is_known_of_it(make, sh
         assert answer["pid"] != os.getpid()
 
 
+def test_the_largest_answer_arrives(make):
+    assert make()(FRAME, meta("largest")) == "x" * 65534
+
+
 def test_a_frame_that_a_task_keeps_stays_as_it_was(make):
     pool = make()
     rng = np.random.default_rng(0)
@@ -208,6 +216,7 @@ def test_the_log_says_where_a_call_hangs(make, capfd):
         ("SIGSEGV", "was killed by SIGSEGV"),
         ("SIGKILL", "was killed by SIGKILL"),
         ("SIGABRT", "was killed by SIGABRT"),
+        ("a signal without a name", "was killed by signal 50"),
         ("exit code 3", "ended with exit code 3"),
         ("exit code 0", "ended with exit code 0"),
         ("closes", "was killed by SIGKILL"),
