@@ -47,6 +47,7 @@ from server.processing import Processor
 from server.schemas import CameraName, FrameId, Id, Sequence, Time, UpTo1000, errors
 from server.store import CameraSummary, FrameRow, GoneError, Store
 from server.streams import WatchedResponse
+from server.task_pool import TaskPool
 
 __all__ = ["Service", "make_app"]
 
@@ -79,6 +80,7 @@ class Service:
 
     Attributes:
         access: who may do what.
+        task: its processes; None: there is no task.
         secure: behind TLS, so that cookies are for TLS only.
         background: what runs beside requests.
         warnings: what a person should look at, by what it concerns.
@@ -93,6 +95,7 @@ class Service:
     pictures: Pictures
     answers: Answers
     access: Access
+    task: TaskPool | None = None
     secure: bool = False
     streams: int = 0
     receipts: ReceiptClock = field(default_factory=ReceiptClock)
@@ -685,9 +688,9 @@ def _about(service: Service) -> APIRouter:
         """Whether the program lives."""
         return JSONResponse(health(service))
 
-    @router.get("/readyz", response_model=schemas.Health, responses=errors(400, 500, 503))
+    @router.get("/readyz", response_model=schemas.Readiness, responses=errors(400, 500, 503))
     async def readyz() -> Response:
-        """Whether frames can be stored, and what is to be done beside that is done."""
+        """Whether frames can be stored, the task answers, and what is to be done beside that is done."""
         try:
             async with asyncio.timeout(PING_SECONDS):
                 await asyncio.to_thread(service.store.ping)
@@ -695,7 +698,10 @@ def _about(service: Service) -> APIRouter:
             raise HTTPException(503, "the store doesn't answer") from None
         if down := service.background.down():
             raise HTTPException(503, f"{' and '.join(down)} can't run now; the log says why")
-        return JSONResponse(health(service))
+        task = None if service.task is None else service.task.state
+        if task == "failing":
+            raise HTTPException(503, "the task doesn't answer; frames are stored without its results")
+        return JSONResponse(health(service) | {"task": task})
 
     @router.get(
         "/metrics",

@@ -3,6 +3,7 @@
 Everything here is plain values, and `decode_file` depends on nothing else, so that any engine can run it.
 """
 
+import atexit
 import functools
 import sys
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from typing import Any
 from rjpeg.errors import RjpegError
 from server.decoding import FrameDecoder
 from server.places import is_folder, list_files, parse_place, read_place, read_stream
-from server.task import load_task, read_task
+from server.task import read_task
+from server.task_pool import TaskPool
 
 __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
 
+PATIENCE_SECONDS = 60.0
+"""For a task to be started again: unlike a camera, files can wait."""
 SUFFIXES = (".jpeg", ".jpg")
 STANDARD_INPUT = "-"
 
@@ -30,6 +34,7 @@ class Options:
     form: str
     keep_jpeg: bool
     task: str | None
+    task_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,16 @@ def decode_file(job: Job) -> dict[str, Any]:
 @functools.cache
 def decoder_of(options: Options) -> FrameDecoder:
     """The decoder for these options, made once a process. Raises ConfigError, ModelError."""
+    task = None
+    if options.task is not None:
+        seconds = options.task_seconds
+        task = TaskPool(read_task(options.task), processes=1, seconds=seconds, patience=PATIENCE_SECONDS)
+        atexit.register(task.close)
     return FrameDecoder(
         options.model,
         max_pixels=options.max_pixels,
         restore=options.restore,
         form=options.form,
         keep_jpeg=options.keep_jpeg,
-        task=None if options.task is None else load_task(read_task(options.task)),
+        task=task,
     )

@@ -66,7 +66,7 @@ class RetentionConfig(msgspec.Struct, forbid_unknown_fields=True):
 class DecodingConfig(msgspec.Struct, forbid_unknown_fields=True):
     """`workers`: frames decoded at a time, None: one a core. `batch`: frames whose maps are found together.
 
-    `task_seconds`: longest that the task may take for a frame.
+    `task_seconds`: longest that the task may take for a frame before its process is ended.
     """
 
     model: str | None = None

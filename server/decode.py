@@ -101,6 +101,13 @@ def parser() -> argparse.ArgumentParser:
         "with a classifier's or detector's settings or a Python function (default: none)",
     )
     p.add_argument(
+        "--task-seconds",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="longest that the task may take for a picture; its answer is then an error (default: %(default)s)",
+    )
+    p.add_argument(
         "--max-bytes",
         type=positive,
         default=2**23,
@@ -134,6 +141,7 @@ def decode_files(args: argparse.Namespace) -> int:
         form=args.format,
         keep_jpeg=args.keep_jpeg,
         task=args.task,
+        task_seconds=args.task_seconds,
     )
     decoder_of(options)  # what is missing is missed now and not at every file
     emit = LineWriter()

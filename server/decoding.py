@@ -1,8 +1,6 @@
 """One JPEG to a picture, a written file and a record of what it was."""
 
-import ctypes
 import io
-import sys
 import time
 import zlib
 from typing import Any
@@ -13,14 +11,13 @@ import numpy.typing as npt
 
 import rjpeg
 from rjpeg.maps import quality_factors
+from server.memory import keep_freed_memory
 from server.places import Place, write_place
 from server.task import Task, ask, frame_meta
 
-__all__ = ["FORMATS", "FrameDecoder", "keep_freed_memory", "measures", "milliseconds", "picture_bytes"]
+__all__ = ["FORMATS", "FrameDecoder", "measures", "milliseconds", "picture_bytes"]
 
 FORMATS = {"png": ".png", "raw": ".npy"}
-KEPT_BYTES = 2**26
-"""Of freed memory that a thread keeps for the next frame."""
 
 
 class FrameDecoder:
@@ -82,19 +79,6 @@ class FrameDecoder:
         path = stem.with_name(stem.name + suffix)
         write_place(path, data)
         return str(path)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep KEPT_BYTES a thread of what frames took, in place of giving it back after every frame.
-
-    Getting it again, page by page, is a quarter of a frame's time: at 640x480 2.9 ms of CPU in place of 2.1. It is set
-    for the whole process. Does nothing where the library is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        mallopt(trim_threshold, KEPT_BYTES)
-        mallopt(mmap_threshold, KEPT_BYTES // 2)  # the most that it takes: larger blocks are always given back
 
 
 def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict[str, Any]:

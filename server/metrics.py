@@ -40,6 +40,12 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self._task_errors = Counter("rjpeg_task_errors", "Frames at which the task failed.", registry=registry)
+        self._task_restarts = Counter(
+            "rjpeg_task_restarts", "Processes of the task started again, by why the one before had ended.", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        for reason in ("timeout", "crash"):
+            self._task_restarts.labels(reason)
         self._stages = Histogram(
             "rjpeg_stage_seconds", "Time of a frame by stage.", ["stage"], buckets=BUCKETS, registry=registry
         )
@@ -82,6 +88,10 @@ class Metrics:
             self._stages.labels(stage).observe(milliseconds / 1000)
         if isinstance(processed.results, dict) and set(processed.results) == {"error"}:
             self._task_errors.inc()
+
+    def task_restarted(self, reason: str) -> None:
+        """A process of the task has to be started again. For any thread."""
+        self._task_restarts.labels(reason).inc()
 
     def tended(self, too_old: int, too_many: int) -> None:
         """So many frames were deleted."""

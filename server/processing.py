@@ -1,6 +1,7 @@
 """Frames to pictures, figures and the task's answers, on every core."""
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -11,16 +12,15 @@ from typing import Any
 
 import rjpeg
 from rjpeg.errors import JpegError
-from server.decoding import keep_freed_memory, measures, milliseconds
+from server.decoding import measures, milliseconds
 from server.frames import Processed, ReceivedFrame
+from server.memory import keep_freed_memory
 from server.task import Task, ask, frame_meta
 
 __all__ = ["Processor"]
 
 logger = logging.getLogger(__name__)
 
-MAX_STUCK = 4
-"""Calls of the task that may be given up and still be running; with so many, the task is not asked any more."""
 CLOSE_SECONDS = 10
 BATCH_PIXELS = 2**20
 """Of the frames that a thread takes at a time, unless it is one."""
@@ -29,21 +29,17 @@ READY_PIXELS = 2**22
 
 
 class Processor:
-    """Threads that decode frames and ask the task about them. All of it may be used from any thread.
+    """Threads that decode frames, and threads that ask the task about them. All of it may be used from any thread.
 
-    A thread takes what waits: a frame that is decoded and waits for the task, or else up to `batch` files, its share
-    of those that wait, of which small ones of equal size are decoded together. Nothing waits for a batch to fill.
+    A decoding thread takes up to `batch` files, its share of those that wait, of which small ones of equal size are
+    decoded together. Nothing waits for a batch to fill.
 
     Files that wait are not limited here: callers bound how many calls of `process` there are at a time. Memory for
     frames is: a thread decodes one of `max_pixels`, or several of BATCH_PIXELS in sum, and decoding stops while
     READY_PIXELS wait for the task.
 
-    The task is called in as many threads as there are workers, unless its attribute `threads` says that it stands fewer
-    at a time. A call that takes longer than `task_seconds` is given up: the frame's answer is an error. The call itself
-    can't be ended, Python has no way to; its thread is left to it and another one takes its place. While MAX_STUCK such
-    calls run, or as many as the task stands at a time, the task is not asked, and frames get an error as their answer.
-    A function that never lets other Python code run (an endless loop in C that holds the interpreter's lock) stops the
-    whole process: that can't be helped from inside.
+    The task is asked by as many threads as there are workers, unless its attribute `threads` says how many it stands at
+    a time. It has to return: see `server.task_pool.TaskPool` for one that always does.
     """
 
     def __init__(
@@ -55,9 +51,8 @@ class Processor:
         restore: bool = False,
         task: Task | None = None,
         batch: int = 8,
-        task_seconds: float = 10.0,
     ) -> None:
-        """model, max_pixels, restore: as for rjpeg.Decoder. workers: threads. Raises ModelError.
+        """model, max_pixels, restore: as for rjpeg.Decoder. workers: threads that decode. Raises ModelError.
 
         Calls `keep_freed_memory`, for the whole process.
         """
@@ -70,36 +65,25 @@ class Processor:
         # a file that is missing or damaged is found now and not by the first frame
         _ = self.model.predictor
         self._task = task
-        self._task_seconds = task_seconds
         self._batch = batch
         self._workers = workers
-        self._most_asked: int | None = getattr(task, "threads", None)
-        self._most_stuck = min(MAX_STUCK, self._most_asked or MAX_STUCK)
         self._ready_pixels = 0
         self._files: deque[_Job] = deque()
         self._decoded: deque[_Decoded] = deque()
-        self._asked: dict[threading.Thread, _Decoded] = {}
-        self._stuck: set[threading.Thread] = set()
-        self._threads: set[threading.Thread] = set()
-        self._started = 0
-        self._closing = threading.Event()
-        self._changed = threading.Condition()
-        with self._changed:
-            for _ in range(workers):
-                self._start_thread(self._work, "decode")
+        self._unfinished: set[_Job] = set()
+        self._closing = self._drained = False
+        lock = threading.Lock()
+        self._files_changed, self._decoded_changed = threading.Condition(lock), threading.Condition(lock)
+        self._decoding = [self._start_thread("decode", self._decode_next) for _ in range(workers)]
+        self._askers = []
         if task is not None:
-            self._watcher = threading.Thread(target=self._watch, name="task-watch", daemon=True)
-            self._watcher.start()
+            ask_next = functools.partial(self._ask_next, task)
+            self._askers = [self._start_thread("ask", ask_next) for _ in range(getattr(task, "threads", workers))]
 
     @property
     def waiting(self) -> int:
         """Frames that wait to be decoded or for the task, a moment ago."""
         return len(self._files) + len(self._decoded)
-
-    @property
-    def stuck(self) -> int:
-        """Calls of the task that were given up and still run."""
-        return len(self._stuck)
 
     async def process(self, frame: ReceivedFrame) -> Processed:
         """Decode a frame and ask the task about it.
@@ -113,12 +97,16 @@ class Processor:
         # a file that is none, or too large, takes no place among the others
         height, width = self._decoders[self._restore].frame_size(frame.jpeg)
         job = _Job(frame, height * width, loop, loop.create_future())
-        with self._changed:
-            if self._closing.is_set():
+        with self._files_changed:
+            if self._closing:
                 raise RuntimeError("the processor is closed")
+            self._unfinished.add(job)
             self._files.append(job)
-            self._changed.notify()
-        return await job.future
+            self._files_changed.notify()
+        try:
+            return await job.future
+        finally:
+            self._unfinished.discard(job)
 
     def decode_stored(self, jpeg: bytes, *, restore: bool | None = None) -> rjpeg.DecodedFrame:
         """Decode a file once more, in the calling thread. restore: None: as the processor does.
@@ -133,86 +121,67 @@ class Processor:
         return decoder.decode_with_details(jpeg)
 
     def close(self) -> None:
-        """End the threads, once all frames are done that wait (10 s at most); those of stuck calls are left alone."""
-        with self._changed:
-            self._closing.set()
-            self._changed.notify_all()
+        """End the threads, once all frames are done that wait (10 s at most)."""
         deadline = time.monotonic() + CLOSE_SECONDS
-        while True:
-            with self._changed:
-                # threads may be started in place of stuck ones while we wait
-                left = next(iter(self._threads - self._stuck), None)
-            if left is None or time.monotonic() > deadline:
-                break
-            left.join(max(0.0, min(0.1, deadline - time.monotonic())))
-        with self._changed:
-            lost = [*self._files, *(each.job for each in (*self._decoded, *self._asked.values()))]
-            self._files.clear()
-            self._decoded.clear()
-        for job in lost:
+        with self._files_changed:
+            self._closing = True
+            self._files_changed.notify_all()
+        for thread in self._decoding:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._decoded_changed:
+            self._drained = True
+            self._decoded_changed.notify_all()
+        for thread in self._askers:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for job in list(self._unfinished):
             job.fail(RuntimeError("the processor was closed before the frame was done"))
 
-    def _start_thread(self, function: Callable[[], None], name: str) -> None:
-        """With the lock held."""
-        self._started += 1
-        # daemon: a call that never returns must not keep the process from ending
-        thread = threading.Thread(target=function, name=f"{name}-{self._started}", daemon=True)
-        thread.start()
-        self._threads.add(thread)
-
-    def _work(self) -> None:
-        """What a thread does."""
-        me = threading.current_thread()
-        try:
-            while self._do_next(me):
+    @staticmethod
+    def _start_thread(name: str, do_next: Callable[[], bool]) -> threading.Thread:
+        def work() -> None:
+            while do_next():
                 pass
-        finally:
-            with self._changed:
-                self._threads.discard(me)
-                self._stuck.discard(me)
-                self._changed.notify_all()
 
-    def _do_next(self, me: threading.Thread) -> bool:
-        """Wait for something to do, and do it; whether there may be more for this thread."""
-        decoded, jobs = self._take(me)
-        if decoded is not None:
-            return self._ask(decoded, me)
+        # daemon: a call that never returns must not keep the process from ending
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _decode_next(self) -> bool:
+        """Wait for files, and decode some; False: there are no more."""
+        with self._files_changed:
+            while not self._files or self._ready_pixels >= READY_PIXELS:
+                if self._closing and not self._files:
+                    return False
+                self._files_changed.wait()
+            jobs = [self._files.popleft()]
+            pixels = jobs[0].pixels
+            most = min(self._batch, -(-(len(self._files) + 1) // self._workers))
+            while self._files and len(jobs) < most and pixels + self._files[0].pixels <= BATCH_PIXELS:
+                jobs.append(self._files.popleft())
+                pixels += jobs[-1].pixels
         self._decode(jobs)
-        return bool(jobs)
+        return True
 
-    def _take(self, me: threading.Thread) -> tuple["_Decoded | None", list["_Job"]]:
-        """Wait for what there is to do: a frame for the task, or files to decode; neither: all is done and closed.
-
-        A frame that the task is to be asked about has its time in `asked`; without, the task is asked no more.
-        """
-        with self._changed:
-            while True:
-                if self._decoded and self._may_ask():
-                    decoded = self._decoded.popleft()
-                    self._ready_pixels -= decoded.job.pixels
-                    if len(self._stuck) < self._most_stuck:
-                        decoded.asked = time.monotonic()
-                        self._asked[me] = decoded
-                    # there may be work for one more, who was not woken because of the limits
-                    self._changed.notify()
-                    return decoded, []
-                if self._files and self._ready_pixels < READY_PIXELS:
-                    jobs = [self._files.popleft()]
-                    pixels = jobs[0].pixels
-                    most = min(self._batch, -(-(len(self._files) + 1) // self._workers))
-                    while self._files and len(jobs) < most and pixels + self._files[0].pixels <= BATCH_PIXELS:
-                        jobs.append(self._files.popleft())
-                        pixels += jobs[-1].pixels
-                    return None, jobs
-                if self._closing.is_set() and not self._files and not self._decoded:
-                    return None, []
-                self._changed.wait()
-
-    def _may_ask(self) -> bool:
-        """With the lock held: whether a thread may take a frame for the task, be it to say that it is not asked."""
-        if self._most_asked is None or len(self._stuck) >= self._most_stuck:
+    def _ask_next(self, task: Task) -> bool:
+        """Wait for a decoded frame, and ask the task about it; False: there are no more."""
+        with self._decoded_changed:
+            while not self._decoded:
+                if self._drained:
+                    return False
+                self._decoded_changed.wait()
+            decoded = self._decoded.popleft()
+            self._ready_pixels -= decoded.job.pixels
+            self._files_changed.notify()
+        # who asked may be gone since
+        if decoded.job.future.cancelled():
             return True
-        return len(self._asked) + len(self._stuck) < self._most_asked
+        frame, received = decoded.frame.frame, decoded.job.frame
+        started = time.monotonic()
+        answer = ask(task, frame, frame_meta(frame, len(received.jpeg), received))
+        decoded.measures["ms"]["task"] = milliseconds(time.monotonic() - started)
+        decoded.done(answer)
+        return True
 
     def _decode(self, jobs: list["_Job"]) -> None:
         # who asked may be gone since
@@ -231,64 +200,15 @@ class Processor:
                 if self._task is None:
                     decoded.done(None)
                     continue
-                with self._changed:
+                with self._decoded_changed:
                     self._decoded.append(decoded)
                     self._ready_pixels += job.pixels
-                    self._changed.notify()
+                    self._decoded_changed.notify()
         # a model that does not run, no memory: whoever waits must hear of it
         except Exception as error:
             logger.error("decoding failed", exc_info=error)
             for job in waiting.values():
                 job.fail(error)
-
-    def _ask(self, decoded: "_Decoded", me: threading.Thread) -> bool:
-        """Ask the task about one frame; whether this thread is still one of the workers."""
-        if self._task is None or decoded.asked == 0:
-            decoded.done({"error": "the task is not asked any more: earlier calls of it have not returned"})
-            return True
-        frame, received = decoded.frame.frame, decoded.job.frame
-        answer = ask(self._task, frame, frame_meta(frame, len(received.jpeg), received))
-        seconds = time.monotonic() - decoded.asked
-        with self._changed:
-            self._asked.pop(me, None)
-            given_up = me in self._stuck
-        if given_up:
-            logger.warning("a call of the task that was given up returned after %.1f s", seconds)
-            return False
-        decoded.measures["ms"]["task"] = milliseconds(seconds)
-        decoded.done(answer)
-        return True
-
-    def _watch(self) -> None:
-        """Give up calls of the task that take too long."""
-        wait = self._task_seconds
-        while True:
-            if self._closing.wait(wait):
-                time.sleep(min(wait, 0.05))
-            now = time.monotonic()
-            given_up = []
-            with self._changed:
-                if self._closing.is_set() and not self._threads - self._stuck:
-                    return
-                for thread, decoded in list(self._asked.items()):
-                    if now - decoded.asked < self._task_seconds:
-                        continue
-                    try:
-                        self._start_thread(self._work, "decode")
-                    except RuntimeError as error:
-                        # the system has no thread to spare: better to wait on than to have one worker less
-                        logger.error("no thread in place of one that the task holds: %s", error)
-                        break
-                    del self._asked[thread]
-                    self._stuck.add(thread)
-                    given_up.append(decoded)
-                oldest = min((decoded.asked for decoded in self._asked.values()), default=now)
-            for decoded in given_up:
-                text = f"the task took more than {self._task_seconds:g} s"
-                logger.warning("%s on a frame of camera %s, and goes on", text, decoded.job.frame.camera)
-                decoded.done({"error": text})
-            # no call that starts from now on can be too long before that
-            wait = max(0.01, oldest + self._task_seconds - now)
 
 
 @dataclass(eq=False)
@@ -325,12 +245,11 @@ class _Job:
 
 @dataclass(eq=False)
 class _Decoded:
-    """A frame that was decoded and that the task is to be asked about, or is being asked since `asked`."""
+    """A frame that was decoded and that the task is to be asked about."""
 
     job: _Job
     frame: rjpeg.DecodedFrame
     measures: dict[str, Any]
-    asked: float = 0.0
 
     def done(self, results: Any) -> None:
         self.job.succeed(Processed(measures=self.measures, results=results, decoded=self.frame))

@@ -24,10 +24,11 @@ from rjpeg.errors import JpegError, StorageError
 from server import __main__ as program
 from server import config as configuration
 from server.database import Database, frames, to_microseconds, trash
-from server.decoding import keep_freed_memory, measures
+from server.decoding import measures
 from server.files import Files, open_files
 from server.identity import adopt
 from server.keys import hours, is_intact, parse_key, quarantine_key, stored_stamp
+from server.memory import keep_freed_memory
 from server.store import Store
 from server.sweep import owned, put_back, set_aside
 from server.values import pixels_of

@@ -22,6 +22,7 @@ __all__ = [
     "Id",
     "Json",
     "Map",
+    "Readiness",
     "Results",
     "Sequence",
     "SessionRequest",
@@ -264,6 +265,12 @@ class Health(Answer):
     status: Literal["ok"]
     pending: int = Field(ge=0, description="Frames being received, decoded or stored")
     warnings: list[str] = Field(description="What a person should look at, though frames are stored")
+
+
+class Readiness(Health):
+    """Frames can be stored, and the task answers."""
+
+    task: Literal["running", "restarting"] | None = Field(description="null: there is no task")
 
 
 class SessionRequest(BaseModel):

@@ -35,7 +35,7 @@ from server.pictures import Pictures
 from server.processing import Processor
 from server.retention import tend
 from server.store import Store
-from server.task import load_task
+from server.task_pool import TaskPool
 
 __all__ = ["keep_following", "keep_tending", "make_service", "needs_token", "open_socket", "parse_address", "serve"]
 
@@ -62,20 +62,26 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         StorageError: the store can't be opened.
     """
     limits, decoding = config.limits, config.decoding
+    hub, metrics = Hub(), Metrics()
     with contextlib.ExitStack() as stack:
+        task = None
+        if config.task is not None:
+            processes = config.task.processes or workers(config)
+            seconds, restarted = decoding.task_seconds, metrics.task_restarted
+            task = TaskPool(config.task, processes=processes, seconds=seconds, restarted=restarted)
+            stack.callback(task.close)
+            metrics.watch("rjpeg_task_running", "Processes of the task that can answer.", lambda: task.running)
         processor = Processor(
             decoding.model,
             workers=workers(config),
             max_pixels=max_pixels(config),
             restore=decoding.restore,
-            task=None if config.task is None else load_task(config.task),
+            task=task,
             batch=decoding.batch,
-            task_seconds=decoding.task_seconds,
         )
         stack.callback(processor.close)
         store = Store.open(database_url(config), files_url(config))
         stack.callback(store.close)
-        hub, metrics = Hub(), Metrics()
         watch_quarantine(metrics, store)
         intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
         stack.callback(intake.close)
@@ -93,6 +99,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             pictures=pictures,
             answers=answers,
             access=Access(store, required=access_required),
+            task=task,
             secure=config.tls.certificate is not None,
             cameras={summary.name for summary in store.cameras()},
         )

@@ -33,6 +33,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TfliteTask",
+    "answer_of",
     "ask",
     "frame_meta",
     "load_task",
@@ -51,6 +52,7 @@ MAX_ANSWER_BYTES = 65536
 """Of an answer as JSON; it is stored with every frame."""
 ERROR_CHARACTERS = 300
 
+Processes = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
 DetectorOutput = Literal["boxes", "classes", "scores", "count"]
 DETECTOR_OUTPUTS: tuple[DetectorOutput, ...] = ("boxes", "classes", "scores", "count")
@@ -62,7 +64,8 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
     `input_range`: what a float input gets for black and for white; integer inputs get pixels. `labels`: file with the
     names of the classes, one a line. A classifier's answer has the best `top` classes. A detector's has boxes of
     `threshold` and more; `outputs`: what its outputs are, in the file's order; None: as its operation
-    TFLite_Detection_PostProcess has them.
+    TFLite_Detection_PostProcess has them. `processes`: pictures at a time, each in a process of its own; None: one a
+    core.
     """
 
     model: str
@@ -72,12 +75,14 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
     top: Annotated[int, msgspec.Meta(ge=1, le=100)] = TOP
     threshold: Score = 0.5
     outputs: tuple[DetectorOutput, DetectorOutput, DetectorOutput, DetectorOutput] | None = None
+    processes: Processes | None = None
 
 
 class KerasTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="keras"):
     """A Keras classifier. `model`: the .keras file; the rest as for TfliteTask.
 
-    `size`: (width, height) of its input where the file leaves that open; None: frames as they are.
+    `size`: (width, height) of its input where the file leaves that open; None: frames as they are. `processes`: one
+    takes all cores for one picture.
     """
 
     model: str
@@ -87,16 +92,18 @@ class KerasTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", ta
     size: tuple[Annotated[int, msgspec.Meta(ge=1, le=65500)], Annotated[int, msgspec.Meta(ge=1, le=65500)]] | None = (
         None
     )
+    processes: Processes = 1
 
 
 class PythonTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="python"):
     """Any Python function. `function`: "package.module:function", called with (frame, meta).
 
-    `threads`: calls at a time; more than one only for a function that stands it.
+    `processes`: calls at a time, each in a process of its own, which sees its share of all frames and knows nothing of
+    the others.
     """
 
     function: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    processes: Processes = 1
 
 
 TaskConfig = TfliteTask | KerasTask | PythonTask
@@ -126,7 +133,7 @@ def load_task(config: TaskConfig) -> Task:
         ModelError: the network can't be read or is no such network.
     """
     if isinstance(config, PythonTask):
-        return PythonFunction(config.function, threads=config.threads)
+        return PythonFunction(config.function)
     labels = read_labels(config.labels) if config.labels is not None else None
     low, high = config.input_range
     if isinstance(config, KerasTask):
@@ -150,6 +157,11 @@ def frame_meta(frame: Frame, size: int, received: ReceivedFrame | None = None) -
 
 def ask(task: Task, frame: Frame, meta: dict[str, Any]) -> Any:
     """The task's answer as plain JSON values; {"error": text} where it fails or gives no JSON of a sensible size."""
+    return json.loads(answer_of(task, frame, meta))
+
+
+def answer_of(task: Task, frame: Frame, meta: dict[str, Any]) -> bytes:
+    """Return what `ask` does, as JSON text in UTF-8."""
     seen = frame.view()
     seen.flags.writeable = False
     try:
@@ -160,7 +172,7 @@ def ask(task: Task, frame: Frame, meta: dict[str, Any]) -> Any:
     except BaseException as error:  # noqa: BLE001 - it is logged, and the answer says it
         where = "".join(traceback.format_exception(error)).encode(errors="replace").decode()
         logger.warning("task failed on a frame of camera %s\n%s", meta["camera"], where)
-        return {"error": failure_text(error)}
+        return json.dumps({"error": failure_text(error)}).encode()
 
 
 def failure_text(error: BaseException) -> str:
@@ -170,8 +182,8 @@ def failure_text(error: BaseException) -> str:
     return text[:ERROR_CHARACTERS].encode(errors="replace").decode()
 
 
-def checked_answer(answer: Any) -> Any:
-    """A task's answer as JSON gives it back: tuples as lists, keys as text.
+def checked_answer(answer: Any) -> bytes:
+    """A task's answer as JSON text, that gives tuples as lists and keys as text.
 
     Raises:
         ValueError, TypeError, RecursionError: it is no JSON (NaN and infinity are none), or larger than
@@ -181,7 +193,9 @@ def checked_answer(answer: Any) -> Any:
     text = json.dumps(answer, allow_nan=False, ensure_ascii=False).encode()
     if len(text) > MAX_ANSWER_BYTES:
         raise ValueError(f"the answer has {len(text)} bytes as JSON, more than {MAX_ANSWER_BYTES}")
-    return json.loads(text)
+    # what can be written may still be too deep to be read
+    json.loads(text)
+    return text
 
 
 class PythonFunction:
@@ -189,13 +203,12 @@ class PythonFunction:
 
     Args:
         path: "package.module:function".
-        threads: how many may call it at a time.
 
     Raises:
         ConfigError: there is no such function, or its module fails when it is imported.
     """
 
-    def __init__(self, path: str, *, threads: int = 1) -> None:
+    def __init__(self, path: str) -> None:
         module_name, _, name = path.partition(":")
         try:
             found = getattr(importlib.import_module(module_name), name)
@@ -205,7 +218,6 @@ class PythonFunction:
         if not callable(found):
             raise ConfigError(f"task {path} is of type {type(found).__name__}, expected a function of (frame, meta)")
         self._function = found
-        self.threads = threads
 
     def __call__(self, frame: Frame, meta: dict[str, Any]) -> Any:
         """What the function gives."""
@@ -372,9 +384,6 @@ class KerasClassifier:
         ConfigError: Keras or its backend is not installed.
         ModelError: the file can't be read or isn't such a network.
     """
-
-    threads = 1
-    """Keras' backends use all cores for one picture."""
 
     def __init__(
         self,

@@ -339,7 +339,6 @@ def test_a_function_of_the_user_s_own_is_found_by_its_path_and_gets_frame_and_me
     task = load_task(PythonTask(function=f"{name}:look"))
     answer = ask(task, np.zeros((4, 5, 3), np.uint8), META)
     assert answer == {"shape": [4, 5, 3], "camera": "cam", "1": [2, 3]}
-    assert (task.threads, load_task(PythonTask(function=f"{name}:look", threads=3)).threads) == (1, 3)
 
 
 @pytest.mark.parametrize(
