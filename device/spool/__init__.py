@@ -13,9 +13,11 @@ it is kept as `frames.db.damaged-...`. One that belongs to another folder is ren
 
 Modules: `queue` is where the parts meet, `waiting` lists what waits, `database` is the SQLite file, `record` its rows
 and their checksums, `salvage` what a damaged file still holds, `numbers` the sequence numbers, `folder` the folder's
-identity, `sealed` text that tells whether it is whole.
+identity, `room` what the files may take of the disk, `sealed` text that tells whether it is whole.
 """
 
-from device.spool.queue import DAMAGED, DISK_ERROR, DISK_FULL, MIN_BYTES, Spool, SpoolError
+from device.spool.errors import DAMAGED, DISK_ERROR, DISK_FULL, SpoolError
+from device.spool.queue import Spool
+from device.spool.room import MIN_BYTES
 
 __all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "MIN_BYTES", "Spool", "SpoolError"]

@@ -1,47 +1,32 @@
 """The queue of frames: bounded, for all cameras of a device, and open whatever its files went through."""
 
 import builtins
-import contextlib
 import datetime
 import logging
-import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from device.frames import OutgoingFrame
 from device.spool.database import Database, is_damage
+from device.spool.errors import DISK_ERROR, DISK_FULL, SpoolError, as_spool_errors
 from device.spool.folder import Folder, Place, size_of
 from device.spool.numbers import Numbers
+from device.spool.room import MIN_BYTES, Room
 from device.spool.salvage import PAGE, Salvage, is_log_whole
 from device.spool.waiting import Waiting, every_second, oldest_of_the_most
 from rjpeg.errors import StorageError
-from rjpeg.files import is_disk_full
 
-__all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "MIN_BYTES", "Spool", "SpoolError"]
+__all__ = ["Spool"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DISK_FULL, DISK_ERROR = "disk full", "disk error"
-DAMAGED = "damaged on disk"
-"""Why frames that were in the spool can't be sent any more."""
-
-MIN_BYTES = 1_000_000  # below there is no room for the log and the reserve
-SMALL_FILES = 64 * 1024  # bytes for sequences.json, numbers and the lock
-LARGEST_BATCH = 100  # frames deleted in one transaction, so that the log stays small
-
-
-class SpoolError(StorageError):
-    """A frame can't be kept. `reason` is "disk full" or "disk error"."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+MAX_BATCH = 100  # frames deleted in one transaction, so that the log stays small
 
 
 class Spool:
@@ -83,11 +68,9 @@ class Spool:
         self._max_bytes = max_bytes
         self._on_thinned, self._on_damaged = on_thinned, on_damaged
         self._lock = threading.RLock()
-        self._log_pages = min(1000, max_bytes // 32 // PAGE)
-        self._reserve_bytes = 2 * self._log_pages * PAGE
+        self._room = Room(self._path, max_bytes)
         # deleting a frame takes about two pages of the log
-        self._batch = max(1, min(LARGEST_BATCH, self._log_pages // 4))
-        self._largest_pages = 0
+        self._batch = max(1, min(MAX_BATCH, self._room.log_pages // 4))
         self._victims: list[tuple[str, int]] = []  # cameras and numbers of the frames to be given up next
         self._cameras: dict[str, Waiting] = {}
         self._damaged = 0  # rows of the database that are left out
@@ -97,13 +80,13 @@ class Spool:
         self._expected: dict[str, set[int]] = {}  # frames that a damaged database had, by camera
         self._folder = Folder(self._path)
         try:
-            with self._errors():
+            with as_spool_errors(self._path):
                 self._numbers = Numbers(self._path, fresh=self._folder.fresh)
         except BaseException:
             self._folder.close()
             raise
         try:
-            with self._errors():
+            with as_spool_errors(self._path):
                 self._guarded(lambda: None)
         except BaseException:
             self.close()
@@ -147,7 +130,7 @@ class Spool:
         Raises:
             SpoolError: the disk is full or failing, and giving up older frames didn't help; or the folder is gone.
         """
-        with self._lock, self._errors():
+        with self._lock, as_spool_errors(self._path):
             return self._guarded(lambda: self._append(OutgoingFrame(camera, 0, when, jpeg, metrics)))
 
     def oldest(self, camera: str, after: int = -1) -> OutgoingFrame | None:
@@ -155,7 +138,7 @@ class Spool:
 
         Raises SpoolError.
         """
-        with self._lock, self._errors():
+        with self._lock, as_spool_errors(self._path):
             return self._guarded(lambda: self._oldest(camera, after))
 
     def delivered(self, camera: str, sequence: int) -> None:
@@ -163,7 +146,7 @@ class Spool:
 
         Raises SpoolError.
         """
-        with self._lock, self._errors():
+        with self._lock, as_spool_errors(self._path):
             self._guarded(lambda: self._forget(camera, sequence))
 
     def close(self) -> None:
@@ -202,7 +185,7 @@ class Spool:
                 self._let_go()
                 self._begin()
             self._folder.pin()
-            self._fill_reserve()
+            self._room.fill_reserve(self._database)
             for path in self._folder.aside("salvage"):
                 self._salvage(path)
             self._retire_if_spent()
@@ -212,12 +195,12 @@ class Spool:
 
     def _begin(self) -> None:
         """Open the database that is there, or a new one, and list what waits in it."""
-        db = self._db = Database(self._path / "frames.db", self._log_pages)
+        db = self._db = Database(self._path / "frames.db", self._room.log_pages)
         name, identity = db.identity, self._folder.identity
         if name and identity and name != identity:
             self._folder.set_aside("foreign", f"it belongs to spool {name}, and the folder to {identity}")
             db.close()
-            db = self._db = Database(self._path / "frames.db", self._log_pages)
+            db = self._db = Database(self._path / "frames.db", self._room.log_pages)
         db.check()
         self._cameras, self._victims, self._damaged = {}, [], 0
         unnamed = 0
@@ -232,7 +215,7 @@ class Spool:
         self._lose(None, unnamed)
         identity = identity or self._folder.mark(name)
         if db.identity != identity:
-            self._with_room(lambda: db.mark(identity))
+            self._room.made_for(self._database, lambda: db.mark(identity))
 
     def _let_go(self) -> None:
         db, self._db = self._db, None
@@ -349,7 +332,7 @@ class Spool:
         if self._is_known(frame.camera, frame.sequence):
             return
         self._make_room(frame)
-        row = self._with_room(lambda: self._database.insert(frame))
+        row = self._room.made_for(self._database, lambda: self._database.insert(frame))
         self._listed(frame.camera).add(frame.sequence, row, len(frame.jpeg))
         self._numbers.saw(frame.camera, frame.sequence)
 
@@ -373,7 +356,7 @@ class Spool:
             self._let_go()
             self._begin()
             self._folder.pin()
-            self._fill_reserve()
+            self._room.fill_reserve(self._database)
             self._folder.remove_old_damaged(self._max_bytes)
 
     # --- frames in and out -----------------------------------------------------------------------------------
@@ -384,7 +367,7 @@ class Spool:
     def _append(self, frame: OutgoingFrame) -> int:
         self._stay()
         pages = self._make_room(frame)
-        sequence = self._with_room(lambda: self._numbers.take(frame.camera))
+        sequence = self._room.made_for(self._database, lambda: self._numbers.take(frame.camera))
         frame = frame._replace(sequence=sequence)
 
         def insert() -> int:
@@ -396,7 +379,7 @@ class Spool:
                 self._thin()
             return insert()
 
-        row = self._with_room(insert, thin_and_insert)
+        row = self._room.made_for(self._database, insert, thin_and_insert)
         self._listed(frame.camera).add(sequence, row, len(frame.jpeg))
         try:
             self._stay()
@@ -410,17 +393,11 @@ class Spool:
 
     def _make_room(self, frame: OutgoingFrame) -> int:
         """Give up frames until one more has room; return the pages that it may take. Raises SpoolError."""
-        pages = (len(frame.jpeg) + 4 * len(frame.metrics or "")) // (PAGE - 4) + 8
-        self._largest_pages = max(self._largest_pages, pages)
-        if pages > self._capacity() - 8:
-            raise SpoolError(
-                f"spool {self._path}: a frame of {len(frame.jpeg)} bytes is too large "
-                f"for {self._max_bytes} bytes in all",
-                DISK_FULL,
-            )
-        self._fill_reserve()
-        while self._room() < pages:
+        pages, db = self._room.pages_for(frame), self._database
+        self._room.fill_reserve(db)
+        while self._room.free(db) < pages:
             self._thin()
+            db = self._database
         return pages
 
     def _oldest(self, camera: str, after: int) -> OutgoingFrame | None:
@@ -446,8 +423,8 @@ class Spool:
         waiting = self._cameras.get(camera)
         if waiting and (sequences := waiting.up_to(sequence, self._batch)):
             frames = [(camera, number) for number in sequences]
-            self._with_room(lambda: self._delete(frames))
-        self._fill_reserve()
+            self._room.made_for(self._database, lambda: self._delete(frames))
+        self._room.fill_reserve(self._database)
         if not any(self._cameras.values()):
             self._retire_if_spent()
             self._database.shrink()
@@ -496,79 +473,3 @@ class Spool:
         for camera, sequence, _ in found:
             self._listed(camera).remove(sequence)
         return Counter(camera for camera, _, _ in found)
-
-    # --- room ------------------------------------------------------------------------------------------------
-
-    def _with_room(self, work: Callable[[], T], last_resort: Callable[[], T] | None = None) -> T:
-        """Do `work`, where the disk is full before the spool is with what was kept in reserve for that."""
-        try:
-            return work()
-        except (sqlite3.OperationalError, OSError) as error:
-            if not _is_full(error):
-                raise
-        self._free_reserve()
-        if last_resort is None:
-            return work()
-        try:
-            return work()
-        except (sqlite3.OperationalError, OSError) as error:
-            if not _is_full(error):
-                raise
-        return last_resort()
-
-    def _capacity(self) -> int:
-        """Pages that the database may have, so that the files are not larger than `max_bytes` together."""
-        log = max(
-            size_of(self._path / "frames.db-wal"),
-            (2 * self._log_pages + self._largest_pages + 16) * (PAGE + 24),
-        )
-        return (self._max_bytes - log - self._reserve_bytes - SMALL_FILES) // PAGE
-
-    def _room(self) -> int:
-        """Pages of the capacity that are free."""
-        return self._capacity() - self._database.pages() + self._database.free_pages()
-
-    def _fill_reserve(self) -> None:
-        """Keep the reserve; while there is no room for it, the database doesn't grow.
-
-        What is in the log could then not get into the database, and deleting would need a log that can grow.
-        """
-        path = self._path / "reserve"
-        if size_of(path) == self._reserve_bytes:
-            return
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, self._reserve_bytes)
-        except OSError as error:
-            logger.debug("spool %s: no room for the reserve: %s", self._path, error)
-            path.unlink(missing_ok=True)
-            self._database.limit(size_of(self._path / "frames.db") // PAGE)
-        else:
-            self._database.limit(None)
-
-    def _free_reserve(self) -> None:
-        """Make room on a full disk, and use it to bring the log's pages into the database."""
-        (self._path / "reserve").unlink(missing_ok=True)
-        self._database.empty_log()
-        self._database.limit(size_of(self._path / "frames.db") // PAGE)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn what SQLite and the system raise into SpoolError."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            full = _is_full(error)
-            reason = DISK_FULL if full else DISK_ERROR
-            raise SpoolError(f"can't write spool {self._path}: {reason} ({error})", reason) from error
-        except OSError as error:
-            reason = DISK_FULL if _is_full(error) else DISK_ERROR
-            raise SpoolError(f"can't write spool {self._path}: {error.strerror or error}", reason) from error
-
-
-def _is_full(error: sqlite3.Error | OSError) -> bool:
-    if isinstance(error, OSError):
-        return is_disk_full(error)
-    # a quota or a limit on a file's size is reported as a failed write
-    code = int(getattr(error, "sqlite_errorcode", 0))
-    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE
