@@ -136,7 +136,7 @@ new=no
 mkdir -p "$etc" "$root/var/lib/rjpeg/spool"
 owned 750 root:rjpeg "$etc"
 owned 750 rjpeg:rjpeg "$root/var/lib/rjpeg"
-owned 750 rjpeg:rjpeg "$root/var/lib/rjpeg/spool"
+owned 700 rjpeg:rjpeg "$root/var/lib/rjpeg/spool"
 if [ ! -e "$etc/config.yaml" ]; then
     new=yes
     sed -e 's|^\( *token_file:\) null|\1 /etc/rjpeg/token|' -e 's|^\( *folder:\) spool |\1 /var/lib/rjpeg/spool |' \

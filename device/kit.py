@@ -19,7 +19,7 @@ from device.pipeline import Pipeline
 from device.reader import Reader
 from device.report import Report
 from device.sources import Source, is_live, open_source
-from device.spool import Spool
+from device.spool import DAMAGED, Spool
 from device.view import View
 from rjpeg.errors import CameraError, ConfigError, RjpegError, StorageError
 from rjpeg.files import read_token
@@ -64,7 +64,8 @@ class Kit:
         encoder = rjpeg.Encoder(config.encoding.model)
         senders = [open_sender(delivery, camera.id) for camera in config.cameras]
         if delivery.policy == "record":
-            self._spool = Spool(delivery.spool.folder, delivery.spool.max_bytes, on_thinned=self._thinned)
+            settings = delivery.spool
+            self._spool = Spool(settings.folder, settings.max_bytes, on_thinned=self._thinned, on_damaged=self._damaged)
             for camera in config.cameras:
                 self._metrics.camera(camera.id).count_queue(functools.partial(self._spool.queue, camera.id))
         self._tell_of_left_frames()
@@ -222,6 +223,13 @@ class Kit:
         self._metrics.camera(camera).thinned(frames)
         for _ in range(frames):
             self._report.drop("given up, spool full")
+
+    def _damaged(self, camera: str | None, frames: int) -> None:
+        """Count frames of the spool that can't be sent; a camera's name may be damaged as well."""
+        if camera is not None and camera in {known.id for known in self._config.cameras}:
+            self._metrics.camera(camera).dropped(DAMAGED, frames)
+        for _ in range(frames):
+            self._report.drop(DAMAGED)
 
     def _show(self, camera: str, jpeg: bytes) -> None:
         if self._view is not None:

@@ -105,7 +105,7 @@ def test_the_configuration_that_is_made_is_valid_and_secrets_are_the_service_s_o
     assert mode(root / "etc/rjpeg") == "drwxr-x---"
     assert mode(root / "etc/rjpeg/config.yaml") == "-rw-r-----"
     assert mode(root / "etc/rjpeg/token") == "-rw-------"
-    assert mode(root / "var/lib/rjpeg/spool") == "drwxr-x---"
+    assert mode(root / "var/lib/rjpeg/spool") == "drwx------"
 
 
 def test_the_token_is_left_empty_for_the_one_that_the_server_makes_and_the_next_steps_say_so(bundle, root):
