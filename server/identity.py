@@ -89,7 +89,7 @@ def refusal_unmarked(database: Database, files: Files) -> str | None:
         if not content:
             return None
         return (
-            f"{names(database, files)}: the database is new, and the files have no mark and are not none; expected "
+            f"{names(database, files)}: the database is new, and the files have no mark and are not empty; expected "
             "an empty folder. If they are a store's whose database was lost: python -m server rebuild"
         )
     rows = sample(database)

@@ -83,7 +83,7 @@ def test_a_new_database_takes_no_folder_in_which_there_is_something(
     (tmp_path / "frames" / "lost+found").mkdir(parents=True)
     note = tmp_path / "frames" / "note.txt"
     note.write_text("mine")
-    with pytest.raises(StorageError, match="have no mark and are not none"):
+    with pytest.raises(StorageError, match="have no mark and are not empty"):
         open_store(sqlite_url)
     note.unlink()
     # a new disk's
