@@ -661,10 +661,11 @@ def _live(service: Service) -> APIRouter:
         async def parts(subscription: Subscription) -> AsyncIterator[bytes]:
             yield f"--{BOUNDARY}\r\n".encode()
             event: Event | Notice | None = Event(row=latest)
-            shown = 0
+            # not the id: a database that was restored gives ids again
+            shown = ""
             while isinstance(event, Event):
-                if event.row.id > shown:
-                    shown = event.row.id
+                if event.row.key != shown:
+                    shown = event.row.key
                     began = time.monotonic()
                     try:
                         yield mjpeg_part(await picture_of(event), event.row)

@@ -178,7 +178,13 @@ class Processor:
             return True
         frame, received = decoded.frame.frame, decoded.job.frame
         started = time.monotonic()
-        answer = ask(task, frame, frame_meta(frame, len(received.jpeg), received))
+        try:
+            answer = ask(task, frame, frame_meta(frame, len(received.jpeg), received))
+        # a defect; whoever waits must hear of it, and the thread goes on
+        except Exception as error:
+            logger.error("asking the task failed", exc_info=error)
+            decoded.job.fail(error)
+            return True
         decoded.measures["ms"]["task"] = milliseconds(time.monotonic() - started)
         decoded.done(answer)
         return True
@@ -190,25 +196,29 @@ class Processor:
         start = time.perf_counter()
         try:
             for index, result in self._decoders[self._restore].decode_each([job.frame.jpeg for job in jobs]):
-                job = waiting.pop(index)
-                if isinstance(result, JpegError):
-                    job.fail(result)
-                    continue
-                facts = measures(result, len(job.frame.jpeg), self.model)
-                facts["ms"]["wait"] = milliseconds(start - job.received)
-                decoded = _Decoded(job, result, facts)
-                if self._task is None:
-                    decoded.done(None)
-                    continue
-                with self._decoded_changed:
-                    self._decoded.append(decoded)
-                    self._ready_pixels += job.pixels
-                    self._decoded_changed.notify()
+                self._hand_on(waiting[index], result, start)
+                del waiting[index]
         # a model that does not run, no memory: whoever waits must hear of it
         except Exception as error:
             logger.error("decoding failed", exc_info=error)
             for job in waiting.values():
                 job.fail(error)
+
+    def _hand_on(self, job: "_Job", result: rjpeg.DecodedFrame | JpegError, start: float) -> None:
+        """Answer who waits for a file whose decoding began at `start`, or let the task be asked about its picture."""
+        if isinstance(result, JpegError):
+            job.fail(result)
+            return
+        facts = measures(result, len(job.frame.jpeg), self.model)
+        facts["ms"]["wait"] = milliseconds(start - job.received)
+        decoded = _Decoded(job, result, facts)
+        if self._task is None:
+            decoded.done(None)
+            return
+        with self._decoded_changed:
+            self._decoded.append(decoded)
+            self._ready_pixels += job.pixels
+            self._decoded_changed.notify()
 
 
 @dataclass(eq=False)

@@ -231,7 +231,7 @@ def free_name(config: Config, scope: str) -> Iterator[str]:
     folder = Path(config.storage.data) / "workers"
     digest = hashlib.sha256(scope.encode()).hexdigest()[:12]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(1, 10_000):
             name = f"{host}-{number}"
             descriptor = os.open(folder / f"{name}-{digest}.lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -419,10 +419,10 @@ class Worker:
                 await asyncio.to_thread(connection.end, leave=bool(leaving) and not unfinished and not held)
             await self._drop()
 
-    def _client(self) -> Client:
+    def _client(self) -> "WatchedClient":
         settings = self._settings
         scope = re.sub(r"[^A-Za-z0-9_-]", "_", f"{settings.group}-{settings.topic}")
-        client = Client(
+        client = WatchedClient(
             CallbackAPIVersion.VERSION2,
             client_id=f"rjpeg-worker-{scope}-{settings.name}",
             protocol=MQTTProtocolVersion.MQTTv5,
@@ -454,7 +454,7 @@ class Worker:
             self._holding.give_back(size_of(message))
             return
         # what names no camera is refused in its turn, as if it were all of one
-        camera = camera_of(message.topic, self._settings.topic, "image") or ""
+        camera = camera_of(topic_of(message), self._settings.topic, "image") or ""
         if message.qos == 0:
             self._service.metrics.came_with_qos0()
             if camera not in self._warned and len(self._warned) < self._service.config.limits.cameras:
@@ -476,7 +476,7 @@ class Worker:
 
     def _note(self, message: MQTTMessage) -> None:
         """What a camera said of itself, in the client's thread; looked into when it goes with a frame."""
-        camera = camera_of(message.topic, self._settings.topic, "metrics")
+        camera = camera_of(topic_of(message), self._settings.topic, "metrics")
         if camera is not None and len(message.payload) <= METRICS_BYTES:
             self._metrics.put(camera, bytes(message.payload))
 
@@ -492,7 +492,7 @@ class Worker:
             # a message that nobody can use must not go round for ever
             self._refused += 1
             self._service.metrics.refused("jpeg" if isinstance(error, JpegError) else getattr(error, "reason", "frame"))
-            logger.warning("%s: refused: %s", json.dumps(message.topic[:200]), error)
+            logger.warning("%s: refused: %s", json.dumps(topic_of(message)[:200]), error)
         else:
             self._service.cameras.add(frame.camera)
             self._service.metrics.acknowledged(time.perf_counter() - started)
@@ -547,6 +547,22 @@ class RefusedError(InputError):
         self.reason = reason
 
 
+class WatchedClient(Client):
+    """A client that tells `on_end` when its thread ends. An error in the library or in a callback ends it unsaid."""
+
+    on_end: Callable[[], None] = staticmethod(lambda: None)
+
+    def loop_forever(self, *arguments: Any, **options: Any) -> Any:
+        """As the library's; runs in the thread of `loop_start`."""
+        try:
+            return super().loop_forever(*arguments, **options)
+        except Exception:
+            logger.exception("the MQTT client failed; it connects again")
+            return None
+        finally:
+            self.on_end()
+
+
 @dataclass(eq=False)
 class _Connection:
     """One connection from CONNECT to its end. What it hears goes to the event loop.
@@ -565,7 +581,7 @@ class _Connection:
         shares: whether the broker has shared subscriptions.
     """
 
-    client: Client
+    client: "WatchedClient"
     loop: asyncio.AbstractEventLoop
     arrived: Callable[["_Connection", MQTTMessage], None]
     noted: Callable[[MQTTMessage], None]
@@ -582,6 +598,7 @@ class _Connection:
         self.client.on_subscribe = self._on_subscribe
         self.client.on_message = self._on_message
         self.client.on_disconnect = self._on_disconnect
+        self.client.on_end = functools.partial(self._tell, self._loses, None)
 
     async def open(self, host: str, port: int, properties: Properties) -> ReasonCode:
         """Connect; the broker's answer. Raises OSError, ValueError, DeliveryError."""
@@ -630,6 +647,7 @@ class _Connection:
         self.client.loop_stop()
         # each knows of the other
         self.client.on_connect = self.client.on_subscribe = self.client.on_message = self.client.on_disconnect = None
+        self.client.on_end = lambda: None
 
     async def _answered(self) -> Any:
         await asyncio.wait([self._answer, self.lost], return_when=asyncio.FIRST_COMPLETED)
@@ -662,7 +680,7 @@ class _Connection:
         self._tell(self._answers, reasons)
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        if message.topic.endswith("/metrics"):
+        if topic_of(message).endswith("/metrics"):
             self.noted(message)
             return
         while not self.holding.take(size_of(message), 0.1):
@@ -687,6 +705,14 @@ def send_at_once(_client: Client, _data: Any, connection: Any) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def topic_of(message: MQTTMessage) -> str:
+    """Return a message's topic; "", which is no camera's, for one that is no UTF-8."""
+    try:
+        return str(message.topic)
+    except UnicodeDecodeError:
+        return ""
+
+
 def camera_of(name: str, prefix: str, last: str) -> str | None:
     """The camera in a topic {prefix}/{camera}/{last}; None where it isn't one."""
     camera = name.removeprefix(f"{prefix}/").removesuffix(f"/{last}")
@@ -705,7 +731,7 @@ def frame_of(message: MQTTMessage, prefix: str, received: Any, metrics: LatestMe
     Raises:
         InputError: the topic holds no camera's name, or a property is malformed.
     """
-    camera = camera_of(message.topic, prefix, "image")
+    camera = camera_of(topic_of(message), prefix, "image")
     if camera is None:
         raise RefusedError("topic", "the topic holds no camera's name: 1 to 64 of A-Z a-z 0-9 _ -")
     given: dict[str, str] = dict(getattr(message.properties, "UserProperty", []))

@@ -271,7 +271,7 @@ def test_an_error_at_the_start_does_not_end_the_following(service: Service, monk
                     continue
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        return event.row.id
+        return event.id
 
     assert asyncio.run(run()) > 0
     assert b'rjpeg_background_failures_total{task="following"} 2.0' in service.metrics.exposition()
@@ -442,7 +442,7 @@ def test_the_service_tells_silence_and_what_is_down(service: Service) -> None:
             assert await silence() == pytest.approx(100, abs=20)
             service.hub.publish(Event(row=row))
             assert await silence() == pytest.approx(0, abs=20)
-            assert (await client.get("/readyz")).json() == {"status": "ok", "pending": 0, "warnings": []}
+            assert (await client.get("/readyz")).json() == {"status": "ok", "pending": 0, "warnings": [], "task": None}
             service.warnings["retention"] = "the clock is not believed"
             assert (await client.get("/healthz")).json()["warnings"] == ["the clock is not believed"]
             assert "rjpeg_retention_refused 1.0" in (await client.get("/metrics")).text

@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -601,3 +602,66 @@ def test_metrics_that_no_server_takes_cost_no_frame(broker, start_worker, camera
         until(lambda: count(store) > number, PATIENCE)  # noqa: B023
     rows = sorted(store.frames("cam"), key=lambda row: row.sequence)
     assert [row.metrics for row in rows] == [None, None, None, {"fine": 1}]
+
+
+def packet_of(connection):
+    """The first byte and the rest of one MQTT packet (MQTT 5, 2.1)."""
+
+    def exactly(number):
+        data = b""
+        while len(data) < number:
+            data += connection.recv(number - len(data)) or pytest.fail("the worker has gone")
+        return data
+
+    kind, length, shift = exactly(1)[0], 0, 0
+    while True:
+        [byte] = exactly(1)
+        length |= (byte & 127) << shift
+        shift += 7
+        if not byte & 128:
+            return kind, exactly(length)
+
+
+def publish_packet(topic, *, qos=1, payload=b"x"):
+    """A PUBLISH (MQTT 5, 3.3) as no decent client makes it."""
+    body = len(topic).to_bytes(2, "big") + topic + (b"\0\1" if qos else b"") + b"\0" + payload
+    return bytes([0x30 | qos << 1, len(body)]) + body
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        bytes([0x32, 11, 0, 3]) + b"a/b" + bytes([0, 1, 2, 0xFF, 0xFF, 0]),
+        publish_packet(b"rjpeg/\xff\xfe/image"),
+        publish_packet(b"rjpeg/\xff\xfe/image", qos=0),
+        publish_packet(b"rjpeg/\xff\xfe/metrics", qos=0, payload=b"\xff"),
+        publish_packet(b"\xc0\x80"),
+    ],
+    ids=["unknown property", "topic", "topic of qos 0", "topic of metrics", "overlong"],
+)
+def test_a_broker_that_sends_nonsense_stops_no_worker(start_worker, packet, jpegs, look):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(PATIENCE)
+
+        class Garbler:
+            url = f"mqtt://127.0.0.1:{listening.getsockname()[1]}"
+
+        worker = start_worker(Garbler, "--log-level", "debug")
+        for garbled in (True, False):
+            connection, _address = listening.accept()
+            with connection:
+                connection.settimeout(PATIENCE)
+                packet_of(connection)
+                connection.sendall(bytes([0x20, 3, 0, 0, 0]))
+                _kind, subscribe = packet_of(connection)
+                connection.sendall(bytes([0x90, 5]) + subscribe[:2] + bytes([0, 1, 0]))
+                if garbled:
+                    connection.sendall(packet)
+                    time.sleep(0.2)
+                    continue
+                frame = len(b"rjpeg/cam/image").to_bytes(2, "big") + b"rjpeg/cam/image" + b"\0\2\0" + jpegs[0]
+                length = bytes([len(frame) & 127 | 128, len(frame) >> 7 & 127 | 128, len(frame) >> 14])
+                connection.sendall(b"\x32" + length + frame)
+                assert packet_of(connection)[0] >> 4 == 4, "PUBACK"
+    assert worker.process.poll() is None
+    assert count(look()) == 1
