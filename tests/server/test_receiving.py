@@ -398,8 +398,8 @@ def test_the_server_goes_on_when_nobody_reads_its_lines_any_more(jpeg, tmp_path)
 
 def test_health_unknown_paths_and_methods_are_answered_in_json(steady):
     service, _ = steady
-    assert service.get("/healthz").json() == {"status": "ok", "pending": 0}
-    assert service.get("/readyz").json() == {"status": "ok", "pending": 0, "task": None}
+    assert service.get("/healthz").json() == {"status": "ok", "pending": 0, "warnings": []}
+    assert service.get("/readyz").json() == {"status": "ok", "pending": 0, "warnings": [], "task": None}
     answer = service.get("/nowhere")
     assert (answer.status_code, answer.json()) == (404, {"error": "Not Found"})
     answer = requests.put(service.post_url(), timeout=10)

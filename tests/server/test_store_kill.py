@@ -1,16 +1,11 @@
-"""kill -9 of programs that add frames, at random moments: what was acknowledged is there, and nothing else is wrong.
+"""kill -9 of programs that add frames, at random moments: what was acknowledged is there, and nothing else is wrong."""
 
-RJPEG_KILLS=100 kills as often as the project's goal has it.
-"""
-
-import os
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,17 +13,18 @@ import pytest
 
 from rjpeg.errors import StorageError
 from server.store import Duplicate, Store
+from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, crc, received
 from tests.server.test_store import check_sums, own_postgresql, quarantined_files, rows_of, stored_files
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("RJPEG_KILLS", "20"))
 
 # Adds frames from eight threads, some of them twice, and deletes now and then; a line for each that is acknowledged.
 ADDING = """
 import itertools, os, sys, threading, datetime
 from rjpeg.errors import StorageError
 from server.store import Duplicate, Store
+from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, crc, received
 
 url, folder, start, deletes = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "deletes"
@@ -95,16 +91,19 @@ def check_swept(store: Store, folder: Path) -> int:
     """Check that files and rows are the same once all that the kills left is set aside; return how many that were."""
     now = store.now()
     store.now = lambda: now + store.files.grace + SECOND
+    # what was deleted before the kill, and whose file was not yet
+    trash = {row["key"] for row in rows_of(store, "trash")}
     before = stored_files(folder) | quarantined_files(folder)
     swept = store.sweep()
     assert stored_files(folder) == {row["key"] for row in rows_of(store, "frames")}
-    assert stored_files(folder) | quarantined_files(folder) == before, "nothing is deleted"
+    assert stored_files(folder) | quarantined_files(folder) == before - trash, "nothing else is deleted"
     return swept
 
 
-def kill_often(url: str, folder: Path, open_store: Callable[..., Store], kills: int) -> None:
+def kill_often(url: str, folder: Path, kills: int) -> int:
+    """Return the number of frames that were acknowledged; all of them are there."""
     rng = random.Random(kills)
-    acknowledged, orphans = [], 0
+    acknowledged = []
     for kill in range(kills):
         new = add_and_be_killed(url, folder, kill * 100_000, rng.uniform(0, 0.5))
         acknowledged += new
@@ -112,42 +111,64 @@ def kill_often(url: str, folder: Path, open_store: Callable[..., Store], kills: 
         # all of them at the end; those of now at once
         check_store(store, folder, acknowledged if kill == kills - 1 else new)
         if kill % 5 == 4:
-            orphans += check_swept(store, folder)
+            check_swept(store, folder)
         store.close()
-    print(f"{kills} kills, {len(acknowledged)} frames acknowledged, {orphans} files without a frame")
     assert len(acknowledged) > kills
     if url.startswith("sqlite"):
         connection = sqlite3.connect(url.removeprefix("sqlite:///"))
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         connection.close()
+    return len(acknowledged)
 
 
-def test_what_was_acknowledged_is_there_after_a_kill(database_url: str, open_store, tmp_path: Path) -> None:
-    kill_often(database_url, tmp_path / "frames", open_store, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120 + 20 * KILLS)
-def test_what_was_acknowledged_is_there_after_many_kills(database_url: str, open_store, tmp_path: Path) -> None:
-    kill_often(database_url, tmp_path / "frames", open_store, KILLS)
+def test_what_was_acknowledged_is_there_after_a_kill(database_url: str, tmp_path: Path) -> None:
+    kill_often(database_url, tmp_path / "frames", 3)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 20 * KILLS)
-def test_kills_while_frames_are_deleted_leave_files_and_rows_that_agree(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.faults
+@pytest.mark.timeout(5000)
+def test_what_was_acknowledged_is_there_after_many_kills(database_url: str, tmp_path: Path, faults: Faults) -> None:
+    kills = faults.count(8, 200)
+    frames = kill_often(database_url, tmp_path / "frames", kills)
+    faults.record(
+        f"kill -9 of a program that adds frames from eight threads, {kind_of(database_url)}",
+        tried=kills, lost=0, ended=f"{frames:,} frames there",
+    )  # fmt: skip
+
+
+def kind_of(database_url: str) -> str:
+    return "SQLite" if database_url.startswith("sqlite") else "PostgreSQL"
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(5000)
+def test_kills_while_frames_are_deleted_leave_files_and_rows_that_agree(
+    database_url: str, tmp_path: Path, faults: Faults
+) -> None:
     rng = random.Random(7)
     folder = tmp_path / "frames"
-    for kill in range(KILLS):
+    kills = faults.count(4, 100)
+    for kill in range(kills):
         add_and_be_killed(database_url, folder, kill * 100_000, rng.uniform(0.2, 0.8), deletes=True)
         store = Store.open(database_url, str(folder))
         check_store(store, folder, [])
         check_swept(store, folder)
         store.close()
+    faults.record(
+        f"kill -9 of a program that adds and deletes frames, {kind_of(database_url)}",
+        tried=kills, lost=0, ended="files and rows agree",
+    )  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 20 * KILLS)
-def test_a_kill_of_one_program_does_not_touch_what_another_adds(database_url: str, open_store, tmp_path: Path) -> None:
+@pytest.mark.faults
+@pytest.mark.timeout(5000)
+def test_a_kill_of_one_program_does_not_touch_what_another_adds(
+    database_url: str, open_store, tmp_path: Path, faults: Faults
+) -> None:
+    kills = faults.count(3, 50)
     folder = tmp_path / "frames"
     store = open_store(database_url)
     stop = False
@@ -169,7 +190,7 @@ def test_a_kill_of_one_program_does_not_touch_what_another_adds(database_url: st
     with ThreadPoolExecutor(4) as threads:
         own = [threads.submit(go_on, n * 10**6) for n in range(1, 5)]
         try:
-            for kill in range(max(2, KILLS // 4)):
+            for kill in range(kills):
                 acknowledged += add_and_be_killed(database_url, folder, kill * 100_000, rng.uniform(0, 0.5))
         finally:
             stop = True
@@ -177,17 +198,24 @@ def test_a_kill_of_one_program_does_not_touch_what_another_adds(database_url: st
             acknowledged += one.result()
     check_store(store, folder, acknowledged)
     check_swept(store, folder)
+    faults.record(
+        f"kill -9 of one of two programs on a store, {kind_of(database_url)}",
+        tried=kills, lost=0, ended=f"{len(acknowledged):,} frames there",
+    )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_what_was_acknowledged_is_there_after_postgresql_crashed(open_store, tmp_path: Path) -> None:
+@pytest.mark.faults
+@pytest.mark.timeout(5000)
+def test_what_was_acknowledged_is_there_after_postgresql_crashed(open_store, tmp_path: Path, faults: Faults) -> None:
+    crashes = faults.count(3, 30)
     server: PostgreSQL = own_postgresql()
     try:
         server.start()
         store = open_store(server.new_database())
         acknowledged: list[tuple[str, int, int, str]] = []
         number = 0
-        for _ in range(3):
+        for _ in range(crashes):
 
             def add(number: int, start: float) -> None:
                 # as a camera does: again and again until it is taken
@@ -214,5 +242,9 @@ def test_what_was_acknowledged_is_there_after_postgresql_crashed(open_store, tmp
             assert len(acknowledged) == number
             check_store(store, tmp_path / "frames", acknowledged)
         check_swept(store, tmp_path / "frames")
+        faults.record(
+            "PostgreSQL ended as in a crash while eight threads add", tried=crashes, lost=0,
+            ended=f"{number:,} frames there, in service",
+        )  # fmt: skip
     finally:
         server.remove()

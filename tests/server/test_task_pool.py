@@ -579,7 +579,7 @@ def metric(service, name):
 
 def test_a_hanging_call_holds_up_neither_the_service_nor_the_task_for_other_cameras(serve, jpeg):
     service = serve(seconds=1.5)
-    assert service.get("/readyz").json() == {"status": "ok", "pending": 0, "task": "running"}
+    assert service.get("/readyz").json() == {"status": "ok", "pending": 0, "warnings": [], "task": "running"}
     assert metric(service, "rjpeg_task_running") == 1
     cameras = ("sleeps", "backtracks", "holds-lock")
     with concurrent.futures.ThreadPoolExecutor() as threads:
