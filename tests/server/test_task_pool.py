@@ -504,11 +504,16 @@ def test_whatever_kills_hit_every_call_returns(make):
     assert {answer["error"] for answer in answers if "error" in answer} <= {"the task's process was killed by SIGKILL"}
 
 
+def mapped_files(pid):
+    """Names of what a process has in its memory or open (proc(5))."""
+    maps = [line.split(maxsplit=5)[-1].strip() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return maps + [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+
+
 @pytest.mark.parametrize("hangs", [False, True])
 @pytest.mark.parametrize("how", ["SIGKILL", "os._exit"])
 def test_processes_end_with_the_service_however_it_ends_and_leave_nothing(task, tmp_path, how, hangs):
     name = task().function
-    shared = set(Path("/dev/shm").iterdir())
     program = f"""
 import os, sys, threading, time
 sys.path.append({str(tmp_path)!r})
@@ -534,12 +539,13 @@ os._exit(3)
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 2
         assert all(map(lives, pids))
+        # memory without a name can't be left behind; what other programs have there is none of our concern
+        assert not any(name.startswith("/dev/shm/") for pid in (process.pid, *pids) for name in mapped_files(pid))
         if how == "SIGKILL":
             process.kill()
         process.stdin.close()
         process.wait(10)
         until(lambda: not any(map(lives, pids)), 2)
-    assert set(Path("/dev/shm").iterdir()) <= shared
 
 
 # --- a service ---------------------------------------------------------------------------------------------
