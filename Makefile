@@ -90,10 +90,11 @@ exactness: .venv-dev/.ready ## hold every decoded map against the encoder's, bot
 bench: .venv-dev/.ready ## encode and decode times by stage, beside OpenCV [OUT=FOLDER]
 	$(dev_python) -m benchmarks $(call flag,--out,$(OUT)) $(ARGS)
 
-lint: .venv-dev/.ready ## ruff and mypy
+lint: .venv-dev/.ready ## ruff, mypy, and the length of sentences
 	$(dev_python) -m ruff check .
 	$(dev_python) -m ruff format --check .
 	$(dev_python) -m mypy
+	$(dev_python) scripts/prose --check
 
 format: .venv-dev/.ready ## let ruff fix and format the Python files
 	$(dev_python) -m ruff check --fix .

@@ -21,8 +21,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import rjpeg
 from rjpeg.arguments import positive
 from rjpeg.errors import JpegError, StorageError
-from server import __main__ as program
 from server import config as configuration
+from server.arguments import add_storage_flags, read_config, set_up_logging
 from server.database import Database, frames, to_microseconds, trash
 from server.decoding import measures
 from server.files import Files, open_files
@@ -256,7 +256,7 @@ def parser() -> argparse.ArgumentParser:
         "restored. What the task said, what the camera said of itself, and tokens are in a backup of the database "
         "alone. It may run while the service does, and again at any time.",
     )
-    program.add_storage_flags(p)
+    add_storage_flags(p)
     p.add_argument(
         "--model", metavar="FOLDER", help="that the frames were decoded with (default: what comes with rjpeg)"
     )
@@ -271,8 +271,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code. Raises RjpegError."""
     args = parser().parse_args(arguments)
-    program.set_up_logging(args.log_level)
-    config = program.read_config(args)
+    set_up_logging(args.log_level)
+    config = read_config(args)
     measure = measurer(config.decoding.model, configuration.max_pixels(config))
     files = open_files(configuration.files_url(config))
     database = Database(configuration.database_url(config))

@@ -37,8 +37,8 @@ from rjpeg.arguments import positive
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError, RjpegError
 from rjpeg.files import read_token
 from rjpeg.protocol import METRICS_BYTES, broker_address
-from server import __main__ as program
 from server.app import Service
+from server.arguments import add_storage_flags, read_config, set_up_logging
 from server.background import Done
 from server.camera_metrics import LatestMetrics, parse_metrics
 from server.config import Config
@@ -122,9 +122,9 @@ class Settings:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code. Raises RjpegError."""
     args = parser().parse_args(arguments)
-    program.set_up_logging(args.log_level)
+    set_up_logging(args.log_level)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config = program.read_config(args)
+    config = read_config(args)
     broker_address("--broker", args.broker)
     emit = LineWriter() if args.json else lambda _: None
     with contextlib.ExitStack() as stack:
@@ -189,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--leave", action="store_true", help="at SIGTERM, finish what waits and give the session up")
     p.add_argument("--listen", metavar="HOST:PORT", help="be the whole service besides (default: no)")
-    program.add_storage_flags(p)
+    add_storage_flags(p)
     p.add_argument("--task", metavar="FILE", help="a .tflite classifier, or YAML as `task` in the configuration has it")
     p.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)")
     p.add_argument(
