@@ -1,6 +1,7 @@
 """The queue of frames: bounded, for all cameras of a device, and open whatever its files went through."""
 
 import builtins
+import contextlib
 import datetime
 import logging
 import sqlite3
@@ -16,7 +17,7 @@ from device.spool.errors import DISK_ERROR, DISK_FULL, SpoolError, as_spool_erro
 from device.spool.folder import Folder, Place, size_of
 from device.spool.numbers import Numbers
 from device.spool.room import MIN_BYTES, Room
-from device.spool.salvage import PAGE, Salvage, is_log_whole
+from device.spool.salvage import PAGE, Salvage, is_log_torn, is_log_whole
 from device.spool.waiting import Waiting, every_second, oldest_of_the_most
 from rjpeg.errors import StorageError
 
@@ -172,9 +173,7 @@ class Spool:
     # --- opening, and opening again --------------------------------------------------------------------------
 
     def _open(self) -> None:
-        log = self._path / "frames.db-wal"
-        if size_of(log) and (size_of(self._path / "frames.db") < PAGE or not is_log_whole(log)):
-            self._folder.set_aside("salvage", "its log is damaged, or has lost its database")
+        torn = self._look_at_log()
         try:
             try:
                 self._begin()
@@ -186,12 +185,25 @@ class Spool:
                 self._begin()
             self._folder.pin()
             self._room.fill_reserve(self._database)
+            for frame in torn:
+                self._take_in(frame)
             for path in self._folder.aside("salvage"):
                 self._salvage(path)
             self._retire_if_spent()
         except BaseException:
             self._let_go()
             raise
+
+    def _look_at_log(self) -> list[OutgoingFrame]:
+        """Set a database with a damaged log aside; return the frames of a torn one that SQLite would leave out."""
+        database, log = self._path / "frames.db", self._path / "frames.db-wal"
+        if not size_of(log) or (size_of(database) >= PAGE and is_log_whole(log)):
+            return []
+        if size_of(database) < PAGE or not is_log_torn(log):
+            self._folder.set_aside("salvage", "its log is damaged, or has lost its database")
+            return []
+        with contextlib.closing(Salvage(database)) as salvage:
+            return list(salvage.frames(lambda camera, number: number <= self._numbers.done(camera), in_tail=True))
 
     def _begin(self) -> None:
         """Open the database that is there, or a new one, and list what waits in it."""

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from device.frames import OutgoingFrame
 from device.spool.record import Head, head_of, opened
 
-__all__ = ["PAGE", "Salvage", "is_log_whole"]
+__all__ = ["PAGE", "Salvage", "is_log_torn", "is_log_whole"]
 
 PAGE = 4096
 LOG_HEADER, FRAME_HEADER = 32, 24
@@ -42,6 +42,7 @@ class LogFrame(NamedTuple):
         page: its number.
         salt: the same for all frames of a round through the log.
         offset: of its bytes in the log.
+        ends: it is the last of a transaction.
         whole: its checksum is right.
         follows: it is whole, and so are all before it.
     """
@@ -49,6 +50,7 @@ class LogFrame(NamedTuple):
     page: int
     salt: bytes
     offset: int
+    ends: bool
     whole: bool
     follows: bool
 
@@ -72,6 +74,16 @@ def is_log_whole(path: Path) -> bool:
         return all(frame.follows for frame in frames if frame.salt == salt or salt is None)
 
 
+def is_log_torn(path: Path) -> bool:
+    """Return True if a write-ahead log lacks no more than its last transaction, as a kill or a power cut leaves it.
+
+    SQLite then goes on without that transaction. Damage to the last transaction looks the same. Raises OSError.
+    """
+    with path.open("rb") as file:
+        frames, salt = _log_frames(file)
+    return salt is not None and not any(frame.whole and frame.ends for frame in _tail(frames, salt))
+
+
 class Salvage:
     """The rows of a database file and its log that are whole.
 
@@ -88,6 +100,7 @@ class Salvage:
         # one that is missing is empty
         self._files = [(name if name.exists() else Path(os.devnull)).open("rb") for name in names]
         frames, salt = _log_frames(self._files[1])
+        self._tail = sorted({frame.page for frame in _tail(frames, salt)})
         in_file = self._files[0].seek(0, os.SEEK_END) // PAGE
         # what is damaged hides nothing: pages are as SQLite would see them without, and then with it
         salts = [salt] if salt else list(dict.fromkeys(frame.salt for frame in frames))[:MAX_ROUNDS]
@@ -99,15 +112,16 @@ class Salvage:
                 self._views.append({frame.page: frame.offset for frame in of_round})
         self._pages = max([in_file, *(frame.page for frame in frames if frame.whole)])
 
-    def frames(self, is_known: Callable[[str, int], bool]) -> Iterator[OutgoingFrame]:
+    def frames(self, is_known: Callable[[str, int], bool], *, in_tail: bool = False) -> Iterator[OutgoingFrame]:
         """Go through the frames that are whole, each camera's in order of number.
 
         Args:
             is_known: tells, by camera and number, which frames to leave out.
+            in_tail: only those of the log's last transaction, which SQLite leaves out if the log is torn.
         """
         places: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
         for view, pages in enumerate(self._views):
-            for number in range(1, self._pages + 1):
+            for number in self._tail if in_tail else range(1, self._pages + 1):
                 # the views have most pages in common
                 if any(pages.get(number) == before.get(number) for before in self._views[:view]):
                     continue
@@ -252,10 +266,17 @@ def _log_frames(file: BinaryIO) -> tuple[list[LogFrame], bytes | None]:
         whole = before is not None and _sums(data[:8] + data[FRAME_HEADER:], order, before) == said
         follows = follows and whole and data[8:16] == salt
         page = int.from_bytes(data[:4], "big")
-        frames.append(LogFrame(page, data[8:16], offset + FRAME_HEADER, whole, follows))
+        ends = data[4:8] != b"\0\0\0\0"
+        frames.append(LogFrame(page, data[8:16], offset + FRAME_HEADER, ends, whole, follows))
         before = said
         offset += FRAME_HEADER + PAGE
     return frames, salt
+
+
+def _tail(frames: list[LogFrame], salt: bytes | None) -> list[LogFrame]:
+    """Return the frames of the newest round that come after its last transaction that is whole."""
+    committed = max((at for at, frame in enumerate(frames) if frame.follows and frame.ends), default=-1)
+    return [frame for frame in frames[committed + 1 :] if frame.salt == salt]
 
 
 def _sums(data: bytes, order: str, start: tuple[int, ...]) -> tuple[int, int]:

@@ -171,6 +171,40 @@ def killed(folder, copy, moment):
     return last
 
 
+def interrupted(folder, copy, moment):
+    """Copy the files of a spool with twelve frames as kill -9 would leave them; return the copy's log."""
+    with contextlib.closing(Spool(folder, 10 * MB)) as spool:
+        for number in range(12):
+            spool.append("yard", moment, bytes([number]) * 3000)
+        shutil.copytree(folder, copy)
+    return copy / "frames.db-wal"
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["within a transaction", "at its end"])
+def test_a_log_that_ends_in_the_middle_of_a_write_is_no_damage(tmp_path, moment, caplog, ends):
+    log = interrupted(tmp_path / "spool", tmp_path / "copy", moment)
+    salt = log.read_bytes()[16:24]
+    with log.open("ab") as file:
+        # the header of a page, and behind it still the page of an earlier round
+        file.write(bytes([0, 0, 0, 2, 0, 0, 0, 9 * ends]) + salt + bytes(8) + bytes(range(256)) * 16)
+    with contextlib.closing(Spool(tmp_path / "copy", 10 * MB)) as spool:
+        assert [frame.sequence for frame in drain(spool, "yard")] == list(range(12))
+    assert sorted(path.name for path in tmp_path.glob("copy/*.db*")) == ["frames.db"]
+    assert "set aside" not in caplog.text
+
+
+def test_damage_to_the_log_s_last_transaction_costs_no_frame_that_it_does_not_hit(tmp_path, moment):
+    log = interrupted(tmp_path / "spool", tmp_path / "copy", moment)
+    data = bytearray(log.read_bytes())
+    last = max(at for at in range(32, len(data) - 4119, 4120) if any(data[at + 4 : at + 8]))
+    # in what the page has free, so that no frame is hit
+    free = max(range(last + 24 + 100, last + 4120 - 16), key=lambda at: data[at : at + 16] == bytes(16))
+    data[free] ^= 1
+    log.write_bytes(data)
+    with contextlib.closing(Spool(tmp_path / "copy", 10 * MB)) as spool:
+        assert [frame.sequence for frame in drain(spool, "yard")] == list(range(12))
+
+
 @pytest.mark.parametrize(
     "removed",
     [
