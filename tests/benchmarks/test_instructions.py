@@ -34,6 +34,7 @@ def test_the_table_tells_ratios_to_the_peers():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # under Valgrind a busy machine takes minutes
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_every_operation_is_counted(monkeypatch, capsys):
     names = [bench.ENCODE_MAP, bench.OPENCV_ENCODE]
