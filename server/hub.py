@@ -166,11 +166,6 @@ class Hub:
         for subscription in self._subscriptions:
             subscription.close()
 
-    @property
-    def subscribers(self) -> int:
-        """Readers at the moment."""
-        return len(self._subscriptions)
-
     def silence(self, camera: str, now: float | None = None) -> float | None:
         """Return seconds since a camera's last frame was published; None: none was since the start."""
         recent = self._recent.get(camera)

@@ -19,6 +19,7 @@ from server.database import cameras, frames, moment
 from server.frames import CAMERA_ID
 from server.queries import newest_first
 from server.store import Store
+from server.values import measures_or_error
 
 __all__ = ["MAX_PAGE_BYTES", "CameraEntry", "FramePage", "camera_page", "camera_record", "camera_records", "frame_page"]
 
@@ -196,12 +197,11 @@ def frame_record(camera: str, row: sa.RowMapping) -> dict[str, Any]:
 
 
 def measures_of(text: str) -> dict[str, Any]:
-    """Return a frame's measures; what is damaged must not hide the frames beside it."""
+    """Return a frame's measures from their text."""
     try:
-        measures = json.loads(text)
+        return measures_or_error(json.loads(text))
     except (TypeError, ValueError, RecursionError):
-        measures = None
-    return measures if isinstance(measures, dict) else {"error": "the measures are damaged"}
+        return measures_or_error(None)
 
 
 def raw(text: str | bytes | None) -> msgspec.Raw | None:

@@ -45,7 +45,7 @@ from server.keys import is_key, make_key, parse_key
 from server.queries import newest_first
 from server.sqlite import ReopenedError
 from server.sweep import KEEP, Quarantine, count, put_back, sweep, swept
-from server.values import as_json, json_or_error, pixels_of
+from server.values import as_json, json_or_error, measures_or_error, pixels_of
 
 __all__ = ["Bin", "CameraSummary", "Duplicate", "FrameRow", "GoneError", "Store"]
 
@@ -846,7 +846,7 @@ def prefixed(row: dict[str, int]) -> dict[str, int]:
 
 def to_row(camera: str, values: "dict[str, Any] | sa.RowMapping") -> FrameRow:
     """A row of the table. What was damaged in it must not hide the rows beside it: SQLite takes any type for any."""
-    sequence, measures = values["sequence"], values["measures"]
+    sequence = values["sequence"]
     return FrameRow(
         id=values["id"],
         camera=camera,
@@ -855,7 +855,7 @@ def to_row(camera: str, values: "dict[str, Any] | sa.RowMapping") -> FrameRow:
         received_time=moment(values["received_time"]),
         stored_time=moment(values["stored_time"]),
         key=str(values["key"]),
-        measures=measures if isinstance(measures, dict) else {"error": "the measures are damaged"},
+        measures=measures_or_error(values["measures"]),
         results=values["results"],
         metrics=values["metrics"],
     )

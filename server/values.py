@@ -6,7 +6,7 @@ from typing import Any
 
 from rjpeg.errors import InputError
 
-__all__ = ["as_json", "json_or_error", "pixels_of"]
+__all__ = ["as_json", "json_or_error", "measures_or_error", "pixels_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,11 @@ def json_or_error(value: Any, what: str) -> Any:
     except InputError as error:
         logger.warning("%s", error)
         return {"error": str(error)}
+
+
+def measures_or_error(measures: Any) -> dict[str, Any]:
+    """Return a row's measures, or an object with the error: what is damaged must not hide the frames beside it."""
+    return measures if isinstance(measures, dict) else {"error": "the measures are damaged"}
 
 
 def check_nesting(value: Any) -> None:
