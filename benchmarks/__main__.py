@@ -27,9 +27,9 @@ import numpy as np
 from tqdm import tqdm
 
 import rjpeg
-from rjpeg import codec
+from rjpeg import _codec as codec
+from rjpeg._runtime import runtime_name
 from rjpeg.errors import InputError, RjpegError, StorageError
-from rjpeg.runtime import runtime_name
 
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
 FORMAT = 2

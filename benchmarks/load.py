@@ -36,9 +36,9 @@ import yaml
 from tqdm import tqdm
 
 from device.sources import SampleSource
+from rjpeg._protocol import time_text
+from rjpeg.client import Client, Frame
 from rjpeg.errors import DeliveryError, InputError, RjpegError, StorageError
-from rjpeg.protocol import time_text
-from server.client import Client, Frame
 
 logger = logging.getLogger(__name__)
 

@@ -32,9 +32,9 @@ from benchmarks.__main__ import (
     parse_size,
     read_pictures,
 )
+from rjpeg._files import read_yaml, write_whole
 from rjpeg.errors import ConfigError, InputError, RjpegError
-from rjpeg.files import read_yaml, write_whole
-from server import bandwidth
+from server.api import bandwidth
 from server.archive import Job, Options
 from server.config import Config
 from server.engines import ENGINES, open_engine
@@ -188,7 +188,7 @@ def measure_live(folder: Path, files: list[Path]) -> dict[str, float]:
             async with places:
                 when = start + datetime.timedelta(seconds=number)
                 camera = f"camera-{number % 50}"
-                await service.intake.take(
+                await service.receiver.take(
                     ReceivedFrame(
                         camera=camera, sequence=number, capture_time=when, received_time=when, jpeg=contents[number]
                     )

@@ -26,7 +26,7 @@ import rjpeg
 from benchmarks.__main__ import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from rjpeg.errors import RjpegError
 from server.frames import ReceivedFrame
-from server.processing import Processor
+from server.processing.processor import Processor
 
 WAITING = 32
 """Frames that are given to the Processor at a time."""

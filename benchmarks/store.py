@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from tqdm import tqdm
 
 from rjpeg.errors import RjpegError
-from server.database import cameras, frames, minutes, to_microseconds
 from server.frames import ReceivedFrame
-from server.keys import make_key
-from server.store import Store
+from server.store.database import cameras, frames, minutes, to_microseconds
+from server.store.keys import make_key
+from server.store.store import Store
 
 START = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 INTERVAL = datetime.timedelta(milliseconds=100)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from calibration_data import FOLDER, Manifest, Picture, Use, read_manifest
 from device.config import CameraConfig
 from device.sources import Source, open_source
+from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError, StorageError
-from rjpeg.files import write_whole
 
 logger = logging.getLogger(__name__)
 

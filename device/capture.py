@@ -24,11 +24,11 @@ if not __package__:
 import cv2
 
 from device import notify
+from device.cameras import Cameras
 from device.config import DEFAULT_PATH, Config, check, load
-from device.kit import Kit
 from device.pipeline import FAILURES, LOOK
 from device.report import Report
-from rjpeg.arguments import positive
+from rjpeg._arguments import positive
 from rjpeg.errors import ConfigError, RjpegError
 
 logger = logging.getLogger("capture")
@@ -198,44 +198,44 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
         RjpegError: as the module's help says.
     """
     report, output = Report(), Output(as_json)
-    kit = Kit(config, frames, report, output.emit)
+    cameras = Cameras(config, frames, report, output.emit)
     interrupted = ended = False
     try:
-        kit.start()
-        supervise(kit, report, output)
+        cameras.start()
+        supervise(cameras, report, output)
         ended = True
     except KeyboardInterrupt:
         interrupted = True
     finally:
         notify.stopping()
-        kit.close(ended=ended)
+        cameras.close(ended=ended)
         logger.info("%s", report.total())
         output.emit(report.summary())
-    kit.raise_failure()
+    cameras.raise_failure()
     output.check()
     failed = {reason: n for reason, n in report.not_sent.items() if reason in FAILURES}
     if failed:
         say_why(f"not sent: {', '.join(f'{n} {reason}' for reason, n in failed.items())}")
-    if interrupted and not all(pipeline.live for pipeline in kit.pipelines):
+    if interrupted and not all(pipeline.live for pipeline in cameras.pipelines):
         return 130
     return 1 if failed else 0
 
 
-def supervise(kit: Kit, report: Report, output: "Output") -> None:
+def supervise(cameras: Cameras, report: Report, output: "Output") -> None:
     """Return when all cameras have ended; raises what ended one of them."""
     notify.ready()
     interval = notify.watchdog_interval()
-    while any(pipeline.running for pipeline in kit.pipelines):
+    while any(pipeline.running for pipeline in cameras.pipelines):
         time.sleep(LOOK)
-        kit.raise_failure()
+        cameras.raise_failure()
         output.check()
         now = time.monotonic()
         if interval is not None and all(
-            now - p.last_step < LONGEST_STEP for p in kit.pipelines if p.running and p.live
+            now - p.last_step < LONGEST_STEP for p in cameras.pipelines if p.running and p.live
         ):
             notify.watchdog()
         if report.due:
-            line = report.recent() + kit.backlog()
+            line = report.recent() + cameras.backlog()
             logger.info("%s", line)
             notify.status(line)
 

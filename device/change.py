@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from rjpeg.codec import Planes
+from rjpeg._codec import Planes
 
 __all__ = ["ChangeDetector", "means"]
 

@@ -38,18 +38,18 @@ from urllib3.exceptions import HTTPError
 import rjpeg
 from device import config as configuration
 from device import health
-from device.answers import error_text, kind_of
 from device.config import CameraConfig, Config, for_camera, token_file_of
-from device.http_sender import ANSWER_BYTES, Adapter
+from device.delivery.answers import error_text, kind_of
+from device.delivery.http_sender import ANSWER_BYTES, Adapter
+from device.delivery.mqtt_sender import Connection, new_client
+from device.delivery.sender import cause, is_loopback, trusted
 from device.metrics import Metrics
-from device.mqtt_sender import Connection, new_client
-from device.sender import cause, is_loopback, trusted
 from device.sources import frame_size, open_source
 from device.view import View
+from rjpeg._files import read_token
+from rjpeg._protocol import PORTS, broker_address
+from rjpeg._runtime import RUNTIMES, runtime_name
 from rjpeg.errors import ConfigError, DeliveryError, RjpegError
-from rjpeg.files import read_token
-from rjpeg.protocol import PORTS, broker_address
-from rjpeg.runtime import RUNTIMES, runtime_name
 
 __all__ = ["Check", "run_checks"]
 

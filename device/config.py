@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from rjpeg._files import read_yaml
+from rjpeg._protocol import CAMERA_ID
 from rjpeg.errors import ConfigError
-from rjpeg.files import read_yaml
-from rjpeg.protocol import CAMERA_ID
 
 __all__ = [
     "DEFAULT_PATH",

@@ -16,16 +16,16 @@ import rjpeg
 from device.budget import Share
 from device.change import ChangeDetector
 from device.config import CameraConfig, Config
-from device.delivery import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, OnDropped, OnSent, Outbox
+from device.delivery.outboxes import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, OnDropped, OnSent, Outbox
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
 from device.reader import Reader
 from device.report import Report, frame_record
 from device.sources import Frame, Source, parse_size
 from device.spool import Spool
-from rjpeg.codec import Planes
+from rjpeg._codec import Planes
+from rjpeg._protocol import time_text
 from rjpeg.errors import InputError, RjpegError, TargetError
-from rjpeg.protocol import time_text
 
 __all__ = ["FAILURES", "Pipeline", "resized"]
 

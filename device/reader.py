@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from device.sources import Frame, Source, frame_size
-from rjpeg.codec import Planes
+from rjpeg._codec import Planes
 from rjpeg.errors import CameraError, StorageError
 
 __all__ = ["Reader", "ReaderState"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from device.sources import Frame, frame_size
 from rjpeg import EncodedFrame
-from rjpeg.protocol import time_text
+from rjpeg._protocol import time_text
 
 __all__ = ["Report", "frame_record"]
 

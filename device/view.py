@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from device.metrics import CONTENT_TYPE, Metrics
+from rjpeg._protocol import CAMERA_ID
 from rjpeg.errors import ConfigError
-from rjpeg.protocol import CAMERA_ID
 
 __all__ = ["View", "parse_address"]
 

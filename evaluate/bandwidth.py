@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.__main__ import PLAIN_JPEG
+from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
-from rjpeg.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.bandwidth",
-        description="Makes the data file of server/bandwidth.py from the results of `make eval`.",
+        description="Makes the data file of server/api/bandwidth.py from the results of `make eval`.",
         epilog=f"The results must have {', '.join(OURS.values())} and plain JPEG ({', '.join(PLAIN_JPEG)}), each at "
         "two rates or more. The wider the rates, the wider the range in which the page has a figure.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

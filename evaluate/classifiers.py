@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rjpeg import runtime
+from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
 
 # a classifier of ImageNet with one class more has "background" as class 0

@@ -20,7 +20,7 @@ from evaluate.classifiers import Classifier, identity, open_classifier
 from evaluate.codecs import Codec, CodecMissingError, Coded, Reduced, make_codec
 from evaluate.data import DataSet, Picture
 from evaluate.scores import byte_budget, paired_difference, proportion
-from rjpeg import runtime
+from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError, RjpegError, StorageError
 from server.engines import WorkerDiedError, open_engine
 from server.places import Place

@@ -26,8 +26,8 @@ from tqdm import tqdm
 import rjpeg
 from evaluate.data import PICTURE_SUFFIXES, Picture, load, read_frame
 from evaluate.scores import byte_budget
+from rjpeg._runtime import runtime_name
 from rjpeg.errors import InputError, ModelError, RjpegError, TargetError
-from rjpeg.runtime import runtime_name
 
 logger = logging.getLogger(__name__)
 

@@ -35,10 +35,10 @@ from rich.table import Table
 
 import calibration_data
 import rjpeg
-from rjpeg import maps
-from rjpeg.arguments import positive
+from rjpeg import _maps as maps
+from rjpeg._arguments import positive
+from rjpeg._files import list_pictures, write_whole
 from rjpeg.errors import DeliveryError, InputError, RjpegError, StorageError
-from rjpeg.files import list_pictures, write_whole
 
 logger = logging.getLogger(__name__)
 

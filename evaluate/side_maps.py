@@ -15,10 +15,10 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from rjpeg import codec
-from rjpeg.features import generator_features
-from rjpeg.model import Model
-from rjpeg.runtime import Quantization, answer
+from rjpeg import _codec as codec
+from rjpeg._features import generator_features
+from rjpeg._model import Model
+from rjpeg._runtime import Quantization, answer
 
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 TEACHER_SIZE = 224

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rjpeg.model import Model
+from rjpeg._model import Model
 
 # ITU-T T.81, tables K.1 and K.2, natural order; quality 50 on the IJG scale, as base tables are.
 ANNEX_K_LUMA = (

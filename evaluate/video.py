@@ -35,9 +35,9 @@ from evaluate.compare import (
 )
 from evaluate.scores import Box, clustered_difference, clustered_mean, shared_boxes
 from evaluate.variants import VARIANTS
-from rjpeg import runtime
+from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
-from server.task import PythonTask, load_task, read_task
+from server.processing.task import PythonTask, load_task, read_task
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,8 @@ class Seen:
 def detector_of(path: str) -> Callable[[np.ndarray], list[Box]]:
     """Open a task file once a process: frame (H, W, 3) uint8 BGR -> boxes, best first.
 
-    Raises ConfigError, ModelError as `server.task.load_task`, InputError for one that answers with anything else.
+    Raises ConfigError, ModelError as `server.processing.task.load_task`.
+    Raises InputError for one that answers with anything else.
     """
     task = load_task(read_task(path))
 

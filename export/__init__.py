@@ -1,6 +1,6 @@
 """Export of checkpoints to int8 TFLite: `python -m export --help`."""
 
-from rjpeg.runtime import runtime_name
+from rjpeg._runtime import runtime_name
 
 # As in train: before TensorFlow.
 runtime_name()

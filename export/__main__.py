@@ -17,9 +17,9 @@ from export.crossing import hard_inputs, runtimes_agree
 from export.manifest import build_manifest, part_of
 from export.parity import TEACHER_SIZE, compare, teacher_inputs, with_float_networks
 from export.whole_numbers import to_whole_numbers
+from rjpeg._model import DEFAULT_FOLDER, load_model
+from rjpeg._runtime import Network, quantize_input
 from rjpeg.errors import RjpegError
-from rjpeg.model import DEFAULT_FOLDER, load_model
-from rjpeg.runtime import Network, quantize_input
 from train import checkpoints
 from train.config import CODEC_FILE, load_codec
 from train.disagreement import KINDS

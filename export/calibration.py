@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import calibration_data
-from rjpeg import Encoder, Model, codec, tables
-from rjpeg.decoder import coded_picture, read_region_file
+from rjpeg import Encoder, Model
+from rjpeg import _codec as codec
+from rjpeg import _tables as tables
+from rjpeg._decoder import coded_picture, read_region_file
+from rjpeg._features import generator_features, predictor_features, rate_of
+from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import InputError
-from rjpeg.features import generator_features, predictor_features, rate_of
-from rjpeg.restoration import restoration_features, step_octaves
 from train.config import CodecConfig
 
 # Largest side of a coded frame, and qualities; together they span what devices send.

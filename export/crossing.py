@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rjpeg._runtime import RUNTIMES, Network
 from rjpeg.errors import ModelError
-from rjpeg.runtime import RUNTIMES, Network
 
 
 def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from rjpeg._files import read_whole, write_whole
 from rjpeg.errors import InputError, RjpegError
-from rjpeg.files import read_whole, write_whole
 
 INPUT, DETECTIONS = "tower_0/images:0", "tower_0/detections:0"
 # TensorFlow's names of what TensorFlow.js has in one node with what follows

@@ -5,8 +5,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from rjpeg.model import MANIFEST_FORMAT, identity_of
-from rjpeg.runtime import Network, Quantization
+from rjpeg._model import MANIFEST_FORMAT, identity_of
+from rjpeg._runtime import Network, Quantization
 from train.config import CodecConfig
 
 PACKAGES = ("rjpeg", "tensorflow", "tensorflow-cpu", "keras", "numpy", "tflite-runtime", "ai-edge-litert")

@@ -7,8 +7,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from rjpeg import Decoder, Encoder
-from rjpeg.model import Model
-from rjpeg.runtime import Network, Quantization
+from rjpeg._model import Model
+from rjpeg._runtime import Network, Quantization
 from train.checkpoints import Checkpoint
 from train.disagreement import divergence, parameters
 from train.teachers import Teacher

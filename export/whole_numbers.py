@@ -18,7 +18,7 @@ The weights are int8 constants that DEQUANTIZE turns into float32 when the netwo
 taps, which XNNPACK has no fast code for, are split into rows (`_parts`).
 
 What would break it: a runtime that is told to compute in float16, or one that transforms convolutions (Winograd).
-Neither is the default of any, and the checksum of a map (`rjpeg.marker`) would tell.
+Neither is the default of any, and the checksum of a map (`rjpeg._marker`) would tell.
 """
 
 from collections.abc import Iterable, Iterator

@@ -5,9 +5,11 @@ jpeg = encoder.encode(frame, target_bytes=2400)
 frame = rjpeg.Decoder().decode(jpeg)
 """
 
-from rjpeg.codec import Planes
-from rjpeg.decoder import DecodedFrame, Decoder
-from rjpeg.encoder import EncodedFrame, Encoder
+from rjpeg._codec import Planes
+from rjpeg._decoder import DecodedFrame, Decoder
+from rjpeg._encoder import EncodedFrame, Encoder
+from rjpeg._inspection import inspect, region_bits
+from rjpeg._model import Model, load_model
 from rjpeg.errors import (
     CameraError,
     ConfigError,
@@ -20,8 +22,6 @@ from rjpeg.errors import (
     StorageError,
     TargetError,
 )
-from rjpeg.inspection import inspect, region_bits
-from rjpeg.model import Model, load_model
 from rjpeg.reader import VideoReader
 
 __version__ = "0.1.0"

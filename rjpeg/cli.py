@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import __version__, maps
-from rjpeg.decoder import MAX_PIXELS, Decoder
-from rjpeg.encoder import Encoder
+from rjpeg import __version__
+from rjpeg import _maps as maps
+from rjpeg._decoder import MAX_PIXELS, Decoder
+from rjpeg._encoder import Encoder
+from rjpeg._files import PICTURE_SUFFIXES, list_pictures, read_whole, write_whole
+from rjpeg._inspection import inspect
 from rjpeg.errors import InputError, RjpegError, StorageError
-from rjpeg.files import PICTURE_SUFFIXES, list_pictures, read_whole, write_whole
-from rjpeg.inspection import inspect
 
 log = logging.getLogger("rjpeg")
 

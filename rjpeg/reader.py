@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import marker
-from rjpeg.decoder import Decoder, read_header
+from rjpeg import _marker as marker
+from rjpeg._decoder import Decoder, read_header
+from rjpeg._files import list_pictures, read_whole
 from rjpeg.errors import CameraError, InputError, JpegError, StorageError
-from rjpeg.files import list_pictures, read_whole
 
 __all__ = ["VideoReader"]
 

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rjpeg.arguments import positive
+from rjpeg._arguments import positive
+from rjpeg._protocol import time_text
 from rjpeg.errors import ConfigError, RjpegError
-from rjpeg.protocol import time_text
 from server import config as configuration
 from server.arguments import add_storage_flags, read_config, set_up_logging
 
@@ -116,8 +116,8 @@ def tokens_command(arguments: list[str]) -> int:
     args = tokens_parser().parse_args(arguments)
     set_up_logging(args.log_level)
     config = read_config(args)
-    from server import tokens
-    from server.database import Database
+    from server.store import tokens
+    from server.store.database import Database
 
     # without the files, which are not asked for and need not be reached from here
     store = tokens.TokenDatabase(Database(configuration.database_url(config)))
@@ -179,8 +179,8 @@ def confirm_clock_command(arguments: list[str]) -> int:
     args = p.parse_args(arguments)
     set_up_logging("info")
     config = read_config(args)
-    from server import clock
-    from server.database import Database
+    from server.store import clock
+    from server.store.database import Database
 
     # without the files, as for tokens
     with contextlib.closing(Database(configuration.database_url(config))) as database:
@@ -194,7 +194,7 @@ def confirm_clock_command(arguments: list[str]) -> int:
 def worker_command(arguments: list[str]) -> int:
     """Decode what an MQTT broker hands out."""
     # only here: it needs an MQTT client
-    from server import worker
+    from server.mqtt import worker
 
     return worker.main(arguments)
 

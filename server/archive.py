@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rjpeg.errors import RjpegError
-from server.decoding import FrameDecoder
 from server.places import is_folder, list_files, parse_place, read_place, read_stream
-from server.task import read_task
-from server.task_pool import TaskPool
+from server.processing.decoding import FrameDecoder
+from server.processing.task import read_task
+from server.processing.task_pool import TaskPool
 
 __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
 

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from rjpeg._files import read_yaml
 from rjpeg.errors import ConfigError
-from rjpeg.files import read_yaml
-from server.task import TaskConfig
+from server.processing.task import TaskConfig
 
 __all__ = [
     "DEFAULT_PATH",

@@ -23,12 +23,12 @@ if not __package__:
 
 from tqdm import tqdm
 
-from rjpeg.arguments import positive
+from rjpeg._arguments import positive
 from rjpeg.errors import RjpegError
 from server.archive import STANDARD_INPUT, Options, decode_file, decoder_of, jobs
-from server.decoding import FORMATS
 from server.engines import ENGINES, WorkerDiedError, open_engine
 from server.lines import LineWriter
+from server.processing.decoding import FORMATS
 
 EPILOG = """\
 A file that can't be decoded gets a line with "error"; the others are decoded all the same, and the exit code

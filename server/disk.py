@@ -6,8 +6,8 @@ import shutil
 import stat
 from pathlib import Path
 
+from rjpeg._files import is_disk_full, sync_folder
 from rjpeg.errors import StorageError
-from rjpeg.files import is_disk_full, sync_folder
 
 __all__ = ["NoRoomError", "check_room", "make_folder", "make_private", "storage_error"]
 

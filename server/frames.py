@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rjpeg
-from rjpeg import protocol
+from rjpeg import _protocol as protocol
 
 __all__ = ["CAMERA_ID", "Processed", "ReceivedFrame"]
 

@@ -8,8 +8,8 @@ from typing import BinaryIO, TypeAlias
 
 from upath import UPath
 
+from rjpeg._files import natural_key, write_whole
 from rjpeg.errors import ConfigError, JpegError, RjpegError, StorageError
-from rjpeg.files import natural_key, write_whole
 
 __all__ = ["Place", "is_folder", "list_files", "parse_place", "read_place", "read_stream", "write_place"]
 

@@ -19,19 +19,19 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import rjpeg
-from rjpeg.arguments import positive
+from rjpeg._arguments import positive
 from rjpeg.errors import JpegError, StorageError
 from server import config as configuration
 from server.arguments import add_storage_flags, read_config, set_up_logging
-from server.database import Database, frames, to_microseconds, trash
-from server.decoding import measures
-from server.files import Files, open_files
-from server.identity import adopt
-from server.keys import hours, is_intact, parse_key, quarantine_key, stored_stamp
-from server.memory import keep_freed_memory
-from server.store import Store
-from server.sweep import owned, put_back, set_aside
-from server.values import pixels_of
+from server.processing.decoding import measures
+from server.processing.memory import keep_freed_memory
+from server.store.database import Database, frames, to_microseconds, trash
+from server.store.files import Files, open_files
+from server.store.identity import adopt
+from server.store.keys import hours, is_intact, parse_key, quarantine_key, stored_stamp
+from server.store.store import Store
+from server.store.sweep import owned, put_back, set_aside
+from server.store.values import pixels_of
 
 __all__ = ["Rebuilt", "rebuild"]
 

@@ -21,21 +21,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from rjpeg.errors import ConfigError
-from server.access import Access
-from server.answers import Answers
-from server.app import Service, make_app
+from server.api.access import Access
+from server.api.answers import Answers
+from server.api.app import Service, make_app
+from server.api.pictures import Pictures
 from server.background import Background, Done, Work
 from server.config import Config, database_url, files_url, max_pixels, workers
-from server.following import Follower
-from server.hub import Event, Hub
-from server.intake import Intake
+from server.events.bus import Event, EventBus
+from server.events.following import Follower
 from server.limits import HEADER_SECONDS, TimedProtocol
 from server.metrics import Metrics
-from server.pictures import Pictures
-from server.processing import Processor
-from server.retention import tend
-from server.store import Store
-from server.task_pool import TaskPool
+from server.processing.processor import Processor
+from server.processing.task_pool import TaskPool
+from server.receiver import Receiver
+from server.store.retention import tend
+from server.store.store import Store
 
 __all__ = ["keep_following", "keep_tending", "make_service", "needs_token", "open_socket", "parse_address", "serve"]
 
@@ -62,7 +62,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         StorageError: the store can't be opened.
     """
     limits, decoding = config.limits, config.decoding
-    hub, metrics = Hub(), Metrics()
+    bus, metrics = EventBus(), Metrics()
     with contextlib.ExitStack() as stack:
         task = None
         if config.task is not None:
@@ -83,8 +83,8 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
         store = Store.open(database_url(config), files_url(config))
         stack.callback(store.close)
         watch_quarantine(metrics, store)
-        intake = Intake(store, processor, hub, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
-        stack.callback(intake.close)
+        receiver = Receiver(store, processor, bus, metrics, emit=emit, threads=min(limits.pending, MOST_ADDING))
+        stack.callback(receiver.close)
         pictures = Pictures(store, processor, limits.views, restore=decoding.restore)
         stack.callback(pictures.close)
         answers = Answers(store, json.dumps(processor.model.manifest, sort_keys=True), limits.views)
@@ -93,9 +93,9 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             config=config,
             store=store,
             processor=processor,
-            hub=hub,
+            bus=bus,
             metrics=metrics,
-            intake=intake,
+            receiver=receiver,
             pictures=pictures,
             answers=answers,
             access=Access(store, required=access_required),
@@ -179,9 +179,9 @@ def check_tls(config: Config) -> None:
 class Server(uvicorn.Server):
     """uvicorn that ends the streams, too, when it is asked to stop."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, bus: EventBus) -> None:
         super().__init__(config)
-        self._hub = hub
+        self._bus = bus
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -197,7 +197,7 @@ class Server(uvicorn.Server):
         """Take no more, end streams, finish what is being answered."""
         self.should_exit = True
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hub.close)
+            self._loop.call_soon_threadsafe(self._bus.close)
 
 
 def serve(service: Service, listening: socket.socket, *, background: dict[str, Work] | None = None) -> None:
@@ -231,7 +231,7 @@ def serve(service: Service, listening: socket.socket, *, background: dict[str, W
             ssl_certfile=config.tls.certificate,
             ssl_keyfile=config.tls.key,
         ),
-        service.hub,
+        service.bus,
     )
 
     def stop(*_: object) -> None:
@@ -294,7 +294,7 @@ async def keep_following(service: Service, follower: Follower, done: Done) -> No
         while more:
             events, more = await asyncio.to_thread(look_for_events, follower)
             for event in events:
-                service.hub.publish(event)
+                service.bus.publish(event)
                 service.cameras.add(event.row.camera)
         done()
         await asyncio.sleep(service.config.follow_seconds)

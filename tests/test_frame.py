@@ -230,7 +230,7 @@ def normal(name):
 @pytest.mark.parametrize(
     ("packages", "extras"),
     [
-        (["rjpeg"], []),
+        (["rjpeg"], ["client"]),
         (["device"], ["device"]),
         (["server"], ["server"]),
         (["evaluate/loop.py", "calibration_data", "device", "server"], ["device", "server", "run"]),

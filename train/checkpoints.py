@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import keras
 
-from rjpeg import restoration
+from rjpeg import _restoration as restoration
+from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from rjpeg.errors import ModelError, StorageError
-from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 
 FORMAT = 1
 FOLDER = Path(__file__).parent / "checkpoint"

@@ -8,8 +8,8 @@ import cv2
 import keras
 import numpy as np
 
-from rjpeg.codec import forward_dct, planes_from_frame
-from rjpeg.features import generator_features, predictor_features
+from rjpeg._codec import forward_dct, planes_from_frame
+from rjpeg._features import generator_features, predictor_features
 from train import transforms
 from train.config import CodecConfig
 from train.workers import ALONE, Workers, share
@@ -79,7 +79,7 @@ class Rates(NamedTuple):
 
     @classmethod
     def of(cls, codec: CodecConfig) -> "Rates":
-        """Derive the rates: the DQT is finer than a picture's average region by the center level, see `rjpeg.maps`."""
+        """Derive the rates: the DQT is finer than a picture's average region by the center level, see `rjpeg._maps`."""
         luma, chroma = codec.base_tables.luma, codec.base_tables.chroma
         mean = float(np.mean(luma))
         octaves = float(np.log2(mean)) - codec.center_levels[0] / codec.levels_per_octave

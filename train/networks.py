@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from rjpeg import restoration
-from rjpeg.features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
+from rjpeg import _restoration as restoration
+from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from train.config import NetworkConfig
 
 
@@ -37,7 +37,7 @@ def _network(channels: int, config: NetworkConfig, name: str) -> keras.Model:
 
 
 def build_generator(config: NetworkConfig) -> keras.Model:
-    """Build (N, rows, cols, 73) of `rjpeg.features.generator_features` -> (N, rows, cols, 2).
+    """Build (N, rows, cols, 73) of `rjpeg._features.generator_features` -> (N, rows, cols, 2).
 
     The output is the wanted offset of the quantization step in octaves, luma and chroma; only its differences
     within a picture mean anything.
@@ -46,7 +46,7 @@ def build_generator(config: NetworkConfig) -> keras.Model:
 
 
 def build_predictor(config: NetworkConfig) -> keras.Model:
-    """Build (N, rows, cols, 7) of `rjpeg.features.predictor_features` -> (N, rows, cols, 2), as the generator's."""
+    """Build (N, rows, cols, 7) of `rjpeg._features.predictor_features` -> (N, rows, cols, 2), as the generator's."""
     return _network(PREDICTOR_CHANNELS, config, "predictor")
 
 

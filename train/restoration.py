@@ -25,10 +25,11 @@ from keras import ops
 from tqdm import tqdm
 
 import rjpeg
-from rjpeg import codec, restoration
-from rjpeg.decoder import coded_picture, read_region_file
+from rjpeg import _codec as codec
+from rjpeg import _restoration as restoration
+from rjpeg._decoder import coded_picture, read_region_file
+from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import InputError, RjpegError, StorageError, TargetError
-from rjpeg.restoration import restoration_features, step_octaves
 from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
@@ -60,7 +61,7 @@ class Pairs(NamedTuple):
     """Coded and clean crops of one coding size. n crops, RGB."""
 
     coded: np.ndarray  # (n, size, size, 3) uint8
-    octaves: np.ndarray  # (n, rows, cols, 2) float32, of rjpeg.restoration.step_octaves
+    octaves: np.ndarray  # (n, rows, cols, 2) float32, of rjpeg._restoration.step_octaves
     clean: np.ndarray  # (n, 224, 224, 3) uint8
 
 
@@ -110,7 +111,7 @@ def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str,
 
 
 def restored(outputs: Any, coded: Any, size: int) -> Any:
-    """Restore RGB frames (N, size, size, 3), 0..255, as `rjpeg.restoration.restore` does but for roundings.
+    """Restore RGB frames (N, size, size, 3), 0..255, as `rjpeg._restoration.restore` does but for roundings.
 
     outputs: (N, rows, cols, 192) of the network, coded: (N, s, s, 3) RGB.
     """

@@ -38,5 +38,5 @@ def resize(pictures, height: int, width: int, method: int = cv2.INTER_CUBIC):
 
 
 def centered_nearby(maps, window: int):
-    """Subtract from maps (N, rows, cols, C) the mean of the window x window regions around each, as `rjpeg.maps`."""
+    """Subtract from maps (N, rows, cols, C) the mean of the window x window regions around each, as `rjpeg._maps`."""
     return maps - ops.average_pool(maps, window, strides=1, padding="same")

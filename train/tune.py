@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import rjpeg
 from evaluate.data import cover, tiles
-from rjpeg.codec import coding_size_of
+from rjpeg._codec import coding_size_of
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
 from train.photos import center_crop, is_held_back, list_photos, read_photo, sharpened

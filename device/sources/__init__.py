@@ -28,8 +28,8 @@ from device.sources.pictures import PictureSource
 from device.sources.sample import SAMPLE_FPS, SAMPLE_SIZE, SampleSource
 from device.sources.v4l2 import open_v4l2
 from device.sources.video import RepeatedVideoSource, StreamSource, VideoSource
+from rjpeg._files import list_pictures
 from rjpeg.errors import ConfigError, StorageError
-from rjpeg.files import list_pictures
 
 __all__ = [
     "CaptureSource",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.config import CameraConfig
-from rjpeg.codec import Planes
+from rjpeg._codec import Planes
 
 __all__ = [
     "LEAST_FPS",

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from device.config import CameraConfig
 from device.sources.base import PATIENCE, Frame, clocks, describe, fps_to_ask, one_line, parse_size
-from rjpeg.codec import Planes
+from rjpeg._codec import Planes
 from rjpeg.errors import CameraError, ConfigError
 
 __all__ = ["PicameraSource", "bgr_of", "picamera_controls", "planes_of"]

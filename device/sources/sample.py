@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from device.sources.base import LEAST_FPS, Frame, clocks, describe, sleep_until
+from rjpeg._files import read_whole
 from rjpeg.errors import ConfigError, StorageError
-from rjpeg.files import read_whole
 
 __all__ = ["SAMPLE_FPS", "SAMPLE_SIZE", "SampleSource"]
 

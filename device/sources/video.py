@@ -14,7 +14,7 @@ __all__ = ["RepeatedVideoSource", "StreamSource", "VideoSource"]
 
 logger = logging.getLogger(__name__)
 
-# For opening a stream, and again for finding out what is in it; together less than what Kit and Reader allow.
+# For opening a stream, and again for finding out what is in it; together less than what Cameras and Reader allow.
 OPEN_SECONDS = 8.0
 # A stream sends while it is being opened. What may have waited for longer than the first is not handed out as new.
 # One that was there already takes less to read than the second, and than half of the time from the one before to it.

@@ -15,7 +15,7 @@ from device.frames import OutgoingFrame
 from device.spool.record import COLUMNS, EPOCH, MICROSECOND, Head, head_of, opened, row_of
 from device.spool.salvage import PAGE
 from device.spool.sealed import seal, unseal
-from rjpeg.protocol import CAMERA_ID
+from rjpeg._protocol import CAMERA_ID
 
 __all__ = ["Database", "is_damage"]
 

@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from rjpeg._files import is_disk_full
 from rjpeg.errors import StorageError
-from rjpeg.files import is_disk_full
 
 __all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "SpoolError", "as_spool_errors", "is_full"]
 

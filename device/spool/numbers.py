@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from device.spool.sealed import seal, unseal
-from rjpeg.files import sync_folder
+from rjpeg._files import sync_folder
 
 __all__ = ["STEP", "Numbers"]
 

@@ -1,4 +1,4 @@
-// What the networks see, as their int8 inputs: rjpeg/features.py followed by runtime.quantize_input.
+// What the networks see, as their int8 inputs: rjpeg/_features.py followed by runtime.quantize_input.
 #pragma once
 
 #include <cstddef>

@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from benchmarks import load
-from server.client import Frame
+from rjpeg.client import Frame
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)

@@ -10,7 +10,7 @@ import yaml
 
 from benchmarks.scaling import Assumptions, estimate, markdown, read_assumptions
 from rjpeg.errors import ConfigError
-from server import bandwidth
+from server.api import bandwidth
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.budget import PLANNED, Budget
-from device.pacer import WINDOW_SECONDS, Pacer
+from device.delivery.pacer import WINDOW_SECONDS, Pacer
 
 
 class Clock:

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 import pytest
 
-import device.kit
+import device.cameras
 import rjpeg
 from device import config
+from device.cameras import Cameras
 from device.capture import PriorityFormatter, TextFormatter
-from device.kit import Kit
+from device.delivery.sender import RefusedError
 from device.report import Report
-from device.sender import RefusedError
 from device.sources import Frame
 from device.spool import Spool
 from rjpeg.errors import CameraError, TargetError
@@ -287,19 +287,19 @@ class Camera:
 
 def taken(pixels, monkeypatch, settings, count, source=None):
     """What becomes of so many frames of a camera: records of those that were sent, and the report."""
-    monkeypatch.setattr(device.kit, "open_source", lambda camera: (source or Camera)(pixels))
-    monkeypatch.setattr(device.kit, "is_live", lambda camera: True)
+    monkeypatch.setattr(device.cameras, "open_source", lambda camera: (source or Camera)(pixels))
+    monkeypatch.setattr(device.cameras, "is_live", lambda camera: True)
     records = []
     report = Report()
-    kit = Kit(settings, count, report, records.append)
+    cameras = Cameras(settings, count, report, records.append)
     try:
-        kit.start()
-        while any(pipeline.running for pipeline in kit.pipelines):
+        cameras.start()
+        while any(pipeline.running for pipeline in cameras.pipelines):
             time.sleep(0.02)
-            kit.raise_failure()
+            cameras.raise_failure()
     finally:
-        kit.close()
-    kit.raise_failure()
+        cameras.close()
+    cameras.raise_failure()
     return records, report
 
 
@@ -455,28 +455,28 @@ def test_a_camera_whose_driver_hangs_at_the_start_does_not_keep_the_others_from_
             release.wait(30)
         return source
 
-    monkeypatch.setattr(device.kit, "OPEN_SECONDS", 0.3)
-    monkeypatch.setattr(device.kit, "open_source", open_source)
-    monkeypatch.setattr(device.kit, "is_live", lambda camera: True)
+    monkeypatch.setattr(device.cameras, "OPEN_SECONDS", 0.3)
+    monkeypatch.setattr(device.cameras, "open_source", open_source)
+    monkeypatch.setattr(device.cameras, "is_live", lambda camera: True)
     settings = config.Config(
         cameras=[config.CameraConfig(id="stuck", source="0"), config.CameraConfig(id="fine", source="1")],
         encoding=config.EncodingConfig(quality=40),
         delivery=config.DeliveryConfig(out=str(tmp_path)),
     )
     records = []
-    kit = Kit(settings, None, Report(), records.append)
+    cameras = Cameras(settings, None, Report(), records.append)
     try:
-        kit.start()
+        cameras.start()
         until(lambda: records)
         assert records[0]["camera"] == "fine"
-        status = kit.status()
+        status = cameras.status()
         assert (status["ok"], status["cameras"]["fine"]["ok"], status["cameras"]["stuck"]["ok"]) == (False, True, False)
         release.set()
         assert closed.wait(10), "one that comes too late is not kept open"
         until(lambda: {record["camera"] for record in records} == {"stuck", "fine"})
     finally:
         release.set()
-        kit.close()
+        cameras.close()
 
 
 @pytest.mark.parametrize("service", [True, False])
@@ -490,8 +490,8 @@ def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorde
     def missing(camera):
         raise CameraError("camera 0 can't be opened")
 
-    monkeypatch.setattr(device.kit, "open_source", missing)
-    monkeypatch.setattr(device.kit, "is_live", lambda camera: True)
+    monkeypatch.setattr(device.cameras, "open_source", missing)
+    monkeypatch.setattr(device.cameras, "is_live", lambda camera: True)
     if service:
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     else:
@@ -503,16 +503,16 @@ def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorde
         ),
     )
     records = []
-    kit = Kit(settings, None, Report(), records.append)
+    cameras = Cameras(settings, None, Report(), records.append)
     try:
         if not service:
             with pytest.raises(CameraError):
-                kit.start()
+                cameras.start()
             return
-        kit.start()
+        cameras.start()
         until(lambda: records)
     finally:
-        kit.close()
+        cameras.close()
 
 
 def test_a_bitrate_takes_about_one_attempt_a_frame_and_keeps_the_quality_even(photograph, monkeypatch, tmp_path):

@@ -14,7 +14,9 @@ import pytest
 
 import rjpeg
 from device.config import DeliveryConfig
-from device.delivery import (
+from device.delivery.http_sender import HttpSender
+from device.delivery.mqtt_sender import MqttSender
+from device.delivery.outboxes import (
     OVERTAKEN,
     REFUSED,
     REJECTED,
@@ -28,10 +30,8 @@ from device.delivery import (
     open_outbox,
     open_sender,
 )
+from device.delivery.sender import FaultError, FolderSender, RetryLaterError
 from device.frames import OutgoingFrame
-from device.http_sender import HttpSender
-from device.mqtt_sender import MqttSender
-from device.sender import FaultError, FolderSender, RetryLaterError
 from device.spool import DISK_FULL, Spool
 from rjpeg.errors import ConfigError, DeliveryError, StorageError
 from tests.brokers import needs_broker
@@ -354,8 +354,8 @@ def test_record_keeps_everything_through_an_outage(record, frame, counts, spool,
 
 
 def test_record_pauses_grow_to_ten_seconds_and_no_further():
-    from device.backoff import Backoff
-    from device.record import MAX_DELAY
+    from device.delivery.backoff import Backoff
+    from device.delivery.record import MAX_DELAY
 
     backoff = Backoff("server", MAX_DELAY)
     pauses = [backoff.failed(DeliveryError("away")) for _ in range(100_000)]
@@ -418,7 +418,7 @@ def test_record_a_frame_over_which_the_server_fails_is_tried_again_and_given_up_
     until(lambda: len(server.tried) >= 4)
     assert [f.sequence for f in server.tried[:4]] == [0, 1, 1, 1], "its fault may pass"
     assert spool.count == 4
-    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.5)
+    monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.5)
     assert outbox.flush(10), "but it does not hold up the others for ever"
     assert counts.sent == [0, 2, 3, 4]
     assert counts.dropped == [(1, REJECTED)]
@@ -427,7 +427,7 @@ def test_record_a_frame_over_which_the_server_fails_is_tried_again_and_given_up_
 def test_record_while_a_server_fails_over_every_frame_none_is_given_up_and_then_all_arrive_once(
     record, frame, counts, spool, monkeypatch
 ):
-    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.0)
+    monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.0)
     out_of_order = threading.Event()
     out_of_order.set()
 
@@ -451,7 +451,7 @@ def test_record_while_a_server_fails_over_every_frame_none_is_given_up_and_then_
 def test_record_of_several_frames_that_a_proxy_keeps_out_each_is_given_up_and_no_other(
     record, frame, counts, spool, monkeypatch
 ):
-    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.3)
+    monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.3)
     large = {1, 2, 5}
 
     def keep_out(f):
@@ -470,7 +470,7 @@ def test_record_of_several_frames_that_a_proxy_keeps_out_each_is_given_up_and_no
 def test_record_a_last_frame_over_which_the_server_fails_is_kept_while_there_is_no_other_to_try(
     record, frame, counts, spool, monkeypatch
 ):
-    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.0)
+    monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.0)
     server = Server(lambda f: (_ for _ in ()).throw(FaultError("500")) if f.sequence == 0 else None)
     outbox = record(server)
     outbox.put(frame(0))

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.doubt import Doubt
+from device.delivery.doubt import Doubt
 
 
 def deliver(bad, outages, frames, seconds=3):

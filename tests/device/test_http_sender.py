@@ -14,13 +14,13 @@ import time
 
 import pytest
 
-from device import http_sender
-from device.answers import retry_after
 from device.config import DeliveryConfig
-from device.delivery import open_sender
+from device.delivery import http_sender
+from device.delivery.answers import retry_after
+from device.delivery.http_sender import HttpSender
+from device.delivery.outboxes import open_sender
+from device.delivery.sender import FaultError, RefusedError, RejectedError, RetryLaterError
 from device.frames import OutgoingFrame
-from device.http_sender import HttpSender
-from device.sender import FaultError, RefusedError, RejectedError, RetryLaterError
 from rjpeg.errors import ConfigError, DeliveryError
 
 

@@ -19,12 +19,12 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device.config import DeliveryConfig, MqttConfig
-from device.delivery import LiveOutbox, RecordOutbox, open_sender
+from device.delivery.mqtt_sender import MqttSender
+from device.delivery.outboxes import LiveOutbox, RecordOutbox, open_sender
+from device.delivery.sender import RefusedError, RejectedError, RetryLaterError
+from device.delivery.takeover import MAX_PAUSE, MIN_LOSSES, STABLE_SECONDS, Takeovers
 from device.frames import OutgoingFrame
-from device.mqtt_sender import MqttSender
-from device.sender import RefusedError, RejectedError, RetryLaterError
 from device.spool import Spool
-from device.takeover import MAX_PAUSE, MIN_LOSSES, STABLE_SECONDS, Takeovers
 from rjpeg.errors import ConfigError, DeliveryError
 from tests.brokers import Broker, needs_broker
 from tests.waiting import until

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.pacer import WINDOW_SECONDS, Pacer
+from device.delivery.pacer import WINDOW_SECONDS, Pacer
 
 
 class Clock:

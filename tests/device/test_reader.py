@@ -14,7 +14,7 @@ from device import reader as module
 from device.config import CameraConfig
 from device.reader import Reader
 from device.sources import frame_size, open_source
-from rjpeg.codec import Planes
+from rjpeg._codec import Planes
 from rjpeg.errors import CameraError, ConfigError, StorageError
 from tests.device.fakes import FakeCamera, wait_until
 

@@ -23,7 +23,7 @@ from device.sources import video as video_module
 from device.sources.opencv import as_bgr
 from device.sources.picamera import bgr_of, picamera_controls, planes_of
 from device.sources.v4l2 import JpegDecoder, gives_jpegs, set_v4l2
-from rjpeg.codec import Planes, planes_from_frame
+from rjpeg._codec import Planes, planes_from_frame
 from rjpeg.errors import CameraError, ConfigError, StorageError
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from evaluate import __main__ as command
 from evaluate import bandwidth
-from server.bandwidth import read_points
+from server.api.bandwidth import read_points
 
 
 def series(codec, *points):

@@ -14,8 +14,8 @@ import rjpeg
 from export.convert import ExportError, to_int8
 from export.crossing import runtimes_agree
 from export.parity import FloatNetwork
+from rjpeg._runtime import RUNTIMES, Network
 from rjpeg.errors import RjpegError
-from rjpeg.runtime import RUNTIMES, Network
 from train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from train.config import CODEC_FILE, CONFIG_FILE, NetworkConfig, load_codec, load_config
 from train.networks import build_generator, build_predictor, macs_per_region

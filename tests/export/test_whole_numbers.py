@@ -9,7 +9,7 @@ import pytest
 from export.convert import ExportError
 from export.crossing import answers_of, hard_inputs
 from export.whole_numbers import TOP, Layer, WholeNetwork, check_sums, file_of, quantized, to_whole_numbers
-from rjpeg.runtime import RUNTIMES, Network
+from rjpeg._runtime import RUNTIMES, Network
 from train.config import NetworkConfig
 from train.networks import build_generator, build_predictor
 

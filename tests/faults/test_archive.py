@@ -17,12 +17,12 @@ import pytest
 import requests
 
 from rjpeg.errors import JpegError, StorageError
-from server.database import Database
-from server.files import open_files
-from server.identity import adopt
 from server.rebuild import rebuild
-from server.retention import tend
-from server.store import Store
+from server.store.database import Database
+from server.store.files import open_files
+from server.store.identity import adopt
+from server.store.retention import tend
+from server.store.store import Store
 from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import lose, mount, put_in_place

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import rjpeg
-from device.delivery import RecordOutbox
+from device.delivery.http_sender import HttpSender
+from device.delivery.outboxes import RecordOutbox
 from device.frames import OutgoingFrame
-from device.http_sender import HttpSender
 from device.spool import Spool
 from tests.service import Service
 from tests.waiting import until
@@ -104,7 +104,7 @@ def portal(service: Service) -> Iterator[Portal]:
 @pytest.mark.timeout(10_800)
 def test_a_portal_in_front_takes_no_recorded_frame_for_the_server(faults, service, portal, tmp_path, monkeypatch):
     # so that frames are doubted at once which somebody in front keeps out
-    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.5)
+    monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.5)
     number, chance = faults.count(7, 200), random.Random(16)
     jpegs = [rjpeg.Encoder().encode(np.full((16, 16, 3), level, np.uint8), quality=50) for level in (0, 120)]
     sent: list[int] = []
@@ -148,7 +148,7 @@ def test_a_portal_in_front_takes_no_recorded_frame_for_the_server(faults, servic
 
 
 def test_a_portal_that_stays_for_long_makes_no_frame_given_up(portal, tmp_path, monkeypatch):
-    monkeypatch.setattr("device.record.FAULT_SECONDS", 0.0)
+    monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.0)
     dropped: list[int] = []
     spool = Spool(tmp_path / "spool", 10_000_000)
     outbox = RecordOutbox(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import rjpeg
-from device.delivery import RecordOutbox
+from device.delivery.outboxes import RecordOutbox
 from device.frames import OutgoingFrame
 from device.spool import Spool, SpoolError
 from rjpeg.errors import StorageError

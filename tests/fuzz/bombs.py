@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 
 import rjpeg
-from rjpeg import marker
+from rjpeg import _marker as marker
 
 MOST_BYTES = 2**23
 """Of a file: what the service takes in."""

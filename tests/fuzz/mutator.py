@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import rjpeg
-from rjpeg import marker
+from rjpeg import _marker as marker
 from tests.fuzz import corpus
 
 SOI, EOI, SOS, DQT, DHT, DRI, DNL, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC, 0xFE

@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 
 import rjpeg
-from rjpeg.features import predictor_features, rate_of
-from rjpeg.runtime import answer
+from rjpeg._features import predictor_features, rate_of
+from rjpeg._runtime import answer
 from tests.fuzz import corpus, reader
 
 
@@ -77,7 +77,7 @@ def originals() -> dict[bytes, np.ndarray]:
             frame = decoder.decode(jpeg)
         except rjpeg.JpegError:
             continue  # arithmetic coding is refused
-        file = rjpeg.decoder.read_region_file(jpeg, decoder.model)
+        file = rjpeg._decoder.read_region_file(jpeg, decoder.model)
         content = b"".join(array.astype("<i2").tobytes() for array in file.blocks)
         content += b"".join(table.astype("<u2").tobytes() for table in file.tables)
         content += struct.pack("<4H", *file.coding_size, *file.frame_size) + file.quality_map.tobytes()

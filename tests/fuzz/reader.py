@@ -12,7 +12,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from rjpeg.features import ZIGZAG
+from rjpeg._features import ZIGZAG
 
 NATURAL = ZIGZAG.tolist()
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from rjpeg import _native, codec
+from rjpeg import _codec as codec
+from rjpeg import _native
 
 
 def block_levels(levels, block_rows, block_cols):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import rjpeg
-from rjpeg import runtime
-from rjpeg.model import DEFAULT_FOLDER
+from rjpeg import _runtime as runtime
+from rjpeg._model import DEFAULT_FOLDER
 
 SIZES = [(224, 224), (64, 48), (17, 1), (1, 1), (101, 67), (64, 48)]
 

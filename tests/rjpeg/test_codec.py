@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rjpeg import codec
+from rjpeg import _codec as codec
 from tests.rjpeg import reference, single
 
 sides = st.integers(1, 40)

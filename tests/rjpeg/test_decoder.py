@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import rjpeg
-from rjpeg import _native, codec
+from rjpeg import _codec as codec
+from rjpeg import _native
 from tests.rjpeg import reference, single
 
 

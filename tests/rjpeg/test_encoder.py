@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rjpeg
-from rjpeg.encoder import LARGEST_SIDE
+from rjpeg._encoder import LARGEST_SIDE
 
 
 def test_one_step_of_quality_never_saves_as_much_as_one_percent(encoder, photos):

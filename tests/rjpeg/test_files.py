@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from rjpeg._files import list_pictures, read_token, write_whole
 from rjpeg.errors import ConfigError, StorageError
-from rjpeg.files import list_pictures, read_token, write_whole
 
 
 def test_a_file_is_replaced_and_its_folder_made(tmp_path):
@@ -57,10 +57,10 @@ def test_an_empty_missing_or_unreadable_folder_is_an_error(tmp_path):
         list_pictures(tmp_path / "nowhere")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o000)
-    code = f"from rjpeg.files import list_pictures; list_pictures({str(closed)!r})"
+    code = f"from rjpeg._files import list_pictures; list_pictures({str(closed)!r})"
     if os.geteuid() == 0:
         # root reads everything, so somebody else has to try
-        code = f"import os; from rjpeg.files import list_pictures; os.setuid(65534); list_pictures({str(closed)!r})"
+        code = f"import os; from rjpeg._files import list_pictures; os.setuid(65534); list_pictures({str(closed)!r})"
         for folder in (tmp_path, *tmp_path.parents[:2]):
             folder.chmod(0o755)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rjpeg import maps, tables
-from rjpeg.features import ZIGZAG, generator_features, predictor_features, rate_of
-from rjpeg.runtime import Quantization
+from rjpeg import _maps as maps
+from rjpeg import _tables as tables
+from rjpeg._features import ZIGZAG, generator_features, predictor_features, rate_of
+from rjpeg._runtime import Quantization
 
 LEVELING = maps.Leveling(2 ** (np.arange(13) / 4), centers=(6, 4), gain=1.5, fade=3.0, window=5)
 COARSE = np.full(64, 100)

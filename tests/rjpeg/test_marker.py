@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rjpeg import marker
+from rjpeg import _marker as marker
 from rjpeg.errors import MarkerError
 
 LEVELS = 13

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import rjpeg
-from rjpeg import runtime
-from rjpeg.model import DEFAULT_FOLDER, identity_of
+from rjpeg import _runtime as runtime
+from rjpeg._model import DEFAULT_FOLDER, identity_of
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_predictor_gives_the_same_integers_on_both_runtimes_at_any_grid(monk
 @pytest.mark.parametrize("name", installed_runtimes())
 def test_a_network_is_loaded_without_a_word_on_standard_error_and_others_words_are_kept(name):
     program = (
-        "import os; from rjpeg import model, runtime; network = model.load_model().predictor\n"
+        "import os; from rjpeg import _model as model, _runtime as runtime; network = model.load_model().predictor\n"
         "with runtime._unannounced(): os.write(2, b'mine')"
     )
     result = subprocess.run(

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import rjpeg
-from rjpeg import _native, codec, features, maps, runtime
+from rjpeg import _codec as codec
+from rjpeg import _features as features
+from rjpeg import _maps as maps
+from rjpeg import _native
+from rjpeg import _runtime as runtime
 from rjpeg.errors import JpegError
 from tests.rjpeg import reference, single
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import rjpeg
-from rjpeg import codec
+from rjpeg import _codec as codec
 
 
 def planes_of(frame):

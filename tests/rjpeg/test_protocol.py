@@ -2,8 +2,8 @@
 
 import pytest
 
+from rjpeg._protocol import broker_address
 from rjpeg.errors import ConfigError
-from rjpeg.protocol import broker_address
 
 
 def test_brokers_have_usual_ports():

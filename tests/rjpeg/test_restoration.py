@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rjpeg
-from rjpeg import restoration
-from rjpeg.runtime import Quantization
+from rjpeg import _restoration as restoration
+from rjpeg._runtime import Quantization
 
 
 class Stub:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rjpeg
-from rjpeg import codec
-from rjpeg.sizing import Sizing, sizing_of
-from rjpeg.tables import percent_of_quality
+from rjpeg import _codec as codec
+from rjpeg._sizing import Sizing, sizing_of
+from rjpeg._tables import percent_of_quality
 
 FRACTIONS = (0.357, 0.429, 0.5, 0.571, 0.643, 0.714, 0.786, 0.857, 1.0)
 
@@ -77,7 +77,7 @@ def test_nothing_is_negligible_where_the_share_is_zero():
 def test_some_rows_of_blocks_stand_for_a_large_frame(photo, size, monkeypatch):
     frame = cv2.resize(photo, size[::-1], interpolation=cv2.INTER_CUBIC)
     some = sizing_of(frame, FRACTIONS)
-    monkeypatch.setattr("rjpeg.sizing._ENOUGH_BLOCKS", 10**9)
+    monkeypatch.setattr("rjpeg._sizing._ENOUGH_BLOCKS", 10**9)
     # from one size to the next energies differ by half and more
     np.testing.assert_allclose(some.energies, sizing_of(frame, FRACTIONS).energies, rtol=0.3, atol=0.05)
 

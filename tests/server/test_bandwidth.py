@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rjpeg.errors import StorageError
-from server import bandwidth
+from server.api import bandwidth
 
 
 def measured(ours, plain):

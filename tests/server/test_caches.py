@@ -9,8 +9,8 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from server.answers import StoredFile, matches
-from server.streams import RECHECK_SECONDS
+from server.api.answers import StoredFile, matches
+from server.api.streams import RECHECK_SECONDS
 from tests.service import make_token
 
 VIEWS = [

@@ -1,4 +1,4 @@
-"""`server.client` against the service, and against servers that are none, busy, or go away."""
+"""`rjpeg.client` against the service, and against servers that are none, busy, or go away."""
 
 import datetime
 import functools
@@ -22,8 +22,8 @@ import pytest
 import requests
 
 import rjpeg
-from rjpeg.maps import quality_factors
-from server.client import Client
+from rjpeg._maps import quality_factors
+from rjpeg.client import Client
 from tests import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +133,7 @@ def test_frames_come_newest_first_over_as_many_pages_as_there_are(client, jpegs,
         )
         for number in range(11)
     ]
-    monkeypatch.setattr("server.client.PAGE_FRAMES", 3)
+    monkeypatch.setattr("rjpeg.client.PAGE_FRAMES", 3)
     asked = []
     monkeypatch.setattr(client._session, "request", spy(client._session.request, asked))
     assert list(client.frames("pages")) == sent[::-1]
@@ -462,7 +462,7 @@ def test_a_token_goes_to_its_server_and_is_not_overridden_by_a_netrc(other, tmp_
 
 
 def test_the_client_needs_nothing_of_the_service():
-    code = "import sys, server.client; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
+    code = "import sys, rjpeg.client; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
     done = subprocess.run([sys.executable, "-c", "import json; " + code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"fastapi", "uvicorn", "sqlalchemy", "starlette", "pydantic"} & set(json.loads(done.stdout))

@@ -14,14 +14,14 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server import clock as clocks
-from server.clock import Known, Reading, ReceiptClock, SteadyClock, judge
-from server.database import Database, frames, metadata, to_microseconds
-from server.expiry import expired
-from server.files import open_files
-from server.keys import make_key
-from server.retention import Tended, tend
-from server.store import FrameRow, Store
+from server.store import clock as clocks
+from server.store.clock import Known, Reading, ReceiptClock, SteadyClock, judge
+from server.store.database import Database, frames, metadata, to_microseconds
+from server.store.expiry import expired
+from server.store.files import open_files
+from server.store.keys import make_key
+from server.store.retention import Tended, tend
+from server.store.store import FrameRow, Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,8 +6,8 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from server.fair import FairQueue, Holding
 from server.limits import Rate
+from server.mqtt.fair import FairQueue, Holding
 
 
 class Line:

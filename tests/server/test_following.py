@@ -15,16 +15,16 @@ import pytest
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
-from server.app import Service, make_app
+from server.api.app import Service, make_app
 from server.background import Background
 from server.config import Config
-from server.database import Database, cameras, frames
-from server.files import open_files
-from server.following import GAP_SECONDS, Follower
-from server.hub import Event, Hub
+from server.events.bus import Event, EventBus
+from server.events.following import GAP_SECONDS, Follower
 from server.metrics import Metrics
 from server.service import keep_following, make_service
-from server.store import FrameRow, Store, to_row
+from server.store.database import Database, cameras, frames
+from server.store.files import open_files
+from server.store.store import FrameRow, Store, to_row
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_parts import row as made_row
 
@@ -82,7 +82,7 @@ def test_times_of_any_year_change_nothing(pair: tuple[Store, Store], years: int)
 
 
 def test_more_than_are_read_at_a_time_are_all_found(pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.following.BATCH", 3)
+    monkeypatch.setattr("server.events.following.BATCH", 3)
     mine, other = pair
     follower = Follower(mine)
     follower.begin()
@@ -96,17 +96,17 @@ def test_more_than_are_read_at_a_time_are_all_found(pair: tuple[Store, Store], m
 @pytest.mark.parametrize("measures", [{}, {"bytes": None}, {"bytes": "many", "width": 3, "height": -1}])
 def test_a_row_without_measures_is_followed_and_counted(pair: tuple[Store, Store], measures: dict[str, object]) -> None:
     mine, other = pair
-    follower, hub = Follower(mine), Hub()
+    follower, bus = Follower(mine), EventBus()
     follower.begin()
     row = other.add(received(), MEASURES, None)
     with other.database.writing() as connection:
         connection.execute(sa.update(frames).values(measures=measures))
     (found,) = looks(follower)
     assert found.id == row.id
-    subscription = hub.subscribe(None, 2)
-    hub.publish(Event(row=found), 1.0)
-    hub.publish(Event(row=found), 1.5)
-    assert hub.rates("gate", 2.0) == {"fps": 2.0, "bitrate": 0.0, "bpp": 0.0}
+    subscription = bus.subscribe(None, 2)
+    bus.publish(Event(row=found), 1.0)
+    bus.publish(Event(row=found), 1.5)
+    assert bus.rates("gate", 2.0) == {"fps": 2.0, "bitrate": 0.0, "bpp": 0.0}
     assert len(subscription._events) == 2
 
 
@@ -123,7 +123,7 @@ def test_a_row_that_cannot_be_read_does_not_keep_the_others_back(
             raise ValueError("what nobody thought of")
         return to_row(camera, values)
 
-    monkeypatch.setattr("server.following.to_row", failing)
+    monkeypatch.setattr("server.events.following.to_row", failing)
     assert looks(follower) == [stored[0], stored[2]]
     assert f"frame {stored[1].id} has a row that can't be read" in caplog.text
     assert looks(follower) == []
@@ -149,14 +149,14 @@ def test_own_frames_whose_add_failed_and_that_were_stored_all_the_same_are_found
     mine, _ = pair
     follower = Follower(mine)
     follower.begin()
-    monkeypatch.setattr("server.store.ADD_SECONDS", 0.0)
+    monkeypatch.setattr("server.store.store.ADD_SECONDS", 0.0)
     insert, go_on = mine._insert_rows, threading.Event()
     monkeypatch.setattr(mine, "_insert_rows", lambda batch: go_on.wait(20) and insert(batch))
     with pytest.raises(StorageError, match="did not take a frame"):
         mine.add(received(), MEASURES, None)
     assert looks(follower) == []
     go_on.set()
-    monkeypatch.setattr("server.store.ADD_SECONDS", 20.0)
+    monkeypatch.setattr("server.store.store.ADD_SECONDS", 20.0)
     mine.add(received(sequence=5), MEASURES, None)
     (found,) = looks(follower)
     assert found.sequence == 0
@@ -258,7 +258,7 @@ def test_an_error_at_the_start_does_not_end_the_following(service: Service, monk
     async def run() -> int:
         work = service.background.run("following", lambda done: keep_following(service, Follower(service.store), done))
         following = asyncio.ensure_future(work)
-        subscription = service.hub.subscribe(None, 10)
+        subscription = service.bus.subscribe(None, 10)
         async with asyncio.timeout(20):
             event = None
             number = 0
@@ -278,13 +278,13 @@ def test_an_error_at_the_start_does_not_end_the_following(service: Service, monk
     other.close()
 
 
-def test_a_hub_holds_nothing_of_the_frames_that_went_by() -> None:
-    hub = Hub()
+def test_the_bus_holds_nothing_of_the_frames_that_went_by() -> None:
+    bus = EventBus()
     names = [f"cam-{number}" for number in range(20)]
 
     def publish(first: int) -> None:
         for number in range(first, first + 100_000):
-            hub.publish(Event(row=made_row(names[number % 20], number)), number / 400)
+            bus.publish(Event(row=made_row(names[number % 20], number)), number / 400)
 
     tracemalloc.start()
     publish(0)
@@ -304,7 +304,7 @@ def test_thousands_of_frames_leave_no_memory_behind_in_a_service_that_nobody_fol
     async def take(first: int, count: int) -> None:
         for number in range(first, first + count, 4):
             four = [received(f"cam-{k}", number, jpeg=jpeg, metrics={"n": number}) for k in range(4)]
-            await asyncio.gather(*map(service.intake.take, four))
+            await asyncio.gather(*map(service.receiver.take, four))
 
     async def run() -> int:
         tracemalloc.start()
@@ -419,11 +419,11 @@ def test_a_store_without_its_writer_says_so_at_once(sqlite_url: str, tmp_path: P
 
 
 def test_silence_is_counted_by_a_clock_that_nobody_sets() -> None:
-    hub = Hub()
-    hub.publish(Event(row=made_row()), 100.0)
-    assert hub.silence("cam", 100.5) == 0.5
-    assert hub.silence("cam", 400.0) == 300.0
-    assert hub.silence("other", 400.0) is None
+    bus = EventBus()
+    bus.publish(Event(row=made_row()), 100.0)
+    assert bus.silence("cam", 100.5) == 0.5
+    assert bus.silence("cam", 400.0) == 300.0
+    assert bus.silence("other", 400.0) is None
 
 
 def test_the_service_tells_silence_and_what_is_down(service: Service) -> None:
@@ -438,9 +438,9 @@ def test_the_service_tells_silence_and_what_is_down(service: Service) -> None:
                 return seconds
 
             assert await silence() is None, "it was received in a year"
-            service.hub._since -= 100
+            service.bus._since -= 100
             assert await silence() == pytest.approx(100, abs=20)
-            service.hub.publish(Event(row=row))
+            service.bus.publish(Event(row=row))
             assert await silence() == pytest.approx(0, abs=20)
             assert (await client.get("/readyz")).json() == {"status": "ok", "pending": 0, "warnings": [], "task": None}
             service.warnings["retention"] = "the clock is not believed"

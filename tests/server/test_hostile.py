@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import requests
 
-from server.hub import Event, Hub
-from server.store import FrameRow
+from server.events.bus import Event, EventBus
+from server.store.store import FrameRow
 from tests.service import Service, make_token
 
 MAX_PIXELS, MAX_BYTES, CONNECTIONS, PENDING = 2**22, 2**20, 64, 8
@@ -254,8 +254,8 @@ def test_a_reader_that_takes_nothing_does_not_stop_the_others(target):
 
 
 def test_pictures_do_not_wait_for_a_slow_reader_of_events():
-    hub = Hub()
-    events, stream = hub.subscribe(None, 256), hub.subscribe("cam", 1)
+    bus = EventBus()
+    events, stream = bus.subscribe(None, 256), bus.subscribe("cam", 1)
     now = datetime.datetime.now(datetime.UTC)
     row = FrameRow(
         id=1,
@@ -269,7 +269,7 @@ def test_pictures_do_not_wait_for_a_slow_reader_of_events():
         results=None,
         metrics=None,
     )
-    hub.publish(Event(row=row, jpeg=b"file", frame=np.zeros((1, 1, 3), np.uint8)))
+    bus.publish(Event(row=row, jpeg=b"file", frame=np.zeros((1, 1, 3), np.uint8)))
     waiting, newest = events._events[0], stream._events[0]
     assert {field.name for field in dataclasses.fields(waiting)} == {"id", "record"}
     assert json.loads(waiting.record) == row.record()

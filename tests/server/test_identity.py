@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
-from server.database import Database, cameras
-from server.files import open_files
-from server.store import Store
+from server.store.database import Database, cameras
+from server.store.files import open_files
+from server.store.store import Store
 from tests import waiting
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_store import check_sums, quarantined_files, rows_of, stored_files

@@ -13,12 +13,12 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from rjpeg._protocol import METRICS_BYTES
 from rjpeg.errors import InputError
-from rjpeg.protocol import METRICS_BYTES
-from server.camera_metrics import MAX_NESTING, MAX_VALUES, LatestMetrics, drops_of, parse_metrics
-from server.hub import MAX_WAITING_BYTES, Event, Hub
-from server.listing import MAX_PAGE_BYTES, camera_page, frame_page
-from server.store import FrameRow, Store
+from server.api.listing import MAX_PAGE_BYTES, camera_page, frame_page
+from server.events.bus import MAX_WAITING_BYTES, Event, EventBus
+from server.events.camera_metrics import MAX_NESTING, MAX_VALUES, LatestMetrics, drops_of, parse_metrics
+from server.store.store import FrameRow, Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 
 # as Python objects each takes 25 times its bytes
@@ -113,7 +113,7 @@ def test_cameras_are_listed_in_pages_too(start, tmp_path):
     second = service.get(first["next"]).json()
     assert second["next"] is None
     assert [each["camera"] for each in first["cameras"] + second["cameras"]] == names
-    from server.client import Client
+    from rjpeg.client import Client
 
     with Client(service.url) as client:
         assert [camera.camera for camera in client.cameras()] == names
@@ -228,15 +228,15 @@ class TestMetrics:
 
 
 def test_events_that_wait_for_a_slow_reader_are_bounded_by_their_bytes():
-    hub = Hub()
-    slow = hub.subscribe(None, 256)
+    bus = EventBus()
+    slow = bus.subscribe(None, 256)
     now = datetime.datetime.now(datetime.UTC)
     for number in range(1, 257):
         row = FrameRow(
             id=number, camera="cam", sequence=None, capture_time=now, received_time=now, stored_time=now, key="k",
             measures={"bytes": 1, "width": 1, "height": 1}, results=HOSTILE_RESULTS, metrics=None,
         )  # fmt: skip
-        hub.publish(Event(row=row))
+        bus.publish(Event(row=row))
     held = sum(len(notice.record) for notice in slow._events)
     assert MAX_WAITING_BYTES / 2 < held <= MAX_WAITING_BYTES
     assert slow.dropped == 256 - len(slow._events)

@@ -8,13 +8,13 @@ from starlette.exceptions import HTTPException
 
 from rjpeg.errors import ConfigError
 from server import config
+from server.events.bus import Event, EventBus
 from server.frames import Processed, ReceivedFrame
-from server.hub import Event, Hub
-from server.intake import Intake, Turns
 from server.limits import Places, Queue, Rate
 from server.metrics import Metrics
+from server.receiver import Receiver, Turns
 from server.service import parse_address
-from server.store import Duplicate, FrameRow
+from server.store.store import Duplicate, FrameRow
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
 
@@ -152,12 +152,12 @@ class TestIntake:
         emitted = []
 
         async def take_all():
-            intake = Intake(store, processor, Hub(), Metrics(), emit=emitted.append)
+            receiver = Receiver(store, processor, EventBus(), Metrics(), emit=emitted.append)
             try:
-                return await asyncio.gather(*map(intake.take, frames))
+                return await asyncio.gather(*map(receiver.take, frames))
             finally:
-                intake.close()
-                assert not intake._under_way
+                receiver.close()
+                assert not receiver._under_way
 
         return asyncio.run(take_all()), emitted
 
@@ -185,29 +185,29 @@ class TestIntake:
 
 class TestHub:
     def test_rates_are_of_the_last_minute_and_zero_in_silence(self):
-        hub = Hub()
+        bus = EventBus()
         for tick in range(100):
-            hub.publish(Event(row=row(number=tick + 1)), tick / 10)
-        assert hub.rates("cam", 10.0) == {"fps": 10.0, "bitrate": 80_000.0, "bpp": 1.0}
-        assert hub.rates("cam", 40.0)["fps"] == pytest.approx(2.5)
-        assert hub.rates("cam", 120.0) == {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
-        assert hub.rates("nobody", 0.0)["fps"] == 0.0
-        hub.publish(Event(row=row(number=101)), 200.0)
-        assert hub.rates("cam", 202.0)["fps"] == pytest.approx(0.5)
+            bus.publish(Event(row=row(number=tick + 1)), tick / 10)
+        assert bus.rates("cam", 10.0) == {"fps": 10.0, "bitrate": 80_000.0, "bpp": 1.0}
+        assert bus.rates("cam", 40.0)["fps"] == pytest.approx(2.5)
+        assert bus.rates("cam", 120.0) == {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
+        assert bus.rates("nobody", 0.0)["fps"] == 0.0
+        bus.publish(Event(row=row(number=101)), 200.0)
+        assert bus.rates("cam", 202.0)["fps"] == pytest.approx(0.5)
 
     def test_a_slow_reader_gets_the_newest_events_and_knows_how_many_it_missed(self):
         async def run():
-            hub = Hub()
-            slow, other = hub.subscribe("cam", 2), hub.subscribe("other", 2)
+            bus = EventBus()
+            slow, other = bus.subscribe("cam", 2), bus.subscribe("other", 2)
             for number in range(1, 6):
-                hub.publish(Event(row=row(number=number)))
+                bus.publish(Event(row=row(number=number)))
             assert [(await slow.next()).id for _ in range(2)] == [4, 5]
             assert slow.dropped == 3
             with pytest.raises(TimeoutError):
                 await other.next(0.01)
-            hub.close()
+            bus.close()
             assert await slow.next() is None
-            assert await hub.subscribe(None, 1).next() is None
+            assert await bus.subscribe(None, 1).next() is None
 
         asyncio.run(run())
 

@@ -20,10 +20,10 @@ import pytest
 
 import rjpeg
 from rjpeg.errors import JpegError, ModelError
-from server import processing
-from server.decoding import FrameDecoder
 from server.frames import ReceivedFrame
-from server.processing import Processor
+from server.processing import processor as processing
+from server.processing.decoding import FrameDecoder
+from server.processing.processor import Processor
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def fail(error, frame, meta):
 )
 def test_a_task_that_fails_leaves_an_error_in_the_results_and_the_frame_as_it_was(make, files, task, text, monkeypatch):
     # what pytest collects of the log has to be UTF-8 where it runs on several processes
-    monkeypatch.setattr(logging.getLogger("server.task"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("server.processing.task"), "disabled", True)
     processor = make(task=task)
     for result in process_all(processor, files[:2]) + process_all(processor, files[:2]):
         assert list(result.results) == ["error"]
@@ -329,7 +329,7 @@ import asyncio, datetime, resource
 import cv2, numpy as np
 import rjpeg
 from server.frames import ReceivedFrame
-from server.processing import Processor
+from server.processing.processor import Processor
 
 frame = cv2.resize(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (640, 480))
 now = datetime.datetime.now(datetime.UTC)

@@ -9,8 +9,8 @@ import pytest
 import requests
 
 import rjpeg
-from rjpeg import maps
-from server import bandwidth
+from rjpeg import _maps as maps
+from server.api import bandwidth
 
 HEADERS = {"Content-Type": "image/jpeg"}
 

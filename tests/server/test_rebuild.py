@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rjpeg.errors import JpegError, StorageError
-from server.database import Database, trash
-from server.files import open_files
-from server.identity import adopt
-from server.keys import make_key, parse_key
 from server.rebuild import Rebuilt, rebuild
-from server.store import Duplicate, FrameRow, Store
+from server.store.database import Database, trash
+from server.store.files import open_files
+from server.store.identity import adopt
+from server.store.keys import make_key, parse_key
+from server.store.store import Duplicate, FrameRow, Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import add, lose, put_in_place
 from tests.server.test_store import check_sums, quarantined_files, stored_files

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rjpeg.errors import InputError, StorageError
-from server.database import Database
-from server.files import Folder, open_files
-from server.keys import keys_between, make_key
-from server.retention import Tended, tend
-from server.store import OLDEST, FrameRow, Store
-from server.sweep import Quarantine, owned
+from server.store.database import Database
+from server.store.files import Folder, open_files
+from server.store.keys import keys_between, make_key
+from server.store.retention import Tended, tend
+from server.store.store import OLDEST, FrameRow, Store
+from server.store.sweep import Quarantine, owned
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_store import check_sums, quarantined_files, stored_files
 
@@ -80,7 +80,7 @@ def test_frames_are_deleted_oldest_first_until_the_rest_fits(store: Store, clock
 
 
 def test_more_than_one_transaction_holds_are_deleted(store: Store, clock: Clock, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("server.store.OLDEST", OLDEST.limit(3))
+    monkeypatch.setattr("server.store.store.OLDEST", OLDEST.limit(3))
     rows = [add(store, clock, n) for n in range(20)]
     assert store.delete_older_than(rows[10].stored_time) == 10
     assert store.shrink_to(25) == 8
@@ -193,7 +193,7 @@ def test_two_programs_that_delete_at_once_delete_no_more_than_one(
     database_url: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr("server.store.OLDEST", OLDEST.limit(5))
+    monkeypatch.setattr("server.store.store.OLDEST", OLDEST.limit(5))
     stores = [Store(Database(database_url), open_files(str(tmp_path / "frames")), now=clock) for _ in range(3)]
     rows = [add(stores[0], clock, n) for n in range(60)]
     with ThreadPoolExecutor(8) as threads:
@@ -267,7 +267,9 @@ def test_a_sweep_does_not_look_again_at_what_was_swept_long_ago(store: Store, cl
     store.sweep()
     assert store.swept() == NOON + DAY - store.files.grace
     looked = []
-    monkeypatch.setattr("server.sweep.keys_between", lambda _, *times: looked.append(times) or keys_between(_, *times))
+    monkeypatch.setattr(
+        "server.store.sweep.keys_between", lambda _, *times: looked.append(times) or keys_between(_, *times)
+    )
     clock.time += DAY
     store.sweep()
     assert looked == [(NOON + DAY - store.files.grace - HOUR, NOON + 2 * DAY - store.files.grace)]
@@ -293,7 +295,7 @@ def test_a_frame_that_is_added_while_its_file_is_looked_at_keeps_it(
     row = add(store, clock, 0)
     clock.time += DAY
     answers: list[set[str]] = [set()]  # at the first look, the row is not committed yet
-    monkeypatch.setattr("server.sweep.owned", lambda *given: answers.pop() if answers else owned(*given))
+    monkeypatch.setattr("server.store.sweep.owned", lambda *given: answers.pop() if answers else owned(*given))
     assert store.sweep() == 0
     assert store.jpeg(row)
 
@@ -302,7 +304,7 @@ def test_a_row_that_comes_much_later_than_its_file_is_refused(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # in object storage, where nothing is locked, its file may have been swept
-    monkeypatch.setattr("server.store.LATEST_COMMIT_SECONDS", -1)
+    monkeypatch.setattr("server.store.store.LATEST_COMMIT_SECONDS", -1)
     with pytest.raises(StorageError, match="took more than"):
         store.add(received(), MEASURES, None)
     assert store.frames("gate") == []

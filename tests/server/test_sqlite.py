@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rjpeg.errors import StorageError
-from server.sqlite import SqliteFile
-from server.store import Store
+from server.store.sqlite import SqliteFile
+from server.store.store import Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import add, put_in_place
 from tests.server.test_store import check_sums
@@ -99,7 +99,7 @@ def test_a_replacement_during_a_transaction_is_no_acknowledgment_on_the_old_file
 def test_a_database_that_another_program_has_locked_is_not_ready(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.database.PING_SECONDS", 0.2)
+    monkeypatch.setattr("server.store.database.PING_SECONDS", 0.2)
     store = open_store(sqlite_url)
     add(store, 1)
     store.ping()
@@ -194,7 +194,7 @@ def test_a_transaction_that_meets_damage_ends_the_taking(open_store: OpenStore, 
 def test_damage_is_found_in_the_background(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.sqlite.CHECK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("server.store.sqlite.CHECK_EVERY_SECONDS", 0.05)
     store = open_store(sqlite_url)
     add(store, 300)
     store.close()
@@ -210,7 +210,7 @@ def test_damage_is_found_in_the_background(
 
 
 def test_a_check_of_a_large_file_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.sqlite.STEPS", 10)
+    monkeypatch.setattr("server.store.sqlite.STEPS", 10)
     path = tmp_path / "large.sqlite3"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE t (x)")

@@ -25,11 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
-from server import tokens
-from server.database import metadata
 from server.disk import NoRoomError
-from server.keys import keys_between, quarantine_key
-from server.store import Bin, CameraSummary, Duplicate, FrameRow, GoneError, Store
+from server.store import tokens
+from server.store.database import metadata
+from server.store.keys import keys_between, quarantine_key
+from server.store.store import Bin, CameraSummary, Duplicate, FrameRow, GoneError, Store
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -581,7 +581,7 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(shared: Store) -
 
 ADDING = """
 import datetime, sys
-from server.store import Store
+from server.store.store import Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 url, folder, camera, number = sys.argv[1:]
 store = Store.open(url, folder)
@@ -688,7 +688,7 @@ def test_the_store_opens_where_the_program_is_installed_without_its_checkout(tmp
     folder = tmp_path / "site %(here)s packages"
     shutil.copytree(ROOT / "server", folder / "server", ignore=shutil.ignore_patterns("__pycache__"))
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import server.store as s\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import server.store.store as s\n"
         "assert s.__file__.startswith(sys.argv[1]), s.__file__\n"
         "s.Store.open('sqlite:///a.sqlite3', 'frames').close()"
     )
@@ -818,7 +818,7 @@ def test_a_database_that_another_program_holds_is_waited_for(
 def test_a_database_that_another_program_never_lets_go_is_an_error(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.database.BUSY_SECONDS", 1)
+    monkeypatch.setattr("server.store.database.BUSY_SECONDS", 1)
     store = open_store(sqlite_url)
     with sqlite3.connect(tmp_path / "store.sqlite3", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -833,7 +833,7 @@ def test_a_database_that_another_program_never_lets_go_is_an_error(
 def test_a_frame_that_was_not_taken_in_time_may_be_taken_later_and_keeps_its_file_until_then(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store.ADD_SECONDS", 0.2)
+    monkeypatch.setattr("server.store.store.ADD_SECONDS", 0.2)
     store = open_store(sqlite_url)
     with sqlite3.connect(tmp_path / "store.sqlite3", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -845,7 +845,7 @@ def test_a_frame_that_was_not_taken_in_time_may_be_taken_later_and_keeps_its_fil
         assert not store.files.move_idle(key, aside, lambda: False)
         other.execute("ROLLBACK")
     other.close()
-    monkeypatch.setattr("server.store.ADD_SECONDS", 60)
+    monkeypatch.setattr("server.store.store.ADD_SECONDS", 60)
     with pytest.raises(Duplicate) as caught:
         store.add(received(), MEASURES, None)
     assert caught.value.row.key == key

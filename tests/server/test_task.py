@@ -15,7 +15,7 @@ import yaml
 
 from rjpeg.errors import ConfigError, ModelError
 from server.frames import ReceivedFrame
-from server.task import (
+from server.processing.task import (
     Classifier,
     Detector,
     KerasTask,
@@ -274,7 +274,7 @@ def test_a_wrong_configuration_is_refused_and_the_key_named(text, message):
 def test_a_keras_classifier_answers_as_its_tflite_file_does(networks):
     program = f"""
 import json, numpy as np
-from server.task import Classifier, KerasTask, load_task
+from server.processing.task import Classifier, KerasTask, load_task
 frame = np.random.default_rng(0).integers(0, 256, (24, 16, 3), np.uint8)
 task = load_task(KerasTask(model="{networks}/model.keras", input_range=(-1, 1)))
 print(json.dumps([task(frame, {{}}), Classifier("{networks}/float32.tflite").top(frame)]))

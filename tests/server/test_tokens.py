@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rjpeg.errors import InputError
-from server import tokens
-from server.store import Store
+from server.store import tokens
+from server.store.store import Store
 
 
 @pytest.fixture

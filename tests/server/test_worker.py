@@ -25,11 +25,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import rjpeg
+from rjpeg._protocol import time_text
 from rjpeg.errors import InputError
-from rjpeg.protocol import time_text
-from server.camera_metrics import LatestMetrics
-from server.store import Store
-from server.worker import frame_of
+from server.events.camera_metrics import LatestMetrics
+from server.mqtt.worker import frame_of
+from server.store.store import Store
 from tests.brokers import Broker, free_ports, needs_broker
 from tests.waiting import until
 
@@ -493,7 +493,7 @@ class TestFrameOf:
 
 def test_names_are_the_first_ones_free(tmp_path):
     from server.config import Config
-    from server.worker import free_name
+    from server.mqtt.worker import free_name
 
     config = Config()
     config.storage.data = str(tmp_path)

@@ -5,7 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from rjpeg import features
+from rjpeg import _features as features
 from train import dataset, importance
 from train.importance import compute_importance, gradient_statistics
 from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop, sharpened

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import rjpeg
-from rjpeg.restoration import restore
-from rjpeg.runtime import Quantization
+from rjpeg._restoration import restore
+from rjpeg._runtime import Quantization
 from train import checkpoints
 from train import restoration as training
 from train.networks import build_restorer, without_rescaling

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from rjpeg import maps
-from rjpeg.runtime import Quantization
+from rjpeg import _maps as maps
+from rjpeg._runtime import Quantization
 from train import transforms
 
 

@@ -1,0 +1,1 @@
+"""From an encoded frame to the server's acknowledgment."""

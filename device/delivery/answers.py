@@ -1,0 +1,131 @@
+"""What a server's answer to a frame means, and whether it is our server's answer at all.
+
+Between a device and its server there may be others that answer in its place: a captive portal, a proxy, a gateway whose
+server is away, somebody else's server under our address. What they say is waited out and never believed. So a frame
+counts as delivered only by an acknowledgment that names it, and as rejected only by an error that our server words.
+"""
+
+import datetime
+import email.utils
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from device.delivery.sender import FaultError, RefusedError, RejectedError, RetryLaterError
+from device.frames import OutgoingFrame
+from rjpeg.errors import DeliveryError
+
+__all__ = ["ACKNOWLEDGED", "check_answer", "error_text", "kind_of", "retry_after"]
+
+ACKNOWLEDGED = {200, 201}
+# answers that say "later"; from 520 on they are of a proxy whose server is away
+TEMPORARY = {408, 425, 429, 502, 503, 504, 507, *range(520, 531)}
+# answers about a frame, not about who sends it or where to
+ABOUT_THE_FRAME = {400, 413, 422}
+FAULT = 500
+MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked again all the same
+MAX_REASON = 300  # characters of a reason that are repeated
+PORTAL = "is there a portal or proxy in front?"
+
+
+class _Acknowledgment(msgspec.Struct):
+    """What names a frame in the server's record of it; the rest of the record is passed over."""
+
+    camera: str
+    sequence: int
+    capture_time: Annotated[datetime.datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class _Error(msgspec.Struct):
+    error: str
+
+
+def check_answer(server: str, status: int, headers: Mapping[str, str], body: bytes, frame: OutgoingFrame) -> None:
+    """Return if the answer acknowledges the frame: 200 or 201, with JSON that names its camera, number and time.
+
+    Args:
+        server: URL, for messages.
+        status: of the answer.
+        headers: of the answer; names are looked up as they are spelled here.
+        body: the whole body of an acknowledgment; of other answers the beginning will do.
+        frame: that was sent.
+
+    Raises:
+        RejectedError: our server will never take this frame.
+        RefusedError: our server takes no frame from here.
+        FaultError: the server failed over this frame, or somebody in front of it doesn't let the frame pass.
+        RetryLaterError: it asks to be left alone for some time.
+        DeliveryError: everything else, as nobody knows who answered.
+    """
+    said = f"server {server} answered {status}"
+    if 200 <= status < 300:
+        if status not in ACKNOWLEDGED or (why := _difference(body, frame)) is not None:
+            detail = why if status in ACKNOWLEDGED else "no acknowledgment"
+            raise DeliveryError(f"{said} with {detail} ({kind_of(headers)}): {PORTAL}")
+        return
+    error = error_text(body)
+    if status in TEMPORARY:
+        text = f"{said}: {error or kind_of(headers)}"
+        seconds = retry_after(headers.get("Retry-After", ""), headers.get("Date", ""))
+        raise DeliveryError(text) if seconds is None else RetryLaterError(text, seconds)
+    if status == FAULT:
+        raise FaultError(f"{said}: {error or kind_of(headers)}")
+    if error is None:
+        raise _of_somebody(said, status, headers)
+    said += f": {error}"
+    raise RejectedError(said) if status in ABOUT_THE_FRAME else RefusedError(said)
+
+
+def _of_somebody(said: str, status: int, headers: Mapping[str, str]) -> DeliveryError:
+    """The error for an answer that is not our server's."""
+    if 300 <= status < 400:
+        where = headers.get("Location", "")[:MAX_REASON]
+        return DeliveryError(f"{said}, a redirection to {where!r}: {PORTAL}")
+    said = f"{said} with no reason of the server's own ({kind_of(headers)}): {PORTAL}"
+    # a proxy that has a limit of its own takes other frames; one that takes none is waited out
+    return FaultError(said) if status in ABOUT_THE_FRAME else DeliveryError(said)
+
+
+def _difference(body: bytes, frame: OutgoingFrame) -> str | None:
+    """Return what an answer has in place of an acknowledgment of this frame, None if it is one."""
+    try:
+        found = msgspec.json.decode(body, type=_Acknowledgment)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "no acknowledgment"
+    if (found.camera, found.sequence) != (frame.camera, frame.sequence):
+        return (
+            f"an acknowledgment of frame {found.sequence} of camera {found.camera[:64]!r}, "
+            f"expected frame {frame.sequence} of {frame.camera!r}"
+        )
+    if found.capture_time is not None and found.capture_time != frame.time:
+        return f"an acknowledgment of frame {frame.sequence} of another time, {found.capture_time.isoformat()}"
+    return None
+
+
+def error_text(body: bytes) -> str | None:
+    """Return the reason that our server gives: `error`, a text, in a JSON object. None: the answer is not its own."""
+    try:
+        return msgspec.json.decode(body, type=_Error).error[:MAX_REASON]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def kind_of(headers: Mapping[str, str]) -> str:
+    """Return the media type of an answer, for messages."""
+    return headers.get("Content-Type", "").partition(";")[0].strip()[:80] or "no media type"
+
+
+def retry_after(text: str, date: str) -> float | None:
+    """Return the seconds that a Retry-After header (RFC 9110, 10.2.3) asks for, 0 to 60; None if it says nothing.
+
+    A date is measured against the answer's own, as this machine's clock may be wrong.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), MAX_RETRY_AFTER)
+    try:
+        difference = email.utils.parsedate_to_datetime(text) - email.utils.parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max(difference.total_seconds(), 0.0), MAX_RETRY_AFTER)

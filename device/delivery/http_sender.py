@@ -1,0 +1,286 @@
+"""Frames to the server over HTTP."""
+
+import functools
+import logging
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from typing import Any
+
+import requests
+import requests.adapters
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+import rjpeg
+from device.delivery.answers import ACKNOWLEDGED, check_answer
+from device.delivery.sender import RefusedError, cause, is_loopback, packet_bytes, trusted
+from device.frames import OutgoingFrame
+from rjpeg._protocol import METRICS_BYTES, time_text
+from rjpeg.errors import ConfigError, DeliveryError
+
+__all__ = ["Adapter", "HttpSender"]
+
+logger = logging.getLogger(__name__)
+
+# read of an answer; more of it is of no interest
+ANSWER_BYTES = 65536
+# read of an acknowledgment, which has the task's results in it and counts only when it is whole
+ACKNOWLEDGMENT_BYTES = 2**22
+KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
+
+
+class HttpSender:
+    """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
+
+    The acknowledgment is 200 or 201 with JSON that names the frame, see `device.delivery.answers`.
+
+    Args:
+        server: URL such as http://192.168.1.2:8000.
+        token: sent as `Authorization: Bearer`, if given.
+        ca_file: PEM file with the certificate authority of an https server; None: the system's.
+        timeout: seconds for one frame: to connect, to send it, and to get the whole answer.
+
+    Raises:
+        ConfigError: `server` is no URL, or `ca_file` can't be read or holds no certificate.
+    """
+
+    def __init__(
+        self, server: str, token: str | None = None, *, ca_file: str | None = None, timeout: float = 10.0
+    ) -> None:
+        self.name = server = server.rstrip("/")
+        self._server = server
+        self._timeout = timeout
+        self._deadline = _Deadline()
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, Adapter(ca_file, self._deadline))
+        self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
+        self._session.headers["Content-Type"] = "image/jpeg"
+        # an answer is short, and one that is compressed could be anything but
+        self._session.headers["Accept-Encoding"] = "identity"
+        if ca_file is not None:
+            # said now, not with the first frame
+            trusted(ca_file)
+        try:
+            parts = urllib.parse.urlsplit(server)
+        except ValueError as error:
+            raise ConfigError(f"delivery.server: {server!r} is no URL: {error}") from error
+        self._tls = parts.scheme == "https"
+        # request line, Host, and the headers of each frame besides those of the session
+        self._head_bytes = 400 + 2 * len(server) + len(token or "")
+        self._last_answer = float("-inf")
+        loopback = is_loopback(parts.hostname or "")
+        if loopback:
+            # a proxy for the world outside doesn't lead back to this machine
+            self._session.trust_env = False
+        if token is not None:
+            # as an auth object: a plain header would lose to an entry in ~/.netrc
+            self._session.auth = _Bearer(token)
+            if not self._tls and not loopback:
+                logger.warning("the token goes to %s unencrypted; use https where others can listen", server)
+
+    def send(self, frame: OutgoingFrame) -> str:
+        """See `device.delivery.sender`."""
+        headers = {"Rjpeg-Sequence": str(frame.sequence), "Rjpeg-Capture-Time": time_text(frame.time)}
+        if frame.metrics is not None and is_header_value(frame.metrics):
+            headers["Rjpeg-Metrics"] = frame.metrics
+        try:
+            with (
+                self._deadline.within(self._timeout),
+                self._session.post(
+                    f"{self._server}/v1/cameras/{frame.camera}/frames",
+                    data=frame.jpeg,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as answer,
+            ):
+                body = _beginning(answer)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL) as error:
+            raise RefusedError(f"{self._server}: {error}") from error
+        except (requests.RequestException, HTTPError, OSError) as error:
+            late = self._deadline.passed or isinstance(error, requests.Timeout)
+            why = "no answer in time" if late else cause(error)
+            raise DeliveryError(f"server {self._server} can't be reached: {why}") from error
+        if self._deadline.passed or not _is_whole(answer):
+            # an answer whose head breaks off is taken for a whole one by http.client
+            why = "no answer in time" if self._deadline.passed else "its answer breaks off"
+            raise DeliveryError(f"server {self._server} can't be reached: {why}")
+        self._last_answer = time.monotonic()
+        check_answer(self._server, answer.status_code, answer.headers, body, frame)
+        return str(answer.url)
+
+    def overhead(self, size: int) -> int:
+        """See `device.delivery.sender`. Metrics are not in it: they are the caller's to count."""
+        idle = time.monotonic() - self._last_answer > KEPT_ALIVE_SECONDS
+        return self._head_bytes + packet_bytes(size + self._head_bytes, tls=self._tls, new_connection=idle)
+
+    def cut(self) -> None:
+        """See `device.delivery.sender`. A connection that isn't made yet is left to its time limit."""
+        self._deadline.expire_for_good()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class _Deadline:
+    """Ends whatever goes on over a connection when its time is up.
+
+    Timeouts of sockets are for one read: a server that sends a byte now and then would never exceed them.
+    """
+
+    def __init__(self) -> None:
+        self.passed = self._for_good = False
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def within(self, seconds: float) -> "_Timed":
+        self.passed = self._for_good
+        return _Timed(self, seconds)
+
+    def watch(self, connection: socket.socket) -> None:
+        """Have `connection` shut down at the deadline."""
+        # a duplicate stays valid whatever TLS makes of the first
+        duplicate = connection.dup()
+        with self._lock:
+            former, self._socket = self._socket, duplicate
+        if former is not None:
+            former.close()
+        if self._for_good:
+            self.expire()
+
+    def expire_for_good(self) -> None:
+        """End what goes on, and whatever may begin after this."""
+        self._for_good = True
+        self.expire()
+
+    def forget(self) -> None:
+        with self._lock:
+            former, self._socket = self._socket, None
+        if former is not None:
+            former.close()
+
+    def expire(self) -> None:
+        with self._lock:
+            self.passed = True
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError as error:
+                    logger.debug("shutting down a connection: %s", error)
+
+
+class _Timed:
+    def __init__(self, deadline: _Deadline, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, deadline.expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        # else a late timer could end the next frame's connection
+        self._timer.join()
+
+
+class Adapter(requests.adapters.HTTPAdapter):
+    """Connections that the deadline knows of, to servers and proxies that `trusted(ca_file)` trusts.
+
+    Left to itself, requests trusts a list of authorities that came with it, or what the environment names.
+    """
+
+    def __init__(self, ca_file: str | None, deadline: _Deadline | None = None) -> None:
+        self._ca_file = ca_file
+        self._deadline = deadline or _Deadline()
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        # only when it is needed: the system's authorities are many
+        return trusted(self._ca_file)
+
+    def cert_verify(self, *_: Any) -> None:
+        """Nothing: this is where requests looks for its list."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self._watch(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        if proxy.lower().startswith("https:"):
+            kwargs["proxy_ssl_context"] = self._context
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        self._watch(manager)
+        return manager
+
+    def close(self) -> None:
+        super().close()
+        self._deadline.forget()
+
+    def _watch(self, manager: Any) -> None:
+        adapter, deadline = self, self._deadline
+
+        class Plain(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                connection = super()._new_conn()
+                deadline.watch(connection)
+                return connection
+
+        class Tls(HTTPSConnection):
+            def connect(self) -> None:
+                self.ssl_context = adapter._context
+                self.ca_certs = self.ca_cert_dir = None
+                super().connect()
+
+            def _new_conn(self) -> socket.socket:
+                connection = super()._new_conn()
+                deadline.watch(connection)
+                return connection
+
+        plain = type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain})
+        tls = type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": Tls})
+        manager.pool_classes_by_scheme = {"http": plain, "https": tls}
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def is_header_value(metrics: str) -> bool:
+    """Whether metrics can travel in a header; those that can't are left out, and the frame goes without."""
+    if metrics.isascii() and metrics.isprintable() and len(metrics) <= METRICS_BYTES:
+        return True
+    logger.warning(
+        "metrics of %d characters are left out: not one line of ASCII within %d", len(metrics), METRICS_BYTES
+    )
+    return False
+
+
+def _beginning(answer: requests.Response) -> bytes:
+    """Return the body, or as much of it as is of interest. Raises HTTPError if it breaks off before."""
+    most = ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES
+    body = b""
+    while len(body) < most:
+        part = answer.raw.read(most - len(body), decode_content=False)
+        if not part:
+            break
+        body += part
+    return body
+
+
+def _is_whole(answer: requests.Response) -> bool:
+    """Whether the head says how long the body is, which was checked when that was read."""
+    length = answer.headers.get("Content-Length", "")
+    chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    return chunked or (length.isascii() and length.isdigit())

@@ -1,0 +1,160 @@
+"""What ways to the server have in common, and the simplest of them, a folder.
+
+A sender has `send(frame) -> str`, which returns where the file went once the server has acknowledged it or it is
+written, and `close()`. `send` raises `DeliveryError` where another try may succeed, `RejectedError` where this frame
+never will, `RefusedError` where no frame will as things are. There is one sender a camera, used from one thread; `cut`
+alone may be called from another.
+"""
+
+import datetime
+import ipaddress
+import math
+import ssl
+from pathlib import Path
+from typing import Protocol
+
+from device.frames import OutgoingFrame
+from rjpeg._files import write_whole
+from rjpeg._protocol import time_text
+from rjpeg.errors import ConfigError, DeliveryError
+
+__all__ = [
+    "FaultError",
+    "FolderSender",
+    "RefusedError",
+    "RejectedError",
+    "RetryLaterError",
+    "Sender",
+    "cause",
+    "file_stem",
+    "is_loopback",
+    "packet_bytes",
+    "trusted",
+]
+
+
+# IPv6 and TCP with timestamps; the smallest segment that links in use have; what TLS 1.3 adds to a record of 16 KiB
+PACKET_BYTES, SEGMENT_BYTES, RECORD_BYTES = 72, 1220, 22
+# upstream for a new connection: SYN, ACK, FIN; with TLS also ClientHello and Finished, with their packets
+CONNECTION_BYTES, TLS_CONNECTION_BYTES = 4 * PACKET_BYTES, 1500
+
+
+class RejectedError(DeliveryError):
+    """The server will never take this frame."""
+
+
+class RefusedError(DeliveryError):
+    """The server takes no frame from this program until somebody mends that: wrong token, wrong address."""
+
+
+class FaultError(DeliveryError):
+    """The server failed over this frame, by its own fault or by the frame's: see `device.delivery.doubt`."""
+
+
+class RetryLaterError(DeliveryError):
+    """The server is to be left alone for `retry_after` seconds. `is_told`: the log has the reason already."""
+
+    def __init__(self, message: str, retry_after: float, *, is_told: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.is_told = is_told
+
+
+class Sender(Protocol):
+    """What the module's own text says."""
+
+    name: str
+
+    def send(self, frame: OutgoingFrame) -> str: ...
+
+    def overhead(self, size: int) -> int:
+        """Bytes that a file of `size` bytes costs upstream besides its own: an estimate, rather too high."""
+
+    def cut(self) -> None:
+        """End the try under way, or a goodbye, as soon as that can be done: it raises DeliveryError."""
+
+    def close(self) -> None: ...
+
+
+class FolderSender:
+    """Writes each file to `folder/{capture time}-{sequence}.jpg`, whole or not at all.
+
+    `send` raises StorageError where the file can't be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.name = str(folder)
+        self._folder = Path(folder)
+
+    def send(self, frame: OutgoingFrame) -> str:
+        """See the module."""
+        path = self._folder / f"{file_stem(frame.sequence, frame.time)}.jpg"
+        write_whole(path, frame.jpeg)
+        return str(path)
+
+    def overhead(self, size: int) -> int:  # noqa: ARG002
+        """Nothing is sent."""
+        return 0
+
+    def cut(self) -> None:
+        """See Sender. Writing a file is not interrupted."""
+
+    def close(self) -> None:
+        pass
+
+
+def file_stem(sequence: int, when: datetime.datetime) -> str:
+    """A name that sorts by time and that a program started anew doesn't use again."""
+    return f"{time_text(when).replace('-', '').replace(':', '')}-{sequence:08d}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or address, is this machine by the loopback interface."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def trusted(ca_file: str | None) -> ssl.SSLContext:
+    """The TLS settings of a client that trusts the authorities in `ca_file` (PEM), None: the system's.
+
+    Raises:
+        ConfigError: the file can't be read or holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise ConfigError(f"ca_file {ca_file} holds no certificate in PEM form: {error.reason or error}") from error
+    except OSError as error:
+        raise ConfigError(f"can't read ca_file {ca_file}: {error.strerror or error}") from error
+
+
+def packet_bytes(message: int, *, tls: bool, new_connection: bool) -> int:
+    """Bytes upstream besides the `message` bytes of a request or packet themselves: TLS, TCP, IP, acknowledgments."""
+    wrapped = message + (RECORD_BYTES * math.ceil(message / 16384) if tls else 0)
+    # the last three: the request's own last segment, and acknowledgments of the answer
+    packets = PACKET_BYTES * (wrapped // SEGMENT_BYTES + 3)
+    opening = (TLS_CONNECTION_BYTES if tls else CONNECTION_BYTES) if new_connection else 0
+    return wrapped - message + packets + opening
+
+
+def cause(error: BaseException) -> str:
+    """What lies beneath the many layers of a network library's error, in a few words."""
+    deepest = error
+    while (below := _below(deepest)) is not None:
+        deepest = below
+    if isinstance(deepest, TimeoutError):
+        return "no answer in time"
+    if isinstance(deepest, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {deepest.verify_message}"
+    return (getattr(deepest, "strerror", None) or str(deepest) or type(deepest).__name__).strip()
+
+
+def _below(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None:
+        return error.__cause__
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        return reason
+    return next((arg for arg in error.args if isinstance(arg, BaseException)), None)

@@ -1,0 +1,1 @@
+"""HTTP: who may do what, and in which form it is answered."""

@@ -1,0 +1,215 @@
+"""Lists of frames and of cameras as JSON, a page at a time.
+
+What cameras and tasks wrote goes from the database into the answer as the text that it is: as Python objects, 8 kB of
+empty JSON objects take 200 kB. A page ends at MAX_PAGE_BYTES, if not at its number of entries.
+"""
+
+import datetime
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from rjpeg._protocol import time_text
+from server.events.camera_metrics import drops_of
+from server.frames import CAMERA_ID
+from server.store.database import cameras, frames, moment
+from server.store.queries import newest_first
+from server.store.store import Store
+from server.store.values import measures_or_error
+
+__all__ = ["MAX_PAGE_BYTES", "CameraEntry", "FramePage", "camera_page", "camera_record", "camera_records", "frame_page"]
+
+logger = logging.getLogger(__name__)
+
+MAX_PAGE_BYTES = 2**21
+MAX_CAMERAS = 1000  # of a page
+STREAMED = {"yield_per": 16}  # rows that a database's driver holds
+
+FRAME_COLUMNS = [
+    *(frames.c[name] for name in ("id", "sequence", "capture_time", "received_time", "stored_time")),
+    *(sa.cast(frames.c[name], sa.Text).label(name) for name in ("measures", "results", "metrics")),
+]
+
+
+@dataclass(frozen=True)
+class FramePage:
+    """Frames of a camera.
+
+    Attributes:
+        frames: JSON objects.
+        last: id of the last one if older ones follow, None if none does.
+    """
+
+    frames: list[msgspec.Raw]
+    last: int | None
+
+
+@dataclass(frozen=True)
+class CameraEntry:
+    """What the database knows of a camera.
+
+    Attributes:
+        record: its counts and times, for JSON.
+        last_received_time: when its last frame came; None: none ever did.
+        metrics: what it said of itself with its last frame, JSON.
+    """
+
+    name: str
+    record: dict[str, Any]
+    last_received_time: datetime.datetime | None
+    metrics: str | None
+
+
+def frame_page(
+    store: Store,
+    camera: str,
+    *,
+    before: int | None = None,
+    since: datetime.datetime | None = None,
+    until: datetime.datetime | None = None,
+    limit: int,
+) -> FramePage | None:
+    """List frames of a camera, newest first.
+
+    Args:
+        store: where they are.
+        camera: whose.
+        before: id of the last frame of the page before.
+        since: only frames captured then or later.
+        until: only frames captured earlier.
+        limit: most frames; there are fewer if they would exceed MAX_PAGE_BYTES, but one at least if there is one.
+
+    Returns:
+        The page; None: there is no such camera.
+
+    Raises:
+        StorageError: the database can't be read.
+    """
+    if not CAMERA_ID.fullmatch(camera):
+        return None
+    page: list[msgspec.Raw] = []
+    size, last = 0, None
+    with store.database.reading() as connection:
+        of_camera = sa.select(cameras.c.id).where(cameras.c.name == camera)
+        camera_id = connection.execute(of_camera).scalar_one_or_none()
+        if camera_id is None:
+            return None
+        query = newest_first(connection, FRAME_COLUMNS, camera_id, before_id=before, since=since, until=until)
+        with connection.execute(query.limit(limit + 1), execution_options=STREAMED) as found:
+            for row in found.mappings():
+                entry = msgspec.json.encode(frame_record(camera, row))
+                if page and (len(page) == limit or size + len(entry) > MAX_PAGE_BYTES):
+                    return FramePage(page, last)
+                page.append(msgspec.Raw(entry))
+                size += len(entry)
+                last = row["id"]
+    return FramePage(page, None)
+
+
+def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tuple[list[CameraEntry], str | None]:
+    """List cameras by name.
+
+    Args:
+        store: where they are.
+        after: name of the last camera of the page before.
+        only: no other than this one.
+
+    Returns:
+        The page, and the name of its last camera if others follow.
+
+    Raises:
+        StorageError: the database can't be read.
+    """
+    query = (
+        sa.select(cameras, sa.cast(frames.c.metrics, sa.Text).label("metrics"))
+        .join(frames, cameras.c.last_frame == frames.c.id, isouter=True)
+        .where(cameras.c.name > after, sa.true() if only is None else cameras.c.name == only)
+        .order_by(cameras.c.name)
+        .limit(MAX_CAMERAS + 1)
+    )
+    page: list[CameraEntry] = []
+    size = 0
+    with (
+        store.database.reading() as connection,
+        connection.execute(query, execution_options=STREAMED) as found,
+    ):
+        for row in found.mappings():
+            # what is said of every camera has some 350 bytes
+            size += 500 + len(row["metrics"] or "")
+            if page and (len(page) == MAX_CAMERAS or size > MAX_PAGE_BYTES):
+                return page, page[-1].name
+            record = {"camera": row["name"], "frames": row["frames"], "bytes": row["bytes"]}
+            for name in ("first_capture_time", "last_capture_time", "last_received_time"):
+                record[name] = None if row[name] is None else time_text(moment(row[name]))
+            last = None if row["last_received_time"] is None else moment(row["last_received_time"])
+            page.append(CameraEntry(row["name"], record | {"last_frame": row["last_frame"]}, last, row["metrics"]))
+    return page, None
+
+
+def camera_record(entry: CameraEntry, figures: dict[str, float | None], said: bytes | None) -> dict[str, Any]:
+    """Return a camera as JSON.
+
+    Args:
+        entry: what the database knows.
+        figures: its last minute, and how long it has been silent.
+        said: what it said of itself since, JSON; None: nothing.
+    """
+    text = entry.metrics if said is None else said
+    return entry.record | figures | {"drops": drops_of(text), "metrics": raw(text)}
+
+
+def camera_records(
+    known: list[tuple[CameraEntry, dict[str, float | None], bytes | None]], last: str | None
+) -> tuple[list[msgspec.Raw], str | None]:
+    """Return cameras as JSON objects of at most MAX_PAGE_BYTES, but one at least if there is one.
+
+    Args:
+        known: the arguments of camera_record for each.
+        last: name of the last of them, if others follow.
+
+    Returns:
+        The objects, and the name of the last one if others follow.
+    """
+    page: list[msgspec.Raw] = []
+    size = 0
+    for number, each in enumerate(known):
+        record = msgspec.json.encode(camera_record(*each))
+        size += len(record)
+        if page and size > MAX_PAGE_BYTES:
+            return page, known[number - 1][0].name
+        page.append(msgspec.Raw(record))
+    return page, last
+
+
+def frame_record(camera: str, row: sa.RowMapping) -> dict[str, Any]:
+    """Return a frame as FrameRow.record does, with what the camera and the task said as text."""
+    times = {name: time_text(moment(row[name])) for name in ("capture_time", "received_time", "stored_time")}
+    return (
+        {"id": row["id"], "camera": camera, "sequence": row["sequence"]}
+        | times
+        | measures_of(row["measures"])
+        | {"results": raw(row["results"]), "metrics": raw(row["metrics"])}
+    )
+
+
+def measures_of(text: str) -> dict[str, Any]:
+    """Return a frame's measures from their text."""
+    try:
+        return measures_or_error(json.loads(text))
+    except (TypeError, ValueError, RecursionError):
+        return measures_or_error(None)
+
+
+def raw(text: str | bytes | None) -> msgspec.Raw | None:
+    """Return JSON text as it is to stand in other JSON; what is damaged must not damage that."""
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.MsgspecError as error:
+        logger.warning("JSON in the database can't be read: %s", error)
+        return msgspec.Raw(b'{"error":"it can\'t be read any more"}')

@@ -1,0 +1,289 @@
+"""What the API takes and gives, for OpenAPI. Answers are built as plain JSON; the tests hold them against these."""
+
+import datetime
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import Path
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from rjpeg._protocol import CAMERA_ID
+
+__all__ = [
+    "Bandwidth",
+    "Camera",
+    "CameraName",
+    "Cameras",
+    "Error",
+    "Frame",
+    "FrameId",
+    "Frames",
+    "Health",
+    "Id",
+    "Json",
+    "Map",
+    "Readiness",
+    "Results",
+    "Sequence",
+    "SessionRequest",
+    "Time",
+    "Timeline",
+    "UpTo1000",
+    "errors",
+]
+
+CAMERA_PATTERN = f"^{CAMERA_ID}$"
+EXAMPLE_TIME = "2026-03-04T05:06:07.000089Z"
+LARGEST_ID = 2**63 - 1
+LARGEST_SEQUENCE = 10**15 - 1
+
+ERRORS = {
+    400: "The request is malformed; `error` names what is wrong.",
+    401: "The token is missing, wrong or revoked.",
+    403: "The token is not for this camera or not for this; or there are too many cameras.",
+    404: "There is no such camera or frame.",
+    408: "The body took too long.",
+    413: "The body is too large.",
+    415: "The body is not of the type that is expected.",
+    422: "The body is no JPEG that can be decoded: no JPEG, damaged, too large, or made with another model.",
+    429: "The server is busy, or the camera sends too many frames a second; come again after `Retry-After` seconds.",
+    500: "The server failed; its log says why.",
+    503: "The store can't be reached, read or written, or the networks do not run.",
+    507: "The frame can't be stored: the disk is full.",
+}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def parse_time(value: Any) -> datetime.datetime:
+    """A time in UTC from ISO 8601 with a time zone. Raises ValueError."""
+    if isinstance(value, str):
+        # a plus sign that was not escaped in a query arrives as a space
+        value = datetime.datetime.fromisoformat(re.sub(r" (?=\d\d:?\d\d$)", "+", value))
+    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
+        raise ValueError("expected ISO 8601 with a time zone")
+    try:
+        return value.astimezone(datetime.UTC)
+    except OverflowError as error:
+        raise ValueError("expected a time in the years 1 to 9999") from error
+
+
+def digits(least: int, most: int) -> BeforeValidator:
+    """Takes an integer of these bounds from its decimal digits alone."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and least <= int(value) <= most:
+            return int(value)
+        raise ValueError(f"expected an integer from {least} to {most}, in decimal digits")
+
+    return BeforeValidator(parse)
+
+
+def integer_schema(least: int, most: int) -> dict[str, Any]:
+    """JSON schema of an integer of these bounds."""
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def parse_frame_id(value: Any) -> int | str:
+    """`latest` or an id, from its decimal digits alone. Raises ValueError."""
+    if value == "latest":
+        return "latest"
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and 1 <= int(value) <= LARGEST_ID:
+        return int(value)
+    raise ValueError(f"expected latest, or an id from 1 to {LARGEST_ID}")
+
+
+Time = Annotated[
+    datetime.datetime,
+    BeforeValidator(parse_time),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]}),
+]
+# bounds that pydantic takes beside a function get into no description, so they are written there
+Sequence = Annotated[int, digits(0, LARGEST_SEQUENCE), WithJsonSchema(integer_schema(0, LARGEST_SEQUENCE))]
+Id = Annotated[int, digits(1, LARGEST_ID), WithJsonSchema(integer_schema(1, LARGEST_ID))]
+UpTo1000 = Annotated[int, digits(1, 1000), WithJsonSchema(integer_schema(1, 1000))]
+CameraName = Annotated[
+    str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
+]
+FrameId = Annotated[
+    int | Literal["latest"],
+    BeforeValidator(parse_frame_id),
+    WithJsonSchema({"anyOf": [{"const": "latest", "type": "string"}, integer_schema(1, LARGEST_ID)]}),
+    Path(description="A frame's `id`, or latest: the one that was stored last", examples=["latest"]),
+]
+Json = Annotated[Any, WithJsonSchema({"description": "any JSON"})]
+TimeText = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="ISO 8601, UTC, microseconds")]
+
+
+class Answer(BaseModel):
+    """What every answer is: an object that may get further keys in later versions."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Error(Answer):
+    """Why a request was not done."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"error": "sequence: expected an integer"}]})
+    error: str
+
+
+FRAME_EXAMPLE: dict[str, Any] = {
+    "id": 18, "camera": "yard", "sequence": 17, "capture_time": EXAMPLE_TIME,
+    "received_time": "2026-03-04T05:06:07.102030Z", "stored_time": "2026-03-04T05:06:07.131415Z",
+    "bytes": 14231, "bpp": 0.3706, "width": 640, "height": 480, "coding_width": 512, "coding_height": 384,
+    "mean_level_luma": 6.31, "mean_level_chroma": 7.02, "map_crc32": "5e1f70aa", "mean_quality_luma": 41.2,
+    "mean_quality_chroma": 36.4, "refinement_bytes": 12, "ms": {"decode": 18.2},
+    "results": [{"index": 281, "score": 0.71, "label": "tabby"}], "metrics": None,
+}  # fmt: skip
+
+
+class Frame(Answer):
+    """A frame that is stored: what its sender said, what its file is, what the task made of it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [FRAME_EXAMPLE]})
+    id: int = Field(ge=1, description="Grows with every frame that is stored")
+    camera: str = Field(pattern=CAMERA_PATTERN)
+    sequence: int | None = Field(ge=0, description="The camera's own count")
+    capture_time: TimeText
+    received_time: TimeText
+    stored_time: TimeText
+    bytes: int = Field(ge=0)
+    bpp: float = Field(description="8 x bytes / (width x height)")
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    coding_width: int = Field(ge=1, description="Width of the JPEG itself")
+    coding_height: int = Field(ge=1)
+    mean_level_luma: float | None = Field(description="null, as what follows: an ordinary JPEG, without a map")
+    mean_level_chroma: float | None
+    map_crc32: str | None
+    mean_quality_luma: float | None
+    mean_quality_chroma: float | None
+    refinement_bytes: int
+    ms: dict[str, float] = Field(description="Milliseconds by stage")
+    results: Json = Field(description='What the task says, any JSON; {"error": text} where it failed')
+    metrics: dict[str, Any] | None = Field(description="What the camera said of itself with this frame")
+    duplicate: bool = Field(default=False, description="True: it was there already, and nothing was done again")
+
+
+class Frames(Answer):
+    """Frames, newest first."""
+
+    frames: list[Frame]
+    next: str | None = Field(
+        description="Where older frames follow; null: there are none",
+        examples=["/v1/cameras/yard/frames?limit=100&before=18"],
+    )
+
+
+class Camera(Answer):
+    """A camera, with its last minute in figures (0 when it was silent)."""
+
+    camera: str = Field(pattern=CAMERA_PATTERN, examples=["yard"])
+    frames: int = Field(ge=0, examples=[1800])
+    bytes: int = Field(ge=0, examples=[25000000])
+    first_capture_time: TimeText | None
+    last_capture_time: TimeText | None
+    last_received_time: TimeText | None
+    last_frame: int | None = Field(description="id of the newest frame", examples=[18])
+    silent_seconds: float | None = Field(
+        description="Since its last frame, by a clock that nobody sets; null: none ever came, or that can't be said",
+        examples=[0.4],
+    )
+    fps: float = Field(ge=0, description="Frames a second", examples=[9.98])
+    bitrate: float = Field(ge=0, description="Bits a second", examples=[98000.0])
+    bpp: float = Field(ge=0, examples=[0.37])
+    drops: int | None = Field(description="Frames that the device gave up, as it says", examples=[3])
+    metrics: dict[str, Any] | None = Field(description="What the device last said of itself")
+
+
+class Cameras(Answer):
+    """All cameras, by name."""
+
+    cameras: list[Camera]
+    next: str | None = Field(
+        description="Where further cameras follow; null: there are none", examples=["/v1/cameras?after=yard"]
+    )
+
+
+class Map(Answer):
+    """A file's quality map by regions of 16x16 pixels of the JPEG, and where its bits went."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"rows": 1, "cols": 2, "levels": [[[3, 4], [9, 8]]], "quality": [[[62.1, 55.0], [21.5, 24.9]]],
+                 "bits": [[412, 97]], "predictor": [[[3, 4], [8, 8]]], "refined": 1}
+            ]
+        }
+    )  # fmt: skip
+    rows: int = Field(ge=1)
+    cols: int = Field(ge=1)
+    levels: list[list[list[int]]] | None = Field(description="Rows x cols x (luma, chroma); null: an ordinary JPEG")
+    quality: list[list[list[float]]] | None = Field(description="The same as IJG quality factors, 1 to 100")
+    bits: list[list[float]] | None = Field(
+        description="Rows x cols: bits that the coefficients of a region take; null: a progressive file"
+    )
+    predictor: list[list[list[int]]] | None = Field(
+        description="Levels as the predictor gives them; null: the file holds its whole map, or none"
+    )
+    refined: int = Field(ge=0, description="Levels at which the file corrects the predictor")
+
+
+class Results(Answer):
+    """What the task says of a frame."""
+
+    results: Json
+
+
+class TimelineBin(Answer):
+    """Frames of a piece of time."""
+
+    start: TimeText
+    frames: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    bpp: float | None = Field(description="Mean of the frames; null: there are none")
+
+
+class Timeline(Answer):
+    """Pieces of equal length, in order."""
+
+    bins: list[TimelineBin]
+
+
+class Bandwidth(Answer):
+    """What plain JPEG files of equal task quality would take."""
+
+    bpp: float | None = Field(description="Of the camera's last minute, or of its last frame; null: it has none")
+    plain_jpeg_bpp: float | None = Field(description="null: that was not measured for files of so many bits")
+    ratio: float | None = Field(description="plain_jpeg_bpp / bpp")
+    source: str = Field(description="What was measured")
+
+
+class Health(Answer):
+    """The program lives."""
+
+    status: Literal["ok"]
+    pending: int = Field(ge=0, description="Frames being received, decoded or stored")
+    warnings: list[str] = Field(description="What a person should look at, though frames are stored")
+
+
+class Readiness(Health):
+    """Frames can be stored, and the task answers."""
+
+    task: Literal["running", "restarting"] | None = Field(description="null: there is no task")
+
+
+class SessionRequest(BaseModel):
+    """A reader's token, to be kept as a cookie."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"token": "rjpeg_1_Zm9vYmFy..."}]})
+    token: str = Field(min_length=1, max_length=200)
+
+
+def errors(*statuses: int) -> dict[Any, dict[str, Any]]:
+    """Answers of these statuses, for `responses` of a route."""
+    return {
+        status: {"model": Error, "description": ERRORS[status]}
+        | ({"headers": RETRY_AFTER} if status in (429, 503, 507) else {})
+        for status in statuses
+    }

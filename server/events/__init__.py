@@ -1,0 +1,1 @@
+"""What happens: stored frames for those who look on, also of other programs."""

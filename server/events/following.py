@@ -1,0 +1,147 @@
+"""Frames that other programs store in the same place: each is found once, in the order of ids.
+
+Times have no part in it. A frame dated 2030 or 1970, by its camera or by the clock of who stored it, is like any other.
+
+Ids of SQLite become visible in their order. PostgreSQL hands ids out before the commit, so a smaller one may become
+visible later. So ids that were passed over are looked for until nobody can commit them any more.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from rjpeg.errors import StorageError
+from server.store.database import REBUILT, cameras, frames, to_microseconds
+from server.store.keys import key_time
+from server.store.store import LATEST_COMMIT_SECONDS, FrameRow, Store, to_row
+
+__all__ = ["Follower"]
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+"""Ids that are read at a time."""
+MAX_GAPS = 10_000
+"""Ids that are looked for, the newest ones."""
+GAP_SECONDS = LATEST_COMMIT_SECONDS + 60
+"""How long an id is looked for: a frame is refused when its commit comes later than the first of these."""
+SETTLING = 1000
+"""Ids before the first one read that may not have been committed yet."""
+
+WITH_CAMERA = sa.select(frames, cameras.c.name).join(cameras, cameras.c.id == frames.c.camera_id)
+
+
+class Follower:
+    """Finds the frames that are stored from its first look on, but for those that this program told of itself.
+
+    What this program stored it tells at once. It does not where the database gave an error first and the row later:
+    such frames are found here too.
+
+    Args:
+        store: whose frames are its own.
+        clock: in seconds, never set.
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        # commits of SQLite are in the order of ids
+        self._has_gaps = store.database.dialect != "sqlite"
+        self._last: int | None = None
+        # ids that were passed over, and until when they are looked for
+        self._gaps: dict[int, float] = {}
+        # keys of this program's frames that it may not have told of, and until when
+        self._uncertain: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Follow what is stored from now on. Raises StorageError."""
+        with self._store.database.reading() as connection:
+            newest = connection.execute(sa.select(sa.func.max(frames.c.id))).scalar_one() or 0
+            if self._has_gaps:
+                first = max(1, newest - SETTLING)
+                query = sa.select(frames.c.id).where(frames.c.id >= first)
+                self._note_gaps(first - 1, newest, set(connection.execute(query).scalars()))
+        self._last = newest
+
+    def look(self) -> tuple[list[FrameRow], bool]:
+        """Return frames that were not returned before, at most some, and whether there may be more.
+
+        Raises:
+            StorageError: the database can't be read. What was not returned will be.
+        """
+        if self._last is None:
+            self.begin()
+        last, now = self._last or 0, self._clock()
+        self._gaps = {number: until for number, until in self._gaps.items() if until > now}
+        ids = sa.select(frames.c.id, frames.c.writer).order_by(frames.c.id)
+        with self._store.database.reading() as connection:
+            new = connection.execute(ids.where(frames.c.id > last).limit(BATCH)).all()
+            if not new:
+                self._step_back(connection, last)
+            late = connection.execute(ids.where(frames.c.id.in_(list(self._gaps)))).all() if self._gaps else []
+            others = [row for row in (*late, *new) if row.writer not in (self._store.writer, REBUILT)]
+            wanted = [row.id for row in others]
+            own = self._find_uncertain(connection)
+        rows = self._rows(frames.c.id.in_(wanted), wanted) + self._rows(frames.c.id.in_(own), own)
+        # only now: where an error came before, the same is looked for again
+        if new:
+            self._last = new[-1].id
+            if self._has_gaps:
+                self._note_gaps(last, self._last, {row.id for row in new})
+        for row in late:
+            del self._gaps[row.id]
+        for found in rows:
+            self._uncertain.pop(found.key, None)
+        return rows, len(new) == BATCH
+
+    def _step_back(self, connection: sa.Connection, last: int) -> None:
+        """Go on with smaller ids where the database was replaced by an older one."""
+        newest = connection.execute(sa.select(sa.func.max(frames.c.id))).scalar_one() or 0
+        if newest < last:
+            # of deleted frames no id comes again, so this is right for them too
+            self._last = newest
+            self._gaps.clear()
+
+    def _note_gaps(self, after: int, last: int, seen: set[int]) -> None:
+        until = self._clock() + GAP_SECONDS
+        # of very many only the newest, without counting through all
+        first = max(after + 1, last - MAX_GAPS)
+        self._gaps |= {number: until for number in range(first, last) if number not in seen}
+        for number in sorted(self._gaps)[:-MAX_GAPS]:
+            del self._gaps[number]
+
+    def _find_uncertain(self, connection: sa.Connection) -> list[int]:
+        """Return ids of frames that were stored after all."""
+        now = self._clock()
+        while self._store.uncertain:
+            self._uncertain[self._store.uncertain.popleft()] = now + GAP_SECONDS
+        self._uncertain = {key: until for key, until in self._uncertain.items() if until > now}
+        if not self._uncertain:
+            return []
+        # keys have no index, but their times do
+        times = [to_microseconds(key_time(key)) for key in self._uncertain]
+        query = sa.select(frames.c.id).where(frames.c.stored_time.in_(times), frames.c.key.in_(list(self._uncertain)))
+        return list(connection.execute(query.order_by(frames.c.id)).scalars())
+
+    def _rows(self, condition: sa.ColumnElement[bool], ids: Sequence[int]) -> list[FrameRow]:
+        """Return the rows of these ids; one that can't be read doesn't keep the others back."""
+        if not ids:
+            return []
+        query = WITH_CAMERA.where(condition).order_by(frames.c.id)
+        try:
+            with self._store.database.reading() as connection:
+                return [_row(values) for values in connection.execute(query).mappings()]
+        except StorageError:
+            raise
+        except Exception:
+            if len(ids) == 1:
+                logger.exception("frame %d has a row that can't be read; it is left out", ids[0])
+                return []
+        return [row for number in ids for row in self._rows(frames.c.id == number, [number])]
+
+
+def _row(values: Any) -> FrameRow:
+    return to_row(values["name"], values)

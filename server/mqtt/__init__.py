@@ -1,0 +1,1 @@
+"""Frames that come from an MQTT broker."""

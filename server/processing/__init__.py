@@ -1,0 +1,1 @@
+"""From a JPEG file to a picture and to what the task says of it."""

@@ -1,0 +1,129 @@
+"""One JPEG to a picture, a written file and a record of what it was."""
+
+import io
+import time
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+import rjpeg
+from rjpeg._maps import quality_factors
+from server.places import Place, write_place
+from server.processing.memory import keep_freed_memory
+from server.processing.task import Task, ask, frame_meta
+
+__all__ = ["FORMATS", "FrameDecoder", "measures", "milliseconds", "picture_bytes"]
+
+FORMATS = {"png": ".png", "raw": ".npy"}
+
+
+class FrameDecoder:
+    """Decodes files, and writes and classifies the pictures if asked to. For one thread at a time.
+
+    Args:
+        model: folder of the networks, None for those that come with rjpeg.
+        max_pixels: of a picture; larger ones are refused before memory is taken.
+        restore: let the model's restorer undo what coding did.
+        form: "png", or "raw": a NumPy .npy file of (H, W, 3) uint8 BGR.
+        keep_jpeg: also write each file as it came.
+        task: asked about every picture.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        max_pixels: int = 2**26,
+        restore: bool = False,
+        form: str = "png",
+        keep_jpeg: bool = False,
+        task: Task | None = None,
+    ) -> None:
+        keep_freed_memory()
+        self._decoder = rjpeg.Decoder(model, max_pixels=max_pixels, restore=restore)
+        self._form = form
+        self._keep_jpeg = keep_jpeg
+        self._task = task
+
+    def process(self, jpeg: bytes, stem: Place | None) -> dict[str, Any]:
+        """Decode a file and write the picture to `stem` with the format's ending, unless that is None.
+
+        Returns:
+            What the JSON line says of it: what `measures` gives, where it was written, the task's answer or
+            {"error": text}.
+
+        Raises:
+            JpegError: the file can't be decoded.
+            StorageError: the picture can't be written.
+        """
+        decoded = self._decoder.decode_with_details(jpeg)
+        record = measures(decoded, len(jpeg), self._decoder.model)
+        if self._task is not None:
+            started = time.perf_counter()
+            record["task"] = ask(self._task, decoded.frame, frame_meta(decoded.frame, len(jpeg)))
+            record["ms"]["task"] = milliseconds(time.perf_counter() - started)
+        if stem is not None:
+            started = time.perf_counter()
+            # the picture last: where it is, all of the frame is
+            if self._keep_jpeg:
+                record["jpeg"] = self._write(stem, ".jpg", jpeg)
+            record["picture"] = self._write(stem, FORMATS[self._form], picture_bytes(decoded.frame, self._form))
+            record["ms"]["write"] = milliseconds(time.perf_counter() - started)
+        return record
+
+    def _write(self, stem: Place, suffix: str, data: bytes | memoryview) -> str:
+        # not with_suffix: a stem may have dots of its own
+        path = stem.with_name(stem.name + suffix)
+        write_place(path, data)
+        return str(path)
+
+
+def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict[str, Any]:
+    """What there is to say of a decoded file of `size` bytes in figures, ready for JSON.
+
+    Returns:
+        bytes, bpp; width, height, coding_width, coding_height in pixels; the map's mean levels and mean IJG quality
+        factors (mean_level_luma and so on) and its CRC-32 (map_crc32, eight hex digits), None for an ordinary JPEG;
+        refinement_bytes; ms, milliseconds by stage: decode.
+    """
+    height, width = decoded.frame.shape[:2]
+    record: dict[str, Any] = {
+        "bytes": size,
+        "bpp": round(8 * size / (height * width), 4),
+        "width": width,
+        "height": height,
+        "coding_width": decoded.coding_size[1],
+        "coding_height": decoded.coding_size[0],
+        "mean_level_luma": None,
+        "mean_level_chroma": None,
+        "map_crc32": None,
+        "mean_quality_luma": None,
+        "mean_quality_chroma": None,
+        "refinement_bytes": decoded.refinement_bytes,
+    }
+    if decoded.quality_map is not None and decoded.tables is not None:
+        factors = quality_factors(decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables)
+        record["map_crc32"] = f"{zlib.crc32(decoded.quality_map.tobytes()):08x}"
+        for key, values in (("level", decoded.quality_map), ("quality", factors)):
+            for channel, value in zip(("luma", "chroma"), values.mean(axis=(0, 1)), strict=True):
+                record[f"mean_{key}_{channel}"] = round(float(value), 3)
+    record["ms"] = {"decode": milliseconds(sum(decoded.seconds.values()))}
+    return record
+
+
+def milliseconds(seconds: float) -> float:
+    """For a record: to the microsecond."""
+    return round(1000 * seconds, 3)
+
+
+def picture_bytes(frame: npt.NDArray[np.uint8], form: str) -> memoryview:
+    """A picture (H, W, 3 or 4) uint8, BGR or BGRA, as the content of a PNG or .npy file; form: one of FORMATS."""
+    if form == "png":
+        # level 1: half again as large as the smallest, many times faster
+        return memoryview(cv2.imencode(".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+    buffer = io.BytesIO()
+    np.save(buffer, frame, allow_pickle=False)
+    return buffer.getbuffer()

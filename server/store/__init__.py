@@ -1,0 +1,1 @@
+"""Files and rows: what was received, how long it is kept, and whose it is."""
