@@ -179,9 +179,11 @@ class RayEngine:
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
             results = data.map(work, max_retries=RETRIES, **limits)
         try:
-            for row in results.iter_rows():
-                # what our own function has put there
-                yield _result(pickle.loads(row["outcome"]))  # noqa: S301
+            # nothing is fetched ahead: Ray's thread for it would outlive a failure, and end us when Ray is shut down
+            for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for outcome in batch["outcome"].to_pylist():
+                    # what our own function has put there
+                    yield _result(pickle.loads(outcome))  # noqa: S301
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise WorkerDiedError(f"Ray gave up: {lines[-1].strip()}") from error

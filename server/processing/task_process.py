@@ -31,7 +31,10 @@ __all__ = ["TaskEndedError", "TaskProcess", "TaskTimeoutError", "serve"]
 
 logger = logging.getLogger(__name__)
 
-PROGRAM = "import sys; sys.path[:] = sys.argv[4:]; from server.processing.task_process import main; main(*map(int, sys.argv[1:4]))"
+PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from server.processing.task_process import main; main(*map(int, sys.argv[1:4]))"
+)
 MAX_MESSAGE_BYTES = MAX_ANSWER_BYTES + 4096
 EXIT_SECONDS = 1.0
 """For a process whose socket is closed to end."""
