@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -54,6 +55,8 @@ OBJECT_STORE_BYTES = 200_000_000
 # of what a process died at, before that is an error
 RETRIES = 2
 CONNECT_SECONDS = 10
+# for Ray's own scheduler to end
+SCHEDULER_SECONDS = 60
 
 
 class WorkerDiedError(RjpegError):
@@ -179,7 +182,7 @@ class RayEngine:
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
             results = data.map(work, max_retries=RETRIES, **limits)
         try:
-            # nothing is fetched ahead: Ray's thread for it would outlive a failure, and end us when Ray is shut down
+            # nothing is fetched ahead: Ray's thread for it outlives a failure
             for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 for outcome in batch["outcome"].to_pylist():
                     # what our own function has put there
@@ -190,6 +193,12 @@ class RayEngine:
 
     def close(self) -> None:
         """See `Engine`."""
+        # Ray waits 2 s for its scheduler, and on a busy machine goes on without; a thread that asks Ray for
+        # something after the shutdown ends the whole process
+        deadline = time.monotonic() + SCHEDULER_SECONDS
+        for thread in threading.enumerate():
+            if thread.name.startswith("StreamingExecutor-"):
+                thread.join(max(0.0, deadline - time.monotonic()))
         self._ray.shutdown()
         self._messages.__exit__(None, None, None)
 
