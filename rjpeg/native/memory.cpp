@@ -8,7 +8,7 @@
 namespace rjpeg {
 namespace {
 
-constexpr std::size_t kMostKept = std::size_t{32} << 20;
+constexpr std::size_t kMaxKept = std::size_t{32} << 20;
 
 struct Kept {
   void* memory;
@@ -51,9 +51,9 @@ void give_memory(void* memory, std::size_t bytes) noexcept {
   std::vector<void*> old;
   try {
     const std::lock_guard<std::mutex> held(to.lock);
-    if (bytes <= kMostKept) {
+    if (bytes <= kMaxKept) {
       // What was not asked for again for the longest time goes first.
-      while (to.bytes + bytes > kMostKept) {
+      while (to.bytes + bytes > kMaxKept) {
         old.push_back(to.kept.front().memory);
         to.bytes -= to.kept.front().bytes;
         to.kept.erase(to.kept.begin());

@@ -1,17 +1,18 @@
-// Bindings: NumPy arrays in, NumPy arrays or bytes out. Shapes are checked here, values by the Python callers.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+// Bindings: NumPy arrays in, NumPy arrays or bytes out. `arrays.hpp` has the checks.
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <optional>
 
+#include "arrays.hpp"
+#include "bitstream.hpp"
 #include "color.hpp"
 #include "features.hpp"
 #include "jpeg_file.hpp"
-#include "jpeg_writer.hpp"
+
 #include "memory.hpp"
 #include "picture.hpp"
+#include "region_bits.hpp"
 #include "rice.hpp"
 #include "transform.hpp"
 
@@ -19,34 +20,7 @@ namespace py = pybind11;
 
 namespace {
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-// Never a copy: for what is written to, or reused from frame to frame.
-template <typename T>
-using Exact = py::array_t<T, py::array::c_style>;
-
-void expect(bool condition, const char* message) {
-  if (!condition) throw py::value_error(message);
-}
-
-template <typename Blocks>
-bool is_blocks(const Blocks& blocks, py::ssize_t rows, py::ssize_t cols) {
-  return blocks.ndim() == 3 && blocks.shape(0) == rows && blocks.shape(1) == cols &&
-         blocks.shape(2) == rjpeg::kCoefficients;
-}
-
-// A component has one block a region, or 2x2 of them of which the last row and column may lack one.
-bool covers(py::ssize_t blocks, py::ssize_t regions, bool same) {
-  return same ? blocks == regions : (blocks + 1) / 2 == regions;
-}
-
-rjpeg::Blocks blocks_with_masks(const Exact<std::int16_t>& values, const Exact<rjpeg::Mask>& masks) {
-  expect(values.ndim() == 3 && values.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
-  expect(masks.ndim() == 2 && masks.shape(0) == values.shape(0) && masks.shape(1) == values.shape(1),
-         "masks: expected one mask a block");
-  return {values.data(), masks.data(), values.shape(0), values.shape(1)};
-}
+using rjpeg::Array, rjpeg::array_of, rjpeg::blocks_with_masks, rjpeg::covers, rjpeg::Exact, rjpeg::expect, rjpeg::is_blocks;
 
 void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>& y, Exact<std::uint8_t>& cb,
                      Exact<std::uint8_t>& cr) {
@@ -87,16 +61,6 @@ py::array_t<float> forward_dct(const py::array_t<std::uint8_t, py::array::forcec
   return coefficients;
 }
 
-// An array of the buffer's values, which lives as long as the array does.
-template <typename T>
-py::array_t<T> array_of(rjpeg::Buffer<T>&& buffer, const std::vector<py::ssize_t>& shape) {
-  auto owned = std::make_unique<rjpeg::Buffer<T>>(std::move(buffer));
-  T* const values = owned->data();
-  py::capsule owner(owned.get(), [](void* memory) { delete static_cast<rjpeg::Buffer<T>*>(memory); });
-  owned.release();
-  return py::array_t<T>(shape, values, owner);
-}
-
 py::dict to_dict(rjpeg::JpegFile& file, bool with_blocks) {
   py::list segments, sampling, tables, blocks;
   for (const auto& segment : file.segments) segments.append(py::make_tuple(segment.code, py::bytes(segment.data)));
@@ -134,16 +98,13 @@ py::dict read_file(const py::bytes& jpeg, std::int64_t max_pixels, int segment_c
 py::array_t<std::uint8_t> decode_plain(const py::bytes& jpeg, std::int64_t max_pixels) {
   const std::string_view data = jpeg;
   int height = 0, width = 0;
-  auto pixels = std::make_unique<std::vector<std::uint8_t>>();
+  rjpeg::Buffer<std::uint8_t> pixels;
   {
     py::gil_scoped_release unlocked;
-    *pixels = rjpeg::decode_plain(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), max_pixels, height,
+    pixels = rjpeg::decode_plain(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), max_pixels, height,
                                   width);
   }
-  auto* owned = pixels.release();
-  py::capsule owner(owned, [](void* memory) { delete static_cast<std::vector<std::uint8_t>*>(memory); });
-  return py::array_t<std::uint8_t>({static_cast<py::ssize_t>(height), static_cast<py::ssize_t>(width), py::ssize_t{3}},
-                                   owned->data(), owner);
+  return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
 }
 
 py::array_t<double> region_bits(const py::bytes& jpeg, std::int64_t max_pixels, int region) {
