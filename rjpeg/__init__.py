@@ -6,10 +6,10 @@ frame = rjpeg.Decoder().decode(jpeg)
 """
 
 from rjpeg._codec import Planes
-from rjpeg._decoder import DecodedFrame, Decoder
-from rjpeg._encoder import EncodedFrame, Encoder
 from rjpeg._inspection import inspect, region_bits
 from rjpeg._model import Model, load_model
+from rjpeg.decoder import DecodedFrame, Decoder
+from rjpeg.encoder import EncodedFrame, Encoder
 from rjpeg.errors import (
     CameraError,
     ConfigError,

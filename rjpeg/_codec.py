@@ -22,7 +22,7 @@ REGION = 16
 BLOCK = 8
 """Side of a block in samples of its component."""
 # Frames with a side below this are not reduced before coding.
-_SMALLEST_REDUCED_SIDE = 64
+_MIN_REDUCED_SIDE = 64
 
 
 class Planes(NamedTuple):
@@ -49,7 +49,7 @@ def regions_of(pixels: int) -> int:
 
 def coding_size_of(frame_size: tuple[int, int], fraction: float) -> tuple[int, int]:
     """The coding size, (height, width), nearest to a fraction of the frame's sides that consists of whole regions."""
-    if fraction == 1 or min(frame_size) < _SMALLEST_REDUCED_SIDE:
+    if fraction == 1 or min(frame_size) < _MIN_REDUCED_SIDE:
         return frame_size
     height, width = (max(REGION, round(side * fraction / REGION) * REGION) for side in frame_size)
     return min(height, frame_size[0]), min(width, frame_size[1])

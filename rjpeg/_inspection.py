@@ -12,8 +12,8 @@ from rjpeg import _codec as codec
 from rjpeg import _maps as maps
 from rjpeg import _marker as marker
 from rjpeg import _native
-from rjpeg._decoder import MAX_PIXELS, check_bytes, read_header, read_region_file
 from rjpeg._model import Model, load_model
+from rjpeg._region_file import MAX_PIXELS, check_bytes, read_header, read_region_file
 from rjpeg.errors import JpegError
 
 _NAMES = {0xC0: "SOF0", 0xC1: "SOF1", 0xC2: "SOF2", 0xC4: "DHT", 0xD8: "SOI", 0xD9: "EOI", 0xDA: "SOS", 0xDB: "DQT",
@@ -62,7 +62,7 @@ def inspect(
         "cols": file.quality_map.shape[1],
         "quality_map": file.quality_map,
         "quality_factors": maps.quality_factors(
-            file.quality_map, loaded.leveling.scales, (luma, chroma), loaded.base_tables
+            file.quality_map, loaded.map_quantizer.scales, (luma, chroma), loaded.base_tables
         ),
         "tables": {"luma": luma, "chroma": chroma},
     }

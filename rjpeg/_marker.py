@@ -28,11 +28,11 @@ VERSION = 1
 _MAGIC = b"RJ"
 _CONTINUED = _MAGIC + b"\x00"
 _HAS_SIZE, _DIFFERENCES, WHOLE_MAP = 1, 2, 4
-_MOST_SEGMENT_BYTES = 65533
+_MAX_SEGMENT_BYTES = 65533
 # Where a correction changes more levels than this, the map is deflated as a whole. The two numbers bound the work
 # that a hostile file can ask for, too.
-_MOST_DIFFERENCES = 20_000
-_MOST_DIFFERENCE_BYTES = 40 * _MOST_DIFFERENCES
+_MAX_DIFFERENCES = 20_000
+_MAX_DIFFERENCE_BYTES = 40 * _MAX_DIFFERENCES
 
 
 class Marker(NamedTuple):
@@ -71,9 +71,9 @@ def pack(marker: Marker) -> list[tuple[int, bytes]]:
     if marker.frame_size:
         data += struct.pack(">HH", *marker.frame_size)
     data += marker.checksum.to_bytes(3, "big") + marker.correction
-    segments = [data[:_MOST_SEGMENT_BYTES]]
-    size = _MOST_SEGMENT_BYTES - len(_CONTINUED)
-    segments += [_CONTINUED + data[start : start + size] for start in range(_MOST_SEGMENT_BYTES, len(data), size)]
+    segments = [data[:_MAX_SEGMENT_BYTES]]
+    size = _MAX_SEGMENT_BYTES - len(_CONTINUED)
+    segments += [_CONTINUED + data[start : start + size] for start in range(_MAX_SEGMENT_BYTES, len(data), size)]
     return [(SEGMENT_CODE, segment) for segment in segments]
 
 
@@ -123,14 +123,14 @@ def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) 
     Plaunt 1971), the best of 16 parameters in the first four bits. Or the whole map, deflated (RFC 1951), where that is
     shorter; of differences that take less than three bits a level it is taken for granted that they are.
     """
-    coded = _native.rice_encode(predicted, levels, _MOST_DIFFERENCES)
+    coded = _native.rice_encode(predicted, levels, _MAX_DIFFERENCES)
     if coded == b"":
         return 0, b""
     # A photograph's map takes more than that deflated, which would be a good part of the time to code a small one.
     if coded is not None and 8 * len(coded) <= 3 * levels.size:
         return _DIFFERENCES, coded
     whole = whole_map(levels)
-    if coded is None or len(coded) > min(len(whole[1]), _MOST_DIFFERENCE_BYTES):
+    if coded is None or len(coded) > min(len(whole[1]), _MAX_DIFFERENCE_BYTES):
         return whole
     return _DIFFERENCES, coded
 
@@ -159,12 +159,12 @@ def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count:
             raise MarkerError(f"region marker's map has not the {flat.size} levels that were expected")
         flat = np.frombuffer(whole, np.uint8)
     elif kind == _DIFFERENCES:
-        if len(data) > _MOST_DIFFERENCE_BYTES:
+        if len(data) > _MAX_DIFFERENCE_BYTES:
             raise MarkerError(
-                f"region marker has {len(data)} bytes of refinements, expected at most {_MOST_DIFFERENCE_BYTES}"
+                f"region marker has {len(data)} bytes of refinements, expected at most {_MAX_DIFFERENCE_BYTES}"
             )
         try:
-            positions, differences = _native.rice_decode(data, flat.size, _MOST_DIFFERENCES)
+            positions, differences = _native.rice_decode(data, flat.size, _MAX_DIFFERENCES)
         except ValueError as error:
             raise MarkerError(f"region marker's refinements {error}") from error
         changed = flat.astype(np.int64)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from rjpeg import __version__
 from rjpeg import _maps as maps
-from rjpeg._decoder import MAX_PIXELS, Decoder
-from rjpeg._encoder import Encoder
 from rjpeg._files import PICTURE_SUFFIXES, list_pictures, read_whole, write_whole
 from rjpeg._inspection import inspect
+from rjpeg.decoder import MAX_PIXELS, Decoder
+from rjpeg.encoder import Encoder
 from rjpeg.errors import InputError, RjpegError, StorageError
 
 log = logging.getLogger("rjpeg")
@@ -182,7 +182,9 @@ def _map_sheet(path: Path, encoder: Encoder, options: argparse.Namespace) -> byt
     for network, levels in (("generator", encoded.generator_map), ("predictor", encoded.predictor_map)):
         if levels is None:
             continue
-        factors = maps.quality_factors(levels, encoder.model.leveling.scales, encoded.tables, encoder.model.base_tables)
+        factors = maps.quality_factors(
+            levels, encoder.model.map_quantizer.scales, encoded.tables, encoder.model.base_tables
+        )
         for channel, name in enumerate(("luma", "chroma")):
             low, high = factors[..., channel].min(), factors[..., channel].max()
             title = f"{network} {name} QF {low:.0f}-{high:.0f}"

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _marker as marker
-from rjpeg._decoder import Decoder, read_header
 from rjpeg._files import list_pictures, read_whole
+from rjpeg._region_file import read_header
+from rjpeg.decoder import Decoder
 from rjpeg.errors import CameraError, InputError, JpegError, StorageError
 
 __all__ = ["VideoReader"]

@@ -116,7 +116,7 @@ def test_the_map_is_that_of_the_file(client, jpegs, decoder, photograph):
     np.testing.assert_array_equal(found.predictor, expected.predictor_map)
     assert found.refined == np.count_nonzero(found.levels != found.predictor)
     model = decoder.model
-    factors = quality_factors(expected.quality_map, model.leveling.scales, expected.tables, model.base_tables)
+    factors = quality_factors(expected.quality_map, model.map_quantizer.scales, expected.tables, model.base_tables)
     np.testing.assert_allclose(found.quality, factors, atol=0.01)
     if found.bits is not None:
         assert found.bits.shape == found.levels.shape[:2]
