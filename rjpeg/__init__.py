@@ -12,8 +12,6 @@ from rjpeg.decoder import DecodedFrame, Decoder
 from rjpeg.encoder import EncodedFrame, Encoder
 from rjpeg.errors import (
     CameraError,
-    ConfigError,
-    DeliveryError,
     InputError,
     JpegError,
     MarkerError,
@@ -28,10 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CameraError",
-    "ConfigError",
     "DecodedFrame",
     "Decoder",
-    "DeliveryError",
     "EncodedFrame",
     "Encoder",
     "InputError",
