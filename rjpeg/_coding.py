@@ -144,7 +144,8 @@ class Coder:
         """
         with borrow_workspace(coding_size, job.subsampling) as workspace:
             with StageTimer(job.seconds, "convert"):
-                picture = Picture(job, coding_size, _planes_of(job, coding_size, workspace), workspace)
+                planes = _planes_of(job, coding_size, workspace)
+            picture = Picture(job, coding_size, planes, workspace)
             if not single_pass:
                 with StageTimer(job.seconds, "transform"):
                     _transform(picture)

@@ -12,7 +12,7 @@ from rjpeg._codec import Planes, Subsampling
 from rjpeg._coding import Coder, EncodedFrame, Job
 from rjpeg._model import Model, load_model
 from rjpeg._rate_control import LEAST_FILL, Target, encode_to_target
-from rjpeg._sizing import size_for_quality
+from rjpeg._sizing import size_for_quality, sizing_of
 from rjpeg._timing import StageTimer
 
 __all__ = ["EncodedFrame", "Encoder"]
@@ -126,6 +126,7 @@ class Encoder:
     def _encode_once(self, job: Job, quality: float, coding_size: tuple[int, int] | None) -> EncodedFrame:
         if coding_size is None:
             with StageTimer(job.seconds, "size"):
-                coding_size = size_for_quality(job.frame, job.frame_size, self.model, quality)
+                sizing = sizing_of(job.frame, self.model.coding_fractions)
+            coding_size = size_for_quality(sizing, job.frame_size, self.model, quality)
         with self._coder.prepare(job, coding_size, single_pass=job.own_map is not None) as picture:
             return self._coder.code(picture, quality, self.model.dead_zone)
