@@ -288,7 +288,7 @@ def compare(arrival: Arrival, decoder: rjpeg.Decoder) -> tuple[dict[str, Any], d
     }
     if found.quality_map is not None and found.tables is not None:
         model = decoder.model
-        factors = maps.quality_factors(found.quality_map, model.leveling.scales, found.tables, model.base_tables)
+        factors = maps.quality_factors(found.quality_map, model.map_quantizer.scales, found.tables, model.base_tables)
         for channel, name in enumerate(("luma", "chroma")):
             entry[f"{name}_quality"] = {
                 "min": float(factors[..., channel].min()),

@@ -29,14 +29,14 @@ FULL_SIZE = ((float("inf"), 1.0),)
 class Variant:
     """What is changed, in plain values.
 
-    `row` says so in the ablation's table. `model` has other values for fields of `rjpeg.Model`, `leveling` for those
-    of its `Leveling`, `encoder` and `decoder` the options of `rjpeg.Encoder` and `rjpeg.Decoder`.
-    `side_map` names what gives both ends their map free of charge in the predictor's place (`side_maps.attach`).
+    row: what the ablation's table says of it. model: other values for fields of `rjpeg.Model`. map_quantizer: the same
+    for those of its `MapQuantizer`. encoder, decoder: options of `rjpeg.Encoder` and `rjpeg.Decoder`.
+    side_map: what gives both ends their map free of charge in the predictor's place (`side_maps.attach`).
     """
 
     row: str
     model: Mapping[str, Any] = field(default_factory=dict)
-    leveling: Mapping[str, Any] = field(default_factory=dict)
+    map_quantizer: Mapping[str, Any] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
     decoder: Mapping[str, Any] = field(default_factory=dict)
     side_map: Literal["generator", "oracle"] | None = None
@@ -45,8 +45,8 @@ class Variant:
         """Return the model with the variant's values in it."""
         tables = self.model.get("base_tables")
         arrays = {} if tables is None else {"base_tables": tuple(np.array(table, np.float64) for table in tables)}
-        leveling = model.leveling._replace(**self.leveling)
-        return dataclasses.replace(model, leveling=leveling, **{**self.model, **arrays})
+        map_quantizer = model.map_quantizer._replace(**self.map_quantizer)
+        return dataclasses.replace(model, map_quantizer=map_quantizer, **{**self.model, **arrays})
 
     def settings(self) -> str:
         """Return all that is changed, without the name of the row."""
@@ -58,14 +58,14 @@ FULL_SYSTEM = Variant("full system: the predictor's map with refinements")
 VARIANTS = {
     "region-jpeg": FULL_SYSTEM,
     "region-jpeg-restored": Variant("with restoration at the decoder", decoder={"restore": True}),
-    "region-jpeg-flat": Variant("without the map: one level everywhere", leveling={"gain": 0.0}),
+    "region-jpeg-flat": Variant("without the map: one level everywhere", map_quantizer={"gain": 0.0}),
     "region-jpeg-unrefined": Variant("without refinements: the predictor's map alone", encoder={"refine": False}),
     "region-jpeg-generator": Variant(
         "the generator's map on the side, free of charge", encoder={"refine": False}, side_map="generator"
     ),
     "region-jpeg-oracle": Variant(
         "oracle: this very picture's gradients, free of charge",
-        leveling={"gain": 1.0}, encoder={"refine": False}, side_map="oracle",
+        map_quantizer={"gain": 1.0}, encoder={"refine": False}, side_map="oracle",
     ),
     "region-jpeg-full-size": Variant(
         "without coding sizes: full size always", model={"sizes_by_rate": FULL_SIZE, "sizes_by_quality": FULL_SIZE}

@@ -11,8 +11,8 @@ import calibration_data
 from rjpeg import Encoder, Model
 from rjpeg import _codec as codec
 from rjpeg import _tables as tables
-from rjpeg._decoder import coded_picture, read_region_file
-from rjpeg._features import generator_features, predictor_features, rate_of
+from rjpeg._features import generator_features, predictor_features, quantizer_index
+from rjpeg._region_file import coded_picture, read_region_file
 from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import InputError
 from train.config import CodecConfig
@@ -55,7 +55,7 @@ def features_of(
             y, cb, cr = (codec.forward_dct(plane) for plane in codec.planes_from_frame(frame, "4:2:0"))
             percent = tables.percent_of_quality(quality) / center
             luma, chroma = tables.scaled(luma_base, percent), tables.scaled(chroma_base, percent)
-            rate = rate_of(luma)
+            rate = quantizer_index(luma)
             y_dc, cb_dc, cr_dc = (
                 codec.quantize_dc(component, int(table[0])) * int(table[0])
                 for component, table in ((y, luma), (cb, chroma), (cr, chroma))
@@ -72,7 +72,7 @@ def restoration_features_of(pictures: list[NDArray[np.uint8]], model: Model) -> 
         size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
         frame = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         file = read_region_file(encoder.encode(frame, quality=QUALITIES[number % len(QUALITIES)]), model)
-        octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
+        octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.map_quantizer.scales)
         reduction = float(np.sqrt(np.prod(file.coding_size) / np.prod(file.frame_size)))
         features.append(restoration_features(coded_picture(file, model), octaves, reduction))
     return features

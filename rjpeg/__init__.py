@@ -6,14 +6,12 @@ frame = rjpeg.Decoder().decode(jpeg)
 """
 
 from rjpeg._codec import Planes
-from rjpeg._decoder import DecodedFrame, Decoder
-from rjpeg._encoder import EncodedFrame, Encoder
 from rjpeg._inspection import inspect, region_bits
 from rjpeg._model import Model, load_model
+from rjpeg.decoder import DecodedFrame, Decoder
+from rjpeg.encoder import EncodedFrame, Encoder
 from rjpeg.errors import (
     CameraError,
-    ConfigError,
-    DeliveryError,
     InputError,
     JpegError,
     MarkerError,
@@ -28,10 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CameraError",
-    "ConfigError",
     "DecodedFrame",
     "Decoder",
-    "DeliveryError",
     "EncodedFrame",
     "Encoder",
     "InputError",

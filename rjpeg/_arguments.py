@@ -1,10 +1,10 @@
-"""Types of arguments that several command lines have, for argparse."""
+"""Types of arguments for argparse that several command lines share."""
 
 __all__ = ["positive"]
 
 
 def positive(text: str) -> int:
-    """An integer from 1 on. Raises ValueError."""
+    """Parse an integer of at least 1. Raises ValueError."""
     value = int(text)
     if value < 1:
         raise ValueError

@@ -1,8 +1,8 @@
 """Planes, coefficients and the regional quantization between them.
 
-One component is an array of blocks, (block_rows, block_cols, 64), in natural order (index 8 * v + u) and with
-the scaling of JPEG (T.81, A.3.3): the orthonormal 8x8 DCT-II of (sample - 128), so that DC is 8 * (mean - 128).
-A component holds the blocks that cover its samples; partial blocks are continued by their last row and column.
+A component is an array of blocks, (block_rows, block_cols, 64), in natural order (index 8 * v + u) and with the scaling
+of JPEG (T.81, A.3.3): the orthonormal 8x8 DCT-II of (sample - 128). DC is therefore 8 * (mean - 128).
+A component holds the blocks that cover its samples. Partial blocks repeat their last row and column.
 """
 
 from __future__ import annotations
@@ -15,21 +15,42 @@ from numpy.typing import NDArray
 
 from rjpeg import _native
 
+__all__ = [
+    "BLOCK",
+    "REGION",
+    "Planes",
+    "Subsampling",
+    "blocks_of",
+    "coding_size_of",
+    "empty_planes",
+    "enlarge",
+    "forward_dct",
+    "halve",
+    "halved",
+    "level_steps",
+    "picture_of",
+    "planes_from_frame",
+    "quantize_dc",
+    "reduce",
+    "reduce_planes",
+    "regions_of",
+]
+
 Subsampling = Literal["4:2:0", "4:4:4"]
 
 REGION = 16
 """Side of a region in pixels of the coding size."""
 BLOCK = 8
 """Side of a block in samples of its component."""
-# Frames with a side below this are not reduced before coding.
-_SMALLEST_REDUCED_SIDE = 64
+_MIN_REDUCED_SIDE = 64
+"""Frames with a side below this, in pixels, are not reduced before coding."""
 
 
 class Planes(NamedTuple):
     """A picture as three uint8 planes, full range YCbCr of BT.601 as in JFIF (T.871).
 
-    y: (H, W). u and v are Cb and Cr: (ceil(H / 2), ceil(W / 2)) at 4:2:0, as Y at 4:4:4. At 4:2:0 a chroma sample lies
-    in the middle of its 2x2 pixels.
+    y: (H, W). u, v: Cb and Cr, (ceil(H / 2), ceil(W / 2)) at 4:2:0, as Y at 4:4:4. At 4:2:0 a chroma sample lies in the
+    middle of its 2x2 pixels.
     """
 
     y: NDArray[np.uint8]
@@ -38,73 +59,80 @@ class Planes(NamedTuple):
 
 
 def blocks_of(samples: int) -> int:
-    """Number of blocks that cover `samples` samples."""
+    """Return the number of blocks that cover `samples` samples."""
     return -(-samples // BLOCK)
 
 
 def regions_of(pixels: int) -> int:
-    """Number of regions that cover `pixels` pixels."""
+    """Return the number of regions that cover `pixels` pixels."""
     return -(-pixels // REGION)
 
 
 def coding_size_of(frame_size: tuple[int, int], fraction: float) -> tuple[int, int]:
-    """The coding size, (height, width), nearest to a fraction of the frame's sides that consists of whole regions."""
-    if fraction == 1 or min(frame_size) < _SMALLEST_REDUCED_SIDE:
+    """Return the coding size, (height, width), in whole regions that is nearest to a fraction of the frame's sides.
+
+    A frame with a side below 64 pixels keeps its size, as it does at a fraction of 1.
+    """
+    if fraction == 1 or min(frame_size) < _MIN_REDUCED_SIDE:
         return frame_size
     height, width = (max(REGION, round(side * fraction / REGION) * REGION) for side in frame_size)
     return min(height, frame_size[0]), min(width, frame_size[1])
 
 
 def halved(pixels: int) -> int:
-    """Number of half-size chroma samples that cover `pixels` pixels."""
+    """Return the number of half-size chroma samples that cover `pixels` pixels."""
     return -(-pixels // 2)
 
 
 def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling, out: Planes | None = None) -> Planes:
-    """Split a (H, W, 3) uint8 BGR frame; at 4:2:0 each chroma sample is the mean of up to 2x2 pixels.
+    """Split a (H, W, 3) uint8 BGR frame. At 4:2:0 each chroma sample is the mean of up to 2x2 pixels.
 
     out: planes of the right sizes to write to.
     """
     if frame.strides[1:] != (3, 1):
-        frame = np.ascontiguousarray(frame)
+        frame = frame.copy()
     planes = empty_planes(frame.shape[0], frame.shape[1], subsampling) if out is None else out
     _native.planes_from_bgr(frame, *planes)
     return planes
 
 
 def empty_planes(height: int, width: int, subsampling: Subsampling) -> Planes:
-    """Planes for a frame of this size, not yet filled."""
+    """Allocate planes for a frame of this size, with arbitrary contents."""
     chroma = (halved(height), halved(width)) if subsampling == "4:2:0" else (height, width)
     return Planes(*(np.empty(size, np.uint8) for size in ((height, width), chroma, chroma)))
 
 
 def reduce(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A (H, W, 3) uint8 frame, or a plane (H, W), at a smaller (height, width), by area."""
+    """Reduce a (H, W, 3) uint8 frame or a (H, W) plane to a smaller (height, width), by area."""
     if frame.shape[:2] == size:
         return frame
     return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def reduce_planes(planes: Planes, size: tuple[int, int]) -> Planes:
-    """Planes at 4:2:0 at a smaller (height, width), each by area. Views with strides are made whole."""
+    """Reduce planes at 4:2:0 to a smaller (height, width), each by area. Copy views with strides."""
     chroma_size = (halved(size[0]), halved(size[1]))
-    return Planes(
-        *(
-            np.ascontiguousarray(reduce(plane, side))
-            for plane, side in zip(planes, (size, chroma_size, chroma_size), strict=True)
-        )
-    )
+    sizes = (size, chroma_size, chroma_size)
+    return Planes(*(_with_whole_rows(reduce(plane, side)) for plane, side in zip(planes, sizes, strict=True)))
+
+
+def _with_whole_rows(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a plane whose samples lie side by side.
+
+    `np.ascontiguousarray` isn't enough: it ignores the stride along a side of one sample.
+    """
+    return plane if plane.strides[1] == 1 else plane.copy()
 
 
 def enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A (h, w, 3) uint8 frame at a larger (height, width), cubic."""
+    """Enlarge a (h, w, 3) uint8 frame to a larger (height, width), by cubic interpolation."""
     if frame.shape[:2] == size:
         return frame
     return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mean of every 2x2 samples of a (H, W) uint8 plane; an odd last row or column is repeated."""
+    """Return the mean of every 2x2 samples of a (H, W) uint8 plane. An odd last row or column is repeated."""
     height, width = plane.shape
     if height % 2 or width % 2:
         plane = cv2.copyMakeBorder(plane, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -113,21 +141,19 @@ def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def forward_dct(plane: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane; as many blocks as cover it.
+    """Return coefficients (block_rows, block_cols, 64) float32 of a (H, W) uint8 plane, in the blocks that cover it.
 
     out: an array of that shape to write to.
     """
     height, width = plane.shape
-    if plane.strides[1] != 1:
-        plane = np.ascontiguousarray(plane)
-    return _native.forward_dct(plane, blocks_of(height), blocks_of(width), out)
+    return _native.forward_dct(_with_whole_rows(plane), blocks_of(height), blocks_of(width), out)
 
 
 def level_steps(table: NDArray[np.integer], level_scales: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Quantization steps of every level, (levels, 64) float32 whole numbers.
+    """Return the quantization steps of every level, (levels, 64) float32 whole numbers.
 
     table: (64,) the DQT's steps, natural order, 1..255. level_scales: (levels,), level_scales[0] == 1.
-    The DC step is the DQT's at every level; AC steps are round-half-up(table * scale) and may exceed 255, since they
+    The DC step is the DQT's at every level. AC steps are round-half-up(table * scale). They may exceed 255, since they
     are not in the file.
     """
     steps = np.floor(np.multiply.outer(np.asarray(level_scales, np.float64), np.asarray(table, np.float64)) + 0.5)
@@ -142,18 +168,18 @@ def picture_of(
     half_size_chroma: bool,
     size: tuple[int, int],
 ) -> NDArray[np.uint8]:
-    """The (height, width, 3) uint8 BGR picture of quantized blocks, from which no plane is made on the way.
+    """Return the (height, width, 3) uint8 BGR picture of quantized blocks, without whole planes in between.
 
-    blocks: (block_rows, block_cols, 64) int16 of y, cb and cr. steps: (n_levels, 64) float32 of each. levels: (rows,
-    cols, 2) uint8, those of the regions.
-    half_size_chroma: 4:2:0, else 4:4:4. size: (height, width). Half-size chroma is enlarged linearly between sample
-    centers, as libjpeg's "fancy upsampling" does.
+    blocks: (block_rows, block_cols, 64) int16 of y, cb and cr. steps: (levels, 64) float32 of each.
+    levels: (rows, cols, 2) uint8 of the regions. size: (height, width).
+    half_size_chroma: True for 4:2:0, False for 4:4:4. It is enlarged linearly between sample centers, as libjpeg's
+    "fancy upsampling" does.
     """
     return _native.picture_of(blocks, steps, levels, half_size_chroma, *size)
 
 
 def quantize_dc(coefficients: NDArray[np.float32], step: int) -> NDArray[np.int64]:
-    """The DC terms (block_rows, block_cols) that a file has, plainly rounded, which no map changes."""
+    """Return a file's DC terms, (block_rows, block_cols), plainly rounded. No map changes them."""
     dc = coefficients[..., 0]
     magnitude = np.minimum(np.abs(dc) / np.float32(step) + np.float32(0.5), np.float32(1023))
     return np.copysign(np.floor(magnitude), dc).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, folders of pictures in natural order, files with a secret or settings."""
+"""Read and write whole files, list folders of pictures in natural order, read tokens and YAML."""
 
 import errno
 import os
@@ -25,10 +25,10 @@ PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Write `data` to `path`, making the folder if need be; an existing file is replaced.
+    """Write `data` to `path`. Make the folder if it is missing, and replace an existing file.
 
-    The bytes go to a temporary file beside `path` that is renamed once complete, so a reader never sees
-    half a file and a full disk leaves nothing behind. Not fsynced.
+    The bytes go to a temporary file beside `path` that is renamed once complete. A reader never sees half a file, and a
+    full disk leaves nothing behind. The file is not fsynced.
 
     Raises:
         StorageError: the folder or file can't be written (disk full, no permission, ...).
@@ -49,7 +49,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
 
 
 def read_whole(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises:
         StorageError: it can't be read.
@@ -61,9 +61,9 @@ def read_whole(path: str | os.PathLike[str]) -> bytes:
 
 
 def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[Path]:
-    """The files of `folder`, not of the folders within, whose name ends in one of `suffixes`, of either case.
+    """Return the files of `folder` whose name ends in one of `suffixes`, of either case. Folders within are left out.
 
-    In natural order: `2.jpg` before `10.jpg`.
+    The order is natural: `2.jpg` before `10.jpg`.
 
     Raises:
         StorageError: the folder can't be read, or holds no such file.
@@ -79,7 +79,7 @@ def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PI
 
 
 def read_token(path: str | Path) -> str:
-    """The secret in a token file: its one line, without surrounding white space.
+    """Return the secret in a token file: its one line, without surrounding white space.
 
     Raises:
         ConfigError: the file can't be read, is empty, or holds more than one word of printable ASCII.
@@ -101,12 +101,16 @@ def read_token(path: str | Path) -> str:
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
-    """What a YAML file says, by `yaml.safe_load`; `what` is it, for messages: "configuration".
+    """Return the contents of a YAML file, by `yaml.safe_load`.
+
+    Args:
+        path: of the file.
+        what: names the file in messages, such as "configuration".
 
     Raises:
         ConfigError: the file can't be read, or isn't YAML.
     """
-    # only here: coding and decoding need none
+    # Imported only here, since coding and decoding need none.
     import yaml
 
     try:
@@ -127,11 +131,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether it says that a disk, a quota or a limit of a file's size is full."""
+    """Tell whether an error says that a disk or quota is full, or a file at its limit."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """What names are sorted by so that `2.jpg` comes before `10.jpg`."""
+    """Return a key that sorts `2.jpg` before `10.jpg`."""
     parts = re.split(r"([0-9]+)", name.lower())
     return [(int(p), "") if p.isascii() and p.isdigit() else (-1, p) for p in parts], name

@@ -1,4 +1,4 @@
-"""Quality maps: from the networks' answers to levels, and from levels to something that people read."""
+"""Quality maps: from the networks' outputs to levels, and from levels to pictures that people read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from rjpeg import _tables as tables
 from rjpeg._codec import REGION
 from rjpeg._runtime import Quantization
 
+__all__ = ["MapQuantizer", "compose", "draw", "levels_from_output", "quality_factors"]
 
-class Leveling(NamedTuple):
-    """How a network's answer becomes levels. Part of what encoder and decoder must agree on.
 
-    scales: (levels,) float64, scales[0] == 1. centers: the level of an average region, luma and chroma. gain: how far
-    the answer's octaves are stretched. fade: see `strength`. window: side of the square of regions around each whose
-    mean is average, odd: where all of a part of the frame is alike, that part gets as much quality as any other.
+class MapQuantizer(NamedTuple):
+    """How a network's output becomes levels. Encoder and decoder must agree on it.
+
+    scales: (levels,) float64, step of each level relative to the table's; scales[0] == 1.
+    centers: the level of an average region, luma and chroma.
+    gain: factor on the output's octaves.
+    fade: octaves of the mean luma step below which the map's range shrinks, see `strength`.
+    window: odd side, in regions, of the neighborhood whose mean is subtracted from each region. A uniform area
+    therefore gets average quality.
     """
 
     scales: NDArray[np.float64]
@@ -30,32 +35,48 @@ class Leveling(NamedTuple):
     window: int
 
     def strength(self, mean_luma_step: float) -> float:
-        """Share of the map's range that is used, 0..1, for a DQT whose luma steps have this mean (real, at least 1).
+        """Return the share of the map's range that is used, 0..1, for a DQT whose luma steps have this mean, 1..255.
 
-        A file of finest steps has nothing to give away: below `fade` octaves of the mean step the range shrinks
-        to nothing.
+        A file of the finest steps has nothing to give away. Below `fade` octaves of the mean step, the range shrinks to
+        nothing.
         """
         return min(max(math.log2(mean_luma_step) / self.fade, 0.0), 1.0)
 
     def octaves(self, strength: float) -> float:
-        """How much coarser than the DQT the luma of an average region is, in octaves, at a strength of 0..1."""
+        """Return how much coarser than the DQT the luma of an average region is, in octaves. strength: 0..1."""
         return math.log2(self.scales[self.centers[0]]) * strength
+
+    def finest_percent(self, percent: float, mean_base_step: float) -> float:
+        """Return the scale of the DQT's tables for a picture that is coded at `percent` on average.
+
+        It is finer by the map's center: x with x + most * strength(mean_step * x) = wanted, all in octaves. A strength
+        between 0 and 1 is a line over x. mean_base_step: of the base table for luma.
+        """
+        wanted, most = math.log2(percent), self.octaves(1.0)
+        mean_step = math.log2(mean_base_step / 100.0)
+        octaves = (wanted - most * mean_step / self.fade) / (1.0 + most / self.fade)
+        if octaves + mean_step > self.fade:
+            octaves = wanted - most
+        elif octaves + mean_step < 0:
+            octaves = wanted
+        return float(2.0**octaves)
 
 
 def levels_from_output(
-    output: NDArray[np.int8], quantization: Quantization, leveling: Leveling, luma_table: NDArray[np.integer]
+    output: NDArray[np.int8], quantization: Quantization, map_quantizer: MapQuantizer, luma_table: NDArray[np.integer]
 ) -> NDArray[np.uint8]:
-    """Levels (rows, cols, 2) uint8 from a network's int8 answer (rows, cols, 2) and the file's luma table.
+    """Return levels (rows, cols, 2) uint8 for a network's int8 output (rows, cols, 2) and the file's luma table.
 
-    The answer means octaves of the quantization step, larger is coarser; each channel of a region is centered on its
-    mean over the regions around it. Sums are of integers and every real operation is one IEEE double rounding, so all
+    The output means octaves of the quantization step, larger is coarser. Each channel of a region is centered on its
+    mean over the regions around it. Sums are of integers, and every real operation is one IEEE double rounding, so all
     machines give the same levels.
     """
-    strength = leveling.strength(tables.mean_step(luma_table))
-    levels_per_octave = 1.0 / math.log2(leveling.scales[1])
-    factor = quantization.scale * leveling.gain * levels_per_octave * strength
-    luma, chroma = (center * strength + 0.5 for center in leveling.centers)
-    return _native.levels_from_output(output, leveling.window, factor, (luma, chroma), len(leveling.scales) - 1)
+    strength = map_quantizer.strength(tables.mean_step(luma_table))
+    levels_per_octave = 1.0 / math.log2(map_quantizer.scales[1])
+    factor = quantization.scale * map_quantizer.gain * levels_per_octave * strength
+    luma, chroma = (center * strength + 0.5 for center in map_quantizer.centers)
+    max_level = len(map_quantizer.scales) - 1
+    return _native.levels_from_output(output, map_quantizer.window, factor, (luma, chroma), max_level)
 
 
 def quality_factors(
@@ -64,7 +85,7 @@ def quality_factors(
     tables_of_file: tuple[NDArray, NDArray],
     base_tables: tuple[NDArray, NDArray],
 ) -> NDArray[np.float64]:
-    """Every level as an IJG quality factor, (rows, cols, 2) float64 in 1..100.
+    """Return every level as an IJG quality factor, (rows, cols, 2) float64 in 1..100.
 
     tables_of_file: the DQT's luma and chroma tables. base_tables: the model's, which mean quality 50.
     """
@@ -77,9 +98,9 @@ def quality_factors(
 
 
 def draw(factors: NDArray[np.floating], coding_size: tuple[int, int], frame_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Quality factors of one channel, (rows, cols) in 1..100, as a BGR picture (H, W, 3) uint8 of the frame's size.
+    """Draw quality factors of one channel, (rows, cols) in 1..100, as (H, W, 3) uint8 BGR of the frame's size.
 
-    Dark is coarse and bright is fine, on the same scale for all pictures; a region is an area of one color.
+    Dark is coarse and bright is fine, on the same scale for all pictures. A region is an area of one color.
     """
     shades = np.clip(factors * 2.55, 0, 255).astype(np.uint8)
     of_pixels = shades.repeat(REGION, axis=0).repeat(REGION, axis=1)[: coding_size[0], : coding_size[1]]
@@ -88,7 +109,7 @@ def draw(factors: NDArray[np.floating], coding_size: tuple[int, int], frame_size
 
 
 def compose(panels: dict[str, NDArray[np.uint8]], margin: int = 8) -> NDArray[np.uint8]:
-    """Panels of one size side by side, each under its title, as one (H, W, 3) uint8 BGR picture."""
+    """Put panels of one size side by side, each under its title, as one (H, W, 3) uint8 BGR picture."""
     height, width = next(iter(panels.values())).shape[:2]
     title = 24
     sheet = np.full((height + title + margin, len(panels) * (width + margin) + margin, 3), 255, np.uint8)

@@ -1,14 +1,15 @@
-"""The region marker: the one APP10 segment that tells a Region JPEG from any other.
+"""The region marker: the APP10 segment that tells a Region JPEG from any other.
 
-    2  "RJ"
-    1  version in the high four bits; bit 0: the frame's size follows; bits 1, 2: how the map is corrected
-    2  model id
-    4  frame height and width, only if they differ from the JPEG's own
-    3  low 24 bits of the CRC-32 over coefficients, map, tables and sizes
-    n  correction of the predictor's map, if any
+    bytes  contents
+    2      "RJ"
+    1      version in the high four bits; bit 0: the frame's size follows; bits 1, 2: how the map is corrected
+    2      model id
+    4      frame height and width, only if they differ from the JPEG's own
+    3      low 24 bits of the CRC-32 over coefficients, map, tables and sizes
+    n      correction of the predictor's map, if any
 
-Integers are big-endian. With the segment's own four bytes of code and length that is 12 or 16 bytes without a
-correction. One that does not fit a segment goes on in the next ones: "RJ", a zero byte, data.
+Integers are big-endian. Without a correction, the segment has 12 or 16 bytes with its own four of code and length. A
+correction that does not fit continues in further segments: "RJ", a zero byte, data.
 """
 
 from __future__ import annotations
@@ -23,20 +24,38 @@ from numpy.typing import NDArray
 from rjpeg import _native
 from rjpeg.errors import MarkerError
 
+__all__ = [
+    "SEGMENT_CODE",
+    "VERSION",
+    "WHOLE_MAP",
+    "Marker",
+    "checksum_of",
+    "corrected",
+    "correction_between",
+    "is_region_segment",
+    "pack",
+    "unpack",
+    "whole_map",
+]
+
 SEGMENT_CODE = 0xEA
 VERSION = 1
 _MAGIC = b"RJ"
 _CONTINUED = _MAGIC + b"\x00"
 _HAS_SIZE, _DIFFERENCES, WHOLE_MAP = 1, 2, 4
-_MOST_SEGMENT_BYTES = 65533
-# Where a correction changes more levels than this, the map is deflated as a whole. The two numbers bound the work
-# that a hostile file can ask for, too.
-_MOST_DIFFERENCES = 20_000
-_MOST_DIFFERENCE_BYTES = 40 * _MOST_DIFFERENCES
+_MAX_SEGMENT_BYTES = 65533
+# A correction that changes more levels than this is written as a whole map, deflated. The two numbers also bound the
+# work that a hostile file can ask for.
+_MAX_DIFFERENCES = 20_000
+_MAX_DIFFERENCE_BYTES = 40 * _MAX_DIFFERENCES
 
 
 class Marker(NamedTuple):
-    """What a file's marker says. frame_size: (height, width) if not the JPEG's own. correction: undecoded."""
+    """What a file's marker says.
+
+    model_id: two bytes. frame_size: (height, width), or None for the JPEG's own. checksum: 24 bits.
+    correction_kind, correction: see `corrected`.
+    """
 
     model_id: bytes
     frame_size: tuple[int, int] | None
@@ -53,10 +72,10 @@ def checksum_of(
     frame_size: tuple[int, int],
     masks: list[NDArray[np.uint64]] | None = None,
 ) -> int:
-    """24 bits of the CRC-32 over all that makes the picture: quantized blocks, map, each component's table, sizes.
+    """Return 24 bits of the CRC-32 over all that makes the picture: quantized blocks, map, tables, sizes.
 
-    Numbers are taken as 16 bits, little-endian. What a lossless transcoder may change is not among them. masks: of the
-    blocks, if they are known (`_native.find_masks`).
+    Numbers are taken as 16 bits, little-endian. What a lossless transcoder may change is not among them.
+    blocks, tables: of each component. masks: of the blocks, if they are known (`_native.find_masks`).
     """
     crc = _native.checksum(blocks, masks or [_native.find_masks(component) for component in blocks], 0)
     numbers = b"".join(table.astype("<u2", copy=False).tobytes() for table in tables)
@@ -65,25 +84,25 @@ def checksum_of(
 
 
 def pack(marker: Marker) -> list[tuple[int, bytes]]:
-    """The segments, (code, data), that say `marker`."""
+    """Return the segments, (code, data), that hold a marker."""
     flags = marker.correction_kind | (_HAS_SIZE if marker.frame_size else 0)
     data = _MAGIC + bytes([VERSION << 4 | flags]) + marker.model_id
     if marker.frame_size:
         data += struct.pack(">HH", *marker.frame_size)
     data += marker.checksum.to_bytes(3, "big") + marker.correction
-    segments = [data[:_MOST_SEGMENT_BYTES]]
-    size = _MOST_SEGMENT_BYTES - len(_CONTINUED)
-    segments += [_CONTINUED + data[start : start + size] for start in range(_MOST_SEGMENT_BYTES, len(data), size)]
+    segments = [data[:_MAX_SEGMENT_BYTES]]
+    size = _MAX_SEGMENT_BYTES - len(_CONTINUED)
+    segments += [_CONTINUED + data[start : start + size] for start in range(_MAX_SEGMENT_BYTES, len(data), size)]
     return [(SEGMENT_CODE, segment) for segment in segments]
 
 
 def is_region_segment(code: int, data: bytes) -> bool:
-    """Whether an application segment is ours; others' APP10 segments are left alone."""
+    """Tell whether an application segment is a region marker's. Other programs write APP10 segments, too."""
     return code == SEGMENT_CODE and data.startswith(_MAGIC) and len(data) > len(_MAGIC)
 
 
 def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
-    """Read the marker among a file's application segments, None where there is none.
+    """Read the marker among a file's application segments. Return None if there is none.
 
     Raises MarkerError for a marker that is cut short, doubled or of another version.
     """
@@ -117,34 +136,35 @@ def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
 
 
 def correction_between(predicted: NDArray[np.uint8], levels: NDArray[np.uint8]) -> tuple[int, bytes]:
-    """(kind, data) that turns the predictor's map into `levels`, both (rows, cols, 2), in one of two ways.
+    """Return (kind, data) that turns the predictor's map into `levels`, both (rows, cols, 2) uint8.
 
-    Differences: gaps between changed levels (luma first, row by row) and signed differences in Rice codes (Rice and
-    Plaunt 1971), the best of 16 parameters in the first four bits. Or the whole map, deflated (RFC 1951), where that is
-    shorter; of differences that take less than three bits a level it is taken for granted that they are.
+    There are two kinds. Differences: gaps between changed levels (luma first, row by row) and signed differences, in
+    Rice codes (Rice and Plaunt 1971) with the best of 16 parameters in the first four bits. Or the whole map, deflated
+    (RFC 1951), if that is shorter. Differences of less than three bits a level are not compared with it.
     """
-    coded = _native.rice_encode(predicted, levels, _MOST_DIFFERENCES)
+    coded = _native.rice_encode(predicted, levels, _MAX_DIFFERENCES)
     if coded == b"":
         return 0, b""
-    # A photograph's map takes more than that deflated, which would be a good part of the time to code a small one.
+    # A photograph's map takes more than that deflated. To deflate it would take a good part of a small picture's time.
     if coded is not None and 8 * len(coded) <= 3 * levels.size:
         return _DIFFERENCES, coded
     whole = whole_map(levels)
-    if coded is None or len(coded) > min(len(whole[1]), _MOST_DIFFERENCE_BYTES):
+    if coded is None or len(coded) > min(len(whole[1]), _MAX_DIFFERENCE_BYTES):
         return whole
     return _DIFFERENCES, coded
 
 
 def whole_map(levels: NDArray[np.uint8]) -> tuple[int, bytes]:
-    """(kind, data) that says the whole map, whatever the predictor's is."""
+    """Return (kind, data) that gives the whole map, (rows, cols, 2) uint8, whatever the predictor's is."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     return WHOLE_MAP, deflate.compress(_flat(levels).tobytes()) + deflate.flush()
 
 
 def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count: int) -> NDArray[np.uint8]:
-    """The map that a correction makes of the predictor's. Raises MarkerError for data that can't be one.
+    """Return the map that a correction makes of the predictor's, (rows, cols, 2) uint8.
 
-    Of `predicted` a correction of the kind WHOLE_MAP reads nothing but its shape.
+    A correction of the kind WHOLE_MAP reads nothing of `predicted` but its shape.
+    Raises MarkerError for data that can't be a correction, or that leaves the levels 0..level_count - 1.
     """
     if kind == 0 and not data:
         return predicted
@@ -159,12 +179,12 @@ def corrected(predicted: NDArray[np.uint8], kind: int, data: bytes, level_count:
             raise MarkerError(f"region marker's map has not the {flat.size} levels that were expected")
         flat = np.frombuffer(whole, np.uint8)
     elif kind == _DIFFERENCES:
-        if len(data) > _MOST_DIFFERENCE_BYTES:
+        if len(data) > _MAX_DIFFERENCE_BYTES:
             raise MarkerError(
-                f"region marker has {len(data)} bytes of refinements, expected at most {_MOST_DIFFERENCE_BYTES}"
+                f"region marker has {len(data)} bytes of refinements, expected at most {_MAX_DIFFERENCE_BYTES}"
             )
         try:
-            positions, differences = _native.rice_decode(data, flat.size, _MOST_DIFFERENCES)
+            positions, differences = _native.rice_decode(data, flat.size, _MAX_DIFFERENCES)
         except ValueError as error:
             raise MarkerError(f"region marker's refinements {error}") from error
         changed = flat.astype(np.int64)

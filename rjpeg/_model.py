@@ -1,4 +1,4 @@
-"""A model folder: two int8 networks and a manifest that says how their answers become tables and levels."""
+"""A model folder: int8 networks, and a manifest that says how their outputs become tables and levels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rjpeg import _tables as tables
 from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
-from rjpeg._maps import Leveling
+from rjpeg._maps import MapQuantizer
 from rjpeg._restoration import CHANNELS as RESTORER_CHANNELS
 from rjpeg._runtime import Network, Quantization
 from rjpeg.errors import ModelError
+
+__all__ = ["DEFAULT_FOLDER", "MANIFEST_FORMAT", "Model", "identity_of", "load_model"]
 
 MANIFEST_FORMAT = 1
 DEFAULT_FOLDER = Path(__file__).parent / "models" / "default"
@@ -28,18 +31,20 @@ DEFAULT_FOLDER = Path(__file__).parent / "models" / "default"
 class Model:
     """A loaded model folder.
 
-    identity: the two bytes that a file's marker carries. base_tables: luma and chroma, (64,) float64 in natural order,
-    for quality 50. dead_zone: 0..0.5; AC terms are sign(c) * floor(|c| / step + 0.5 - dead_zone), DC is plainly
-    rounded. refinement_bits: what a level of the generator's must be taken to save, in place of the predictor's, to be
-    written into the marker. sizes_by_rate, sizes_by_quality: (upper bound, fraction of the frame's sides) in rising
-    order, the last bound infinite; bounds are bpp and IJG quality.
-    negligible_energy: see `sizing.Sizing.place`; 0 where the manifest has none.
+    identity: the two bytes that a file's marker carries.
+    base_tables: luma and chroma, (64,) float64 in natural order, for quality 50.
+    dead_zone: 0..0.5. AC terms are sign(c) * floor(|c| / step + 0.5 - dead_zone), DC is plainly rounded.
+    refinement_bits: what one of the generator's levels must save over the predictor's to be written into the marker.
+    sizes_by_rate, sizes_by_quality: (upper bound, fraction of the frame's sides) in rising order, the last bound
+    infinite. Bounds are bpp and IJG quality.
+    negligible_energy: see `Sizing.index_for_detail`; 0 if the manifest has none.
+    threads: for the generator and the restorer.
     """
 
     folder: Path
     manifest: dict[str, Any]
     identity: bytes
-    leveling: Leveling
+    map_quantizer: MapQuantizer
     base_tables: tuple[NDArray[np.float64], NDArray[np.float64]]
     dead_zone: float
     refinement_bits: float
@@ -49,8 +54,17 @@ class Model:
     threads: int
 
     @cached_property
+    def mean_base_step(self) -> float:
+        """Mean step of the luma base table, which means quality 50."""
+        return float(np.mean(self.base_tables[0]))
+
+    def mean_step_at(self, quality: float) -> float:
+        """Return the mean luma step at an IJG quality of 1..100, before it is rounded to a table."""
+        return self.mean_base_step * tables.percent_of_quality(quality) / 100.0
+
+    @cached_property
     def coding_fractions(self) -> tuple[float, ...]:
-        """All coding sizes that a frame may get, as fractions of its sides, rising."""
+        """Coding sizes that a frame may get, as fractions of its sides, rising."""
         return tuple(sorted({fraction for _, fraction in (*self.sizes_by_rate, *self.sizes_by_quality)}))
 
     @cached_property
@@ -73,7 +87,7 @@ class Model:
 
     @cached_property
     def restorer(self) -> Network:
-        """The restorer. Raises ModelError where the model comes without one."""
+        """The restorer. Raises ModelError if the model has none."""
         part = self.manifest.get("restorer")
         if part is None:
             raise ModelError(f"model {self.folder} has no restorer: decode without, or export one")
@@ -83,16 +97,19 @@ class Model:
 
 
 def identity_of(decoder: dict[str, Any]) -> str:
-    """Eight hex digits that name everything a decoder must know to read a model's files (manifest's "decoder")."""
+    """Return eight hex digits that name all that a decoder must know to read a model's files.
+
+    decoder: the manifest's "decoder".
+    """
     canonical = json.dumps(decoder, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def load_model(folder: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Model:
-    """Read a model folder as `make export-tflite` writes it; None is the shipped one.
+    """Read a model folder as `make export-tflite` writes it. None is the shipped one.
 
-    threads: that the generator may use. Raises ModelError where a file is missing, damaged or of another format. The
-    networks themselves are loaded, and checked against their sha256, when they are first used.
+    threads: for the generator and the restorer. The networks are loaded, and checked against their sha256, when they
+    are first used. Raises ModelError if a file is missing, damaged or of another format.
     """
     folder = Path(folder) if folder is not None else DEFAULT_FOLDER
     path = folder / "manifest.json"
@@ -130,7 +147,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         folder=folder,
         manifest=manifest,
         identity=bytes.fromhex(identity)[:2],
-        leveling=Leveling(scales, centers, float(decoder["map_gain"]), float(decoder["fade_octaves"]), window),
+        map_quantizer=MapQuantizer(scales, centers, float(decoder["map_gain"]), float(decoder["fade_octaves"]), window),
         base_tables=(luma, chroma),
         dead_zone=float(manifest["dead_zone"]),
         refinement_bits=float(manifest["refinement_bits"]),
@@ -142,7 +159,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
 
 
 def _ladder(rows: list[tuple[float | None, float]]) -> tuple[tuple[float, float], ...]:
-    """Rows of (upper bound or null, fraction), checked to rise; the last one has no bound."""
+    """Return rows of (upper bound or null, fraction), checked to rise. The last one has no bound."""
     ladder = tuple((float("inf") if bound is None else float(bound), float(fraction)) for bound, fraction in rows)
     for (bound, fraction), (next_bound, next_fraction) in itertools.pairwise(ladder):
         if not (bound < next_bound and 0 < fraction <= next_fraction <= 1):

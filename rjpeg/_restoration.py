@@ -1,7 +1,7 @@
 """Restoration: a third network, at the server, that undoes for the task what coding did to the picture.
 
-It works at the coding size on cells of 4x4 pixels, so that two cells are a block, and knows every region's quantization
-step. What it gives is a correction of the picture at twice the coding size, from which the frame is made.
+It works at the coding size on cells of 4x4 pixels, two to a block's side, and knows every region's quantization step.
+Its output is a correction of the picture at twice the coding size, from which the frame is made.
 """
 
 from __future__ import annotations
@@ -13,21 +13,33 @@ from numpy.typing import NDArray
 from rjpeg._codec import REGION
 from rjpeg._runtime import Network, answer
 
+__all__ = [
+    "CELL",
+    "CHANNELS",
+    "OUTPUTS",
+    "ZOOM",
+    "correction_of",
+    "restoration_features",
+    "restore",
+    "step_octaves",
+]
+
 CELL = 4
 """Side of a cell in pixels of the coding size."""
 ZOOM = 2
-"""The correction's size in coding sizes."""
+"""Side of the correction, in coding sizes."""
 CHANNELS = 3 * CELL * CELL + 5
 OUTPUTS = 3 * (ZOOM * CELL) ** 2
-# Rows of cells at a time, which bounds memory; and how many more the network must see above and below (train.networks:
-# eight 3x3 convolutions at most).
-_STRIP, _CONTEXT = 64, 8
+_STRIP = 64
+"""Rows of cells that are restored at a time, which bounds memory."""
+_CONTEXT = 8
+"""Rows of cells that the network must see above and below. It has at most eight 3x3 convolutions (train.networks)."""
 
 
 def step_octaves(
     quality_map: NDArray[np.uint8], tables: tuple[NDArray, NDArray], level_scales: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """log2 of every region's mean quantization step, (rows, cols, 2) float32 >= 0: luma, chroma.
+    """Return log2 of every region's mean quantization step, (rows, cols, 2) float32 >= 0: luma, chroma.
 
     quality_map: (rows, cols, 2) levels. tables: the DQT's (64,) luma and chroma tables.
     """
@@ -41,12 +53,12 @@ def step_octaves(
 def restoration_features(
     coded: NDArray[np.uint8], octaves: NDArray[np.float32], reduction: float
 ) -> NDArray[np.float32]:
-    """What the network sees, (rows, cols, 53) float32 in -128..127, one row and column for every cell.
+    """Return what the network sees, (rows, cols, 53) float32 in -128..127, one row and column for every cell.
 
-    coded: (h, w, 3) uint8 BGR at the coding size; its last row and column are repeated to fill cells. octaves: of
-    `step_octaves`. reduction: the coding size as a share of the frame's sides, above 0..1. Channels: the cell's pixels
-    row by row, RGB, less 128; 16 * octaves - 64; whether the row, and the column, of cells is the second one of a
-    block (-64 or 64); 128 * reduction - 64.
+    coded: (h, w, 3) uint8 BGR at the coding size. Its last row and column are repeated to fill cells.
+    octaves: of `step_octaves`. reduction: the coding size as a share of the frame's sides, above 0..1.
+    Channels: the cell's pixels row by row, RGB, less 128; 16 * octaves - 64; whether the row, and the column, of cells
+    is the second one of a block (-64 or 64); 128 * reduction - 64.
     """
     height, width = coded.shape[:2]
     rows, cols = -(-height // CELL), -(-width // CELL)
@@ -65,7 +77,7 @@ def restoration_features(
 
 
 def correction_of(outputs: NDArray[np.floating]) -> NDArray[np.floating]:
-    """A network's outputs (rows, cols, 192) as gray levels to add, (8 * rows, 8 * cols, 3) BGR."""
+    """Turn a network's outputs (rows, cols, 192) into gray levels to add, (8 * rows, 8 * cols, 3) BGR."""
     rows, cols = outputs.shape[:2]
     side = ZOOM * CELL
     pixels = outputs.reshape(rows, cols, side, side, 3).transpose(0, 2, 1, 3, 4)
@@ -75,7 +87,7 @@ def correction_of(outputs: NDArray[np.floating]) -> NDArray[np.floating]:
 def restore(
     network: Network, coded: NDArray[np.uint8], octaves: NDArray[np.float32], frame_size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The (H, W, 3) uint8 BGR frame for a decoded picture at the coding size, (h, w, 3) uint8 BGR.
+    """Return the (H, W, 3) uint8 BGR frame for a decoded picture at the coding size, (h, w, 3) uint8 BGR.
 
     octaves: of `step_octaves`. frame_size: (H, W). Raises ModelError as `Network.run` does.
     """
@@ -83,7 +95,8 @@ def restore(
     reduction = float(np.sqrt(height * width / (frame_size[0] * frame_size[1])))
     features = restoration_features(coded, octaves, reduction)
     scale, zero_point = network.output_quantization
-    zoomed = np.empty((ZOOM * height, ZOOM * width, 3), np.int16)  # clipped only when it has its size, as in training
+    # Clipped only when it has the frame's size, as in training.
+    zoomed = np.empty((ZOOM * height, ZOOM * width, 3), np.int16)
     for first in range(0, len(features), _STRIP):
         start, stop = max(0, first - _CONTEXT), min(len(features), first + _STRIP + _CONTEXT)
         outputs = answer(network, features[start:stop])

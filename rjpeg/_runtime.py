@@ -1,4 +1,4 @@
-"""The TFLite runtime: tflite-runtime or ai-edge-litert, whichever is installed. Nothing else imports them."""
+"""The TFLite runtime: tflite-runtime or ai-edge-litert, whichever is installed. No other module imports them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,33 @@ from numpy.typing import NDArray
 
 from rjpeg.errors import ModelError
 
-RUNTIMES = ("ai_edge_litert", "tflite_runtime")
-"""Packages that are tried, in this order; the environment variable RJPEG_RUNTIME names the only one to use.
+__all__ = [
+    "RUNTIMES",
+    "Network",
+    "Quantization",
+    "answer",
+    "load",
+    "quantize_input",
+    "runtime_name",
+]
 
-The newer one first: on x86-64 it takes six sevenths of the other's time, and once TensorFlow is loaded,
+RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+"""Packages that are tried, in this order. The environment variable RJPEG_RUNTIME names the only one to use.
+
+The newer one comes first: on x86-64 it takes six sevenths of the other's time. Once TensorFlow is loaded,
 tflite-runtime 2.14 fails to make an interpreter ("vector::reserve", bad_alloc).
 """
 
 
 class Quantization(NamedTuple):
-    """Of an integer tensor: value = (integer - zero_point) * scale."""
+    """How an integer tensor stands for real values: value = (integer - zero_point) * scale."""
 
     scale: float
     zero_point: int
 
 
 def runtime_name() -> str:
-    """Name of the installed TFLite runtime that is used, one of RUNTIMES. Raises ModelError where there is none."""
+    """Return the name of the TFLite runtime that is used, one of RUNTIMES. Raises ModelError if none is installed."""
     return str(_interpreter_module().__name__.partition(".")[0])
 
 
@@ -50,24 +60,25 @@ def _interpreter_module() -> Any:
     raise ModelError(f"no TFLite runtime can be imported ({'; '.join(reasons)})")
 
 
-_announcing = threading.Lock()
-_announced = False
+_stderr_lock = threading.Lock()
+_delegate_announced = False
 
 
 @contextlib.contextmanager
-def _unannounced() -> Iterator[None]:
-    """Keeps one line off standard error, where a program's own lines may be for machines: that XNNPACK is used.
+def _without_delegate_message() -> Iterator[None]:
+    """Keep the line that XNNPACK is used off standard error, whose lines may be for machines.
 
     A runtime writes it when it makes its first delegate, whatever the level of logging.
     """
-    global _announced
-    if _announced or not hasattr(os, "memfd_create"):
+    global _delegate_announced
+    if _delegate_announced or not hasattr(os, "memfd_create"):
         yield
         return
-    with _announcing:
+    with _stderr_lock:
         try:
             stderr = os.dup(2)
-        except OSError:  # closed
+        except OSError:
+            # Standard error is closed.
             yield
             return
         held = os.memfd_create("stderr")
@@ -81,19 +92,16 @@ def _unannounced() -> Iterator[None]:
             with open(held, "rb") as file:  # noqa: PTH123
                 for line in file:
                     if b"XNNPACK delegate" in line:
-                        _announced = True
+                        _delegate_announced = True
                     else:
                         os.write(2, line)
 
 
 class Network:
-    """A TFLite network with one input, for any grid size. Safe to use from several threads, which run side by side.
+    """A TFLite network with one input, for any grid size. Several threads may use it at once.
 
-    delegate: let the runtime hand the network to XNNPACK, its fastest kernels. reference_kernels: the plainest ones, to
-    compare with. outputs: how many the network must have, None for any number.
-
-    An interpreter serves one thread at a time, and one shape until it is allocated anew. There is one at first; another
-    is made when none is free that has the shape, up to one a core and at least four. Beyond, the one that was idle
+    An interpreter serves one thread at a time, and one shape until it is allocated anew. There is one at first. Another
+    is made when none is free that has the shape, up to one a core and at least four. After that, the one that was idle
     longest takes the new shape, or the thread waits until one is idle.
     """
 
@@ -107,12 +115,17 @@ class Network:
         threads: int = 1,
         outputs: int | None = 1,
     ) -> None:
-        """Load a network from the bytes of its file; `name` is for messages. Raises ModelError."""
+        """Load a network from the bytes of its file. Raises ModelError.
+
+        name: for messages. reference_kernels: use the plainest kernels, to compare with. delegate: let the runtime hand
+        the network to XNNPACK, its fastest kernels. threads: for one run. outputs: how many the network must have, None
+        for any number.
+        """
         self.name = name
         self._content = content
         self._reference_kernels, self._delegate, self._threads = reference_kernels, delegate, threads
         try:
-            with _unannounced():
+            with _without_delegate_message():
                 interpreter = self._make()
                 interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -129,19 +142,19 @@ class Network:
         self._input, self._outputs = into[0]["index"], [each["index"] for each in out]
         self._first_shape = tuple(int(n) for n in into[0]["shape"])
         self._idle = [_Instance(interpreter, self._first_shape)]
-        self._made, self._most = 1, max(4, os.cpu_count() or 1)
+        self._made, self._max_made = 1, max(4, os.cpu_count() or 1)
         self._freed = threading.Condition()
 
     def run(self, array: NDArray) -> NDArray:
-        """First output for an input of the network's own dtype; sizes that the file leaves open follow the input's.
+        """Return the first output for an input of the network's own dtype.
 
-        The first size, of the batch, may be any one even where the file says 1. Raises ModelError where dtype or shape
-        do not fit.
+        Sizes that the file leaves open follow the input's. The first one, of the batch, may differ even if the file
+        says 1. Raises ModelError if dtype or shape do not fit.
         """
         return self.run_all(array)[0]
 
     def run_all(self, array: NDArray) -> list[NDArray]:
-        """As `run`, every output."""
+        """Return every output, otherwise as `run`."""
         if array.dtype != self.input_dtype:
             raise ModelError(f"{self.name}: input is {array.dtype}, expected {self.input_dtype}")
         fixed = self.input_shape[1:]
@@ -153,7 +166,8 @@ class Network:
         try:
             interpreter = instance.interpreter
             if array.shape != instance.shape:
-                instance.shape = ()  # until it is done, no shape at all
+                # It has no shape until the tensors are allocated.
+                instance.shape = ()
                 interpreter.resize_tensor_input(self._input, array.shape)
                 interpreter.allocate_tensors()
                 instance.shape = array.shape
@@ -166,13 +180,13 @@ class Network:
             self._give_back(instance)
 
     def outputs_of(self, operation: str) -> list[int] | None:
-        """Which of the network's outputs are those of its operation of that name, in the operation's own order.
+        """Return the indices of the outputs of an operation among the network's, in the operation's own order.
 
-        None where there is no such operation, several, or one whose outputs are not all the network's.
+        Return None if there is no such operation, or several, or if not all of its outputs are the network's.
         """
         instance = self._take(self._first_shape)
         try:
-            # not public, and the only way to tell: a converter is free to order and name outputs as it likes
+            # Not public, and the only way to tell: a converter is free to order and name outputs as it likes.
             found = [each for each in instance.interpreter._get_ops_details() if each["op_name"] == operation]
         except AttributeError:
             return None
@@ -189,13 +203,13 @@ class Network:
             self._freed.notify()
 
     def _take(self, shape: tuple[int, ...]) -> _Instance:
-        """An interpreter that no other thread has, for this shape already if there is one."""
+        """Take an interpreter that no other thread has, one that has this shape already if possible."""
         with self._freed:
             while True:
                 at = next((at for at, each in enumerate(self._idle) if each.shape == shape), None)
                 if at is not None:
                     return self._idle.pop(at)
-                if self._made < self._most:
+                if self._made < self._max_made:
                     self._made += 1
                     break
                 if self._idle:
@@ -222,7 +236,7 @@ class Network:
 
 @dataclass
 class _Instance:
-    """An interpreter, and the shape that its tensors are allocated for; () where they are not."""
+    """An interpreter, and the shape that its tensors are allocated for, or () if they are not."""
 
     interpreter: Any
     shape: tuple[int, ...]
@@ -231,7 +245,7 @@ class _Instance:
 def load(
     path: str | os.PathLike[str], *, reference_kernels: bool = False, threads: int = 1, outputs: int | None = 1
 ) -> Network:
-    """Load a .tflite file; the rest as for Network. Raises ModelError where it can't be read or run."""
+    """Load a .tflite file. The other arguments are those of Network. Raises ModelError if it can't be read or run."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -240,14 +254,14 @@ def load(
 
 
 def quantize_input(features: NDArray[np.floating], quantization: Quantization) -> NDArray[np.int8]:
-    """Real values to the int8 of an input: floor(value / scale + 0.5) + zero_point, the same on every machine."""
+    """Quantize real values to an input's int8: floor(value / scale + 0.5) + zero_point, the same on every machine."""
     scaled = np.floor(features.astype(np.float64) / quantization.scale + 0.5) + quantization.zero_point
     return np.clip(scaled, -128, 127).astype(np.int8)
 
 
 def answer(network: Network, features: NDArray[np.floating]) -> NDArray[np.int8]:
-    """A network's int8 output (rows, cols, channels) for the real features (rows, cols, channels) of one picture.
+    """Return a network's int8 output (rows, cols, channels) for real features (rows, cols, channels) of one picture.
 
-    Encoder and decoder ask in this one way, so that they get the same integers. Raises ModelError as `run` does.
+    Raises ModelError as `run` does.
     """
     return network.run(quantize_input(features, network.input_quantization)[None])[0]

@@ -1,9 +1,8 @@
 """How much detail a frame has, and so how far it may be reduced before it is coded.
 
-A reduced frame has lost its highest frequencies. Where quantization would leave nothing of them anyway that costs
-nothing, and the bits that say so of every block are saved: of soft frames more is left at the same rate. Rate or
-quality say how much detail a task needs; of sharp frames, whose highest frequencies are expensive and worth little to
-it, that is less than they have.
+A reduced frame has lost its highest frequencies. If quantization would remove them anyway, that costs nothing, and the
+bits that say so in every block are saved. Soft frames therefore look better at the same rate. Rate or quality say how
+much detail a task needs. Sharp frames have more than that: their highest frequencies are expensive and worth little.
 """
 
 from __future__ import annotations
@@ -16,34 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg._codec import BLOCK, Planes, coding_size_of, forward_dct
+from rjpeg._model import Model
 
-# Of a larger frame only some rows of blocks are looked at, evenly spread.
+__all__ = ["Sizing", "coding_size_for", "size_for_quality", "sizing_of"]
+
 _ENOUGH_BLOCKS = 2400
-# Of a block's coefficients, the higher of their two frequencies, in half periods a block.
+"""Blocks that are looked at. Larger frames are sampled in evenly spread rows of blocks."""
+# The higher of each coefficient's two frequencies, in half periods a block.
 _FREQUENCY = np.maximum.outer(np.arange(BLOCK), np.arange(BLOCK)).ravel()
 
 
 class Sizing(NamedTuple):
     """A frame's possible coding sizes and what each one would lose.
 
-    sizes: (height, width), rising. energies: (len(sizes) - 1,), for every size but the last, the mean square of the
-    luma coefficients that it loses and the next one keeps.
+    sizes: (height, width), rising. energies: (len(sizes) - 1,), the mean square of the luma coefficients that each size
+    loses and the next one keeps.
     """
 
     sizes: list[tuple[int, int]]
     energies: NDArray[np.float64]
 
-    def place(self, step: float, negligible: float) -> int:
-        """Of the smallest size above which all energies are less than `negligible` * step ** 2; 0 is none."""
+    def index_for_detail(self, step: float, negligible: float) -> int:
+        """Return the index of the smallest size above which all energies are less than `negligible` * step ** 2."""
         kept = np.flatnonzero(self.energies >= negligible * step**2)
         return int(kept[-1]) + 1 if kept.size else 0
 
 
 def sizing_of(frame: NDArray[np.uint8] | Planes, fractions: Sequence[float]) -> Sizing:
-    """Of a frame, (H, W, 3) uint8 BGR or Planes at 4:2:0. fractions: of its sides, rising."""
+    """Measure a frame, (H, W, 3) uint8 BGR or Planes at 4:2:0. fractions: of its sides, rising."""
     pixels = frame.y if isinstance(frame, Planes) else frame
     height, width = pixels.shape[:2]
-    # fractions that come to the same whole regions are one size
+    # Fractions that give the same whole regions are one size.
     by_size = {coding_size_of((height, width), fraction): fraction for fraction in fractions}
     if len(by_size) == 1:
         return Sizing(list(by_size), np.empty(0))
@@ -52,13 +54,27 @@ def sizing_of(frame: NDArray[np.uint8] | Planes, fractions: Sequence[float]) -> 
     squares = np.einsum("ij,ij->j", coefficients, coefficients) / coefficients.size
     lower = np.concatenate([[0.0], np.cumsum(np.bincount(_FREQUENCY, weights=squares))])
     edges = np.array(list(by_size.values()))
-    # within a band of frequencies the energy is taken to be even
+    # The energy is taken to be even within a band of frequencies.
     energies = np.diff(np.interp(edges * BLOCK, np.arange(BLOCK + 1), lower)) / np.diff(edges**2)
     return Sizing(list(by_size), energies)
 
 
+def coding_size_for(
+    frame_size: tuple[int, int], ladder: tuple[tuple[float, float], ...], value: float
+) -> tuple[int, int]:
+    """Return the coding size of a ladder's first step whose bound is above `value`. ladder: see `Model`."""
+    return coding_size_of(frame_size, next(fraction for bound, fraction in ladder if value < bound))
+
+
+def size_for_quality(sizing: Sizing, frame_size: tuple[int, int], model: Model, quality: float) -> tuple[int, int]:
+    """Return the coding size for a quality of 1..100: the model's, or a smaller one if the frame lacks detail."""
+    usual = sizing.sizes.index(coding_size_for(frame_size, model.sizes_by_quality, quality))
+    detailed = sizing.index_for_detail(model.mean_step_at(quality), model.negligible_energy)
+    return sizing.sizes[min(usual, detailed)]
+
+
 def _sample(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Evenly spread rows of whole blocks, below each other."""
+    """Return evenly spread rows of whole blocks, one below the other."""
     height, width = pixels.shape[:2]
     every = (height // BLOCK) * (width // BLOCK) // _ENOUGH_BLOCKS
     if every <= 1:

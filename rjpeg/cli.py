@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,57 +17,71 @@ from numpy.typing import NDArray
 
 from rjpeg import __version__
 from rjpeg import _maps as maps
-from rjpeg._decoder import MAX_PIXELS, Decoder
-from rjpeg._encoder import Encoder
 from rjpeg._files import PICTURE_SUFFIXES, list_pictures, read_whole, write_whole
 from rjpeg._inspection import inspect
+from rjpeg.decoder import MAX_PIXELS, Decoder
+from rjpeg.encoder import Encoder
 from rjpeg.errors import InputError, RjpegError, StorageError
 
-log = logging.getLogger("rjpeg")
+__all__ = ["build_parser", "main"]
+
+logger = logging.getLogger("rjpeg")
 
 STANDARD_STREAM = "-"
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 an error that is printed, 2 wrong usage."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=options.log_level.upper())
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=args.log_level.upper())
     try:
-        run: Callable[[argparse.Namespace], None] = options.run
-        run(options)
+        run: Callable[[argparse.Namespace], None] = args.run
+        run(args)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; Python would complain again when it flushes at exit.
+        # The reader of our output has gone. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser("rjpeg", description=__doc__, formatter_class=formatter)
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser, with one command each for encode, decode, inspect and map."""
+    parser = argparse.ArgumentParser(
+        "rjpeg", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
+    commands = parser.add_subparsers(required=True, metavar="encode | decode | inspect | map")
+    for add in (_add_encode, _add_decode, _add_inspect, _add_map):
+        add(commands)
+    return parser
+
+
+def _add_command(
+    commands: _Commands, name: str, run: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    command.add_argument(
         "--model", metavar="FOLDER", help="model folder made by `make export-tflite`; else the shipped one"
     )
-    common.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
-    common.add_argument(
+    command.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
+    command.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="on standard error"
     )
-    commands = parser.add_subparsers(required=True, metavar="encode | decode | inspect | map")
+    command.set_defaults(run=run)
+    return command
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, parents=[common], formatter_class=formatter)
-        command.set_defaults(run=run)
-        return command
 
-    encode = add("encode", _encode, "code a picture as a Region JPEG")
+def _add_encode(commands: _Commands) -> None:
+    encode = _add_command(commands, "encode", _encode, "code a picture as a Region JPEG")
     encode.add_argument("picture", help="any file that OpenCV reads, or - for standard input")
     encode.add_argument("output", help="JPEG file to write, or - for standard output")
     amount = encode.add_mutually_exclusive_group()
@@ -80,21 +94,26 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--no-refine", action="store_true", help="send nothing but what the predictor finds by itself")
     encode.add_argument("--json", action="store_true", help="print facts of the file as JSON")
 
-    decode = add("decode", _decode, "decode a Region JPEG, or any JPEG, at the frame's size")
+
+def _add_decode(commands: _Commands) -> None:
+    decode = _add_command(commands, "decode", _decode, "decode a Region JPEG, or any JPEG, at the frame's size")
     decode.add_argument("jpeg", help="JPEG file, or - for standard input")
     decode.add_argument("output", help="picture to write; its ending names the format (.png, .bmp, ...); - for PNG")
-
     decode.add_argument("--restore", action="store_true", help="let the model's restorer undo what coding did")
 
-    look = add("inspect", _inspect, "tell what a JPEG says of itself: sizes, map, bytes by segment")
+
+def _add_inspect(commands: _Commands) -> None:
+    look = _add_command(commands, "inspect", _inspect, "tell what a JPEG says of itself: sizes, map, bytes by segment")
     look.add_argument("jpeg", help="JPEG file, or - for standard input")
     look.add_argument("--json", action="store_true", help="everything, the map's levels too, as one JSON object")
 
-    draw = add("map", _map, "draw the generator's and the predictor's maps beside the picture, in quality factors")
+
+def _add_map(commands: _Commands) -> None:
+    text = "draw the generator's and the predictor's maps beside the picture, in quality factors"
+    draw = _add_command(commands, "map", _map, text)
     draw.add_argument("pictures", help="a picture or a folder of them")
     draw.add_argument("output", help="PNG file to write, or folder if `pictures` is one")
     draw.add_argument("--quality", type=float, default=50.0, help="1..100")
-    return parser
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -104,12 +123,12 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _encode(options: argparse.Namespace) -> None:
-    frame = _read_picture(options.picture, options.max_pixels)
-    quality = 50.0 if options.quality is None and options.target_bytes is None else options.quality
-    encoder = Encoder(options.model, refine=not options.no_refine)
+def _encode(args: argparse.Namespace) -> None:
+    frame = _read_picture(args.picture, args.max_pixels)
+    quality = 50.0 if args.quality is None and args.target_bytes is None else args.quality
+    encoder = Encoder(args.model, refine=not args.no_refine)
     encoded = encoder.encode_with_details(
-        frame, quality, options.target_bytes, coding_size=options.coding_size, subsampling=options.subsampling
+        frame, quality, args.target_bytes, coding_size=args.coding_size, subsampling=args.subsampling
     )
     facts = {
         "bytes": len(encoded.jpeg),
@@ -119,34 +138,32 @@ def _encode(options: argparse.Namespace) -> None:
         "marker_bytes": encoded.marker_bytes,
         "refinement_bytes": encoded.refinement_bytes,
     }
-    _write(options.output, encoded.jpeg)
-    if options.json:
-        # The file itself has standard output, where it goes there.
-        print(json.dumps(facts), file=sys.stderr if options.output == STANDARD_STREAM else sys.stdout)
+    _write(args.output, encoded.jpeg)
+    if args.json:
+        # Standard output may be for the file itself.
+        print(json.dumps(facts), file=sys.stderr if args.output == STANDARD_STREAM else sys.stdout)
     else:
-        log.info(
-            "%d bytes, %.3f bpp, quality %.1f, coded at %dx%d",
-            facts["bytes"], facts["bpp"], encoded.quality, *reversed(encoded.coding_size),
-        )  # fmt: skip
+        height, width = encoded.coding_size
+        text = "%d bytes, %.3f bpp, quality %.1f, coded at %dx%d"
+        logger.info(text, facts["bytes"], facts["bpp"], encoded.quality, width, height)
 
 
-def _decode(options: argparse.Namespace) -> None:
-    decoder = Decoder(options.model, max_pixels=options.max_pixels, restore=options.restore)
-    frame = decoder.decode(_read(options.jpeg))
-    ending = ".png" if options.output == STANDARD_STREAM else Path(options.output).suffix
-    _write(options.output, _picture_file(frame, ending, options.output))
+def _decode(args: argparse.Namespace) -> None:
+    decoder = Decoder(args.model, max_pixels=args.max_pixels, restore=args.restore)
+    frame = decoder.decode(_read(args.jpeg))
+    ending = ".png" if args.output == STANDARD_STREAM else Path(args.output).suffix
+    _write(args.output, _picture_file(frame, ending, args.output))
 
 
-def _inspect(options: argparse.Namespace) -> None:
-    facts = inspect(_read(options.jpeg), options.model, max_pixels=options.max_pixels)
-    if options.json:
+def _inspect(args: argparse.Namespace) -> None:
+    facts = inspect(_read(args.jpeg), args.model, max_pixels=args.max_pixels)
+    if args.json:
         print(json.dumps(facts, default=lambda value: np.asarray(value).tolist()))
         return
     for name, value in facts.items():
         if name == "quality_map":
-            luma, chroma = value[..., 0], value[..., 1]
-            print(f"levels: luma {luma.min()}..{luma.max()} (mean {luma.mean():.2f}), "
-                  f"chroma {chroma.min()}..{chroma.max()} (mean {chroma.mean():.2f})")  # fmt: skip
+            luma, chroma = (f"{of.min()}..{of.max()} (mean {of.mean():.2f})" for of in np.moveaxis(value, -1, 0))
+            print(f"levels: luma {luma}, chroma {chroma}")
         elif name == "quality_factors":
             for channel, label in enumerate(("luma", "chroma")):
                 print(f"quality factors, {label}:")
@@ -155,34 +172,36 @@ def _inspect(options: argparse.Namespace) -> None:
             print(f"{name}: {value}")
 
 
-def _map(options: argparse.Namespace) -> None:
-    source, output = Path(options.pictures), Path(options.output)
-    encoder = Encoder(options.model)
+def _map(args: argparse.Namespace) -> None:
+    source, output = Path(args.pictures), Path(args.output)
+    encoder = Encoder(args.model)
     if not source.is_dir():
-        write_whole(output, _map_sheet(source, encoder, options))
+        write_whole(output, _map_sheet(source, encoder, args))
         return
     pictures = list_pictures(source, PICTURE_SUFFIXES)
     failed = 0
     for number, picture in enumerate(pictures, 1):
         try:
-            write_whole(output / f"{picture.stem}.map.png", _map_sheet(picture, encoder, options))
-            log.info("%d of %d: %s", number, len(pictures), picture.name)
+            write_whole(output / f"{picture.stem}.map.png", _map_sheet(picture, encoder, args))
+            logger.info("%d of %d: %s", number, len(pictures), picture.name)
         except (InputError, StorageError) as error:
             failed += 1
-            log.warning("skipped: %s", error)
+            logger.warning("skipped: %s", error)
     if failed:
         raise StorageError(f"{failed} of {len(pictures)} pictures in {source} could not be drawn")
 
 
-def _map_sheet(path: Path, encoder: Encoder, options: argparse.Namespace) -> bytes:
-    frame = _read_picture(str(path), options.max_pixels)
-    encoded = encoder.encode_with_details(frame, options.quality)
+def _map_sheet(path: Path, encoder: Encoder, args: argparse.Namespace) -> bytes:
+    frame = _read_picture(str(path), args.max_pixels)
+    encoded = encoder.encode_with_details(frame, args.quality)
     size = (int(frame.shape[0]), int(frame.shape[1]))
     panels = {"picture": frame}
     for network, levels in (("generator", encoded.generator_map), ("predictor", encoded.predictor_map)):
         if levels is None:
             continue
-        factors = maps.quality_factors(levels, encoder.model.leveling.scales, encoded.tables, encoder.model.base_tables)
+        factors = maps.quality_factors(
+            levels, encoder.model.map_quantizer.scales, encoded.tables, encoder.model.base_tables
+        )
         for channel, name in enumerate(("luma", "chroma")):
             low, high = factors[..., channel].min(), factors[..., channel].max()
             title = f"{network} {name} QF {low:.0f}-{high:.0f}"
@@ -203,7 +222,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _read_picture(path: str, max_pixels: int) -> NDArray[np.uint8]:
-    """A picture as a frame, as the camera would have given it: its Exif orientation is not applied."""
+    """Read a picture as a frame, as the camera would have given it. Its Exif orientation is not applied."""
     data = np.frombuffer(_read(path), np.uint8)
     frame: Any = None
     if data.size:

@@ -1,6 +1,23 @@
-"""The error tree: everything that Region JPEG raises on bad input or a failing outside world."""
+"""The error tree: everything that Region JPEG raises on bad input or a failing outside world.
+
+`rjpeg` itself has the names of those that the library raises. ConfigError and DeliveryError belong to the programs of a
+device and a server, and to `rjpeg.client`.
+"""
 
 from __future__ import annotations
+
+__all__ = [
+    "CameraError",
+    "ConfigError",
+    "DeliveryError",
+    "InputError",
+    "JpegError",
+    "MarkerError",
+    "ModelError",
+    "RjpegError",
+    "StorageError",
+    "TargetError",
+]
 
 
 class RjpegError(Exception):
@@ -24,7 +41,7 @@ class ModelError(RjpegError):
 
 
 class TargetError(RjpegError):
-    """No file of the frame is as small as `target_bytes` asks. `smallest`: bytes of the smallest one that was found."""
+    """No file of the frame is as small as `target_bytes` asks. `smallest`: size in bytes of the smallest file found."""
 
     def __init__(self, message: str, smallest: int) -> None:
         super().__init__(message)

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _marker as marker
-from rjpeg._decoder import Decoder, read_header
 from rjpeg._files import list_pictures, read_whole
+from rjpeg._region_file import read_header
+from rjpeg._segments import EOI, SOI, end_of_segment, find_marker
+from rjpeg.decoder import Decoder
 from rjpeg.errors import CameraError, InputError, JpegError, StorageError
 
 __all__ = ["VideoReader"]
@@ -253,27 +255,15 @@ class Splitter:
                 return None
             self._at = 2
         while True:
-            at = buffer.find(b"\xff", self._at)
-            if at < 0:
-                self._at = max(self._at, len(buffer))
+            self._at = at = find_marker(buffer, self._at)
+            if at + 2 > len(buffer):
                 return None
-            self._at = at
-            if at + 1 == len(buffer):
+            if buffer[at + 1] in (SOI, EOI):
+                return self._take(at if buffer[at + 1] == SOI else at + 2)
+            end = end_of_segment(buffer, at)
+            if end is None:
                 return None
-            code = buffer[at + 1]
-            if code == 0xFF:
-                self._at += 1
-            elif code in (0x00, 0x01) or 0xD0 <= code <= 0xD7:
-                # entropy-coded data, which may hold these
-                self._at += 2
-            elif code == 0xD9:
-                return self._take(at + 2)
-            elif code == 0xD8:
-                return self._take(at)
-            elif at + 4 > len(buffer):
-                return None
-            else:
-                self._at += 2 + max(2, int.from_bytes(buffer[at + 2 : at + 4], "big"))
+            self._at = end
 
     def _take(self, end: int) -> bytes:
         jpeg = bytes(self._buffer[:end])

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import rjpeg
 from rjpeg import _codec as codec
 from rjpeg import _restoration as restoration
-from rjpeg._decoder import coded_picture, read_region_file
+from rjpeg._region_file import coded_picture, read_region_file
 from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import InputError, RjpegError, StorageError, TargetError
 from train import checkpoints
@@ -91,7 +91,7 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
         except TargetError:
             continue
         file = read_region_file(jpeg, model)
-        octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.leveling.scales)
+        octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.map_quantizer.scales)
         groups.setdefault(size[0], []).append((coded_picture(file, model)[..., ::-1], octaves, crop))
     return {size: Pairs(*map(np.stack, zip(*rows, strict=True))) for size, rows in sorted(groups.items())}
 

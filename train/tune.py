@@ -88,7 +88,7 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
     for change in filter(None, text.split(",")):
         name, _, value = change.partition("=")
         luma, chroma = setting.model.base_tables
-        leveling = setting.model.leveling
+        map_quantizer = setting.model.map_quantizer
         if name == "table":
             table = table_of(value)
             table[0] = luma[0] / luma[1] * table[1]
@@ -98,15 +98,15 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
             luma[0], chroma[0] = luma[1] * float(value), chroma[1] * float(value)
             setting.model = dataclasses.replace(setting.model, base_tables=(luma, chroma))
         elif name == "chroma":
-            leveling = leveling._replace(centers=(leveling.centers[0], int(value)))
+            map_quantizer = map_quantizer._replace(centers=(map_quantizer.centers[0], int(value)))
         elif name == "luma":
-            leveling = leveling._replace(centers=(int(value), leveling.centers[1]))
+            map_quantizer = map_quantizer._replace(centers=(int(value), map_quantizer.centers[1]))
         elif name == "gain":
-            leveling = leveling._replace(gain=float(value))
+            map_quantizer = map_quantizer._replace(gain=float(value))
         elif name == "window":
-            leveling = leveling._replace(window=int(value))
+            map_quantizer = map_quantizer._replace(window=int(value))
         elif name == "fade":
-            leveling = leveling._replace(fade=float(value))
+            map_quantizer = map_quantizer._replace(fade=float(value))
         elif name == "dead_zone":
             setting.model = dataclasses.replace(setting.model, dead_zone=float(value))
         elif name == "refinement":
@@ -121,7 +121,7 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
             setting.restore = value == "1"
         else:
             raise InputError(f"--try {text}: no setting has the name {name!r}")
-        setting.model = dataclasses.replace(setting.model, leveling=leveling)
+        setting.model = dataclasses.replace(setting.model, map_quantizer=map_quantizer)
     return setting
 
 

@@ -140,7 +140,7 @@ def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict
     }
     levels, predicted = decoded.quality_map, decoded.predictor_map
     if levels is not None and decoded.tables is not None:
-        factors = maps.quality_factors(levels, model.leveling.scales, decoded.tables, model.base_tables)
+        factors = maps.quality_factors(levels, model.map_quantizer.scales, decoded.tables, model.base_tables)
         answer["levels"] = levels.tolist()
         answer["quality"] = factors.round(2).tolist()
         answer["refined"] = levels.size if predicted is None else int(np.count_nonzero(levels != predicted))
@@ -166,9 +166,9 @@ def colored(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, of: Li
     else:
         if decoded.quality_map is None or decoded.tables is None:
             raise InputError("an ordinary JPEG has no quality map")
-        values = maps.quality_factors(decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables)[
-            ..., 0
-        ]
+        values = maps.quality_factors(
+            decoded.quality_map, model.map_quantizer.scales, decoded.tables, model.base_tables
+        )[..., 0]
     height, width = decoded.frame.shape[:2]
     drawn = maps.draw(values, decoded.coding_size, (height, width))
     picture = np.dstack([drawn, np.full(drawn.shape[:2], OVERLAY_ALPHA, np.uint8)])

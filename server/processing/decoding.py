@@ -105,7 +105,7 @@ def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict
         "refinement_bytes": decoded.refinement_bytes,
     }
     if decoded.quality_map is not None and decoded.tables is not None:
-        factors = quality_factors(decoded.quality_map, model.leveling.scales, decoded.tables, model.base_tables)
+        factors = quality_factors(decoded.quality_map, model.map_quantizer.scales, decoded.tables, model.base_tables)
         record["map_crc32"] = f"{zlib.crc32(decoded.quality_map.tobytes()):08x}"
         for key, values in (("level", decoded.quality_map), ("quality", factors)):
             for channel, value in zip(("luma", "chroma"), values.mean(axis=(0, 1)), strict=True):

@@ -61,7 +61,7 @@ def test_a_new_row_is_one_entry_and_costs_no_old_one(data, classifiers, tmp_path
     arguments = options(data, classifiers["uint8"], tmp_path / "out", "--rows", "region-jpeg-flat")
     run(monkeypatch, capsys, *arguments)
     before = set((tmp_path / "out" / "cache").iterdir())
-    monkeypatch.setitem(VARIANTS, "region-jpeg-wide", Variant("half the gain", leveling={"gain": 0.75}))
+    monkeypatch.setitem(VARIANTS, "region-jpeg-wide", Variant("half the gain", map_quantizer={"gain": 0.75}))
     status, text, _ = run(monkeypatch, capsys, *arguments, "region-jpeg-wide")
     assert status == 0
     assert "| half the gain |" in text

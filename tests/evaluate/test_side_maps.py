@@ -65,9 +65,9 @@ def test_a_variant_changes_what_it_names_and_nothing_else():
         [17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99],
     ]  # fmt: skip
     assert [table.shape for table in changed.base_tables] == [(64,), (64,)]
-    same = [f.name for f in dataclasses.fields(model) if f.name not in ("base_tables", "leveling")]
+    same = [f.name for f in dataclasses.fields(model) if f.name not in ("base_tables", "map_quantizer")]
     assert all(getattr(changed, name) == getattr(model, name) for name in same)
-    assert VARIANTS["region-jpeg-flat"].changed(model).leveling.gain == 0
+    assert VARIANTS["region-jpeg-flat"].changed(model).map_quantizer.gain == 0
 
 
 def test_at_full_size_no_frame_is_reduced(photographs):

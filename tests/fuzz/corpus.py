@@ -35,7 +35,7 @@ def region_files() -> dict[str, bytes]:
         "region 4:4:4 odd": encoder.encode(_picture(3, 9, 23), 30, coding_size=(9, 23), subsampling="4:4:4"),
     }
     random = np.random.default_rng(5)
-    levels = random.integers(0, len(encoder.model.leveling.scales), (5, 7, 2)).astype(np.uint8)
+    levels = random.integers(0, len(encoder.model.map_quantizer.scales), (5, 7, 2)).astype(np.uint8)
     made["region own map"] = encoder.encode(_picture(0, 80, 112), 70, quality_map=levels)
     even = np.full((5, 7, 2), 3, np.uint8)
     made["region even map"] = encoder.encode(_picture(1, 77, 110), 70, quality_map=even)

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 import rjpeg
-from rjpeg._features import predictor_features, rate_of
+from rjpeg._features import predictor_features, quantizer_index
 from rjpeg._runtime import answer
 from tests.fuzz import corpus, reader
 
@@ -77,7 +77,7 @@ def originals() -> dict[bytes, np.ndarray]:
             frame = decoder.decode(jpeg)
         except rjpeg.JpegError:
             continue  # arithmetic coding is refused
-        file = rjpeg._decoder.read_region_file(jpeg, decoder.model)
+        file = rjpeg._region_file.read_region_file(jpeg, decoder.model)
         content = b"".join(array.astype("<i2").tobytes() for array in file.blocks)
         content += b"".join(table.astype("<u2").tobytes() for table in file.tables)
         content += struct.pack("<4H", *file.coding_size, *file.frame_size) + file.quality_map.tobytes()
@@ -87,19 +87,19 @@ def originals() -> dict[bytes, np.ndarray]:
 
 def _predicted(blocks: list[np.ndarray], tables: list[np.ndarray], model: rjpeg.Model) -> np.ndarray:
     dc = [array[..., 0].astype(np.int64) * int(table[0]) for array, table in zip(blocks, tables, strict=True)]
-    output = answer(model.predictor, predictor_features(*dc, rate_of(tables[0]))).astype(np.int64)
-    leveling, scale = model.leveling, model.predictor.output_quantization.scale
-    strength = min(max(math.log2(tables[0].sum() / 64) / leveling.fade, 0.0), 1.0)
-    factor = scale * leveling.gain * (1.0 / math.log2(leveling.scales[1])) * strength
+    output = answer(model.predictor, predictor_features(*dc, quantizer_index(tables[0]))).astype(np.int64)
+    map_quantizer, scale = model.map_quantizer, model.predictor.output_quantization.scale
+    strength = min(max(math.log2(tables[0].sum() / 64) / map_quantizer.fade, 0.0), 1.0)
+    factor = scale * map_quantizer.gain * (1.0 / math.log2(map_quantizer.scales[1])) * strength
     # Of each region: how many there are around it within the window, itself included, and the sum of their outputs.
-    near = [np.abs(np.subtract.outer(range(n), range(n))) <= leveling.window // 2 for n in output.shape[:2]]
+    near = [np.abs(np.subtract.outer(range(n), range(n))) <= map_quantizer.window // 2 for n in output.shape[:2]]
     vertical, horizontal = (part.astype(np.int64) for part in near)
     counts = np.multiply.outer(vertical.sum(axis=1), horizontal.sum(axis=1))
     levels = np.empty(output.shape, np.uint8)
-    for channel, center in enumerate(leveling.centers):
+    for channel, center in enumerate(map_quantizer.centers):
         centered = output[..., channel] * counts - vertical @ output[..., channel] @ horizontal
         level = np.floor(centered * factor / counts + (center * strength + 0.5))
-        levels[..., channel] = np.clip(level, 0, len(leveling.scales) - 1)
+        levels[..., channel] = np.clip(level, 0, len(map_quantizer.scales) - 1)
     return levels
 
 

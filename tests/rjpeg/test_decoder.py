@@ -36,7 +36,7 @@ def test_the_picture_is_what_the_reference_makes_of_coefficients_and_map(encoder
     file = _native.read_file(encoded.jpeg, 10**6, 0, True)
     planes = []
     for channel, blocks, table in zip((0, 1, 1), file["blocks"], file["tables"], strict=True):
-        steps = codec.level_steps(table, decoder.model.leveling.scales)
+        steps = codec.level_steps(table, decoder.model.map_quantizer.scales)
         levels = single.block_levels(encoded.quality_map[..., channel], *blocks.shape[:2])
         planes.append(reference.inverse(blocks, steps, levels))
     expected = reference.frame_from_planes(planes, 224, 224, True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rjpeg
-from rjpeg._encoder import LARGEST_SIDE
+from rjpeg._validation import MAX_SIDE
 
 
 def test_one_step_of_quality_never_saves_as_much_as_one_percent(encoder, photos):
@@ -65,10 +65,10 @@ def test_any_size_comes_back_at_its_own_size_with_the_encoders_map(encoder, deco
 
 
 def test_the_longest_row_that_jpeg_has_is_coded_and_one_more_pixel_is_refused(encoder, decoder):
-    row = np.full((1, LARGEST_SIDE, 3), 90, np.uint8)
+    row = np.full((1, MAX_SIDE, 3), 90, np.uint8)
     assert decoder.decode(encoder.encode(row, quality=30)).shape == row.shape
     with pytest.raises(rjpeg.InputError, match=r"65501x1, expected sides of 1..65500"):
-        encoder.encode(np.zeros((1, LARGEST_SIDE + 1, 3), np.uint8), quality=30)
+        encoder.encode(np.zeros((1, MAX_SIDE + 1, 3), np.uint8), quality=30)
 
 
 def test_the_callers_map_is_used_as_it_is_and_found_again(encoder, decoder, photo):

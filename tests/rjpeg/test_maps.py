@@ -8,10 +8,10 @@ from hypothesis.extra import numpy as arrays
 
 from rjpeg import _maps as maps
 from rjpeg import _tables as tables
-from rjpeg._features import ZIGZAG, generator_features, predictor_features, rate_of
+from rjpeg._features import ZIGZAG, generator_features, predictor_features, quantizer_index
 from rjpeg._runtime import Quantization
 
-LEVELING = maps.Leveling(2 ** (np.arange(13) / 4), centers=(6, 4), gain=1.5, fade=3.0, window=5)
+MAP_QUANTIZER = maps.MapQuantizer(2 ** (np.arange(13) / 4), centers=(6, 4), gain=1.5, fade=3.0, window=5)
 COARSE = np.full(64, 100)
 answers = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
     lambda shape: arrays.arrays(np.int8, (*shape, 2), elements=st.integers(-128, 127))
@@ -27,7 +27,7 @@ def test_levels_are_the_answer_less_its_mean_nearby_in_quarter_octaves_around_th
         around = octaves[max(0, row - 2) : row + 3, max(0, col - 2) : col + 3]
         means[row, col] = around.mean(axis=(0, 1))
     wanted = [6, 4] + 4 * 1.5 * (octaves - means)
-    found = maps.levels_from_output(output, quantization, LEVELING, COARSE)
+    found = maps.levels_from_output(output, quantization, MAP_QUANTIZER, COARSE)
     assert found.dtype == np.uint8
     assert np.abs(found - np.clip(wanted, 0, 12)).max() <= 0.5 + 1e-9
 
@@ -36,14 +36,16 @@ def test_what_is_far_away_does_not_change_a_region_s_level():
     output = np.random.default_rng(3).integers(-30, 30, (12, 20, 2), np.int8)
     other = output.copy()
     other[:, 10:] = 90
-    before, after = (maps.levels_from_output(part, Quantization(0.02, 0), LEVELING, COARSE) for part in (output, other))
+    before, after = (
+        maps.levels_from_output(part, Quantization(0.02, 0), MAP_QUANTIZER, COARSE) for part in (output, other)
+    )
     np.testing.assert_array_equal(before[:, :8], after[:, :8])
     assert (before[:, 8] != after[:, 8]).any()
 
 
 @given(answers)
 def test_a_file_of_finest_steps_has_level_0_everywhere(output):
-    assert not maps.levels_from_output(output, Quantization(0.02, 0), LEVELING, np.ones(64)).any()
+    assert not maps.levels_from_output(output, Quantization(0.02, 0), MAP_QUANTIZER, np.ones(64)).any()
 
 
 @given(st.floats(1, 100))
@@ -71,7 +73,7 @@ def test_a_finer_level_has_the_higher_quality_factor_and_level_0_that_of_the_fil
     base = (np.full(64, 30.0), np.full(64, 40.0))
     of_file = (tables.scaled(base[0], 50), tables.scaled(base[1], 50))
     levels = np.arange(13, dtype=np.uint8).reshape(1, 13, 1).repeat(2, axis=2)
-    factors = maps.quality_factors(levels, LEVELING.scales, of_file, base)
+    factors = maps.quality_factors(levels, MAP_QUANTIZER.scales, of_file, base)
     assert (np.diff(factors, axis=1) < 0).all()
     np.testing.assert_allclose(factors[0, 0], 75, atol=0.5)
 
@@ -86,7 +88,7 @@ def test_a_drawn_region_is_an_even_area_and_a_finer_one_is_brighter():
 def test_features_of_the_predictor_are_block_means_less_128_and_the_rate():
     y = np.arange(15).reshape(3, 5) * 8
     cb = np.full((2, 3), -800)
-    features = predictor_features(y, cb, cb.repeat(2, 0).repeat(2, 1)[:3, :5], rate=64)
+    features = predictor_features(y, cb, cb.repeat(2, 0).repeat(2, 1)[:3, :5], index=64)
     assert features.shape == (2, 3, 7)
     np.testing.assert_array_equal(features[0, 0], [0, 1, 5, 6, -100, -100, 0])
     # The last block row and column are repeated where a region has only one.
@@ -99,7 +101,7 @@ def test_features_of_the_generator_keep_sign_and_order_of_the_low_frequencies():
     y[1, 0, ZIGZAG[14]] = -3.0
     chroma = np.zeros((1, 1, 64), np.float32)
     chroma[0, 0, ZIGZAG[5]] = 1.0
-    features = generator_features(y, chroma, 0 * chroma, rate=128)[0, 0]
+    features = generator_features(y, chroma, 0 * chroma, index=128)[0, 0]
     assert features.shape == (73,)
     expected = {15: 10.0, 2 * 15 + 14: -24.0, 60 + 5: 12.0, 72: 64.0}
     assert {int(i): float(features[i]) for i in np.flatnonzero(features)} == pytest.approx(expected, abs=1e-4)
@@ -107,4 +109,4 @@ def test_features_of_the_generator_keep_sign_and_order_of_the_low_frequencies():
 
 @pytest.mark.parametrize(("step", "rate"), [(1, 0), (2, 16), (3, 25), (16, 64), (255, 128)])
 def test_the_rate_counts_sixteenths_of_an_octave_of_the_mean_step(step, rate):
-    assert rate_of(np.full(64, step)) == rate
+    assert quantizer_index(np.full(64, step)) == rate

@@ -120,7 +120,7 @@ def test_the_predictor_gives_the_same_integers_on_both_runtimes_at_any_grid(monk
 def test_a_network_is_loaded_without_a_word_on_standard_error_and_others_words_are_kept(name):
     program = (
         "import os; from rjpeg import _model as model, _runtime as runtime; network = model.load_model().predictor\n"
-        "with runtime._unannounced(): os.write(2, b'mine')"
+        "with runtime._without_delegate_message(): os.write(2, b'mine')"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, env=os.environ | {"RJPEG_RUNTIME": name}, check=True

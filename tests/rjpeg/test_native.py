@@ -182,26 +182,26 @@ def test_extreme_coefficients_stay_within_the_generators_input():
     st.sampled_from([0.011, 0.0265, 0.1]), st.integers(1, 120),
 )  # fmt: skip
 def test_levels_are_those_of_the_plain_formula(model, output, scale, step):
-    leveling, table = model.leveling, np.full(64, step)
-    found = maps.levels_from_output(output, runtime.Quantization(scale, 3), leveling, table)
-    strength = leveling.strength(step)
-    integers, half = output.astype(np.int64), leveling.window // 2
+    map_quantizer, table = model.map_quantizer, np.full(64, step)
+    found = maps.levels_from_output(output, runtime.Quantization(scale, 3), map_quantizer, table)
+    strength = map_quantizer.strength(step)
+    integers, half = output.astype(np.int64), map_quantizer.window // 2
     centered, counts = np.empty_like(integers), np.empty_like(integers)
     for row, col in np.ndindex(output.shape[:2]):
         around = integers[max(0, row - half) : row + half + 1, max(0, col - half) : col + half + 1]
         counts[row, col] = around.shape[0] * around.shape[1]
         centered[row, col] = integers[row, col] * counts[row, col] - around.sum(axis=(0, 1))
-    factor = scale * leveling.gain * (1.0 / float(np.log2(leveling.scales[1]))) * strength
-    levels = np.floor(centered * factor / counts + (np.array(leveling.centers) * strength + 0.5))
-    np.testing.assert_array_equal(found, np.clip(levels, 0, len(leveling.scales) - 1).astype(np.uint8))
+    factor = scale * map_quantizer.gain * (1.0 / float(np.log2(map_quantizer.scales[1]))) * strength
+    levels = np.floor(centered * factor / counts + (np.array(map_quantizer.centers) * strength + 0.5))
+    np.testing.assert_array_equal(found, np.clip(levels, 0, len(map_quantizer.scales) - 1).astype(np.uint8))
 
 
 @given(st.floats(0.5, 5000))
 def test_a_map_s_center_makes_up_for_the_finer_tables(model, percent):
-    leveling, mean_step = model.leveling, float(np.mean(model.base_tables[0]))
-    finest = rjpeg.Encoder(model)._finest_percent(percent)
-    strength = leveling.strength(max(1.0, mean_step * finest / 100))
-    assert np.log2(finest) + leveling.octaves(strength) == pytest.approx(np.log2(percent), abs=1e-9)
+    map_quantizer, mean_step = model.map_quantizer, float(np.mean(model.base_tables[0]))
+    finest = map_quantizer.finest_percent(percent, mean_step)
+    strength = map_quantizer.strength(max(1.0, mean_step * finest / 100))
+    assert np.log2(finest) + map_quantizer.octaves(strength) == pytest.approx(np.log2(percent), abs=1e-9)
 
 
 # Masks, counts and checksums

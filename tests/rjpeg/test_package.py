@@ -35,6 +35,12 @@ assert not {"tensorflow", "keras", "torch"} & set(sys.modules)
 
 
 def test_all_errors_are_of_one_tree():
-    errors = [value for name, value in vars(rjpeg).items() if name.endswith("Error")]
+    errors = [getattr(rjpeg.errors, name) for name in rjpeg.errors.__all__]
     assert len(errors) >= 10
     assert all(issubclass(error, rjpeg.RjpegError) for error in errors)
+
+
+def test_the_errors_of_devices_and_servers_are_no_names_of_the_library():
+    public = {name for name in rjpeg.__all__ if name.endswith("Error")}
+    assert set(rjpeg.errors.__all__) - public == {"ConfigError", "DeliveryError"}
+    assert not hasattr(rjpeg, "ConfigError")

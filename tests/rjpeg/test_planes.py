@@ -80,3 +80,15 @@ def test_planes_that_do_not_fit_together_are_refused_in_words(encoder, planes, m
 def test_planes_at_444_are_refused(encoder, photo):
     with pytest.raises(rjpeg.InputError, match="expected 4:2:0, which is that of Planes"):
         encoder.encode(planes_of(photo), 50, subsampling="4:4:4")
+
+
+def test_a_view_of_one_column_is_coded_whatever_its_strides(encoder, decoder):
+    column = np.arange(0, 240, 8, np.uint8)[:, np.newaxis, np.newaxis].repeat(6, axis=1).repeat(3, axis=2)
+    for rows in (1, 30):
+        frame = column[:rows, ::2][:, :1]
+        luma = np.full((rows, 2), 90, np.uint8)[:, ::2]
+        chroma = np.full((-(-rows // 2), 2), 128, np.uint8)[:, ::2]
+        for form in (frame, rjpeg.Planes(luma, chroma, chroma)):
+            for how in ({}, {"quality_map": np.zeros((-(-rows // 16), 1, 2), np.uint8)}):
+                jpeg = encoder.encode(form, quality=90, **how)
+                assert decoder.decode(jpeg).shape == (rows, 1, 3)

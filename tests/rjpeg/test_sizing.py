@@ -50,7 +50,7 @@ def test_what_is_lost_between_an_eighth_and_all_is_the_variance_within_blocks(ph
 @pytest.mark.parametrize("half_periods", [3, 4, 5, 6, 7])
 def test_a_wave_is_kept_by_the_sizes_above_its_frequency_alone(half_periods):
     sizing = sizing_of(wave(half_periods), FRACTIONS)
-    kept = FRACTIONS[sizing.place(step=16.0, negligible=0.01)]
+    kept = FRACTIONS[sizing.index_for_detail(step=16.0, negligible=0.01)]
     assert half_periods / codec.BLOCK <= kept <= (half_periods + 2) / codec.BLOCK
 
 
@@ -62,15 +62,15 @@ def test_a_wave_is_kept_by_the_sizes_above_its_frequency_alone(half_periods):
 )
 def test_a_coarser_step_asks_for_no_larger_size(energies, step, factor, negligible):
     sizing = Sizing([(n, n) for n in range(len(energies) + 1)], np.array(energies))
-    place = sizing.place(step, negligible)
-    assert 0 <= sizing.place(step * factor, negligible) <= place <= len(energies)
+    place = sizing.index_for_detail(step, negligible)
+    assert 0 <= sizing.index_for_detail(step * factor, negligible) <= place <= len(energies)
     assert all(energy < negligible * step**2 for energy in energies[place:])
     assert place == 0 or energies[place - 1] >= negligible * step**2
 
 
 def test_nothing_is_negligible_where_the_share_is_zero():
     flat = np.full((96, 128, 3), 77, np.uint8)
-    assert sizing_of(flat, FRACTIONS).place(step=100.0, negligible=0.0) == len(FRACTIONS) - 1
+    assert sizing_of(flat, FRACTIONS).index_for_detail(step=100.0, negligible=0.0) == len(FRACTIONS) - 1
 
 
 @pytest.mark.parametrize("size", [(1080, 1920), (721, 1283)])
@@ -134,7 +134,7 @@ def test_the_softer_a_frame_the_smaller_it_is_coded(encoder, photo):
 def test_the_quality_that_is_found_for_a_target_is_one_for_its_size(model, encoder, photos, target_bytes):
     def asked(sizing, quality):
         step = np.mean(model.base_tables[0]) * percent_of_quality(quality) / 100
-        return sizing.place(step, model.negligible_energy)
+        return sizing.index_for_detail(step, model.negligible_energy)
 
     for photo, scale in zip(photos[:6], (1.0, 1.3, 1.6, 2.0, 2.5, 3.0), strict=True):
         frame = cv2.resize(soft(photo, scale), (640, 480), interpolation=cv2.INTER_AREA)

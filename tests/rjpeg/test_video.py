@@ -5,20 +5,22 @@ import numpy as np
 import pytest
 
 import rjpeg
+from rjpeg import _native
 
 
 @pytest.fixture
 def attempts(monkeypatch):
-    """Qualities that were tried, one list a frame if it is cleared between frames."""
-    tried = []
-    attempt = rjpeg.Encoder._attempt
+    """Sizes of the files that were written, of one frame if it is cleared between frames."""
+    written = []
+    write_file = _native.write_file
 
-    def noted(self, picture, quality, *rest):
-        tried.append(quality)
-        return attempt(self, picture, quality, *rest)
+    def noted(*arguments):
+        jpeg = write_file(*arguments)
+        written.append(len(jpeg))
+        return jpeg
 
-    monkeypatch.setattr(rjpeg.Encoder, "_attempt", noted)
-    return tried
+    monkeypatch.setattr(_native, "write_file", noted)
+    return written
 
 
 def scene(photo, index, deviation=2):

@@ -22,6 +22,7 @@ import pytest
 import requests
 
 import rjpeg
+from rjpeg import errors
 from rjpeg._maps import quality_factors
 from rjpeg.client import Client
 from tests import waiting
@@ -116,7 +117,7 @@ def test_the_map_is_that_of_the_file(client, jpegs, decoder, photograph):
     np.testing.assert_array_equal(found.predictor, expected.predictor_map)
     assert found.refined == np.count_nonzero(found.levels != found.predictor)
     model = decoder.model
-    factors = quality_factors(expected.quality_map, model.leveling.scales, expected.tables, model.base_tables)
+    factors = quality_factors(expected.quality_map, model.map_quantizer.scales, expected.tables, model.base_tables)
     np.testing.assert_allclose(found.quality, factors, atol=0.01)
     if found.bits is not None:
         assert found.bits.shape == found.levels.shape[:2]
@@ -194,19 +195,19 @@ def test_what_is_wrong_with_a_request_is_said(client, call, error, said):
 
 @pytest.mark.parametrize("url", ["ftp://host", "host:8000", "http://", "http://[1", "http://host/?a=b"])
 def test_a_url_that_is_none_is_named(url):
-    with pytest.raises(rjpeg.ConfigError, match=re.escape(repr(url))):
+    with pytest.raises(errors.ConfigError, match=re.escape(repr(url))):
         Client(url)
 
 
 def test_a_missing_certificate_authority_is_named():
-    with pytest.raises(rjpeg.ConfigError, match=r"nowhere\.pem"):
+    with pytest.raises(errors.ConfigError, match=r"nowhere\.pem"):
         Client("https://localhost:1", ca_file="nowhere.pem")
 
 
 def test_a_server_that_is_not_there_is_an_error_at_once():
     client = Client("http://127.0.0.1:1")
     for call in (client.cameras, lambda: next(client.events()), lambda: next(client.stream("a"))):
-        with pytest.raises(rjpeg.DeliveryError, match=r"http://127\.0\.0\.1:1 can't be reached: Connection refused"):
+        with pytest.raises(errors.DeliveryError, match=r"http://127\.0\.0\.1:1 can't be reached: Connection refused"):
             call()
 
 
@@ -293,7 +294,7 @@ def test_events_end_with_an_error_where_the_server_stays_away(tmp_path, jpegs):
         events = client.events()
         threading.Timer(1, server.stop).start()
         began = time.monotonic()
-        with pytest.raises(rjpeg.DeliveryError, match="can't be reached: Connection refused"):
+        with pytest.raises(errors.DeliveryError, match="can't be reached: Connection refused"):
             next(events)
         assert time.monotonic() - began < 20
 
@@ -317,15 +318,15 @@ def test_tokens_and_certificates_of_ones_own(tmp_path, jpegs):
     try:
         with Client(server.url, token("--camera", "yard"), **trusted) as camera:
             sent = camera.send("yard", jpegs[0])
-            with pytest.raises(rjpeg.DeliveryError, match="answered 403"):
+            with pytest.raises(errors.DeliveryError, match="answered 403"):
                 camera.send("gate", jpegs[0])
-            with pytest.raises(rjpeg.DeliveryError, match="answered 403"):
+            with pytest.raises(errors.DeliveryError, match="answered 403"):
                 camera.cameras()
         with Client(server.url, token("--reader"), **trusted) as reader:
             assert reader.frame("yard") == sent
-        with Client(server.url, **trusted) as nobody, pytest.raises(rjpeg.DeliveryError, match="answered 401"):
+        with Client(server.url, **trusted) as nobody, pytest.raises(errors.DeliveryError, match="answered 401"):
             nobody.cameras()
-        with Client(server.url) as strange, pytest.raises(rjpeg.DeliveryError, match="certificate verify failed"):
+        with Client(server.url) as strange, pytest.raises(errors.DeliveryError, match="certificate verify failed"):
             strange.cameras()
     finally:
         server.stop()
@@ -390,11 +391,11 @@ def test_a_busy_server_is_asked_again_when_it_says(other):
 
 def test_a_server_that_stays_busy_is_an_error_in_time(other):
     url, asked = other(BUSY)
-    with Client(url, patience=1.5) as client, pytest.raises(rjpeg.DeliveryError, match=r"429 .*: busy with 32 frames"):
+    with Client(url, patience=1.5) as client, pytest.raises(errors.DeliveryError, match=r"429 .*: busy with 32 frames"):
         client.cameras()
     assert len(asked) == 2
     url, asked = other((429, {"Retry-After": "3600"}, b""))
-    with Client(url, patience=30) as client, pytest.raises(rjpeg.DeliveryError, match="Too Many Requests"):
+    with Client(url, patience=30) as client, pytest.raises(errors.DeliveryError, match="Too Many Requests"):
         client.cameras()
     assert len(asked) == 1, "an hour is more patience than there is"
 
@@ -402,7 +403,7 @@ def test_a_server_that_stays_busy_is_an_error_in_time(other):
 @pytest.mark.parametrize("status", [401, 403, 500, 503, 507, 302, 204])
 def test_other_answers_are_not_asked_for_again(other, status):
     url, asked = other((status, {"Location": "/elsewhere"}, b"" if status == 204 else b'{"error": "why"}'))
-    with Client(url) as client, pytest.raises(rjpeg.DeliveryError, match=f"answered {status} to GET /v1/cameras: "):
+    with Client(url) as client, pytest.raises(errors.DeliveryError, match=f"answered {status} to GET /v1/cameras: "):
         client.cameras()
     assert len(asked) == 1
 
@@ -424,14 +425,14 @@ def test_other_answers_are_not_asked_for_again(other, status):
 )  # fmt: skip
 def test_a_server_of_another_kind_is_told_so(other, call, body):
     url, _ = other((200, {}, body))
-    with Client(url) as client, pytest.raises(rjpeg.DeliveryError, match=f"server {url} (doesn't answer|gives)"):
+    with Client(url) as client, pytest.raises(errors.DeliveryError, match=f"server {url} (doesn't answer|gives)"):
         call(client)
 
 
 @pytest.mark.parametrize("status", [200, 201, 302, 400, 404, 413, 415, 422, 500, 511])
 def test_what_a_portal_says_is_neither_an_acknowledgment_nor_a_word_on_the_request(other, status):
     url, _ = other((status, {"Content-Type": "text/html"}, b"<title>Welcome to the hotel</title>"))
-    with Client(url) as client, pytest.raises(rjpeg.DeliveryError, match=r"portal or proxy|doesn't answer as"):
+    with Client(url) as client, pytest.raises(errors.DeliveryError, match=r"portal or proxy|doesn't answer as"):
         client.send("a", b"jpeg", sequence=7, capture_time=MOMENT)
 
 
@@ -446,7 +447,7 @@ def test_an_acknowledgment_of_another_frame_is_an_error(other, client, jpegs, ch
     with Client(url) as portal:
         assert portal.send("a", jpegs[0], sequence=7, capture_time=MOMENT) == sent
     url, _ = other((200, {}, json.dumps(record | change).encode()))
-    with Client(url) as portal, pytest.raises(rjpeg.DeliveryError, match="acknowledges another frame"):
+    with Client(url) as portal, pytest.raises(errors.DeliveryError, match="acknowledges another frame"):
         portal.send("a", jpegs[0], sequence=7, capture_time=MOMENT)
 
 

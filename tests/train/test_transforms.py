@@ -13,8 +13,8 @@ from train import transforms
 @pytest.mark.parametrize("window", [1, 3, 7, 33])
 def test_maps_are_centered_as_levels_are(window):
     output = np.random.default_rng(window).integers(-128, 128, (9, 14, 2), np.int8)
-    leveling = maps.Leveling(2 ** (np.arange(200) / 4), (100, 100), gain=1.0, fade=1.0, window=window)
-    levels = maps.levels_from_output(output, Quantization(0.05, 3), leveling, np.full(64, 100))
+    map_quantizer = maps.MapQuantizer(2 ** (np.arange(200) / 4), (100, 100), gain=1.0, fade=1.0, window=window)
+    levels = maps.levels_from_output(output, Quantization(0.05, 3), map_quantizer, np.full(64, 100))
     expected = transforms.centered_nearby(0.05 * output[np.newaxis].astype(np.float32), window)
     assert np.abs(levels - (100 + 4 * ops.convert_to_numpy(expected)[0])).max() <= 0.5 + 1e-4
 

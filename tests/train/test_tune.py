@@ -49,7 +49,7 @@ def test_a_sharp_scene_has_more_of_the_highest_frequencies(photos):
 def test_changes_are_those_of_the_model_and_of_nothing_else():
     model = rjpeg.load_model()
     setting = tune.changed(model, "window=9,gain=0,size=0.5,restore=1,refine=0")
-    assert setting.model.leveling == model.leveling._replace(window=9, gain=0.0)
+    assert setting.model.map_quantizer == model.map_quantizer._replace(window=9, gain=0.0)
     assert (setting.size, setting.restore, setting.refine) == (0.5, True, False)
     with pytest.raises(rjpeg.InputError, match="no setting has the name 'colour'"):
         tune.changed(model, "colour=1")
