@@ -18,11 +18,8 @@ import requests
 
 from rjpeg.errors import JpegError, StorageError
 from server.rebuild import rebuild
-from server.store.database import Database
-from server.store.files import open_files
+from server.store import Database, Store, open_files, tend
 from server.store.identity import adopt
-from server.store.retention import tend
-from server.store.store import Store
 from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import lose, mount, put_in_place

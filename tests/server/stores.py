@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.frames import ReceivedFrame
-from server.store.store import Store
+from server.store import Store
 
 NOON = datetime.datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)

@@ -14,14 +14,14 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.store import Database, FrameRow, Store, Tended, open_files, tend
 from server.store import clock as clocks
-from server.store.clock import Known, Reading, ReceiptClock, SteadyClock, judge
-from server.store.database import Database, frames, metadata, to_microseconds
+from server.store.clock import ReceiptClock, SteadyClock
 from server.store.expiry import expired
-from server.store.files import open_files
+from server.store.jumps import ClockHistory, ClockReading, assess
 from server.store.keys import make_key
-from server.store.retention import Tended, tend
-from server.store.store import FrameRow, Store
+from server.store.tables import frames, metadata
+from server.store.times import to_microseconds
 from tests.server.stores import MEASURES, NOON, SECOND, received
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +110,7 @@ def test_a_time_of_receipt_is_never_further_from_the_clock_than_a_second(steps: 
     answers = iter(shown)
     receipts = ReceiptClock(lambda: next(answers))
     given = [to_microseconds(receipts.next()) for _ in shown]
-    assert all(abs(time - now) <= clocks.SAME_RECEIPT for time, now in zip(given, shown, strict=True))
+    assert all(abs(time - now) <= clocks.MAX_SET_BACK for time, now in zip(given, shown, strict=True))
     assert all(one != other for one, other in itertools.pairwise(given))
 
 
@@ -305,7 +305,7 @@ class Model:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
-        self.machine, self.known, self.true_time = Clocks(), Known(), dict[int, datetime.datetime]()
+        self.machine, self.known, self.true_time = Clocks(), ClockHistory(), dict[int, datetime.datetime]()
         self.numbers = itertools.count(1)
         connection.execute(sa.delete(frames))
 
@@ -319,8 +319,8 @@ class Model:
     def tend(self, max_age: datetime.timedelta) -> None:
         steady, now = self.machine.steady(), to_microseconds(self.machine.wall())
         age = max_age // datetime.timedelta(microseconds=1)
-        reading = Reading(wall=now, up=steady.now(), boot=steady.boot)
-        self.known, verdict = judge(self.known, reading, clocks._newest(self.connection), age)
+        reading = ClockReading(wall=now, up=steady.now(), boot=steady.boot)
+        self.known, verdict = assess(self.known, reading, clocks.newest_frames(self.connection), age)
         if verdict.cutoff is None:
             return
         while (condition := expired(self.connection, verdict.cutoff, now, 7)) is not None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
 from server.disk import NoRoomError
-from server.store.files import Files, Folder, open_files
+from server.store import Files, open_files
+from server.store.folder import Folder
 from server.store.keys import key_time, keys_between, make_key, quarantine_key
 from server.store.objects import Objects
 from tests.server.stores import NOON, SECOND
@@ -223,7 +224,7 @@ def test_a_file_on_its_way_is_not_idle_for_another_program(tmp_path: Path) -> No
     files = open_files(str(tmp_path))
     key = make_key("gate", NOON)
     program = (
-        "import sys; from server.store.files import open_files\n"
+        "import sys; from server.store import open_files\n"
         "print(open_files(sys.argv[1]).move_idle(sys.argv[2], sys.argv[3], lambda: False))"
     )
 

@@ -16,9 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
-from server.store.database import Database, cameras
-from server.store.files import open_files
-from server.store.store import Store
+from server.store import Database, Store, open_files
+from server.store.tables import cameras
 from tests import waiting
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_store import check_sums, quarantined_files, rows_of, stored_files

@@ -10,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rjpeg.errors import InputError, StorageError
-from server.store.database import Database
-from server.store.files import Folder, open_files
+from server.store import Database, FrameRow, Store, Tended, open_files, tend
+from server.store.folder import Folder
 from server.store.keys import keys_between, make_key
-from server.store.retention import Tended, tend
-from server.store.store import OLDEST, FrameRow, Store
 from server.store.sweep import Quarantine, owned
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_store import check_sums, quarantined_files, stored_files
@@ -80,7 +78,7 @@ def test_frames_are_deleted_oldest_first_until_the_rest_fits(store: Store, clock
 
 
 def test_more_than_one_transaction_holds_are_deleted(store: Store, clock: Clock, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("server.store.store.OLDEST", OLDEST.limit(3))
+    monkeypatch.setattr("server.store.deletion.MAX_TOGETHER", 3)
     rows = [add(store, clock, n) for n in range(20)]
     assert store.delete_older_than(rows[10].stored_time) == 10
     assert store.shrink_to(25) == 8
@@ -145,22 +143,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("retention")
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def make_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    """A function that gives the URL of a new database, in a folder if it is SQLite's."""
+    if request.param == "sqlite":
+        return lambda folder: f"sqlite:///{folder}/store.sqlite3"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return lambda _: server.new_database()
+
+
 @settings(max_examples=30, deadline=None)
 @given(frames, steps)
-def test_nothing_newer_is_deleted_before_what_is_older(folders: Path, frames, steps) -> None:
-    folder = folders / str(next(numbers))
-    check_order(f"sqlite:///{folder}/store.sqlite3", folder, frames, steps)
-
-
-@settings(max_examples=8, deadline=None)
-@given(frames, steps)
-def test_nor_in_postgresql(folders: Path, postgresql: PostgreSQL, frames, steps) -> None:
-    check_order(postgresql.new_database(), folders / str(next(numbers)), frames, steps)
-
-
-def check_order(url: str, folder: Path, frames: list[tuple[int, int, int]], steps: list[tuple[str, int]]) -> None:
-    clock = Clock()
-    store = Store(Database(url), open_files(str(folder / "frames")), now=clock)
+def test_nothing_newer_is_deleted_before_what_is_older(
+    make_url: Callable[[Path], str], folders: Path, frames, steps
+) -> None:
+    clock, folder = Clock(), folders / str(next(numbers))
+    store = Store(Database(make_url(folder)), open_files(str(folder / "frames")), now=clock)
     try:
         rows = []
         for offset, size, camera in frames:
@@ -193,7 +191,7 @@ def test_two_programs_that_delete_at_once_delete_no_more_than_one(
     database_url: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr("server.store.store.OLDEST", OLDEST.limit(5))
+    monkeypatch.setattr("server.store.deletion.MAX_TOGETHER", 5)
     stores = [Store(Database(database_url), open_files(str(tmp_path / "frames")), now=clock) for _ in range(3)]
     rows = [add(stores[0], clock, n) for n in range(60)]
     with ThreadPoolExecutor(8) as threads:
@@ -304,7 +302,7 @@ def test_a_row_that_comes_much_later_than_its_file_is_refused(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # in object storage, where nothing is locked, its file may have been swept
-    monkeypatch.setattr("server.store.store.LATEST_COMMIT_SECONDS", -1)
+    monkeypatch.setattr("server.store.writer.MAX_COMMIT_SECONDS", -1)
     with pytest.raises(StorageError, match="took more than"):
         store.add(received(), MEASURES, None)
     assert store.frames("gate") == []

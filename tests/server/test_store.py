@@ -26,10 +26,9 @@ from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
 from server.disk import NoRoomError
-from server.store import tokens
-from server.store.database import metadata
+from server.store import CameraSummary, Duplicate, FrameRow, GoneError, Store, TimelineBin, tokens
 from server.store.keys import keys_between, quarantine_key
-from server.store.store import Bin, CameraSummary, Duplicate, FrameRow, GoneError, Store
+from server.store.tables import metadata
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -381,6 +380,7 @@ def test_a_camera_is_summed_up(store: Store) -> None:
     frames = [received("gate", n, NOON + offset * SECOND, metrics={"n": n}) for n, offset in enumerate((5, 0, 9))]
     rows = [store.add(frame, MEASURES, None) for frame in frames]
     store.add(received("yard", None, NOON, received_time=NOON), MEASURES, None)
+    assert store.camera_names() == ["gate", "yard"]
     gate, yard = store.cameras()
     assert gate == CameraSummary(
         name="gate",
@@ -423,18 +423,15 @@ def test_pages_go_on_where_the_last_frame_of_one_was_deleted(store: Store) -> No
     assert store.frames("gate", before_id=page[-1].id) == rows[2::-1]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store for many examples, each with a camera of its own."""
     folder = tmp_path_factory.mktemp("shared")
-    store = Store.open(f"sqlite:///{folder}/store.sqlite3", str(folder / "frames"))
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
-def shared_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL) -> Iterator[Store]:
-    store = Store.open(postgresql.new_database(), str(tmp_path_factory.mktemp("shared")))
+    if request.param == "sqlite":
+        url = f"sqlite:///{folder}/store.sqlite3"
+    else:
+        url = request.getfixturevalue("postgresql").new_database()
+    store = Store.open(url, str(folder / "frames"))
     yield store
     store.close()
 
@@ -447,18 +444,8 @@ offsets = st.lists(st.integers(0, 5), max_size=9)
 @settings(max_examples=40, deadline=None)
 @given(offsets, st.integers(1, 4), st.data())
 def test_pages_give_every_frame_once_newest_first(shared: Store, offsets: list[int], limit: int, data) -> None:
-    check_pages(shared, offsets, limit, data)
-
-
-@settings(max_examples=15, deadline=None)
-@given(offsets, st.integers(1, 4), st.data())
-def test_pages_of_postgresql_too(shared_postgresql: Store, offsets: list[int], limit: int, data) -> None:
-    check_pages(shared_postgresql, offsets, limit, data)
-
-
-def check_pages(store: Store, offsets: list[int], limit: int, data) -> None:
     name = next(names)
-    rows = [store.add(received(name, None, NOON + n * SECOND), MEASURES, None) for n in offsets]
+    rows = [shared.add(received(name, None, NOON + n * SECOND), MEASURES, None) for n in offsets]
     since, until = (data.draw(st.none() | st.integers(0, 6)) for _ in range(2))
     expected = sorted(
         (
@@ -472,7 +459,7 @@ def check_pages(store: Store, offsets: list[int], limit: int, data) -> None:
     )
     times = {key: NOON + value * SECOND for key, value in (("since", since), ("until", until)) if value is not None}
     found, before = [], None
-    while page := store.frames(name, before_id=before, limit=limit, **times):
+    while page := shared.frames(name, before_id=before, limit=limit, **times):
         assert len(page) <= limit
         found += page
         before = page[-1].id
@@ -487,29 +474,14 @@ def check_pages(store: Store, offsets: list[int], limit: int, data) -> None:
     st.integers(1, 9),
 )
 def test_a_timeline_counts_every_frame_of_the_time_once(shared: Store, frames, start, length, bins) -> None:
-    check_timeline(shared, frames, start, length, bins)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(-10, 8000), st.sampled_from([(8, 8), (65, 33)])), max_size=9),
-    st.integers(-10, 8000),
-    st.integers(1, 8000),
-    st.integers(1, 9),
-)
-def test_a_timeline_of_postgresql_too(shared_postgresql: Store, frames, start, length, bins) -> None:
-    check_timeline(shared_postgresql, frames, start, length, bins)
-
-
-def check_timeline(store: Store, frames, start: int, length: int, bins: int) -> None:
     name = next(names)
     kept = []
     for offset, (width, height) in frames:
         frame = received(name, None, NOON + offset * SECOND)
-        store.add(frame, MEASURES | {"width": width, "height": height}, None)
+        shared.add(frame, MEASURES | {"width": width, "height": height}, None)
         kept.append((frame.capture_time, len(frame.jpeg), width * height))
     since, until = NOON + start * SECOND, NOON + (start + length) * SECOND
-    found = store.timeline(name, since, until, bins)
+    found = shared.timeline(name, since, until, bins)
     assert len(found) <= bins
     if length <= 3600:
         assert found[0].start == since
@@ -529,7 +501,7 @@ def check_timeline(store: Store, frames, start: int, length: int, bins: int) -> 
     for b in found:
         own = [(size, pixels) for when, size, pixels in kept if b.start <= when < min(b.start + width, end)]
         size, pixels = sum(s for s, _ in own), sum(p for _, p in own)
-        assert b == Bin(start=b.start, frames=len(own), bytes=size, bpp=8 * size / pixels if own else None)
+        assert b == TimelineBin(start=b.start, frames=len(own), bytes=size, bpp=8 * size / pixels if own else None)
 
 
 MINUTE = datetime.timedelta(minutes=1)
@@ -541,25 +513,26 @@ def test_a_timeline_needs_time_and_bins(shared: Store, length: int, bins: int) -
         shared.timeline("gate", NOON, NOON + length * SECOND, bins)
 
 
-def test_the_questions_that_are_asked_all_the_time_use_an_index(shared: Store) -> None:
-    shared.add(received("indexed", 0, NOON), MEASURES, None)
+def test_the_questions_that_are_asked_all_the_time_use_an_index(open_store: OpenStore, sqlite_url: str) -> None:
+    store = open_store(sqlite_url)
+    store.add(received("indexed", 0, NOON), MEASURES, None)
     asked = []
 
     def note(_connection, _cursor, statement, parameters, _context, _many) -> None:
         asked.append((statement, parameters))
 
-    engine = shared.database._engine
+    engine = store.database._engine
     sa.event.listen(engine, "before_cursor_execute", note)
-    row = shared.latest("indexed")
+    row = store.latest("indexed")
     assert row is not None
-    shared.frame("indexed", row.id)
-    shared.find("indexed", 0, NOON)
+    store.frame("indexed", row.id)
+    store.find("indexed", 0, NOON)
     for options in ({}, {"before_id": row.id}, {"since": NOON, "until": NOON + SECOND}):
-        shared.frames("indexed", **options)
-    shared.camera("indexed")
-    shared.timeline("indexed", NOON, NOON + SECOND, 10)
-    shared.timeline("indexed", NOON, NOON + 9999 * SECOND, 10)
-    shared.delete_older_than(NOON - 99 * 366 * 24 * 3600 * SECOND)
+        store.frames("indexed", **options)
+    store.camera("indexed")
+    store.timeline("indexed", NOON, NOON + SECOND, 10)
+    store.timeline("indexed", NOON, NOON + 9999 * SECOND, 10)
+    store.delete_older_than(NOON - 99 * 366 * 24 * 3600 * SECOND)
     sa.event.remove(engine, "before_cursor_execute", note)
     plans = []
     with engine.connect() as connection:
@@ -581,7 +554,7 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(shared: Store) -
 
 ADDING = """
 import datetime, sys
-from server.store.store import Store
+from server.store import Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 url, folder, camera, number = sys.argv[1:]
 store = Store.open(url, folder)
@@ -688,7 +661,7 @@ def test_the_store_opens_where_the_program_is_installed_without_its_checkout(tmp
     folder = tmp_path / "site %(here)s packages"
     shutil.copytree(ROOT / "server", folder / "server", ignore=shutil.ignore_patterns("__pycache__"))
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import server.store.store as s\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import server.store as s\n"
         "assert s.__file__.startswith(sys.argv[1]), s.__file__\n"
         "s.Store.open('sqlite:///a.sqlite3', 'frames').close()"
     )
@@ -833,7 +806,7 @@ def test_a_database_that_another_program_never_lets_go_is_an_error(
 def test_a_frame_that_was_not_taken_in_time_may_be_taken_later_and_keeps_its_file_until_then(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store.store.ADD_SECONDS", 0.2)
+    monkeypatch.setattr("server.store.adding.ADD_SECONDS", 0.2)
     store = open_store(sqlite_url)
     with sqlite3.connect(tmp_path / "store.sqlite3", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -845,7 +818,7 @@ def test_a_frame_that_was_not_taken_in_time_may_be_taken_later_and_keeps_its_fil
         assert not store.files.move_idle(key, aside, lambda: False)
         other.execute("ROLLBACK")
     other.close()
-    monkeypatch.setattr("server.store.store.ADD_SECONDS", 60)
+    monkeypatch.setattr("server.store.adding.ADD_SECONDS", 60)
     with pytest.raises(Duplicate) as caught:
         store.add(received(), MEASURES, None)
     assert caught.value.row.key == key

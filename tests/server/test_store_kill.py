@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rjpeg.errors import StorageError
-from server.store.store import Duplicate, Store
+from server.store import Duplicate, Store
 from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, crc, received
 from tests.server.test_store import check_sums, own_postgresql, quarantined_files, rows_of, stored_files
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADDING = """
 import itertools, os, sys, threading, datetime
 from rjpeg.errors import StorageError
-from server.store.store import Duplicate, Store
+from server.store import Duplicate, Store
 from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, crc, received
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from rjpeg.errors import InputError
-from server.store import tokens
-from server.store.store import Store
+from server.store import Store, tokens
 
 
 @pytest.fixture
