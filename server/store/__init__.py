@@ -1,7 +1,7 @@
 """Files and rows of received frames: how they are stored, how long they are kept, and who may see them."""
 
 from server.store.database import Database
-from server.store.errors import Duplicate, GoneError, ReopenedError, TooLateError
+from server.store.errors import Duplicate, GoneError
 from server.store.files import Files
 from server.store.opening import open_files
 from server.store.retention import Tended, tend
@@ -16,11 +16,9 @@ __all__ = [
     "Files",
     "FrameRow",
     "GoneError",
-    "ReopenedError",
     "Store",
     "Tended",
     "TimelineBin",
-    "TooLateError",
     "open_files",
     "tend",
 ]

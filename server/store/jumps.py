@@ -2,7 +2,7 @@
 
 A wall clock jumps: a machine without a battery starts in 1970, or a wrong time server sets it a year ahead. Frames
 carry the times that it showed. A jump must not delete them, so it does not count as age. That ends when a user confirms
-the clock, or when so much time has passed since the jump that everything stored before it is too old anyway.
+the clock. It also ends when everything stored before the jump is certainly too old.
 
 A jump is a difference of more than MAX_DRIFT. The wall clock is compared with the machine's steady clock, which nobody
 sets, and with what the database knows: the last time that was trusted, and the times of the newest frames.

@@ -1,3 +1,5 @@
+"""The places for files: a local folder and object storage."""
+
 import datetime
 import errno
 import fcntl
@@ -30,7 +32,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
         return open_files(str(tmp_path / "a folder" / "frames"))
     if request.param == "memory":
         return open_files(f"memory://{request.node.name}")
-    # a prefix of its own
+    # each test has its own prefix
     return open_files(f"{request.getfixturevalue('s3')}/{request.node.name}")
 
 
@@ -138,7 +140,7 @@ def test_a_name_holds_camera_and_time(camera: str, when: datetime.datetime) -> N
         return
     key = make_key(camera, when)
     assert key.split("/")[0] == camera
-    # not `when`: an hour that a clock shows twice equals no time of another zone (PEP 495)
+    # not `when`: a time that a clock shows twice equals no time of another zone (PEP 495)
     assert key_time(key) == moment
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}/[0-9T-]{13}/[0-9T]{21}Z-[0-9T]{21}Z-x-[0-9a-f]{14}\.jpg", key)
 
@@ -195,7 +197,7 @@ def test_a_folder_that_was_removed_and_made_again_is_synced_again(tmp_path: Path
     files.write(first, b"x")()
     other.remove([first])
     assert names_below(tmp_path) == ["gate"]
-    # an inode may be used again, but not while it is held
+    # an inode number may be used again, but not as long as a file is held
     held = os.open(tmp_path / "gate", os.O_RDONLY)
     (tmp_path / "gate").rmdir()
     synced = []
@@ -275,7 +277,7 @@ def test_a_root_that_is_gone_is_an_error_and_not_made_again(tmp_path: Path) -> N
 
 
 def test_the_lock_is_asked_for_in_a_way_that_nfs_has(tmp_path: Path, monkeypatch) -> None:
-    # there, shared locks need a file open for reading, exclusive ones a file open for writing
+    # NFS needs a file open for reading for shared locks, and open for writing for exclusive ones
     asked = []
     flock = fcntl.flock
 

@@ -1,3 +1,5 @@
+"""How long frames and files are kept."""
+
 import datetime
 import itertools
 from collections.abc import Callable, Iterator
@@ -131,7 +133,7 @@ def test_the_last_frame_is_not_deleted_before_others_though_the_clock_was_set_ba
 
 
 numbers = itertools.count()
-# seconds that the server's clock is set by before each frame, its size, its camera
+# for each frame: seconds by which the server's clock is set before it, its size, its camera
 frames = st.lists(st.tuples(st.sampled_from([0, 0, 1, 5, -3]), st.integers(0, 9), st.integers(0, 2)), max_size=12)
 steps = st.lists(
     st.one_of(st.tuples(st.just("age"), st.integers(-5, 30)), st.tuples(st.just("bytes"), st.integers(0, 60)))
@@ -169,7 +171,7 @@ def test_nothing_newer_is_deleted_before_what_is_older(
         for kind, value in steps:
             if kind == "age":
                 when = NOON + value * SECOND
-                # whatever the clock said of those that were stored after a young one
+                # frames after a young one count as young, whatever their stored times say
                 expected = list(itertools.dropwhile(lambda row, when=when: row.stored_time < when, kept))
                 deleted = store.delete_older_than(when)
             else:
@@ -221,7 +223,7 @@ def test_files_that_could_not_be_removed_are_removed_later(store: Store, clock: 
         patch.setattr(store.files, "remove", failing)
         with pytest.raises(StorageError, match="can't remove"):
             store.shrink_to(10)
-        # the rows are gone, and nobody is promised a file that may go any time
+        # the rows are gone, so nobody is shown a file that may be removed at any time
         assert ids(store) == [rows[2].id]
         with pytest.raises(StorageError, match="can't remove"):
             store.shrink_to(0)
@@ -232,7 +234,7 @@ def test_files_that_could_not_be_removed_are_removed_later(store: Store, clock: 
 
 
 def orphan(store: Store, when: datetime.datetime, camera: str = "gate") -> str:
-    """A file as a crash leaves it."""
+    """Write a file without a row, as a crash leaves it."""
     key = make_key(camera, when)
     store.files.write(key, b"half of a picture")()
     return key
@@ -281,7 +283,7 @@ def test_a_file_whose_frame_is_just_being_added_by_another_program_is_not_swept(
     clock.time = NOON + 30 * MINUTE
     assert store.sweep() == 0
     assert store.files.read(key) == b"on its way"
-    # it was not, as its program was killed
+    # its program was killed, so it was not added
     let_go()
     clock.time += DAY
     assert store.sweep() == 1
@@ -292,7 +294,8 @@ def test_a_frame_that_is_added_while_its_file_is_looked_at_keeps_it(
 ) -> None:
     row = add(store, clock, 0)
     clock.time += DAY
-    answers: list[set[str]] = [set()]  # at the first look, the row is not committed yet
+    # when asked first, the row is not committed yet
+    answers: list[set[str]] = [set()]
     monkeypatch.setattr("server.store.sweep.owned", lambda *given: answers.pop() if answers else owned(*given))
     assert store.sweep() == 0
     assert store.jpeg(row)
@@ -301,7 +304,7 @@ def test_a_frame_that_is_added_while_its_file_is_looked_at_keeps_it(
 def test_a_row_that_comes_much_later_than_its_file_is_refused(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # in object storage, where nothing is locked, its file may have been swept
+    # object storage has no locks, so its file may have been swept
     monkeypatch.setattr("server.store.writer.MAX_COMMIT_SECONDS", -1)
     with pytest.raises(StorageError, match="took more than"):
         store.add(received(), MEASURES, None)

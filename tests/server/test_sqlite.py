@@ -23,7 +23,7 @@ PAGE = 4096
 
 
 def as_after_a_power_cut(folder: Path) -> list[tuple]:
-    """Sequences in a copy of what has a name now, which is what a power cut leaves."""
+    """Return the sequences in a copy of the files that have names now, as a power cut would leave them."""
     copy = folder / "after"
     copy.mkdir()
     for path in folder.glob("store.sqlite3*"):
@@ -88,7 +88,7 @@ def test_a_replacement_during_a_transaction_is_no_acknowledgment_on_the_old_file
     def replace(*arguments: Any) -> None:
         if next(replacements, False):
             put_in_place(tmp_path / "store.sqlite3", tmp_path / "store.sqlite3")
-            # another thread is the first to notice
+            # another thread notices first
             store.cameras()
         counters.add_to_counters(*arguments)
 
@@ -118,7 +118,7 @@ def test_a_database_that_another_program_has_locked_is_not_ready(
         with pytest.raises(StorageError, match="database is locked"):
             store.ping()
         assert time.monotonic() - started < 5
-        # also while an add of this program waits for its turn
+        # also if an add of this program waits for the lock
         adding = threading.Thread(target=add, args=[store, 1, "yard"])
         adding.start()
         deadline = time.monotonic() + 20
@@ -181,14 +181,14 @@ def test_pages_that_are_zeroed_end_the_taking_until_a_sound_file_is_there(
     shutil.copy(path, sound)
     store = open_store(sqlite_url)
     zero(path, 2, 40)
-    # by the first transaction that meets one, or by the check in the background
+    # the first transaction that meets such a page notices, or else the check in the background
     wait_for(f"file {path}, is damaged", caplog)
     for _ in range(2):
         with pytest.raises(StorageError, match=r"is damaged \(.*python -m server rebuild"):
             store.ping()
         with pytest.raises(StorageError, match="is damaged"):
             add(store, 1, first=1000)
-    # and at the next start
+    # the next start notices, too
     with pytest.raises(StorageError, match=r"is damaged \(.*python -m server rebuild"):
         open_store(sqlite_url)
     put_in_place(sound, path)
@@ -268,7 +268,7 @@ def test_a_row_that_was_damaged_hides_no_other(open_store: OpenStore, sqlite_url
     assert (found[0], found[2]) == (third, first)
     assert all(row.record() for row in found)
     store.cameras()
-    # nor does it keep others from being deleted, and no file is deleted that it may not name
+    # the other frames can be deleted; a file is left if the damaged row may name the wrong one
     key = second.key
     assert store.shrink_to(0) == 3
     kept = store.files.size(key) is not None

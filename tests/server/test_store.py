@@ -1,3 +1,5 @@
+"""The store: adding and asking, several programs, the schema, durability."""
+
 import collections
 import contextlib
 import datetime
@@ -41,17 +43,17 @@ def rows_of(store: Store, table: str) -> list[dict]:
 
 
 def stored_files(folder: Path) -> set[str]:
-    """Keys of the files that are where their rows say."""
+    """Return the keys of the files that are not set aside."""
     return {str(p.relative_to(folder)) for p in folder.glob("*/*T*/*") if p.is_file()}
 
 
 def quarantined_files(folder: Path) -> set[str]:
-    """Keys of the files that were set aside."""
+    """Return the keys of the files that are set aside."""
     return {str(p.relative_to(folder / "quarantine")).split("/", 1)[1] for p in folder.glob("quarantine/*/*/*/*")}
 
 
 def check_sums(store: Store) -> None:
-    """What is counted while frames come and go is what counting them now gives."""
+    """Check that the counters agree with the frames."""
     rows = rows_of(store, "frames")
     for camera in rows_of(store, "cameras"):
         own = [row for row in rows if row["camera_id"] == camera["id"]]
@@ -437,7 +439,7 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 names = (f"camera{n}" for n in itertools.count())
-# few different times, so that there are equal ones, in any order
+# few different times, so that some are equal
 offsets = st.lists(st.integers(0, 5), max_size=9)
 
 
@@ -542,7 +544,7 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(open_store: Open
                 plans += [(line.detail, statement) for line in plan]
     assert len(plans) > 10
     scans = [(d, s) for d, s in plans if d.startswith("SCAN") and not s.startswith("SELECT trash") and "trash" not in d]
-    # the oldest frames, by their ids, are a part of the table
+    # the oldest frames by id are read from the table itself
     scans = [(d, s) for d, s in scans if not ("ORDER BY frames.id" in s and "LIMIT" in s)]
     assert [(d, s) for d, s in scans if not d.startswith(("SCAN cameras", "SCAN anon"))] == []
     sorts = [(d, s) for d, s in plans if "TEMP B-TREE" in d and "RIGHT PART" not in d and "GROUP BY" not in d]
@@ -575,7 +577,7 @@ def run_python(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def test_programs_share_a_new_store(open_store: OpenStore, database_url: str, tmp_path: Path) -> None:
-    # all of them make it at once
+    # all programs create it at once
     programs = [run_python(ADDING, database_url, tmp_path / "frames", f"camera{n % 2}{n}", 30) for n in range(3)]
     store = open_store(database_url)
     with ThreadPoolExecutor(4) as threads:
@@ -637,7 +639,7 @@ def test_migrations_give_what_the_tables_would_be_made_as(sqlite_url: str, open_
         connection = sqlite3.connect(path)
         rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version'").fetchall()
         connection.close()
-        # the order of columns and constraints is free, as is where lines break
+        # order of columns and constraints, and line breaks, do not matter
         return {
             name: sorted(" ".join(part.split()) for part in re.split(r",(?![^()]*\))", (sql or "").rpartition(")")[0]))
             for name, sql in rows
@@ -657,7 +659,7 @@ def test_a_database_of_a_newer_program_is_refused(open_store: OpenStore, databas
 
 
 def test_the_store_opens_where_the_program_is_installed_without_its_checkout(tmp_path: Path) -> None:
-    # with what confuses configuration files in the path
+    # the path has characters that have a meaning in configuration files
     folder = tmp_path / "site %(here)s packages"
     shutil.copytree(ROOT / "server", folder / "server", ignore=shutil.ignore_patterns("__pycache__"))
     program = (
@@ -813,7 +815,7 @@ def test_a_frame_that_was_not_taken_in_time_may_be_taken_later_and_keeps_its_fil
         with pytest.raises(StorageError, match="did not take a frame within"):
             store.add(received(), MEASURES, None)
         [key] = stored_files(tmp_path / "frames")
-        # nobody takes it for what a crash left
+        # no sweep takes it for the leftover of a crash
         aside = quarantine_key(key, "2026-11-29")
         assert not store.files.move_idle(key, aside, lambda: False)
         other.execute("ROLLBACK")
@@ -856,7 +858,7 @@ def test_on_a_full_disk_adds_fail_and_go_on_when_there_is_room(small_disk: Path)
         assert len(rows) > 20
         with pytest.raises(NoRoomError):
             store.ping()
-        # what is there can be read, and deleted, which takes some room itself
+        # stored frames can be read, and also deleted, which needs some room itself
         assert store.jpeg(rows[-1]) == received("gate", rows[-1].sequence, rows[-1].capture_time, times=1000).jpeg
         assert store.shrink_to(store.total_bytes() // 2) > 10
         store.ping()
@@ -876,7 +878,7 @@ def test_a_disk_that_others_filled_to_the_last_byte_loses_nothing_that_was_added
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
-        # without the check beforehand, too
+        # also if the room was not checked before
         store.database.check_room = lambda: None  # type: ignore[method-assign]
         for n in range(1, 9):
             with pytest.raises(NoRoomError):
@@ -934,7 +936,7 @@ def test_a_postgresql_that_is_restarted_is_taken_again(open_store: OpenStore, tm
         server.start()
         store.ping()
         rows.append(store.add(received("gate", 3), MEASURES, None))
-        # connections that were not told
+        # connections that did not notice
         server.stop()
         server.start()
         rows.append(store.add(received("gate", 4), MEASURES, None))
@@ -951,7 +953,7 @@ def own_postgresql() -> PostgreSQL:
 
 
 def test_an_unsure_commit_is_not_done_twice(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the connection is lost after the server has committed and before it said so
+    # the connection is lost after the server has committed, but before it has answered
     lost = []
 
     def lose(connection: sa.Connection) -> None:
