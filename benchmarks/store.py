@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from rjpeg.errors import RjpegError
 from server.frames import ReceivedFrame
-from server.store.database import cameras, frames, minutes, to_microseconds
+from server.store import Store
 from server.store.keys import make_key
-from server.store.store import Store
+from server.store.tables import cameras, frames, minutes
+from server.store.times import to_microseconds
 
 START = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 INTERVAL = datetime.timedelta(milliseconds=100)

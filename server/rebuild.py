@@ -25,12 +25,12 @@ from server import config as configuration
 from server.arguments import add_storage_flags, read_config, set_up_logging
 from server.processing.decoding import measures
 from server.processing.memory import keep_freed_memory
-from server.store.database import Database, frames, to_microseconds, trash
-from server.store.files import Files, open_files
+from server.store import Database, Files, Store, open_files
 from server.store.identity import adopt
 from server.store.keys import hours, is_intact, parse_key, quarantine_key, stored_stamp
-from server.store.store import Store
 from server.store.sweep import owned, put_back, set_aside
+from server.store.tables import frames, trash
+from server.store.times import to_microseconds
 from server.store.values import pixels_of
 
 __all__ = ["Rebuilt", "rebuild"]

@@ -18,7 +18,7 @@ from server.events.bus import Event, EventBus
 from server.frames import Processed, ReceivedFrame
 from server.metrics import Metrics
 from server.processing.processor import Processor
-from server.store.store import Duplicate, FrameRow, Store
+from server.store import Duplicate, FrameRow, Store
 
 __all__ = ["Receiver", "Turns"]
 

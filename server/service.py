@@ -34,8 +34,7 @@ from server.metrics import Metrics
 from server.processing.processor import Processor
 from server.processing.task_pool import TaskPool
 from server.receiver import Receiver
-from server.store.retention import tend
-from server.store.store import Store
+from server.store import Store, tend
 
 __all__ = ["keep_following", "keep_tending", "make_service", "needs_token", "open_socket", "parse_address", "serve"]
 
@@ -101,7 +100,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             access=Access(store, required=access_required),
             task=task,
             secure=config.tls.certificate is not None,
-            cameras={summary.name for summary in store.cameras()},
+            cameras=set(store.camera_names()),
         )
 
 

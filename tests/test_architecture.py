@@ -14,8 +14,6 @@ NETWORK_LIBRARIES = {"tensorflow", "keras"}
 
 # what points upwards and is not mended yet
 KNOWN_UPWARDS = {("train.tune", "evaluate.data")}
-# modules that import each other, one of the two inside a function
-KNOWN_CIRCLES = {frozenset({"server.store.files", "server.store.objects"})}
 
 
 def modules(root, packages):
@@ -160,7 +158,7 @@ def test_the_library_imports_no_other_package_and_both_ends_import_only_the_libr
 def test_no_modules_import_each_other():
     # what is asked of a package's own module, such as the compiled `_native`, asks nothing of its other modules
     graph = {name: others - set(PACKAGES) for name, others in all_imports().items()}
-    assert circles(graph) == KNOWN_CIRCLES
+    assert circles(graph) == set()
 
 
 def test_tensorflow_is_imported_when_a_network_is_trained_or_exported_and_nowhere_else():

@@ -8,8 +8,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.exceptions import HTTPException
 
-from server.store import tokens
-from server.store.store import Store
+from server.store import Store, tokens
 from server.store.tokens import Grant
 
 __all__ = ["COOKIE", "Access", "is_local_name"]

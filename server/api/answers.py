@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 import rjpeg
 from server.limits import Queue, busy
-from server.store.store import FrameRow, Store
+from server.store import FrameRow, Store
 
 __all__ = ["Answers", "StoredFile", "matches"]
 

@@ -46,8 +46,8 @@ from server.metrics import CONTENT_TYPE, Metrics
 from server.processing.processor import Processor
 from server.processing.task_pool import TaskPool
 from server.receiver import Receiver
+from server.store import CameraSummary, FrameRow, GoneError, Store
 from server.store.clock import ReceiptClock
-from server.store.store import CameraSummary, FrameRow, GoneError, Store
 
 __all__ = ["Service", "make_app"]
 

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from rjpeg._protocol import time_text
 from server.events.camera_metrics import drops_of
 from server.frames import CAMERA_ID
-from server.store.database import cameras, frames, moment
+from server.store import Store
 from server.store.queries import newest_first
-from server.store.store import Store
+from server.store.tables import cameras, frames
+from server.store.times import clamped_time
 from server.store.values import measures_or_error
 
 __all__ = ["MAX_PAGE_BYTES", "CameraEntry", "FramePage", "camera_page", "camera_record", "camera_records", "frame_page"]
@@ -144,8 +145,8 @@ def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tu
                 return page, page[-1].name
             record = {"camera": row["name"], "frames": row["frames"], "bytes": row["bytes"]}
             for name in ("first_capture_time", "last_capture_time", "last_received_time"):
-                record[name] = None if row[name] is None else time_text(moment(row[name]))
-            last = None if row["last_received_time"] is None else moment(row["last_received_time"])
+                record[name] = None if row[name] is None else time_text(clamped_time(row[name]))
+            last = None if row["last_received_time"] is None else clamped_time(row["last_received_time"])
             page.append(CameraEntry(row["name"], record | {"last_frame": row["last_frame"]}, last, row["metrics"]))
     return page, None
 
@@ -187,7 +188,7 @@ def camera_records(
 
 def frame_record(camera: str, row: sa.RowMapping) -> dict[str, Any]:
     """Return a frame as FrameRow.record does, with what the camera and the task said as text."""
-    times = {name: time_text(moment(row[name])) for name in ("capture_time", "received_time", "stored_time")}
+    times = {name: time_text(clamped_time(row[name])) for name in ("capture_time", "received_time", "stored_time")}
     return (
         {"id": row["id"], "camera": camera, "sequence": row["sequence"]}
         | times

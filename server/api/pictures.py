@@ -17,7 +17,7 @@ from server.events.bus import Event
 from server.limits import Queue
 from server.processing.decoding import picture_bytes
 from server.processing.processor import Processor
-from server.store.store import FrameRow, Store
+from server.store import FrameRow, Store
 
 __all__ = ["MEDIA_TYPES", "Pictures", "colored", "encoded", "map_of"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.events.camera_metrics import LatestMetrics
-from server.store.store import FrameRow
+from server.store import FrameRow
 
 __all__ = ["Event", "EventBus", "Notice", "Subscription"]
 

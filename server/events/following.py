@@ -14,9 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
-from server.store.database import REBUILT, cameras, frames, to_microseconds
+from server.store import FrameRow, Store
 from server.store.keys import key_time
-from server.store.store import LATEST_COMMIT_SECONDS, FrameRow, Store, to_row
+from server.store.rows import frame_row
+from server.store.tables import REBUILT, cameras, frames
+from server.store.times import to_microseconds
+from server.store.writer import MAX_COMMIT_SECONDS
 
 __all__ = ["Follower"]
 
@@ -26,7 +29,7 @@ BATCH = 500
 """Ids that are read at a time."""
 MAX_GAPS = 10_000
 """Ids that are looked for, the newest ones."""
-GAP_SECONDS = LATEST_COMMIT_SECONDS + 60
+GAP_SECONDS = MAX_COMMIT_SECONDS + 60
 """How long an id is looked for: a frame is refused when its commit comes later than the first of these."""
 SETTLING = 1000
 """Ids before the first one read that may not have been committed yet."""
@@ -144,4 +147,4 @@ class Follower:
 
 
 def _row(values: Any) -> FrameRow:
-    return to_row(values["name"], values)
+    return frame_row(values["name"], values)

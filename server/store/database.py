@@ -1,12 +1,6 @@
-"""Tables of the server, and the way to the database that holds them: SQLite or PostgreSQL.
-
-Times are integers, microseconds since 1970 in UTC, as SQLite has no type for them that sorts and computes.
-"""
+"""The way to the database: connections, transactions and their errors."""
 
 import contextlib
-import datetime
-import json
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -14,208 +8,60 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from rjpeg.errors import ConfigError, InputError, StorageError
+from rjpeg.errors import ConfigError, StorageError
 from server.disk import NoRoomError, check_room
-from server.store.sqlite import SqliteFile, is_damage, set_up
+from server.store.dialects import AdvisoryLock, lock_until_commit
+from server.store.driver_errors import describe, is_damage, is_disk_full, is_missing_table
+from server.store.engines import make_postgresql_engine, make_sqlite_engine
+from server.store.sqlite import SqliteFile
+from server.store.tables import store
 
-__all__ = [
-    "Database",
-    "NoRoomError",
-    "cameras",
-    "frames",
-    "from_microseconds",
-    "marks",
-    "metadata",
-    "minutes",
-    "moment",
-    "store",
-    "to_microseconds",
-    "tokens",
-    "trash",
-]
+__all__ = ["Database"]
 
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-MICROSECOND = datetime.timedelta(microseconds=1)
-BUSY_SECONDS = 30  # that a program waits for another one's transaction
-CONNECT_SECONDS = 10
-PING_SECONDS = 2.0  # that a ping waits for its turn to write
-REBUILT = "rebuild"  # the writer of rows that were made again from files: they are no news
-MIGRATIONS = Path(__file__).with_name("migrations")
-ADVISORY_LOCK = 0x726A706567  # any number that nobody else takes; "rjpeg"
+BUSY_SECONDS = 30
+"""How long a program waits for another one's transaction."""
+PING_SECONDS = 2.0
+"""How long a ping waits for its turn to write."""
+RECENT_SECONDS = 1.0
+"""Age up to which a commit proves to a ping that the database can be written."""
 
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
-# SQLite counts up by itself only what is called INTEGER, which has 64 bits there
-Identity = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-
-
-class JsonText(sa.TypeDecorator[Any]):
-    """JSON in a column of text: in one called JSON, SQLite makes 1e300 of 10**300."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
-        """To text."""
-        return None if value is None else json.dumps(value)
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
-        """From text. What was damaged becomes an object that says so, so that it hides no other row."""
-        try:
-            return None if value is None else json.loads(value)
-        except (TypeError, ValueError, RecursionError) as error:
-            return {"error": f"the database holds no JSON here: {error}"}
-
-
-Json = sa.JSON(none_as_null=True).with_variant(JsonText, "sqlite")
-
-cameras = sa.Table(
-    "cameras",
-    metadata,
-    sa.Column("id", Identity, primary_key=True),
-    sa.Column("name", sa.String(64), nullable=False, unique=True),
-    # of the frames that are kept, changed in the transaction that changes them
-    sa.Column("frames", sa.BigInteger, nullable=False),
-    sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("first_capture_time", sa.BigInteger),
-    sa.Column("last_capture_time", sa.BigInteger),
-    sa.Column("last_frame", sa.BigInteger),
-    # of all that ever came
-    sa.Column("last_received_time", sa.BigInteger),
-    sqlite_autoincrement=True,
-)
-frames = sa.Table(
-    "frames",
-    metadata,
-    sa.Column("id", Identity, primary_key=True),
-    sa.Column("camera_id", Identity, sa.ForeignKey(cameras.c.id), nullable=False),
-    sa.Column("sequence", sa.BigInteger),
-    sa.Column("capture_time", sa.BigInteger, nullable=False),
-    sa.Column("received_time", sa.BigInteger, nullable=False),
-    sa.Column("stored_time", sa.BigInteger, nullable=False),
-    sa.Column("bytes", sa.Integer, nullable=False),
-    # of the picture, 0 where that is not known
-    sa.Column("pixels", sa.BigInteger, nullable=False),
-    sa.Column("key", sa.String(160), nullable=False),
-    sa.Column("measures", Json, nullable=False),
-    sa.Column("results", Json),
-    sa.Column("metrics", Json),
-    # of the program that stored it; None where an older version did
-    sa.Column("writer", sa.String(16)),
-    # finds duplicates and gives a camera's frames by time; no sequence is like no other
-    sa.UniqueConstraint("camera_id", "capture_time", "sequence"),
-    # for retention, and for the owner of a file
-    sa.Index(None, "stored_time", "id"),
-    sqlite_autoincrement=True,
-)
-# sums over the frames of a minute by capture time, so that a timeline need not look at each frame
-minutes = sa.Table(
-    "minutes",
-    metadata,
-    sa.Column("camera_id", Identity, sa.ForeignKey(cameras.c.id), primary_key=True),
-    # since 1970
-    sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("frames", sa.BigInteger, nullable=False),
-    sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("pixels", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-# one row: which store this is, as its files say too
-store = sa.Table(
-    "store",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("identity", sa.String(32), nullable=False),
-    sa.CheckConstraint("id = 1", name="one_row"),
-)
-IDENTITY = sa.select(store.c.identity).where(store.c.id == 1)
-trash = sa.Table(
-    "trash",
-    metadata,
-    # of files whose frames were deleted
-    sa.Column("key", sa.String(160), primary_key=True),
-)
-marks = sa.Table(
-    "marks",
-    metadata,
-    # how far something has got: "swept", the time up to which files without a row were looked for
-    sa.Column("name", sa.String(16), primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-tokens = sa.Table(
-    "tokens",
-    metadata,
-    sa.Column("id", Identity, primary_key=True),
-    sa.Column("role", sa.String(16), nullable=False),
-    sa.Column("camera", sa.String(64)),
-    sa.Column("note", sa.String(200), nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("made_time", sa.BigInteger, nullable=False),
-    sqlite_autoincrement=True,
-)
-
-
-def to_microseconds(when: datetime.datetime) -> int:
-    """A time as the tables have it. Raises InputError for one without a time zone."""
-    if when.tzinfo is None:
-        raise InputError(f"time {when.isoformat()} has no time zone, expected one")
-    return (when - EPOCH) // MICROSECOND
-
-
-def from_microseconds(value: int) -> datetime.datetime:
-    """A time in UTC from what the tables have."""
-    return EPOCH + value * MICROSECOND
-
-
-def moment(value: Any) -> datetime.datetime:
-    """A time in UTC from what the tables have; for what is none, the first or the last that there is."""
-    try:
-        return from_microseconds(value)
-    except (OverflowError, TypeError):
-        latest = isinstance(value, int) and value > 0
-        return (datetime.datetime.max if latest else datetime.datetime.min).replace(tzinfo=datetime.UTC)
+_IDENTITY = sa.select(store.c.identity).where(store.c.id == 1)
 
 
 class Database:
-    """Connections to one database whose schema is as this program needs it. For any number of threads.
+    """A database of SQLite or PostgreSQL with the tables that this program needs. For any number of threads.
 
-    Each transaction looks whether the database is still the one that was opened, by its identity.
+    Each transaction checks by the identity that the database is still the one that was opened.
 
     Args:
         url: sqlite:///PATH, or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
 
     Attributes:
         name: for messages, without the password.
-        identity: which store this is; 32 hexadecimal digits.
+        dialect: "sqlite" or "postgresql".
+        identity: which store this is, 32 hexadecimal digits.
 
     Raises:
         ConfigError: the URL is malformed or of another kind, or its driver is not installed.
-        StorageError: the database can't be reached, opened or migrated, or was made by a newer program.
+        StorageError: the database can't be reached, opened or upgraded, or a newer program has changed its tables.
     """
 
     def __init__(self, url: str) -> None:
         try:
             parsed = sa.make_url(url)
         except ArgumentError as error:
-            # not the URL: it may hold a password
+            # the message does not show the URL, which may hold a password
             raise ConfigError("malformed database URL, expected sqlite:///PATH or postgresql+psycopg://...") from error
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.name = parsed.render_as_string(hide_password=True)
         self.dialect = parsed.get_backend_name()
-        self._write_lock = threading.Lock()
-        # of SQLite
+        self._write_turn = threading.Lock()
+        # None: PostgreSQL
         self._file: SqliteFile | None = None
-        # of the last commit, by the monotonic clock
+        # when this program last committed, by the monotonic clock
         self._committed = float("-inf")
         self.identity = ""
         try:
@@ -226,7 +72,7 @@ class Database:
             with self._errors():
                 self._migrate()
             with self.reading() as connection:
-                self.identity = str(connection.execute(IDENTITY).scalar_one())
+                self.identity = str(connection.execute(_IDENTITY).scalar_one())
         except BaseException:
             self.close()
             raise
@@ -236,60 +82,34 @@ class Database:
             case "sqlite" | "sqlite+pysqlite":
                 if not url.database or url.database == ":memory:":
                     raise ConfigError(f"database {self.name} would be lost with the program, expected sqlite:///PATH")
-                file = self._file = SqliteFile(Path(url.database).absolute(), self.name, BUSY_SECONDS)
-                file.open()
-                engine = sa.create_engine(
-                    "sqlite://",
-                    creator=file.connect,
-                    poolclass=sa.QueuePool,
-                    pool_size=8,
-                    max_overflow=56,
-                    pool_timeout=BUSY_SECONDS,
-                )
-                file.on_reopened = engine.dispose
-                sa.event.listen(engine, "connect", lambda connection, _: set_up(connection, BUSY_SECONDS))
-                sa.event.listen(engine, "begin", begin_sqlite)
+                self._file = SqliteFile(Path(url.database).absolute(), self.name, BUSY_SECONDS)
+                self._file.open()
+                return make_sqlite_engine(self._file, BUSY_SECONDS)
             case "postgresql+psycopg":
-                engine = sa.create_engine(
-                    url,
-                    # a peer that is gone is noticed, whatever the system's own times are
-                    connect_args={
-                        "connect_timeout": CONNECT_SECONDS,
-                        "keepalives_idle": 10,
-                        "keepalives_interval": 5,
-                        "keepalives_count": 3,
-                        "tcp_user_timeout": 1000 * BUSY_SECONDS,
-                    },
-                    pool_pre_ping=True,
-                    pool_size=8,
-                    max_overflow=8,
-                    pool_timeout=BUSY_SECONDS,
-                )
-                sa.event.listen(engine, "connect", set_up_postgresql)
+                return make_postgresql_engine(url, BUSY_SECONDS)
             case other:
                 raise ConfigError(f"database of kind {other!r}, expected sqlite or postgresql+psycopg")
-        return engine
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """Give a connection in a transaction that only reads. Raises StorageError."""
+        """Yield a connection in a transaction that only reads. Raises StorageError."""
         with self._errors():
-            self._settle()
+            self._reopen_if_replaced()
             with self._engine.connect() as connection:
                 self._check_identity(connection)
                 yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """Give a connection in a transaction that is committed, durably, at the end of the block.
+        """Yield a connection in a transaction. The end of the block commits it durably.
 
         Raises:
             StorageError: the database can't be written, or is not the one that was opened.
         """
-        # threads of one program queue here, which is fairer and quicker than SQLite's polling
-        turn = self._write_lock if self._file is not None else contextlib.nullcontext()
+        # this program's threads wait here for each other, which is fairer and faster than SQLite's polling
+        turn = self._write_turn if self._file is not None else contextlib.nullcontext()
         with self._errors(), turn:
-            generation = self._settle()
+            generation = self._reopen_if_replaced()
             if self._file is not None:
                 self._file.refuse_damage()
             with self._engine.connect() as connection:
@@ -298,43 +118,41 @@ class Database:
                     self._check_identity(connection)
                     yield connection
                     if self._file is not None:
-                        self._file.check_place(generation)
+                        self._file.check_not_replaced(generation)
                 self._committed = time.monotonic()
 
     def check_room(self) -> None:
-        """Raise NoRoomError if the disk is so full that nothing should be added."""
+        """Raise NoRoomError if the disk of SQLite's file is too full for new rows."""
         if self._file is not None:
             check_room(self._file.path.parent)
 
     def ping(self) -> None:
-        """Fail if nothing could be written, as while another program holds a lock. Raises StorageError."""
+        """Raise StorageError if nothing could be written, for example while another program holds a lock."""
         with self.reading():
             pass
-        if self._file is not None:
-            self._file.refuse_damage()
-        # what was written just now shows as much as an attempt would, and costs writers no turn
-        started = time.monotonic() - 1
-        deadline = started + 1 + PING_SECONDS
         if self._file is None:
             self._try_postgresql()
             return
-        while self._committed < started:
-            if self._write_lock.acquire(timeout=0.1):
+        self._file.refuse_damage()
+        # a commit of this program proves as much as an attempt would, and an attempt would cost writers a turn
+        now = time.monotonic()
+        while self._committed < now - RECENT_SECONDS:
+            if self._write_turn.acquire(timeout=0.1):
                 try:
                     self._try_sqlite(self._file)
                 finally:
-                    self._write_lock.release()
+                    self._write_turn.release()
                 return
-            if time.monotonic() > deadline:
+            if time.monotonic() > now + PING_SECONDS:
                 raise StorageError(f"database {self.name} has not been written for {PING_SECONDS:g} s")
 
     def watch(self) -> None:
-        """Look for damage in the background, if the database is SQLite's."""
+        """Check SQLite's file for damage in the background."""
         if self._file is not None:
             self._file.watch()
 
     def _try_sqlite(self, file: SqliteFile) -> None:
-        """Begin a transaction that could write, and end it."""
+        """Begin a transaction that could write, and roll it back."""
         with self._errors(), self._engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             driver.execute(f"PRAGMA busy_timeout = {round(1000 * PING_SECONDS)}")
@@ -346,18 +164,19 @@ class Database:
         file.refuse_damage()
 
     def _try_postgresql(self) -> None:
-        """Take a lock that only a transaction that may write gets."""
+        """Take a lock that a read-only database refuses."""
         with self._errors(), self._engine.connect() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{round(1000 * PING_SECONDS)}ms'")
-            connection.execute(IDENTITY.with_for_update(read=True))
+            connection.execute(_IDENTITY.with_for_update(read=True))
 
-    def _settle(self) -> int:
-        return 0 if self._file is None else self._file.settle()
+    def _reopen_if_replaced(self) -> int:
+        """Open SQLite's file again if it was replaced; return its generation, see SqliteFile."""
+        return 0 if self._file is None else self._file.reopen_if_replaced()
 
     def _check_identity(self, connection: sa.Connection) -> None:
-        """Raise StorageError if the database is not the one that was opened. PostgreSQL's then stays until the end."""
+        """Raise StorageError if the database is not the one that was opened."""
         if not self.identity:
-            # it is being opened
+            # the database is being opened
             return
         try:
             row = connection.exec_driver_sql("SELECT identity FROM store WHERE id = 1").fetchone()
@@ -373,75 +192,29 @@ class Database:
             )
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close all connections."""
         self._engine.dispose()
         if self._file is not None:
             self._file.close()
 
     def _migrate(self) -> None:
-        # only here: it is not needed for anything else, and takes a tenth of a second
-        from alembic import command
-        from alembic.config import Config
-        from alembic.migration import MigrationContext
-        from alembic.script import ScriptDirectory
+        # only here, as it imports Alembic, which takes a tenth of a second
+        from server.store import schema
 
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        script = ScriptDirectory.from_config(config)
-        known = {revision.revision for revision in script.walk_revisions()}
         with self._engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
-            raise StorageError(
-                f"database {self.name} has schema {current!r}, which a newer version of this program has made; "
-                f"expected at most {script.get_current_head()!r}"
-            )
-        if current == script.get_current_head():
-            return
-        with self.writing() as connection:
-            if self.dialect == "postgresql":
-                # SQLite has one writer anyway
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            is_outdated = schema.is_outdated(connection, self.name)
+        if is_outdated:
+            with self.writing() as connection:
+                lock_until_commit(connection, AdvisoryLock.MIGRATION)
+                schema.upgrade(connection)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what SQLAlchemy raises into StorageError."""
+        """Turn SQLAlchemy's errors into StorageError."""
         try:
             yield
         except SQLAlchemyError as error:
             if self._file is not None and is_damage(getattr(error, "orig", None)):
-                self._file.note_damage(reason(error))
-            kind = NoRoomError if is_full(error) else StorageError
-            raise kind(f"database {self.name}: {reason(error)}") from error
-
-
-def reason(error: SQLAlchemyError) -> str:
-    """What the driver said, in one line."""
-    text = str(error.orig) if isinstance(error, DBAPIError) and error.orig is not None else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def is_full(error: SQLAlchemyError) -> bool:
-    """Whether there was no room on the disk, SQLite's or PostgreSQL's."""
-    original = getattr(error, "orig", None)
-    code = getattr(original, "sqlite_errorcode", 0) & 0xFF
-    return code == sqlite3.SQLITE_FULL or getattr(original, "sqlstate", None) == "53100"
-
-
-def set_up_postgresql(connection: Any, _record: Any) -> None:
-    """A program that was stopped in a transaction must not go on with it much later, nor hold others up."""
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{2 * BUSY_SECONDS}s'")
-    connection.commit()
-
-
-def begin_sqlite(connection: sa.Connection) -> None:
-    """Begin; a transaction that will write takes the lock now, as one that reads first can't wait for it."""
-    writes = connection.get_execution_options().get("rjpeg_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def is_missing_table(error: DBAPIError) -> bool:
-    """Return whether a statement failed because there is no such table, in SQLite or PostgreSQL."""
-    return getattr(error.orig, "sqlstate", None) == "42P01" or "no such table" in str(error.orig)
+                self._file.note_damage(describe(error))
+            kind = NoRoomError if is_disk_full(error) else StorageError
+            raise kind(f"database {self.name}: {describe(error)}") from error

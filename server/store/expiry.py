@@ -1,32 +1,34 @@
-"""Which frames are too old to keep, though the clock that dated them was set forward and back.
+"""Chooses the frames that are too old, even if the clock that dated them was set forward or back.
 
-Ids say in which order frames were stored; times say when, by the clock of that moment. So nothing goes before what was
-stored earlier, and a frame is as young as any young one that was stored before it.
+Ids tell the order in which frames were stored. Stored times tell when, by the clock of that moment. So no frame is
+deleted before one that was stored earlier, and all frames after a young one count as young.
 """
 
 import sqlalchemy as sa
 
-from server.store.database import frames
+from server.store.tables import frames
 
 __all__ = ["expired"]
 
-SOON = 24 * 3600 * 1_000_000
-"""Microseconds that a time of storing may lie in the future and still say that a frame is young."""
+MAX_AHEAD = 24 * 3600 * 1_000_000
+"""Microseconds by which a stored time may lie in the future and still tell that a frame is young."""
 
 
 def expired(connection: sa.Connection, when: int, now: int, limit: int) -> sa.ColumnElement[bool] | None:
-    """Choose the oldest frames that were stored before a time, up to the first that was not.
+    """Choose the oldest frames that were stored before a time, up to the first one that was not.
 
-    Frames with a time in the future say nothing of their age. They go with older ones, or with those that follow.
+    The age of a frame with a stored time in the future is unknown. It is chosen with the frames before it or after it.
 
     Args:
-        when, now: microseconds since 1970.
-        limit: frames that are looked at.
+        connection: to the database.
+        when: microseconds since 1970.
+        now: microseconds since 1970, by the server's clock.
+        limit: number of frames that are looked at.
 
     Returns:
-        A condition on `frames`; None: none is so old.
+        A condition on the table `frames`; None: no frame is that old.
     """
-    latest = max(when, now) + SOON
+    latest = max(when, now) + MAX_AHEAD
     oldest = sa.select(frames.c.id, frames.c.stored_time).order_by(frames.c.id)
     rows = connection.execute(oldest.limit(limit)).all()
     last = None
@@ -37,7 +39,7 @@ def expired(connection: sa.Connection, when: int, now: int, limit: int) -> sa.Co
             break
     else:
         if last is None and len(rows) == limit:
-            # so many from the future; the sum keeps an index from being used, which would sort all that it finds
+            # all have times in the future; adding 0 rules out an index that would have to sort all that it finds
             known = connection.execute(oldest.where(frames.c.stored_time + 0 <= latest).limit(1)).one_or_none()
             last = known.id if known is not None and known.stored_time < when else None
     return None if last is None else frames.c.id <= last

@@ -7,19 +7,27 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rjpeg.errors import ConfigError, RjpegError, StorageError
-from server.store.files import MARK, not_what_was_opened
+from server.store.files import MARK, foreign_mark_error
 from server.store.keys import check_key
 
 __all__ = ["Objects"]
 
-# how long a mark is believed: nobody unmounts a bucket
 MARK_SECONDS = 5.0
+"""How long a mark that was read is relied on. Unlike a disk, a bucket is not unmounted."""
 
 
 class Objects:
-    """Files in object storage, or in another file system that fsspec reaches."""
+    """Files in object storage, or in another file system that fsspec reaches; see `server.store.files.Files`.
 
-    # there are no locks; an `add` gives up after a sixth of this
+    Args:
+        url: such as s3://BUCKET/PREFIX.
+
+    Raises:
+        ConfigError: the URL names no bucket, or a package for it is not installed.
+        StorageError: the place can't be reached.
+    """
+
+    # there are no locks; adding a frame fails after a sixth of this time
     grace = datetime.timedelta(hours=1)
     locks = False
 
@@ -76,7 +84,7 @@ class Objects:
         except StorageError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            # where a missing one ends the removal of all
+            # in some file systems, a missing file ends the removal of the others
             for path in paths:
                 with self._errors("remove", path), contextlib.suppress(FileNotFoundError):
                     self._fs.rm_file(path)
@@ -132,26 +140,26 @@ class Objects:
                 return None
 
     def write_mark(self, data: bytes) -> None:
-        """See Files. Of two programs at once, one of them notices the other's mark as it writes."""
+        """See Files. If two programs write it at once, one of them then finds the other's mark."""
         path = f"{self._root}/{MARK}"
         if self.read_mark() is None:
             with self._errors("write", path):
                 self._fs.pipe_file(path, data)
 
     def check(self) -> None:
-        """See Files. What was found is believed for MARK_SECONDS."""
+        """See Files. The mark is read at most once in MARK_SECONDS."""
         if self.mark is None or time.monotonic() < self._mark_seen + MARK_SECONDS:
             return
         found = self.read_mark()
         if found != self.mark:
-            raise not_what_was_opened(self.name, found)
+            raise foreign_mark_error(self.name, found)
         self._mark_seen = time.monotonic()
 
     def ping(self) -> None:
         """See Files."""
         with self._errors("read", self.name):
             if hasattr(self._fs, "call_s3"):
-                # `ls` can't tell an empty prefix from a missing bucket, and may go through all that there is
+                # `ls` can't tell an empty prefix from a missing bucket, and may list all files
                 bucket, _, prefix = self._root.partition("/")
                 self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
             else:

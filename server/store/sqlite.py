@@ -1,8 +1,8 @@
-"""SQLite's files: durable, for their owner alone, and noticed when they are no longer what was opened.
+"""SQLite's file: checked for damage and replacement, and readable for its owner only.
 
-SQLite goes on writing to a file that was removed or replaced, and to a log that was, and reports success. So the
-inodes of file, log and index are compared before and after each transaction. One connection is kept open for that:
-while there is one, SQLite itself makes no new log.
+SQLite keeps writing to a file or log that was removed or replaced, and reports success. So the inodes of file, log and
+index are compared before and after each transaction. One connection is always kept open, because SQLite creates no new
+log as long as a connection exists.
 """
 
 import contextlib
@@ -14,38 +14,41 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rjpeg.errors import StorageError
 from server.disk import make_folder, make_private, storage_error
+from server.store.driver_errors import is_damage
+from server.store.errors import ReopenedError
 
-__all__ = ["ReopenedError", "SqliteFile", "is_damage"]
+__all__ = ["SqliteFile", "set_up_connection"]
 
 logger = logging.getLogger(__name__)
 
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-STEPS = 100_000  # of SQLite's machine between two looks at the clock
 OPEN_CHECK_SECONDS = 1.0
+"""How long the check for damage may take when the file is opened."""
 CHECK_SECONDS = 10.0
+"""How long each check in the background may take."""
 CHECK_EVERY_SECONDS = 15.0
-CHECK_SHARE = 0.02  # of the time, at most
-
-
-class ReopenedError(StorageError):
-    """The file was replaced during a transaction; the same transaction may succeed on the one that is there now."""
+MAX_CHECK_SHARE = 0.02
+"""Share of the time that goes into checks."""
+STEPS = 100_000
+"""Instructions of SQLite's virtual machine between two looks at the clock."""
+MAX_LOG_BYTES = 2**26
+"""Size to which SQLite cuts its log after a checkpoint."""
 
 
 class SqliteFile:
     """One database file with its log and index. For any number of threads.
 
     Args:
-        path: of the file, which is made if there is none.
+        path: of the file, which is created if it does not exist.
         name: for messages.
-        busy_seconds: that connections wait for another program's transaction.
+        busy_seconds: how long a connection waits for another program's transaction.
 
     Attributes:
-        damage: what is wrong with the content; None: nothing that was noticed.
-        generation: grows whenever the file or its log were replaced.
+        damage: what is wrong with the content; None: no damage was noticed.
+        generation: grows by one whenever the file or its log is found replaced.
+        on_reopened: is called then. It must close all connections.
 
     Raises:
         StorageError: the file can't be opened, or is damaged.
@@ -53,7 +56,7 @@ class SqliteFile:
 
     def __init__(self, path: Path, name: str, busy_seconds: float) -> None:
         self.path = path
-        # file, log and index, as text, which is quicker to look up; SQLite puts those two beside what a link leads to
+        # file, log and index, as text, which is faster; SQLite follows links before it names log and index
         real = path.resolve()
         self._parts = (str(path), f"{real}-wal", f"{real}-shm")
         self.name = name
@@ -64,7 +67,7 @@ class SqliteFile:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._holder: sqlite3.Connection | None = None
-        self._opened: tuple[int, int, int] = (0, 0, 0)
+        self._opened_inodes: tuple[int, int, int] = (0, 0, 0)
         make_folder(path.parent)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -74,45 +77,50 @@ class SqliteFile:
             make_private(Path(part), 0o600)
 
     def open(self) -> None:
-        """Look whether the content is sound, as far as a second allows, and note which files they are.
+        """Check the content for OPEN_CHECK_SECONDS at most, and remember the inodes.
 
         Raises:
-            StorageError: it is damaged, or not readable.
+            StorageError: the content is damaged or can't be read.
         """
         self.check_content(OPEN_CHECK_SECONDS)
         self.refuse_damage()
         self._hold()
 
     def connect(self) -> sqlite3.Connection:
-        """Return a connection. Raises StorageError."""
-        # never made again: a new one would be empty, and what it has taken gone with it
+        """Return a new connection. Raises StorageError."""
+        # mode=rw, as a missing file must not be created again: an empty one would take frames and lose the others
         name = f"file:{urllib.parse.quote(str(self.path))}?mode=rw"
         try:
             return sqlite3.connect(name, uri=True, timeout=self._busy_seconds, check_same_thread=False)
         except sqlite3.Error as error:
             raise StorageError(f"database {self.name}: {error}") from error
 
-    def settle(self) -> int:
-        """Before a transaction: open what is there now, if it is another file; return the generation.
+    def reopen_if_replaced(self) -> int:
+        """Open the file that is there now if it is another one; return the generation. Call it before a transaction.
 
         Raises:
             StorageError: the file was removed, or can't be opened.
         """
-        if self._found() == self._opened:
+        if self._inodes() == self._opened_inodes:
             return self.generation
         with self._lock:
-            found = self._found()
-            if found == self._opened:
+            found = self._inodes()
+            if found == self._opened_inodes:
                 return self.generation
             if not found[0]:
                 raise StorageError(f"database {self.name} was removed")
             self._reopen(found)
             return self.generation
 
-    def check_place(self, generation: int) -> None:
-        """Before a commit: raise ReopenedError or StorageError if the files are not those of that generation."""
-        found = self._found()
-        if found == self._opened and generation == self.generation:
+    def check_not_replaced(self, generation: int) -> None:
+        """Raise StorageError if the file is not that of a generation. Call it before a commit.
+
+        Raises:
+            ReopenedError: the file was replaced. The same transaction may succeed on the new one.
+            StorageError: the file was removed.
+        """
+        found = self._inodes()
+        if found == self._opened_inodes and generation == self.generation:
             return
         if not found[0]:
             raise StorageError(f"database {self.name} was removed")
@@ -127,16 +135,20 @@ class SqliteFile:
             )
 
     def note_damage(self, what: str) -> None:
-        """Take no more frames until the file is replaced."""
+        """Refuse transactions that write until the file is replaced."""
         if self.damage is None:
             self.damage = what
             with contextlib.suppress(StorageError):
                 logger.error("database %s, file %s, is damaged: %s", self.name, self.path, what)
 
     def check_content(self, seconds: float) -> bool:
-        """Let SQLite check the structure of the whole file; return whether it was done within the time.
+        """Let SQLite check the structure of the file, and note damage.
 
-        What is wrong becomes `damage`.
+        Args:
+            seconds: time after which the check is given up.
+
+        Returns:
+            Whether the check came to an end.
         """
         deadline = time.monotonic() + seconds
         try:
@@ -158,11 +170,11 @@ class SqliteFile:
         return True
 
     def watch(self) -> None:
-        """Check the content again and again in a thread of its own, until `close`."""
+        """Check the content again and again in a thread, until `close`."""
         threading.Thread(target=self._watch, name="sqlite-check", daemon=True).start()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """End the checks, and close the connection that is kept open."""
         self._stopped.set()
         with self._lock:
             if self._holder is not None:
@@ -177,11 +189,11 @@ class SqliteFile:
             if not self.check_content(CHECK_SECONDS) and not told:
                 told = True
                 logger.info("database %s is too large to be checked whole in %g s", self.name, CHECK_SECONDS)
-            wait = max(CHECK_EVERY_SECONDS, (time.monotonic() - started) / CHECK_SHARE)
+            wait = max(CHECK_EVERY_SECONDS, (time.monotonic() - started) / MAX_CHECK_SHARE)
 
     def _reopen(self, found: tuple[int, int, int]) -> None:
-        """Let go of the connections to files that were removed or replaced, and open those that are there."""
-        if found[0] == self._opened[0]:
+        """Close the connections to files that were removed or replaced, and open those that are there now."""
+        if found[0] == self._opened_inodes[0]:
             self._save_log()
         logger.warning("database %s, or its log, was replaced; it is opened again", self.name)
         if self._holder is not None:
@@ -194,8 +206,8 @@ class SqliteFile:
         self._hold()
 
     def _save_log(self) -> None:
-        """Bring into the file what was committed to a log whose name is gone. Raises StorageError."""
-        if self._holder is None or inode(self._parts[1]):
+        """Copy into the file what was committed to a log that was removed. Raises StorageError."""
+        if self._holder is None or _inode(self._parts[1]):
             return
         try:
             busy, _, _ = self._holder.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -205,11 +217,11 @@ class SqliteFile:
             raise StorageError(f"database {self.name}: its log was removed; what it held is being saved")
 
     def _hold(self) -> None:
-        """Keep a connection open, and note which files they are. Raises StorageError."""
+        """Open the connection that is kept open, and remember the inodes. Raises StorageError."""
         connection = self.connect()
         try:
-            set_up(connection, self._busy_seconds)
-            # which opens the log
+            set_up_connection(connection, self._busy_seconds)
+            # a query opens the log
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
             connection.close()
@@ -217,21 +229,30 @@ class SqliteFile:
                 self.note_damage(str(error))
             raise StorageError(f"database {self.name}: {error}") from error
         self._holder = connection
-        self._opened = self._found()
+        self._opened_inodes = self._inodes()
 
-    def _found(self) -> tuple[int, int, int]:
+    def _inodes(self) -> tuple[int, int, int]:
         file, log, index = self._parts
-        return inode(file), inode(log), inode(index)
+        return _inode(file), _inode(log), _inode(index)
 
 
-def set_up(connection: sqlite3.Connection, busy_seconds: float) -> None:
-    """Give a connection what it needs so that a commit is durable and several programs may work on one file."""
-    connection.isolation_level = None  # who begins says so, and not the driver, which would do so too late
-    # a text that was damaged must not hide the rows beside it
-    connection.text_factory = decoded
+def set_up_connection(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Set up a connection so that its commits are durable and several programs can share the file.
+
+    Args:
+        connection: a new one.
+        busy_seconds: how long to wait while another program changes the journal mode.
+
+    Raises:
+        sqlite3.Error: the file can't be read, or stays locked.
+    """
+    # the driver must not begin transactions: it would do so too late
+    connection.isolation_level = None
+    # a damaged text must not keep other rows from being read
+    connection.text_factory = _decode
     deadline = time.monotonic() + busy_seconds
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        # two programs that change the mode at once: SQLite doesn't wait there
+        # if two programs change the mode at once, SQLite does not wait by itself
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError:
@@ -241,22 +262,17 @@ def set_up(connection: sqlite3.Connection, busy_seconds: float) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA cell_size_check = ON")
-    connection.execute(f"PRAGMA journal_size_limit = {2**26}")
+    connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
 
 
-def decoded(text: bytes) -> str:
-    """Return a text; what is not UTF-8 is marked."""
+def _decode(text: bytes) -> str:
+    """Return a text. Replacement characters take the place of what is not UTF-8."""
     return text.decode(errors="replace")
 
 
-def is_damage(error: Any) -> bool:
-    """Return whether a driver's error says that the content of the file is not a sound database."""
-    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in DAMAGED
-
-
-def inode(path: str) -> int:
-    """Return a file's inode, 0 if there is no such file."""
+def _inode(path: str) -> int:
+    """Return a file's inode, 0 if it does not exist."""
     try:
-        return os.stat(path).st_ino  # noqa: PTH116  quicker, and done with each transaction
+        return os.stat(path).st_ino  # noqa: PTH116  faster than Path.stat, and done with each transaction
     except OSError:
         return 0

@@ -1,7 +1,7 @@
-"""Tokens: what a camera or a reader shows to be let in.
+"""Tokens, by which a camera or a reader proves who it is.
 
-A token is `rjpeg_<id>_<secret>`, the secret 32 random bytes. Only the SHA-256 of the secret is kept, which is enough
-for a secret that can't be guessed.
+A token is `rjpeg_<id>_<secret>` with 32 random bytes as secret. Only the secret's SHA-256 is stored. A slow password
+hash is not needed, as nobody can guess such a secret.
 """
 
 import base64
@@ -20,18 +20,23 @@ import sqlalchemy as sa
 
 from rjpeg.errors import InputError
 from server.frames import CAMERA_ID
-from server.store.database import Database, from_microseconds, to_microseconds, tokens
-from server.store.store import LARGEST_ID
+from server.store.database import Database
+from server.store.rows import MAX_ID
+from server.store.tables import tokens
+from server.store.times import from_microseconds, to_microseconds
 
-__all__ = ["ROLES", "Grant", "TokenDatabase", "TokenInfo", "check", "list_tokens", "make", "revoke"]
+__all__ = ["ROLES", "UNKNOWN_SECONDS", "Grant", "TokenDatabase", "TokenInfo", "check", "list_tokens", "make", "revoke"]
 
 Role = Literal["camera", "reader"]
 ROLES: tuple[Role, ...] = ("camera", "reader")
 TOKEN = re.compile(r"rjpeg_([0-9]{1,15})_([A-Za-z0-9_-]{43})", re.ASCII)
-NOTE_LENGTH = 200
-CACHE_SECONDS = 1.0  # that a revoked token may still be taken
+MAX_NOTE = 200
+"""Characters of a token's note."""
+CACHE_SECONDS = 1.0
+"""Age up to which tokens that were read are relied on."""
 UNKNOWN_SECONDS = 0.1
-NEVER = float("-inf")
+"""Age from which the tokens are read again to find one that they lack."""
+_NEVER = float("-inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +44,9 @@ class Grant:
     """What a token allows.
 
     Attributes:
-        id: the token's.
-        role: "camera" may send frames of `camera`; "reader" may read.
-        camera: the only one; None: a reader of all.
+        id: of the token.
+        role: "camera" may send frames of `camera`; "reader" may read frames.
+        camera: the only camera; None: a reader may read those of all.
     """
 
     id: int
@@ -51,7 +56,15 @@ class Grant:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenInfo:
-    """A token as it is listed, without its secret."""
+    """A token without its secret.
+
+    Attributes:
+        id: of the token.
+        role: "camera" or "reader".
+        camera: the only camera that it is for; None: all.
+        note: whom it was made for.
+        made_time: when it was made, in UTC.
+    """
 
     id: int
     role: Role
@@ -61,16 +74,20 @@ class TokenInfo:
 
 
 class HasDatabase(Protocol):
-    """A store, or what has its database alone."""
+    """A store, or a TokenDatabase."""
 
     @property
     def database(self) -> Database:
-        """Where the tokens are."""
+        """Return the database that holds the tokens."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenDatabase:
-    """A store's database without its files."""
+    """A store's database without its files.
+
+    Attributes:
+        database: the database that holds the tokens.
+    """
 
     database: Database
 
@@ -78,7 +95,7 @@ class TokenDatabase:
 @dataclass(eq=False)
 class _Cache:
     lock: threading.Lock = field(default_factory=threading.Lock)
-    asked: float = NEVER
+    read_at: float = _NEVER
     known: dict[int, tuple[str, Grant]] = field(default_factory=dict)
 
 
@@ -90,17 +107,17 @@ def make(store: HasDatabase, role: Role, camera: str | None = None, note: str = 
     """Make a token.
 
     Args:
-        store: where it is kept.
+        store: holds the tokens.
         role: "camera" or "reader".
-        camera: the only one that it is for; a camera's token needs it, a reader's may have it.
-        note: for whom it is, at most 200 printable characters.
+        camera: the only camera that it is for. A camera's token must have one, a reader's may have one.
+        note: whom it is for, at most MAX_NOTE printable characters.
 
     Returns:
-        The token, which is not kept and can't be shown again.
+        The token. It is not stored and can't be shown again.
 
     Raises:
-        InputError: one of them is not so.
-        StorageError: it can't be kept.
+        InputError: an argument is not valid.
+        StorageError: the database can't be written.
     """
     if role not in ROLES:
         raise InputError(f"role {role!r}, expected one of {', '.join(ROLES)}")
@@ -108,8 +125,8 @@ def make(store: HasDatabase, role: Role, camera: str | None = None, note: str = 
         raise InputError("a camera's token is for one camera, expected its name")
     if camera is not None and not CAMERA_ID.fullmatch(camera):
         raise InputError(f"camera {camera!r}, expected 1 to 64 of A-Z a-z 0-9 _ -")
-    if len(note) > NOTE_LENGTH or not note.isprintable():
-        raise InputError(f"note {note[:NOTE_LENGTH]!r}, expected at most {NOTE_LENGTH} printable characters")
+    if len(note) > MAX_NOTE or not note.isprintable():
+        raise InputError(f"note {note[:MAX_NOTE]!r}, expected at most {MAX_NOTE} printable characters")
     secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
     with store.database.writing() as connection:
         made = connection.execute(
@@ -123,39 +140,45 @@ def make(store: HasDatabase, role: Role, camera: str | None = None, note: str = 
             )
             .returning(tokens.c.id)
         ).scalar_one()
-    _forget(store)
+    _clear_cache(store)
     return f"rjpeg_{made}_{secret}"
 
 
 def check(store: HasDatabase, token: str) -> Grant | None:
-    """What a token allows, None for one that is malformed, unknown or revoked.
+    """Return what a token allows, None if it is malformed, unknown or revoked.
 
-    All tokens are read at most once a second, however many are asked for; ten times where one is not known, which may
-    have been made since.
+    All tokens are read at once and kept for CACHE_SECONDS. An unknown token may be new, so after UNKNOWN_SECONDS it
+    causes another reading.
 
     Raises:
-        StorageError: they can't be read.
+        StorageError: the database can't be read.
     """
     match = TOKEN.fullmatch(token)
     if match is None:
         return None
     number = int(match[1])
-    sha256, grant = _known(store, number).get(number, ("", None))
+    sha256, grant = _read(store, number).get(number, ("", None))
     return grant if hmac.compare_digest(sha256, _hash(match[2])) else None
 
 
 def revoke(store: HasDatabase, token_id: int) -> bool:
-    """Take a token back, within two seconds everywhere; whether there was one with this id. Raises StorageError."""
-    if not 0 <= token_id <= LARGEST_ID:
+    """Make a token invalid; return whether there was one with this id.
+
+    All programs of the store refuse it within two seconds.
+
+    Raises:
+        StorageError: the database can't be written.
+    """
+    if not 0 <= token_id <= MAX_ID:
         return False
     with store.database.writing() as connection:
         revoked = connection.execute(sa.delete(tokens).where(tokens.c.id == token_id)).rowcount > 0
-    _forget(store)
+    _clear_cache(store)
     return revoked
 
 
 def list_tokens(store: HasDatabase) -> list[TokenInfo]:
-    """All of them, in the order in which they were made. Raises StorageError."""
+    """Return all tokens in the order in which they were made. Raises StorageError."""
     with store.database.reading() as connection:
         rows = connection.execute(sa.select(tokens).order_by(tokens.c.id)).all()
     return [
@@ -166,27 +189,28 @@ def list_tokens(store: HasDatabase) -> list[TokenInfo]:
     ]
 
 
-def _known(store: HasDatabase, number: int) -> dict[int, tuple[str, Grant]]:
-    cache = _cache(store)
+def _read(store: HasDatabase, number: int) -> dict[int, tuple[str, Grant]]:
+    """Return hash and grant of all tokens by id, from the cache if it is new enough for the token asked for."""
+    cache = _cache_of(store)
     with cache.lock:
         seconds = CACHE_SECONDS if number in cache.known else UNKNOWN_SECONDS
-        if time.monotonic() >= cache.asked + seconds:
-            # counted from before they are read: one revoked meanwhile may be among them
-            asked = time.monotonic()
+        if time.monotonic() >= cache.read_at + seconds:
+            # the time before the reading, as a token that it finds may be revoked in the meantime
+            now = time.monotonic()
             with store.database.reading() as connection:
                 rows = connection.execute(sa.select(tokens.c.id, tokens.c.role, tokens.c.camera, tokens.c.sha256)).all()
             cache.known = {row.id: (row.sha256, Grant(id=row.id, role=row.role, camera=row.camera)) for row in rows}
-            cache.asked = asked
+            cache.read_at = now
         return cache.known
 
 
-def _forget(store: HasDatabase) -> None:
-    cache = _cache(store)
+def _clear_cache(store: HasDatabase) -> None:
+    cache = _cache_of(store)
     with cache.lock:
-        cache.asked = NEVER
+        cache.read_at = _NEVER
 
 
-def _cache(store: HasDatabase) -> _Cache:
+def _cache_of(store: HasDatabase) -> _Cache:
     with _caches_lock:
         return _caches.setdefault(store.database, _Cache())
 

@@ -18,11 +18,8 @@ import requests
 
 from rjpeg.errors import JpegError, StorageError
 from server.rebuild import rebuild
-from server.store.database import Database
-from server.store.files import open_files
+from server.store import Database, Store, open_files, tend
 from server.store.identity import adopt
-from server.store.retention import tend
-from server.store.store import Store
 from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import lose, mount, put_in_place
@@ -35,7 +32,7 @@ Name = tuple[str, int, Any]
 
 
 def measure(content: bytes) -> dict[str, Any]:
-    """As of a decoder, for files of these tests."""
+    """Return measures for the files of these tests, as a decoder would. Raises JpegError."""
     if content[:5] not in (b"gate ", b"yard "):
         raise JpegError("no JPEG")
     return MEASURES | {"bytes": len(content)}
@@ -54,7 +51,7 @@ def fill(store: Store, count: int, first: int = 0) -> dict[Name, bytes]:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Name, bytes]]:
-    """What a killed program leaves, its log not yet in its database; beside it an older backup, and another store."""
+    """What a killed program leaves, with its log not merged yet; beside it an older backup and another store."""
     folder = tmp_path_factory.mktemp("killed")
     store = Store.open(f"sqlite:///{folder}/store.sqlite3", str(folder / "frames"))
     frames = fill(store, 30)
@@ -71,11 +68,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Name, b
     return left, frames
 
 
-# --- damages; each gives what was done, and the files whose content it changed
+# --- damages; each returns what it did, and the files whose content it changed
 
 
 def some_file(folder: Path, rng: random.Random) -> Path:
-    """A part of the database, the mark, or a frame's file."""
+    """Choose a part of the database, the mark, or a frame's file."""
     database = [folder / f"store.sqlite3{part}" for part in ("", "", "", "-wal", "-wal", "-shm")]
     frames = sorted(folder.glob("frames/*/*/*.jpg"))
     found = [*database, folder / "frames" / "rjpeg-store.json", rng.choice(frames), rng.choice(frames)]
@@ -159,12 +156,12 @@ DAMAGES: list[Callable[[Path, random.Random], str]] = [
 
 
 def contents(folder: Path) -> collections.Counter[int]:
-    """CRCs of all frames' files, wherever they are."""
+    """Return the CRCs of all frames' files, wherever they are."""
     return collections.Counter(zlib.crc32(path.read_bytes()) for path in folder.rglob("*.jpg"))
 
 
 def serve_for_a_day(folder: Path) -> str:
-    """Start, take a frame, tend for a day, end: all that a service does; how it ended."""
+    """Do all that a service does: start, store a frame, tend for a day, end. Return how it ended."""
     try:
         store = Store.open(f"sqlite:///{folder}/store.sqlite3", str(folder / "frames"))
     except StorageError as error:
@@ -191,11 +188,11 @@ def serve_for_a_day(folder: Path) -> str:
 
 
 def check_rebuilt(folder: Path, frames: dict[Name, bytes], intact: collections.Counter[int]) -> None:
-    """Make the database again, from whatever the start refused: every frame whose file is whole is back."""
+    """Make the database again after a refused start, and check that every frame with a whole file is back."""
     lose(folder)
     files = open_files(str(folder / "frames"))
     with contextlib.suppress(FileNotFoundError):
-        # as the messages say, where the mark is damaged
+        # the message says to do so if the mark is damaged
         (folder / "frames" / "rjpeg-store.json").unlink()
     database = Database(f"sqlite:///{folder}/store.sqlite3")
     adopt(database, files)
@@ -211,7 +208,7 @@ def check_rebuilt(folder: Path, frames: dict[Name, bytes], intact: collections.C
 
 
 def back_in_place(folder: Path) -> None:
-    """Undo what someone did to the folders, who has read the message."""
+    """Undo what was done to the folders, as the message advises."""
     frames = folder / "frames"
     if (folder / "away").exists():
         assert [path.name for path in frames.iterdir()] == [], "nothing below a disk that is not mounted"
@@ -241,7 +238,7 @@ def test_damages_of_database_and_files_delete_nothing_and_lose_no_whole_frame(
         rng = random.Random(number)
         folder = tmp_path / str(number)
         shutil.copytree(left, folder)
-        # the first is none
+        # the first time without damage
         chosen = [rng.choice(DAMAGES)] if number else []
         if chosen and chosen[0] in DAMAGES[:10] and rng.random() < 0.3:
             chosen.append(rng.choice(DAMAGES[:10]))
@@ -263,7 +260,7 @@ def test_damages_of_database_and_files_delete_nothing_and_lose_no_whole_frame(
 
 
 class Cameras:
-    """Two cameras that send to a service, and what it acknowledged: records and files by camera and sequence."""
+    """Two cameras that send to a service, and the records and files that it acknowledged, by camera and sequence."""
 
     def __init__(self, service: Service, content: bytes) -> None:
         self.service = service
@@ -272,12 +269,12 @@ class Cameras:
         self._number = 0
 
     def send(self, count: int = 1) -> list[int]:
-        """Send frames, each another file; return the statuses of the answers."""
+        """Send frames with different files; return the statuses of the answers."""
         statuses = []
         for _ in range(count):
             self._number += 1
             camera = f"c{self._number % 2}"
-            # what follows the picture's end is no part of it
+            # bytes after the end of the picture do not belong to it
             content = self._content + str(self._number).encode()
             headers = {"Content-Type": "image/jpeg", "Rjpeg-Sequence": str(self._number)}
             answer = requests.post(self.service.post_url(camera), data=content, headers=headers, timeout=60)
@@ -323,7 +320,7 @@ def test_a_database_that_is_lost_under_a_service_is_made_again(start, jpeg: byte
         assert cameras.send(2) == [503, 503]
         assert ready(cameras.service) == 503
         if number % 2:
-            # started again, it refuses, and its files stay
+            # it refuses to start again, and its files stay
             cameras.service.stop()
             assert "python -m server rebuild" in refusal(data)
             run_rebuild(data)
@@ -357,7 +354,7 @@ def test_a_database_that_is_replaced_under_a_service_mixes_nothing_up(start, jpe
         assert ready(cameras.service) == 503
         assert cameras.service.get("/v1/cameras/c0/frames/1/jpeg").status_code == 503
         assert "belong to different stores" in refusal(data)
-        # the older one, under the running service
+        # the older database, under the running service
         put_in_place(data / "backup.sqlite3", database)
         assert cameras.send(2) == [201, 201]
         run_rebuild(data)
@@ -390,7 +387,7 @@ def test_a_disk_that_is_removed_full_or_read_only_acknowledges_nothing_in_vain(s
             assert cameras.send(2) == [507, 507]
             filler.unlink()
             assert cameras.send(2) == [201, 201]
-            # it stays somewhere, so that it can come back
+            # also mounted elsewhere, so that it can come back
             subprocess.run(["mount", "--bind", str(disk), str(kept)], check=True)
             subprocess.run(["umount", str(disk)], check=True)
             assert cameras.send(2) == [503, 503]

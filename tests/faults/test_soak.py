@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rjpeg._protocol import time_text
-from server.store.store import Store
+from server.store import Store
 from tests.brokers import Broker, needs_broker
 from tests.faults.record import Faults
 from tests.service import Service

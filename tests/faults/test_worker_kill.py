@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from server.store.store import Store
+from server.store import Store
 from tests.brokers import Broker, needs_broker
 from tests.faults.record import Faults
 from tests.server.test_worker import Cameras, RunningWorker, identities

@@ -19,24 +19,24 @@ import pytest
 import sqlalchemy as sa
 
 from server.frames import ReceivedFrame
-from server.store.store import Store
+from server.store import Store
 
 NOON = datetime.datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
 MEASURES = {"bytes": 10, "bpp": 0.01, "width": 201, "height": 150, "map_crc32": None, "ms": {"decode": 1.5}}
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
-# so that a server does not outlive tests that are killed
+# ends the server if the tests are killed
 UNTIL_INPUT_ENDS = 'exec 3<&0; "$@" </dev/null & cat <&3 >/dev/null; kill -QUIT $! 2>/dev/null; wait'
 
 
 def received(
     camera: str = "gate", sequence: int | None = 0, capture_time: datetime.datetime = NOON, **changes: Any
 ) -> ReceivedFrame:
-    """A frame whose bytes tell which it is."""
+    """Return a frame whose content tells its camera, sequence and capture time."""
     content = f"{camera} {sequence} {capture_time.isoformat()} ".encode() * changes.pop("times", 20)
     values = {"jpeg": content, "metrics": None} | changes
-    # unless that is after the end of time
+    # a second later would be after the last possible time
     values.setdefault("received_time", capture_time if capture_time.year == 9999 else capture_time + SECOND)
     return ReceivedFrame(camera=camera, sequence=sequence, capture_time=capture_time, **values)
 
@@ -46,7 +46,7 @@ def crc(data: bytes) -> str:
 
 
 class PostgreSQL:
-    """A server in a folder of its own, on loopback, as another user where this one is root."""
+    """A server of its own in a new folder, on loopback. If this user is root, another user runs it."""
 
     def __init__(self, *, durable: bool = True) -> None:
         self._durable = durable
@@ -89,7 +89,7 @@ class PostgreSQL:
             time.sleep(0.1)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT: at once but in order; SIGQUIT: as in a crash."""
+        """Stop the server: in order by SIGINT, as in a crash by SIGQUIT."""
         if self._process is None:
             return
         pid = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
@@ -98,7 +98,7 @@ class PostgreSQL:
         self._process = None
 
     def new_database(self) -> str:
-        """URL of an empty one, which is a schema, as that takes a hundredth of the time and room."""
+        """Return the URL of a new schema. A new database would take a hundred times as much time and room."""
         name = f"test{next(self._numbers)}"
         url = f"postgresql+psycopg://rjpeg@127.0.0.1:{self.port}/postgres"
         engine = sa.create_engine(url)
@@ -128,7 +128,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database."""
+    """URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.sqlite3"
     server: PostgreSQL = request.getfixturevalue("postgresql")
@@ -142,7 +142,7 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """Open a store at a database, with its files in the test's folder; it is closed at the end."""
+    """A function that opens a store with its files in the test's folder. The end of the test closes it."""
     with contextlib.ExitStack() as stack:
 
         def opener(url: str, files: str | None = None) -> Store:
@@ -185,7 +185,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(params=["folder", "s3"])
 def files_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty place for files."""
+    """URL of an empty place for files."""
     if request.param == "folder":
         return str(tmp_path / "frames")
     return f"{request.getfixturevalue('s3')}/{request.node.name}"

@@ -14,14 +14,14 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.store import Database, FrameRow, Store, Tended, open_files, tend
 from server.store import clock as clocks
-from server.store.clock import Known, Reading, ReceiptClock, SteadyClock, judge
-from server.store.database import Database, frames, metadata, to_microseconds
+from server.store.clock import ReceiptClock, SteadyClock
 from server.store.expiry import expired
-from server.store.files import open_files
+from server.store.jumps import ClockHistory, ClockReading, assess
 from server.store.keys import make_key
-from server.store.retention import Tended, tend
-from server.store.store import FrameRow, Store
+from server.store.tables import frames, metadata
+from server.store.times import to_microseconds
 from tests.server.stores import MEASURES, NOON, SECOND, received
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ MICROSECONDS = to_microseconds(NOON)
 
 
 class Clocks:
-    """The clocks of a machine: true time passes, the wall clock may be set, the steady one counts from a start."""
+    """The clocks of a machine: the wall clock can be set, the steady clock counts true time from a start."""
 
     def __init__(self) -> None:
         self.true, self.set_by, self.boot, self.started = NOON, 0 * SECOND, 1, NOON
@@ -72,7 +72,7 @@ class Kept:
         return sorted(row.id for each in self.store.cameras() for row in self.store.frames(each.name, limit=10_000))
 
     def live(self, days: float, step: datetime.timedelta = 6 * HOUR) -> list[Tended]:
-        """Let time pass, with a frame and a look now and then."""
+        """Let time pass; add a frame and tend the store after each step."""
         found = []
         for _ in range(int(days * DAY / step)):
             self.machine.true += step
@@ -98,10 +98,7 @@ def test_times_of_receipt_follow_the_clock_forward_and_back_and_no_two_in_a_row_
     answers = iter(shown)
     receipts = ReceiptClock(lambda: next(answers))
     given = [to_microseconds(receipts.next()) for _ in shown]
-    assert given == [
-        MICROSECONDS, MICROSECONDS + 1, MICROSECONDS + 5, MICROSECONDS + 6, MICROSECONDS + year,
-        MICROSECONDS + year + 1, MICROSECONDS + 10, MICROSECONDS - year, MICROSECONDS - year + 1,
-    ]  # fmt: skip
+    assert [time - MICROSECONDS for time in given] == [0, 1, 5, 6, year, year + 1, 10, -year, -year + 1]
 
 
 @given(st.lists(st.integers(-3 * 10**6, 3 * 10**6), max_size=50))
@@ -110,7 +107,7 @@ def test_a_time_of_receipt_is_never_further_from_the_clock_than_a_second(steps: 
     answers = iter(shown)
     receipts = ReceiptClock(lambda: next(answers))
     given = [to_microseconds(receipts.next()) for _ in shown]
-    assert all(abs(time - now) <= clocks.SAME_RECEIPT for time, now in zip(given, shown, strict=True))
+    assert all(abs(time - now) <= clocks.MAX_SET_BACK for time, now in zip(given, shown, strict=True))
     assert all(one != other for one, other in itertools.pairwise(given))
 
 
@@ -150,7 +147,7 @@ def test_a_clock_that_jumps_deletes_nothing_and_is_believed_when_it_is_right_aga
     added.append(kept.add().id)
     assert kept.tend().refused is None
     assert kept.ids() == added
-    # and what was stored meanwhile goes when it is old, whatever time it has
+    # frames that were stored in the meantime are deleted once they are old, whatever their stored times say
     assert {done.refused for done in kept.live(34, DAY)} == {None}
     assert kept.ids()[0] > added[-1]
 
@@ -187,7 +184,7 @@ def test_frames_are_deleted_by_the_time_that_is_proven_while_the_clock_is_not_be
     done = kept.live(6)
     assert sum(each.too_old for each in done) > 15
     assert kept.ids()[0] > before[0], "the first ones are"
-    # 30 days after the jump, all that there was before it is too old on any clock
+    # 30 days after the jump, all frames from before it are too old by any clock
     done = kept.live(7)
     assert done[-1].refused is None
     assert kept.ids()[0] > before[-1]
@@ -198,7 +195,7 @@ def test_frames_are_deleted_by_the_time_that_is_proven_while_the_clock_is_not_be
 def test_a_machine_that_was_off_counts_the_days_only_where_they_are_proven(kept: Kept) -> None:
     kept.live(29, DAY)
     before = kept.ids()
-    # the service alone was off: the machine's clock ran on
+    # only the service was off, so the machine's clock ran on
     kept.machine.true += 2 * DAY
     assert kept.tend().refused is None
     assert kept.ids()[0] > before[0]
@@ -207,7 +204,7 @@ def test_a_machine_that_was_off_counts_the_days_only_where_they_are_proven(kept:
     done = kept.tend()
     assert (done.too_old, done.refused is None) == (0, False)
     assert kept.ids() == before
-    # somebody looks at the clock
+    # a user has checked the clock
     clocks.confirm(kept.store.database, kept.machine.wall(), kept.machine.steady())
     assert kept.tend().too_old in (6, 7)
     assert kept.tend().refused is None
@@ -217,7 +214,7 @@ def test_being_off_again_and_again_does_not_keep_frames_for_ever(kept: Kept) -> 
     for _ in range(15):
         kept.live(5, DAY)
         kept.machine.restart(2 * DAY + HOUR)
-    # it looks a day after each start, so of five days of running four are proven
+    # the first check comes a day after each start, so of five days of running four are certain
     assert 37 <= len(kept.ids()) <= 39
 
 
@@ -262,7 +259,7 @@ def test_no_file_is_swept_on_a_clock_that_is_not_believed(kept: Kept) -> None:
 def test_a_program_whose_clock_differs_from_another_s_deletes_nothing(
     kept: Kept, database_url: str, tmp_path: Path
 ) -> None:
-    """The first to look has the wrong clock, and the frames are another program's."""
+    """The first program to check has the wrong clock, and the frames are another program's."""
     there = Clocks()
     there.boot = 77
     worker = Store(Database(database_url), open_files(str(tmp_path / "frames")), now=there.wall)
@@ -273,7 +270,7 @@ def test_a_program_whose_clock_differs_from_another_s_deletes_nothing(
             worker.add(received("gate", n, NOON), MEASURES, None)
             assert "which is new, says that it was stored at 2026" in (kept.tend().refused or "")
         assert len(kept.ids()) == 3
-        # nor does the program whose clock is right, until the two agree
+        # the program whose clock is right deletes nothing either, until the two agree
         assert tend(worker, max_age=MONTH, steady=there.steady()).refused
     finally:
         worker.close()
@@ -287,7 +284,7 @@ def test_an_age_of_more_years_than_there_are_keeps_everything(kept: Kept) -> Non
 
 # --- which frames are too old
 
-# days that the wall clock is off by: any two are further apart than what is taken for no jump
+# days by which the wall clock is wrong; a step from any of them to any other is a jump
 OFFS = st.sampled_from([0, 0, 0, 2, -2, 4, -10, 366, -366])
 EVENTS = st.lists(
     st.one_of(
@@ -301,11 +298,11 @@ EVENTS = st.lists(
 
 
 class Model:
-    """Rows, clocks and what is known, without files; and how old each frame is in truth."""
+    """Rows, clocks and the clock's history, without files, and how old each frame really is."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
-        self.machine, self.known, self.true_time = Clocks(), Known(), dict[int, datetime.datetime]()
+        self.machine, self.known, self.true_time = Clocks(), ClockHistory(), dict[int, datetime.datetime]()
         self.numbers = itertools.count(1)
         connection.execute(sa.delete(frames))
 
@@ -319,8 +316,8 @@ class Model:
     def tend(self, max_age: datetime.timedelta) -> None:
         steady, now = self.machine.steady(), to_microseconds(self.machine.wall())
         age = max_age // datetime.timedelta(microseconds=1)
-        reading = Reading(wall=now, up=steady.now(), boot=steady.boot)
-        self.known, verdict = judge(self.known, reading, clocks._newest(self.connection), age)
+        reading = ClockReading(wall=now, up=steady.now(), boot=steady.boot)
+        self.known, verdict = assess(self.known, reading, clocks.newest_frames(self.connection), age)
         if verdict.cutoff is None:
             return
         while (condition := expired(self.connection, verdict.cutoff, now, 7)) is not None:
@@ -363,7 +360,7 @@ def test_whatever_the_clock_does_no_frame_is_deleted_early_and_none_is_kept_for_
             model.machine.true += value * DAY
         else:
             model.live(value, max_age)
-    # time passes without a jump, be the clock right or wrong
+    # time passes without a jump, whether the clock is right or wrong
     model.live(3 * (max_age / DAY) + 20, max_age)
     assert model.machine.true - min(model.true_time.values()) <= max_age + 2 * DAY
     assert model.known.doubted is None
@@ -393,7 +390,7 @@ def test_the_command_says_what_it_confirms_and_running_programs_take_it_up(
     caplog.set_level(logging.ERROR)
     store = open_store(f"sqlite:///{tmp_path}/server.sqlite3")
     row = store.add(received(), MEASURES, None)
-    # a program that was here a year ago
+    # a program that ran a year ago
     steady = SteadyClock(5, lambda: 0)
     clocks.confirm(store.database, store.now() - YEAR, steady)
     assert tend(store, max_age=MONTH).refused

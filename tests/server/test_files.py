@@ -1,3 +1,5 @@
+"""The places for files: a local folder and object storage."""
+
 import datetime
 import errno
 import fcntl
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
 from server.disk import NoRoomError
-from server.store.files import Files, Folder, open_files
+from server.store import Files, open_files
+from server.store.folder import Folder
 from server.store.keys import key_time, keys_between, make_key, quarantine_key
 from server.store.objects import Objects
 from tests.server.stores import NOON, SECOND
@@ -29,7 +32,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
         return open_files(str(tmp_path / "a folder" / "frames"))
     if request.param == "memory":
         return open_files(f"memory://{request.node.name}")
-    # a prefix of its own
+    # each test has its own prefix
     return open_files(f"{request.getfixturevalue('s3')}/{request.node.name}")
 
 
@@ -137,7 +140,7 @@ def test_a_name_holds_camera_and_time(camera: str, when: datetime.datetime) -> N
         return
     key = make_key(camera, when)
     assert key.split("/")[0] == camera
-    # not `when`: an hour that a clock shows twice equals no time of another zone (PEP 495)
+    # not `when`: a time that a clock shows twice equals no time of another zone (PEP 495)
     assert key_time(key) == moment
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}/[0-9T-]{13}/[0-9T]{21}Z-[0-9T]{21}Z-x-[0-9a-f]{14}\.jpg", key)
 
@@ -194,7 +197,7 @@ def test_a_folder_that_was_removed_and_made_again_is_synced_again(tmp_path: Path
     files.write(first, b"x")()
     other.remove([first])
     assert names_below(tmp_path) == ["gate"]
-    # an inode may be used again, but not while it is held
+    # an inode number may be used again, but not as long as a file is held
     held = os.open(tmp_path / "gate", os.O_RDONLY)
     (tmp_path / "gate").rmdir()
     synced = []
@@ -223,7 +226,7 @@ def test_a_file_on_its_way_is_not_idle_for_another_program(tmp_path: Path) -> No
     files = open_files(str(tmp_path))
     key = make_key("gate", NOON)
     program = (
-        "import sys; from server.store.files import open_files\n"
+        "import sys; from server.store import open_files\n"
         "print(open_files(sys.argv[1]).move_idle(sys.argv[2], sys.argv[3], lambda: False))"
     )
 
@@ -274,7 +277,7 @@ def test_a_root_that_is_gone_is_an_error_and_not_made_again(tmp_path: Path) -> N
 
 
 def test_the_lock_is_asked_for_in_a_way_that_nfs_has(tmp_path: Path, monkeypatch) -> None:
-    # there, shared locks need a file open for reading, exclusive ones a file open for writing
+    # NFS needs a file open for reading for shared locks, and open for writing for exclusive ones
     asked = []
     flock = fcntl.flock
 

@@ -1,6 +1,7 @@
 """Frames of other programs: every one is found, none twice, whatever its time and however it was stored."""
 
 import asyncio
+import contextlib
 import datetime
 import gc
 import random
@@ -22,9 +23,9 @@ from server.events.bus import Event, EventBus
 from server.events.following import GAP_SECONDS, Follower
 from server.metrics import Metrics
 from server.service import keep_following, make_service
-from server.store.database import Database, cameras, frames
-from server.store.files import open_files
-from server.store.store import FrameRow, Store, to_row
+from server.store import Database, FrameRow, Store, insertion, open_files
+from server.store.rows import frame_row
+from server.store.tables import cameras, frames
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_parts import row as made_row
 
@@ -121,9 +122,9 @@ def test_a_row_that_cannot_be_read_does_not_keep_the_others_back(
     def failing(camera: str, values: Any) -> FrameRow:
         if values["id"] == stored[1].id:
             raise ValueError("what nobody thought of")
-        return to_row(camera, values)
+        return frame_row(camera, values)
 
-    monkeypatch.setattr("server.events.following.to_row", failing)
+    monkeypatch.setattr("server.events.following.frame_row", failing)
     assert looks(follower) == [stored[0], stored[2]]
     assert f"frame {stored[1].id} has a row that can't be read" in caplog.text
     assert looks(follower) == []
@@ -149,14 +150,19 @@ def test_own_frames_whose_add_failed_and_that_were_stored_all_the_same_are_found
     mine, _ = pair
     follower = Follower(mine)
     follower.begin()
-    monkeypatch.setattr("server.store.store.ADD_SECONDS", 0.0)
-    insert, go_on = mine._insert_rows, threading.Event()
-    monkeypatch.setattr(mine, "_insert_rows", lambda batch: go_on.wait(20) and insert(batch))
+    monkeypatch.setattr("server.store.adding.ADD_SECONDS", 0.0)
+    writing, go_on = mine.database.writing, threading.Event()
+
+    def slow() -> contextlib.AbstractContextManager[sa.Connection]:
+        assert go_on.wait(20)
+        return writing()
+
+    monkeypatch.setattr(mine.database, "writing", slow)
     with pytest.raises(StorageError, match="did not take a frame"):
         mine.add(received(), MEASURES, None)
     assert looks(follower) == []
     go_on.set()
-    monkeypatch.setattr("server.store.store.ADD_SECONDS", 20.0)
+    monkeypatch.setattr("server.store.adding.ADD_SECONDS", 20.0)
     mine.add(received(sequence=5), MEASURES, None)
     (found,) = looks(follower)
     assert found.sequence == 0
@@ -389,14 +395,13 @@ def test_a_store_whose_writer_meets_a_defect_answers_and_goes_on(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(Database(sqlite_url), open_files(str(tmp_path / "frames")))
-    commit, defects = store._commit, iter([KeyError("of nobody's making")])
+    defects = iter([True])
 
-    def sometimes(batch: object) -> None:
-        for defect in defects:
-            raise defect
-        commit(batch)  # type: ignore[arg-type]
+    def sometimes(*arguments: Any) -> dict[str, Any]:
+        # once, the answer lacks the frame
+        return {} if next(defects, False) else insertion.insert_frames(*arguments)
 
-    monkeypatch.setattr(store, "_commit", sometimes)
+    monkeypatch.setattr("server.store.writer.insert_frames", sometimes)
     with pytest.raises(StorageError, match="can't be written"):
         store.add(received(), MEASURES, None)
     store.ping()
@@ -404,10 +409,19 @@ def test_a_store_whose_writer_meets_a_defect_answers_and_goes_on(
     store.close()
 
 
-def test_a_store_without_its_writer_says_so_at_once(sqlite_url: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_store_without_its_writer_says_so_at_once(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(Database(sqlite_url), open_files(str(tmp_path / "frames")))
-    store._queue.put(None)
-    store._writer.join(10)
+
+    def end_the_thread(*_: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("server.store.writer.insert_frames", end_the_thread)
+    monkeypatch.setattr("server.store.adding.ADD_SECONDS", 1)
+    with pytest.raises(StorageError, match="did not take a frame"):
+        store.add(received(), MEASURES, None)
     with pytest.raises(StorageError, match="has ended"):
         store.ping()
     with pytest.raises(StorageError, match="has ended"):

@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from server.events.bus import Event, EventBus
-from server.store.store import FrameRow
+from server.store import FrameRow
 from tests.service import Service, make_token
 
 MAX_PIXELS, MAX_BYTES, CONNECTIONS, PENDING = 2**22, 2**20, 64, 8

@@ -16,9 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
-from server.store.database import Database, cameras
-from server.store.files import open_files
-from server.store.store import Store
+from server.store import Database, Store, open_files
+from server.store.tables import cameras
 from tests import waiting
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_store import check_sums, quarantined_files, rows_of, stored_files
@@ -86,7 +85,7 @@ def test_a_new_database_takes_no_folder_in_which_there_is_something(
     with pytest.raises(StorageError, match="have no mark and are not empty"):
         open_store(sqlite_url)
     note.unlink()
-    # a new disk's
+    # a new disk has it
     add(open_store(sqlite_url), 1)
 
 
@@ -105,7 +104,7 @@ def test_a_store_of_an_older_version_is_told_by_the_files_of_its_rows(
     store.close()
     mark = tmp_path / "frames" / "rjpeg-store.json"
     mark.unlink()
-    # not all need be there
+    # not all files need to be there
     (tmp_path / "frames" / rows[0].key).unlink()
     open_store(database_url).close()
     assert json.loads(mark.read_text())["identity"] == store.database.identity
@@ -114,7 +113,7 @@ def test_a_store_of_an_older_version_is_told_by_the_files_of_its_rows(
         (tmp_path / "frames" / row.key).rename(tmp_path / "frames" / row.key.replace(row.key[-12:], "0" * 8 + ".jpg"))
     with pytest.raises(StorageError, match=r"none of the 6 files looked for is there.*put a file rjpeg-store.json"):
         open_store(database_url)
-    # as the message says
+    # the message says to do so
     mark.write_text(json.dumps({"format": 1, "identity": store.database.identity}))
     open_store(database_url)
 
@@ -195,7 +194,7 @@ def test_tokens_need_no_files(tmp_path: Path) -> None:
 
 
 def put_in_place(source: Path, target: Path) -> None:
-    """Put a copy of one SQLite database in place of another, whoever uses that."""
+    """Put a copy of one SQLite database in place of another, even if a program uses that."""
     copy = target.with_name("copy")
     with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(copy)) as new:
         old.backup(new)
@@ -242,7 +241,7 @@ def test_nor_does_another_one_in_postgresql(open_store: OpenStore, postgresql: P
     add(store, 1)
     identity = store.database.identity
     engine = sa.create_engine(url)
-    # as when it was dropped and made again, on the connections that there are
+    # as if the database was dropped and created again below the open connections
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE store SET identity = 'another'"))
     for action in (lambda: add(store, 1, first=9), store.ping, store.cameras):
@@ -265,7 +264,7 @@ def test_an_older_state_of_the_database_keeps_every_camera_to_itself(
 ) -> None:
     store = open_store(database_url)
     add(store, 1, "a")
-    # as a backup of before camera b was known, after which c came first
+    # as if a backup from before camera b was restored, and c came first after that
     [row] = add(store, 1, "b")
     with store.database.writing() as connection:
         number = connection.execute(sa.select(cameras.c.id).where(cameras.c.name == "b")).scalar_one()
@@ -280,7 +279,7 @@ def test_an_older_state_of_the_database_keeps_every_camera_to_itself(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on which a disk of its own is mounted."""
+    """A folder with its own disk mounted."""
     folder = tmp_path / "frames"
     folder.mkdir()
     mount(folder)
@@ -300,7 +299,7 @@ def test_a_disk_that_is_unmounted_gets_nothing_and_loses_nothing(
 ) -> None:
     store = open_store(sqlite_url)
     rows = add(store, 3)
-    # elsewhere too, so that it can come back
+    # also mounted elsewhere, so that it can come back
     kept = tmp_path / "kept"
     kept.mkdir()
     subprocess.run(["mount", "--bind", str(disk), str(kept)], check=True)
@@ -318,7 +317,7 @@ def test_a_disk_that_is_unmounted_gets_nothing_and_loses_nothing(
                 action()
         assert list(disk.iterdir()) == [], "nothing on the disk below"
         assert store.swept() == swept
-        # another one
+        # another disk
         mount(disk)
         (disk / "rjpeg-store.json").write_text('{"identity": "another", "format": 1}\n')
         with pytest.raises(StorageError, match="carry another mark"):
@@ -327,7 +326,7 @@ def test_a_disk_that_is_unmounted_gets_nothing_and_loses_nothing(
         subprocess.run(["mount", "--bind", str(kept), str(disk)], check=True)
         store.ping()
         add(store, 1, first=9)
-        # what was to be deleted then is deleted now
+        # deletions that failed then are done now
         assert store.shrink_to(store.total_bytes()) == 0
         assert stored_files(disk) == {row["key"] for row in rows_of(store, "frames")}
     finally:
@@ -417,7 +416,7 @@ def test_files_that_an_older_database_does_not_know_are_set_aside_and_none_is_de
     assert quarantined_files(folder) == {row.key for row in rows}
     assert len(stored_files(folder)) == 60
     store.close()
-    # and when the newer one is found after all, they are where they belong
+    # if the newer database is found after all, the files are put back
     with pytest.raises(StorageError):
         store.jpeg(rows[0])
 
@@ -429,7 +428,7 @@ def test_a_file_whose_row_is_there_again_is_put_back(open_store: OpenStore, data
         store.files.move(row.key, f"quarantine/2026-11-29/{row.key}")
     assert store.jpeg(rows[0]) == received("gate", 0, NOON).jpeg
     assert store.files.size(rows[0].key) is not None
-    # also when the time of the other one is up
+    # also if the other one's time in quarantine is over
     now = store.now()
     store.now = lambda: now + 99 * 24 * 3600 * SECOND
     store.sweep()
@@ -467,7 +466,7 @@ def test_a_file_that_can_not_be_set_aside_does_not_keep_the_others(
     lost = [row.key.replace("gate/", f"{camera}/") for camera in "abc"]
     for key in lost:
         store.files.write(key, b"x")()
-    # an impossible time, and a file of the same name that is set aside already
+    # an impossible time, and a name that another file has in the quarantine
     (tmp_path / "frames" / lost[0]).with_name("99999999T999999999999Z-0123456789abcdef.jpg").write_bytes(b"x")
     now = row.stored_time + 2 * store.files.grace
     store.now = lambda: now

@@ -18,7 +18,7 @@ from rjpeg.errors import InputError
 from server.api.listing import MAX_PAGE_BYTES, camera_page, frame_page
 from server.events.bus import MAX_WAITING_BYTES, Event, EventBus
 from server.events.camera_metrics import MAX_NESTING, MAX_VALUES, LatestMetrics, drops_of, parse_metrics
-from server.store.store import FrameRow, Store
+from server.store import FrameRow, Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 
 # as Python objects each takes 25 times its bytes

@@ -14,7 +14,7 @@ from server.limits import Places, Queue, Rate
 from server.metrics import Metrics
 from server.receiver import Receiver, Turns
 from server.service import parse_address
-from server.store.store import Duplicate, FrameRow
+from server.store import Duplicate, FrameRow
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
 

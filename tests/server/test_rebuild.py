@@ -1,5 +1,6 @@
 """Rows made again from files: `python -m server rebuild`."""
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -17,11 +18,10 @@ from hypothesis import strategies as st
 
 from rjpeg.errors import JpegError, StorageError
 from server.rebuild import Rebuilt, rebuild
-from server.store.database import Database, trash
-from server.store.files import open_files
+from server.store import Database, Duplicate, FrameRow, Store, open_files
 from server.store.identity import adopt
 from server.store.keys import make_key, parse_key
-from server.store.store import Duplicate, FrameRow, Store
+from server.store.tables import trash
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import add, lose, put_in_place
 from tests.server.test_store import check_sums, quarantined_files, stored_files
@@ -219,15 +219,15 @@ def test_a_frame_whose_row_was_made_of_its_own_file_keeps_it(
     # in object storage, where no lock says that it is on its way
     store = open_store(sqlite_url)
     monkeypatch.setattr(store.files, "locks", False)
-    submit = store._submit
+    monkeypatch.setattr(store.files, "hold", lambda _: contextlib.nullcontext(True))
+    write = store.files.write
 
-    def rebuild_before(pending: Any) -> None:
-        monkeypatch.setattr(store, "_submit", submit)
-        store.files.hold = lambda _: __import__("contextlib").nullcontext(True)  # type: ignore[method-assign]
+    def write_and_rebuild(key: str, data: bytes) -> Callable[[], None]:
+        release = write(key, data)
         assert rebuild(store, measure) == Rebuilt(made=1)
-        submit(pending)
+        return release
 
-    monkeypatch.setattr(store, "_submit", rebuild_before)
+    monkeypatch.setattr(store.files, "write", write_and_rebuild)
     with pytest.raises(Duplicate) as caught:
         store.add(received("gate", 7), MEASURES, None)
     assert store.jpeg(caught.value.row) == received("gate", 7).jpeg

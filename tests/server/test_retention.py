@@ -1,3 +1,5 @@
+"""How long frames and files are kept."""
+
 import datetime
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rjpeg.errors import InputError, StorageError
-from server.store.database import Database
-from server.store.files import Folder, open_files
+from server.store import Database, FrameRow, Store, Tended, open_files, tend
+from server.store.folder import Folder
 from server.store.keys import keys_between, make_key
-from server.store.retention import Tended, tend
-from server.store.store import OLDEST, FrameRow, Store
 from server.store.sweep import Quarantine, owned
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_store import check_sums, quarantined_files, stored_files
@@ -80,7 +80,7 @@ def test_frames_are_deleted_oldest_first_until_the_rest_fits(store: Store, clock
 
 
 def test_more_than_one_transaction_holds_are_deleted(store: Store, clock: Clock, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("server.store.store.OLDEST", OLDEST.limit(3))
+    monkeypatch.setattr("server.store.deletion.MAX_TOGETHER", 3)
     rows = [add(store, clock, n) for n in range(20)]
     assert store.delete_older_than(rows[10].stored_time) == 10
     assert store.shrink_to(25) == 8
@@ -133,7 +133,7 @@ def test_the_last_frame_is_not_deleted_before_others_though_the_clock_was_set_ba
 
 
 numbers = itertools.count()
-# seconds that the server's clock is set by before each frame, its size, its camera
+# for each frame: seconds by which the server's clock is set before it, its size, its camera
 frames = st.lists(st.tuples(st.sampled_from([0, 0, 1, 5, -3]), st.integers(0, 9), st.integers(0, 2)), max_size=12)
 steps = st.lists(
     st.one_of(st.tuples(st.just("age"), st.integers(-5, 30)), st.tuples(st.just("bytes"), st.integers(0, 60)))
@@ -145,22 +145,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("retention")
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def make_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    """A function that gives the URL of a new database, in a folder if it is SQLite's."""
+    if request.param == "sqlite":
+        return lambda folder: f"sqlite:///{folder}/store.sqlite3"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return lambda _: server.new_database()
+
+
 @settings(max_examples=30, deadline=None)
 @given(frames, steps)
-def test_nothing_newer_is_deleted_before_what_is_older(folders: Path, frames, steps) -> None:
-    folder = folders / str(next(numbers))
-    check_order(f"sqlite:///{folder}/store.sqlite3", folder, frames, steps)
-
-
-@settings(max_examples=8, deadline=None)
-@given(frames, steps)
-def test_nor_in_postgresql(folders: Path, postgresql: PostgreSQL, frames, steps) -> None:
-    check_order(postgresql.new_database(), folders / str(next(numbers)), frames, steps)
-
-
-def check_order(url: str, folder: Path, frames: list[tuple[int, int, int]], steps: list[tuple[str, int]]) -> None:
-    clock = Clock()
-    store = Store(Database(url), open_files(str(folder / "frames")), now=clock)
+def test_nothing_newer_is_deleted_before_what_is_older(
+    make_url: Callable[[Path], str], folders: Path, frames, steps
+) -> None:
+    clock, folder = Clock(), folders / str(next(numbers))
+    store = Store(Database(make_url(folder)), open_files(str(folder / "frames")), now=clock)
     try:
         rows = []
         for offset, size, camera in frames:
@@ -171,7 +171,7 @@ def check_order(url: str, folder: Path, frames: list[tuple[int, int, int]], step
         for kind, value in steps:
             if kind == "age":
                 when = NOON + value * SECOND
-                # whatever the clock said of those that were stored after a young one
+                # frames after a young one count as young, whatever their stored times say
                 expected = list(itertools.dropwhile(lambda row, when=when: row.stored_time < when, kept))
                 deleted = store.delete_older_than(when)
             else:
@@ -193,7 +193,7 @@ def test_two_programs_that_delete_at_once_delete_no_more_than_one(
     database_url: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr("server.store.store.OLDEST", OLDEST.limit(5))
+    monkeypatch.setattr("server.store.deletion.MAX_TOGETHER", 5)
     stores = [Store(Database(database_url), open_files(str(tmp_path / "frames")), now=clock) for _ in range(3)]
     rows = [add(stores[0], clock, n) for n in range(60)]
     with ThreadPoolExecutor(8) as threads:
@@ -223,7 +223,7 @@ def test_files_that_could_not_be_removed_are_removed_later(store: Store, clock: 
         patch.setattr(store.files, "remove", failing)
         with pytest.raises(StorageError, match="can't remove"):
             store.shrink_to(10)
-        # the rows are gone, and nobody is promised a file that may go any time
+        # the rows are gone, so nobody is shown a file that may be removed at any time
         assert ids(store) == [rows[2].id]
         with pytest.raises(StorageError, match="can't remove"):
             store.shrink_to(0)
@@ -234,7 +234,7 @@ def test_files_that_could_not_be_removed_are_removed_later(store: Store, clock: 
 
 
 def orphan(store: Store, when: datetime.datetime, camera: str = "gate") -> str:
-    """A file as a crash leaves it."""
+    """Write a file without a row, as a crash leaves it."""
     key = make_key(camera, when)
     store.files.write(key, b"half of a picture")()
     return key
@@ -283,7 +283,7 @@ def test_a_file_whose_frame_is_just_being_added_by_another_program_is_not_swept(
     clock.time = NOON + 30 * MINUTE
     assert store.sweep() == 0
     assert store.files.read(key) == b"on its way"
-    # it was not, as its program was killed
+    # its program was killed, so it was not added
     let_go()
     clock.time += DAY
     assert store.sweep() == 1
@@ -294,7 +294,8 @@ def test_a_frame_that_is_added_while_its_file_is_looked_at_keeps_it(
 ) -> None:
     row = add(store, clock, 0)
     clock.time += DAY
-    answers: list[set[str]] = [set()]  # at the first look, the row is not committed yet
+    # when asked first, the row is not committed yet
+    answers: list[set[str]] = [set()]
     monkeypatch.setattr("server.store.sweep.owned", lambda *given: answers.pop() if answers else owned(*given))
     assert store.sweep() == 0
     assert store.jpeg(row)
@@ -303,8 +304,8 @@ def test_a_frame_that_is_added_while_its_file_is_looked_at_keeps_it(
 def test_a_row_that_comes_much_later_than_its_file_is_refused(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # in object storage, where nothing is locked, its file may have been swept
-    monkeypatch.setattr("server.store.store.LATEST_COMMIT_SECONDS", -1)
+    # object storage has no locks, so its file may have been swept
+    monkeypatch.setattr("server.store.writer.MAX_COMMIT_SECONDS", -1)
     with pytest.raises(StorageError, match="took more than"):
         store.add(received(), MEASURES, None)
     assert store.frames("gate") == []

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rjpeg.errors import StorageError
+from server.store import Store, counters
 from server.store.sqlite import SqliteFile
-from server.store.store import Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 from tests.server.test_identity import add, put_in_place
 from tests.server.test_store import check_sums
@@ -22,7 +23,7 @@ PAGE = 4096
 
 
 def as_after_a_power_cut(folder: Path) -> list[tuple]:
-    """Sequences in a copy of what has a name now, which is what a power cut leaves."""
+    """Return the sequences in a copy of the files that have names now, as a power cut would leave them."""
     copy = folder / "after"
     copy.mkdir()
     for path in folder.glob("store.sqlite3*"):
@@ -78,45 +79,51 @@ def test_a_log_that_is_removed_again_and_again_while_frames_come_takes_nothing(
 
 
 def test_a_replacement_during_a_transaction_is_no_acknowledgment_on_the_old_file(
-    open_store: OpenStore, sqlite_url: str, tmp_path: Path
+    open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(sqlite_url)
     add(store, 1)
-    count = store._count
+    replacements = iter([True])
 
-    def replace(*arguments: object) -> None:
-        store._count = count  # type: ignore[method-assign]
-        put_in_place(tmp_path / "store.sqlite3", tmp_path / "store.sqlite3")
-        # another thread is the first to notice
-        store.cameras()
-        count(*arguments)  # type: ignore[arg-type]
+    def replace(*arguments: Any) -> None:
+        if next(replacements, False):
+            put_in_place(tmp_path / "store.sqlite3", tmp_path / "store.sqlite3")
+            # another thread notices first
+            store.cameras()
+        counters.add_to_counters(*arguments)
 
-    store._count = replace  # type: ignore[method-assign]
+    monkeypatch.setattr("server.store.insertion.add_to_counters", replace)
     add(store, 1, first=1)
     assert as_after_a_power_cut(tmp_path) == [(0,), (1,)]
+
+
+def ping_error(store: Store) -> str:
+    with pytest.raises(StorageError) as caught:
+        store.ping()
+    return str(caught.value)
 
 
 def test_a_database_that_another_program_has_locked_is_not_ready(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.store.database.PING_SECONDS", 0.2)
+    # no commit is so recent that a ping relies on it
+    monkeypatch.setattr("server.store.database.RECENT_SECONDS", 0.0)
     store = open_store(sqlite_url)
     add(store, 1)
     store.ping()
-    monkeypatch.setattr(store.database, "_committed", time.monotonic() - 60)
     with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         started = time.monotonic()
         with pytest.raises(StorageError, match="database is locked"):
             store.ping()
         assert time.monotonic() - started < 5
-        # also while an add of this program waits for its turn
+        # also if an add of this program waits for the lock
         adding = threading.Thread(target=add, args=[store, 1, "yard"])
         adding.start()
-        while not store.database._write_lock.locked():
-            time.sleep(0.001)
-        with pytest.raises(StorageError, match=r"has not been written for 0\.2 s"):
-            store.ping()
+        deadline = time.monotonic() + 20
+        while "has not been written for 0.2 s" not in ping_error(store):
+            assert time.monotonic() < deadline
         other.execute("ROLLBACK")
     adding.join()
     store.ping()
@@ -151,9 +158,21 @@ def zero(path: Path, first: int, pages: int) -> None:
         file.write(bytes(pages * PAGE))
 
 
+def wait_for(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    deadline = time.monotonic() + 20
+    while text not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_pages_that_are_zeroed_end_the_taking_until_a_sound_file_is_there(
-    open_store: OpenStore, sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    open_store: OpenStore,
+    sqlite_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("server.store.sqlite.CHECK_EVERY_SECONDS", 0.05)
     store = open_store(sqlite_url)
     add(store, 300)
     store.close()
@@ -162,15 +181,14 @@ def test_pages_that_are_zeroed_end_the_taking_until_a_sound_file_is_there(
     shutil.copy(path, sound)
     store = open_store(sqlite_url)
     zero(path, 2, 40)
-    # by the first transaction that meets one, or by the check in the background
-    store.database._file.check_content(10)
-    assert f"file {path}, is damaged" in caplog.text
+    # the first transaction that meets such a page notices, or else the check in the background
+    wait_for(f"file {path}, is damaged", caplog)
     for _ in range(2):
         with pytest.raises(StorageError, match=r"is damaged \(.*python -m server rebuild"):
             store.ping()
         with pytest.raises(StorageError, match="is damaged"):
             add(store, 1, first=1000)
-    # and at the next start
+    # the next start notices, too
     with pytest.raises(StorageError, match=r"is damaged \(.*python -m server rebuild"):
         open_store(sqlite_url)
     put_in_place(sound, path)
@@ -192,7 +210,11 @@ def test_a_transaction_that_meets_damage_ends_the_taking(open_store: OpenStore, 
 
 
 def test_damage_is_found_in_the_background(
-    open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_store: OpenStore,
+    sqlite_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("server.store.sqlite.CHECK_EVERY_SECONDS", 0.05)
     store = open_store(sqlite_url)
@@ -201,10 +223,7 @@ def test_damage_is_found_in_the_background(
     store = open_store(sqlite_url)
     store.ping()
     zero(tmp_path / "store.sqlite3", 2, 40)
-    deadline = time.monotonic() + 20
-    while store.database._file.damage is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for("is damaged", caplog)
     with pytest.raises(StorageError, match="is damaged"):
         add(store, 1, first=1000)
 
@@ -249,7 +268,7 @@ def test_a_row_that_was_damaged_hides_no_other(open_store: OpenStore, sqlite_url
     assert (found[0], found[2]) == (third, first)
     assert all(row.record() for row in found)
     store.cameras()
-    # nor does it keep others from being deleted, and no file is deleted that it may not name
+    # the other frames can be deleted; a file is left if the damaged row may name the wrong one
     key = second.key
     assert store.shrink_to(0) == 3
     kept = store.files.size(key) is not None

@@ -1,3 +1,5 @@
+"""The store: adding and asking, several programs, the schema, durability."""
+
 import collections
 import contextlib
 import datetime
@@ -26,10 +28,9 @@ from hypothesis import strategies as st
 
 from rjpeg.errors import ConfigError, InputError, StorageError
 from server.disk import NoRoomError
-from server.store import tokens
-from server.store.database import metadata
+from server.store import CameraSummary, Duplicate, FrameRow, GoneError, Store, TimelineBin, tokens
 from server.store.keys import keys_between, quarantine_key
-from server.store.store import Bin, CameraSummary, Duplicate, FrameRow, GoneError, Store
+from server.store.tables import metadata
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,17 +43,17 @@ def rows_of(store: Store, table: str) -> list[dict]:
 
 
 def stored_files(folder: Path) -> set[str]:
-    """Keys of the files that are where their rows say."""
+    """Return the keys of the files that are not set aside."""
     return {str(p.relative_to(folder)) for p in folder.glob("*/*T*/*") if p.is_file()}
 
 
 def quarantined_files(folder: Path) -> set[str]:
-    """Keys of the files that were set aside."""
+    """Return the keys of the files that are set aside."""
     return {str(p.relative_to(folder / "quarantine")).split("/", 1)[1] for p in folder.glob("quarantine/*/*/*/*")}
 
 
 def check_sums(store: Store) -> None:
-    """What is counted while frames come and go is what counting them now gives."""
+    """Check that the counters agree with the frames."""
     rows = rows_of(store, "frames")
     for camera in rows_of(store, "cameras"):
         own = [row for row in rows if row["camera_id"] == camera["id"]]
@@ -381,6 +382,7 @@ def test_a_camera_is_summed_up(store: Store) -> None:
     frames = [received("gate", n, NOON + offset * SECOND, metrics={"n": n}) for n, offset in enumerate((5, 0, 9))]
     rows = [store.add(frame, MEASURES, None) for frame in frames]
     store.add(received("yard", None, NOON, received_time=NOON), MEASURES, None)
+    assert store.camera_names() == ["gate", "yard"]
     gate, yard = store.cameras()
     assert gate == CameraSummary(
         name="gate",
@@ -423,42 +425,29 @@ def test_pages_go_on_where_the_last_frame_of_one_was_deleted(store: Store) -> No
     assert store.frames("gate", before_id=page[-1].id) == rows[2::-1]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store for many examples, each with a camera of its own."""
     folder = tmp_path_factory.mktemp("shared")
-    store = Store.open(f"sqlite:///{folder}/store.sqlite3", str(folder / "frames"))
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
-def shared_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL) -> Iterator[Store]:
-    store = Store.open(postgresql.new_database(), str(tmp_path_factory.mktemp("shared")))
+    if request.param == "sqlite":
+        url = f"sqlite:///{folder}/store.sqlite3"
+    else:
+        url = request.getfixturevalue("postgresql").new_database()
+    store = Store.open(url, str(folder / "frames"))
     yield store
     store.close()
 
 
 names = (f"camera{n}" for n in itertools.count())
-# few different times, so that there are equal ones, in any order
+# few different times, so that some are equal
 offsets = st.lists(st.integers(0, 5), max_size=9)
 
 
 @settings(max_examples=40, deadline=None)
 @given(offsets, st.integers(1, 4), st.data())
 def test_pages_give_every_frame_once_newest_first(shared: Store, offsets: list[int], limit: int, data) -> None:
-    check_pages(shared, offsets, limit, data)
-
-
-@settings(max_examples=15, deadline=None)
-@given(offsets, st.integers(1, 4), st.data())
-def test_pages_of_postgresql_too(shared_postgresql: Store, offsets: list[int], limit: int, data) -> None:
-    check_pages(shared_postgresql, offsets, limit, data)
-
-
-def check_pages(store: Store, offsets: list[int], limit: int, data) -> None:
     name = next(names)
-    rows = [store.add(received(name, None, NOON + n * SECOND), MEASURES, None) for n in offsets]
+    rows = [shared.add(received(name, None, NOON + n * SECOND), MEASURES, None) for n in offsets]
     since, until = (data.draw(st.none() | st.integers(0, 6)) for _ in range(2))
     expected = sorted(
         (
@@ -472,7 +461,7 @@ def check_pages(store: Store, offsets: list[int], limit: int, data) -> None:
     )
     times = {key: NOON + value * SECOND for key, value in (("since", since), ("until", until)) if value is not None}
     found, before = [], None
-    while page := store.frames(name, before_id=before, limit=limit, **times):
+    while page := shared.frames(name, before_id=before, limit=limit, **times):
         assert len(page) <= limit
         found += page
         before = page[-1].id
@@ -487,29 +476,14 @@ def check_pages(store: Store, offsets: list[int], limit: int, data) -> None:
     st.integers(1, 9),
 )
 def test_a_timeline_counts_every_frame_of_the_time_once(shared: Store, frames, start, length, bins) -> None:
-    check_timeline(shared, frames, start, length, bins)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(-10, 8000), st.sampled_from([(8, 8), (65, 33)])), max_size=9),
-    st.integers(-10, 8000),
-    st.integers(1, 8000),
-    st.integers(1, 9),
-)
-def test_a_timeline_of_postgresql_too(shared_postgresql: Store, frames, start, length, bins) -> None:
-    check_timeline(shared_postgresql, frames, start, length, bins)
-
-
-def check_timeline(store: Store, frames, start: int, length: int, bins: int) -> None:
     name = next(names)
     kept = []
     for offset, (width, height) in frames:
         frame = received(name, None, NOON + offset * SECOND)
-        store.add(frame, MEASURES | {"width": width, "height": height}, None)
+        shared.add(frame, MEASURES | {"width": width, "height": height}, None)
         kept.append((frame.capture_time, len(frame.jpeg), width * height))
     since, until = NOON + start * SECOND, NOON + (start + length) * SECOND
-    found = store.timeline(name, since, until, bins)
+    found = shared.timeline(name, since, until, bins)
     assert len(found) <= bins
     if length <= 3600:
         assert found[0].start == since
@@ -529,7 +503,7 @@ def check_timeline(store: Store, frames, start: int, length: int, bins: int) -> 
     for b in found:
         own = [(size, pixels) for when, size, pixels in kept if b.start <= when < min(b.start + width, end)]
         size, pixels = sum(s for s, _ in own), sum(p for _, p in own)
-        assert b == Bin(start=b.start, frames=len(own), bytes=size, bpp=8 * size / pixels if own else None)
+        assert b == TimelineBin(start=b.start, frames=len(own), bytes=size, bpp=8 * size / pixels if own else None)
 
 
 MINUTE = datetime.timedelta(minutes=1)
@@ -541,25 +515,26 @@ def test_a_timeline_needs_time_and_bins(shared: Store, length: int, bins: int) -
         shared.timeline("gate", NOON, NOON + length * SECOND, bins)
 
 
-def test_the_questions_that_are_asked_all_the_time_use_an_index(shared: Store) -> None:
-    shared.add(received("indexed", 0, NOON), MEASURES, None)
+def test_the_questions_that_are_asked_all_the_time_use_an_index(open_store: OpenStore, sqlite_url: str) -> None:
+    store = open_store(sqlite_url)
+    store.add(received("indexed", 0, NOON), MEASURES, None)
     asked = []
 
     def note(_connection, _cursor, statement, parameters, _context, _many) -> None:
         asked.append((statement, parameters))
 
-    engine = shared.database._engine
+    engine = store.database._engine
     sa.event.listen(engine, "before_cursor_execute", note)
-    row = shared.latest("indexed")
+    row = store.latest("indexed")
     assert row is not None
-    shared.frame("indexed", row.id)
-    shared.find("indexed", 0, NOON)
+    store.frame("indexed", row.id)
+    store.find("indexed", 0, NOON)
     for options in ({}, {"before_id": row.id}, {"since": NOON, "until": NOON + SECOND}):
-        shared.frames("indexed", **options)
-    shared.camera("indexed")
-    shared.timeline("indexed", NOON, NOON + SECOND, 10)
-    shared.timeline("indexed", NOON, NOON + 9999 * SECOND, 10)
-    shared.delete_older_than(NOON - 99 * 366 * 24 * 3600 * SECOND)
+        store.frames("indexed", **options)
+    store.camera("indexed")
+    store.timeline("indexed", NOON, NOON + SECOND, 10)
+    store.timeline("indexed", NOON, NOON + 9999 * SECOND, 10)
+    store.delete_older_than(NOON - 99 * 366 * 24 * 3600 * SECOND)
     sa.event.remove(engine, "before_cursor_execute", note)
     plans = []
     with engine.connect() as connection:
@@ -569,7 +544,7 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(shared: Store) -
                 plans += [(line.detail, statement) for line in plan]
     assert len(plans) > 10
     scans = [(d, s) for d, s in plans if d.startswith("SCAN") and not s.startswith("SELECT trash") and "trash" not in d]
-    # the oldest frames, by their ids, are a part of the table
+    # the oldest frames by id are read from the table itself
     scans = [(d, s) for d, s in scans if not ("ORDER BY frames.id" in s and "LIMIT" in s)]
     assert [(d, s) for d, s in scans if not d.startswith(("SCAN cameras", "SCAN anon"))] == []
     sorts = [(d, s) for d, s in plans if "TEMP B-TREE" in d and "RIGHT PART" not in d and "GROUP BY" not in d]
@@ -581,7 +556,7 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(shared: Store) -
 
 ADDING = """
 import datetime, sys
-from server.store.store import Store
+from server.store import Store
 from tests.server.stores import MEASURES, NOON, SECOND, received
 url, folder, camera, number = sys.argv[1:]
 store = Store.open(url, folder)
@@ -602,7 +577,7 @@ def run_python(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def test_programs_share_a_new_store(open_store: OpenStore, database_url: str, tmp_path: Path) -> None:
-    # all of them make it at once
+    # all programs create it at once
     programs = [run_python(ADDING, database_url, tmp_path / "frames", f"camera{n % 2}{n}", 30) for n in range(3)]
     store = open_store(database_url)
     with ThreadPoolExecutor(4) as threads:
@@ -664,7 +639,7 @@ def test_migrations_give_what_the_tables_would_be_made_as(sqlite_url: str, open_
         connection = sqlite3.connect(path)
         rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version'").fetchall()
         connection.close()
-        # the order of columns and constraints is free, as is where lines break
+        # order of columns and constraints, and line breaks, do not matter
         return {
             name: sorted(" ".join(part.split()) for part in re.split(r",(?![^()]*\))", (sql or "").rpartition(")")[0]))
             for name, sql in rows
@@ -684,11 +659,11 @@ def test_a_database_of_a_newer_program_is_refused(open_store: OpenStore, databas
 
 
 def test_the_store_opens_where_the_program_is_installed_without_its_checkout(tmp_path: Path) -> None:
-    # with what confuses configuration files in the path
+    # the path has characters that have a meaning in configuration files
     folder = tmp_path / "site %(here)s packages"
     shutil.copytree(ROOT / "server", folder / "server", ignore=shutil.ignore_patterns("__pycache__"))
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import server.store.store as s\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import server.store as s\n"
         "assert s.__file__.startswith(sys.argv[1]), s.__file__\n"
         "s.Store.open('sqlite:///a.sqlite3', 'frames').close()"
     )
@@ -833,19 +808,19 @@ def test_a_database_that_another_program_never_lets_go_is_an_error(
 def test_a_frame_that_was_not_taken_in_time_may_be_taken_later_and_keeps_its_file_until_then(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store.store.ADD_SECONDS", 0.2)
+    monkeypatch.setattr("server.store.adding.ADD_SECONDS", 0.2)
     store = open_store(sqlite_url)
     with sqlite3.connect(tmp_path / "store.sqlite3", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageError, match="did not take a frame within"):
             store.add(received(), MEASURES, None)
         [key] = stored_files(tmp_path / "frames")
-        # nobody takes it for what a crash left
+        # no sweep takes it for the leftover of a crash
         aside = quarantine_key(key, "2026-11-29")
         assert not store.files.move_idle(key, aside, lambda: False)
         other.execute("ROLLBACK")
     other.close()
-    monkeypatch.setattr("server.store.store.ADD_SECONDS", 60)
+    monkeypatch.setattr("server.store.adding.ADD_SECONDS", 60)
     with pytest.raises(Duplicate) as caught:
         store.add(received(), MEASURES, None)
     assert caught.value.row.key == key
@@ -883,7 +858,7 @@ def test_on_a_full_disk_adds_fail_and_go_on_when_there_is_room(small_disk: Path)
         assert len(rows) > 20
         with pytest.raises(NoRoomError):
             store.ping()
-        # what is there can be read, and deleted, which takes some room itself
+        # stored frames can be read, and also deleted, which needs some room itself
         assert store.jpeg(rows[-1]) == received("gate", rows[-1].sequence, rows[-1].capture_time, times=1000).jpeg
         assert store.shrink_to(store.total_bytes() // 2) > 10
         store.ping()
@@ -903,7 +878,7 @@ def test_a_disk_that_others_filled_to_the_last_byte_loses_nothing_that_was_added
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
-        # without the check beforehand, too
+        # also if the room was not checked before
         store.database.check_room = lambda: None  # type: ignore[method-assign]
         for n in range(1, 9):
             with pytest.raises(NoRoomError):
@@ -961,7 +936,7 @@ def test_a_postgresql_that_is_restarted_is_taken_again(open_store: OpenStore, tm
         server.start()
         store.ping()
         rows.append(store.add(received("gate", 3), MEASURES, None))
-        # connections that were not told
+        # connections that did not notice
         server.stop()
         server.start()
         rows.append(store.add(received("gate", 4), MEASURES, None))
@@ -978,7 +953,7 @@ def own_postgresql() -> PostgreSQL:
 
 
 def test_an_unsure_commit_is_not_done_twice(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the connection is lost after the server has committed and before it said so
+    # the connection is lost after the server has committed, but before it has answered
     lost = []
 
     def lose(connection: sa.Connection) -> None:

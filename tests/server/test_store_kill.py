@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from rjpeg.errors import StorageError
-from server.store.store import Duplicate, Store
+from server.store import Duplicate, Store
 from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, crc, received
 from tests.server.test_store import check_sums, own_postgresql, quarantined_files, rows_of, stored_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Adds frames from eight threads, some of them twice, and deletes now and then; a line for each that is acknowledged.
+# Adds frames from eight threads, some of them twice, and deletes some now and then. Prints each acknowledged frame.
 ADDING = """
 import itertools, os, sys, threading, datetime
 from rjpeg.errors import StorageError
-from server.store.store import Duplicate, Store
+from server.store import Duplicate, Store
 from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, crc, received
 
@@ -41,7 +41,7 @@ def work():
                 row = store.add(frame, MEASURES, {"number": number})
             except Duplicate as duplicate:
                 row = duplicate.row
-        # one write, shorter than a pipe's buffer: whole or not at all
+        # one write, shorter than a pipe's buffer, so the line is printed whole or not at all
         os.write(1, f"{row.camera} {row.id} {number} {crc(frame.jpeg)}\\n".encode())
         if deletes and number % 40 == 0:
             store.shrink_to(20_000)
@@ -55,7 +55,7 @@ for _ in range(8):
 def add_and_be_killed(
     url: str, folder: Path, start: int, seconds: float, *, deletes: bool = False
 ) -> list[tuple[str, int, int, str]]:
-    """What was acknowledged until then: camera, id, number, CRC of the file."""
+    """Return the frames acknowledged before the kill: camera, id, number, CRC of the file."""
     program = subprocess.Popen(
         [sys.executable, "-c", ADDING, url, str(folder), str(start), "deletes" if deletes else "adds"],
         cwd=ROOT,
@@ -88,10 +88,10 @@ def check_store(store: Store, folder: Path, acknowledged: list[tuple[str, int, i
 
 
 def check_swept(store: Store, folder: Path) -> int:
-    """Check that files and rows are the same once all that the kills left is set aside; return how many that were."""
+    """Check that files and rows agree once all leftovers of the kills are set aside; return the number of leftovers."""
     now = store.now()
     store.now = lambda: now + store.files.grace + SECOND
-    # what was deleted before the kill, and whose file was not yet
+    # removes files whose rows were deleted before the kill
     trash = {row["key"] for row in rows_of(store, "trash")}
     before = stored_files(folder) | quarantined_files(folder)
     swept = store.sweep()
@@ -101,14 +101,14 @@ def check_swept(store: Store, folder: Path) -> int:
 
 
 def kill_often(url: str, folder: Path, kills: int) -> int:
-    """Return the number of frames that were acknowledged; all of them are there."""
+    """Check that all acknowledged frames are there; return their number."""
     rng = random.Random(kills)
     acknowledged = []
     for kill in range(kills):
         new = add_and_be_killed(url, folder, kill * 100_000, rng.uniform(0, 0.5))
         acknowledged += new
         store = Store.open(url, str(folder))
-        # all of them at the end; those of now at once
+        # all of them are checked at the end, those of this kill at once
         check_store(store, folder, acknowledged if kill == kills - 1 else new)
         if kill % 5 == 4:
             check_swept(store, folder)
@@ -133,8 +133,10 @@ def test_what_was_acknowledged_is_there_after_many_kills(database_url: str, tmp_
     frames = kill_often(database_url, tmp_path / "frames", kills)
     faults.record(
         f"kill -9 of a program that adds frames from eight threads, {kind_of(database_url)}",
-        tried=kills, lost=0, ended=f"{frames:,} frames there",
-    )  # fmt: skip
+        tried=kills,
+        lost=0,
+        ended=f"{frames:,} frames there",
+    )
 
 
 def kind_of(database_url: str) -> str:
@@ -158,8 +160,10 @@ def test_kills_while_frames_are_deleted_leave_files_and_rows_that_agree(
         store.close()
     faults.record(
         f"kill -9 of a program that adds and deletes frames, {kind_of(database_url)}",
-        tried=kills, lost=0, ended="files and rows agree",
-    )  # fmt: skip
+        tried=kills,
+        lost=0,
+        ended="files and rows agree",
+    )
 
 
 @pytest.mark.slow
@@ -200,8 +204,10 @@ def test_a_kill_of_one_program_does_not_touch_what_another_adds(
     check_swept(store, folder)
     faults.record(
         f"kill -9 of one of two programs on a store, {kind_of(database_url)}",
-        tried=kills, lost=0, ended=f"{len(acknowledged):,} frames there",
-    )  # fmt: skip
+        tried=kills,
+        lost=0,
+        ended=f"{len(acknowledged):,} frames there",
+    )
 
 
 @pytest.mark.slow
@@ -218,7 +224,7 @@ def test_what_was_acknowledged_is_there_after_postgresql_crashed(open_store, tmp
         for _ in range(crashes):
 
             def add(number: int, start: float) -> None:
-                # as a camera does: again and again until it is taken
+                # again and again until the frame is stored, as a camera does
                 frame = received(f"camera{number % 3}", number, NOON + number * SECOND)
                 while time.monotonic() - start < 90:
                     try:
@@ -243,8 +249,10 @@ def test_what_was_acknowledged_is_there_after_postgresql_crashed(open_store, tmp
             check_store(store, tmp_path / "frames", acknowledged)
         check_swept(store, tmp_path / "frames")
         faults.record(
-            "PostgreSQL ended as in a crash while eight threads add", tried=crashes, lost=0,
+            "PostgreSQL ended as in a crash while eight threads add",
+            tried=crashes,
+            lost=0,
             ended=f"{number:,} frames there, in service",
-        )  # fmt: skip
+        )
     finally:
         server.remove()

@@ -1,3 +1,5 @@
+"""Tokens of cameras and readers."""
+
 import hashlib
 import sqlite3
 import time
@@ -7,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from rjpeg.errors import InputError
-from server.store import tokens
-from server.store.store import Store
+from server.store import Store, tokens
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def other(store: Store, tmp_path: Path) -> Iterator[Store]:
-    """The same place, as another program has it open."""
+    """The same store, opened by another program."""
     other = Store.open(f"sqlite:///{tmp_path}/store.sqlite3", str(tmp_path / "frames"))
     yield other
     other.close()
@@ -100,7 +101,7 @@ def test_another_program_sees_a_revocation_within_two_seconds(store: Store, othe
 def test_another_program_takes_a_new_token_the_first_time_it_is_used(store: Store, other: Store) -> None:
     assert tokens.check(other, tokens.make(other, "reader")) is not None
     token = tokens.make(store, "camera", "gate")
-    # who made it takes longer to pass it on
+    # passing a new token on takes a user longer
     time.sleep(tokens.UNKNOWN_SECONDS)
     assert tokens.check(other, token) is not None
 

@@ -29,7 +29,7 @@ from rjpeg._protocol import time_text
 from rjpeg.errors import InputError
 from server.events.camera_metrics import LatestMetrics
 from server.mqtt.worker import frame_of
-from server.store.store import Store
+from server.store import Store
 from tests.brokers import Broker, free_ports, needs_broker
 from tests.waiting import until
 

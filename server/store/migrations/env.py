@@ -1,8 +1,8 @@
-"""Alembic's own entry: brings the schema of the connection that it is given up to date, in its transaction."""
+"""Alembic runs this file to change the tables. It uses the given connection and its transaction."""
 
 from alembic import context
 
-from server.store.database import metadata
+from server.store.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

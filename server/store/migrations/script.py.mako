@@ -10,5 +10,5 @@ depends_on = ${repr(depends_on)}
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Bring the tables to this version."""
     ${upgrades if upgrades else "pass"}

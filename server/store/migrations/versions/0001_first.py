@@ -13,7 +13,15 @@ JSON = sa.JSON().with_variant(sa.Text, "sqlite")
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Create the tables."""
+    _create_cameras()
+    _create_frames()
+    _create_minutes()
+    _create_marks_and_trash()
+    _create_tokens()
+
+
+def _create_cameras() -> None:
     op.create_table(
         "cameras",
         sa.Column("id", IDENTITY, nullable=False),
@@ -28,6 +36,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name="uq_cameras_name"),
         sqlite_autoincrement=True,
     )
+
+
+def _create_frames() -> None:
     op.create_table(
         "frames",
         sa.Column("id", IDENTITY, nullable=False),
@@ -48,6 +59,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_frames_stored_time_id", "frames", ["stored_time", "id"])
+
+
+def _create_minutes() -> None:
     op.create_table(
         "minutes",
         sa.Column("camera_id", IDENTITY, nullable=False),
@@ -59,6 +73,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["camera_id"], ["cameras.id"], name="fk_minutes_camera_id_cameras"),
         sqlite_with_rowid=False,
     )
+
+
+def _create_marks_and_trash() -> None:
     op.create_table(
         "marks",
         sa.Column("name", sa.String(16), nullable=False),
@@ -70,6 +87,9 @@ def upgrade() -> None:
         sa.Column("key", sa.String(160), nullable=False),
         sa.PrimaryKeyConstraint("key", name="pk_trash"),
     )
+
+
+def _create_tokens() -> None:
     op.create_table(
         "tokens",
         sa.Column("id", IDENTITY, nullable=False),

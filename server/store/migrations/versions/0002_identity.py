@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add a table of one row, and a column."""
+    """Create the table `store` with its only row, and add a column to `frames`."""
     store = op.create_table(
         "store",
         sa.Column("id", sa.Integer, autoincrement=False, nullable=False),
@@ -21,5 +21,5 @@ def upgrade() -> None:
         sa.CheckConstraint("id = 1", name="one_row"),
     )
     op.bulk_insert(store, [{"id": 1, "identity": secrets.token_hex(16)}])
-    # None: stored by a version that did not say
+    # None: an older version stored the frame
     op.add_column("frames", sa.Column("writer", sa.String(16)))
