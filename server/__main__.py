@@ -99,7 +99,8 @@ def serve_command(arguments: list[str]) -> int:
     config = read_config(args)
     # only here: tokens and workers need no HTTP
     from server.lines import LineWriter
-    from server.service import check_tls, make_service, needs_token, open_socket, serve
+    from server.listening import check_tls, needs_token, open_socket
+    from server.service import make_service, serve
 
     required = needs_token(config)
     check_tls(config)

@@ -1,4 +1,4 @@
-"""Work that goes on beside requests, for ever: what fails is told, counted and started again."""
+"""Run work beside requests, for ever. What fails is logged, counted and started again."""
 
 import asyncio
 import logging
@@ -14,12 +14,12 @@ __all__ = ["Background", "Done", "Work"]
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
-"""Seconds before what failed is started again; they double."""
+"""Seconds before failed work is started again. They double with each failure."""
 DOWN_SECONDS = 5.0
-"""What fails for longer is told by `down`."""
+"""`down` names work that has failed for longer."""
 
 Done = Callable[[], None]
-"""Called by the work whenever a round of it went well."""
+"""Called by the work after each successful round."""
 Work = Callable[[Done], Awaitable[None]]
 """A coroutine function that never returns."""
 
@@ -35,7 +35,8 @@ class Background:
 
     Args:
         metrics: where failures are counted.
-        clock, sleep: seconds, never set; wait so many seconds.
+        clock: seconds of a monotonic clock.
+        sleep: waits so many seconds.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Background:
         self._states: dict[str, _State] = {}
 
     def down(self) -> list[str]:
-        """Return the names of what has failed for more than DOWN_SECONDS and has not gone well since."""
+        """Return the names of work that has failed for more than DOWN_SECONDS, without a successful round since."""
         now = self._clock()
         return sorted(
             name
@@ -60,7 +61,12 @@ class Background:
         )
 
     async def run(self, name: str, work: Work) -> None:
-        """Do work until this is cancelled; start it again, after a pause, whenever it ends or fails."""
+        """Do work until this is cancelled. Start it again, after a pause, whenever it ends or fails.
+
+        Args:
+            name: for the log, the metrics and `down`.
+            work: never returns by itself.
+        """
         state = self._states[name] = _State()
 
         def done() -> None:
@@ -75,9 +81,9 @@ class Background:
             except asyncio.CancelledError:
                 if _is_cancelled():
                     raise
-                # of something that it waited for
+                # something that the work waited for was cancelled, and not this
                 self._failed(name, state, RuntimeError("it was cancelled"))
-            except Exception as error:  # noqa: BLE001  it is told, counted, and tried again
+            except Exception as error:  # noqa: BLE001  it is logged, counted, and tried again
                 self._failed(name, state, error)
             await self._sleep(state.pause)
             state.pause = min(2 * state.pause, MAX_PAUSE)
@@ -86,7 +92,7 @@ class Background:
         self._metrics.background_failed(name)
         if state.failing_since is None:
             state.failing_since = self._clock()
-        # of what can happen the text says enough; of a defect the place matters
+        # The text of an expected error says enough. A defect needs its traceback.
         trace = None if isinstance(error, RjpegError) else error
         logger.error("%s failed: %s; again in %.1f s", name, error, state.pause, exc_info=trace)
 

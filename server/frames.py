@@ -8,7 +8,7 @@ from typing import Any
 import rjpeg
 from rjpeg import _protocol as protocol
 
-__all__ = ["CAMERA_ID", "Processed", "ReceivedFrame"]
+__all__ = ["CAMERA_ID", "Processed", "ReceivedFrame", "parse_time"]
 
 CAMERA_ID = re.compile(protocol.CAMERA_ID)
 
@@ -19,9 +19,9 @@ class ReceivedFrame:
 
     Attributes:
         camera: matches CAMERA_ID.
-        sequence: the camera's own count, 0 to 10^15 - 1; None: it does not count.
+        sequence: the camera's own count, 0 to 10^15 - 1. None: the camera does not count.
         capture_time, received_time: in UTC, to the microsecond.
-        jpeg: the file, not looked into yet.
+        jpeg: the file, unchecked.
         metrics: what the camera says of itself, a JSON object.
     """
 
@@ -38,11 +38,31 @@ class Processed:
     """A frame that was decoded.
 
     Attributes:
-        measures: sizes, bpp, the map in figures, refinements, milliseconds by stage, ready for JSON.
-        results: the task's answer, any JSON; {"error": text} where the task failed; None without a task.
+        measures: sizes, bpp, the map in figures, refinements, milliseconds by stage. Ready for JSON.
+        results: the task's answer, any JSON. {"error": text} if the task failed, None without a task.
         decoded: picture and map.
     """
 
     measures: dict[str, Any]
     results: Any
     decoded: rjpeg.DecodedFrame
+
+
+def parse_time(value: Any) -> datetime.datetime:
+    """Parse ISO 8601 with a time zone, as text or as a datetime.
+
+    Returns:
+        The time in UTC.
+
+    Raises:
+        ValueError: it is something else, or out of the years 1 to 9999.
+    """
+    if isinstance(value, str):
+        # a plus sign that was not escaped in a query arrives as a space
+        value = datetime.datetime.fromisoformat(re.sub(r" (?=\d\d:?\d\d$)", "+", value))
+    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
+        raise ValueError("expected ISO 8601 with a time zone")
+    try:
+        return value.astimezone(datetime.UTC)
+    except OverflowError as error:
+        raise ValueError("expected a time in the years 1 to 9999") from error

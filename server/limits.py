@@ -1,257 +1,166 @@
-"""What one sender, and all of them together, may take: bytes, time, places, frames a second.
+"""Limits on work: slots and rates. What exceeds a limit is refused with BusyError rather than queued.
 
-Work is limited by refusing (429) rather than by queueing, and everything is limited before it is taken in.
+All classes are for the event loop's thread.
 """
 
 import asyncio
 import contextlib
-import json
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
-import h11
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from server.errors import BusyError
 
-__all__ = ["HEADER_SECONDS", "Places", "Queue", "Rate", "TimedProtocol", "busy", "read_body"]
+__all__ = ["CameraSlots", "QueuedSlots", "RateLimiter", "Slots"]
 
-HEADER_SECONDS = 10
-# of a reader that takes nothing of what it is sent
-STALLED_SECONDS = 30
-RATE_SECONDS = 2.0
-# of a body: pieces that may be of any size, and bytes that the others must have on average
-FREE_PIECES, PIECE_BYTES = 1000, 512
+BURST_SECONDS = 2.0
+"""How long a camera must have been silent to send at once what it may send in that time."""
+MAX_IDLE_BUCKETS = 10_000
+"""With more buckets, those that are full are removed."""
 
 
-def busy(reason: str, seconds: float = 1.0) -> HTTPException:
-    """The answer 429 that says when to come again, in whole seconds."""
-    return HTTPException(429, reason, {"Retry-After": str(max(1, round(seconds + 0.5)))})
-
-
-class Places:
-    """Frames that are being received, decoded or stored. For the event loop's thread.
+class Slots:
+    """Limit how much work of a kind goes on at a time.
 
     Args:
-        of_all: at a time.
-        of_camera: at a time, of one camera.
+        count: slots that there are.
+        what: the work in the plural, for the error's text.
+        retry_after: seconds after which a slot may be free.
+
+    Attributes:
+        taken: slots in use.
     """
 
-    def __init__(self, of_all: int, of_camera: int) -> None:
-        self._of_all, self._of_camera = of_all, of_camera
-        self._taken: Counter[str] = Counter()
-        self.pending = 0
+    def __init__(self, count: int, what: str, *, retry_after: float = 1.0) -> None:
+        self.taken = 0
+        self._count = count
+        self._what = what
+        self._retry_after = retry_after
 
     @contextlib.contextmanager
-    def take(self, camera: str) -> Iterator[None]:
-        """Hold a place. Raises HTTPException 429 where there is none."""
-        if self.pending >= self._of_all:
-            raise busy(f"busy with {self.pending} frames")
-        if self._taken[camera] >= self._of_camera:
-            raise busy(f"busy with {self._taken[camera]} frames of this camera")
-        self.pending += 1
-        self._taken[camera] += 1
+    def take(self) -> Iterator[None]:
+        """Hold a slot until the end of the block.
+
+        Raises:
+            BusyError: all slots are taken.
+        """
+        if self.taken >= self._count:
+            raise BusyError(f"busy with {self.taken} {self._what}", self._retry_after)
+        self.taken += 1
         try:
             yield
         finally:
-            self.pending -= 1
-            self._taken[camera] -= 1
-            if not self._taken[camera]:
-                del self._taken[camera]
+            self.taken -= 1
 
 
-class Queue:
-    """Something that only so many do at a time, while as many again wait; one more is told to come later."""
+class CameraSlots:
+    """Limit how many frames are received, decoded or stored at a time, in all and for each camera.
 
-    def __init__(self, places: int, waiting: int, what: str) -> None:
-        self._semaphore = asyncio.Semaphore(places)
-        self._most = places + waiting
-        self._inside = 0
-        self._what = what
+    Args:
+        count: slots for all cameras together.
+        per_camera: slots that one camera may take.
+    """
+
+    def __init__(self, count: int, per_camera: int) -> None:
+        self._slots = Slots(count, "frames")
+        self._per_camera = per_camera
+        self._taken: Counter[str] = Counter()
+
+    @property
+    def taken(self) -> int:
+        """Slots in use."""
+        return self._slots.taken
+
+    @contextlib.contextmanager
+    def take(self, camera: str) -> Iterator[None]:
+        """Hold a slot for a frame until the end of the block.
+
+        Raises:
+            BusyError: all slots are taken, or all that the camera may take.
+        """
+        with self._slots.take():
+            if self._taken[camera] >= self._per_camera:
+                raise BusyError(f"busy with {self._taken[camera]} frames of this camera")
+            self._taken[camera] += 1
+            try:
+                yield
+            finally:
+                self._taken[camera] -= 1
+                if not self._taken[camera]:
+                    del self._taken[camera]
+
+
+class QueuedSlots:
+    """Limit how much work of a kind goes on at a time, and let some more wait for a slot.
+
+    Args:
+        count: slots that there are.
+        waiting: how many may wait.
+        what: the work in the plural, for the error's text.
+    """
+
+    def __init__(self, count: int, waiting: int, what: str) -> None:
+        self._semaphore = asyncio.Semaphore(count)
+        self._admission = Slots(count + waiting, what)
 
     @contextlib.asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
-        """Hold a place, waiting for it if need be. Raises HTTPException 429 where too many wait."""
-        if self._inside >= self._most:
-            raise busy(f"busy with {self._inside} {self._what}")
-        self._inside += 1
-        try:
+        """Wait for a slot, and hold it until the end of the block.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        with self._admission.take():
             async with self._semaphore:
                 yield
-        finally:
-            self._inside -= 1
 
 
-class Rate:
-    """Frames a second of each camera, on average over RATE_SECONDS: a bucket of tokens each.
+class RateLimiter:
+    """Limit each camera's frames per second with a token bucket.
+
+    A bucket holds the tokens of BURST_SECONDS, at least one.
 
     Args:
-        per_second: tokens that a bucket gets; it holds those of RATE_SECONDS, at least one.
+        per_second: tokens that a bucket gains each second.
     """
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        self._most = max(1.0, per_second * RATE_SECONDS)
-        # camera: tokens left, and when that was
+        self._capacity = max(1.0, per_second * BURST_SECONDS)
+        # by camera: tokens that were left, and when
         self._buckets: dict[str, tuple[float, float]] = {}
 
+    def __len__(self) -> int:
+        """Return the number of cameras that are remembered."""
+        return len(self._buckets)
+
     def take(self, camera: str, now: float | None = None) -> None:
-        """Count a frame. Raises HTTPException 429 where it is one too many."""
+        """Take a token of a camera.
+
+        Args:
+            camera: whose frame it is.
+            now: seconds of a monotonic clock, None: of `time.monotonic`.
+
+        Raises:
+            BusyError: the bucket is empty.
+        """
         if seconds := self.delay(camera, now):
-            raise busy(f"more than {self._per_second:g} frames a second of this camera", seconds)
+            raise BusyError(f"more than {self._per_second:g} frames a second of this camera", seconds)
 
     def delay(self, camera: str, now: float | None = None) -> float:
-        """Count a frame and return 0; or, if it is one too many, return the seconds until it may come."""
+        """Take a token and return 0. If there is none, return the seconds until there is one."""
         now = time.monotonic() if now is None else now
-        left, since = self._buckets.get(camera, (self._most, now))
-        left = min(self._most, left + (now - since) * self._per_second)
+        left, since = self._buckets.get(camera, (self._capacity, now))
+        left = min(self._capacity, left + (now - since) * self._per_second)
         if left < 1:
             self._buckets[camera] = (left, now)
             return (1 - left) / self._per_second
         self._buckets[camera] = (left - 1, now)
-        if len(self._buckets) > 10_000:
-            # buckets that are full again say nothing
-            full = self._most / self._per_second
-            self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[1] < full}
+        if len(self._buckets) > MAX_IDLE_BUCKETS:
+            self._forget_full_buckets(now)
         return 0.0
 
-
-async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
-    """The body of a request.
-
-    Raises:
-        HTTPException: 413 it is or says that it is larger than `max_bytes`, 408 it takes longer than `seconds`,
-            400 the sender goes away.
-    """
-    too_large = HTTPException(413, f"body is larger than {max_bytes} bytes", {"Connection": "close"})
-    length = request.headers.get("content-length")
-    if length is not None and int(length) > max_bytes:
-        await _drain(request, max_bytes, seconds)
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > max_bytes:
-                    raise too_large
-                body += chunk
-    except TimeoutError:
-        raise HTTPException(408, f"body took longer than {seconds:g} s", {"Connection": "close"}) from None
-    except ClientDisconnect:
-        raise HTTPException(400, "connection closed before the body ended") from None
-    return bytes(body)
-
-
-async def _drain(request: Request, most: int, seconds: float) -> None:
-    """Drop up to twice `most` bytes of a body, for a second at most: who still sends would see a reset, no answer."""
-    dropped = 0
-    with contextlib.suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(min(seconds, 1.0)):
-            async for chunk in request.stream():
-                dropped += len(chunk)
-                if dropped > 2 * most:
-                    return
-
-
-class PiecesLimit(h11.Connection):
-    """h11's connection that takes no body in tiny chunks, of which a megabyte would keep the event loop for seconds."""
-
-    _pieces = _bytes = 0
-
-    def next_event(self) -> Any:
-        """As h11's. Raises h11.RemoteProtocolError."""
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self._pieces = self._bytes = 0
-        elif isinstance(event, h11.Data):
-            self._pieces += 1
-            self._bytes += len(event.data)
-            if self._pieces > FREE_PIECES + self._bytes // PIECE_BYTES:
-                raise h11.RemoteProtocolError("body in too small pieces")
-        return event
-
-
-class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP with limits.
-
-    Of time: on a request's headers, on a body that nobody reads any more, and on a reader that takes nothing. Where
-    there are as many connections as may be, a new one takes the place of that which has been idle longest.
-    """
-
-    _deadline: asyncio.TimerHandle | None = None
-    _stalled: asyncio.TimerHandle | None = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.conn = PiecesLimit(h11.SERVER)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        # asyncio does so for sockets made with a protocol number alone, which socket.create_server doesn't give: an
-        # answer's body would wait for the acknowledgment of its head, 40 ms on Linux
-        connection = transport.get_extra_info("socket")
-        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._set_deadline()
-        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            others = [other for other in self.connections if isinstance(other, TimedProtocol) and other is not self]
-            idle = [(since, id(other), other) for other in others if (since := other.idle_until()) is not None]
-            if idle:
-                longest = min(idle)[-1]
-                self.connections.discard(longest)
-                longest._abort()
-
-    def idle_until(self) -> float | None:
-        """When the wait for the next request ends, by the loop's clock; None while there is one."""
-        timer = self._deadline or self.timeout_keep_alive_task
-        busy = self.cycle is not None and not self.cycle.response_complete
-        return None if busy or timer is None else timer.when()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, as far as an answer can still be given, and close."""
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = json.dumps({"error": msg}).encode()
-            headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))),
-                       ("Connection", "close"), ("X-Content-Type-Options", "nosniff")]  # fmt: skip
-            answer = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._set_deadline()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        for timer in (self._deadline, self._stalled):
-            if timer is not None:
-                timer.cancel()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(STALLED_SECONDS, self._abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def _set_deadline(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(HEADER_SECONDS, self._close)
-
-    def _close(self) -> None:
-        self.transport.close()
-
-    def _abort(self) -> None:
-        # closing would wait for the reader
-        self.transport.abort()
+    def _forget_full_buckets(self, now: float) -> None:
+        """Remove buckets that are full again: a camera without a bucket starts with a full one."""
+        seconds_to_fill = self._capacity / self._per_second
+        self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[1] < seconds_to_fill}

@@ -21,67 +21,71 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Of seconds."""
+METHODS = ("GET", "POST", "DELETE")
+RESTART_REASONS = ("timeout", "crash")
 
 
 class Metrics:
-    """Counters of one service; a registry of its own, so that several can live in one process."""
+    """Counters of one service, in a registry of their own, so that several services can live in one process."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         Gauge("rjpeg_info", "The program.", ["version"], registry=registry).labels(rjpeg.__version__).set(1)
-        camera = ["camera"]
-        self._frames = Counter("rjpeg_frames_received", "Frames stored.", camera, registry=registry)
-        self._bytes = Counter("rjpeg_received_bytes", "Bytes of stored files.", camera, registry=registry)
-        self._duplicates = Counter("rjpeg_duplicates", "Frames that were there already.", camera, registry=registry)
-        self._failed = Counter(
-            "rjpeg_frames_failed", "Frames not stored: not decodable, or the store failed.", ["reason"],
-            registry=registry,
-        )  # fmt: skip
-        self._task_errors = Counter("rjpeg_task_errors", "Frames at which the task failed.", registry=registry)
-        self._task_restarts = Counter(
-            "rjpeg_task_restarts", "Processes of the task started again, by why the one before had ended.", ["reason"],
-            registry=registry,
-        )  # fmt: skip
-        for reason in ("timeout", "crash"):
-            self._task_restarts.labels(reason)
-        self._stages = Histogram(
-            "rjpeg_stage_seconds", "Time of a frame by stage.", ["stage"], buckets=BUCKETS, registry=registry
-        )
-        self._answers = Counter("rjpeg_http_answers", "Answers by method and status.", ["method", "status"],
-                                registry=registry)  # fmt: skip
-        self._deleted = Counter("rjpeg_frames_deleted", "Frames given up.", ["reason"], registry=registry)
-        self._background = Counter(
-            "rjpeg_background_failures", "Failures of work beside requests, which was started again.", ["task"],
-            registry=registry,
-        )  # fmt: skip
-        self._receipt = Histogram(
-            "rjpeg_receipt_seconds", "From a whole frame to its acknowledgment.", buckets=BUCKETS, registry=registry
-        )
 
-        self._refused = Counter(
-            "rjpeg_mqtt_messages_refused", "Messages that held no frame, or one that is not taken.", ["reason"],
-            registry=registry,
-        )  # fmt: skip
-        self._unacknowledged = Counter(
-            "rjpeg_mqtt_frames_qos0", "Frames that came with QoS 0, of which a broker may lose any.", registry=registry
-        )
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=BUCKETS, registry=registry)
+
+        self._frames = counter("rjpeg_frames_received", "Frames stored.", "camera")
+        self._bytes = counter("rjpeg_received_bytes", "Bytes of stored files.", "camera")
+        self._duplicates = counter("rjpeg_duplicates", "Frames that were there already.", "camera")
+        text = "Frames not stored: not decodable, or the store failed."
+        self._failed = counter("rjpeg_frames_failed", text, "reason")
+        self._task_errors = counter("rjpeg_task_errors", "Frames at which the task failed.")
+        text = "Processes of the task started again, by why the one before had ended."
+        self._task_restarts = counter("rjpeg_task_restarts", text, "reason")
+        for reason in RESTART_REASONS:
+            self._task_restarts.labels(reason)
+        self._stages = histogram("rjpeg_stage_seconds", "Time of a frame by stage.", "stage")
+        self._answers = counter("rjpeg_http_answers", "Answers by method and status.", "method", "status")
+        self._deleted = counter("rjpeg_frames_deleted", "Frames given up.", "reason")
+        text = "Failures of work beside requests, which was started again."
+        self._background = counter("rjpeg_background_failures", text, "task")
+        self._receipt = histogram("rjpeg_receipt_seconds", "From a whole frame to its acknowledgment.")
+        text = "Messages that held no frame, or one that is not taken."
+        self._refused = counter("rjpeg_mqtt_messages_refused", text, "reason")
+        text = "Frames that came with QoS 0, of which a broker may lose any."
+        self._unacknowledged = counter("rjpeg_mqtt_frames_qos0", text)
 
     def refused(self, reason: str) -> None:
-        """A message was refused; `reason` is one of few words."""
+        """Count a message that was refused.
+
+        Args:
+            reason: one of a few words.
+        """
         self._refused.labels(reason).inc()
 
     def came_with_qos0(self) -> None:
-        """A frame came in a message that nobody acknowledges."""
+        """Count a frame that came in a message without acknowledgment."""
         self._unacknowledged.inc()
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A figure that is asked for when it is wanted."""
+        """Show a figure.
+
+        Args:
+            name: of the gauge.
+            text: its description.
+            value: called whenever the metrics are read.
+        """
         Gauge(name, text, registry=self._registry).set_function(value)
 
     def stored(self, frame: ReceivedFrame, processed: Processed) -> None:
-        """A frame was decoded and stored."""
+        """Count a frame that was decoded and stored."""
         self._frames.labels(frame.camera).inc()
         self._bytes.labels(frame.camera).inc(len(frame.jpeg))
         for stage, milliseconds in processed.measures.get("ms", {}).items():
@@ -90,36 +94,36 @@ class Metrics:
             self._task_errors.inc()
 
     def task_restarted(self, reason: str) -> None:
-        """A process of the task has to be started again. For any thread."""
+        """Count a process of the task that has to be started again. For any thread."""
         self._task_restarts.labels(reason).inc()
 
     def tended(self, too_old: int, too_many: int) -> None:
-        """So many frames were deleted."""
+        """Count frames that retention deleted, by age or because all had too many bytes."""
         self._deleted.labels("age").inc(too_old)
         self._deleted.labels("bytes").inc(too_many)
 
     def background_failed(self, task: str) -> None:
-        """Work that goes on beside requests failed."""
+        """Count a failure of work beside requests."""
         self._background.labels(task).inc()
 
     def acknowledged(self, seconds: float) -> None:
-        """So long after it was received whole, a frame was acknowledged."""
+        """Count the time from the whole frame to its acknowledgment."""
         self._receipt.observe(seconds)
 
     def duplicate(self, camera: str) -> None:
-        """A frame came again."""
+        """Count a frame that was stored already."""
         self._duplicates.labels(camera).inc()
 
     def failed(self, error: RjpegError) -> None:
-        """A frame was not stored."""
+        """Count a frame that was not stored."""
         reason = {JpegError: "jpeg", StorageError: "storage"}
         self._failed.labels(next((name for kind, name in reason.items() if isinstance(error, kind)), "other")).inc()
 
     def answered(self, method: str, status: int) -> None:
-        """A request was answered."""
-        known = method if method in ("GET", "POST", "DELETE") else "other"
+        """Count an answer."""
+        known = method if method in METHODS else "other"
         self._answers.labels(known, str(status)).inc()
 
     def exposition(self) -> bytes:
-        """Prometheus' text of CONTENT_TYPE."""
+        """Return all metrics as text of CONTENT_TYPE."""
         return generate_latest(self._registry)

@@ -1,8 +1,7 @@
-"""From a frame that was received to one that is stored, and known to everyone who looks on.
+"""Take a received frame through processing into the store, and tell of it.
 
-Frames of one camera are stored in the order in which they came. One that comes again is acknowledged and no more
-than that: also while the first is being decoded, when the second waits for its end. Senders may so send a frame until
-they have an answer.
+Frames of one camera are stored in the order in which they came. A duplicate is only acknowledged. While the original is
+still being processed, the duplicate waits for it. A sender may therefore repeat a frame until it has an answer.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ import datetime
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from rjpeg.errors import RjpegError
 from server.events.bus import Event, EventBus
@@ -20,18 +19,24 @@ from server.metrics import Metrics
 from server.processing.processor import Processor
 from server.store import Duplicate, FrameRow, Store
 
-__all__ = ["Receiver", "Turns"]
+__all__ = ["ArrivalOrder", "Receiver"]
 
-LARGEST_LIVE = 2**23
+MAX_PICTURE_BYTES = 2**23
+"""Pictures that go with their events. Larger ones would wait for many slow streams, so they are decoded again."""
 
 Identity = tuple[str, int, datetime.datetime]
+T = TypeVar("T")
 
 
 class Receiver:
-    """The way of every frame, over HTTP or MQTT. For the event loop's thread.
+    """Processes and stores frames that came over HTTP or MQTT. For the event loop's thread.
 
     Args:
-        emit: called with the record of every frame that was stored or refused, duplicates aside; in a thread.
+        store: where they are kept.
+        processor: decodes them, and asks the task.
+        bus: told of every frame that was stored.
+        metrics: where they are counted.
+        emit: called in a thread with the record of every frame that was stored or refused, but for duplicates.
         threads: additions to the store at a time, which share its commits.
     """
 
@@ -51,58 +56,61 @@ class Receiver:
         self._metrics = metrics
         self._emit = emit
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-        self._under_way: dict[Identity, asyncio.Event] = {}
-        self._turns = Turns()
+        # by identity of a frame that is being processed: set when that ends
+        self._ended: dict[Identity, asyncio.Event] = {}
+        self._order = ArrivalOrder()
 
     def close(self) -> None:
         """Wait for what is being stored."""
         self._pool.shutdown()
 
     async def take(self, frame: ReceivedFrame) -> tuple[FrameRow, bool]:
-        """Decode, look at and store a frame.
+        """Decode a frame, ask the task about it, and store it.
 
         Returns:
-            Its row, and whether it was there already.
+            Its row, and whether it is a duplicate: a frame of the same camera, sequence and capture time was stored.
 
         Raises:
             JpegError: it can't be decoded.
+            InputError: its camera's name or its sequence is out of range.
+            ModelError: the networks do not run.
             StorageError: it can't be stored.
         """
         if frame.sequence is None:
-            # without a number every frame is another one
-            return await self._in_turn(frame, known=False)
+            # without a number, no frame is known again
+            return await self._take_in_order(frame)
         identity = (frame.camera, frame.sequence, frame.capture_time)
-        while (first := self._under_way.get(identity)) is not None:
-            await first.wait()
-        done = self._under_way[identity] = asyncio.Event()
+        while (original_ended := self._ended.get(identity)) is not None:
+            await original_ended.wait()
+        ended = self._ended[identity] = asyncio.Event()
         try:
-            return await self._in_turn(frame, known=True)
+            return await self._take_in_order(frame)
         finally:
-            del self._under_way[identity]
-            done.set()
+            del self._ended[identity]
+            ended.set()
 
-    async def _in_turn(self, frame: ReceivedFrame, *, known: bool) -> tuple[FrameRow, bool]:
-        with self._turns.line_up(frame.camera) as first:
+    async def _take_in_order(self, frame: ReceivedFrame) -> tuple[FrameRow, bool]:
+        with self._order.join(frame.camera) as is_next:
             try:
-                return await self._process(frame, first, known=known)
+                return await self._process(frame, is_next)
             except RjpegError as error:
                 self._metrics.failed(error)
-                said = {"camera": frame.camera, "sequence": frame.sequence, "error": str(error)}
-                await self._in_thread(self._emit, said)
+                record = {"camera": frame.camera, "sequence": frame.sequence, "error": str(error)}
+                await self._in_thread(self._emit, record)
                 raise
 
-    async def _process(self, frame: ReceivedFrame, first: asyncio.Event, *, known: bool) -> tuple[FrameRow, bool]:
-        if known:
+    async def _process(self, frame: ReceivedFrame, is_next: asyncio.Event) -> tuple[FrameRow, bool]:
+        if frame.sequence is not None:
             row = await self._in_thread(self._store.find, frame.camera, frame.sequence, frame.capture_time)
             if row is not None:
                 self._metrics.duplicate(frame.camera)
                 return row, True
         processed = await self._processor.process(frame)
-        await first.wait()
+        await is_next.wait()
         try:
             event = await self._in_thread(self._add, frame, processed)
         except Duplicate as duplicate:
-            # stored by another process meanwhile
+            # another process has stored it meanwhile
             self._metrics.duplicate(frame.camera)
             return duplicate.row, True
         self._metrics.stored(frame, processed)
@@ -110,36 +118,47 @@ class Receiver:
         return event.row, False
 
     def _add(self, frame: ReceivedFrame, processed: Processed) -> Event:
-        """Store a frame, and make what is told of it: its JSON may be large, and standard output slow."""
+        """Store a frame and return its event, in a thread: its JSON may be large, and standard output slow."""
         row = self._store.add(frame, processed.measures, processed.results)
         picture = processed.decoded.frame
-        # a large one may wait for each of many streams; it is decoded again if one wants it
-        small = picture is not None and picture.nbytes <= LARGEST_LIVE
+        is_small = picture is not None and picture.nbytes <= MAX_PICTURE_BYTES
         self._emit(row.record())
-        return Event(row=row, jpeg=frame.jpeg, frame=picture if small else None).prepare()
+        return Event(row=row, jpeg=frame.jpeg, frame=picture if is_small else None).prepare()
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 
-class Turns:
-    """A line for each camera: who is behind may work, but stores after those before."""
+class ArrivalOrder:
+    """Tells each frame when the earlier ones of its camera are done. For the event loop's thread.
+
+    Frames of a camera are decoded side by side, and a later one may be ready before an earlier one.
+    """
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[asyncio.Event]] = {}
+        # by camera: an event for each frame that is not done, the earliest frame first
+        self._queues: dict[str, deque[asyncio.Event]] = {}
+
+    def __len__(self) -> int:
+        """Return the number of cameras that have frames in a queue."""
+        return len(self._queues)
 
     @contextlib.contextmanager
-    def line_up(self, camera: str) -> Iterator[asyncio.Event]:
-        """Stand in a camera's line until the end of the block; gives the event of being its first."""
-        line = self._lines.setdefault(camera, deque())
-        first = asyncio.Event()
-        line.append(first)
-        line[0].set()
+    def join(self, camera: str) -> Iterator[asyncio.Event]:
+        """Keep a frame at the end of its camera's queue until the end of the block.
+
+        Yields:
+            An event that is set once the frame is the first of the queue.
+        """
+        queue = self._queues.setdefault(camera, deque())
+        is_next = asyncio.Event()
+        queue.append(is_next)
+        queue[0].set()
         try:
-            yield first
+            yield is_next
         finally:
-            line.remove(first)
-            if line:
-                line[0].set()
+            queue.remove(is_next)
+            if queue:
+                queue[0].set()
             else:
-                del self._lines[camera]
+                del self._queues[camera]

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "architecture.md"
 PACKAGES = ["rjpeg", "device", "server", "calibration_data", "train", "export", "evaluate", "benchmarks"]
 NETWORK_LIBRARIES = {"tensorflow", "keras"}
+HTTP_LIBRARIES = {"fastapi", "starlette", "uvicorn", "h11"}
 
 # what points upwards and is not mended yet
 KNOWN_UPWARDS = {("train.tune", "evaluate.data")}
@@ -171,6 +172,16 @@ def test_tensorflow_is_imported_when_a_network_is_trained_or_exported_and_nowher
         # in a function, for who gives a Keras file of his own
         at_once = {found.partition(".")[0] for found in imports_in(tree, {}, body_only=True)}
         assert not at_once & NETWORK_LIBRARIES, name
+
+
+def test_http_is_spoken_in_the_api_of_the_server_and_nowhere_else_in_it():
+    speaking = {
+        name
+        for name, path in modules(ROOT, ["server"]).items()
+        if HTTP_LIBRARIES & {found.partition(".")[0] for found in imports_in(ast.parse(path.read_text("utf-8")), {})}
+    }
+    assert speaking
+    assert [name for name in sorted(speaking) if not name.startswith("server.api.")] == []
 
 
 def test_an_undrawn_import_an_arrow_upwards_and_a_circle_are_found(tmp_path):

@@ -1,1 +1,1 @@
-"""HTTP: who may do what, and in which form it is answered."""
+"""HTTP: who may do what, and in which form it is answered. Nothing else of `server` knows of HTTP."""

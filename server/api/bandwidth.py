@@ -1,6 +1,6 @@
-"""What a plain JPEG would have cost: its bits for the accuracy that Region JPEG has, from measured points.
+"""Tell how many bits a plain JPEG would take for the accuracy that Region JPEG has, from measured points.
 
-The points are in bandwidth.json beside this file, which `python -m evaluate.bandwidth` makes of results of `make eval`.
+The points are in `bandwidth.json` beside this file. `python -m evaluate.bandwidth` makes it of what `make eval` wrote.
 """
 
 import functools
@@ -21,23 +21,27 @@ SERIES = ("region_jpeg", "region_jpeg_restored", "plain_jpeg")
 
 
 def plain_jpeg_bpp(bpp: float, *, restored: bool = False) -> float | None:
-    """Bits per pixel of the plain JPEG with which the task is right as often as with Region JPEG of `bpp`.
+    """Return the bits per pixel of the plain JPEG with which the task is right as often as with Region JPEG.
 
-    Between the measured points it goes straight in the logarithm of the bits. The plain JPEG is the best of those
-    that were measured, reduced before coding where that is better: what is saved against one of full size is more.
+    Accuracy is interpolated over the logarithm of the bits. The plain JPEG is the best that was measured. It is reduced
+    before coding if that is better, so the savings against a plain JPEG of full size are larger.
 
     Args:
-        bpp: bits per pixel of a whole file of Region JPEG, of the frame's pixels.
-        restored: the server restores frames before the task sees them.
+        bpp: bits of a Region JPEG file per pixel of its frame.
+        restored: whether the server restores frames before the task sees them.
 
     Returns:
-        None where that was not measured: bits outside the measured range, or an accuracy that no plain JPEG had.
+        The bits per pixel. None: that was not measured. Either the bits are outside the measured range, or no plain
+        JPEG had the accuracy.
+
+    Raises:
+        StorageError: the points can't be read.
     """
     points = about()
     ours, plain = points["region_jpeg_restored" if restored else "region_jpeg"], points["plain_jpeg"]
     if not (math.isfinite(bpp) and ours[0]["bpp"] <= bpp <= ours[-1]["bpp"]):
         return None
-    # more bits never do harm: where noise says so, the file of fewer bits would do
+    # More bits never do harm. If noise says so, the file of fewer bits would do.
     reached = np.maximum.accumulate([point["top1"] for point in ours])
     top1 = float(np.interp(math.log2(bpp), _octaves(ours), reached))
     rising = [point for index, point in enumerate(plain) if all(point["top1"] > p["top1"] for p in plain[:index])]
@@ -47,7 +51,7 @@ def plain_jpeg_bpp(bpp: float, *, restored: bool = False) -> float | None:
 
 
 def source() -> str:
-    """One sentence for people: what the figures of `plain_jpeg_bpp` are based on."""
+    """Say for people what the figures of `plain_jpeg_bpp` are based on. Raises StorageError, as `read_points` does."""
     points = about()
     width, height = points["size"]
     plain = " and ".join(points["plain_codecs"])
@@ -60,14 +64,21 @@ def source() -> str:
 
 @functools.cache
 def about() -> dict[str, Any]:
-    """The content of bandwidth.json. Raises StorageError, as `read_points` does."""
+    """Return the content of `bandwidth.json`. Raises StorageError, as `read_points` does."""
     return read_points(POINTS)
 
 
 def read_points(path: Path) -> dict[str, Any]:
-    """The measured points of a file, by ascending bits per pixel.
+    """Read the measured points of a file.
 
-    Raises StorageError where it can't be read or isn't what `python -m evaluate.bandwidth` writes.
+    Args:
+        path: a file that `python -m evaluate.bandwidth` wrote.
+
+    Returns:
+        The file's content. Each of the lists that SERIES names is sorted by bits per pixel.
+
+    Raises:
+        StorageError: the file can't be read, or holds something else.
     """
     try:
         points: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

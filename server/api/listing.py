@@ -1,7 +1,7 @@
 """Lists of frames and of cameras as JSON, a page at a time.
 
-What cameras and tasks wrote goes from the database into the answer as the text that it is: as Python objects, 8 kB of
-empty JSON objects take 200 kB. A page ends at MAX_PAGE_BYTES, if not at its number of entries.
+What cameras and tasks wrote goes from the database into the answer as text. As Python objects, 8 kB of empty JSON
+objects would take 200 kB. A page ends at MAX_PAGE_BYTES, if not at its number of entries.
 """
 
 import datetime
@@ -27,8 +27,12 @@ __all__ = ["MAX_PAGE_BYTES", "CameraEntry", "FramePage", "camera_page", "camera_
 logger = logging.getLogger(__name__)
 
 MAX_PAGE_BYTES = 2**21
-MAX_CAMERAS = 1000  # of a page
-STREAMED = {"yield_per": 16}  # rows that a database's driver holds
+MAX_CAMERAS = 1000
+"""Cameras of a page."""
+CAMERA_BYTES = 500
+"""Of a camera's entry without its metrics: some 350, and room to spare."""
+STREAMED = {"yield_per": 16}
+"""Rows that the database's driver holds."""
 
 FRAME_COLUMNS = [
     *(frames.c[name] for name in ("id", "sequence", "capture_time", "received_time", "stored_time")),
@@ -42,7 +46,7 @@ class FramePage:
 
     Attributes:
         frames: JSON objects.
-        last: id of the last one if older ones follow, None if none does.
+        last: id of the last frame. None: no older one follows.
     """
 
     frames: list[msgspec.Raw]
@@ -54,9 +58,10 @@ class CameraEntry:
     """What the database knows of a camera.
 
     Attributes:
+        name: the camera's.
         record: its counts and times, for JSON.
-        last_received_time: when its last frame came; None: none ever did.
-        metrics: what it said of itself with its last frame, JSON.
+        last_received_time: when its last frame came. None: none ever did.
+        metrics: what it said of itself with its last frame, as JSON. None: nothing.
     """
 
     name: str
@@ -77,15 +82,15 @@ def frame_page(
     """List frames of a camera, newest first.
 
     Args:
-        store: where they are.
-        camera: whose.
+        store: where the frames are.
+        camera: whose they are.
         before: id of the last frame of the page before.
         since: only frames captured then or later.
         until: only frames captured earlier.
-        limit: most frames; there are fewer if they would exceed MAX_PAGE_BYTES, but one at least if there is one.
+        limit: frames at most. There are fewer if they would exceed MAX_PAGE_BYTES, but at least one if there is one.
 
     Returns:
-        The page; None: there is no such camera.
+        The page. None: there is no such camera.
 
     Raises:
         StorageError: the database can't be read.
@@ -102,7 +107,7 @@ def frame_page(
         query = newest_first(connection, FRAME_COLUMNS, camera_id, before_id=before, since=since, until=until)
         with connection.execute(query.limit(limit + 1), execution_options=STREAMED) as found:
             for row in found.mappings():
-                entry = msgspec.json.encode(frame_record(camera, row))
+                entry = msgspec.json.encode(_frame_record(camera, row))
                 if page and (len(page) == limit or size + len(entry) > MAX_PAGE_BYTES):
                     return FramePage(page, last)
                 page.append(msgspec.Raw(entry))
@@ -115,9 +120,9 @@ def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tu
     """List cameras by name.
 
     Args:
-        store: where they are.
+        store: where the cameras are.
         after: name of the last camera of the page before.
-        only: no other than this one.
+        only: the only camera that is listed. None: all are.
 
     Returns:
         The page, and the name of its last camera if others follow.
@@ -139,8 +144,7 @@ def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tu
         connection.execute(query, execution_options=STREAMED) as found,
     ):
         for row in found.mappings():
-            # what is said of every camera has some 350 bytes
-            size += 500 + len(row["metrics"] or "")
+            size += CAMERA_BYTES + len(row["metrics"] or "")
             if page and (len(page) == MAX_CAMERAS or size > MAX_PAGE_BYTES):
                 return page, page[-1].name
             record = {"camera": row["name"], "frames": row["frames"], "bytes": row["bytes"]}
@@ -157,10 +161,10 @@ def camera_record(entry: CameraEntry, figures: dict[str, float | None], said: by
     Args:
         entry: what the database knows.
         figures: its last minute, and how long it has been silent.
-        said: what it said of itself since, JSON; None: nothing.
+        said: what it said of itself since, as JSON. None: nothing.
     """
     text = entry.metrics if said is None else said
-    return entry.record | figures | {"drops": drops_of(text), "metrics": raw(text)}
+    return entry.record | figures | {"drops": drops_of(text), "metrics": _raw(text)}
 
 
 def camera_records(
@@ -186,18 +190,18 @@ def camera_records(
     return page, last
 
 
-def frame_record(camera: str, row: sa.RowMapping) -> dict[str, Any]:
-    """Return a frame as FrameRow.record does, with what the camera and the task said as text."""
+def _frame_record(camera: str, row: sa.RowMapping) -> dict[str, Any]:
+    """Return a frame as `FrameRow.record` does, with what the camera and the task said as text."""
     times = {name: time_text(clamped_time(row[name])) for name in ("capture_time", "received_time", "stored_time")}
     return (
         {"id": row["id"], "camera": camera, "sequence": row["sequence"]}
         | times
-        | measures_of(row["measures"])
-        | {"results": raw(row["results"]), "metrics": raw(row["metrics"])}
+        | _measures_of(row["measures"])
+        | {"results": _raw(row["results"]), "metrics": _raw(row["metrics"])}
     )
 
 
-def measures_of(text: str) -> dict[str, Any]:
+def _measures_of(text: str) -> dict[str, Any]:
     """Return a frame's measures from their text."""
     try:
         return measures_or_error(json.loads(text))
@@ -205,8 +209,8 @@ def measures_of(text: str) -> dict[str, Any]:
         return measures_or_error(None)
 
 
-def raw(text: str | bytes | None) -> msgspec.Raw | None:
-    """Return JSON text as it is to stand in other JSON; what is damaged must not damage that."""
+def _raw(text: str | bytes | None) -> msgspec.Raw | None:
+    """Return JSON text so that it can be put into other JSON. Damaged text is replaced, as it would damage the rest."""
     if text is None:
         return None
     try:

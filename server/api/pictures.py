@@ -1,4 +1,4 @@
-"""Pictures of stored frames: decoded again when someone asks, in the form that is asked for."""
+"""Pictures of stored frames, which are decoded again when a reader asks for them."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,7 +14,7 @@ import rjpeg
 from rjpeg import _maps as maps
 from rjpeg.errors import InputError, JpegError
 from server.events.bus import Event
-from server.limits import Queue
+from server.limits import QueuedSlots
 from server.processing.decoding import picture_bytes
 from server.processing.processor import Processor
 from server.store import FrameRow, Store
@@ -25,53 +25,66 @@ Pixels = npt.NDArray[np.uint8]
 Form = Literal["png", "jpeg", "npy"]
 
 MEDIA_TYPES: dict[Form, str] = {"png": "image/png", "jpeg": "image/jpeg", "npy": "application/octet-stream"}
-CACHE_BYTES = 2**26
-# cameras whose last live picture is kept
-LIVE_KEPT = 64
+MAX_CACHE_BYTES = 2**26
+MAX_LIVE_PICTURES = 64
+"""Cameras whose last live picture is kept."""
+WAITING_PER_THREAD = 8
 VIEW_QUALITY = 90
 OVERLAY_ALPHA = 150
 
 
 class Pictures:
-    """Decodes stored frames for readers, a few at a time, and keeps those that were asked for last.
+    """Decodes stored frames for readers, a few at a time, and keeps the pictures that were used last.
+
+    For the event loop's thread.
 
     Args:
-        places: pictures that are made at a time.
-        restore: what the processor does.
+        store: where the frames are kept.
+        processor: decodes them.
+        threads: pictures that are made at a time. Eight times as many wait.
+        restore: whether the processor restores pictures.
     """
 
-    def __init__(self, store: Store, processor: Processor, places: int, *, restore: bool) -> None:
+    def __init__(self, store: Store, processor: Processor, threads: int, *, restore: bool) -> None:
         self._store = store
         self._processor = processor
         self._restore = restore
-        self._queue = Queue(places, 8 * places, "pictures for readers")
+        self._slots = QueuedSlots(threads, WAITING_PER_THREAD * threads, "pictures for readers")
         self._cache: OrderedDict[tuple[str, bool], rjpeg.DecodedFrame] = OrderedDict()
-        self._cached = 0
+        self._cached_bytes = 0
+        # by camera: the frame's key, and its picture in the making
         self._live: OrderedDict[str, tuple[str, asyncio.Task[bytes]]] = OrderedDict()
-        # threads of their own: what cameras and tokens need must not wait for readers
-        self._pool = ThreadPoolExecutor(places, thread_name_prefix="pictures")
+        # threads of their own, so that cameras and tokens don't wait for readers
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
     def close(self) -> None:
         """Wait for the pictures that are being made."""
         self._pool.shutdown(cancel_futures=True)
 
     async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Do something in a thread when there is a place. Raises HTTPException 429."""
-        async with self._queue.take():
+        """Call a function in a thread, once there is a slot, and return its result.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        async with self._slots.take():
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     async def decoded(
         self, row: FrameRow, restore: bool | None = None, *, jpeg: bytes | None = None
     ) -> rjpeg.DecodedFrame:
-        """The picture of a stored frame.
+        """Decode a stored frame.
 
         Args:
-            restore: let the restorer undo what coding did; None: as the service does.
-            jpeg: its file, where that was read already.
+            row: the frame.
+            restore: let the restorer undo what coding did. None: as the service does.
+            jpeg: its file. None: it has not been read yet.
 
         Raises:
-            HTTPException: 429, too many pictures are being made.
-            ModelError: the model has no restorer. StorageError: the file can't be read. JpegError: it was damaged.
+            BusyError: too many pictures wait already.
+            ModelError: the model has no restorer.
+            StorageError: the file can't be read.
+            JpegError: it is damaged.
         """
         wanted = self._restore if restore is None else restore
         key = (row.key, wanted)
@@ -84,15 +97,19 @@ class Pictures:
         return found
 
     async def of_event(self, event: Event) -> bytes:
-        """A frame that was just stored as a JPEG file for the eye, made once for all who look on."""
+        """Return the picture of a frame that was just stored, as a JPEG file. It is made once for all readers.
+
+        Raises:
+            RjpegError: as `decoded` does, if the picture is not at hand.
+        """
         known = self._live.get(event.row.camera)
         if known is None or known[0] != event.row.key:
-            # by key: an id comes again in a database that was restored
+            # the key and not the id: a database that was restored gives ids again
             known = self._live[event.row.camera] = (event.row.key, asyncio.ensure_future(self._of_event(event)))
             self._live.move_to_end(event.row.camera)
-            if len(self._live) > LIVE_KEPT:
+            if len(self._live) > MAX_LIVE_PICTURES:
                 self._live.popitem(last=False)
-        # one reader who leaves doesn't end it for the others
+        # a reader who leaves doesn't cancel it for the others
         return await asyncio.shield(known[1])
 
     async def _of_event(self, event: Event) -> bytes:
@@ -103,23 +120,23 @@ class Pictures:
         return self._processor.decode_stored(self._store.jpeg(row) if jpeg is None else jpeg, restore=restore)
 
     def _remember(self, key: tuple[str, bool], decoded: rjpeg.DecodedFrame) -> None:
-        if key in self._cache or decoded.frame.nbytes > CACHE_BYTES:
+        if key in self._cache or decoded.frame.nbytes > MAX_CACHE_BYTES:
             return
         self._cache[key] = decoded
-        self._cached += decoded.frame.nbytes
-        while self._cached > CACHE_BYTES:
-            self._cached -= self._cache.popitem(last=False)[1].frame.nbytes
+        self._cached_bytes += decoded.frame.nbytes
+        while self._cached_bytes > MAX_CACHE_BYTES:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].frame.nbytes
 
 
 def encoded(frame: Pixels, form: Form) -> bytes:
-    """A frame (H, W, 3) uint8 BGR as a file."""
+    """Encode a picture, (H, W, 3) uint8 BGR, as a file."""
     if form == "jpeg":
         return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, VIEW_QUALITY])[1].tobytes()
     return bytes(picture_bytes(frame, "png" if form == "png" else "raw"))
 
 
-def bits_of(jpeg: bytes) -> npt.NDArray[np.float64] | None:
-    """Bits of every region, (rows, cols); None for a progressive file, whose bits are not told apart."""
+def _bits_of(jpeg: bytes) -> npt.NDArray[np.float64] | None:
+    """Return the bits of each region, (rows, cols). None: a progressive file, whose bits can't be told apart."""
     try:
         return rjpeg.region_bits(jpeg)
     except JpegError:
@@ -127,8 +144,14 @@ def bits_of(jpeg: bytes) -> npt.NDArray[np.float64] | None:
 
 
 def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict[str, Any]:
-    """A file's map and bits, as schemas.Map describes them."""
-    bits = bits_of(jpeg)
+    """Return a file's map and bits as `schemas.Map` describes them.
+
+    Args:
+        jpeg: the file.
+        decoded: what decoding it gave.
+        model: which it was decoded with.
+    """
+    bits = _bits_of(jpeg)
     answer: dict[str, Any] = {
         "rows": -(-decoded.coding_size[0] // 16),
         "cols": -(-decoded.coding_size[1] // 16),
@@ -150,17 +173,23 @@ def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict
 
 
 def colored(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, of: Literal["quality", "bits"]) -> bytes:
-    """A PNG file of the frame's size, half transparent: luma quality factors, or bits by region on a scale of its own.
+    """Draw a file's map as a PNG file of the frame's size, half transparent.
+
+    Args:
+        jpeg: the file.
+        decoded: what decoding it gave.
+        model: which it was decoded with.
+        of: luma quality factors, or bits of each region on a scale of their own.
 
     Raises:
-        InputError: the file has no map, or is a progressive one, whose bits are not told apart.
+        InputError: the file has no map, or is progressive, so that its bits can't be told apart.
     """
     values: npt.NDArray[np.floating]
     if of == "bits":
-        bits = bits_of(jpeg)
+        bits = _bits_of(jpeg)
         if bits is None:
             raise InputError("a progressive JPEG has no bits that are one region's")
-        # few regions take most of the bits: their logarithm shows the others, too
+        # Few regions take most of the bits. The logarithm shows the others, too.
         shown = np.log1p(bits)
         values = 100 * (shown - shown.min()) / max(float(np.ptp(shown)), 1e-9)
     else:

@@ -1,4 +1,7 @@
-"""What the API takes and gives, for OpenAPI. Answers are built as plain JSON; the tests hold them against these."""
+"""Models of what the API takes and gives, for OpenAPI.
+
+Answers are built as plain JSON. The tests check them against these models.
+"""
 
 import datetime
 import re
@@ -8,6 +11,7 @@ from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from rjpeg._protocol import CAMERA_ID
+from server.frames import parse_time
 
 __all__ = [
     "Bandwidth",
@@ -29,67 +33,33 @@ __all__ = [
     "Time",
     "Timeline",
     "UpTo1000",
-    "errors",
 ]
 
 CAMERA_PATTERN = f"^{CAMERA_ID}$"
 EXAMPLE_TIME = "2026-03-04T05:06:07.000089Z"
-LARGEST_ID = 2**63 - 1
-LARGEST_SEQUENCE = 10**15 - 1
-
-ERRORS = {
-    400: "The request is malformed; `error` names what is wrong.",
-    401: "The token is missing, wrong or revoked.",
-    403: "The token is not for this camera or not for this; or there are too many cameras.",
-    404: "There is no such camera or frame.",
-    408: "The body took too long.",
-    413: "The body is too large.",
-    415: "The body is not of the type that is expected.",
-    422: "The body is no JPEG that can be decoded: no JPEG, damaged, too large, or made with another model.",
-    429: "The server is busy, or the camera sends too many frames a second; come again after `Retry-After` seconds.",
-    500: "The server failed; its log says why.",
-    503: "The store can't be reached, read or written, or the networks do not run.",
-    507: "The frame can't be stored: the disk is full.",
-}
-RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+MAX_ID = 2**63 - 1
+MAX_SEQUENCE = 10**15 - 1
 
 
-def parse_time(value: Any) -> datetime.datetime:
-    """A time in UTC from ISO 8601 with a time zone. Raises ValueError."""
-    if isinstance(value, str):
-        # a plus sign that was not escaped in a query arrives as a space
-        value = datetime.datetime.fromisoformat(re.sub(r" (?=\d\d:?\d\d$)", "+", value))
-    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
-        raise ValueError("expected ISO 8601 with a time zone")
-    try:
-        return value.astimezone(datetime.UTC)
-    except OverflowError as error:
-        raise ValueError("expected a time in the years 1 to 9999") from error
-
-
-def digits(least: int, most: int) -> BeforeValidator:
-    """Takes an integer of these bounds from its decimal digits alone."""
-
-    def parse(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and least <= int(value) <= most:
-            return int(value)
-        raise ValueError(f"expected an integer from {least} to {most}, in decimal digits")
-
-    return BeforeValidator(parse)
-
-
-def integer_schema(least: int, most: int) -> dict[str, Any]:
-    """JSON schema of an integer of these bounds."""
-    return {"type": "integer", "minimum": least, "maximum": most}
-
-
-def parse_frame_id(value: Any) -> int | str:
-    """`latest` or an id, from its decimal digits alone. Raises ValueError."""
-    if value == "latest":
-        return "latest"
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and 1 <= int(value) <= LARGEST_ID:
+def _parse_digits(value: Any, least: int, most: int, expected: str) -> int:
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) and least <= int(value) <= most:
         return int(value)
-    raise ValueError(f"expected latest, or an id from 1 to {LARGEST_ID}")
+    raise ValueError(f"expected {expected}")
+
+
+def _digits(least: int, most: int) -> BeforeValidator:
+    """Return a validator that takes an integer within bounds, written in decimal digits and nothing else."""
+    expected = f"an integer from {least} to {most}, in decimal digits"
+    return BeforeValidator(lambda value: _parse_digits(value, least, most, expected))
+
+
+def _parse_frame_id(value: Any) -> int | str:
+    """Parse `latest`, or an id in decimal digits. Raises ValueError."""
+    return "latest" if value == "latest" else _parse_digits(value, 1, MAX_ID, f"latest, or an id from 1 to {MAX_ID}")
+
+
+def _integer_schema(least: int, most: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
 
 
 Time = Annotated[
@@ -97,17 +67,17 @@ Time = Annotated[
     BeforeValidator(parse_time),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]}),
 ]
-# bounds that pydantic takes beside a function get into no description, so they are written there
-Sequence = Annotated[int, digits(0, LARGEST_SEQUENCE), WithJsonSchema(integer_schema(0, LARGEST_SEQUENCE))]
-Id = Annotated[int, digits(1, LARGEST_ID), WithJsonSchema(integer_schema(1, LARGEST_ID))]
-UpTo1000 = Annotated[int, digits(1, 1000), WithJsonSchema(integer_schema(1, 1000))]
+# pydantic describes no bounds that a function checks, so they are written here
+Sequence = Annotated[int, _digits(0, MAX_SEQUENCE), WithJsonSchema(_integer_schema(0, MAX_SEQUENCE))]
+Id = Annotated[int, _digits(1, MAX_ID), WithJsonSchema(_integer_schema(1, MAX_ID))]
+UpTo1000 = Annotated[int, _digits(1, 1000), WithJsonSchema(_integer_schema(1, 1000))]
 CameraName = Annotated[
     str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
 ]
 FrameId = Annotated[
     int | Literal["latest"],
-    BeforeValidator(parse_frame_id),
-    WithJsonSchema({"anyOf": [{"const": "latest", "type": "string"}, integer_schema(1, LARGEST_ID)]}),
+    BeforeValidator(_parse_frame_id),
+    WithJsonSchema({"anyOf": [{"const": "latest", "type": "string"}, _integer_schema(1, MAX_ID)]}),
     Path(description="A frame's `id`, or latest: the one that was stored last", examples=["latest"]),
 ]
 Json = Annotated[Any, WithJsonSchema({"description": "any JSON"})]
@@ -115,7 +85,7 @@ TimeText = Annotated[str, Field(json_schema_extra={"format": "date-time"}, descr
 
 
 class Answer(BaseModel):
-    """What every answer is: an object that may get further keys in later versions."""
+    """An object that may get further keys in later versions, as every answer is."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -128,13 +98,28 @@ class Error(Answer):
 
 
 FRAME_EXAMPLE: dict[str, Any] = {
-    "id": 18, "camera": "yard", "sequence": 17, "capture_time": EXAMPLE_TIME,
-    "received_time": "2026-03-04T05:06:07.102030Z", "stored_time": "2026-03-04T05:06:07.131415Z",
-    "bytes": 14231, "bpp": 0.3706, "width": 640, "height": 480, "coding_width": 512, "coding_height": 384,
-    "mean_level_luma": 6.31, "mean_level_chroma": 7.02, "map_crc32": "5e1f70aa", "mean_quality_luma": 41.2,
-    "mean_quality_chroma": 36.4, "refinement_bytes": 12, "ms": {"decode": 18.2},
-    "results": [{"index": 281, "score": 0.71, "label": "tabby"}], "metrics": None,
-}  # fmt: skip
+    "id": 18,
+    "camera": "yard",
+    "sequence": 17,
+    "capture_time": EXAMPLE_TIME,
+    "received_time": "2026-03-04T05:06:07.102030Z",
+    "stored_time": "2026-03-04T05:06:07.131415Z",
+    "bytes": 14231,
+    "bpp": 0.3706,
+    "width": 640,
+    "height": 480,
+    "coding_width": 512,
+    "coding_height": 384,
+    "mean_level_luma": 6.31,
+    "mean_level_chroma": 7.02,
+    "map_crc32": "5e1f70aa",
+    "mean_quality_luma": 41.2,
+    "mean_quality_chroma": 36.4,
+    "refinement_bytes": 12,
+    "ms": {"decode": 18.2},
+    "results": [{"index": 281, "score": 0.71, "label": "tabby"}],
+    "metrics": None,
+}
 
 
 class Frame(Answer):
@@ -211,11 +196,18 @@ class Map(Answer):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"rows": 1, "cols": 2, "levels": [[[3, 4], [9, 8]]], "quality": [[[62.1, 55.0], [21.5, 24.9]]],
-                 "bits": [[412, 97]], "predictor": [[[3, 4], [8, 8]]], "refined": 1}
+                {
+                    "rows": 1,
+                    "cols": 2,
+                    "levels": [[[3, 4], [9, 8]]],
+                    "quality": [[[62.1, 55.0], [21.5, 24.9]]],
+                    "bits": [[412, 97]],
+                    "predictor": [[[3, 4], [8, 8]]],
+                    "refined": 1,
+                }
             ]
         }
-    )  # fmt: skip
+    )
     rows: int = Field(ge=1)
     cols: int = Field(ge=1)
     levels: list[list[list[int]]] | None = Field(description="Rows x cols x (luma, chroma); null: an ordinary JPEG")
@@ -278,12 +270,3 @@ class SessionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"token": "rjpeg_1_Zm9vYmFy..."}]})
     token: str = Field(min_length=1, max_length=200)
-
-
-def errors(*statuses: int) -> dict[Any, dict[str, Any]]:
-    """Answers of these statuses, for `responses` of a route."""
-    return {
-        status: {"model": Error, "description": ERRORS[status]}
-        | ({"headers": RETRY_AFTER} if status in (429, 503, 507) else {})
-        for status in statuses
-    }

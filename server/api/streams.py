@@ -1,4 +1,4 @@
-"""Answers without an end: events and live pictures, for as long as the reader may see them."""
+"""Answers without an end, which stop when the reader may no longer see them."""
 
 import asyncio
 import contextlib
@@ -15,31 +15,33 @@ __all__ = ["RECHECK_SECONDS", "WatchedResponse"]
 
 logger = logging.getLogger(__name__)
 
-# tokens are read once a second: so a stream ends within two seconds of a revocation, whatever it waits for
 RECHECK_SECONDS = 0.5
+"""Between checks. Tokens are read once a second, so a stream ends within two seconds of a revocation."""
 
 
 class WatchedResponse(StreamingResponse):
-    """A stream that is watched beside its content, which may sleep or wait for a slow reader.
+    """A stream that is checked beside its content, which may sleep or wait for a slow reader.
 
     Args:
-        content: its parts.
-        may_go_on: asked every RECHECK_SECONDS; the stream ends if not.
-        end: called once when it is over, even if it never began.
+        content: the parts of the stream.
+        may_go_on: asked every RECHECK_SECONDS. The stream ends when it returns False.
+        resources: closed when the stream ends, even if it never began.
+        options: as for StreamingResponse.
     """
 
     def __init__(
         self,
         content: AsyncIterator[bytes],
         may_go_on: Callable[[], Awaitable[bool]],
-        end: Callable[[], None],
+        resources: contextlib.ExitStack,
         **options: Any,
     ) -> None:
         super().__init__(content, **options)
         self._may_go_on = may_go_on
-        self._end = end
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream until it ends, or until the reader may see it no longer."""
         began = False
 
         async def send_noting(message: Message) -> None:
@@ -49,19 +51,19 @@ class WatchedResponse(StreamingResponse):
 
         streaming = asyncio.ensure_future(super().__call__(scope, receive, send_noting))
         watching = asyncio.ensure_future(self._watch())
-        try:
-            await asyncio.wait([streaming, watching], return_when=asyncio.FIRST_COMPLETED)
-            if streaming.done():
-                streaming.result()
-                return
-        finally:
-            for task in (streaming, watching):
-                task.cancel()
-            await asyncio.gather(streaming, watching, return_exceptions=True)
-            self._end()
+        with self._resources:
+            try:
+                await asyncio.wait([streaming, watching], return_when=asyncio.FIRST_COMPLETED)
+                if streaming.done():
+                    streaming.result()
+                    return
+            finally:
+                for task in (streaming, watching):
+                    task.cancel()
+                await asyncio.gather(streaming, watching, return_exceptions=True)
         if not began:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        # where the reader takes nothing this waits for it, until TimedProtocol ends the connection
+        # If the reader takes nothing, this waits until LimitedProtocol ends the connection.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watch(self) -> None:
@@ -72,6 +74,6 @@ class WatchedResponse(StreamingResponse):
                     if not await self._may_go_on():
                         return
                 except StorageError as error:
-                    # the reader will ask again, and be told
+                    # the reader will ask again, and get the error
                     logger.warning("a stream ends, as its token can't be checked: %s", error)
                     return

@@ -1,1 +1,1 @@
-"""What happens: stored frames for those who look on, also of other programs."""
+"""Tell readers of stored frames, also of those that other programs stored."""

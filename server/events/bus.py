@@ -1,4 +1,4 @@
-"""What happens now: every stored frame for those who look on, and each camera's last minute in figures."""
+"""Hand stored frames on to those who look on, and keep each camera's last minute in figures."""
 
 import asyncio
 import json
@@ -19,100 +19,122 @@ from server.store import FrameRow
 __all__ = ["Event", "EventBus", "Notice", "Subscription"]
 
 WINDOW_SECONDS = 60
-# of one slow reader, records that wait
 MAX_WAITING_BYTES = 2**20
-# what all cameras said of themselves last: of older ones the database knows
+"""Records that wait for one slow reader."""
 MAX_METRICS_BYTES = 2**24
+"""What all cameras said of themselves last. The database has the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A frame that was stored. `jpeg`, `frame`: its file and its picture (H, W, 3) uint8 BGR, where at hand."""
+    """A frame that was stored.
+
+    Attributes:
+        row: what the store knows of it.
+        jpeg: its file. None: it is not at hand.
+        frame: its picture, (H, W, 3) uint8 BGR. None: it is not at hand.
+    """
 
     row: FrameRow
     jpeg: bytes | None = None
     frame: npt.NDArray[np.uint8] | None = None
 
     def prepare(self) -> "Event":
-        """Make its JSON now, in the thread of the caller, and return it."""
+        """Make the JSON now, in the caller's thread, and return the event."""
         _ = self.record, self.metrics
         return self
 
     @cached_property
     def record(self) -> bytes:
-        """The frame's record as JSON, made once for all readers; ASCII, as some of them end a line at U+2028."""
+        """The frame's record as JSON, made once for all readers. ASCII, as some readers end a line at U+2028."""
         return json.dumps(self.row.record()).encode()
 
     @cached_property
     def metrics(self) -> bytes | None:
-        """What the camera said of itself as JSON."""
+        """What the camera said of itself, as JSON. None: nothing."""
         return None if self.row.metrics is None else msgspec.json.encode(self.row.metrics)
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What is kept of an event for a reader of many: its row as text, without what was made of that."""
+    """What waits of an event for a reader of records: no file, no picture.
+
+    Attributes:
+        id: the frame's.
+        record: the frame's record as JSON.
+    """
 
     id: int
     record: bytes
 
 
 class Subscription:
-    """Events for one reader, who gets the newest ones where it is slow. For the event loop's thread.
+    """Events for one reader. A slow reader gets the newest ones. For the event loop's thread.
 
-    A reader of a picture at a time gets Event, others get Notice, of which MAX_WAITING_BYTES wait at most.
+    If one event may wait, the reader gets it as an Event, with its picture. If more may wait, the reader gets each as a
+    Notice, and at most MAX_WAITING_BYTES of them wait.
+
+    Args:
+        camera: whose events the reader gets. None: those of all cameras.
+        max_waiting: events that wait.
 
     Attributes:
+        camera: as above.
         dropped: events that the reader was too slow for.
     """
 
-    def __init__(self, camera: str | None, most: int) -> None:
+    def __init__(self, camera: str | None, max_waiting: int) -> None:
         self.camera = camera
         self.dropped = 0
         # hundreds of pictures that wait for one slow reader would fill the memory
-        self._with_pictures = most == 1
-        self._most = most
+        self._with_pictures = max_waiting == 1
+        self._max_waiting = max_waiting
         self._events: deque[Event | Notice] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._closed = False
 
     def put(self, event: Event) -> None:
-        """Add an event; the oldest goes where there is no room."""
+        """Add an event. If there is no room, drop the oldest."""
         if self._with_pictures:
             kept: Event | Notice = event
         else:
             kept = Notice(event.row.id, event.record)
             self._bytes += len(kept.record)
         self._events.append(kept)
-        while len(self._events) > self._most or (self._bytes > MAX_WAITING_BYTES and len(self._events) > 1):
-            self._taken(self._events.popleft())
+        while len(self._events) > self._max_waiting or (self._bytes > MAX_WAITING_BYTES and len(self._events) > 1):
+            self._pop()
             self.dropped += 1
         self._arrived.set()
 
-    def _taken(self, event: "Event | Notice") -> None:
-        if isinstance(event, Notice):
-            self._bytes -= len(event.record)
-
     def close(self) -> None:
-        """No more events."""
+        """Give no more events."""
         self._closed = True
         self._arrived.set()
 
     @property
     def is_closed(self) -> bool:
-        """Whether there will be no more."""
+        """Whether there are no more events."""
         return self._closed
 
     async def next(self, seconds: float | None = None) -> Event | Notice | None:
-        """The next event, None at the end. Raises TimeoutError after `seconds` without one."""
+        """Wait for the next event.
+
+        Args:
+            seconds: how long. None: for ever.
+
+        Returns:
+            The event. None: there are no more.
+
+        Raises:
+            TimeoutError: none came in time.
+        """
         if not self._events and not self._closed:
             async with asyncio.timeout(seconds):
                 await self._arrived.wait()
         if self._closed:
             return None
-        event = self._events.popleft()
-        self._taken(event)
+        event = self._pop()
         if not self._events:
             self._arrived.clear()
         return event
@@ -121,19 +143,36 @@ class Subscription:
         while (event := await self.next()) is not None:
             yield event
 
+    def _pop(self) -> Event | Notice:
+        event = self._events.popleft()
+        if isinstance(event, Notice):
+            self._bytes -= len(event.record)
+        return event
+
 
 class EventBus:
-    """Hands events on and counts them. For the event loop's thread."""
+    """Hands events on to subscriptions, and counts them. For the event loop's thread.
+
+    It remembers sums of each camera's last minute, and of events nothing.
+
+    Attributes:
+        closed: whether all subscriptions have ended.
+    """
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
         self._recent: dict[str, _Recent] = {}
-        self._since = time.monotonic()
+        self._began = time.monotonic()
         self._metrics = LatestMetrics(MAX_METRICS_BYTES)
         self.closed = False
 
     def publish(self, event: Event, now: float | None = None) -> None:
-        """A frame was stored."""
+        """Tell of a stored frame.
+
+        Args:
+            event: the frame.
+            now: seconds of a monotonic clock, None: of `time.monotonic`. So too in the methods below.
+        """
         row = event.row
         now = time.monotonic() if now is None else now
         recent = self._recent.setdefault(row.camera, _Recent(now))
@@ -145,19 +184,16 @@ class EventBus:
             if subscription.camera in (None, row.camera):
                 subscription.put(event)
 
-    def subscribe(self, camera: str | None, most: int) -> Subscription:
-        """Events of one camera, or of all, from now on; at most `most` wait for a slow reader.
-
-        Where more than one may wait they are of rows alone.
-        """
-        subscription = Subscription(camera, most)
+    def subscribe(self, camera: str | None, max_waiting: int) -> Subscription:
+        """Subscribe to the events of one camera, or of all, from now on. The arguments are those of Subscription."""
+        subscription = Subscription(camera, max_waiting)
         if self.closed:
             subscription.close()
         self._subscriptions.add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """The reader has gone."""
+        """End a subscription whose reader has gone."""
         self._subscriptions.discard(subscription)
 
     def close(self) -> None:
@@ -167,28 +203,31 @@ class EventBus:
             subscription.close()
 
     def silence(self, camera: str, now: float | None = None) -> float | None:
-        """Return seconds since a camera's last frame was published; None: none was since the start."""
+        """Return the seconds since a camera's last frame was published. None: none was since the start."""
         recent = self._recent.get(camera)
         return None if recent is None else max(0.0, (time.monotonic() if now is None else now) - recent.last)
 
     def age(self, now: float | None = None) -> float:
-        """Return seconds since the start."""
-        return (time.monotonic() if now is None else now) - self._since
+        """Return the seconds since the start."""
+        return (time.monotonic() if now is None else now) - self._began
 
     def rates(self, camera: str, now: float | None = None) -> dict[str, float]:
-        """fps, bitrate (bits/s) and bpp over the last minute, or since the camera's first frame within it; or 0."""
+        """Return a camera's `fps`, `bitrate` (bits per second) and `bpp` over the last minute; 0 if it was silent.
+
+        If the camera began within the last minute, they are over the time since then.
+        """
         recent = self._recent.get(camera)
         if recent is None:
             return {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
         return recent.rates(time.monotonic() if now is None else now)
 
     def metrics(self, camera: str) -> bytes | None:
-        """What the camera last said of itself since this program started, as JSON."""
+        """Return what a camera last said of itself since the start, as JSON. None: nothing."""
         return self._metrics.get(camera)
 
 
 class _Recent:
-    """Sums by second of the last WINDOW_SECONDS."""
+    """Sums of a camera's frames by second, over the last WINDOW_SECONDS."""
 
     def __init__(self, now: float) -> None:
         self.last = now
@@ -224,5 +263,5 @@ class _Recent:
 
 
 def _number(value: Any) -> int:
-    """Return a measure, 0 where a row has none: another program, or another version of this one, has stored it."""
+    """Return a measure, 0 if there is none: another version of this program may have stored the row."""
     return value if isinstance(value, int) and value > 0 else 0

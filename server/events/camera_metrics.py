@@ -1,4 +1,4 @@
-"""What cameras say of themselves: checked where it comes in, and each one's last words kept within bounds."""
+"""What cameras say of themselves: it is checked on receipt, and the last of each camera is kept, within bounds."""
 
 import json
 import threading
@@ -10,19 +10,19 @@ from rjpeg.errors import InputError
 
 __all__ = ["MAX_NESTING", "MAX_VALUES", "LatestMetrics", "drops_of", "parse_metrics"]
 
-# numbers, texts, lists and objects, at all levels: `device/capture.py` says some thirty
 MAX_VALUES = 500
+"""Numbers, texts, lists and objects at all levels. `device/capture.py` sends some thirty."""
 MAX_NESTING = 8
 EXPECTED = f"a JSON object of at most {METRICS_BYTES} bytes, {MAX_VALUES} values and {MAX_NESTING} levels"
 
 
 class LatestMetrics:
-    """The JSON text that each camera sent last; those heard longest ago go if all have too many bytes.
+    """The JSON text that each camera sent last. For any number of threads.
 
-    For any number of threads.
+    If all texts together become too large, those of the cameras heard longest ago are dropped.
 
     Args:
-        max_bytes: of all.
+        max_bytes: of all texts.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -32,7 +32,7 @@ class LatestMetrics:
         self._lock = threading.Lock()
 
     def put(self, camera: str, text: bytes) -> None:
-        """Keep a camera's text, in place of the one before."""
+        """Keep a camera's text in place of its previous one."""
         with self._lock:
             self._bytes += len(text) - len(self._texts.pop(camera, b""))
             self._texts[camera] = text
@@ -40,11 +40,11 @@ class LatestMetrics:
                 self._bytes -= len(self._texts.popitem(last=False)[1])
 
     def get(self, camera: str) -> bytes | None:
-        """Return a camera's text; None: there is none."""
+        """Return a camera's text. None: there is none."""
         return self._texts.get(camera)
 
     def pop(self, camera: str) -> bytes | None:
-        """Take a camera's text out and return it; None: there is none."""
+        """Remove and return a camera's text. None: there is none."""
         with self._lock:
             text = self._texts.pop(camera, None)
             self._bytes -= len(text or b"")
@@ -55,8 +55,8 @@ def parse_metrics(text: str | bytes) -> dict[str, Any]:
     """Parse what a camera says of itself.
 
     Raises:
-        InputError: it is no JSON object, longer than METRICS_BYTES, has more than MAX_VALUES values, is nested deeper
-            than MAX_NESTING, or holds what can't be written as JSON again: infinities, lone surrogates.
+        InputError: it is no JSON object, or is longer than METRICS_BYTES, has more than MAX_VALUES values, or is
+            nested deeper than MAX_NESTING. Or it can't be written as JSON again: infinities, lone surrogates.
     """
     try:
         raw = text.encode() if isinstance(text, str) else text
@@ -64,13 +64,13 @@ def parse_metrics(text: str | bytes) -> dict[str, Any]:
         written = json.dumps(metrics, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
         raise InputError(f"metrics must be {EXPECTED}") from None
-    # 1e9 is written as 1000000000.0
-    if not isinstance(metrics, dict) or len(written) > 2 * METRICS_BYTES or not is_small(metrics):
+    # written, a number may be longer than it was: 1e9 becomes 1000000000.0
+    if not isinstance(metrics, dict) or len(written) > 2 * METRICS_BYTES or not _is_small(metrics):
         raise InputError(f"metrics must be {EXPECTED}")
     return metrics
 
 
-def is_small(value: Any) -> bool:
+def _is_small(value: Any) -> bool:
     """Return whether JSON has at most MAX_VALUES values in at most MAX_NESTING levels."""
     containers, values = [value], 0
     for _ in range(MAX_NESTING):
@@ -83,7 +83,7 @@ def is_small(value: Any) -> bool:
 
 
 def drops_of(metrics: bytes | str | None) -> int | None:
-    """Return the frames that a device gave up, by its metrics as JSON; None if they don't say."""
+    """Return how many frames a device gave up, by its metrics as JSON. None: they don't say."""
     if metrics is None:
         return None
     try:

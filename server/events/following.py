@@ -1,9 +1,9 @@
-"""Frames that other programs store in the same place: each is found once, in the order of ids.
+"""Find frames that other programs store in the same database: each once, in the order of ids.
 
-Times have no part in it. A frame dated 2030 or 1970, by its camera or by the clock of who stored it, is like any other.
+Times are not used. A frame dated 2030 or 1970, by its camera or by the clock of its server, is like any other.
 
-Ids of SQLite become visible in their order. PostgreSQL hands ids out before the commit, so a smaller one may become
-visible later. So ids that were passed over are looked for until nobody can commit them any more.
+Ids of SQLite become visible in their order. PostgreSQL gives ids before the commit, so a smaller id may become visible
+later than a larger one. Ids that were passed over are therefore looked for until nobody can commit them any more.
 """
 
 import logging
@@ -28,39 +28,43 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 """Ids that are read at a time."""
 MAX_GAPS = 10_000
-"""Ids that are looked for, the newest ones."""
+"""Ids that are looked for. If there are more, the newest ones are."""
 GAP_SECONDS = MAX_COMMIT_SECONDS + 60
-"""How long an id is looked for: a frame is refused when its commit comes later than the first of these."""
+"""How long an id is looked for. The store refuses a frame whose commit takes MAX_COMMIT_SECONDS."""
 SETTLING = 1000
-"""Ids before the first one read that may not have been committed yet."""
+"""Ids before the first one read that are looked for, as they may not have been committed yet."""
 
 WITH_CAMERA = sa.select(frames, cameras.c.name).join(cameras, cameras.c.id == frames.c.camera_id)
 
 
 class Follower:
-    """Finds the frames that are stored from its first look on, but for those that this program told of itself.
+    """Finds the frames that other programs store from its first look on.
 
-    What this program stored it tells at once. It does not where the database gave an error first and the row later:
-    such frames are found here too.
+    This program publishes its own frames at once. One case is left: the database reported an error, and the row appears
+    later. Such frames are found here, too.
 
     Args:
-        store: whose frames are its own.
-        clock: in seconds, never set.
+        store: this program's store.
+        clock: seconds of a monotonic clock.
     """
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        # commits of SQLite are in the order of ids
+        # SQLite commits in the order of ids
         self._has_gaps = store.database.dialect != "sqlite"
         self._last: int | None = None
-        # ids that were passed over, and until when they are looked for
+        # by id that was passed over: until when it is looked for
         self._gaps: dict[int, float] = {}
-        # keys of this program's frames that it may not have told of, and until when
+        # by key of an own frame that may not have been published: until when it is looked for
         self._uncertain: dict[str, float] = {}
 
     def begin(self) -> None:
-        """Follow what is stored from now on. Raises StorageError."""
+        """Follow what is stored from now on.
+
+        Raises:
+            StorageError: the database can't be read.
+        """
         with self._store.database.reading() as connection:
             newest = connection.execute(sa.select(sa.func.max(frames.c.id))).scalar_one() or 0
             if self._has_gaps:
@@ -70,10 +74,13 @@ class Follower:
         self._last = newest
 
     def look(self) -> tuple[list[FrameRow], bool]:
-        """Return frames that were not returned before, at most some, and whether there may be more.
+        """Look for frames that were not returned before.
+
+        Returns:
+            Some of them, and whether there may be more.
 
         Raises:
-            StorageError: the database can't be read. What was not returned will be.
+            StorageError: the database can't be read. The next look returns what this one would have.
         """
         if self._last is None:
             self.begin()
@@ -89,7 +96,7 @@ class Follower:
             wanted = [row.id for row in others]
             own = self._find_uncertain(connection)
         rows = self._rows(frames.c.id.in_(wanted), wanted) + self._rows(frames.c.id.in_(own), own)
-        # only now: where an error came before, the same is looked for again
+        # only now, so that the next look does the same if there was an error
         if new:
             self._last = new[-1].id
             if self._has_gaps:
@@ -101,23 +108,23 @@ class Follower:
         return rows, len(new) == BATCH
 
     def _step_back(self, connection: sa.Connection, last: int) -> None:
-        """Go on with smaller ids where the database was replaced by an older one."""
+        """Go on with smaller ids if the database was replaced by an older one."""
         newest = connection.execute(sa.select(sa.func.max(frames.c.id))).scalar_one() or 0
         if newest < last:
-            # of deleted frames no id comes again, so this is right for them too
+            # right for deleted frames, too, whose ids don't come again
             self._last = newest
             self._gaps.clear()
 
     def _note_gaps(self, after: int, last: int, seen: set[int]) -> None:
         until = self._clock() + GAP_SECONDS
-        # of very many only the newest, without counting through all
+        # only the newest of very many, without counting through all
         first = max(after + 1, last - MAX_GAPS)
         self._gaps |= {number: until for number in range(first, last) if number not in seen}
         for number in sorted(self._gaps)[:-MAX_GAPS]:
             del self._gaps[number]
 
     def _find_uncertain(self, connection: sa.Connection) -> list[int]:
-        """Return ids of frames that were stored after all."""
+        """Return ids of own frames that were stored although the database reported an error."""
         now = self._clock()
         while self._store.uncertain:
             self._uncertain[self._store.uncertain.popleft()] = now + GAP_SECONDS
@@ -130,7 +137,7 @@ class Follower:
         return list(connection.execute(query.order_by(frames.c.id)).scalars())
 
     def _rows(self, condition: sa.ColumnElement[bool], ids: Sequence[int]) -> list[FrameRow]:
-        """Return the rows of these ids; one that can't be read doesn't keep the others back."""
+        """Return the rows of these ids. A row that can't be read is left out."""
         if not ids:
             return []
         query = WITH_CAMERA.where(condition).order_by(frames.c.id)

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from server.limits import Rate
+from server.limits import RateLimiter
 
 __all__ = ["FairQueue", "Holding"]
 
@@ -57,7 +57,7 @@ class FairQueue(Generic[T]):
         rate: work of a camera that is begun a second; what is more waits.
     """
 
-    def __init__(self, begin: Callable[[str, T], None], *, at_a_time: int, of_camera: int, rate: Rate) -> None:
+    def __init__(self, begin: Callable[[str, T], None], *, at_a_time: int, of_camera: int, rate: RateLimiter) -> None:
         self._begin = begin
         self._at_a_time, self._of_camera, self._rate = at_a_time, of_camera, rate
         self._waiting: dict[str, deque[T]] = {}

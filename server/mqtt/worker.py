@@ -37,16 +37,17 @@ from rjpeg._arguments import positive
 from rjpeg._files import read_token
 from rjpeg._protocol import METRICS_BYTES, broker_address
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError, RjpegError
-from server.api.app import Service
-from server.api.schemas import parse_time
 from server.arguments import add_storage_flags, read_config, set_up_logging
 from server.background import Done
 from server.config import Config
+from server.core import Service
 from server.events.camera_metrics import LatestMetrics, parse_metrics
-from server.frames import CAMERA_ID, ReceivedFrame
+from server.frames import CAMERA_ID, ReceivedFrame, parse_time
 from server.lines import LineWriter
+from server.listening import check_tls, needs_token, open_socket
 from server.mqtt.fair import FairQueue, Holding
-from server.service import check_tls, keep_tending, make_service, needs_token, open_socket, serve
+from server.service import make_service, serve
+from server.upkeep import keep_tending
 
 __all__ = ["Settings", "Worker", "frame_of", "main"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from server.api.access import is_local_name
+from server.api.guard import is_local_name
 from tests.service import Service, make_token
 
 ROOT = Path(__file__).resolve().parents[2]

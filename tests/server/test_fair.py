@@ -6,7 +6,7 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from server.limits import Rate
+from server.limits import RateLimiter
 from server.mqtt.fair import FairQueue, Holding
 
 
@@ -15,7 +15,7 @@ class Line:
 
     def __init__(self, *, at_a_time=4, of_camera=2, per_second=1e6):
         self.begun, self.under_way = [], []
-        self.queue = FairQueue(self._begin, at_a_time=at_a_time, of_camera=of_camera, rate=Rate(per_second))
+        self.queue = FairQueue(self._begin, at_a_time=at_a_time, of_camera=of_camera, rate=RateLimiter(per_second))
 
     def _begin(self, camera, work):
         self.begun.append((camera, work))

@@ -16,16 +16,18 @@ import pytest
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
-from server.api.app import Service, make_app
+from server.api.app import make_app
 from server.background import Background
 from server.config import Config
+from server.core import Service
 from server.events.bus import Event, EventBus
 from server.events.following import GAP_SECONDS, Follower
 from server.metrics import Metrics
-from server.service import keep_following, make_service
+from server.service import make_service
 from server.store import Database, FrameRow, Store, insertion, open_files
 from server.store.rows import frame_row
 from server.store.tables import cameras, frames
+from server.upkeep import keep_following
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
 from tests.server.test_parts import row as made_row
 
@@ -452,7 +454,7 @@ def test_the_service_tells_silence_and_what_is_down(service: Service) -> None:
                 return seconds
 
             assert await silence() is None, "it was received in a year"
-            service.bus._since -= 100
+            service.bus._began -= 100
             assert await silence() == pytest.approx(100, abs=20)
             service.bus.publish(Event(row=row))
             assert await silence() == pytest.approx(0, abs=20)

@@ -10,9 +10,9 @@ import urllib.parse
 import pytest
 import uvicorn
 
+from server.api.protocol import LimitedProtocol
 from server.config import Config
-from server.limits import TimedProtocol
-from server.service import open_socket
+from server.listening import open_socket
 
 
 async def answer(scope, receive, send):
@@ -25,7 +25,7 @@ def test_what_is_written_to_an_accepted_connection_is_sent_at_once(listen):
     async def option():
         accepted = []
 
-        class Kept(TimedProtocol):
+        class Kept(LimitedProtocol):
             def connection_made(self, transport):
                 super().connection_made(transport)
                 accepted.append(transport.get_extra_info("socket"))

@@ -3,7 +3,9 @@
 RJPEG_API_EXAMPLES=2000 tries so many of each kind in the slow test.
 """
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 import requests
@@ -17,6 +19,8 @@ from tests.service import Service, make_token
 
 EXAMPLES = int(os.environ.get("RJPEG_API_EXAMPLES", "200"))
 ENDLESS = r"/v1/events|/stream$"
+# one line for each operation, parameter, body, answer and property, without descriptions
+DESCRIBED = Path(__file__).with_name("openapi.txt")
 
 
 class Api:
@@ -112,6 +116,46 @@ def test_the_description_names_every_operation_with_answers_examples_and_errors(
     schemas = document["components"]["schemas"]
     assert all(schemas[name].get("examples") for name in ("Frame", "Map", "Error"))
     assert "HTTPValidationError" not in schemas
+
+
+def plain(schema):
+    """A schema on one line, without what is for people alone."""
+    if isinstance(schema, dict):
+        ignored = ("description", "title", "examples")
+        return {key: plain(value) for key, value in sorted(schema.items()) if key not in ignored}
+    return [plain(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def lines_of(document):
+    """What programs rely on, a line each."""
+    for path, operations in sorted(document["paths"].items()):
+        for method, operation in sorted(operations.items()):
+            security = " or ".join(name for each in operation.get("security", []) for name in each) or "nothing"
+            yield f"{method.upper()} {path}: {operation['operationId']}, {operation['tags']}, needs {security}"
+            for each in operation.get("parameters", []):
+                needed = "required" if each["required"] else "optional"
+                yield f"  {each['in']} {each['name']}, {needed}: {json.dumps(plain(each['schema']))}"
+            for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                yield f"  body {media_type}: {json.dumps(plain(content['schema']))}"
+            for status, answer in sorted(operation["responses"].items()):
+                headers = "".join(f", {name}" for name in sorted(answer.get("headers", {})))
+                contents = {
+                    kind: plain(content.get("schema", {})) for kind, content in answer.get("content", {}).items()
+                }
+                yield f"  {status}{headers}: {json.dumps(contents)}"
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        yield f"{name}: additional properties {schema.get('additionalProperties', 'not mentioned')}"
+        for key, value in schema["properties"].items():
+            needed = "required" if key in schema.get("required", []) else "optional"
+            yield f"  {key}, {needed}: {json.dumps(plain(value))}"
+    for name, scheme in sorted(document["components"]["securitySchemes"].items()):
+        yield f"{name}: {json.dumps(plain(scheme))}"
+
+
+def test_what_programs_rely_on_has_not_changed(api, tmp_path):
+    lines = list(lines_of(requests.get(api.service.url + "/openapi.json", timeout=10).json()))
+    (tmp_path / DESCRIBED.name).write_text("".join(f"{line}\n" for line in lines))
+    assert lines == DESCRIBED.read_text().splitlines(), f"if that is meant, take {tmp_path / DESCRIBED.name}"
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -4,16 +4,16 @@ import asyncio
 import datetime
 
 import pytest
-from starlette.exceptions import HTTPException
 
 from rjpeg.errors import ConfigError
 from server import config
+from server.errors import BusyError
 from server.events.bus import Event, EventBus
 from server.frames import Processed, ReceivedFrame
-from server.limits import Places, Queue, Rate
+from server.limits import CameraSlots, QueuedSlots, RateLimiter
+from server.listening import parse_address
 from server.metrics import Metrics
-from server.receiver import Receiver, Turns
-from server.service import parse_address
+from server.receiver import ArrivalOrder, Receiver
 from server.store import Duplicate, FrameRow
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
@@ -31,65 +31,65 @@ def frame(number, camera="cam"):
     return ReceivedFrame(camera=camera, sequence=number, capture_time=NOW, received_time=NOW, jpeg=b"x")
 
 
-class TestRate:
+class TestRateLimiter:
     def test_a_burst_of_two_seconds_passes_and_then_what_is_allowed(self):
-        rate = Rate(10)
+        rate = RateLimiter(10)
         for _ in range(20):
             rate.take("a", 0.0)
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(BusyError) as refused:
             rate.take("a", 0.0)
-        assert refused.value.status_code == 429
-        assert refused.value.headers == {"Retry-After": "1"}
+        assert refused.value.retry_after == pytest.approx(0.1)
         rate.take("b", 0.0)
         rate.take("a", 0.1)
-        with pytest.raises(HTTPException):
+        with pytest.raises(BusyError):
             rate.take("a", 0.1)
 
     def test_over_long_no_more_frames_pass_than_allowed(self):
-        rate, passed = Rate(5), 0
+        rate, passed = RateLimiter(5), 0
         for tick in range(100 * 60):
             try:
                 rate.take("a", tick / 100)
                 passed += 1
-            except HTTPException:
+            except BusyError:
                 pass
         assert 5 * 60 <= passed <= 5 * 60 + 10
 
     def test_less_than_one_frame_in_two_seconds_passes_too(self):
-        rate = Rate(0.1)
+        rate = RateLimiter(0.1)
         rate.take("a", 0.0)
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(BusyError) as refused:
             rate.take("a", 5.0)
-        assert 5 <= int(refused.value.headers["Retry-After"]) <= 6
+        assert refused.value.retry_after == pytest.approx(5)
         rate.take("a", 10.0)
 
     def test_names_that_come_once_are_forgotten(self):
-        rate = Rate(100)
+        rate = RateLimiter(100)
         for number in range(30_000):
             rate.take(f"camera-{number}", number / 100)
-        assert len(rate._buckets) <= 10_001
+        assert len(rate) <= 10_001
 
 
-def test_places_are_given_back_whatever_happens():
-    places = Places(2, 1)
-    with pytest.raises(ValueError, match="inside"), places.take("a"):
+def test_slots_are_given_back_whatever_happens():
+    slots = CameraSlots(2, 1)
+    with pytest.raises(ValueError, match="inside"), slots.take("a"):
         raise ValueError("inside")
-    with places.take("a"):
-        with pytest.raises(HTTPException, match="of this camera"), places.take("a"):
+    with slots.take("a"):
+        with pytest.raises(BusyError, match="of this camera"), slots.take("a"):
             pass
-        with places.take("b"), pytest.raises(HTTPException, match="busy with 2"), places.take("c"):
+        with slots.take("b"), pytest.raises(BusyError, match="busy with 2"), slots.take("c"):
             pass
-    assert places.pending == 0
-    assert not places._taken
+    assert slots.taken == 0
+    with slots.take("a"), slots.take("b"):
+        assert slots.taken == 2
 
 
-def test_a_queue_lets_a_few_in_and_a_few_wait():
+def test_a_few_work_and_a_few_wait():
     async def run():
-        queue, inside, most = Queue(2, 3, "things"), 0, 0
+        slots, inside, most = QueuedSlots(2, 3, "things"), 0, 0
 
         async def work():
             nonlocal inside, most
-            async with queue.take():
+            async with slots.take():
                 inside += 1
                 most = max(most, inside)
                 await asyncio.sleep(0.01)
@@ -97,25 +97,33 @@ def test_a_queue_lets_a_few_in_and_a_few_wait():
 
         outcomes = await asyncio.gather(*(work() for _ in range(8)), return_exceptions=True)
         assert most == 2
-        assert [type(outcome) for outcome in outcomes] == [type(None)] * 5 + [HTTPException] * 3
+        assert [type(outcome) for outcome in outcomes] == [type(None)] * 5 + [BusyError] * 3
 
     asyncio.run(run())
 
 
-class TestTurns:
-    def test_the_first_of_a_line_is_next_however_others_leave(self):
-        turns = Turns()
-        with turns.line_up("a") as first:
-            second = turns.line_up("a")
-            second_is_first = second.__enter__()
-            with turns.line_up("a") as third, turns.line_up("b") as other:
-                assert (first.is_set(), second_is_first.is_set(), third.is_set(), other.is_set()) == (
-                    True, False, False, True,
-                )  # fmt: skip
+class TestArrivalOrder:
+    def test_the_first_of_a_queue_is_next_however_others_leave(self):
+        order = ArrivalOrder()
+        with order.join("a") as first:
+            second = order.join("a")
+            second_is_next = second.__enter__()
+            with order.join("a") as third, order.join("b") as other:
+                is_next = [event.is_set() for event in (first, second_is_next, third, other)]
+                assert is_next == [True, False, False, True]
                 second.__exit__(None, None, None)
                 assert not third.is_set(), "the first is still there"
             assert first.is_set()
-        assert not turns._lines
+        assert len(order) == 0
+
+    def test_who_is_behind_is_next_when_the_first_leaves(self):
+        order = ArrivalOrder()
+        first, second = order.join("a"), order.join("a")
+        first.__enter__()
+        is_next = second.__enter__()
+        assert not is_next.is_set()
+        first.__exit__(None, None, None)
+        assert is_next.is_set()
 
 
 class FakeProcessor:
@@ -147,17 +155,19 @@ class FakeStore:
         return self.rows.setdefault((received.camera, received.sequence), row(received.camera, received.sequence))
 
 
-class TestIntake:
+class TestReceiver:
     def run(self, store, processor, frames):
         emitted = []
 
         async def take_all():
             receiver = Receiver(store, processor, EventBus(), Metrics(), emit=emitted.append)
             try:
-                return await asyncio.gather(*map(receiver.take, frames))
+                answers = await asyncio.gather(*map(receiver.take, frames))
+                async with asyncio.timeout(10):
+                    assert await receiver.take(frames[0]) == (answers[0][0], True), "it waits for nothing any more"
+                return answers
             finally:
                 receiver.close()
-                assert not receiver._under_way
 
         return asyncio.run(take_all()), emitted
 
@@ -183,7 +193,7 @@ class TestIntake:
         assert emitted == []
 
 
-class TestHub:
+class TestEventBus:
     def test_rates_are_of_the_last_minute_and_zero_in_silence(self):
         bus = EventBus()
         for tick in range(100):

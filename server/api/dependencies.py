@@ -1,0 +1,148 @@
+"""What endpoints ask for by their parameters: the service, its views for readers, and who sends the request."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
+
+from server.api.access import COOKIE, Access
+from server.api.answers import Answers
+from server.api.pictures import Pictures
+from server.core import Service
+from server.limits import Slots
+
+__all__ = [
+    "AnswersDep",
+    "Api",
+    "ApiDep",
+    "PicturesDep",
+    "Reader",
+    "ReaderDep",
+    "ServiceDep",
+    "check_reader",
+    "check_sender",
+]
+
+STREAM_RETRY_SECONDS = 5
+
+BEARER = HTTPBearer(
+    auto_error=False,
+    scheme_name="token",
+    description="Made with `python -m server tokens add`: a camera's or a reader's.",
+)
+SESSION = APIKeyCookie(
+    name=COOKIE,
+    auto_error=False,
+    scheme_name="session",
+    description="A reader's token; POST /v1/session sets it. For GET.",
+)
+
+
+@dataclass
+class Api:
+    """What endpoints work with.
+
+    Attributes:
+        service: the service.
+        access: checks tokens.
+        pictures: decodes stored frames for readers.
+        answers: makes the answers to readers.
+        streams: limits the streams that are open.
+    """
+
+    service: Service
+    access: Access
+    pictures: Pictures
+    answers: Answers
+    streams: Slots = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.streams = Slots(self.service.config.limits.streams, "streams", retry_after=STREAM_RETRY_SECONDS)
+        watch = self.service.metrics.watch
+        watch("rjpeg_streams", "Live streams and event streams.", lambda: self.streams.taken)
+        watch("rjpeg_answer_bytes", "Bytes that are being sent to readers.", lambda: self.answers.held)
+
+    def close(self) -> None:
+        """Wait for what is being made for readers."""
+        self.answers.close()
+        self.pictures.close()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads.
+
+    Attributes:
+        secret: the token. None: none is needed.
+        only: the only camera that the token is for. None: it is for all.
+    """
+
+    secret: str | None
+    only: str | None
+
+
+# These are coroutines, as FastAPI would run plain functions in a thread.
+
+
+async def get_api(request: Request) -> Api:
+    """Return the API that a request came to."""
+    api: Api = request.app.state.api
+    return api
+
+
+ApiDep = Annotated[Api, Depends(get_api)]
+
+
+async def get_service(api: ApiDep) -> Service:
+    """Return the service."""
+    return api.service
+
+
+async def get_pictures(api: ApiDep) -> Pictures:
+    """Return what decodes stored frames."""
+    return api.pictures
+
+
+async def get_answers(api: ApiDep) -> Answers:
+    """Return what makes answers."""
+    return api.answers
+
+
+async def check_sender(request: Request, api: ApiDep, _: Annotated[Any, Security(BEARER)]) -> None:
+    """Let a camera through that sends its own frames.
+
+    Raises:
+        HTTPException: 401 or 403, see `Access.check_sender`.
+    """
+    await api.access.check_sender(bearer_of(request), request.path_params["camera"])
+
+
+async def check_reader(
+    request: Request, api: ApiDep, _: Annotated[Any, Security(BEARER)], __: Annotated[Any, Security(SESSION)]
+) -> Reader:
+    """Let a reader through. If path or query name a camera, the token must be for it.
+
+    Raises:
+        HTTPException: 401 or 403, see `Access.check_reader`.
+    """
+    if not api.access.required:
+        return Reader(None, None)
+    secret = bearer_of(request)
+    # a browser adds the cookie by itself, so it must never be enough to change something
+    if secret is None and request.method == "GET":
+        secret = request.cookies.get(COOKIE)
+    camera = request.path_params.get("camera", request.query_params.get("camera"))
+    return Reader(secret, await api.access.check_reader(secret, camera))
+
+
+def bearer_of(request: Request) -> str | None:
+    """Return the token in a request's Authorization header. None: there is no such header, or it is of another kind."""
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None
+
+
+ServiceDep = Annotated[Service, Depends(get_service)]
+PicturesDep = Annotated[Pictures, Depends(get_pictures)]
+AnswersDep = Annotated[Answers, Depends(get_answers)]
+ReaderDep = Annotated[Reader, Depends(check_reader)]

@@ -1,0 +1,94 @@
+"""Frames in: what cameras send."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from rjpeg._protocol import METRICS_BYTES
+from rjpeg.errors import InputError
+from server.api import schemas
+from server.api.body import check_content_type, read_body
+from server.api.dependencies import AnswersDep, ServiceDep, check_sender
+from server.api.errors import answering_sender
+from server.api.openapi import error_answers
+from server.api.schemas import CameraName, Sequence, Time
+from server.events.camera_metrics import MAX_NESTING, MAX_VALUES, parse_metrics
+from server.frames import ReceivedFrame
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["cameras' side"], dependencies=[Depends(check_sender)])
+
+SequenceHeader = Annotated[Sequence | None, Header(description="The camera's own count")]
+CaptureTimeHeader = Annotated[Time | None, Header(description="When the frame was captured")]
+MetricsHeader = Annotated[
+    str | None,
+    Header(
+        description=f"What the camera says of itself: a JSON object of at most {METRICS_BYTES} bytes, {MAX_VALUES} "
+        f"values and {MAX_NESTING} levels"
+    ),
+]
+
+
+@router.post(
+    "/v1/cameras/{camera}/frames",
+    status_code=201,
+    response_model=schemas.Frame,
+    response_description="It is stored, and would survive a power cut.",
+    responses=error_answers(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507)
+    | {200: {"model": schemas.Frame, "description": "It was there already; nothing was done again."}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "The JPEG file",
+            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def send_frame(
+    request: Request,
+    service: ServiceDep,
+    answers: AnswersDep,
+    camera: CameraName,
+    rjpeg_sequence: SequenceHeader = None,
+    rjpeg_capture_time: CaptureTimeHeader = None,
+    rjpeg_metrics: MetricsHeader = None,
+    sequence: Annotated[Sequence | None, Query(description="Where there is no Rjpeg-Sequence")] = None,
+    capture_time: Annotated[Time | None, Query(description="Where there is no Rjpeg-Capture-Time")] = None,
+) -> Response:
+    """Send a frame.
+
+    A frame with the camera, sequence and capture time of one that is stored is a duplicate. It is only acknowledged. A
+    sender may therefore repeat a frame until it has an answer.
+    """
+    # This also keeps web pages that a browser on this machine shows from posting here.
+    check_content_type(request, "image/jpeg")
+    service.check_camera(camera)
+    service.rate.take(camera)
+    try:
+        metrics = None if rjpeg_metrics is None else parse_metrics(rjpeg_metrics)
+    except InputError as error:
+        raise HTTPException(400, str(error)) from error
+    limits = service.config.limits
+    with service.slots.take(camera):
+        body = await read_body(request, limits.max_bytes, limits.body_seconds)
+        received = service.receipt_time()
+        frame = ReceivedFrame(
+            camera=camera,
+            sequence=sequence if rjpeg_sequence is None else rjpeg_sequence,
+            capture_time=rjpeg_capture_time or capture_time or received,
+            received_time=received,
+            jpeg=body,
+            metrics=metrics,
+        )
+        started = time.perf_counter()
+        with answering_sender():
+            row, duplicate = await service.receiver.take(frame)
+    service.metrics.acknowledged(time.perf_counter() - started)
+    service.cameras.add(camera)
+    if duplicate:
+        return await answers.json(lambda: row.record() | {"duplicate": True})
+    return await answers.json(row.record, 201)
