@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 import rjpeg
 from rjpeg._maps import quality_factors
-from server.places import Place, write_place
+from server.paths import AnyPath, write_file
 from server.processing.memory import keep_freed_memory
 from server.processing.task import Task, ask, frame_meta
 
@@ -48,7 +48,7 @@ class FrameDecoder:
         self._keep_jpeg = keep_jpeg
         self._task = task
 
-    def process(self, jpeg: bytes, stem: Place | None) -> dict[str, Any]:
+    def process(self, jpeg: bytes, stem: AnyPath | None) -> dict[str, Any]:
         """Decode a file and write the picture to `stem` with the format's ending, unless that is None.
 
         Returns:
@@ -74,10 +74,10 @@ class FrameDecoder:
             record["ms"]["write"] = milliseconds(time.perf_counter() - started)
         return record
 
-    def _write(self, stem: Place, suffix: str, data: bytes | memoryview) -> str:
+    def _write(self, stem: AnyPath, suffix: str, data: bytes | memoryview) -> str:
         # not with_suffix: a stem may have dots of its own
         path = stem.with_name(stem.name + suffix)
-        write_place(path, data)
+        write_file(path, data)
         return str(path)
 
 
