@@ -12,7 +12,7 @@ from typing import Any
 from rjpeg.errors import RjpegError
 from server.paths import is_folder, list_files, parse_path, read_file, read_stream
 from server.processing.decoding import FrameDecoder
-from server.processing.task import read_task
+from server.processing.task_config import read_task
 from server.processing.task_pool import TaskPool
 
 __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
