@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from server.archive import Job, decode_file
-from server.places import parse_place
+from server.paths import parse_path
 
 __all__ = ["decode", "decode_plainly"]
 
@@ -23,5 +23,5 @@ def decode(job: Job) -> tuple[float, dict[str, Any]]:
 def decode_plainly(job: Job) -> tuple[float, dict[str, Any]]:
     """Do the same with OpenCV's decoder, which knows nothing of regions."""
     start = time.process_time()
-    frame = cv2.imdecode(np.frombuffer(parse_place(job.file).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    frame = cv2.imdecode(np.frombuffer(parse_path(job.file).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return time.process_time() - start, {} if frame is not None else {"error": "not decoded"}

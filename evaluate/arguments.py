@@ -15,7 +15,7 @@ from evaluate.classifiers import TEACHERS, open_classifier
 from evaluate.data import DataSet
 from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.engines import ENGINES
-from server.places import Place, parse_place
+from server.paths import AnyPath, parse_path
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="at most so many pictures, spread over the folder")
 
 
-def place(text: str) -> Place:
+def place(text: str) -> AnyPath:
     """Parse a path or a URL, as argparse's type."""
     try:
-        return parse_place(text)
+        return parse_path(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

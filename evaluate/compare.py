@@ -23,7 +23,7 @@ from evaluate.scores import byte_budget, paired_difference, proportion
 from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError, RjpegError, StorageError
 from server.engines import WorkerDiedError, open_engine
-from server.places import Place
+from server.paths import AnyPath
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ def remember(path: Path | None, rows: list[Any]) -> None:
 
 
 @functools.cache
-def digest(path: Place) -> str:
+def digest(path: AnyPath) -> str:
     """Return the SHA-256 of a file in hex, read once a process."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

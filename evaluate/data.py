@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from rjpeg.errors import InputError
-from server.places import Place, is_folder
+from server.paths import AnyPath, is_folder
 
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FILE_COLUMNS = ("file", "filename", "path", "image")
@@ -39,7 +39,7 @@ class Picture:
     """
 
     name: str
-    path: Place
+    path: AnyPath
     label: int | None = None
     window: tuple[int, int, int, int] | None = None
 
@@ -60,7 +60,7 @@ class DataSet:
         return self.pictures[0].label is not None
 
 
-def find_pictures(folder: Place, labels: Place | None = None) -> DataSet:
+def find_pictures(folder: AnyPath, labels: AnyPath | None = None) -> DataSet:
     """Find the data set in a folder; see the module's text for the forms it may have.
 
     Raises InputError when there is nothing to evaluate or the labels file is wrong.
@@ -79,11 +79,11 @@ def find_pictures(folder: Place, labels: Place | None = None) -> DataSet:
     return _labelled_by_folder(folder)
 
 
-def _picture_files(folder: Place) -> list[Place]:
+def _picture_files(folder: AnyPath) -> list[AnyPath]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def _labelled_by_folder(folder: Place) -> DataSet:
+def _labelled_by_folder(folder: AnyPath) -> DataSet:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     numbered = all(path.name.isdecimal() for path in classes)
     pictures = [
@@ -96,7 +96,7 @@ def _labelled_by_folder(folder: Place) -> DataSet:
     return DataSet(pictures, "folder names", 0 if numbered else len(classes))
 
 
-def _labelled_by_file(folder: Place, labels: Place) -> list[Picture]:
+def _labelled_by_file(folder: AnyPath, labels: AnyPath) -> list[Picture]:
     try:
         with labels.open(newline="", encoding="utf-8-sig") as stream:
             rows = [(number, row) for number, row in enumerate(csv.reader(stream), start=1) if row]
@@ -128,7 +128,7 @@ def _labelled_by_file(folder: Place, labels: Place) -> list[Picture]:
     return [pictures[name] for name in sorted(pictures)]
 
 
-def _column(labels: Place, header: list[str], names: tuple[str, ...]) -> int:
+def _column(labels: AnyPath, header: list[str], names: tuple[str, ...]) -> int:
     for name in names:
         if name in header:
             return header.index(name)
@@ -167,7 +167,7 @@ def calibration_pictures(folder: Path, size: int) -> DataSet:
     return DataSet(crops, "the classifier's answer on the clean picture")
 
 
-def grid_crops(path: Place, size: int) -> list[Picture]:
+def grid_crops(path: AnyPath, size: int) -> list[Picture]:
     """Cut non-overlapping crops of `size` x `size` pixels, spread evenly over a picture."""
     height, width = read_frame(path).shape[:2]
     rows, cols = height // size, width // size
@@ -178,7 +178,7 @@ def grid_crops(path: Place, size: int) -> list[Picture]:
     ]
 
 
-def read_frame(path: Place) -> np.ndarray:
+def read_frame(path: AnyPath) -> np.ndarray:
     """Read a picture file, (H, W, 3) uint8 BGR. Raises InputError when it cannot be read."""
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)

@@ -37,7 +37,8 @@ from evaluate.scores import Box, clustered_difference, clustered_mean, shared_bo
 from evaluate.variants import VARIANTS
 from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
-from server.processing.task import PythonTask, load_task, read_task
+from server.processing.task import load_task
+from server.processing.task_config import PythonTask, read_task
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rjpeg.errors import RjpegError
-from server.places import is_folder, list_files, parse_place, read_place, read_stream
+from server.paths import is_folder, list_files, parse_path, read_file, read_stream
 from server.processing.decoding import FrameDecoder
-from server.processing.task import read_task
+from server.processing.task_config import read_task
 from server.processing.task_pool import TaskPool
 
 __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
@@ -58,11 +58,11 @@ def jobs(source: str, out: str | None, options: Options) -> list[Job]:
     `source` and `out` are paths or URLs; `source` may be STANDARD_INPUT, one file. Raises StorageError for an
     unreadable folder and one without such files, ConfigError for a URL of an unknown kind.
     """
-    folder = None if out is None else parse_place(out)
+    folder = None if out is None else parse_path(out)
     if source == STANDARD_INPUT:
         return [Job(source, None if folder is None else str(folder / "stdin"), options)]
-    place = parse_place(source)
-    files = list_files(place, SUFFIXES) if is_folder(place) else [place]
+    path = parse_path(source)
+    files = list_files(path, SUFFIXES) if is_folder(path) else [path]
     # a.jpg and a.jpeg must not both become a.png
     distinct = len({file.stem for file in files}) == len(files)
     return [
@@ -79,8 +79,8 @@ def decode_file(job: Job) -> dict[str, Any]:
         if job.file == STANDARD_INPUT:
             jpeg = read_stream(sys.stdin.buffer, job.file, limit)
         else:
-            jpeg = read_place(parse_place(job.file), limit)
-        stem = None if job.stem is None else parse_place(job.stem)
+            jpeg = read_file(parse_path(job.file), limit)
+        stem = None if job.stem is None else parse_path(job.stem)
         record |= decoder_of(job.options).process(jpeg, stem)
     except RjpegError as error:
         record["error"] = str(error)

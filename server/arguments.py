@@ -5,7 +5,7 @@ import logging
 
 from server import config as configuration
 from server.config import Config
-from server.processing.task import read_task
+from server.processing.task_config import read_task
 
 __all__ = ["add_storage_flags", "read_config", "set_up_logging"]
 

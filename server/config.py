@@ -8,7 +8,7 @@ import msgspec
 
 from rjpeg._files import read_yaml
 from rjpeg.errors import ConfigError
-from server.processing.task import TaskConfig
+from server.processing.task_config import TaskConfig
 
 __all__ = [
     "DEFAULT_PATH",

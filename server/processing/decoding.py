@@ -1,4 +1,4 @@
-"""One JPEG to a picture, a written file and a record of what it was."""
+"""Decode one JPEG: to a picture, to a file, and to a record of what it was."""
 
 import io
 import time
@@ -7,29 +7,34 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 import rjpeg
 from rjpeg._maps import quality_factors
-from server.places import Place, write_place
+from server.paths import AnyPath, write_file
+from server.processing.answer import BgrImage, Task, ask, frame_meta
 from server.processing.memory import keep_freed_memory
-from server.processing.task import Task, ask, frame_meta
 
 __all__ = ["FORMATS", "FrameDecoder", "measures", "milliseconds", "picture_bytes"]
 
+# formats of pictures and the endings of their files
 FORMATS = {"png": ".png", "raw": ".npy"}
+# the smallest file is a third smaller, and takes many times as long
+PNG_COMPRESSION = 1
 
 
 class FrameDecoder:
-    """Decodes files, and writes and classifies the pictures if asked to. For one thread at a time.
+    """A decoder of files that also writes their pictures and asks a task about them. For one thread at a time.
 
     Args:
-        model: folder of the networks, None for those that come with rjpeg.
-        max_pixels: of a picture; larger ones are refused before memory is taken.
+        model: folder of the networks. None: those that come with rjpeg.
+        max_pixels: limit on a picture. Larger ones are refused before memory is taken.
         restore: let the model's restorer undo what coding did.
-        form: "png", or "raw": a NumPy .npy file of (H, W, 3) uint8 BGR.
+        form: "png", or "raw" for a NumPy .npy file of (H, W, 3) uint8 BGR.
         keep_jpeg: also write each file as it came.
-        task: asked about every picture.
+        task: is asked about every picture, unless it is None.
+
+    Raises:
+        ModelError: the networks can't be read.
     """
 
     def __init__(
@@ -48,12 +53,16 @@ class FrameDecoder:
         self._keep_jpeg = keep_jpeg
         self._task = task
 
-    def process(self, jpeg: bytes, stem: Place | None) -> dict[str, Any]:
-        """Decode a file and write the picture to `stem` with the format's ending, unless that is None.
+    def process(self, jpeg: bytes, stem: AnyPath | None) -> dict[str, Any]:
+        """Decode a file, ask the task and write the picture.
+
+        Args:
+            jpeg: content of the file.
+            stem: path to write to, without the format's ending. None: write nothing.
 
         Returns:
-            What the JSON line says of it: what `measures` gives, where it was written, the task's answer or
-            {"error": text}.
+            The record of a JSON line. It holds what `measures` returns; `task`, the answer or {"error": text}; and
+            the paths that were written, `picture` and `jpeg`.
 
         Raises:
             JpegError: the file can't be decoded.
@@ -67,27 +76,32 @@ class FrameDecoder:
             record["ms"]["task"] = milliseconds(time.perf_counter() - started)
         if stem is not None:
             started = time.perf_counter()
-            # the picture last: where it is, all of the frame is
+            # the picture comes last: once it is there, the frame is complete
             if self._keep_jpeg:
                 record["jpeg"] = self._write(stem, ".jpg", jpeg)
             record["picture"] = self._write(stem, FORMATS[self._form], picture_bytes(decoded.frame, self._form))
             record["ms"]["write"] = milliseconds(time.perf_counter() - started)
         return record
 
-    def _write(self, stem: Place, suffix: str, data: bytes | memoryview) -> str:
-        # not with_suffix: a stem may have dots of its own
+    def _write(self, stem: AnyPath, suffix: str, data: bytes | memoryview) -> str:
+        # with_suffix would cut a stem that has dots of its own
         path = stem.with_name(stem.name + suffix)
-        write_place(path, data)
+        write_file(path, data)
         return str(path)
 
 
 def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict[str, Any]:
-    """What there is to say of a decoded file of `size` bytes in figures, ready for JSON.
+    """Return the figures of a decoded file, ready for JSON.
+
+    Args:
+        decoded: the file, decoded.
+        size: its bytes.
+        model: the networks that it was decoded with.
 
     Returns:
-        bytes, bpp; width, height, coding_width, coding_height in pixels; the map's mean levels and mean IJG quality
-        factors (mean_level_luma and so on) and its CRC-32 (map_crc32, eight hex digits), None for an ordinary JPEG;
-        refinement_bytes; ms, milliseconds by stage: decode.
+        bytes, bpp; width, height, coding_width, coding_height in pixels; refinement_bytes; ms, milliseconds by
+        stage: decode. Of the map, the mean levels and mean IJG quality factors (mean_level_luma and so on), and the
+        CRC-32 (map_crc32, eight hex digits). They are None for an ordinary JPEG.
     """
     height, width = decoded.frame.shape[:2]
     record: dict[str, Any] = {
@@ -115,15 +129,19 @@ def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict
 
 
 def milliseconds(seconds: float) -> float:
-    """For a record: to the microsecond."""
+    """Return seconds as milliseconds for a record, rounded to the microsecond."""
     return round(1000 * seconds, 3)
 
 
-def picture_bytes(frame: npt.NDArray[np.uint8], form: str) -> memoryview:
-    """A picture (H, W, 3 or 4) uint8, BGR or BGRA, as the content of a PNG or .npy file; form: one of FORMATS."""
+def picture_bytes(frame: BgrImage, form: str) -> memoryview:
+    """Return the content of a picture's file.
+
+    Args:
+        frame: (H, W, 3) uint8 BGR, or (H, W, 4) BGRA.
+        form: one of FORMATS.
+    """
     if form == "png":
-        # level 1: half again as large as the smallest, many times faster
-        return memoryview(cv2.imencode(".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+        return memoryview(cv2.imencode(".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes())
     buffer = io.BytesIO()
     np.save(buffer, frame, allow_pickle=False)
     return buffer.getbuffer()

@@ -1,8 +1,8 @@
-"""A task in a process of its own, which can be ended whatever it does: both ends of it.
+"""Run a task in a process of its own, which can be ended whatever it does.
 
-The two ends share a socket of whole messages and a piece of memory without a name. The service writes a frame to the
-memory and sends its shape and what is known of it; the process sends the task's answer. Nothing of it outlives the
-processes: the memory goes with the last of them.
+`TaskProcess` is the service's end, `main` the process's. They share a socket of whole messages and an anonymous
+file in memory. The service writes a frame to the memory and sends its shape and meta; the process sends the task's
+answer. The memory is freed with the last of the two.
 """
 
 import contextlib
@@ -24,10 +24,12 @@ import msgspec
 import numpy as np
 
 from rjpeg.errors import ConfigError, ModelError, RjpegError
+from server.processing.answer import MAX_ANSWER_BYTES, BgrImage, Task, answer_text
 from server.processing.memory import keep_freed_memory
-from server.processing.task import MAX_ANSWER_BYTES, Frame, Task, TaskConfig, answer_of, load_task
+from server.processing.task import load_task
+from server.processing.task_config import TaskConfig
 
-__all__ = ["TaskEndedError", "TaskProcess", "TaskTimeoutError", "serve"]
+__all__ = ["TaskEndedError", "TaskProcess", "TaskTimeoutError", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +38,12 @@ PROGRAM = (
     "from server.processing.task_process import main; main(*map(int, sys.argv[1:4]))"
 )
 MAX_MESSAGE_BYTES = MAX_ANSWER_BYTES + 4096
+# for a process to end after its socket was closed
 EXIT_SECONDS = 1.0
-"""For a process whose socket is closed to end."""
+# for a process to write a stack trace before it is killed
 TRACE_SECONDS = 0.1
-"""For a process to write where it is, before it is killed."""
+# added to the process's score when memory is short (proc(5)), so that the kernel ends the task before the service
 OOM_SCORE = 500
-"""Added to what the kernel thinks of a process when memory is short (proc(5)): the task goes before the service."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 EMPTY = memoryview(b"")
 LOAD_ERRORS: dict[str, type[RjpegError]] = {"ConfigError": ConfigError, "ModelError": ModelError}
@@ -58,10 +60,15 @@ class TaskTimeoutError(TaskEndedError):
 class TaskProcess:
     """A process that loads a task and is asked about frames, by one thread at a time.
 
-    It ends when the thread that made it does, and with everything that it has started itself.
+    The process ends with the thread that made it, and so does everything that it has started itself.
 
     Args:
-        config: the task.
+        config: settings of the task.
+
+    Attributes:
+        pid: id of the process, and of its process group.
+        timed_out: the process was killed because it took too long.
+        answered: number of frames that it has answered.
 
     Raises:
         OSError: the system has no process or no memory to spare.
@@ -71,24 +78,22 @@ class TaskProcess:
         self._lock = threading.Lock()
         self._using = threading.Lock()
         self._ended = threading.Event()
-        self._how = ""
+        self._ending = ""
         self.timed_out = False
-        """Whether it was killed since it took too long."""
         self.answered = 0
-        """Frames that it has answered."""
         self._setup = {"config": msgspec.to_builtins(config), "log_level": logging.getLogger().getEffectiveLevel()}
-        with contextlib.ExitStack() as opened, contextlib.ExitStack() as handed:
+        with contextlib.ExitStack() as opened, contextlib.ExitStack() as passed_on:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             opened.callback(self._socket.close)
-            handed.callback(theirs.close)
+            passed_on.callback(theirs.close)
             self._memory = os.memfd_create("rjpeg-task")
             opened.callback(os.close, self._memory)
-            numbers = [theirs.fileno(), self._memory, os.getpid()]
+            arguments = [theirs.fileno(), self._memory, os.getpid()]
             self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, *map(str, numbers), *(path or str(Path.cwd()) for path in sys.path)],
+                [sys.executable, "-c", PROGRAM, *map(str, arguments), *(path or str(Path.cwd()) for path in sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=numbers[:2],
+                pass_fds=arguments[:2],
                 # Ctrl-C at a terminal is for the service alone
                 process_group=0,
             )
@@ -96,11 +101,12 @@ class TaskProcess:
         self.pid = self._process.pid
 
     def load(self, seconds: float) -> None:
-        """Wait until it has loaded the task.
+        """Wait until the process has loaded the task.
 
         Raises:
-            ConfigError, ModelError: what `load_task` raised; or the process ended.
-            TaskTimeoutError: it took more than `seconds`; the process was killed.
+            ConfigError: `load_task` raised it, or the process ended.
+            ModelError: `load_task` raised it.
+            TaskTimeoutError: loading took more than `seconds`, and the process was killed.
         """
         answer = self._exchange(self._setup, seconds, "loading the task")
         if not answer:
@@ -109,77 +115,87 @@ class TaskProcess:
         if failure is not None:
             raise LOAD_ERRORS[failure["error"]](failure["text"])
 
-    def ask(self, frame: Frame, meta: dict[str, Any], seconds: float) -> Any:
-        """Return the task's answer to a frame (H, W, 3) uint8, as `server.processing.task.ask` does.
+    def ask(self, frame: BgrImage, meta: dict[str, Any], seconds: float) -> Any:
+        """Return the task's answer to a frame (H, W, 3) uint8 BGR, as `server.processing.answer.ask` does.
 
         Raises:
-            TaskTimeoutError: it took more than `seconds`; the process was killed.
+            TaskTimeoutError: the answer took more than `seconds`, and the process was killed.
             TaskEndedError: the process ended.
         """
         pixels = np.ascontiguousarray(frame).data.cast("B")
         answer = self._exchange({"shape": frame.shape, "meta": meta}, seconds, "the task", pixels)
         if not answer:
-            # another thread waits for its end
+            # the thread in `wait` finds out how
             self._ended.wait(EXIT_SECONDS)
-            raise TaskEndedError(f"the task's process {self._how}")
+            raise TaskEndedError(f"the task's process {self._ending}")
         self.answered += 1
         return json.loads(answer)
 
     def kill(self) -> None:
-        """End it and what it has started, now."""
+        """End the process and what it has started, now."""
         with self._lock:
-            # its number is its own until it was waited for
+            # its id is not given to another process before it was waited for
             if not self._ended.is_set():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Have it end once it has answered."""
+        """Have the process end once it has answered."""
         with self._lock, contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     def wait(self) -> str:
-        """Wait until it has ended; return how: "was killed by SIGSEGV", "ended with exit code 3"."""
+        """Wait until the process has ended. Return how, such as "was killed by SIGSEGV" or "ended with exit code 3"."""
         if self._ended.is_set():
-            return self._how
+            return self._ending
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         self.kill()
         with self._lock:
             code = self._process.wait()
-            self._how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+            self._ending = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
             self._ended.set()
-        # a number that is closed may be another file's at once: nobody uses it any more
+        # the number of a closed file may be another file's at once, so nobody may be using it
         with self._using, self._lock:
             self._opened.close()
-        return self._how
+        return self._ending
 
     def _exchange(self, message: dict[str, Any], seconds: float, what: str, pixels: memoryview = EMPTY) -> bytes:
-        """Put pixels into the memory, send a message, and return what comes back; nothing: it has ended."""
+        """Send pixels and a message, and return the answer. It is empty if the process has ended.
+
+        Args:
+            message: what to send.
+            seconds: limit on the time until the answer.
+            what: the work, for the error.
+            pixels: content of the memory.
+
+        Raises:
+            TaskTimeoutError: there was no answer in time, and the process was killed.
+        """
         with self._using:
             if self._ended.is_set():
                 return b""
             _write(self._memory, pixels)
             try:
                 self._socket.settimeout(seconds)
-                # short enough for the socket of a process that doesn't read
+                # a message is small, so this doesn't block even if the process doesn't read
                 self._socket.send(json.dumps(message).encode())
                 answer = self._socket.recv(MAX_MESSAGE_BYTES)
             except TimeoutError:
                 self.timed_out = True
-                self._show_where()
+                self._write_trace()
                 self.kill()
                 raise TaskTimeoutError(f"{what} took more than {seconds:g} s and was ended") from None
             except OSError as error:
                 logger.debug("the task's process can't be reached: %s", error)
                 answer = b""
             if not answer:
-                self._see_it_end()
+                self._let_end()
             return answer
 
-    def _see_it_end(self) -> None:
-        """Kill a process whose socket is closed, unless that is since it ends: how it does is worth knowing."""
+    def _let_end(self) -> None:
+        """Give a process whose socket is closed time to end by itself, so that its exit code is known. Then kill it."""
         deadline = time.monotonic() + EXIT_SECONDS
-        # another thread may have waited for it already
+        # `wait`, in another thread, may have been first
         with contextlib.suppress(ChildProcessError):
             while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
                 if time.monotonic() > deadline:
@@ -187,8 +203,8 @@ class TaskProcess:
                 time.sleep(0.005)
         self.kill()
 
-    def _show_where(self) -> None:
-        """Have the process write to the log what it is doing."""
+    def _write_trace(self) -> None:
+        """Have the process write its stack traces to the log."""
         with self._lock:
             if self._ended.is_set():
                 return
@@ -198,12 +214,18 @@ class TaskProcess:
 
 
 def main(connection: int, memory: int, parent: int) -> None:
-    """Load a task and ask it, until the other end closes its socket or dies. What the process runs."""
-    _tie_to(parent)
+    """Load a task and answer messages, until the service closes its socket or ends. This is what the process runs.
+
+    Args:
+        connection: file descriptor of the socket.
+        memory: file descriptor of the memory with the frame.
+        parent: process id of the service.
+    """
+    _end_with(parent)
     for number in (connection, memory):
         os.set_inheritable(number, False)
-    # both are for the service, also when a service manager sends them to all of its processes. They are not ignored:
-    # programs that a task starts would ignore them, too
+    # a service manager sends both signals to all processes, and the service alone acts on them. They are handled and
+    # not ignored, since programs that a task starts would inherit that
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     # standard output is for the service's lines
@@ -212,19 +234,19 @@ def main(connection: int, memory: int, parent: int) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         faulthandler.enable(all_threads=True)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
-        file.write(str(OOM_SCORE))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     keep_freed_memory()
     messages = socket.socket(fileno=connection)
     try:
-        serve(messages, memory)
+        _answer_messages(messages, memory)
     finally:
-        # left open: that it is closed says that the process has ended, and how is known
+        # the kernel closes it when the process ends, so that the service learns how it ended
         messages.detach()
 
 
-def serve(messages: socket.socket, memory: int) -> None:
-    """Answer messages until there are no more."""
+def _answer_messages(messages: socket.socket, memory: int) -> None:
+    """Load the task that the first message describes, and answer the others until there are no more."""
     setup = json.loads(messages.recv(MAX_MESSAGE_BYTES) or "null")
     if setup is None:
         return
@@ -241,14 +263,14 @@ def serve(messages: socket.socket, memory: int) -> None:
 
 
 def _answer(task: Task, memory: int, message: dict[str, Any]) -> bytes:
-    # a copy of its own: a task may keep a frame to compare the next one with
+    # a copy for each frame: a task may keep one to compare the next one with
     frame = np.empty(message["shape"], np.uint8)
     _read(memory, frame.data.cast("B"))
-    return answer_of(task, frame, message["meta"])
+    return answer_text(task, frame, message["meta"])
 
 
-def _tie_to(parent: int) -> None:
-    """Have the kernel end this process with the thread that started it, whatever either of them does."""
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process with the thread that started it."""
     if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) != 0 or os.getppid() != parent:
         sys.exit("the process that this one works for is gone")
 
@@ -256,18 +278,18 @@ def _tie_to(parent: int) -> None:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    # real-time signals have none
+    # real-time signals have no name
     except ValueError:
         return f"signal {number}"
 
 
 def _write(file: int, data: memoryview) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(file, data[done:], done)
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:], written)
 
 
 def _read(file: int, data: memoryview) -> None:
-    done = 0
-    while done < len(data):
-        done += os.preadv(file, [data[done:]], done)
+    count = 0
+    while count < len(data):
+        count += os.preadv(file, [data[count:]], count)

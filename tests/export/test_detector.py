@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from export import detector
-from server.processing.task import load_task, read_task
+from server.processing.task import load_task
+from server.processing.task_config import read_task
 
 SIDES = (8, 16)
 CELL = 4

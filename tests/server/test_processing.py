@@ -130,7 +130,7 @@ def fail(error, frame, meta):
 )
 def test_a_task_that_fails_leaves_an_error_in_the_results_and_the_frame_as_it_was(make, files, task, text, monkeypatch):
     # what pytest collects of the log has to be UTF-8 where it runs on several processes
-    monkeypatch.setattr(logging.getLogger("server.processing.task"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("server.processing.answer"), "disabled", True)
     processor = make(task=task)
     for result in process_all(processor, files[:2]) + process_all(processor, files[:2]):
         assert list(result.results) == ["error"]

@@ -15,18 +15,11 @@ import yaml
 
 from rjpeg.errors import ConfigError, ModelError
 from server.frames import ReceivedFrame
-from server.processing.task import (
-    Classifier,
-    Detector,
-    KerasTask,
-    PythonTask,
-    TaskConfig,
-    TfliteTask,
-    ask,
-    frame_meta,
-    load_task,
-    read_labels,
-)
+from server.processing.answer import ask, frame_meta
+from server.processing.networks import read_labels
+from server.processing.task import load_task
+from server.processing.task_config import KerasTask, PythonTask, TaskConfig, TfliteTask
+from server.processing.tflite import TfliteClassifier, TfliteDetector
 
 ROOT = Path(__file__).resolve().parents[2]
 META = {"camera": "cam"}
@@ -123,7 +116,7 @@ def test_the_best_classes_come_first_with_real_scores_whatever_the_network_s_dty
     frame = np.zeros((21, 35, 3), np.uint8)
     frame[12:, :15] = (0, 0, 255)  # bottom left is red; OpenCV's order is BGR
     frame[:9, 20:] = (255, 0, 128)  # top right is half red
-    answer = Classifier(str(networks / f"{kind}.tflite"), ["tl", "tr", "bl", "br"]).top(frame)
+    answer = TfliteClassifier(str(networks / f"{kind}.tflite"), ["tl", "tr", "bl", "br"]).top(frame)
     assert [a["label"] for a in answer[:2]] == ["bl", "tr"]
     assert [a["index"] for a in answer[:2]] == [2, 1]
     assert answer[2]["score"] == pytest.approx(-1, abs=0.12)
@@ -132,14 +125,17 @@ def test_the_best_classes_come_first_with_real_scores_whatever_the_network_s_dty
 
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 def test_integer_networks_agree_with_the_float_one(networks, kind):
-    exact, coarse = Classifier(str(networks / "float32.tflite")), Classifier(str(networks / f"{kind}.tflite"))
+    exact, coarse = (
+        TfliteClassifier(str(networks / "float32.tflite")),
+        TfliteClassifier(str(networks / f"{kind}.tflite")),
+    )
     for value in (0, 1, 100, 128, 255):
         frame = np.full((8, 8, 3), value, np.uint8)
         assert coarse.top(frame)[0]["score"] == pytest.approx(exact.top(frame)[0]["score"], abs=0.012)
 
 
 def test_a_float_input_gets_the_range_that_it_expects(networks):
-    classifier = Classifier(str(networks / "float32.tflite"), low=0, high=10)
+    classifier = TfliteClassifier(str(networks / "float32.tflite"), low=0, high=10)
     white = np.full((8, 8, 3), 255, np.uint8)
     assert classifier.top(white)[0]["score"] == pytest.approx(10)
     assert classifier.top(white // 5)[0]["score"] == pytest.approx(2)
@@ -147,14 +143,14 @@ def test_a_float_input_gets_the_range_that_it_expects(networks):
 
 def test_labels_must_be_as_many_as_classes(networks, tmp_path):
     with pytest.raises(ModelError, match="4 classes, the labels file 3 lines"):
-        Classifier(str(networks / "int8.tflite"), ["a", "b", "c"])
+        TfliteClassifier(str(networks / "int8.tflite"), ["a", "b", "c"])
     with pytest.raises(ConfigError, match="nowhere"):
         read_labels(tmp_path / "nowhere")
 
 
 def test_a_network_that_takes_no_picture_is_refused(networks):
     with pytest.raises(ModelError, match=r"input shape \(1, 7\), expected \(1, height, width, 3\)"):
-        Classifier(str(networks / "vector.tflite"))
+        TfliteClassifier(str(networks / "vector.tflite"))
 
 
 def test_decode_asks_the_classifier(networks, decode, tmp_path, encoder):
@@ -205,7 +201,7 @@ def test_a_detector_s_boxes_are_in_pixels_of_the_frame_best_first_above_the_thre
         {"index": 1, "score": pytest.approx(200 / 255, abs=1e-6), "box": [40.0, 40.0, 80.0, 60.0], "label": "green"},
         {"index": 1, "score": pytest.approx(100 / 255, abs=1e-6), "box": [0.0, 60.0, 40.0, 80.0], "label": "green"},
     ]
-    detector = Detector(str(networks / "detector.tflite"), ["red", "green"], threshold=threshold)
+    detector = TfliteDetector(str(networks / "detector.tflite"), ["red", "green"], threshold=threshold)
     assert detector(signals, META) == expected[: 3 if threshold == 0.3 else 2]
     assert detector(np.zeros_like(signals), META) == []
 
@@ -213,13 +209,13 @@ def test_a_detector_s_boxes_are_in_pixels_of_the_frame_best_first_above_the_thre
 def test_a_detector_whose_outputs_have_no_known_operation_needs_to_be_told_their_order(networks, signals):
     path = str(networks / "bare.tflite")
     with pytest.raises(ConfigError, match="which output is what must be said"):
-        Detector(path)
+        TfliteDetector(path)
     with pytest.raises(ConfigError, match="each once"):
-        Detector(path, outputs=("boxes", "boxes", "scores", "count"))
+        TfliteDetector(path, outputs=("boxes", "boxes", "scores", "count"))
     found = None
     for order in (("boxes", "classes", "scores", "count"), ("classes", "count", "boxes", "scores")):
         try:
-            found = Detector(path, outputs=order)(signals, META)
+            found = TfliteDetector(path, outputs=order)(signals, META)
         except ModelError as error:
             message = str(error)
     assert "expected boxes (1, N, 4)" in message, "converters order outputs as they like; one of the two is wrong"
@@ -228,9 +224,9 @@ def test_a_detector_whose_outputs_have_no_known_operation_needs_to_be_told_their
 
 def test_a_classifier_is_no_detector_and_the_other_way_round(networks):
     with pytest.raises(ModelError, match="1 inputs and 1 outputs, expected one input and 4 outputs"):
-        Detector(str(networks / "int8.tflite"))
+        TfliteDetector(str(networks / "int8.tflite"))
     with pytest.raises(ModelError, match="1 inputs and 4 outputs, expected one of each"):
-        Classifier(str(networks / "detector.tflite"))
+        TfliteClassifier(str(networks / "detector.tflite"))
 
 
 def config_of(text):
@@ -274,10 +270,12 @@ def test_a_wrong_configuration_is_refused_and_the_key_named(text, message):
 def test_a_keras_classifier_answers_as_its_tflite_file_does(networks):
     program = f"""
 import json, numpy as np
-from server.processing.task import Classifier, KerasTask, load_task
+from server.processing.task import load_task
+from server.processing.task_config import KerasTask
+from server.processing.tflite import TfliteClassifier
 frame = np.random.default_rng(0).integers(0, 256, (24, 16, 3), np.uint8)
 task = load_task(KerasTask(model="{networks}/model.keras", input_range=(-1, 1)))
-print(json.dumps([task(frame, {{}}), Classifier("{networks}/float32.tflite").top(frame)]))
+print(json.dumps([task(frame, {{}}), TfliteClassifier("{networks}/float32.tflite").top(frame)]))
 task = load_task(KerasTask(model="{networks}/free.keras"))
 print(json.dumps(task(np.full((5, 9, 3), (30, 20, 10), np.uint8), {{}})))
 task = load_task(KerasTask(model="{networks}/free.keras", size=(3, 2), top=1))

@@ -23,7 +23,8 @@ import requests
 
 from rjpeg.errors import ConfigError, ModelError
 from server.processing import task_pool, task_process
-from server.processing.task import PythonTask, TfliteTask, load_task
+from server.processing.task import load_task
+from server.processing.task_config import PythonTask, TfliteTask
 from server.processing.task_pool import TaskPool
 from tests.waiting import until
 
@@ -518,7 +519,7 @@ def test_processes_end_with_the_service_however_it_ends_and_leave_nothing(task, 
 import os, sys, threading, time
 sys.path.append({str(tmp_path)!r})
 import numpy as np
-from server.processing.task import PythonTask
+from server.processing.task_config import PythonTask
 from server.processing.task_pool import TaskPool
 pool = TaskPool(PythonTask(function={name!r}), processes=2, seconds=60)
 while pool.running < 2:
