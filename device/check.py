@@ -40,13 +40,15 @@ from device import config as configuration
 from device import health
 from device.config import CameraConfig, Config, for_camera, token_file_of
 from device.delivery.answers import error_text, kind_of
-from device.delivery.http_sender import ANSWER_BYTES, Adapter
+from device.delivery.http_sender import ANSWER_BYTES
 from device.delivery.mqtt_sender import Connection, new_client
-from device.delivery.sender import cause, is_loopback, trusted
+from device.delivery.sender import cause
 from device.metrics import Metrics
 from device.sources import frame_size, open_source
 from device.view import View
 from rjpeg._files import read_token
+from rjpeg._http import Adapter, Bearer
+from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import PORTS, broker_address
 from rjpeg._runtime import RUNTIMES, runtime_name
 from rjpeg.errors import ConfigError, DeliveryError, RjpegError
@@ -250,7 +252,7 @@ def _shown_certificate(config: Config) -> dict[str, Any] | Check:
     parts = urllib.parse.urlsplit(str(config.delivery.server))
     host, port = parts.hostname or "", _port(parts)
     try:
-        context = trusted(config.delivery.ca_file)
+        context = tls_context(config.delivery.ca_file)
     except ConfigError as error:
         return Check("certificate", False, str(error), "check delivery.ca_file")
     try:
@@ -307,17 +309,11 @@ def _http_of(config: Config, camera: str) -> Check:
     token_file = token_file_of(target, camera)
     token = read_token(token_file) if token_file is not None else None
 
-    def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if token is not None:
-            request.headers["Authorization"] = f"Bearer {token}"
-        return request
-
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
-            session.mount(scheme, Adapter(target.ca_file))
+            session.mount(scheme, Adapter(target.ca_file, trust_system=True))
         session.trust_env = not is_loopback(parts.hostname or "")
-        # any callable does, and is taken before what ~/.netrc says
-        session.auth = authorize
+        session.auth = Bearer(token)
         options: dict[str, Any] = {"timeout": target.timeout_seconds, "allow_redirects": False, "stream": True}
         try:
             lives = session.get(f"{server}/healthz", **options).status_code
@@ -381,7 +377,7 @@ def _mqtt_of(config: Config, camera: str) -> Check:
             f"rjpeg-check-{secrets.token_hex(4)}",
             username=username,
             password=read_token(token_file) if token_file is not None else None,
-            context=trusted(target.ca_file) if tls else None,
+            context=tls_context(target.ca_file) if tls else None,
             timeout=target.timeout_seconds,
         )
     )

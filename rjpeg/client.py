@@ -16,14 +16,11 @@ import datetime
 import io
 import json
 import logging
-import random
 import re
-import socket
 import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import cv2
@@ -31,11 +28,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import requests
-import requests.adapters
-import requests.auth
-from urllib3.connection import HTTPConnection
 
 import rjpeg
+from rjpeg._backoff import Backoff, retry_after
+from rjpeg._http import Adapter, Bearer
+from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import CAMERA_ID, time_text
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError
 from rjpeg.reader import Splitter
@@ -44,14 +41,13 @@ __all__ = ["Camera", "Client", "Frame", "Map"]
 
 logger = logging.getLogger(__name__)
 
-LONGEST_RETRY_AFTER = 60.0
+MIN_RETRY_AFTER, DEFAULT_RETRY_AFTER = 0.1, 1.0
 # a server sends a heartbeat every 15 s
 SILENCE_SECONDS = 40.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0
-MOST_EVENT_BYTES = 2**24
-MOST_PICTURE_BYTES = 2**26
+FIRST_PAUSE, MAX_PAUSE = 0.25, 10.0
+MAX_EVENT_BYTES = 2**24
+MAX_PICTURE_BYTES = 2**26
 PAGE_FRAMES = 500
-LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
 FrameId = int | Literal["latest"]
@@ -160,21 +156,20 @@ class Client:
             raise ConfigError(f"server {url!r} is no URL: {error}") from error
         if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
             raise ConfigError(f"server {url!r}, expected a URL such as http://192.168.1.2:8000")
-        if ca_file is not None and not Path(ca_file).is_file():
-            raise ConfigError(f"can't read certificate authority {ca_file}: there is no such file")
-        self._ca_file = ca_file
+        if ca_file is not None:
+            # said now, not with the first request
+            tls_context(ca_file)
         self._timeout = timeout
         self._patience = patience
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter())
+            self._session.mount(scheme, Adapter(ca_file, keep_alive=True))
         self._session.headers["User-Agent"] = f"rjpeg-client/{rjpeg.__version__}"
-        if LOOPBACK.fullmatch(host):
+        if is_loopback(host):
             # a proxy for the world outside doesn't lead back to this machine
             self._session.trust_env = False
         if token is not None:
-            # as an auth object: a plain header would lose to an entry in ~/.netrc
-            self._session.auth = _Bearer(token)
+            self._session.auth = Bearer(token)
 
     def close(self) -> None:
         """Close its connections."""
@@ -336,8 +331,8 @@ class Client:
         buffer = b""
         for data in self._live(where, SILENCE_SECONDS):
             buffer = b"" if data is None else buffer + data
-            if len(buffer) > MOST_EVENT_BYTES:
-                raise self._strange(f"an event of more than {MOST_EVENT_BYTES} bytes")
+            if len(buffer) > MAX_EVENT_BYTES:
+                raise self._strange(f"an event of more than {MAX_EVENT_BYTES} bytes")
             *events, buffer = buffer.split(b"\n\n")
             for event in events:
                 fields = dict(line.split(b": ", 1) for line in event.split(b"\n") if b": " in line)
@@ -373,11 +368,11 @@ class Client:
         return self._pictures(f"{_path(camera)}/stream?{urllib.parse.urlencode(query)}", decoder)
 
     def _pictures(self, where: str, decoder: rjpeg.Decoder | None) -> Iterator[npt.NDArray[np.uint8]]:
-        splitter = Splitter(MOST_PICTURE_BYTES)
+        splitter = Splitter(MAX_PICTURE_BYTES)
         # a camera may be silent for as long as it likes
         for data in self._live(where, None):
             if data is None:
-                splitter = Splitter(MOST_PICTURE_BYTES)
+                splitter = Splitter(MAX_PICTURE_BYTES)
                 continue
             for jpeg in splitter.feed(data):
                 if isinstance(jpeg, JpegError):
@@ -408,16 +403,16 @@ class Client:
 
     def _again(self, where: str, silence: float | None) -> requests.Response:
         deadline = time.monotonic() + self._patience
-        pause = FIRST_PAUSE_SECONDS
+        # many readers of one server don't all come at the same moment
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=0.5)
         while True:
-            # many readers of one server don't all come at the same moment
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause = backoff.next()
+            time.sleep(pause)
             try:
                 return self._request("GET", where, silence, stream=True)
             except UnreachableError:
                 if time.monotonic() + pause > deadline:
                     raise
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _get(self, where: str) -> requests.Response:
         return self._request("GET", where, self._timeout)
@@ -444,8 +439,6 @@ class Client:
                     timeout=(self._timeout, silence),
                     allow_redirects=False,
                     stream=stream,
-                    # said here: said of the session it would lose to the environment
-                    verify=self._ca_file,
                 )
             except (requests.exceptions.InvalidHeader, UnicodeError) as error:
                 raise InputError(f"{method} {where}: {error}") from error
@@ -457,11 +450,12 @@ class Client:
                 reason = _reason(answer)
                 said = f"server {self._url} answered {answer.status_code} to {method} {where}: "
                 said += reason or f"{answer.reason or 'no reason given'}; is there a portal or proxy in front?"
-                seconds = _retry_after(answer)
-            if answer.status_code != 429 or time.monotonic() + seconds > deadline:
+                seconds = retry_after(answer.headers.get("Retry-After", ""), answer.headers.get("Date", ""))
+                pause = max(MIN_RETRY_AFTER, DEFAULT_RETRY_AFTER if seconds is None else seconds)
+            if answer.status_code != 429 or time.monotonic() + pause > deadline:
                 # what somebody in front says is no word on the request
                 raise (DeliveryError if reason is None else _error(answer.status_code))(said)
-            time.sleep(seconds)
+            time.sleep(pause)
 
     def _as(self, answer: requests.Response, kind: type[Answer]) -> Answer:
         return self._decoded(answer.content, kind)
@@ -503,27 +497,6 @@ class _Map(msgspec.Struct):
     refined: int
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Connections that notice when the other machine is gone: streams may be silent for long."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-        # after 30 s without a byte, every 10 s, three times; systems that lack these have slower ones of their own
-        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, name):
-                options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-        super().init_poolmanager(*args, socket_options=options, **kwargs)
-
-
-class _Bearer(requests.auth.AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 def _name(camera: str) -> str:
     if not isinstance(camera, str) or not re.fullmatch(CAMERA_ID, camera):
         raise InputError(f"camera {camera!r}, expected 1 to 64 of A-Z a-z 0-9 _ -")
@@ -557,12 +530,6 @@ def _reason(answer: requests.Response) -> str | None:
         return msgspec.json.decode(answer.content, type=_Error).error[:300]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, requests.RequestException):
         return None
-
-
-def _retry_after(answer: requests.Response) -> float:
-    text = answer.headers.get("Retry-After", "").strip()
-    seconds = float(text[:9]) if text.isascii() and text.isdigit() else 1.0
-    return min(max(seconds, 0.1), LONGEST_RETRY_AFTER)
 
 
 def _cause(error: BaseException) -> str:

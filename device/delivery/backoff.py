@@ -4,6 +4,7 @@ import logging
 
 from device.delivery.sender import RefusedError, RetryLaterError
 from device.frames import OutgoingFrame
+from rjpeg import _backoff as backoff
 from rjpeg.errors import DeliveryError, RjpegError
 
 __all__ = ["Backoff"]
@@ -30,9 +31,8 @@ class Backoff:
     def __init__(self, name: str, longest: float, how_long: str = "") -> None:
         self.trouble: str | None = None
         self._name = name
-        self._longest = longest
         self._how_long = f" {how_long}" if how_long else ""
-        self._delay = FIRST_DELAY
+        self._pauses = backoff.Backoff(FIRST_DELAY, longest)
         self._refused = self._rejecting = self._told_elsewhere = False
 
     @property
@@ -51,7 +51,7 @@ class Backoff:
         elif not refused and (not self.failing or self._refused):
             logger.warning("%s; trying again%s", error, self._how_long)
         self._refused, self._rejecting, self.trouble = refused, False, str(error)
-        delay = self._next_delay(MAX_REFUSED_DELAY if refused else self._longest)
+        delay = self._pauses.next(maximum=MAX_REFUSED_DELAY if refused else None)
         return max(delay, error.retry_after) if isinstance(error, RetryLaterError) else delay
 
     def rejected(self, frame: OutgoingFrame, error: DeliveryError) -> float:
@@ -60,7 +60,7 @@ class Backoff:
             logger.error("frame %d: %s; others like it are counted only", frame.sequence, error)
             self._reset()
         self._rejecting, self.trouble = True, str(error)
-        return self._next_delay(self._longest)
+        return self._pauses.next()
 
     def succeeded(self) -> None:
         """Note that the server has taken a frame."""
@@ -68,13 +68,8 @@ class Backoff:
             logger.info("%s takes frames as they should be again", self._name)
         self._reset()
 
-    def _next_delay(self, longest: float) -> float:
-        delay = min(self._delay, longest)
-        self._delay = min(2 * self._delay, longest)
-        return delay
-
     def _reset(self) -> None:
         if self.failing and not self._told_elsewhere:
             logger.info("%s takes frames again", self._name)
         self.trouble, self._refused, self._rejecting, self._told_elsewhere = None, False, False, False
-        self._delay = FIRST_DELAY
+        self._pauses.reset()

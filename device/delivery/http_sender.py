@@ -1,28 +1,22 @@
 """Frames to the server over HTTP."""
 
-import functools
 import logging
-import socket
-import ssl
-import threading
 import time
 import urllib.parse
-from typing import Any
 
 import requests
-import requests.adapters
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 import rjpeg
 from device.delivery.answers import ACKNOWLEDGED, check_answer
-from device.delivery.sender import RefusedError, cause, is_loopback, packet_bytes, trusted
+from device.delivery.sender import RefusedError, cause, packet_bytes
 from device.frames import OutgoingFrame
+from rjpeg._http import Adapter, Bearer, Deadline
+from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import METRICS_BYTES, time_text
 from rjpeg.errors import ConfigError, DeliveryError
 
-__all__ = ["Adapter", "HttpSender"]
+__all__ = ["ANSWER_BYTES", "HttpSender"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +48,17 @@ class HttpSender:
         self.name = server = server.rstrip("/")
         self._server = server
         self._timeout = timeout
-        self._deadline = _Deadline()
+        self._deadline = Deadline()
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, Adapter(ca_file, self._deadline))
+            self._session.mount(scheme, Adapter(ca_file, trust_system=True, deadline=self._deadline))
         self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
         self._session.headers["Content-Type"] = "image/jpeg"
         # an answer is short, and one that is compressed could be anything but
         self._session.headers["Accept-Encoding"] = "identity"
         if ca_file is not None:
             # said now, not with the first frame
-            trusted(ca_file)
+            tls_context(ca_file)
         try:
             parts = urllib.parse.urlsplit(server)
         except ValueError as error:
@@ -78,8 +72,7 @@ class HttpSender:
             # a proxy for the world outside doesn't lead back to this machine
             self._session.trust_env = False
         if token is not None:
-            # as an auth object: a plain header would lose to an entry in ~/.netrc
-            self._session.auth = _Bearer(token)
+            self._session.auth = Bearer(token)
             if not self._tls and not loopback:
                 logger.warning("the token goes to %s unencrypted; use https where others can listen", server)
 
@@ -126,135 +119,6 @@ class HttpSender:
 
     def close(self) -> None:
         self._session.close()
-
-
-class _Deadline:
-    """Ends whatever goes on over a connection when its time is up.
-
-    Timeouts of sockets are for one read: a server that sends a byte now and then would never exceed them.
-    """
-
-    def __init__(self) -> None:
-        self.passed = self._for_good = False
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-
-    def within(self, seconds: float) -> "_Timed":
-        self.passed = self._for_good
-        return _Timed(self, seconds)
-
-    def watch(self, connection: socket.socket) -> None:
-        """Have `connection` shut down at the deadline."""
-        # a duplicate stays valid whatever TLS makes of the first
-        duplicate = connection.dup()
-        with self._lock:
-            former, self._socket = self._socket, duplicate
-        if former is not None:
-            former.close()
-        if self._for_good:
-            self.expire()
-
-    def expire_for_good(self) -> None:
-        """End what goes on, and whatever may begin after this."""
-        self._for_good = True
-        self.expire()
-
-    def forget(self) -> None:
-        with self._lock:
-            former, self._socket = self._socket, None
-        if former is not None:
-            former.close()
-
-    def expire(self) -> None:
-        with self._lock:
-            self.passed = True
-            if self._socket is not None:
-                try:
-                    self._socket.shutdown(socket.SHUT_RDWR)
-                except OSError as error:
-                    logger.debug("shutting down a connection: %s", error)
-
-
-class _Timed:
-    def __init__(self, deadline: _Deadline, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, deadline.expire)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        # else a late timer could end the next frame's connection
-        self._timer.join()
-
-
-class Adapter(requests.adapters.HTTPAdapter):
-    """Connections that the deadline knows of, to servers and proxies that `trusted(ca_file)` trusts.
-
-    Left to itself, requests trusts a list of authorities that came with it, or what the environment names.
-    """
-
-    def __init__(self, ca_file: str | None, deadline: _Deadline | None = None) -> None:
-        self._ca_file = ca_file
-        self._deadline = deadline or _Deadline()
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    @functools.cached_property
-    def _context(self) -> ssl.SSLContext:
-        # only when it is needed: the system's authorities are many
-        return trusted(self._ca_file)
-
-    def cert_verify(self, *_: Any) -> None:
-        """Nothing: this is where requests looks for its list."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self._watch(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        if proxy.lower().startswith("https:"):
-            kwargs["proxy_ssl_context"] = self._context
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        self._watch(manager)
-        return manager
-
-    def close(self) -> None:
-        super().close()
-        self._deadline.forget()
-
-    def _watch(self, manager: Any) -> None:
-        adapter, deadline = self, self._deadline
-
-        class Plain(HTTPConnection):
-            def _new_conn(self) -> socket.socket:
-                connection = super()._new_conn()
-                deadline.watch(connection)
-                return connection
-
-        class Tls(HTTPSConnection):
-            def connect(self) -> None:
-                self.ssl_context = adapter._context
-                self.ca_certs = self.ca_cert_dir = None
-                super().connect()
-
-            def _new_conn(self) -> socket.socket:
-                connection = super()._new_conn()
-                deadline.watch(connection)
-                return connection
-
-        plain = type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain})
-        tls = type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": Tls})
-        manager.pool_classes_by_scheme = {"http": plain, "https": tls}
-
-
-class _Bearer(requests.auth.AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 def is_header_value(metrics: str) -> bool:

@@ -25,17 +25,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 import rjpeg
 from device.config import for_camera
-from device.delivery.sender import (
-    RefusedError,
-    RejectedError,
-    RetryLaterError,
-    cause,
-    is_loopback,
-    packet_bytes,
-    trusted,
-)
+from device.delivery.sender import RefusedError, RejectedError, RetryLaterError, cause, packet_bytes
 from device.delivery.takeover import MAX_PAUSE, Takeovers
 from device.frames import OutgoingFrame
+from rjpeg._network import is_loopback, send_at_once, tls_context
 from rjpeg._protocol import broker_address, time_text
 from rjpeg.errors import DeliveryError
 
@@ -115,7 +108,7 @@ class MqttSender:
         self._node = re.sub(r"[^A-Za-z0-9_-]", "_", topic)
         self._username = for_camera(username, camera)
         self._password = password
-        self._context = trusted(ca_file) if self._tls else None
+        self._context = tls_context(ca_file) if self._tls else None
         self._timeout = timeout
         self._discovery = discovery
         self._expiry = expiry
@@ -324,6 +317,7 @@ def new_client(
         reconnect_on_failure=False,
     )
     client.connect_timeout = timeout
+    client.on_socket_open = send_at_once
     if username is not None:
         client.username_pw_set(username, password)
     if context is not None:

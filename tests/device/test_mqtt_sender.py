@@ -19,7 +19,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device.config import DeliveryConfig, MqttConfig
-from device.delivery.mqtt_sender import MqttSender
+from device.delivery.mqtt_sender import MqttSender, new_client
 from device.delivery.outboxes import LiveOutbox, RecordOutbox, open_sender
 from device.delivery.sender import RefusedError, RejectedError, RetryLaterError
 from device.delivery.takeover import MAX_PAUSE, MIN_LOSSES, STABLE_SECONDS, Takeovers
@@ -646,3 +646,12 @@ def test_the_overhead_is_an_estimate_that_is_rather_too_high(broker, open_mqtt, 
             packets = 72 * (size // 1220 + 1)
             assert payload + packets <= estimate, size
             assert estimate <= 2 * (payload + packets) + slack, size
+
+
+def test_small_packets_do_not_wait_for_acknowledgments():
+    client = new_client("a", username=None, password=None, context=None, timeout=5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client.connect("127.0.0.1", listening.getsockname()[1])
+        connection = client.socket()
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.close()
