@@ -6,7 +6,7 @@ from device.check.certificate import read_certificate
 from device.check.each_camera import check_each_camera
 from device.check.result import Check
 from device.config import Config, DeliveryConfig, for_camera, token_file_of
-from device.delivery.mqtt_sender import Connection, new_client
+from device.delivery.mqtt_connection import Connection, new_client
 from device.delivery.sender import cause
 from rjpeg._files import read_token
 from rjpeg._network import tls_context

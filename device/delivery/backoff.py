@@ -1,4 +1,4 @@
-"""Growing pauses between tries, and one line in the log whenever the state of delivery changes."""
+"""Pauses between tries of a delivery, and one line in the log whenever its state changes."""
 
 import logging
 
@@ -12,7 +12,7 @@ __all__ = ["Backoff"]
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY = 0.25  # seconds, doubled with each try
-# if the server refuses all frames: somebody has to mend that, which may be soon
+# somebody has to mend why the server refuses all frames, which may be soon
 MAX_REFUSED_DELAY = 60.0
 
 
@@ -21,18 +21,18 @@ class Backoff:
 
     Args:
         name: of the server, for messages.
-        longest: seconds between two tries, at most.
-        how_long: for messages: for how long it is tried again.
+        max_delay: seconds between two tries, at most.
+        how_long: for how long it is tried again, such as "for 30 s"; for messages.
 
     Attributes:
-        trouble: what the last try failed of, None if it did not.
+        trouble: why the last try failed; None: it did not.
     """
 
-    def __init__(self, name: str, longest: float, how_long: str = "") -> None:
+    def __init__(self, name: str, max_delay: float, how_long: str = "") -> None:
         self.trouble: str | None = None
         self._name = name
         self._how_long = f" {how_long}" if how_long else ""
-        self._pauses = backoff.Backoff(FIRST_DELAY, longest)
+        self._pauses = backoff.Backoff(FIRST_DELAY, max_delay)
         self._refused = self._rejecting = self._told_elsewhere = False
 
     @property
@@ -41,7 +41,7 @@ class Backoff:
         return self.trouble is not None and not self._rejecting
 
     def failed(self, error: RjpegError) -> float:
-        """Note a try that failed; return the seconds until the next."""
+        """Note a try that failed. Return the seconds until the next."""
         refused = isinstance(error, RefusedError)
         self._told_elsewhere = isinstance(error, RetryLaterError) and error.is_told
         if self._told_elsewhere:
@@ -55,7 +55,7 @@ class Backoff:
         return max(delay, error.retry_after) if isinstance(error, RetryLaterError) else delay
 
     def rejected(self, frame: OutgoingFrame, error: DeliveryError) -> float:
-        """Note that the server lives but doesn't want this frame; return the seconds until it may be asked again."""
+        """Note that the server lives but doesn't want this frame. Return the seconds until it may be asked again."""
         if not self._rejecting:
             logger.error("frame %d: %s; others like it are counted only", frame.sequence, error)
             self._reset()

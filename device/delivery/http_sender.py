@@ -20,9 +20,9 @@ __all__ = ["ANSWER_BYTES", "HttpSender"]
 
 logger = logging.getLogger(__name__)
 
-# read of an answer; more of it is of no interest
+# more of an answer is not read
 ANSWER_BYTES = 65536
-# read of an acknowledgment, which has the task's results in it and counts only when it is whole
+# an acknowledgment counts only when it is whole, and has the task's results in it
 ACKNOWLEDGMENT_BYTES = 2**22
 KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
 
@@ -30,11 +30,11 @@ KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost 
 class HttpSender:
     """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
 
-    The acknowledgment is 200 or 201 with JSON that names the frame, see `device.delivery.answers`.
+    The acknowledgment is 200 or 201 with JSON that names the frame; see `device.delivery.answers`.
 
     Args:
         server: URL such as http://192.168.1.2:8000.
-        token: sent as `Authorization: Bearer`, if given.
+        token: sent as `Authorization: Bearer`; None: send none.
         ca_file: PEM file with the certificate authority of an https server; None: the system's.
         timeout: seconds for one frame: to connect, to send it, and to get the whole answer.
 
@@ -77,9 +77,9 @@ class HttpSender:
                 logger.warning("the token goes to %s unencrypted; use https where others can listen", server)
 
     def send(self, frame: OutgoingFrame) -> str:
-        """See `device.delivery.sender`."""
+        """POST a frame; see `device.delivery.sender`."""
         headers = {"Rjpeg-Sequence": str(frame.sequence), "Rjpeg-Capture-Time": time_text(frame.time)}
-        if frame.metrics is not None and is_header_value(frame.metrics):
+        if frame.metrics is not None and _fits_header(frame.metrics):
             headers["Rjpeg-Metrics"] = frame.metrics
         try:
             with (
@@ -109,20 +109,21 @@ class HttpSender:
         return str(answer.url)
 
     def overhead(self, size: int) -> int:
-        """See `device.delivery.sender`. Metrics are not in it: they are the caller's to count."""
+        """Estimate the bytes besides a file's own; see `device.delivery.sender`. The caller counts metrics."""
         idle = time.monotonic() - self._last_answer > KEPT_ALIVE_SECONDS
         return self._head_bytes + packet_bytes(size + self._head_bytes, tls=self._tls, new_connection=idle)
 
     def cut(self) -> None:
-        """See `device.delivery.sender`. A connection that isn't made yet is left to its time limit."""
+        """End the try under way; see `device.delivery.sender`. Making a connection is left to its time limit."""
         self._deadline.expire_for_good()
 
     def close(self) -> None:
+        """Close the connection."""
         self._session.close()
 
 
-def is_header_value(metrics: str) -> bool:
-    """Whether metrics can travel in a header; those that can't are left out, and the frame goes without."""
+def _fits_header(metrics: str) -> bool:
+    """Return whether metrics can travel in a header. If not, say in the log that the frame goes without."""
     if metrics.isascii() and metrics.isprintable() and len(metrics) <= METRICS_BYTES:
         return True
     logger.warning(
@@ -132,11 +133,11 @@ def is_header_value(metrics: str) -> bool:
 
 
 def _beginning(answer: requests.Response) -> bytes:
-    """Return the body, or as much of it as is of interest. Raises HTTPError if it breaks off before."""
-    most = ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES
+    """Return the body, or as much of it as is of interest. Raises HTTPError: it breaks off before."""
+    limit = ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES
     body = b""
-    while len(body) < most:
-        part = answer.raw.read(most - len(body), decode_content=False)
+    while len(body) < limit:
+        part = answer.raw.read(limit - len(body), decode_content=False)
         if not part:
             break
         body += part
@@ -144,7 +145,7 @@ def _beginning(answer: requests.Response) -> bytes:
 
 
 def _is_whole(answer: requests.Response) -> bool:
-    """Whether the head says how long the body is, which was checked when that was read."""
+    """Return whether the head says how long the body is. urllib3 has compared that with the body."""
     length = answer.headers.get("Content-Length", "")
     chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
     return chunked or (length.isascii() and length.isdigit())
