@@ -1,6 +1,7 @@
-"""What Linux tells about the machine: temperature, throttling, clock, memory. Each is None where it isn't told.
+"""What Linux tells about the machine: temperature, throttling, clock, memory.
 
-`root` is there for tests: files are looked for under it.
+Functions return None, or something empty, for what it doesn't tell. Tests give a `root`, under which files are looked
+for.
 """
 
 import ctypes
@@ -28,7 +29,7 @@ SYNCHRONIZED_BELOW_US = 16_000_000
 
 
 def temperatures(root: Path = ROOT) -> dict[str, float]:
-    """Degrees Celsius by sensor, such as {"cpu-thermal": 48.3}; empty where there is no sensor."""
+    """Return degrees Celsius by sensor, such as {"cpu-thermal": 48.3}; empty if there is no sensor."""
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         kind, value = _text(zone / "type"), _text(zone / "temp")
@@ -42,7 +43,7 @@ def temperatures(root: Path = ROOT) -> dict[str, float]:
 
 
 def throttled(root: Path = ROOT) -> dict[str, bool] | None:
-    """A Raspberry Pi's flags about its power supply and temperature, now and since boot, by name."""
+    """Return a Raspberry Pi's flags about power supply and temperature, now and since boot; see THROTTLED_BITS."""
     for path in sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled")):
         try:
             flags = int(_text(path) or "", 16)
@@ -53,19 +54,19 @@ def throttled(root: Path = ROOT) -> dict[str, bool] | None:
 
 
 def governors(root: Path = ROOT) -> set[str]:
-    """Names of the cores' frequency governors; empty where the frequency isn't governed."""
+    """Return the names of the cores' frequency governors; empty if the frequency isn't governed."""
     paths = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
     return {name for path in paths if (name := _text(path))}
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process that is in RAM."""
+    """Return the bytes of this process that are in RAM."""
     fields = (_text(Path("/proc/self/statm")) or "").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
 
 
 def open_files() -> int | None:
-    """File descriptors that this process has open."""
+    """Return how many file descriptors this process has open."""
     try:
         return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # one of them is the listing's own
     except OSError:
@@ -73,7 +74,7 @@ def open_files() -> int | None:
 
 
 def clock_synchronized() -> bool | None:
-    """Whether a time service has set the clock (adjtimex(2), which needs no privilege to read)."""
+    """Return whether a time service has set the clock (adjtimex(2), which needs no privilege to read)."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         state = _Timex()
@@ -85,7 +86,7 @@ def clock_synchronized() -> bool | None:
 
 
 class _Timex(ctypes.Structure):
-    """struct timex up to the last field that is read; the rest of the kernel's 208 bytes is room."""
+    """`struct timex` up to the last field that is read. The rest is room for the kernel's 208 bytes."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),

@@ -1,7 +1,7 @@
 """What the device counts, for Prometheus, for the local page, and for the server with a heartbeat frame.
 
-The numbers are plain integers under one lock a camera, because they change with every frame; prometheus-client
-turns them into its text only when someone asks (a "custom collector").
+The numbers change with every frame, so they are plain integers under one lock a camera. prometheus-client turns them
+into its text only when someone asks (a "custom collector").
 """
 
 import json
@@ -26,16 +26,16 @@ __all__ = ["CONTENT_TYPE", "CameraMetrics", "Metrics"]
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 WINDOW_SECONDS = 10.0
-# of the window: so that its memory is bounded however fast frames go out
+# the window is counted in slots, so that its memory is bounded however fast frames go out
 SLOT_SECONDS = 0.1
-# seconds; from a table look-up to a network on a large frame on a Raspberry Pi, or a slow uplink
+# seconds: from looking up a table, to a network on a large frame on a Raspberry Pi, or a slow uplink
 BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0)
 
 _BOUNDS = [*(str(bound) for bound in BUCKETS), "+Inf"]
 
 
 class CameraMetrics:
-    """The numbers of one camera. Every method may be called from any thread and never waits for long."""
+    """The numbers of one camera. Every method may be called from any thread, and never waits for long."""
 
     def __init__(self, camera: str) -> None:
         self.camera = camera
@@ -51,46 +51,52 @@ class CameraMetrics:
         self._window: deque[tuple[int, int]] = deque()  # (number of the slot, bytes)
 
     def captured(self) -> None:
-        """A frame came from the camera."""
+        """Count a frame that came from the camera."""
         now = time.monotonic()
         with self._lock:
             self._counts["captured"] += 1
             self._newest = now
 
     def skipped(self) -> None:
-        """A frame showed nothing new and was left out."""
+        """Count a frame that showed nothing new and was left out."""
         self._count("skipped")
 
     def dropped(self, reason: str, frames: int = 1) -> None:
-        """Frames were given up; `reason` is one of few words that never hold a number or a name."""
+        """Count frames that were given up; `reason`: one of few words, without a number or a name in it."""
         with self._lock:
             self._dropped[reason] += frames
 
     def restarted(self) -> None:
-        """The camera was closed and opened again."""
+        """Count that the camera was closed and opened again."""
         self._count("restarts")
 
     def thinned(self, frames: int) -> None:
-        """Frames of the spool were given up because it was full."""
+        """Count frames of the spool that were given up because it was full."""
         self._count("thinned", frames)
 
     def count_queue(self, queue: Callable[[], tuple[int, int]]) -> None:
-        """Ask `queue`, whenever someone wants to know, for the frames that wait to be sent and their bytes."""
+        """Set what is asked, whenever someone wants to know, for the frames that wait to be sent and their bytes."""
         self._queue = queue
 
     def encoded(self, size: int, quality: float, seconds: Mapping[str, float]) -> None:
-        """A frame became a file of `size` bytes; `seconds` by stage."""
+        """Count a frame that became a file of `size` bytes; `seconds`: by stage."""
         with self._lock:
             self._last_bytes, self._last_quality = size, quality
             self._add_stages(seconds)
 
     def took(self, seconds: Mapping[str, float]) -> None:
-        """Stages that took so many seconds, for one frame."""
+        """Count the seconds that stages took for one frame."""
         with self._lock:
             self._add_stages(seconds)
 
     def sent(self, size: int, on_the_wire: int, seconds: float | None = None) -> None:
-        """A file of `size` bytes was delivered, with everything `on_the_wire` bytes; it took `seconds`."""
+        """Count a file that was delivered.
+
+        Args:
+            size: bytes of the file.
+            on_the_wire: bytes, with all that the protocols add.
+            seconds: that it took; None: unknown.
+        """
         slot = int(time.monotonic() / SLOT_SECONDS)
         with self._lock:
             self._counts["sent"] += 1
@@ -100,7 +106,7 @@ class CameraMetrics:
                 self._add_stages({"send": seconds})
 
     def values(self) -> dict[str, Any]:
-        """All of it, for JSON; sizes in bytes, times in seconds. `stage_seconds` are the last frame's."""
+        """Return all of it, for JSON. Sizes are in bytes, times in seconds, `stage_seconds` the last frame's."""
         now = time.monotonic()
         queue_frames, queue_bytes = self._queue()
         with self._lock:
@@ -125,7 +131,7 @@ class CameraMetrics:
             }
 
     def stages(self) -> dict[str, tuple[list[int], float]]:
-        """By stage: frames in each of BUCKETS and above the last, not cumulated, and the seconds of all."""
+        """Return, by stage, the frames in each of BUCKETS and above the last, not cumulated, and the seconds of all."""
         with self._lock:
             return {stage: (list(histogram.counts), histogram.total) for stage, histogram in self._stages.items()}
 
@@ -156,11 +162,11 @@ class CameraMetrics:
 
 
 class Metrics:
-    """The numbers of all cameras and of the process; made once and handed to everyone who counts.
+    """The numbers of all cameras and of the process. Made once, and handed to everyone who counts.
 
     Args:
         cameras: ids that are shown from the start, before they have counted anything.
-        root: where the machine's own files are looked for; for tests.
+        root: folder under which the machine's own files are looked for; for tests.
     """
 
     def __init__(self, cameras: Iterable[str] = (), *, root: Path = health.ROOT) -> None:
@@ -175,7 +181,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def camera(self, camera: str) -> CameraMetrics:
-        """The numbers of a camera, by its id; one thread may keep what another asks for again."""
+        """Return the numbers of a camera, by its id; the same object every time."""
         with self._lock:
             if camera not in self._cameras:
                 self._cameras[camera] = CameraMetrics(camera)
@@ -183,11 +189,12 @@ class Metrics:
 
     @property
     def cameras(self) -> list[CameraMetrics]:
+        """The numbers of each camera, in the order in which they were first asked for."""
         with self._lock:
             return list(self._cameras.values())
 
     def process(self) -> dict[str, Any]:
-        """Version, and what the program and the machine do, for JSON."""
+        """Return the version, and what the program and the machine do, for JSON."""
         flags = health.throttled(self._root)
         return {
             "version": rjpeg.__version__,
@@ -199,11 +206,11 @@ class Metrics:
         }
 
     def exposition(self) -> bytes:
-        """Prometheus' text of CONTENT_TYPE."""
+        """Return all of it as Prometheus' text, of CONTENT_TYPE."""
         return generate_latest(self._registry)
 
     def heartbeat_json(self, camera: str) -> str:
-        """What goes to the server with a heartbeat frame: compact JSON of one camera and the process."""
+        """Return what goes to the server with a heartbeat frame: compact JSON of one camera and the process."""
         process = self.process()
         process["celsius"] = max(process["celsius"].values(), default=None)
         values = self.camera(camera).values()
@@ -212,6 +219,7 @@ class Metrics:
 
     @property
     def root(self) -> Path:
+        """Folder under which the machine's own files are looked for."""
         return self._root
 
 

@@ -1,6 +1,7 @@
-"""Messages to systemd (sd_notify(3)): a datagram to the socket that NOTIFY_SOCKET names; without it, nothing.
+"""Messages to systemd (sd_notify(3)): datagrams to the socket that NOTIFY_SOCKET names.
 
-A message that can't be sent is left out: the program never waits for its supervisor, nor ends because of it.
+Without that variable nothing is sent. A message that can't be sent is left out. The program never waits for its
+supervisor, nor ends because of it.
 """
 
 import contextlib
@@ -11,32 +12,36 @@ __all__ = ["is_service", "ready", "status", "stopping", "watchdog", "watchdog_in
 
 
 def is_service() -> bool:
-    """Whether the program runs under a supervisor that would only start it again if it ended."""
+    """Return whether the program runs under a supervisor, which would start it again if it ended."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def ready() -> None:
-    """The program has started: cameras and delivery run."""
+    """Tell that the program has started: cameras and delivery run."""
     _send("READY=1")
 
 
 def watchdog() -> None:
-    """The program still works; to be called at least every `watchdog_interval` seconds."""
+    """Tell that the program still works. Call it at least every `watchdog_interval` seconds."""
     _send("WATCHDOG=1")
 
 
 def status(text: str) -> None:
-    """A line for `systemctl status`."""
+    """Give `systemctl status` a line to show."""
     _send(f"STATUS={' '.join(text.split())[:500]}")
 
 
 def stopping() -> None:
-    """The program is about to end."""
+    """Tell that the program is about to end."""
     _send("STOPPING=1")
 
 
 def watchdog_interval() -> float | None:
-    """Seconds after which to call `watchdog` again: half of what the unit allows; None: it expects no calls."""
+    """Return the seconds after which to call `watchdog` again: half of what the unit allows.
+
+    Returns:
+        Seconds; None: the unit expects no calls.
+    """
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     text = os.environ.get("WATCHDOG_USEC", "")

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from device.sources import Frame, Source, frame_size
+from rjpeg._backoff import Backoff
 from rjpeg._codec import Planes
 from rjpeg.errors import CameraError, StorageError
 
@@ -153,19 +154,19 @@ class Reader:
     def _watch(self) -> None:
         """The watching thread: open, wait for the failure, pause, and so on."""
         try:
-            failures = 0
+            backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
             while True:
                 session = self._start()
                 reason = self._wait_for_failure(session)
                 if reason is None:
                     return
                 good = session.first is not None and (session.last or 0.0) - session.first >= GOOD_SECONDS
-                failures = 1 if good else failures + 1
+                if good:
+                    backoff.reset()
                 self._waits(session, reason)
                 self._give_up_if_hopeless(session, reason)
-                pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 20), LONGEST_PAUSE_SECONDS)
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._closed or self._failure is not None, pause):
+                    if self._changed.wait_for(lambda: self._closed or self._failure is not None, backoff.next()):
                         return
         except BaseException as error:  # noqa: BLE001 - `newest` raises it
             self._fail(error)

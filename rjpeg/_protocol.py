@@ -8,19 +8,27 @@ from rjpeg.errors import ConfigError
 __all__ = ["CAMERA_ID", "METRICS_BYTES", "PORTS", "broker_address", "time_text"]
 
 CAMERA_ID = "[A-Za-z0-9_-]{1,64}"
-"""Regular expression of a camera's name, to be matched as a whole."""
+"""Regular expression of a camera's name; match it as a whole."""
 
 METRICS_BYTES = 8192
-"""Most that a server takes of a frame's metrics, as JSON."""
+"""Bytes of JSON that a server takes as a frame's metrics, at most."""
 
 PORTS = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
-"""Of every kind of URL, where it has none of its own."""
+"""Port of each kind of URL that names none."""
 
 
 def broker_address(name: str, url: str) -> tuple[bool, str, int]:
-    """Whether with TLS, host and port of mqtt://host:port or mqtts://host:port.
+    """Split mqtt://host:port or mqtts://host:port.
 
-    name: of the setting, for messages. Raises ConfigError.
+    Args:
+        name: of the setting, for messages.
+        url: its text.
+
+    Returns:
+        Whether with TLS, host, and port.
+
+    Raises:
+        ConfigError: the text is neither, or has a user name or password in it.
     """
     if "@" in url:
         # not repeated, since it may be logged
@@ -38,5 +46,5 @@ def broker_address(name: str, url: str) -> tuple[bool, str, int]:
 
 
 def time_text(when: datetime.datetime) -> str:
-    """ISO 8601 in UTC with microseconds: 2026-11-23T17:55:00.123456Z."""
+    """Write a time as ISO 8601 in UTC with microseconds: 2026-11-23T17:55:00.123456Z."""
     return when.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -6,7 +6,6 @@ counts as delivered only by an acknowledgment that names it, and as rejected onl
 """
 
 import datetime
-import email.utils
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -14,9 +13,10 @@ import msgspec
 
 from device.delivery.sender import FaultError, RefusedError, RejectedError, RetryLaterError
 from device.frames import OutgoingFrame
+from rjpeg._backoff import retry_after
 from rjpeg.errors import DeliveryError
 
-__all__ = ["ACKNOWLEDGED", "check_answer", "error_text", "kind_of", "retry_after"]
+__all__ = ["ACKNOWLEDGED", "check_answer", "error_text", "kind_of"]
 
 ACKNOWLEDGED = {200, 201}
 # answers that say "later"; from 520 on they are of a proxy whose server is away
@@ -24,7 +24,6 @@ TEMPORARY = {408, 425, 429, 502, 503, 504, 507, *range(520, 531)}
 # answers about a frame, not about who sends it or where to
 ABOUT_THE_FRAME = {400, 413, 422}
 FAULT = 500
-MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked again all the same
 MAX_REASON = 300  # characters of a reason that are repeated
 PORTAL = "is there a portal or proxy in front?"
 
@@ -114,18 +113,3 @@ def error_text(body: bytes) -> str | None:
 def kind_of(headers: Mapping[str, str]) -> str:
     """Return the media type of an answer, for messages."""
     return headers.get("Content-Type", "").partition(";")[0].strip()[:80] or "no media type"
-
-
-def retry_after(text: str, date: str) -> float | None:
-    """Return the seconds that a Retry-After header (RFC 9110, 10.2.3) asks for, 0 to 60; None if it says nothing.
-
-    A date is measured against the answer's own, as this machine's clock may be wrong.
-    """
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), MAX_RETRY_AFTER)
-    try:
-        difference = email.utils.parsedate_to_datetime(text) - email.utils.parsedate_to_datetime(date)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(difference.total_seconds(), 0.0), MAX_RETRY_AFTER)

@@ -1,34 +1,28 @@
 """Frames to the server over HTTP."""
 
-import functools
 import logging
-import socket
-import ssl
-import threading
 import time
 import urllib.parse
-from typing import Any
 
 import requests
-import requests.adapters
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 import rjpeg
 from device.delivery.answers import ACKNOWLEDGED, check_answer
-from device.delivery.sender import RefusedError, cause, is_loopback, packet_bytes, trusted
+from device.delivery.sender import RefusedError, cause, packet_bytes
 from device.frames import OutgoingFrame
+from rjpeg._http import Adapter, Bearer, Deadline
+from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import METRICS_BYTES, time_text
 from rjpeg.errors import ConfigError, DeliveryError
 
-__all__ = ["Adapter", "HttpSender"]
+__all__ = ["ANSWER_BYTES", "HttpSender"]
 
 logger = logging.getLogger(__name__)
 
-# read of an answer; more of it is of no interest
+# more of an answer is not read
 ANSWER_BYTES = 65536
-# read of an acknowledgment, which has the task's results in it and counts only when it is whole
+# an acknowledgment counts only when it is whole, and has the task's results in it
 ACKNOWLEDGMENT_BYTES = 2**22
 KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
 
@@ -36,11 +30,11 @@ KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost 
 class HttpSender:
     """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
 
-    The acknowledgment is 200 or 201 with JSON that names the frame, see `device.delivery.answers`.
+    The acknowledgment is 200 or 201 with JSON that names the frame; see `device.delivery.answers`.
 
     Args:
         server: URL such as http://192.168.1.2:8000.
-        token: sent as `Authorization: Bearer`, if given.
+        token: sent as `Authorization: Bearer`; None: send none.
         ca_file: PEM file with the certificate authority of an https server; None: the system's.
         timeout: seconds for one frame: to connect, to send it, and to get the whole answer.
 
@@ -54,17 +48,17 @@ class HttpSender:
         self.name = server = server.rstrip("/")
         self._server = server
         self._timeout = timeout
-        self._deadline = _Deadline()
+        self._deadline = Deadline()
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, Adapter(ca_file, self._deadline))
+            self._session.mount(scheme, Adapter(ca_file, trust_system=True, deadline=self._deadline))
         self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
         self._session.headers["Content-Type"] = "image/jpeg"
         # an answer is short, and one that is compressed could be anything but
         self._session.headers["Accept-Encoding"] = "identity"
         if ca_file is not None:
             # said now, not with the first frame
-            trusted(ca_file)
+            tls_context(ca_file)
         try:
             parts = urllib.parse.urlsplit(server)
         except ValueError as error:
@@ -78,15 +72,14 @@ class HttpSender:
             # a proxy for the world outside doesn't lead back to this machine
             self._session.trust_env = False
         if token is not None:
-            # as an auth object: a plain header would lose to an entry in ~/.netrc
-            self._session.auth = _Bearer(token)
+            self._session.auth = Bearer(token)
             if not self._tls and not loopback:
                 logger.warning("the token goes to %s unencrypted; use https where others can listen", server)
 
     def send(self, frame: OutgoingFrame) -> str:
-        """See `device.delivery.sender`."""
+        """POST a frame; see `device.delivery.sender`."""
         headers = {"Rjpeg-Sequence": str(frame.sequence), "Rjpeg-Capture-Time": time_text(frame.time)}
-        if frame.metrics is not None and is_header_value(frame.metrics):
+        if frame.metrics is not None and _fits_header(frame.metrics):
             headers["Rjpeg-Metrics"] = frame.metrics
         try:
             with (
@@ -116,149 +109,21 @@ class HttpSender:
         return str(answer.url)
 
     def overhead(self, size: int) -> int:
-        """See `device.delivery.sender`. Metrics are not in it: they are the caller's to count."""
+        """Estimate the bytes besides a file's own; see `device.delivery.sender`. The caller counts metrics."""
         idle = time.monotonic() - self._last_answer > KEPT_ALIVE_SECONDS
         return self._head_bytes + packet_bytes(size + self._head_bytes, tls=self._tls, new_connection=idle)
 
     def cut(self) -> None:
-        """See `device.delivery.sender`. A connection that isn't made yet is left to its time limit."""
+        """End the try under way; see `device.delivery.sender`. Making a connection is left to its time limit."""
         self._deadline.expire_for_good()
 
     def close(self) -> None:
+        """Close the connection."""
         self._session.close()
 
 
-class _Deadline:
-    """Ends whatever goes on over a connection when its time is up.
-
-    Timeouts of sockets are for one read: a server that sends a byte now and then would never exceed them.
-    """
-
-    def __init__(self) -> None:
-        self.passed = self._for_good = False
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-
-    def within(self, seconds: float) -> "_Timed":
-        self.passed = self._for_good
-        return _Timed(self, seconds)
-
-    def watch(self, connection: socket.socket) -> None:
-        """Have `connection` shut down at the deadline."""
-        # a duplicate stays valid whatever TLS makes of the first
-        duplicate = connection.dup()
-        with self._lock:
-            former, self._socket = self._socket, duplicate
-        if former is not None:
-            former.close()
-        if self._for_good:
-            self.expire()
-
-    def expire_for_good(self) -> None:
-        """End what goes on, and whatever may begin after this."""
-        self._for_good = True
-        self.expire()
-
-    def forget(self) -> None:
-        with self._lock:
-            former, self._socket = self._socket, None
-        if former is not None:
-            former.close()
-
-    def expire(self) -> None:
-        with self._lock:
-            self.passed = True
-            if self._socket is not None:
-                try:
-                    self._socket.shutdown(socket.SHUT_RDWR)
-                except OSError as error:
-                    logger.debug("shutting down a connection: %s", error)
-
-
-class _Timed:
-    def __init__(self, deadline: _Deadline, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, deadline.expire)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        # else a late timer could end the next frame's connection
-        self._timer.join()
-
-
-class Adapter(requests.adapters.HTTPAdapter):
-    """Connections that the deadline knows of, to servers and proxies that `trusted(ca_file)` trusts.
-
-    Left to itself, requests trusts a list of authorities that came with it, or what the environment names.
-    """
-
-    def __init__(self, ca_file: str | None, deadline: _Deadline | None = None) -> None:
-        self._ca_file = ca_file
-        self._deadline = deadline or _Deadline()
-        super().__init__(pool_connections=1, pool_maxsize=1)
-
-    @functools.cached_property
-    def _context(self) -> ssl.SSLContext:
-        # only when it is needed: the system's authorities are many
-        return trusted(self._ca_file)
-
-    def cert_verify(self, *_: Any) -> None:
-        """Nothing: this is where requests looks for its list."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self._watch(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        if proxy.lower().startswith("https:"):
-            kwargs["proxy_ssl_context"] = self._context
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        self._watch(manager)
-        return manager
-
-    def close(self) -> None:
-        super().close()
-        self._deadline.forget()
-
-    def _watch(self, manager: Any) -> None:
-        adapter, deadline = self, self._deadline
-
-        class Plain(HTTPConnection):
-            def _new_conn(self) -> socket.socket:
-                connection = super()._new_conn()
-                deadline.watch(connection)
-                return connection
-
-        class Tls(HTTPSConnection):
-            def connect(self) -> None:
-                self.ssl_context = adapter._context
-                self.ca_certs = self.ca_cert_dir = None
-                super().connect()
-
-            def _new_conn(self) -> socket.socket:
-                connection = super()._new_conn()
-                deadline.watch(connection)
-                return connection
-
-        plain = type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain})
-        tls = type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": Tls})
-        manager.pool_classes_by_scheme = {"http": plain, "https": tls}
-
-
-class _Bearer(requests.auth.AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-def is_header_value(metrics: str) -> bool:
-    """Whether metrics can travel in a header; those that can't are left out, and the frame goes without."""
+def _fits_header(metrics: str) -> bool:
+    """Return whether metrics can travel in a header. If not, say in the log that the frame goes without."""
     if metrics.isascii() and metrics.isprintable() and len(metrics) <= METRICS_BYTES:
         return True
     logger.warning(
@@ -268,11 +133,11 @@ def is_header_value(metrics: str) -> bool:
 
 
 def _beginning(answer: requests.Response) -> bytes:
-    """Return the body, or as much of it as is of interest. Raises HTTPError if it breaks off before."""
-    most = ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES
+    """Return the body, or as much of it as is of interest. Raises HTTPError: it breaks off before."""
+    limit = ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES
     body = b""
-    while len(body) < most:
-        part = answer.raw.read(most - len(body), decode_content=False)
+    while len(body) < limit:
+        part = answer.raw.read(limit - len(body), decode_content=False)
         if not part:
             break
         body += part
@@ -280,7 +145,7 @@ def _beginning(answer: requests.Response) -> bytes:
 
 
 def _is_whole(answer: requests.Response) -> bool:
-    """Whether the head says how long the body is, which was checked when that was read."""
+    """Return whether the head says how long the body is. urllib3 has compared that with the body."""
     length = answer.headers.get("Content-Length", "")
     chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
     return chunked or (length.isascii() and length.isdigit())

@@ -7,7 +7,6 @@ alone may be called from another.
 """
 
 import datetime
-import ipaddress
 import math
 import ssl
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Protocol
 from device.frames import OutgoingFrame
 from rjpeg._files import write_whole
 from rjpeg._protocol import time_text
-from rjpeg.errors import ConfigError, DeliveryError
+from rjpeg.errors import DeliveryError
 
 __all__ = [
     "FaultError",
@@ -27,9 +26,7 @@ __all__ = [
     "Sender",
     "cause",
     "file_stem",
-    "is_loopback",
     "packet_bytes",
-    "trusted",
 ]
 
 
@@ -106,28 +103,6 @@ class FolderSender:
 def file_stem(sequence: int, when: datetime.datetime) -> str:
     """A name that sorts by time and that a program started anew doesn't use again."""
     return f"{time_text(when).replace('-', '').replace(':', '')}-{sequence:08d}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or address, is this machine by the loopback interface."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def trusted(ca_file: str | None) -> ssl.SSLContext:
-    """The TLS settings of a client that trusts the authorities in `ca_file` (PEM), None: the system's.
-
-    Raises:
-        ConfigError: the file can't be read or holds no certificate.
-    """
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError as error:
-        raise ConfigError(f"ca_file {ca_file} holds no certificate in PEM form: {error.reason or error}") from error
-    except OSError as error:
-        raise ConfigError(f"can't read ca_file {ca_file}: {error.strerror or error}") from error
 
 
 def packet_bytes(message: int, *, tls: bool, new_connection: bool) -> int:

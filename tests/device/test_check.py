@@ -11,13 +11,21 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from device import check, health
-from device.check import run_checks
+from device import health
+from device.check import machine, run_checks, storage
+from device.check.broker import check_broker
+from device.check.certificate import check_certificate
+from device.check.http_server import check_http_server
+from device.check.isolated import check_camera, check_encoder, check_numpy
+from device.check.machine import check_clock, check_frequency, check_power, check_temperature
+from device.check.runner import limited
+from device.check.storage import check_folder, check_spool
 from device.config import CameraConfig, Config, DeliveryConfig, EncodingConfig, MqttConfig, SpoolConfig, ViewConfig
 from tests.brokers import needs_broker
 from tests.service import Service, make_token
@@ -144,12 +152,12 @@ def to_server(url, **more):
 
 
 def certificate_of(url, **more):
-    return check._limited("certificate", lambda: check._certificate(to_server(url, **more)))
+    return limited("certificate", lambda: check_certificate(to_server(url, **more)))
 
 
 def server_of(config):
-    kind = check._mqtt if config.delivery.server.startswith("mqtt") else check._http
-    return check._limited("server", lambda: kind(config))
+    check = check_broker if config.delivery.server.startswith("mqtt") else check_http_server
+    return limited("server", lambda: check(config))
 
 
 def test_a_device_in_order_passes(server, token_file, pictures, monkeypatch):
@@ -206,8 +214,7 @@ def test_a_runtime_that_crashes_or_hangs_does_not_take_the_check_with_it(tmp_pat
     (tmp_path / "tflite_runtime" / "interpreter.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("RJPEG_RUNTIME", "tflite_runtime")
-    monkeypatch.setattr(check, "ENCODER_SECONDS", 3.0)
-    result = check._limited("encoder", lambda: check._encoder(None))
+    result = limited("encoder", lambda: check_encoder(None, seconds=3.0))
     assert result.ok is False
     assert found in result.found
     assert result.remedy
@@ -216,8 +223,8 @@ def test_a_runtime_that_crashes_or_hangs_does_not_take_the_check_with_it(tmp_pat
 def test_numpy_2_with_the_old_runtime_is_found_out_before_it_crashes(monkeypatch):
     pytest.importorskip("tflite_runtime")
     monkeypatch.setenv("RJPEG_RUNTIME", "tflite_runtime")
-    monkeypatch.setattr(check.np, "__version__", "2.1.0")
-    result = check._numpy()
+    monkeypatch.setattr(np, "__version__", "2.1.0")
+    result = check_numpy()
     assert (result.ok, result.remedy) == (False, "pip install 'numpy<2'")
     assert "NumPy 2.1.0" in result.found
 
@@ -432,13 +439,13 @@ def test_a_port_without_tls_and_a_missing_authority_are_told(server, tmp_path):
 
 def test_a_clock_that_is_wrong_or_set_by_nobody_is_told(monkeypatch):
     monkeypatch.setattr(health, "clock_synchronized", lambda: False)
-    assert check._clock().ok is False
+    assert check_clock().ok is False
     monkeypatch.setattr(health, "clock_synchronized", lambda: None)
-    assert check._clock().ok is None
+    assert check_clock().ok is None
     monkeypatch.setattr(health, "clock_synchronized", lambda: True)
-    assert check._clock().ok is True
-    monkeypatch.setattr(check, "WRITTEN", datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1))
-    assert "long ago" in check._clock().found
+    assert check_clock().ok is True
+    monkeypatch.setattr(machine, "WRITTEN", datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1))
+    assert "long ago" in check_clock().found
 
 
 def test_the_kernel_tells_whether_the_clock_is_synchronized():
@@ -446,26 +453,26 @@ def test_the_kernel_tells_whether_the_clock_is_synchronized():
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
-    assert check._folder("output folder", str(tmp_path / "new" / "deep"), 1).ok is True
+    assert check_folder("output folder", str(tmp_path / "new" / "deep"), 1).ok is True
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    result = check._folder("output folder", str(tmp_path / "file"), 1)
+    result = check_folder("output folder", str(tmp_path / "file"), 1)
     assert (result.ok, "Not a directory" in result.found) == (False, True)
 
 
 def test_a_spool_in_memory_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(check, "_file_system", lambda path: "tmpfs")
-    result = check._spool(str(tmp_path), 1)
+    monkeypatch.setattr(storage, "_file_system", lambda path: "tmpfs")
+    result = check_spool(str(tmp_path), 1)
     assert (result.ok, "lost with the power" in result.found) == (False, True)
 
 
 def test_what_the_spool_holds_already_counts_as_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "_file_system", lambda path: "ext4")
+    monkeypatch.setattr(storage, "_file_system", lambda path: "ext4")
     (tmp_path / "spool.db").write_bytes(bytes(1000))
     disk = os.statvfs(tmp_path)
     free = disk.f_bavail * disk.f_frsize
-    assert check._spool(str(tmp_path), free // 2).ok is True
-    assert check._spool(str(tmp_path), 2 * free).ok is False
+    assert check_spool(str(tmp_path), free // 2).ok is True
+    assert check_spool(str(tmp_path), 2 * free).ok is False
 
 
 @pytest.mark.parametrize(
@@ -475,8 +482,8 @@ def test_what_the_spool_holds_already_counts_as_room(tmp_path, monkeypatch):
 def test_a_weak_power_supply_is_told(monkeypatch, flags, ok):
     everything = dict.fromkeys(health.THROTTLED_BITS.values(), False)
     monkeypatch.setattr(health, "throttled", lambda: everything | dict.fromkeys(flags, True))
-    assert check._power().ok is ok
-    assert bool(check._power().remedy) is bool(flags)
+    assert check_power().ok is ok
+    assert bool(check_power().remedy) is bool(flags)
 
 
 @pytest.mark.parametrize(
@@ -484,31 +491,30 @@ def test_a_weak_power_supply_is_told(monkeypatch, flags, ok):
 )
 def test_heat_is_told(monkeypatch, degrees, ok):
     monkeypatch.setattr(health, "temperatures", lambda: degrees)
-    assert check._temperature().ok is ok
+    assert check_temperature().ok is ok
 
 
 def test_a_processor_that_saves_power_is_told(monkeypatch):
     monkeypatch.setattr(health, "governors", lambda: {"powersave"})
-    assert check._frequency().remedy
+    assert check_frequency().remedy
     monkeypatch.setattr(health, "governors", lambda: {"ondemand"})
-    assert check._frequency().ok is True
+    assert check_frequency().ok is True
 
 
 def test_a_check_that_fails_unexpectedly_or_hangs_reports_itself():
     def odd():
         raise ZeroDivisionError("a\x1b[31m\nb")
 
-    result = check._limited("odd", odd)
+    result = limited("odd", odd)
     assert (result.ok, result.found) == (False, "the check itself failed: ZeroDivisionError: a [31m b")
     hang = threading.Event()
-    assert "no result" in check._limited("slow", hang.wait, 0.1).found
+    assert "no result" in limited("slow", hang.wait, seconds=0.1).found
     hang.set()
 
 
-def test_a_camera_that_hangs_is_given_up(monkeypatch, tmp_path):
-    monkeypatch.setattr(check, "CAMERA_SECONDS", 1.0)
+def test_a_camera_that_hangs_is_given_up(tmp_path):
     os.mkfifo(tmp_path / "never.avi")
-    result = check._camera(CameraConfig(id="yard", source=str(tmp_path / "never.avi")))
+    result = check_camera(CameraConfig(id="yard", source=str(tmp_path / "never.avi")), seconds=1.0)
     assert (result.ok, result.found) == (False, "no result after 1 s")
 
 

@@ -1,7 +1,6 @@
 """Frames to the server over HTTP: real sockets, and servers that misbehave in every way."""
 
 import contextlib
-import email.utils
 import http.server
 import itertools
 import json
@@ -16,7 +15,6 @@ import pytest
 
 from device.config import DeliveryConfig
 from device.delivery import http_sender
-from device.delivery.answers import retry_after
 from device.delivery.http_sender import HttpSender
 from device.delivery.outboxes import open_sender
 from device.delivery.sender import FaultError, RefusedError, RejectedError, RetryLaterError
@@ -241,18 +239,6 @@ def test_a_server_that_asks_for_a_pause_is_heard(recorder, open_http, frame):
     with pytest.raises(DeliveryError, match="503") as caught:
         sender.send(frame)
     assert type(caught.value) is DeliveryError
-
-
-def test_retry_after_is_a_number_or_a_date_and_never_more_than_a_minute():
-    now = time.time()
-    date, later = (email.utils.formatdate(now + seconds, usegmt=True) for seconds in (0, 30))
-    assert retry_after("0", date) == 0
-    assert retry_after(" 12 ", "") == 12
-    assert retry_after("1" * 5000, date) == 60
-    assert retry_after(later, date) == 30
-    assert retry_after(date, later) == 0
-    for nothing in ("", "-1", "1.5", "soon", "\u0663", later):
-        assert retry_after(nothing, "") is None
 
 
 def test_connections_are_used_again_also_after_an_error(open_http, frame):

@@ -19,6 +19,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device.config import DeliveryConfig, MqttConfig
+from device.delivery.mqtt_connection import new_client
 from device.delivery.mqtt_sender import MqttSender
 from device.delivery.outboxes import LiveOutbox, RecordOutbox, open_sender
 from device.delivery.sender import RefusedError, RejectedError, RetryLaterError
@@ -239,11 +240,9 @@ def test_a_frame_larger_than_the_broker_takes_is_rejected_and_others_go_on(start
     broker = start_broker("max_packet_size 2000")
     sender = open_mqtt(broker.url)
     sender.send(frame._replace(jpeg=bytes(1500)))
-    connection = sender._connection
     with pytest.raises(RejectedError, match=r"a message of \d+ bytes is more than the 2000 that it takes"):
         sender.send(frame._replace(jpeg=bytes(2001)))
     sender.send(frame)
-    assert connection is not None
 
 
 @needs_broker
@@ -646,3 +645,12 @@ def test_the_overhead_is_an_estimate_that_is_rather_too_high(broker, open_mqtt, 
             packets = 72 * (size // 1220 + 1)
             assert payload + packets <= estimate, size
             assert estimate <= 2 * (payload + packets) + slack, size
+
+
+def test_small_packets_do_not_wait_for_acknowledgments():
+    client = new_client("a", username=None, password=None, context=None, timeout=5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client.connect("127.0.0.1", listening.getsockname()[1])
+        connection = client.socket()
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.close()

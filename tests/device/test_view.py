@@ -1,6 +1,7 @@
 """The local page, and what the network may do to it."""
 
 import base64
+import contextlib
 import fcntl
 import json
 import logging
@@ -20,9 +21,11 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from device import page_access, page_server
 from device import view as view_module
 from device.metrics import Metrics
-from device.view import View, parse_address
+from device.page_server import MAX_CONNECTIONS, MAX_STREAMS, parse_address
+from device.view import View
 from rjpeg.errors import ConfigError
 from tests.waiting import until
 
@@ -188,7 +191,7 @@ def test_an_unchanged_picture_comes_again(view, monkeypatch):
 def test_a_slow_viewer_misses_pictures_and_holds_nothing_up(view):
     large = bytes(300_000)
     with open_stream(view) as stream:
-        until(lambda: view._server.streams._value < view_module.MAX_STREAMS)
+        read_until(stream, b"\r\n\r\n")
         started = time.monotonic()
         for _ in range(500):
             view.show("yard", large)
@@ -196,12 +199,13 @@ def test_a_slow_viewer_misses_pictures_and_holds_nothing_up(view):
         view.show("yard", b"the last")
         # of 150 MB only what fits into the connection has been kept for it
         received = len(read_until(stream, b"the last"))
-    assert received < 10_000_000
+        assert received < 10_000_000
 
 
 def test_at_most_eight_streams_and_a_place_is_free_again_once_a_viewer_leaves(view):
-    streams = [open_stream(view) for _ in range(view_module.MAX_STREAMS)]
-    until(lambda: view._server.streams._value == 0)
+    streams = [open_stream(view) for _ in range(MAX_STREAMS)]
+    for stream in streams:
+        read_until(stream, b"200 OK")
     url = view.address + "/cameras/yard/stream"
     assert requests.get(url, timeout=10).status_code == 503
     assert requests.get(view.address + "/status", timeout=10).ok
@@ -214,13 +218,13 @@ def test_a_hundred_connections_are_turned_away_beyond_sixteen(view):
     connections = [connect(view) for _ in range(100)]
     try:
         answers = []
-        for connection in connections[view_module.MAX_CONNECTIONS :]:
+        for connection in connections[MAX_CONNECTIONS:]:
             try:
                 answers.append(connection.recv(100)[:12])
             except ConnectionResetError:
                 answers.append(b"")
         assert answers.count(b"HTTP/1.0 503") >= 60
-        assert len(view._server._connections) == view_module.MAX_CONNECTIONS
+        assert view.connections == MAX_CONNECTIONS
     finally:
         for connection in connections:
             connection.close()
@@ -228,7 +232,7 @@ def test_a_hundred_connections_are_turned_away_beyond_sixteen(view):
 
 
 def test_a_request_that_trickles_in_is_given_up(view, monkeypatch):
-    monkeypatch.setattr(view_module, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(page_server, "REQUEST_SECONDS", 0.5)
     with connect(view) as connection:
         started = time.monotonic()
         answer = b""
@@ -289,7 +293,7 @@ def test_a_viewer_that_goes_away_leaves_no_trace(view):
     for request in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: loc"):
         with connect(view) as connection:
             connection.sendall(request)
-    until(lambda: not view._server._connections)
+    until(lambda: view.connections == 0)
 
 
 def test_the_password_is_needed_for_everything_but_the_health(guarded):
@@ -308,11 +312,11 @@ def test_the_password_is_needed_for_everything_but_the_health(guarded):
 
 def test_guessing_passwords_is_slow(guarded, monkeypatch, caplog):
     caplog.set_level(logging.ERROR)
-    for _ in range(view_module.MAX_FAILURES):
+    for _ in range(page_access.MAX_FAILURES):
         assert requests.get(guarded, auth=("rjpeg", "guess"), timeout=10).status_code == 401
     answer = requests.get(guarded, auth=("rjpeg", "open sesame"), timeout=10)
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "60")
-    monkeypatch.setattr(view_module, "FAILURE_SECONDS", 0.0)
+    monkeypatch.setattr(page_access, "FAILURE_SECONDS", 0.0)
     assert requests.get(guarded, auth=("rjpeg", "open sesame"), timeout=10).ok
 
 
@@ -360,11 +364,11 @@ def test_closing_takes_less_than_a_second_whoever_is_still_watching(metrics):
     view.start()
     view.show("yard", bytes(3_000_000))
     connections = [open_stream(view) for _ in range(4)] + [connect(view) for _ in range(4)]
-    until(lambda: view._server.streams._value == view_module.MAX_STREAMS - 4)
+    until(lambda: (view.streams, view.connections) == (4, 8))
     started = time.monotonic()
     view.close()
     assert time.monotonic() - started < 1
-    assert not view._server._connections
+    assert view.connections == 0
     for connection in connections:
         connection.close()
     view.show("yard", b"more")  # whoever sends on after that is not disturbed
@@ -372,6 +376,55 @@ def test_closing_takes_less_than_a_second_whoever_is_still_watching(metrics):
 
 def test_a_view_that_was_never_started_closes(metrics):
     View("127.0.0.1:0", None, metrics, dict).close()
+
+
+class Road:
+    """Leads connections on to a port, until it breaks off."""
+
+    def __init__(self, port):
+        self._port = port
+        self._connections = {}
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def break_off(self):
+        """End all connections; later ones are led on again."""
+        while self._connections:
+            connection, thread = self._connections.popitem()
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+    def close(self):
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listening.close()
+        self.break_off()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                self._connections[near] = threading.Thread(target=self._lead, args=[near])
+                self._connections[near].start()
+
+    def _lead(self, near):
+        with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port)) as far:
+            other = {near: far, far: near}
+            while True:
+                for source in select.select([near, far], [], [])[0]:
+                    if not (data := source.recv(65536)):
+                        return
+                    other[source].sendall(data)
+
+
+@pytest.fixture
+def road(view):
+    road = Road(port_of(view))
+    yield road
+    road.close()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -454,7 +507,7 @@ def browser(tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_a_browser_shows_pictures_and_numbers_and_runs_nothing_that_the_status_says(
-    view, browser, tmp_path, width, scheme
+    view, road, browser, tmp_path, width, scheme
 ):
     def colored(color):
         return cv2.imencode(".jpg", np.full((240, 320, 3), color, np.uint8))[1].tobytes()
@@ -464,7 +517,7 @@ def test_a_browser_shows_pictures_and_numbers_and_runs_nothing_that_the_status_s
 
     red, blue = (0, 0, 254), (254, 0, 0)
     view.show("yard", colored(red))
-    page = browser(view.address, width)
+    page = browser(road.address, width)
     page.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     until(lambda: page.value("document.getElementById('connection').textContent") == "Connected", 30)
     until(lambda: share(red) > 0.04, 30)
@@ -479,10 +532,10 @@ def test_a_browser_shows_pictures_and_numbers_and_runs_nothing_that_the_status_s
     cv2.imwrite(str(tmp_path / "page.png"), page.picture())
 
     # a stream that broke off unnoticed is opened again
-    view._server.end_connections(0.5)
-    until(lambda: view._server.streams._value == view_module.MAX_STREAMS)
+    road.break_off()
+    until(lambda: view.streams == 0)
     page.value("Date.now = (now => () => now() + 60000)(Date.now)")
-    until(lambda: view._server.streams._value == view_module.MAX_STREAMS - 1)
+    until(lambda: view.streams == 1)
 
     # the keyboard alone reaches the button, and a paused page holds no stream
     for kind in ("keyDown", "keyUp"):
@@ -490,7 +543,7 @@ def test_a_browser_shows_pictures_and_numbers_and_runs_nothing_that_the_status_s
     assert page.value("document.activeElement.id") == "pause"
     for kind in ("keyDown", "keyUp"):
         page.do("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" ", windowsVirtualKeyCode=32)
-    until(lambda: view._server.streams._value == view_module.MAX_STREAMS)
+    until(lambda: view.streams == 0)
     assert page.value("document.getElementById('pause').getAttribute('aria-pressed')") == "true"
     assert page.complaints == []
 
@@ -509,7 +562,7 @@ def test_many_cameras_do_not_take_all_of_a_browsers_connections(view, browser):
     view.show("yard", jpeg(0))
     page = browser(view.address, 1280)
     until(lambda: loaded() == 11, 30)
-    assert view._server.streams._value == view_module.MAX_STREAMS
+    assert view.streams == 0
     first = page.value("document.images[0].src")
     until(lambda: page.value("document.images[0].src") != first)
     until(lambda: loaded() == 11)
