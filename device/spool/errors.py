@@ -8,11 +8,11 @@ from pathlib import Path
 from rjpeg._files import is_disk_full
 from rjpeg.errors import StorageError
 
-__all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "SpoolError", "as_spool_errors", "is_full"]
+__all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "THINNED", "SpoolError", "as_spool_errors", "is_full"]
 
 DISK_FULL, DISK_ERROR = "disk full", "disk error"
-DAMAGED = "damaged on disk"
-"""Why frames that were in the spool can't be sent any more."""
+# Why frames that were in the spool can't be sent any more.
+DAMAGED, THINNED = "damaged on disk", "thinned"
 
 
 class SpoolError(StorageError):

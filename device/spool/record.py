@@ -52,10 +52,10 @@ def head_of(camera: Any, sequence: Any, time: Any, head: Any, size: Any) -> Head
     return Head(camera.decode(), sequence, time, size)
 
 
-def opened(camera: Any, sequence: Any, time: Any, head: Any, checksum: Any, metrics: Any, jpeg: Any) -> (
-    OutgoingFrame | None
-):  # fmt: skip
-    """Return the frame of a row, None if a checksum says that it is not what was written. Text is given as bytes."""
+def opened(
+    camera: Any, sequence: Any, time: Any, head: Any, checksum: Any, metrics: Any, jpeg: Any
+) -> OutgoingFrame | None:
+    """Return the frame of a row; None if a checksum says that it is not what was written. Text is given as bytes."""
     if not isinstance(jpeg, bytes) or not isinstance(metrics, bytes | None):
         return None
     found = head_of(camera, sequence, time, head, len(jpeg))

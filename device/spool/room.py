@@ -27,17 +27,18 @@ class Room:
     """Counts pages, and keeps a file in reserve whose room is given up when the disk is full.
 
     Args:
-        folder: the spool's.
-        max_bytes: of all files in it.
+        folder: The spool's.
+        max_bytes: Of all files in it.
 
     Attributes:
-        log_pages: that the database's log may have before they are brought into the database.
+        max_bytes: See above.
+        log_pages: Pages that the database's log may have before they are brought into the database.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.log_pages = min(1000, max_bytes // 32 // PAGE)
         self._folder = folder
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._reserve_bytes = 2 * self.log_pages * PAGE
         self._largest_pages = 0
 
@@ -48,7 +49,7 @@ class Room:
         if pages > self._capacity() - 8:
             raise SpoolError(
                 f"spool {self._folder}: a frame of {len(frame.jpeg)} bytes is too large "
-                f"for {self._max_bytes} bytes in all",
+                f"for {self.max_bytes} bytes in all",
                 DISK_FULL,
             )
         return pages
@@ -101,4 +102,4 @@ class Room:
             size_of(self._folder / "frames.db-wal"),
             (2 * self.log_pages + self._largest_pages + 16) * (PAGE + 24),
         )
-        return (self._max_bytes - log - self._reserve_bytes - SMALL_FILES) // PAGE
+        return (self.max_bytes - log - self._reserve_bytes - SMALL_FILES) // PAGE
