@@ -5,22 +5,23 @@ from collections.abc import Sequence
 
 __all__ = ["PLANNED", "Budget", "Share"]
 
+# Frames are planned for this part of the cap.
 PLANNED = 0.9
-"""Part of the cap that frames are planned for."""
-
-# room for so many frames, or for one second's, may be saved up
+# A share saves up room for so many frames, or for those of one second.
 SAVED_FRAMES, SAVED_SECONDS = 2, 1.0
-# no frame is planned that takes more than so many seconds of the whole cap: half a window of the pacer
+# No frame takes more than so many seconds of the whole cap: half a window of the pacer.
 MAX_FRAME_SECONDS = 5.0
-# a camera that asks for no room for so many seconds, or frames, leaves its part to the others
+# A camera that asks for no room for so many seconds, or frames, leaves its part to the others.
 IDLE_SECONDS, IDLE_FRAMES = 2.0, 3.0
+# A share's idea of the usual frame moves by this part of the difference with each frame.
+USUAL_WEIGHT = 0.2
 
 
 class Share:
-    """A camera's part of the budget. Safe to use from any thread. Every `now` is in seconds of one monotonic clock.
+    """One camera's part of the budget, for any number of threads. Every `now` is in seconds of one monotonic clock.
 
     Attributes:
-        portion: part of its bytes that new frames get, 0 < portion <= 1; less while a backlog has to leave as well.
+        portion: Part of its bytes that new frames get, in (0, 1]. It is less while a backlog has to leave as well.
     """
 
     def __init__(self, budget: "Budget", fps: float) -> None:
@@ -28,40 +29,40 @@ class Share:
         self._budget = budget
         self._fps = fps
         self._room = self._usual = 0.0
-        self._need = 0.0  # of a frame that the usual room has no place for
+        self._need = 0.0  # bytes of a frame that the usual room has no place for
         self._asked = float("-inf")
 
     @property
     def capacity(self) -> int:
-        """Most bytes that one frame may ever have."""
+        """Bytes that one frame may have at most."""
         return self._budget.capacity
 
     def room(self, now: float) -> int:
-        """Return all the bytes that a frame could have `now`; may be negative."""
+        """Return all the bytes that a frame could have now, which may be negative."""
         with self._budget.lock:
             self._budget.fill(now, self)
             return int(self._room)
 
     def smooth_room(self, now: float) -> int:
-        """Return the same, but no more than twice what frames usually took."""
+        """Return what a frame could have now, but no more than twice what frames usually took."""
         with self._budget.lock:
             self._budget.fill(now, self)
             return int(min(self._room, 2 * max(self._usual, self._budget.frame_bytes)))
 
     def spend(self, size: int) -> None:
-        """Take the `size` bytes of a frame out of the room that is left."""
+        """Take the bytes of a frame out of the room that is left."""
         with self._budget.lock:
             self._room -= size
-            self._usual += 0.2 * (size - self._usual)
+            self._usual += USUAL_WEIGHT * (size - self._usual)
             self._need = 0.0
 
     def spend_aside(self, size: int) -> None:
-        """Take out what goes with a frame and is none of its file: it is not what frames usually take."""
+        """Take out bytes that go with a frame but are not its file, so that they don't count as usual."""
         with self._budget.lock:
             self._room -= size
 
     def give_back(self, size: int) -> None:
-        """Take back what was spent for a frame that never left."""
+        """Take back the bytes of a frame that never left."""
         with self._budget.lock:
             self._room = min(self._budget.most(self), self._room + size)
 
@@ -74,25 +75,25 @@ class Share:
 
 
 class Budget:
-    """Bytes for frames of all cameras: a share each, which grows with time and shrinks with every frame.
+    """Bytes for the frames of all cameras: a share each, which grows with time and shrinks with every frame.
 
-    Each share is a leaky bucket that fills with its part of the cap, by frames a second, and holds no more than one
-    second's part, or two frames. What a full one can't take flows to the others, and so does the part of a camera that
-    sends nothing, until it does again: one frame's bytes are kept for that. So no camera can take what another one
-    needs, whichever comes first. Frames that come evenly get even room, and one that comes after a pause twice what was
-    usual, so that quality changes smoothly.
+    Each share is a leaky bucket. It fills with its part of the cap, by frames a second, and holds one second's part, or
+    two frames. What a full one can't take flows to the others. So does the part of a camera that sends nothing, but for
+    the bytes of one frame, which are kept until it sends again. So no camera can take what another one needs, whichever
+    comes first. Frames that come evenly get even room. One that comes after a pause gets twice what was usual, so that
+    quality changes smoothly.
 
-    The shares fill with PLANNED of the cap, so that what they hold and what flows in over a window are within the cap
-    together: no frame that was planned has to wait for the pacer, and to be overtaken meanwhile.
+    The shares fill with PLANNED of the cap. So what they hold and what flows in over a window are within the cap
+    together, and no frame that was planned waits for the pacer and is overtaken meanwhile.
 
     Args:
-        bitrate: bits a second, > 0.
-        fps: frames a second that are expected of each camera, > 0.
-        now: seconds, monotonic.
+        bitrate: Bits a second, > 0.
+        fps: Frames a second that are expected of each camera, > 0.
+        now: Seconds of the monotonic clock.
 
     Attributes:
-        shares: one a camera, in the order of `fps`.
-        frame_bytes: of a frame, if all cameras that send now send as often as is expected.
+        shares: One a camera, in the order of `fps`.
+        lock: Held while the shares change.
     """
 
     def __init__(self, bitrate: float, fps: Sequence[float], now: float) -> None:
@@ -110,19 +111,20 @@ class Budget:
 
     @property
     def capacity(self) -> int:
-        """Most bytes that one frame may ever have, if no other camera needs them."""
+        """Bytes that one frame may have at most, if no other camera needs them."""
         return int(self._cap * min(max(SAVED_SECONDS, SAVED_FRAMES / self._total_fps), MAX_FRAME_SECONDS))
 
     @property
     def frame_bytes(self) -> float:
+        """Bytes of a frame if all cameras that send now send as often as is expected."""
         return PLANNED * self._cap / self._active_fps
 
     def rate(self, share: Share) -> float:
-        """Bytes a second that flow into a share at least. The lock is held, here and below."""
+        """Return the bytes a second that flow into a share at least. The caller holds the lock, here and below."""
         return self.frame_bytes * share._fps
 
     def most(self, share: Share) -> float:
-        """Bytes that a share may hold."""
+        """Return the bytes that a share may hold."""
         if share not in self._active:
             return self._kept
         kept = self._kept * (len(self.shares) - len(self._active))
@@ -130,7 +132,7 @@ class Budget:
         return max(min(saved / self._active_fps, self._cap * MAX_FRAME_SECONDS), share._need)
 
     def fill(self, now: float, asking: Share) -> None:
-        """Let flow in what has come up since the last time; from now on `asking` is one that sends."""
+        """Let in the bytes that have come up since the last call, and count `asking` among those that send."""
         seconds = max(0.0, now - self._time)
         self._time = max(self._time, now)
         self._choose_active(self._time)
@@ -152,7 +154,7 @@ class Budget:
             share._room = min(share._room, self.most(share))
 
     def _choose_active(self, now: float) -> None:
-        """Those who asked lately, or have not got back what is kept for them; all, if nobody did."""
+        """Count those as active that asked lately or lack what is kept for them; all, if there are none."""
         active = [
             share
             for share in self.shares

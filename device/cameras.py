@@ -4,19 +4,21 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import rjpeg
 from device import notify
 from device.budget import Budget, Share
 from device.config import CameraConfig, Config
-from device.delivery.outboxes import open_outbox, open_sender
+from device.delivery import open_outbox, open_sender
+from device.delivery.outbox import Link
 from device.delivery.pacer import Pacer
+from device.encoding import FrameEncoder
 from device.metrics import Metrics
-from device.pipeline import Pipeline
-from device.reader import Reader
+from device.pipeline import CameraSettings, Observers, Pipeline, RecordOutput
+from device.reader import DirectReader, FrameReader, Reader
 from device.report import Report
 from device.sources import Source, is_live, open_source
 from device.spool import DAMAGED, Spool
@@ -28,79 +30,74 @@ __all__ = ["Cameras"]
 
 logger = logging.getLogger(__name__)
 
-# That a camera gets at the start. Where a driver hangs, the others begin without it.
+# That a camera gets at the start. If a driver hangs, the others begin without it.
 OPEN_SECONDS = 20.0
 # That what is on its way gets when the program is told to stop.
 STOP_SECONDS = 1.0
 # Expected of a camera that does not say how many frames a second it gives.
 USUAL_FPS = 15.0
+# In the report, in place of DAMAGED.
+THINNED = "given up, spool full"
 
 
 class Cameras:
-    """The cameras' pipelines, and what serves them all: encoder, bitrate, spool, metrics, local view.
+    """The cameras' pipelines, and what serves them all: encoder, bitrate, spool, metrics, local page.
 
     Args:
-        config: checked.
-        frames: that are taken of every camera, None for no limit.
-        report: what is counted.
-        emit: gets the record of every frame that was delivered; from any thread.
+        config: Checked.
+        max_frames: Frames that are taken of every camera; None for no limit.
+        report: Counts frames.
+        output: Gets the record of every frame that was delivered, from any thread.
+
+    Attributes:
+        pipelines: One a camera, once `start` has opened everything.
     """
 
-    def __init__(
-        self, config: Config, frames: int | None, report: Report, emit: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self._config, self._frames, self._report, self._emit = config, frames, report, emit
+    def __init__(self, config: Config, max_frames: int | None, report: Report, output: RecordOutput) -> None:
         self.pipelines: list[Pipeline] = []
+        self._config, self._max_frames, self._report, self._output = config, max_frames, report, output
         self._metrics = Metrics([camera.id for camera in config.cameras])
         self._view: View | None = None
         self._spool: Spool | None = None
 
     def start(self) -> None:
-        """Open everything and begin. Raises RjpegError: a part can't start; of several cameras, none can."""
-        config, delivery = self._config, self._config.delivery
+        """Open everything and begin.
+
+        Raises:
+            RjpegError: A part can't start; of several cameras, none can.
+        """
+        config = self._config
         if config.view.listen is not None:
             password = read_token(config.view.password_file) if config.view.password_file else None
             self._view = View(config.view.listen, password, self._metrics, self.status)
         encoder = rjpeg.Encoder(config.encoding.model)
-        senders = [open_sender(delivery, camera.id) for camera in config.cameras]
-        if delivery.policy == "record":
-            settings = delivery.spool
-            self._spool = Spool(settings.folder, settings.max_bytes, on_thinned=self._thinned, on_damaged=self._damaged)
-            for camera in config.cameras:
-                self._metrics.camera(camera.id).count_queue(functools.partial(self._spool.queue, camera.id))
+        senders = [open_sender(config.delivery, camera.id) for camera in config.cameras]
+        if config.delivery.policy == "record":
+            self._spool = self._open_spool()
         self._tell_of_left_frames()
         sources = self._open_sources()
-        bitrate, pacer = config.encoding.bitrate, None
-        shares: list[Share | None] = [None] * len(sources)
-        if bitrate is not None:
-            fps = [self._fps(camera, source) for camera, source in zip(config.cameras, sources, strict=True)]
-            shares, pacer = [*Budget(bitrate, fps, time.monotonic()).shares], Pacer(bitrate)
+        shares, pacer = self._plan(sources)
+        observers = Observers(self._metrics, self._report, self._output, self._view)
         for camera, source, sender, share in zip(config.cameras, sources, senders, shares, strict=True):
-            frames = self._reader(camera, source) if source is None or source.live else source
-            logger.info("%s: %s to %s", camera.id, frames.name, sender.name)
-            make = functools.partial(
-                open_outbox,
-                delivery,
-                sender,
-                camera.id,
-                live=isinstance(frames, Reader),
-                spool=self._spool,
-                pace=pacer,
-            )
-            show = functools.partial(self._show, camera.id)
+            reader = self._reader(camera, source)
+            logger.info("%s: %s to %s", camera.id, reader.name, sender.name)
+            outbox = open_outbox(config.delivery, Link(sender, pacer), camera.id, self._spool, live=reader.live)
             self.pipelines.append(
                 Pipeline(
-                    camera, config, encoder, frames, make, sender.overhead, self._spool, share,
-                    self._metrics, self._report, self._emit, show, self._frames,
+                    CameraSettings(camera, config.skip, self._max_frames),
+                    reader,
+                    FrameEncoder(encoder, config.encoding, share, sender),
+                    outbox,
+                    observers,
                 )
-            )  # fmt: skip
+            )
         if self._view is not None:
             self._view.start()
         for pipeline in self.pipelines:
             pipeline.start()
 
     def raise_failure(self) -> None:
-        """Raises what ended a camera's thread, or what the server said where it refuses every camera from the start."""
+        """Raise what ended a camera's thread, or what a server said that refuses every camera from the start."""
         for pipeline in self.pipelines:
             pipeline.raise_failure()
         refusals = [pipeline.refusal for pipeline in self.pipelines]
@@ -108,7 +105,7 @@ class Cameras:
             raise refusals[0]
 
     def status(self) -> dict[str, Any]:
-        """For the local page. "ok": all cameras give frames, and the frames get through."""
+        """Return what the local page shows. "ok": all cameras give frames, and the frames get through."""
         cameras = {pipeline.camera: pipeline.status() for pipeline in self.pipelines}
         return {"ok": all(camera["ok"] for camera in cameras.values()), "cameras": cameras} | self._report.summary()
 
@@ -116,8 +113,8 @@ class Cameras:
         """Stop. Frames in the spool stay there for the next run, and the log says how many there are.
 
         Args:
-            ended: all sources came to their end; what is on its way gets the time that the server has for a frame. Else
-                somebody waits for the program to end, so that it gets a second.
+            ended: All sources came to their end. What is on its way then gets the time that the server has for a frame.
+                Else somebody waits for the program to end, and it gets a second.
         """
         seconds = self._config.delivery.timeout_seconds if ended else STOP_SECONDS
         if not ended:
@@ -136,12 +133,33 @@ class Cameras:
             thread.join()
         if self._view is not None:
             self._view.close()
+        self.count_losses()
         if self._spool is not None:
             self._tell_of_kept_frames(self._spool)
             self._spool.close()
 
+    def count_losses(self) -> None:
+        """Count the frames that the spool has given up or lost since the last call."""
+        if self._spool is None:
+            return
+        known = {camera.id for camera in self._config.cameras}
+        while True:
+            try:
+                loss = self._spool.losses.get_nowait()
+            except Empty:
+                return
+            damaged = loss.reason == DAMAGED
+            self._report.drop(DAMAGED if damaged else THINNED, loss.frames)
+            # a camera's name may be damaged as well
+            if loss.camera in known:
+                counts = self._metrics.camera(loss.camera)
+                if damaged:
+                    counts.dropped(DAMAGED, loss.frames)
+                else:
+                    counts.thinned(loss.frames)
+
     def backlog(self) -> str:
-        """Return the end of a line about the state: how many frames wait in the spool; empty if none do."""
+        """Return how many frames wait in the spool, as the end of a line about the state; empty if none do."""
         waiting = 0 if self._spool is None else self._spool.count
         return f", {waiting} wait in the spool" if waiting else ""
 
@@ -157,7 +175,7 @@ class Cameras:
             )
 
     def _tell_of_left_frames(self) -> None:
-        """Frames in the spool that this configuration sends nobody: they wait for one that does, and take room."""
+        """Warn of frames in the spool that nobody sends. They wait for a configuration that does, and take room."""
         spool, settings, left = self._spool, self._config.delivery.spool, {}
         try:
             if spool is not None:
@@ -172,11 +190,13 @@ class Cameras:
         for camera, frames in left.items():
             logger.warning(
                 "spool %s holds %d frames of camera %s, which nobody sends: it takes policy record and that camera",
-                settings.folder, frames, camera,
-            )  # fmt: skip
+                settings.folder,
+                frames,
+                camera,
+            )
 
     def _open_sources(self) -> list[Source | None]:
-        """The sources that wait, and live ones; None for a camera that is missing.
+        """Open all sources; None for a camera that is missing.
 
         Under systemd all may be missing: what is in the spool is sent, and the local page tells, until one comes.
         """
@@ -196,19 +216,31 @@ class Cameras:
             logger.warning("%s; it is tried again, and what else there is begins without it", missing)
         return sources
 
-    def _reader(self, camera: CameraConfig, opened: Source | None) -> Reader:
+    def _open_spool(self) -> Spool:
+        settings = self._config.delivery.spool
+        spool = Spool(settings.folder, settings.max_bytes)
+        for camera in self._config.cameras:
+            self._metrics.camera(camera.id).count_queue(functools.partial(spool.queue, camera.id))
+        return spool
+
+    def _plan(self, sources: list[Source | None]) -> tuple[list[Share | None], Pacer | None]:
+        """Return each camera's share of the bitrate, and what keeps to it on the wire; None if no bitrate is set."""
+        bitrate = self._config.encoding.bitrate
+        if bitrate is None:
+            return [None] * len(sources), None
+        fps = [self._fps(camera, source) for camera, source in zip(self._config.cameras, sources, strict=True)]
+        return [*Budget(bitrate, fps, time.monotonic()).shares], Pacer(bitrate)
+
+    def _reader(self, camera: CameraConfig, opened: Source | None) -> FrameReader:
+        if opened is not None and not opened.live:
+            return DirectReader(opened)
         first = [] if opened is None else [opened]
 
         def open_again() -> Source:
             return first.pop() if first else open_source(camera)
 
-        return Reader(
-            open_again,
-            f"camera {camera.id}" if opened is None else opened.name,
-            stall_seconds=camera.stall_seconds,
-            on_drop=functools.partial(self._metrics.camera(camera.id).dropped, "newer frame came"),
-            on_restart=lambda _: self._metrics.camera(camera.id).restarted(),
-        )
+        name = f"camera {camera.id}" if opened is None else opened.name
+        return Reader(open_again, name, stall_seconds=camera.stall_seconds)
 
     def _fps(self, camera: CameraConfig, source: Source | None) -> float:
         if camera.fps is not None:
@@ -219,27 +251,14 @@ class Cameras:
             raise ConfigError(f"bitrate {self._config.encoding.bitrate:g} needs fps: {source.name} has none of its own")
         return USUAL_FPS
 
-    def _thinned(self, camera: str, frames: int) -> None:
-        self._metrics.camera(camera).thinned(frames)
-        for _ in range(frames):
-            self._report.drop("given up, spool full")
-
-    def _damaged(self, camera: str | None, frames: int) -> None:
-        """Count frames of the spool that can't be sent; a camera's name may be damaged as well."""
-        if camera is not None and camera in {known.id for known in self._config.cameras}:
-            self._metrics.camera(camera).dropped(DAMAGED, frames)
-        for _ in range(frames):
-            self._report.drop(DAMAGED)
-
-    def _show(self, camera: str, jpeg: bytes) -> None:
-        if self._view is not None:
-            self._view.show(camera, jpeg)
-
 
 def _opened_within(seconds: float, camera: CameraConfig) -> Source:
-    """The camera's source. One that opens too late is closed again.
+    """Open the camera's source. If it opens too late, it is closed again.
 
-    Raises CameraError, also where a live one takes longer; ConfigError, StorageError.
+    Raises:
+        CameraError: It can't be opened, or a live one not within `seconds`.
+        ConfigError: See `open_source`.
+        StorageError: See `open_source`.
     """
     if not is_live(camera):
         return open_source(camera)
@@ -249,7 +268,7 @@ def _opened_within(seconds: float, camera: CameraConfig) -> Source:
     def work() -> None:
         try:
             source: Source | Exception = open_source(camera)
-        except Exception as error:  # noqa: BLE001 # raised again by who waits for it
+        except Exception as error:  # noqa: BLE001 # raised again by whoever waits for it
             source = error
         with lock:
             if not late.is_set():

@@ -26,16 +26,16 @@ import cv2
 from device import notify
 from device.cameras import Cameras
 from device.config import DEFAULT_PATH, Config, check, load
-from device.pipeline import FAILURES, LOOK
+from device.pipeline import FAILURES, LOOK_SECONDS
 from device.report import Report
 from rjpeg._arguments import positive
 from rjpeg.errors import ConfigError, RjpegError
 
 logger = logging.getLogger("capture")
 
-# Seconds after which the thread of a live camera that has not come round counts as stuck. One that reads files may wait
-# for the server.
-LONGEST_STEP = 60.0
+# The thread of a live camera that has not come round for so long counts as stuck. One that reads files may wait for the
+# server.
+MAX_STEP_SECONDS = 60.0
 
 EPILOG = """\
 Defaults are in the configuration file, which a flag overrides. `check` tries everything that the configuration names,
@@ -64,11 +64,11 @@ a live source, 130 for one that has an end.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program; returns its exit code."""
-    args = parser().parse_args(arguments)
+    """Run the program; return its exit code."""
+    args = build_parser().parse_args(arguments)
     set_up_logging(args.log_format, args.log_level)
-    # what OpenCV would print is said in our own messages
-    # newer versions of OpenCV have the function elsewhere, where the type hints of older ones know nothing of it
+    # Our own messages say what OpenCV would print. Newer versions have the function elsewhere, where the type hints of
+    # older ones know nothing of it.
     (cv2 if hasattr(cv2, "setLogLevel") else vars(cv2.utils)["logging"]).setLogLevel(0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -84,41 +84,41 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # whoever read our lines is gone; keep the interpreter from writing to it once more as it ends
+        # whoever read our lines is gone; the interpreter must not write to it once more as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         say_why("standard output was closed")
         return 1
     except Exception:
-        # a defect: with its traceback, and like all messages in the format and priority that were asked for
+        # a defect is logged with its traceback, in the format that was asked for
         logger.exception("unexpected error; please report this")
         return 1
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
         prog="capture.py",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("command", nargs="?", choices=["run", "check"], default="run", help="(default: %(default)s)")
-    p.add_argument(
+    parser.add_argument("command", nargs="?", choices=["run", "check"], default="run", help="(default: %(default)s)")
+    parser.add_argument(
         "--config",
         default=str(DEFAULT_PATH),
         metavar="FILE",
         help="configuration, YAML (default: %(default)s)",
     )
-    p.add_argument(
+    parser.add_argument(
         "--source", help="camera index or /dev path, picamera2, URL, video, picture, folder of pictures, or sample"
     )
-    p.add_argument("--camera-id", metavar="ID", help="name sent with every frame, 1 to 64 of A-Z a-z 0-9 _ -")
-    p.add_argument("--size", metavar="WxH", help="asked of a camera; other frames are resized to it")
-    p.add_argument("--fps", type=float, help="frames a second, at most")
-    p.add_argument(
+    parser.add_argument("--camera-id", metavar="ID", help="name sent with every frame, 1 to 64 of A-Z a-z 0-9 _ -")
+    parser.add_argument("--size", metavar="WxH", help="asked of a camera; other frames are resized to it")
+    parser.add_argument("--fps", type=float, help="frames a second, at most")
+    parser.add_argument(
         "--frames", type=positive, metavar="N", help="end after N frames of each camera (default: with the source)"
     )
-    spend = p.add_mutually_exclusive_group()
+    spend = parser.add_mutually_exclusive_group()
     spend.add_argument("--quality", type=float, help="1 to 100")
     spend.add_argument("--target-bytes", type=positive, metavar="BYTES", help="no file is larger")
     spend.add_argument(
@@ -127,37 +127,39 @@ def parser() -> argparse.ArgumentParser:
         metavar="BITS",
         help="bits a second on the wire; needs --fps where the source has no frame rate",
     )
-    to = p.add_mutually_exclusive_group()
+    to = parser.add_mutually_exclusive_group()
     to.add_argument("--server", metavar="URL", help="such as http://192.168.1.2:8000 or mqtts://broker:8883")
     to.add_argument("--out", metavar="FOLDER", help="write {capture time}-{sequence}.jpg there, send nothing")
-    p.add_argument("--policy", choices=["live", "record"], help="newest frame first, or every frame through a spool")
-    p.add_argument("--token-file", metavar="FILE", help="holds the camera's token; {camera} in its name: the id")
-    p.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite`")
-    p.add_argument(
+    parser.add_argument(
+        "--policy", choices=["live", "record"], help="newest frame first, or every frame through a spool"
+    )
+    parser.add_argument("--token-file", metavar="FILE", help="holds the camera's token; {camera} in its name: the id")
+    parser.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite`")
+    parser.add_argument(
         "--json",
         action="store_true",
         help="one JSON line a frame on standard output, and one with the summary (default: none)",
     )
-    p.add_argument(
+    parser.add_argument(
         "--log-format",
         choices=["text", "json"],
         default="text",
         help="of messages on standard error (default: %(default)s)",
     )
-    p.add_argument(
+    parser.add_argument(
         "--log-level",
         choices=["debug", "info", "warning", "error"],
         default="info",
         help="(default: %(default)s)",
     )
-    return p
+    return parser
 
 
 def apply_flags(config: Config, args: argparse.Namespace) -> None:
     """Put the flags that were given in place of what the configuration says.
 
     Raises:
-        ConfigError: a camera's flag, where the configuration has several cameras.
+        ConfigError: A camera's flag is given and the configuration has several cameras.
     """
     groups = {
         "camera": {"source": "source", "camera_id": "id", "size": "size", "fps": "fps"},
@@ -192,13 +194,13 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
     """Take, encode and deliver frames until the sources end, `frames` are taken of each, or a signal comes.
 
     Returns:
-        Exit code: 0, 1 if a picture was unreadable, couldn't be encoded or was rejected, 130 if interrupted.
+        The exit code: 0; 1 if a picture was unreadable, couldn't be encoded or was rejected; 130 if interrupted.
 
     Raises:
-        RjpegError: as the module's help says.
+        RjpegError: See EPILOG.
     """
     report, output = Report(), Output(as_json)
-    cameras = Cameras(config, frames, report, output.emit)
+    cameras = Cameras(config, frames, report, output)
     interrupted = ended = False
     try:
         cameras.start()
@@ -222,16 +224,24 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
 
 
 def supervise(cameras: Cameras, report: Report, output: "Output") -> None:
-    """Return when all cameras have ended; raises what ended one of them."""
+    """Return when all cameras have ended.
+
+    Raises:
+        RjpegError: What ended one of them.
+        BrokenPipeError: Nobody reads standard output any more.
+    """
     notify.ready()
     interval = notify.watchdog_interval()
     while any(pipeline.running for pipeline in cameras.pipelines):
-        time.sleep(LOOK)
+        time.sleep(LOOK_SECONDS)
+        cameras.count_losses()
         cameras.raise_failure()
         output.check()
         now = time.monotonic()
         if interval is not None and all(
-            now - p.last_step < LONGEST_STEP for p in cameras.pipelines if p.running and p.live
+            now - pipeline.last_step < MAX_STEP_SECONDS
+            for pipeline in cameras.pipelines
+            if pipeline.running and pipeline.live
         ):
             notify.watchdog()
         if report.due:
@@ -244,12 +254,12 @@ class Output:
     """JSON lines on standard output, from any thread.
 
     Args:
-        wanted: whether there are any.
+        wanted: False if nothing is printed.
     """
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
-        self._closed = False
+        self._closed = threading.Event()
         self._lock = threading.Lock()
 
     def emit(self, record: dict[str, Any]) -> None:
@@ -260,16 +270,16 @@ class Output:
             try:
                 print(json.dumps(record), flush=True)
             except BrokenPipeError:
-                self._closed = True
+                self._closed.set()
 
     def check(self) -> None:
-        """Raises BrokenPipeError where nobody reads any more."""
-        if self._closed:
+        """Raise BrokenPipeError if nobody reads any more."""
+        if self._closed.is_set():
             raise BrokenPipeError
 
 
 def set_up_logging(log_format: str, level: str) -> None:
-    """Messages go to standard error, as text or as JSON, and to the journal with their priority."""
+    """Send messages to standard error, as text or as JSON, and to the journal with their priority."""
     formatter: logging.Formatter = JsonFormatter() if log_format == "json" else TextFormatter()
     handler = logging.StreamHandler()
     handler.setFormatter(PriorityFormatter(formatter) if journal_listens() else formatter)
@@ -277,7 +287,10 @@ def set_up_logging(log_format: str, level: str) -> None:
 
 
 def journal_listens() -> bool:
-    """Whether standard error goes to systemd's journal, and not elsewhere since: JOURNAL_STREAM (systemd.exec(5))."""
+    """Return True if standard error goes to systemd's journal and was not redirected.
+
+    JOURNAL_STREAM in systemd.exec(5) says how to tell.
+    """
     try:
         stream = os.fstat(2)
     except OSError:
@@ -286,28 +299,30 @@ def journal_listens() -> bool:
 
 
 def say_why(text: str) -> None:
-    """The last message: why the program ends with an error."""
+    """Log the last message: why the program ends with an error."""
     logger.error("%s", text, extra={"last": True})
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level and message; of the last message only `error: ` and the message."""
+    """Write time, level and message; of the last message only `error: ` and the message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
         return f"error: {record.getMessage()}" if hasattr(record, "last") else super().format(record)
 
 
 class PriorityFormatter(logging.Formatter):
-    """Another formatter's lines, each after its priority, which the journal takes off again (sd-daemon(3))."""
+    """Write another formatter's lines, each after its priority, which the journal takes off again (sd-daemon(3))."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
         self._formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
         levels = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
         priority = next((priority for level, priority in levels if record.levelno >= level), 7)
         # a traceback has several lines, and the journal takes each by itself
@@ -315,9 +330,10 @@ class PriorityFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, as journald and log collectors take it."""
+    """Write one JSON object a line, as journald and log collectors take it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
         entry = {
             "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -330,8 +346,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def check_command(config: Config, *, as_json: bool) -> int:
-    """Print what would not work and how to mend it; 1 where something would not."""
-    # only here: it is slow to import, and nothing else needs it
+    """Print what would not work and how to mend it; return 1 if something would not, else 0."""
+    # imported here, as it is slow to import and nothing else needs it
     from device.check import run_checks
 
     checks = []
@@ -350,7 +366,7 @@ def check_command(config: Config, *, as_json: bool) -> int:
 if __name__ == "__main__":
     exit_code = main()
     if threading.active_count() > 1:
-        # left behind in a driver that hangs; the interpreter's own end could wait for it
+        # a thread was left behind in a driver that hangs; the interpreter's own end could wait for it
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)

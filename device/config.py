@@ -35,10 +35,17 @@ PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
 
 
 class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Where frames come from. `size`: `WIDTHxHEIGHT` in pixels; `fps`: frames a second at most; None: as they come.
+    """Where frames come from.
 
-    `exposure`: "auto", or milliseconds. `pixel_format`: four characters of V4L2 such as MJPG or YUYV, or one of
-    picamera2's names. `live`: play a video file at its own speed, again and again, as if it were a camera.
+    Attributes:
+        id: Name of the camera, 1 to 64 of A-Z a-z 0-9 _ -.
+        source: What `device.sources.open_source` opens.
+        size: WIDTHxHEIGHT in pixels; None: as frames come.
+        fps: Frames a second at most; None: as they come.
+        pixel_format: Four characters of V4L2 such as MJPG or YUYV, or one of picamera2's names.
+        exposure: "auto", or milliseconds.
+        stall_seconds: A camera without a frame for so long is opened anew.
+        live: Play a video file at its own speed, again and again, as if it were a camera.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=CAMERA_PATTERN)] = "camera"
@@ -52,7 +59,14 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """How much to spend. Exactly one of `quality` (1..100), `target_bytes` and `bitrate` (bits a second)."""
+    """How much to spend. Exactly one of `quality`, `target_bytes` and `bitrate` is given.
+
+    Attributes:
+        quality: 1 to 100.
+        target_bytes: No file is larger.
+        bitrate: Bits a second on the wire, for all cameras together.
+        model: Folder of the importance model; None: the one that comes with `rjpeg`.
+    """
 
     quality: Annotated[float, msgspec.Meta(ge=1, le=100)] | None = None
     target_bytes: PositiveInt | None = None
@@ -61,14 +75,25 @@ class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SkipConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Which frames of a live camera are not worth sending. `threshold` in gray levels 0..255, 0: send all."""
+    """Which frames of a live camera are not worth sending.
+
+    Attributes:
+        threshold: Gray levels, 0 to 255, by which a part has to change; 0: send all frames.
+        heartbeat_seconds: A frame is sent at least so often, and with it the metrics.
+    """
 
     threshold: Annotated[float, msgspec.Meta(ge=0, le=255)] = 0.0
     heartbeat_seconds: Positive = 60.0
 
 
 class MqttConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """What only MQTT needs. `username`, in which {camera} is the camera's id; delivery.token_file has its password."""
+    """What only MQTT needs.
+
+    Attributes:
+        topic: Prefix of all topics.
+        username: {camera} in it is the camera's id. The password is in `delivery.token_file`.
+        discovery: Topic under which Home Assistant looks for configurations; None: tell it nothing.
+    """
 
     topic: Annotated[str, msgspec.Meta(pattern=r"^[^+#\x00]{1,200}$")] = "rjpeg"
     username: str | None = None
@@ -76,16 +101,25 @@ class MqttConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SpoolConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Where `record` keeps frames until they are delivered."""
+    """Where policy `record` keeps frames until they are delivered, and how many bytes they may take."""
 
     folder: str = "spool"
     max_bytes: Annotated[int, msgspec.Meta(ge=1_000_000, le=10**15)] = 1_000_000_000
 
 
 class DeliveryConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Where files go. Exactly one of `server` (URL) and `out` (folder); times in seconds.
+    """Where files go. Exactly one of `server` and `out` is given.
 
-    `token_file`: in its name, {camera} is the camera's id.
+    Attributes:
+        server: URL.
+        out: Folder.
+        policy: "live": newest frame first; "record": every frame, through a spool.
+        token_file: Holds the token or password. {camera} in its name is the camera's id.
+        ca_file: PEM file of the server's certificate authority; None: the system's.
+        timeout_seconds: What the server has for a frame.
+        retry_seconds: How long a frame of a file or folder is tried.
+        mqtt: What only MQTT needs.
+        spool: What only policy `record` needs.
     """
 
     server: str | None = None
@@ -100,14 +134,19 @@ class DeliveryConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ViewConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """The local page: `listen` HOST:PORT, None: there is none. `password_file`: needed when not on loopback."""
+    """The local page.
+
+    Attributes:
+        listen: HOST:PORT; None: there is no page.
+        password_file: Needed unless it listens on loopback.
+    """
 
     listen: Annotated[str, msgspec.Meta(pattern=r"^.+:[0-9]{1,5}$")] | None = None
     password_file: str | None = None
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
-    """The whole file, one field a section."""
+    """The whole file, one attribute a section."""
 
     cameras: Annotated[list[CameraConfig], msgspec.Meta(min_length=1, max_length=16)] = msgspec.field(
         default_factory=lambda: [CameraConfig()]
@@ -119,12 +158,12 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def for_camera(setting: str | None, camera: str) -> str | None:
-    """A setting that is meant for every camera as it is for one: {camera} in it is the id."""
+    """Return a setting that is meant for every camera as it is for one: {camera} in it becomes the id."""
     return None if setting is None else setting.replace("{camera}", camera)
 
 
 def token_file_of(config: DeliveryConfig, camera: str) -> str | None:
-    """The file with a camera's token, None where there is none."""
+    """Return the file with a camera's token; None if there is none."""
     return for_camera(config.token_file, camera)
 
 
@@ -132,8 +171,8 @@ def load(path: str | Path) -> Config:
     """Read a configuration file.
 
     Raises:
-        ConfigError: the file can't be read, isn't YAML, or has an unknown key or a value of the wrong kind;
-            the message names the file and the key.
+        ConfigError: The file can't be read, isn't YAML, or has an unknown key or a value of the wrong kind. The message
+            names the file and the key.
     """
     values = read_yaml(path, "configuration")
     try:
@@ -146,7 +185,7 @@ def check(config: Config) -> None:
     """Check what flags have changed, and what no single key can say.
 
     Raises:
-        ConfigError: a value is out of range, or not exactly one of the keys that exclude each other is given.
+        ConfigError: A value is out of range, or not exactly one of the keys that exclude each other is given.
     """
     try:
         msgspec.convert(msgspec.to_builtins(config), Config)

@@ -1,213 +1,197 @@
 """One camera's way from frames to the outbox: take, leave out what shows nothing new, encode within the budget."""
 
-import datetime
 import logging
 import threading
 import time
-import zlib
-from collections.abc import Callable
-from typing import Any
-
-import cv2
-import numpy as np
-import numpy.typing as npt
+from dataclasses import dataclass
+from queue import Empty
+from typing import Any, Protocol
 
 import rjpeg
-from device.budget import Share
 from device.change import ChangeDetector
-from device.config import CameraConfig, Config
-from device.delivery.outboxes import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, OnDropped, OnSent, Outbox
+from device.config import CameraConfig, SkipConfig
+from device.delivery.outbox import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, Dropped, Outbox, Sent
+from device.encoding import FrameEncoder, NoRoom, Pixels, resized
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
-from device.reader import Reader
-from device.report import Report, frame_record
-from device.sources import Frame, Source, parse_size
-from device.spool import Spool
-from rjpeg._codec import Planes
-from rjpeg._protocol import time_text
+from device.reader import FrameReader
+from device.report import FrameRecords, Report, bare_record, frame_record
+from device.sources import Frame, parse_size
+from device.view import View
 from rjpeg.errors import InputError, RjpegError, TargetError
 
-__all__ = ["FAILURES", "Pipeline", "resized"]
+__all__ = ["FAILURES", "LOOK_SECONDS", "CameraSettings", "Observers", "Pipeline", "RecordOutput"]
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE, NOT_ENCODED = "unreadable", "not encoded"
+NEWER_CAME, UNREADABLE, NOT_ENCODED, NO_ROOM = "newer frame came", "unreadable", "not encoded", "bitrate"
 FAILURES = {UNREADABLE, NOT_ENCODED, REJECTED, REFUSED}
-# A waiting thread looks so often, in seconds, whether it shall stop.
-LOOK = 0.25
-# For its thread to end, in seconds.
+# A waiting thread looks so often if it shall stop, and what became of earlier frames.
+LOOK_SECONDS = 0.25
+# For its thread to end.
 CLOSE_SECONDS = 1.0
-# A file under a bitrate is good enough when it fills this part of its bytes: one attempt for most frames.
-LEAST_FILL = 0.8
-# One that fits no less gets so many times the bytes of its smallest file, so that one attempt finds it.
-SMALLEST_MARGIN = 1.25
-# With more frames than this in the spool new ones get only a part of the bitrate, so that the spool empties.
-BACKLOG, PORTION = 5, 0.8
-# Seconds, for one that there is hardly too little room for.
-MIN_PAUSE = 0.001
-# Records of frames that are on their way; older ones than these are of frames that were given up.
-MAX_RECORDS = 1000
+# For a frame that there is hardly too little room for.
+MIN_PAUSE_SECONDS = 0.001
+LONG_AGO = float("-inf")
+
+
+class RecordOutput(Protocol):
+    """Where the records of delivered frames go."""
+
+    def emit(self, record: dict[str, Any]) -> None:
+        """Take a record; from any thread."""
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """What a pipeline has to know.
+
+    Attributes:
+        camera: The camera's part of the configuration.
+        skip: Which frames are left out.
+        max_frames: Frames that are taken; None for no limit.
+    """
+
+    camera: CameraConfig
+    skip: SkipConfig
+    max_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Observers:
+    """Who is told of frames. All cameras share them.
+
+    Attributes:
+        metrics: Counts by camera.
+        report: Counts over the whole run.
+        output: Gets the record of every frame that was delivered.
+        view: Shows every file as it goes to the outbox; None if there is no local page.
+    """
+
+    metrics: Metrics
+    report: Report
+    output: RecordOutput
+    view: View | None = None
 
 
 class Pipeline:
     """A camera, from its frames to its outbox, in a thread of its own.
 
+    The same thread counts what became of the frames. It goes on with that after the last frame, until `close`.
+
     Args:
-        camera: its part of the configuration.
-        config: the whole configuration.
-        encoder: may be shared with other cameras.
-        frames: a Reader of a live source, or a source that waits.
-        open_outbox: makes the outbox, given what it calls for a frame that was acknowledged or given up.
-        overhead: bytes on the wire besides a file of so many bytes.
-        spool: that the outbox uses, if any.
-        share: of the bitrate; None: none is set.
-        metrics, report: what is counted.
-        emit: gets the record of every frame that was delivered.
-        show: gets every file as it goes to the outbox.
-        limit: of frames that are taken, None for no limit.
+        settings: Of the camera.
+        reader: Its frames.
+        encoder: Makes files of them.
+        outbox: Delivers the files.
+        observers: Are told of frames.
+
+    Attributes:
+        camera: Id.
+        live: Frames come whether they are taken or not.
+        failure: What ended the thread early, if anything did.
+        last_step: When the thread last came round, in seconds of the monotonic clock; for a watchdog.
     """
 
     def __init__(
         self,
-        camera: CameraConfig,
-        config: Config,
-        encoder: rjpeg.Encoder,
-        frames: Reader | Source,
-        open_outbox: Callable[[OnSent, OnDropped], Outbox],
-        overhead: Callable[[int], int],
-        spool: Spool | None,
-        share: Share | None,
-        metrics: Metrics,
-        report: Report,
-        emit: Callable[[dict[str, Any]], None],
-        show: Callable[[bytes], None],
-        limit: int | None,
+        settings: CameraSettings,
+        reader: FrameReader,
+        encoder: FrameEncoder,
+        outbox: Outbox,
+        observers: Observers,
     ) -> None:
-        self.camera = camera.id
+        camera = settings.camera
+        self.camera, self.live = camera.id, reader.live
         self.failure: BaseException | None = None
         self.last_step = time.monotonic()
-        """When the thread last came round, monotonic: a watchdog's food."""
-        self._encoding = config.encoding
+        self._settings, self._reader, self._encoder, self._outbox = settings, reader, encoder, outbox
+        self._observers, self._counts = observers, observers.metrics.camera(camera.id)
         self._size = parse_size(camera.size)
-        self._encoder, self._frames = encoder, frames
-        self._overhead, self._spool, self._share, self._report = overhead, spool, share, report
-        self._metrics, self._counts = metrics, metrics.camera(camera.id)
-        self._emit, self._show, self._limit = emit, show, limit
-        self._heartbeat_seconds = config.skip.heartbeat_seconds
-        self._change = ChangeDetector(config.skip.threshold if self.live else 0)
+        self._change = ChangeDetector(settings.skip.threshold if self.live else 0)
         # a video under a cap plays at its own speed: without the flow of time there are no bits a second
-        own_fps = None if isinstance(frames, Reader) or share is None else frames.fps
+        own_fps = reader.fps if encoder.is_capped and not self.live else None
         fps = camera.fps or own_fps
         self._interval = 1 / fps if fps else 0.0
         self._due = time.monotonic()
         self._taken = self._put = 0
         self._read_seconds = 0.0
-        self._last_sent = self._last_heartbeat = -1e9
+        self._last_sent = self._last_heartbeat = LONG_AGO
         # what the server has may be older than what was put last, so the next frame goes whatever it shows
         self._missed = False
-        self._odd = False  # whether frames that can't be encoded have been told of
-        self._before: rjpeg.EncodedFrame | None = None
-        self._records = _Records()
-        self._stop = threading.Event()
-        self._outbox = open_outbox(self._sent, self._dropped)
+        # the log has told of frames that can't be encoded
+        self._told_of_failure = False
+        self._records = FrameRecords()
+        self._stop, self._ended, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._main, name=f"pipeline {camera.id}", daemon=True)
 
     @property
-    def live(self) -> bool:
-        """Whether frames come whether they are taken or not."""
-        return isinstance(self._frames, Reader)
-
-    @property
     def running(self) -> bool:
-        """Whether there are frames to come."""
-        return self._thread.is_alive()
+        """True while there are frames to come."""
+        return self._thread.is_alive() and not self._ended.is_set()
 
     def start(self) -> None:
+        """Start to take frames."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more frames; returns at once."""
+        """Take no more frames; return at once."""
         self._stop.set()
 
     def close(self, seconds: float) -> None:
-        """Let go of source and outbox. What is on its way gets `seconds` at most, and what is in a spool none of them.
+        """Let go of source and outbox.
 
         A spool keeps its frames for the next run. It is emptied only if the source came to its end, and only while the
         server takes what there is.
+
+        Args:
+            seconds: What is on its way gets so long at most.
         """
-        ended = not self._stop.is_set()
+        came_to_its_end = not self._stop.is_set()
         self.stop()
         deadline = time.monotonic() + seconds
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
-        if self.failure is None and (ended or self._spool is None):
+        started = self._thread.ident is not None
+        if started:
+            self._ended.wait(seconds)
+        if self.failure is None and (came_to_its_end or not self._outbox.is_durable):
             self._flush(deadline)
         self._outbox.close()
-        if self._thread.ident is not None:
-            # one that waited in `put` ends now
+        self._closing.set()
+        if started:
+            # a thread that waited in `put` ends now
             self._thread.join(CLOSE_SECONDS)
-        self._frames.close()
+        # nothing is left if the thread has ended
+        self._settle()
+        self._reader.close()
 
     def _flush(self, deadline: float) -> None:
-        while (left := deadline - time.monotonic()) > 0 and not self._outbox.flush(min(LOOK, left)):
-            if self._spool is not None and self._outbox.is_away:
+        while (left := deadline - time.monotonic()) > 0 and not self._outbox.flush(min(LOOK_SECONDS, left)):
+            if self._outbox.is_durable and self._outbox.is_away:
                 return
 
     @property
     def refusal(self) -> RjpegError | None:
-        """What the server said where it refuses this camera and has taken none of its frames."""
+        """What a server said that refuses this camera and has taken none of its frames."""
         return self._outbox.refusal
 
     def raise_failure(self) -> None:
-        """Raises what ended the thread, or what keeps its outbox from ever delivering, if anything did."""
+        """Raise what ended the thread, or what keeps its outbox from ever delivering, if anything did."""
         failure = self.failure or self._outbox.failure
         if failure is not None:
             raise failure
 
     def status(self) -> dict[str, Any]:
-        """For the local page."""
+        """Return what the local page shows of the camera."""
         trouble = self._outbox.trouble
         found: dict[str, Any] = {"live": self.live, "running": self.running, "delivery": trouble or "works"}
-        well = trouble is None and self.failure is None
-        if isinstance(self._frames, Reader):
-            found |= {"camera": str(self._frames.state), "last_frame_seconds": self._frames.last_frame_age}
-            well = well and self.running and self._frames.state.name == "running"
-        return found | {"ok": well}
+        well = trouble is None and self.failure is None and self._reader.is_well and (self.running or not self.live)
+        return found | self._reader.status() | {"ok": well}
 
-    def _sent(self, frame: OutgoingFrame, where: str, seconds: float) -> None:
-        """In a thread of the outbox: a frame was acknowledged; sending took so many seconds."""
-        self._counts.sent(len(frame.jpeg), self._wire_bytes(frame.jpeg), seconds)
-        record = self._records.pop(frame)
-        if record is None:
-            # of a program before this one, from the spool
-            record = bare_record(frame)
-        else:
-            record["sequence"] = frame.sequence
-            record["ms"]["send"] = round(1000 * seconds, 3)
-        record["delivered"] = where
-        self._report.add(record)
-        self._emit(record)
-
-    def _dropped(self, frame: OutgoingFrame, reason: str) -> None:
-        """In a thread of the outbox: a frame was given up."""
-        record = self._records.pop(frame)
-        if reason == OVERTAKEN and self._share is not None and record is not None:
-            self._share.give_back(record["wire_bytes"] + len(frame.metrics or ""))
-        # one that was overtaken or rejected is not worth another that shows the same
-        self._missed = self._missed or reason not in (OVERTAKEN, REJECTED, STOPPED)
-        if frame.metrics is not None:
-            self._last_heartbeat = -1e9
-        self._drop(reason)
+    # --- the thread ------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
         try:
-            while not self._stop.is_set() and self._taken != self._limit:
-                self.last_step = time.monotonic()
-                frame = self._next_frame()
-                if frame is None:
-                    break
-                self._taken += 1
-                self._process(frame)
+            self._take_frames()
         except RjpegError as error:
             self.failure = error
         except Exception as error:
@@ -215,21 +199,32 @@ class Pipeline:
             logger.exception("camera %s", self.camera)
             self.failure = error
         finally:
-            self._count_unreadable()
+            for _ in range(self._reader.unreadable):
+                self._drop(UNREADABLE)
+            self._ended.set()
+        while not self._closing.wait(LOOK_SECONDS):
+            self._settle()
+        self._settle()
+
+    def _take_frames(self) -> None:
+        while not self._stop.is_set() and self._taken != self._settings.max_frames:
+            frame = self._next_frame()
+            if frame is None:
+                return
+            self._taken += 1
+            self._process(frame)
 
     def _next_frame(self) -> Frame | None:
-        """The next frame, when it is time for it; None after the last or when stopped."""
+        """Return the next frame when it is time for it; None after the last or when stopped."""
+        self._settle()
         while (early := self._due - time.monotonic()) > 0 and not self._stop.is_set():
-            self.last_step = time.monotonic()
-            self._stop.wait(min(early, LOOK))
+            self._pause(early)
         started = time.monotonic()
         frame = None
-        if isinstance(self._frames, Reader):
-            while frame is None and not self._stop.is_set():
-                self.last_step = time.monotonic()
-                frame = self._frames.newest(LOOK)
-        elif not self._stop.is_set():
-            frame = self._frames.read()
+        while frame is None and not self._stop.is_set() and not self._reader.ended:
+            frame = self._reader.read(LOOK_SECONDS)
+            if frame is None:
+                self._settle()
         now = time.monotonic()
         self._read_seconds = now - started
         self._due = max(self._due + self._interval, now)
@@ -239,10 +234,16 @@ class Pipeline:
                 frame = frame._replace(pixels=resized(frame.pixels, self._size))
         return frame
 
+    def _pause(self, seconds: float) -> None:
+        """Wait for at most LOOK_SECONDS, or until `stop`."""
+        self._stop.wait(min(seconds, LOOK_SECONDS))
+        self._settle()
+
     def _process(self, frame: Frame) -> None:
+        self._settle()
         now = time.monotonic()
         new = self._change.is_new(frame.pixels) or self._missed
-        if self.live and not new and now - self._last_sent < self._heartbeat_seconds:
+        if self.live and not new and now - self._last_sent < self._settings.skip.heartbeat_seconds:
             self._counts.skipped()
             return
         if not self._outbox.ready:
@@ -254,157 +255,105 @@ class Pipeline:
             # one odd picture among many, or a noisy one of a camera, is no reason to end; a camera's first is
             if frame.name is None and self._put == 0:
                 raise
-            if not self._odd:
+            if not self._told_of_failure:
                 logger.error("skipped %s: %s", frame.name or f"a frame of camera {self.camera}", error)
-            self._odd = self.live
+            self._told_of_failure = self.live
             self._drop(NOT_ENCODED)
             return
         if encoded is None:
             if not self._stop.is_set():
-                self._drop("bitrate")
+                self._drop(NO_ROOM)
             return
-        metrics = None
-        if now - self._last_heartbeat >= self._heartbeat_seconds:
-            metrics, self._last_heartbeat = self._metrics.heartbeat_json(self.camera), now
-            if self._share is not None:
-                self._share.spend_aside(len(metrics))
+        metrics = self._heartbeat(now)
         self._last_sent = now
-        self._missed = self._odd = False
+        self._missed = self._told_of_failure = False
         self._change.keep()
-        self._show(encoded.jpeg)
-        ms = {"read": 1000 * self._read_seconds} | {name: 1000 * s for name, s in encoded.seconds.items()}
-        record = frame_record(frame, encoded, self.camera, 0, None, ms)
-        record["wire_bytes"] = self._wire_bytes(encoded.jpeg)
-        self._counts.encoded(len(encoded.jpeg), encoded.quality, {"read": self._read_seconds} | encoded.seconds)
+        self._hand_on(frame, encoded, metrics)
+
+    def _encode(self, pixels: Pixels) -> rjpeg.EncodedFrame | None:
+        """Return the file; None if there is no room for a live frame, or when stopped."""
+        while not self._stop.is_set():
+            found = self._encoder.encode(pixels, time.monotonic(), self._outbox.backlog)
+            if not isinstance(found, NoRoom):
+                return found
+            if found.is_hopeless and not (self.live and self._observers.report.frames):
+                raise found.error
+            # from now on the share saves up for such a frame
+            seconds = self._encoder.save_up(found, time.monotonic())
+            if self.live:
+                return None
+            due = time.monotonic() + max(seconds, MIN_PAUSE_SECONDS)
+            while (early := due - time.monotonic()) > 0 and not self._stop.is_set():
+                self._pause(early)
+        return None
+
+    def _heartbeat(self, now: float) -> str | None:
+        """Return the metrics that go with a frame, if it is time for them."""
+        if now - self._last_heartbeat < self._settings.skip.heartbeat_seconds:
+            return None
+        self._last_heartbeat = now
+        metrics = self._observers.metrics.heartbeat_json(self.camera)
+        self._encoder.spend_aside(len(metrics))
+        return metrics
+
+    def _hand_on(self, frame: Frame, encoded: rjpeg.EncodedFrame, metrics: str | None) -> None:
+        """Give a file to the local page and to the outbox."""
+        if self._observers.view is not None:
+            self._observers.view.show(self.camera, encoded.jpeg)
+        seconds = {"read": self._read_seconds} | encoded.seconds
+        record = frame_record(frame, encoded, self.camera, seconds)
+        record["wire_bytes"] = self._encoder.wire_bytes(len(encoded.jpeg))
+        self._counts.encoded(len(encoded.jpeg), encoded.quality, seconds)
         outgoing = OutgoingFrame(self.camera, self._put, frame.time, encoded.jpeg, metrics)
-        # before `put`, which may be done with the frame when it returns
-        self._records.add(outgoing, record)
+        self._records.add(outgoing.summary, record)
         self._outbox.put(outgoing)
         self._put += 1
 
-    def _encode(self, pixels: npt.NDArray[np.uint8] | Planes) -> rjpeg.EncodedFrame | None:
-        encoding = self._encoding
-        if self._share is None:
-            return self._encoder.encode_with_details(
-                pixels, quality=encoding.quality, target_bytes=encoding.target_bytes
-            )
-        backlog = 0 if self._spool is None else self._spool.waiting(self.camera)
-        self._share.portion = PORTION if backlog > BACKLOG else 1.0
-        while not self._stop.is_set():
+    # --- what became of frames -------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Count what happened since the last call, and act on it."""
+        self.last_step = time.monotonic()
+        events = self._reader.take_events()
+        if events.overtaken:
+            self._counts.dropped(NEWER_CAME, events.overtaken)
+        for _ in events.restarts:
+            self._counts.restarted()
+        while True:
             try:
-                encoded = self._fitted(pixels, self._share)
-            except TargetError as error:
-                needed = self._with_overhead(SMALLEST_MARGIN * error.smallest)
-                hopeless = self._with_overhead(error.smallest) > self._share.capacity
-                if hopeless and not (self.live and self._report.frames):
-                    raise
-                # from now on the share saves up for such a frame
-                pause = self._share.wait(needed, time.monotonic())
-                if self.live:
-                    return None
-                self._stop.wait(max(pause, MIN_PAUSE))
+                outcome = self._outbox.outcomes.get_nowait()
+            except Empty:
+                return
+            if isinstance(outcome, Sent):
+                self._note_sent(outcome)
             else:
-                self._share.spend(self._wire_bytes(encoded.jpeg))
-                return encoded
-        return None
+                self._note_dropped(outcome)
 
-    def _fitted(self, pixels: npt.NDArray[np.uint8] | Planes, share: Share) -> rjpeg.EncodedFrame:
-        """A file that fits: smoothly, or if it can't, small and within all the room there is. Raises TargetError."""
-        now = time.monotonic()
-        room = share.smooth_room(now)
-        try:
-            return self._within(pixels, room - self._overhead(max(room, 0)))
-        except TargetError as error:
-            everything = share.room(now)
-            most = everything - self._overhead(max(everything, 0))
-            if most < error.smallest:
-                raise
-            return self._within(pixels, min(most, int(SMALLEST_MARGIN * error.smallest)))
+    def _note_sent(self, outcome: Sent) -> None:
+        frame = outcome.frame
+        self._counts.sent(frame.size, self._encoder.wire_bytes(frame.size), outcome.seconds)
+        record = self._records.pop(frame)
+        if record is None:
+            # of a program before this one, from the spool
+            record = bare_record(frame)
+        else:
+            record["sequence"] = frame.sequence
+            record["ms"]["send"] = round(1000 * outcome.seconds, 3)
+        record["delivered"] = outcome.where
+        self._observers.report.add(record)
+        self._observers.output.emit(record)
 
-    def _with_overhead(self, size: float) -> float:
-        return size + self._overhead(int(size))
-
-    def _within(self, pixels: npt.NDArray[np.uint8] | Planes, room: int) -> rjpeg.EncodedFrame:
-        """A file of at most `room` bytes that is much like the one before. Raises TargetError."""
-        before = self._before
-        self._before = None
-        self._before = self._encoder.encode_with_details(
-            pixels,
-            target_bytes=max(room, 1),
-            start=None if before is None else before.quality,
-            least_fill=LEAST_FILL,
-            size_before=None if before is None else before.coding_size,
-        )
-        return self._before
-
-    def _wire_bytes(self, jpeg: bytes) -> int:
-        return len(jpeg) + self._overhead(len(jpeg))
+    def _note_dropped(self, outcome: Dropped) -> None:
+        frame, reason = outcome
+        record = self._records.pop(frame)
+        if reason == OVERTAKEN and record is not None:
+            self._encoder.give_back(record["wire_bytes"] + len(frame.metrics or ""))
+        # one that was overtaken or rejected is not worth another that shows the same
+        self._missed = self._missed or reason not in (OVERTAKEN, REJECTED, STOPPED)
+        if frame.metrics is not None:
+            self._last_heartbeat = LONG_AGO
+        self._drop(reason)
 
     def _drop(self, reason: str) -> None:
-        self._report.drop(reason)
+        self._observers.report.drop(reason)
         self._counts.dropped(reason)
-
-    def _count_unreadable(self) -> None:
-        if not isinstance(self._frames, Reader):
-            for _ in range(self._frames.unreadable):
-                self._drop(UNREADABLE)
-
-
-class _Records:
-    """What is known of the frames on their way. Safe to use from any thread.
-
-    A spool numbers frames anew, so time and file tell which one it is: two frames may bear the same time.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._records: dict[tuple[datetime.datetime, int], list[dict[str, Any]]] = {}
-
-    def add(self, frame: OutgoingFrame, record: dict[str, Any]) -> None:
-        """Keep a frame's record; of too many, the oldest are forgotten."""
-        with self._lock:
-            self._records.setdefault(self._key(frame), []).append(record)
-            while len(self._records) > MAX_RECORDS:
-                del self._records[next(iter(self._records))]
-
-    def pop(self, frame: OutgoingFrame) -> dict[str, Any] | None:
-        """Return a frame's record and forget it; None: there is none."""
-        with self._lock:
-            key = self._key(frame)
-            found = self._records.get(key)
-            if not found:
-                return None
-            record = found.pop(0)
-            if not found:
-                del self._records[key]
-            return record
-
-    @staticmethod
-    def _key(frame: OutgoingFrame) -> tuple[datetime.datetime, int]:
-        return frame.time, zlib.crc32(frame.jpeg)
-
-
-def bare_record(frame: OutgoingFrame) -> dict[str, Any]:
-    """What is known of a frame that an earlier run left in the spool."""
-    return {
-        "camera": frame.camera,
-        "sequence": frame.sequence,
-        "capture_time": time_text(frame.time),
-        "bytes": len(frame.jpeg),
-    }
-
-
-def resized(pixels: npt.NDArray[np.uint8] | Planes, size: tuple[int, int]) -> npt.NDArray[np.uint8] | Planes:
-    """The frame, (H, W, 3) BGR or planes, at `size`, (width, height)."""
-    if isinstance(pixels, Planes):
-        half = (size[0] + 1) // 2, (size[1] + 1) // 2
-        return Planes(_resized(pixels.y, size), _resized(pixels.u, half), _resized(pixels.v, half))
-    return _resized(pixels, size)
-
-
-def _resized(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    if (width, height) == size:
-        return pixels
-    smaller = size[0] * size[1] < width * height
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)

@@ -1,57 +1,109 @@
-"""What outboxes have in common: what they promise, their reasons to drop a frame, and the thread that sends."""
+"""What an outbox promises, and what it says of the frames that it took."""
 
-import logging
-import threading
+import time
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol
 
-from device.delivery.backoff import Backoff
 from device.delivery.sender import Sender
-from device.frames import OutgoingFrame
-from rjpeg.errors import DeliveryError, RjpegError
+from device.frames import FrameSummary, OutgoingFrame
+from rjpeg.errors import RjpegError
 
 __all__ = [
     "CUT_SECONDS",
-    "FINISH_SECONDS",
     "OVERTAKEN",
     "REFUSED",
     "REJECTED",
     "SERVER_AWAY",
     "STOPPED",
-    "OnDropped",
-    "OnSent",
+    "Dropped",
+    "Link",
     "Outbox",
+    "Outcome",
     "Pace",
-    "SendingThread",
-    "Slip",
-    "cost",
+    "Sent",
 ]
 
-logger = logging.getLogger(__name__)
-
-# that `close` gives the try under way to finish, and then, when it is cut, to end
+# Seconds that `close` gives the try under way to finish, and then to end after it was cut.
 FINISH_SECONDS, CUT_SECONDS = 1.0, 1.0
 
-# reasons of on_dropped; RecordOutbox has device.spool's DISK_FULL and DISK_ERROR too
-OVERTAKEN = "overtaken"  # by a newer frame before it could be sent
+# Why frames are dropped. A full or failing spool has the reasons DISK_FULL and DISK_ERROR of `device.spool`.
+OVERTAKEN = "overtaken"  # a newer frame came before this one could be sent
 SERVER_AWAY = "server away"
-REJECTED = "rejected"  # the server will never take this one
-REFUSED = "refused"  # the server takes none from here: its token, its address
+REJECTED = "rejected"  # the server will never take this frame
+REFUSED = "refused"  # the server takes no frame from here: wrong token or address
 STOPPED = "stopped"  # the program ended first
 
-OnSent = Callable[[OutgoingFrame, str, float], None]
-OnDropped = Callable[[OutgoingFrame, str], None]
+
+class Sent(NamedTuple):
+    """A frame was acknowledged.
+
+    Attributes:
+        frame: Which one, with the number under which it went. Outcomes may pile up, so they don't hold its file.
+        where: Where it went: a URL, a topic or a path.
+        seconds: How long the server took.
+    """
+
+    frame: FrameSummary
+    where: str
+    seconds: float
+
+
+class Dropped(NamedTuple):
+    """A frame was given up, for one of the reasons in this module or in `device.spool`."""
+
+    frame: FrameSummary
+    reason: str
+
+
+Outcome = Sent | Dropped
 
 
 class Pace(Protocol):
     """A cap on bytes a second, which several senders may share."""
 
     def take(self, size: int) -> float:
-        """0: `size` bytes may be sent, and count as sent now. Else the seconds after which to ask again."""
+        """Return 0 and count `size` bytes as sent now, or return the seconds after which to ask again."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One camera's way to the server, and the limits within which an outbox uses it.
+
+    Attributes:
+        sender: Used by one outbox alone, which closes it.
+        pace: Asked before every try; None means that there is no cap.
+        close_seconds: How long `Outbox.close` waits for the try under way.
+        clock: Returns seconds of a monotonic clock.
+    """
+
+    sender: Sender
+    pace: Pace | None = None
+    close_seconds: float = FINISH_SECONDS
+    clock: Callable[[], float] = time.monotonic
+
+    def pause(self, frame: OutgoingFrame) -> float:
+        """Return 0 if a frame may leave now, and count its bytes; else the seconds after which to ask again."""
+        if self.pace is None:
+            return 0.0
+        size = len(frame.jpeg) + len(frame.metrics or "")
+        return self.pace.take(size + self.sender.overhead(size))
 
 
 class Outbox(Protocol):
-    """What the module's own text says."""
+    """Takes frames from one thread and delivers them, each policy in its own way.
+
+    Each frame that was put has one outcome, unless `put` raises. Frames that wait in a spool have theirs when they are
+    delivered, perhaps by a later run. Those that a full spool gives up are counted by the spool.
+
+    Attributes:
+        outcomes: What became of frames, in order. Whoever puts frames takes the outcomes out.
+        is_durable: What is not sent stays for the next run.
+    """
+
+    outcomes: SimpleQueue[Outcome]
+    is_durable: bool
 
     @property
     def ready(self) -> bool:
@@ -59,130 +111,29 @@ class Outbox(Protocol):
 
     @property
     def failure(self) -> RjpegError | None:
-        """Why no frame will be sent any more: the server was waited for long enough, or something is broken here."""
+        """Why no frame will be sent any more: the server was away for too long, or something is broken here."""
 
     @property
     def refusal(self) -> RjpegError | None:
-        """What the server said where it refuses all frames and has taken none yet; it is asked again all the same."""
+        """What a server said that refuses all frames and has taken none yet. It is asked again all the same."""
 
     @property
     def trouble(self) -> str | None:
-        """Why frames do not get through at the moment, None while they do."""
-
-    def put(self, frame: OutgoingFrame) -> int:
-        """Take a frame; the sequence number under which it goes, -1 if it was dropped at once."""
+        """Why frames do not get through at the moment; None while they do."""
 
     @property
     def is_away(self) -> bool:
-        """Whether the last try failed, and not of its frame alone."""
+        """True if the last try failed for a reason that concerns all frames."""
+
+    @property
+    def backlog(self) -> int:
+        """Frames that wait on disk."""
+
+    def put(self, frame: OutgoingFrame) -> int:
+        """Take a frame; return the sequence number under which it goes, or -1 if it was dropped at once."""
 
     def flush(self, timeout: float) -> bool:
-        """Wait until nothing waits any more; False if that took longer than `timeout` seconds."""
+        """Wait until no frame waits any more; return False if that takes longer than `timeout` seconds."""
 
     def close(self) -> None:
         """Begin no further try, give the one under way a second to finish, then cut it."""
-
-
-class Slip:
-    """The frame of a try under way, which is reported by whoever takes it: who tries, or who waits no longer."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._frame: OutgoingFrame | None = None
-
-    def put(self, frame: OutgoingFrame) -> None:
-        with self._lock:
-            self._frame = frame
-
-    def take(self) -> OutgoingFrame | None:
-        with self._lock:
-            frame, self._frame = self._frame, None
-            return frame
-
-
-class SendingThread:
-    """A thread that sends, and the condition on which it and the others wait. Subclasses start it when they are ready.
-
-    Attributes:
-        failure, refusal: see Outbox.
-    """
-
-    def __init__(
-        self,
-        sender: Sender,
-        on_sent: OnSent,
-        on_dropped: OnDropped,
-        *,
-        name: str,
-        longest_delay: float,
-        pace: Pace | None,
-        close_seconds: float,
-    ) -> None:
-        self.failure: RjpegError | None = None
-        self.refusal: RjpegError | None = None
-        self._sender = sender
-        self._on_sent = on_sent
-        self._on_dropped = on_dropped
-        self._pace = pace
-        self._backoff = Backoff(sender.name, longest_delay)
-        self._close_seconds = close_seconds
-        self._changed = threading.Condition()
-        self._stopping = threading.Event()
-        # a daemon: a try that hangs beyond all timeouts doesn't keep the program from ending
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-
-    @property
-    def trouble(self) -> str | None:
-        """See Outbox."""
-        return self._backoff.trouble if self.failure is None else str(self.failure)
-
-    @property
-    def is_away(self) -> bool:
-        """See Outbox."""
-        return self._backoff.failing or self.failure is not None
-
-    def close(self) -> None:
-        """See Outbox."""
-        with self._changed:
-            self._stopping.set()
-            self._changed.notify_all()
-        self._thread.join(self._close_seconds)
-        if self._thread.is_alive():
-            self._sender.cut()
-            self._thread.join(CUT_SECONDS)
-        if self._thread.is_alive():
-            logger.warning("%s: the last try is left to itself", self._sender.name)
-            self._leave()
-
-    def _leave(self) -> None:
-        """Report what the thread, which hangs, may never report."""
-
-    def _main(self) -> None:
-        try:
-            self._run()
-        except RjpegError as error:
-            self._end(error)
-        except Exception as error:
-            logger.exception("%s: sending failed", self._sender.name)
-            self._end(DeliveryError(f"{self._sender.name}: sending failed: {error!r}"))
-        finally:
-            self._sender.close()
-
-    def _run(self) -> None:
-        raise NotImplementedError
-
-    def _end(self, error: RjpegError) -> None:
-        with self._changed:
-            self.failure = error
-            self._changed.notify_all()
-
-    def _sleep(self, seconds: float) -> None:
-        """Wait so long, or until `close`."""
-        with self._changed:
-            self._changed.wait_for(self._stopping.is_set, seconds)
-
-
-def cost(sender: Sender, frame: OutgoingFrame) -> int:
-    """Bytes upstream that sending a frame takes."""
-    extra = len(frame.metrics or "")
-    return len(frame.jpeg) + extra + sender.overhead(len(frame.jpeg) + extra)

@@ -7,26 +7,24 @@ from collections.abc import Callable, Hashable
 
 __all__ = ["WINDOW_SECONDS", "Pacer"]
 
+# Over every window of so many seconds, bytes on the wire stay within the cap.
 WINDOW_SECONDS = 10.0
-"""Over every window of so many seconds, bytes on the wire stay within the cap."""
-
-# who was told to wait, and asks no more for so long after that, has given up its turn
+# Whoever was told to wait, and doesn't ask for so long after that, has given up its turn.
 PATIENCE_SECONDS = 1.0
-MIN_WAIT = 0.001
-# of one whose frame would fit, but before whom others wait
-TURN_WAIT = 0.05
+# Seconds to wait at least, and if there is room for a frame but others wait before it.
+MIN_WAIT, TURN_WAIT = 0.001, 0.05
 
 
 class Pacer:
     """Holds frames back so that no window of `WINDOW_SECONDS` carries more than the cap.
 
-    It looks at what really leaves and when, in contrast to `Budget`, which plans: a frame that was kept for long
-    leaves together with later ones. Those who wait are let go in the order in which they came, or small frames of one
-    camera would keep the large ones of another waiting for ever. Safe to use from several threads.
+    `Budget` plans, the pacer looks at what really leaves and when: a frame that was kept for long leaves together with
+    later ones. Those who wait are let go in the order in which they came. Else small frames of one camera would keep
+    the large ones of another waiting for ever. For any number of threads.
 
     Args:
-        bitrate: bits a second, > 0.
-        clock: seconds, monotonic.
+        bitrate: Bits a second, > 0.
+        clock: Returns seconds of a monotonic clock.
     """
 
     def __init__(self, bitrate: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,15 +32,15 @@ class Pacer:
         self._clock = clock
         self._left: deque[tuple[float, int]] = deque()
         self._sum = 0
-        self._queue: dict[Hashable, float] = {}  # who waits, in order, and until when that is believed
+        self._queue: dict[Hashable, float] = {}  # who waits, in order, and until when each has to ask again
         self._lock = threading.Lock()
 
     def take(self, size: int, who: Hashable = None) -> float:
         """Return 0 if `size` bytes leave now, else the seconds after which to ask again.
 
         Args:
-            size: bytes; more than those of a whole window leave alone.
-            who: asks, and waits with one frame at a time.
+            size: Bytes. More than a whole window has leave alone.
+            who: Asks, and waits with one frame at a time.
         """
         with self._lock:
             now = self._forget()
@@ -59,7 +57,7 @@ class Pacer:
             return 0.0
 
     def _wait(self, size: int, now: float) -> float:
-        """Seconds until the window has room for so many bytes."""
+        """Return the seconds until the window has room for so many bytes."""
         excess = self._sum + min(size, int(self._most)) - self._most
         if excess <= 0:
             return 0.0

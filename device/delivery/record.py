@@ -1,11 +1,11 @@
 """The outbox that keeps every frame on disk until the server has acknowledged it."""
 
 import logging
-import time
 
 from device.delivery.doubt import Doubt
-from device.delivery.outbox import FINISH_SECONDS, REJECTED, STOPPED, OnDropped, OnSent, Pace, SendingThread, cost
-from device.delivery.sender import FaultError, RejectedError, Sender
+from device.delivery.outbox import REJECTED, STOPPED, Dropped, Link, Sent
+from device.delivery.sender import FaultError, RejectedError
+from device.delivery.sending import SendingThread
 from device.frames import OutgoingFrame
 from device.spool import Spool, SpoolError
 from rjpeg.errors import DeliveryError, StorageError
@@ -15,74 +15,64 @@ __all__ = ["RecordOutbox"]
 logger = logging.getLogger(__name__)
 
 MAX_DELAY = 10.0  # seconds between two tries
-# a frame over which the server fails for so long may be the cause of it
+# A frame over which the server fails for so many seconds may be the cause of that.
 FAULT_SECONDS = 600.0
 
 
 class RecordOutbox(SendingThread):
     """Puts frames into the spool, from which a thread sends them in order until the server has each of them.
 
-    A frame that the server will never take is counted and removed, so that it doesn't hold up the others; one that
-    the disk has no room for is counted, and the next one tried all the same. While the server is away it is asked
-    again after pauses that double up to 10 s, for ever; where it refuses all frames, up to a minute. There are such
-    pauses too where it rejects one frame after another: what is wrong may be the server, and be mended before the spool
-    is empty. A frame over which it fails for ten minutes is given up if it takes others, see
-    `device.delivery.doubt`. A frame
-    may arrive twice: its number and time tell.
+    - A frame that the server will never take is counted and removed, so that it doesn't hold up the others.
+    - A frame that the disk has no room for is counted. The next one is tried all the same.
+    - While the server is away it is asked for ever, after pauses that double up to 10 s. If it refuses all frames, the
+      pauses grow up to a minute.
+    - If it rejects one frame after another, there are pauses, too. The fault may be the server's, and somebody may mend
+      it before the spool is empty.
+    - A frame over which it fails for ten minutes is given up if it takes others, see `device.delivery.doubt`.
+
+    A frame may arrive twice. Its number and time tell.
 
     Args:
-        sender: the way to the server.
-        camera: id; others may use the same spool.
-        spool: closed by who opened it.
-        pace: waited for before every try, and told of its bytes.
-        close_seconds: that `close` waits for a try under way.
+        link: The way to the server.
+        camera: Id. Other cameras may use the same spool.
+        spool: Closed by whoever opened it.
     """
 
-    def __init__(
-        self,
-        sender: Sender,
-        camera: str,
-        spool: Spool,
-        on_sent: OnSent,
-        on_dropped: OnDropped,
-        *,
-        pace: Pace | None = None,
-        close_seconds: float = FINISH_SECONDS,
-    ) -> None:
-        super().__init__(
-            sender,
-            on_sent,
-            on_dropped,
-            name=f"record outbox {camera}",
-            longest_delay=MAX_DELAY,
-            pace=pace,
-            close_seconds=close_seconds,
-        )
+    is_durable = True
+
+    def __init__(self, link: Link, camera: str, spool: Spool) -> None:
+        super().__init__(link, f"record outbox {camera}", MAX_DELAY)
         self._camera = camera
         self._spool = spool
         self._disk_failing = False
-        # the last one that the server has; on a failing disk it may still be in the spool
+        # the last frame that the server has; on a failing disk it may still be in the spool
         self._done = -1
-        self._doubt = Doubt()
-        # whether all was sent when it was last looked, and whether anything was put since then
+        self._doubt = Doubt(link.clock)
+        # True if nothing was left when the thread last looked
         self._drained = False
+        # True if a frame was put since then
         self._news = False
         self._thread.start()
 
     @property
+    def backlog(self) -> int:
+        """See `Outbox`."""
+        return self._spool.waiting(self._camera)
+
+    @property
     def ready(self) -> bool:
-        """Always, until it is closed or has failed: there is the spool."""
+        """True until the outbox is closed or has failed: the spool takes what can't be sent."""
         return not self._stopping.is_set() and self.failure is None
 
     def put(self, frame: OutgoingFrame) -> int:
-        """See Outbox: the frame is on disk when this returns. Its own number is not used, the spool gives it one."""
+        """See `Outbox`. The frame is on disk when this returns, under a number that the spool gives it."""
         try:
             sequence = self._spool.append(frame.camera, frame.time, frame.jpeg, frame.metrics)
         except StorageError as error:
             if not self._disk_failing:
                 self._disk_failing = True
                 logger.error("%s; frames are dropped until that changes", error)
-            self._on_dropped(frame, error.reason if isinstance(error, SpoolError) else STOPPED)
+            self.outcomes.put(Dropped(frame.summary, error.reason if isinstance(error, SpoolError) else STOPPED))
             return -1
         if self._disk_failing:
             self._disk_failing = False
@@ -93,7 +83,7 @@ class RecordOutbox(SendingThread):
         return sequence
 
     def flush(self, timeout: float) -> bool:
-        """See Outbox."""
+        """See `Outbox`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._drained or self.failure is not None, timeout) and self._drained
 
@@ -102,16 +92,14 @@ class RecordOutbox(SendingThread):
             frame = self._next()
             if frame is None:
                 continue
-            if self._pace is not None:
-                size = cost(self._sender, frame)
-                while not self._stopping.is_set() and (pause := self._pace.take(size)) > 0:
-                    self._sleep(pause)
+            while not self._stopping.is_set() and (pause := self._link.pause(frame)) > 0:
+                self._sleep(pause)
             if self._stopping.is_set():
                 return
             self._try(frame)
 
     def _next(self) -> OutgoingFrame | None:
-        """The next frame; None after a wait for one, or for the disk."""
+        """Return the next frame; None after a wait for one, or for the disk."""
         with self._changed:
             self._news = False
         try:
@@ -128,7 +116,7 @@ class RecordOutbox(SendingThread):
         return frame
 
     def _probe(self) -> OutgoingFrame | None:
-        """A later frame, to see whether the server takes that; None: it is the first one's turn."""
+        """Return a later frame, to see if the server takes that one; None if it is the first one's turn."""
         after = self._doubt.probe_after(FAULT_SECONDS)
         if after is None:
             return None
@@ -142,7 +130,7 @@ class RecordOutbox(SendingThread):
         if self._doubt.went_ahead(frame.sequence):
             self._finish(frame)
             return
-        started, pause = time.monotonic(), 0.0
+        started, pause = self._clock(), 0.0
         try:
             where = self._sender.send(frame)
         except RejectedError as error:
@@ -152,7 +140,7 @@ class RecordOutbox(SendingThread):
                 self._sleep(self._backoff.failed(error))
                 return
             pause = self._backoff.rejected(frame, error)
-            self._on_dropped(frame, REJECTED)
+            self.outcomes.put(Dropped(frame.summary, REJECTED))
         except DeliveryError as error:
             if self._stopping.is_set():
                 return
@@ -160,10 +148,10 @@ class RecordOutbox(SendingThread):
                 self._sleep(self._backoff.failed(error))
                 return
             pause = self._backoff.rejected(frame, error)
-            self._on_dropped(frame, REJECTED)
+            self.outcomes.put(Dropped(frame.summary, REJECTED))
         else:
             self._backoff.succeeded()
-            self._on_sent(frame, where, time.monotonic() - started)
+            self.outcomes.put(Sent(frame.summary, where, self._clock() - started))
             if not self._doubt.is_taken(frame.sequence):
                 return
         self._finish(frame)
@@ -171,18 +159,18 @@ class RecordOutbox(SendingThread):
             self._sleep(pause)
 
     def _is_given_up(self, frame: OutgoingFrame, error: DeliveryError) -> bool:
-        """Whether a frame that failed, as it has before, is to blame for that itself."""
+        """Return True if a frame that failed, as it has before, is itself to blame for that."""
         if isinstance(error, FaultError):
             return self._doubt.fails(frame.sequence)
         self._doubt.fails_otherwise()
         return False
 
     def _finish(self, frame: OutgoingFrame) -> None:
-        """Done with a frame, and with those before it."""
+        """Forget a frame and those before it."""
         self._done = frame.sequence
         self._doubt.is_done(frame.sequence)
         try:
             self._spool.delivered(frame.camera, frame.sequence)
         except SpoolError as error:
-            # it goes with a later one
+            # it is deleted together with a later one
             logger.debug("frame %d is delivered and still in the spool: %s", frame.sequence, error)

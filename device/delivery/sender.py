@@ -1,10 +1,4 @@
-"""What ways to the server have in common, and the simplest of them, a folder.
-
-A sender has `send(frame) -> str`, which returns where the file went once the server has acknowledged it or it is
-written, and `close()`. `send` raises `DeliveryError` where another try may succeed, `RejectedError` where this frame
-never will, `RefusedError` where no frame will as things are. There is one sender a camera, used from one thread; `cut`
-alone may be called from another.
-"""
+"""What ways to the server have in common, and the simplest of them, a folder."""
 
 import datetime
 import math
@@ -30,9 +24,9 @@ __all__ = [
 ]
 
 
-# IPv6 and TCP with timestamps; the smallest segment that links in use have; what TLS 1.3 adds to a record of 16 KiB
+# Headers of IPv6 and TCP with timestamps; the smallest segment of links in use; what TLS 1.3 adds to 16 KiB.
 PACKET_BYTES, SEGMENT_BYTES, RECORD_BYTES = 72, 1220, 22
-# upstream for a new connection: SYN, ACK, FIN; with TLS also ClientHello and Finished, with their packets
+# Upstream for a new connection: SYN, ACK, FIN; with TLS also ClientHello and Finished, with their packets.
 CONNECTION_BYTES, TLS_CONNECTION_BYTES = 4 * PACKET_BYTES, 1500
 
 
@@ -58,25 +52,38 @@ class RetryLaterError(DeliveryError):
 
 
 class Sender(Protocol):
-    """What the module's own text says."""
+    """One camera's way to the server, used from one thread. Only `overhead` and `cut` may be called from others.
+
+    Attributes:
+        name: What messages call the server.
+    """
 
     name: str
 
-    def send(self, frame: OutgoingFrame) -> str: ...
+    def send(self, frame: OutgoingFrame) -> str:
+        """Return where the file went, once the server has acknowledged it or it is written.
+
+        Raises:
+            RejectedError: The server will never take this frame.
+            RefusedError: It takes no frame from here.
+            DeliveryError: Another try may succeed.
+        """
 
     def overhead(self, size: int) -> int:
-        """Bytes that a file of `size` bytes costs upstream besides its own: an estimate, rather too high."""
+        """Return the bytes that a file of `size` bytes costs upstream besides its own: an estimate, rather too high."""
 
     def cut(self) -> None:
-        """End the try under way, or a goodbye, as soon as that can be done: it raises DeliveryError."""
+        """End the try under way, or a goodbye, as soon as possible. `send` then raises DeliveryError."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Say goodbye and let go of the connection."""
 
 
 class FolderSender:
     """Writes each file to `folder/{capture time}-{sequence}.jpg`, whole or not at all.
 
-    `send` raises StorageError where the file can't be written.
+    Args:
+        folder: Made if need be.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -84,38 +91,42 @@ class FolderSender:
         self._folder = Path(folder)
 
     def send(self, frame: OutgoingFrame) -> str:
-        """See the module."""
+        """See `Sender`.
+
+        Raises:
+            StorageError: The file can't be written.
+        """
         path = self._folder / f"{file_stem(frame.sequence, frame.time)}.jpg"
         write_whole(path, frame.jpeg)
         return str(path)
 
     def overhead(self, size: int) -> int:  # noqa: ARG002
-        """Nothing is sent."""
+        """Return 0, as nothing is sent."""
         return 0
 
     def cut(self) -> None:
-        """See Sender. Writing a file is not interrupted."""
+        """See `Sender`. Writing a file is not interrupted."""
 
     def close(self) -> None:
-        pass
+        """See `Sender`."""
 
 
 def file_stem(sequence: int, when: datetime.datetime) -> str:
-    """A name that sorts by time and that a program started anew doesn't use again."""
+    """Return a name that sorts by time and that a program started anew doesn't use again."""
     return f"{time_text(when).replace('-', '').replace(':', '')}-{sequence:08d}"
 
 
 def packet_bytes(message: int, *, tls: bool, new_connection: bool) -> int:
-    """Bytes upstream besides the `message` bytes of a request or packet themselves: TLS, TCP, IP, acknowledgments."""
+    """Return the bytes upstream besides those of a request or packet itself: TLS, TCP, IP, acknowledgments."""
     wrapped = message + (RECORD_BYTES * math.ceil(message / 16384) if tls else 0)
-    # the last three: the request's own last segment, and acknowledgments of the answer
+    # three more packets: the request's last segment, and acknowledgments of the answer
     packets = PACKET_BYTES * (wrapped // SEGMENT_BYTES + 3)
     opening = (TLS_CONNECTION_BYTES if tls else CONNECTION_BYTES) if new_connection else 0
     return wrapped - message + packets + opening
 
 
 def cause(error: BaseException) -> str:
-    """What lies beneath the many layers of a network library's error, in a few words."""
+    """Return what lies beneath the layers of a network library's error, in a few words."""
     deepest = error
     while (below := _below(deepest)) is not None:
         deepest = below

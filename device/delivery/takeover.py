@@ -11,23 +11,24 @@ from collections.abc import Callable
 
 __all__ = ["Takeovers"]
 
-# a connection that lasted so long was nobody's victim
+# Nobody took over a connection that lasted so long.
 STABLE_SECONDS = 60.0
-# so many that ended sooner, within so many seconds, are no accident
+# So many that ended sooner, within so many seconds, are no accident.
 MIN_LOSSES, WINDOW_SECONDS = 3, 60.0
-# between two connections then, each time twice as long; and a random part of it, so that two don't come in turn
+# Seconds between two connections then, doubled each time. They are varied at random, so that two programs don't come in
+# turn.
 FIRST_PAUSE, MAX_PAUSE = 1.0, 32.0
 
 
 class Takeovers:
-    """Tells whether connections end as if another program took them over, and how long to wait before the next.
+    """Tells if connections end as if another program took them over, and how long to wait before the next.
 
     Args:
-        clock: seconds, monotonic.
-        chance: 0 to 1, anew with each call.
+        clock: Returns seconds of a monotonic clock.
+        chance: Returns a random number from 0 to 1.
 
     Attributes:
-        number: of connections that ended so, since the last one that lasted.
+        number: Connections that ended so since the last one that lasted.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class Takeovers:
         self._made = self._clock()
 
     def failed(self) -> None:
-        """Note that no connection could be made: it was the broker that went away, and nobody took over."""
+        """Note that no connection could be made: the broker went away, and nobody took over."""
         self._losses.clear()
 
     def lost(self, *, certain: bool) -> bool:
         """Note that the broker ended the connection; return True if that is a reason to warn, the first time.
 
         Args:
-            certain: it said that another one took over. Else it said nothing.
+            certain: It said that another one took over. Else it said nothing.
         """
         now = self._clock()
         made, self._made = self._made, None

@@ -11,13 +11,25 @@ Files in the spool's folder:
 A database that is damaged is renamed to `frames.db.salvage-...`, what is whole in it is copied into a new one, and then
 it is kept as `frames.db.damaged-...`. One that belongs to another folder is renamed to `frames.db.foreign-...`.
 
-Modules: `queue` is where the parts meet, `waiting` lists what waits, `database` is the SQLite file, `record` its rows
-and their checksums, `salvage` what a damaged file still holds, `numbers` the sequence numbers, `folder` the folder's
-identity, `room` what the files may take of the disk, `sealed` text that tells whether it is whole.
+| module | what it is |
+|---|---|
+| `queue` | the spool as others see it |
+| `contents` | frames in and out of an open database, within the room there is |
+| `recovery` | opening after damage |
+| `waiting` | lists in memory of what waits |
+| `database` | the SQLite file |
+| `record` | its rows and their checksums |
+| `salvage` | what a damaged file still holds |
+| `losses` | frames that were given up or are damaged |
+| `numbers` | sequence numbers |
+| `folder` | whose folder it is, and if it is still there |
+| `room` | what the files may take of the disk |
+| `sealed` | JSON with a checksum |
 """
 
-from device.spool.errors import DAMAGED, DISK_ERROR, DISK_FULL, SpoolError
+from device.spool.errors import DAMAGED, DISK_ERROR, DISK_FULL, THINNED, SpoolError
+from device.spool.losses import Loss
 from device.spool.queue import Spool
 from device.spool.room import MIN_BYTES
 
-__all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "MIN_BYTES", "Spool", "SpoolError"]
+__all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "MIN_BYTES", "THINNED", "Loss", "Spool", "SpoolError"]

@@ -30,7 +30,7 @@ TABLES = {
     b"spool": b"CREATE TABLE spool (sealed BLOB)",
     b"frames": b"CREATE TABLE frames (id INTEGER PRIMARY KEY, %b)" % COLUMNS.encode(),
 }
-# of the versions that knew no checksums
+# the table of the versions without checksums
 FORMER_FRAMES = b"""CREATE TABLE frames (
     id INTEGER PRIMARY KEY,
     camera TEXT NOT NULL,
@@ -44,22 +44,24 @@ FORMER = "SELECT id, camera, sequence, time, metrics, jpeg FROM former WHERE id 
 
 
 class Database:
-    """One open file.
+    """An open database. For one thread at a time.
+
+    All methods raise sqlite3.Error. `is_damage` tells if the reason is damage.
 
     Args:
-        path: made if need be, for its owner only.
-        log_pages: pages in the log after which they are brought into the database.
+        path: Made if need be, for its owner only.
+        log_pages: With more pages than this in the log, SQLite brings them into the database.
 
     Raises:
-        sqlite3.Error: it can't be opened; `is_damage` tells whether because it is damaged.
+        sqlite3.Error: It can't be opened.
     """
 
     def __init__(self, path: Path, log_pages: int) -> None:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
             _check_header(file.read(100))
-        # sqlite3's own transactions are off: BEGIN and COMMIT are said here
+        # sqlite3's own transactions are off: this class begins and commits them
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
-        # a damaged text must not raise, its row's checksum tells
+        # a damaged text must not raise; the checksum of its row tells
         self._db.text_factory = bytes
         try:
             self._set_up(log_pages)
@@ -69,23 +71,23 @@ class Database:
 
     @property
     def identity(self) -> str | None:
-        """The spool's name as the database has it, None if it has none yet, or a damaged one."""
+        """The spool's name as the database has it; None if it has none yet, or a damaged one."""
         row = self._db.execute("SELECT sealed FROM spool").fetchone()
         content = unseal(row[0]) if row and isinstance(row[0], bytes) else None
         name = None if content is None else content.get("spool")
         return name if isinstance(name, str) else None
 
     def mark(self, identity: str) -> None:
-        """Write the spool's name into it."""
+        """Write the spool's name into the database."""
         with self.transaction():
             self._db.execute("DELETE FROM spool")
             self._db.execute("INSERT INTO spool VALUES (?)", (seal({"spool": identity}),))
 
     def check(self) -> None:
-        """Look whether its pages fit together, for CHECK_SECONDS at most.
+        """Check that the pages fit together, for CHECK_SECONDS at most.
 
         Raises:
-            sqlite3.DatabaseError: they do not.
+            sqlite3.DatabaseError: They do not.
         """
         timer = threading.Timer(CHECK_SECONDS, self._db.interrupt)
         timer.daemon = True
@@ -100,23 +102,23 @@ class Database:
             timer.cancel()
             timer.join()
         if found != b"ok":
-            raise damage(found.decode(errors="replace").replace("\n", " "))
+            raise _damage(found.decode(errors="replace").replace("\n", " "))
 
     def rows(self) -> Iterator[tuple[int, Head | None]]:
-        """Go through all rows: number, and what it says of its frame, None if that is damaged."""
+        """Yield each row's number, and what it says of its frame; None if that is damaged."""
         names = "id, camera, sequence, time, head, LENGTH(jpeg)"
         for row, *values in self._db.execute(f"SELECT {names} FROM frames ORDER BY id"):  # noqa: S608
             yield row, head_of(*values)
 
     def read(self, row: int) -> OutgoingFrame | None:
-        """Return the frame in a row, None if it is not what was written.
+        """Return the frame in a row; None if it is not what was written.
 
         Raises:
-            sqlite3.DatabaseError: there is no such row, although there was.
+            sqlite3.DatabaseError: There is no such row, although there was.
         """
         values = self._db.execute(f"SELECT {COLUMNS} FROM frames WHERE id = ?", (row,)).fetchone()  # noqa: S608
         if values is None:
-            raise damage(f"row {row} is lost")
+            raise _damage(f"row {row} is lost")
         return opened(*values)
 
     def insert(self, frame: OutgoingFrame) -> int:
@@ -133,7 +135,7 @@ class Database:
 
     @contextlib.contextmanager
     def lazily(self) -> Iterator[None]:
-        """Commit without waiting for the disk: after a power cut it may be as it was before."""
+        """Commit without waiting for the disk. A power cut may undo what is done in this context."""
         self._db.execute("PRAGMA synchronous = NORMAL")
         try:
             yield
@@ -153,7 +155,7 @@ class Database:
             raise
 
     def pages(self) -> int:
-        """Return the size, in pages."""
+        """Return the size of the database in pages."""
         return self.pragma("page_count")
 
     def free_pages(self) -> int:
@@ -161,7 +163,7 @@ class Database:
         return self.pragma("freelist_count")
 
     def limit(self, pages: int | None) -> None:
-        """Let it grow to so many pages, None: without limit."""
+        """Let the database grow to so many pages; None: without limit."""
         self.pragma(f"max_page_count = {4294967294 if pages is None else max(pages, 1)}")
 
     def empty_log(self) -> None:
@@ -170,14 +172,14 @@ class Database:
             self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def shrink(self) -> None:
-        """Give back what an empty database no longer needs, if that is much."""
+        """Give back the pages that an empty database no longer needs, if they are many."""
         if self.free_pages() >= SHRINK_PAGES:
             with contextlib.suppress(sqlite3.OperationalError):
                 self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        """Bring the log's pages into the database and let go of both; no more than the latter if it was moved."""
+        """Bring the log's pages into the database and close it. If the file was moved, only close it."""
         try:
             self._db.close()
         except sqlite3.Error as error:
@@ -190,7 +192,7 @@ class Database:
     def _set_up(self, log_pages: int) -> None:
         db = self._db
         db.execute(f"PRAGMA page_size = {PAGE}")
-        # no other process has it open, so no shared memory is needed, which a full disk could take away
+        # no other process has it open, so it needs no shared memory, which a full disk could take away
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -206,11 +208,11 @@ class Database:
                 for statement in TABLES.values():
                     db.execute(statement.decode())
         tables = self._tables()
-        # a damaged name hides a table, and what comes of a damaged type or constraint nobody knows
+        # a damaged name hides a table, and nobody knows what comes of a damaged type or constraint
         if {name: sql for name, sql in tables.items() if name in TABLES} != TABLES or tables.keys() - TABLES - {
             b"former"
         }:
-            raise damage("its schema is not the spool's")
+            raise _damage("its schema is not the spool's")
         if b"former" in tables:
             self._take_over_former()
 
@@ -219,7 +221,7 @@ class Database:
         return dict(self._db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
     def _take_over_former(self) -> None:
-        """Give the frames of a version that knew no checksums theirs; what makes no sense stays where it is."""
+        """Give the frames of a version without checksums theirs; what makes no sense stays where it is."""
         db, last = self._db, -1
         while rows := db.execute(FORMER, (last, MOVED_AT_ONCE)).fetchall():
             with self.transaction():
@@ -237,7 +239,7 @@ class Database:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether an error says that a database is damaged."""
+    """Return True if an error says that a database is damaged."""
     # Python can't read a message of SQLite's that quotes a damaged name
     if isinstance(error, UnicodeDecodeError):
         return True
@@ -245,9 +247,12 @@ def is_damage(error: BaseException) -> bool:
 
 
 def _check_header(header: bytes) -> None:
-    """Raise what SQLite raises if a database file's header says what no spool's does, see its file format, 1.3.
+    """Check the header of a database file (SQLite's file format, 1.3) for what no spool's has.
 
     SQLite would take some of that for a newer version's, and then never write.
+
+    Raises:
+        sqlite3.DatabaseError: The header is damaged.
     """
     if not header:
         return
@@ -260,11 +265,11 @@ def _check_header(header: bytes) -> None:
         and int.from_bytes(header[56:60], "big") <= 1
     )
     if not right:
-        raise damage("its header is damaged")
+        raise _damage("its header is damaged")
 
 
-def damage(message: str) -> sqlite3.DatabaseError:
-    """Return the error with which SQLite says the same."""
+def _damage(message: str) -> sqlite3.DatabaseError:
+    """Return an error as SQLite raises for damage."""
     error = sqlite3.DatabaseError(message)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error

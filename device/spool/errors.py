@@ -1,4 +1,4 @@
-"""What keeps a frame from being kept, and what may become of one that was."""
+"""Why a frame can't be kept, or can't be sent any more."""
 
 import contextlib
 import sqlite3
@@ -8,15 +8,15 @@ from pathlib import Path
 from rjpeg._files import is_disk_full
 from rjpeg.errors import StorageError
 
-__all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "SpoolError", "as_spool_errors", "is_full"]
+__all__ = ["DAMAGED", "DISK_ERROR", "DISK_FULL", "THINNED", "SpoolError", "as_spool_errors", "is_full"]
 
 DISK_FULL, DISK_ERROR = "disk full", "disk error"
-DAMAGED = "damaged on disk"
-"""Why frames that were in the spool can't be sent any more."""
+# Why frames that were in the spool can't be sent any more.
+DAMAGED, THINNED = "damaged on disk", "thinned"
 
 
 class SpoolError(StorageError):
-    """A frame can't be kept. `reason` is "disk full" or "disk error"."""
+    """A frame can't be kept. `reason` is DISK_FULL or DISK_ERROR."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ def as_spool_errors(folder: Path) -> Iterator[None]:
 
 
 def is_full(error: sqlite3.Error | OSError) -> bool:
-    """Return whether an error says that the disk is full."""
+    """Return True if an error says that the disk is full."""
     if isinstance(error, OSError):
         return is_disk_full(error)
     # a quota or a limit on a file's size is reported as a failed write

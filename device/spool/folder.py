@@ -1,4 +1,4 @@
-"""The spool's folder: who has it open, whose it is, and whether it is still the one that was opened.
+"""The spool's folder: who has it open, whose it is, and if it is still the one that was opened.
 
 That a file of the right name exists says little. A disk may have been unmounted, and a folder below its mount point
 then takes frames that nobody finds again. A file that was removed takes frames for as long as it is open. So the folder
@@ -30,27 +30,32 @@ OURS = ("frames.db", "sequences.json", "numbers", "lock", "reserve")
 
 
 class Place(Enum):
-    """What became of what was opened."""
+    """What became of the folder that was opened.
+
+    Attributes:
+        SAME: Nothing.
+        CHANGED: It is the same spool's, but files in it were removed or replaced, or its disk was mounted anew.
+        GONE: The path is missing, or it leads to a folder that isn't this spool's.
+    """
 
     SAME = "same"
     CHANGED = "changed"
-    """It is the same spool's folder, but files in it were removed or replaced, or its disk was mounted anew."""
     GONE = "gone"
-    """The path is missing, or it leads to a folder that isn't this spool's."""
 
 
 class Folder:
     """A spool's folder, locked against other programs.
 
     Args:
-        path: made if need be, for its owner only.
+        path: Made if need be, for its owner only.
 
     Attributes:
-        identity: the spool's name as the folder has it, None if it has none yet.
-        fresh: nothing of a spool was there.
+        path: See above.
+        identity: The spool's name as the folder has it; None if it has none yet.
+        fresh: Nothing of a spool was there.
 
     Raises:
-        StorageError: the folder can't be written, or another program has it open.
+        StorageError: The folder can't be written, or another program has it open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +66,7 @@ class Folder:
             found = [entry.name for entry in os.scandir(path)]
             found = [name for name in found if name.startswith(OURS)]
             self.fresh = not found
-            # pictures are private, also where an earlier version let others read them
+            # pictures are private, also if an earlier version let others read them
             for name in found:
                 with contextlib.suppress(OSError):
                     (path / name).chmod(0o600)
@@ -77,7 +82,11 @@ class Folder:
             raise StorageError(f"can't write spool {path}: {error.strerror or error}") from error
 
     def mark(self, identity: str | None) -> str:
-        """Write the spool's name down, a new one if there is none; return it. Raises OSError."""
+        """Write the spool's name down, a new one if there is none; return it.
+
+        Raises:
+            OSError: The system's reason why it can't be written.
+        """
         self.identity = identity or secrets.token_hex(16)
         data = seal({"spool": self.identity})
         os.ftruncate(self._lock, 0)
@@ -86,12 +95,17 @@ class Folder:
         return self.identity
 
     def pin(self) -> None:
-        """Take the database's files that are there now for those that were opened."""
+        """Remember the database's files that are there now as those that were opened."""
         found = {name: _inode(self.path / name) for name in ("frames.db", "frames.db-wal")}
         self._pinned = {name: inode for name, inode in found.items() if inode is not None}
 
     def place(self) -> Place:
-        """Return what became of what was opened. A `lock` that was removed is made again. Raises OSError."""
+        """Return what became of the folder that was opened. A `lock` that was removed is made again.
+
+        Raises:
+            OSError: The system's reason why nobody knows.
+            StorageError: Another program has the folder open.
+        """
         if not self.is_same():
             return Place.CHANGED if self.identity and _read_mark(self.path / "lock") == self.identity else Place.GONE
         if self._lock == -1 or _inode(self.path / "lock") != _inode(self._lock):
@@ -104,19 +118,22 @@ class Folder:
         return Place.SAME if same else Place.CHANGED
 
     def is_same(self) -> bool:
-        """Return whether the path leads to the folder that was opened."""
+        """Return True if the path leads to the folder that was opened."""
         return _inode(self.path) == _inode(self._folder)
 
     def has(self, name: str) -> bool:
-        """Return whether the file of that name is the one that was opened."""
+        """Return True if the file of that name is the one that was opened."""
         return _inode(self.path / name) == self._pinned.get(name)
 
     def set_aside(self, kind: str, why: str) -> None:
-        """Rename the database so that a new one can begin. Raises OSError.
+        """Rename the database so that a new one can begin.
 
         Args:
             kind: "salvage", "damaged" or "foreign", which becomes part of its name.
-            why: for the log.
+            why: For the log.
+
+        Raises:
+            OSError: The system's reason why it can't be renamed.
         """
         aside = self.path / f"frames.db.{kind}-{time.time_ns() // 1000:020d}"
         for suffix in SUFFIXES:
@@ -130,14 +147,14 @@ class Folder:
         return [self.path / name for name in sorted(names) if re.fullmatch(rf"frames\.db\.{kind}-[0-9]+", name)]
 
     def end_salvage(self, path: Path) -> None:
-        """Keep a database from which everything was saved as one that is damaged."""
+        """Rename a database from which everything was saved as one that is damaged."""
         for suffix in SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 name = path.name + suffix
                 path.with_name(name).rename(path.with_name(name.replace("salvage", "damaged")))
 
     def remove_old_damaged(self, max_bytes: int) -> None:
-        """Keep the newest few damaged databases, as far as they are not larger than `max_bytes` together."""
+        """Keep the newest MAX_DAMAGED damaged databases, as far as they take `max_bytes` together."""
         size = 0
         for number, path in enumerate(reversed(self.aside("damaged"))):
             files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
@@ -147,7 +164,7 @@ class Folder:
                     file.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of the folder and its lock."""
         for descriptor in (self._lock, self._folder):
             if descriptor != -1:
                 os.close(descriptor)

@@ -37,11 +37,11 @@ class Numbers:
     """The numbers of all cameras of a spool.
 
     Args:
-        folder: the spool's.
-        fresh: nothing was ever kept there, so that numbers begin with 0.
+        folder: The spool's.
+        fresh: Nothing was ever kept there, so that numbers begin with 0.
 
     Raises:
-        OSError: the files can't be read.
+        OSError: The files can't be read.
     """
 
     def __init__(self, folder: Path, *, fresh: bool) -> None:
@@ -61,18 +61,18 @@ class Numbers:
             logger.error(
                 "spool %s: sequences.json is lost or damaged; numbers go on from %d", folder, self._next[EVERY_CAMERA]
             )
-        # a note that still said "closed" after a power cut would give numbers again
+        # if the note still said "closed" after a power cut, numbers would be given again
         self.write(flush=True)
 
     def saw(self, camera: str, sequence: int) -> None:
-        """Give no number of this camera that is not above `sequence`."""
+        """Give this camera only numbers above `sequence` from now on."""
         self._next[camera] = max(self._following(camera), sequence + 1)
 
     def take(self, camera: str) -> int:
         """Return a number that no frame of this camera ever had.
 
         Raises:
-            OSError: it can't be written down.
+            OSError: It can't be written down.
         """
         sequence = self._following(camera)
         if sequence >= self._ceilings.get(camera, -1) or not (self._folder / "sequences.json").exists():
@@ -82,7 +82,7 @@ class Numbers:
         return sequence
 
     def done(self, camera: str) -> int:
-        """Return the last number of this camera that was delivered, as far as that is known, or -1."""
+        """Return the last number of this camera that was delivered, as far as anybody knows; else -1."""
         return self._done.get(camera, -1)
 
     def delivered(self, camera: str, sequence: int) -> None:
@@ -95,8 +95,8 @@ class Numbers:
         If that fails, the file is removed: numbers then go on from `sequences.json`.
 
         Args:
-            closed: no number is given after that.
-            flush: wait until the disk has it.
+            closed: No number is given after that.
+            flush: Wait until the disk has it.
         """
         path = self._folder / "numbers"
         data = seal({"boot": self._boot, "closed": closed, "next": self._next, "done": self._done})
@@ -158,7 +158,7 @@ def _read_note(path: Path) -> dict[str, Any] | None:
 
 
 def _of_the_first_versions(data: bytes) -> dict[str, int] | None:
-    """Return what sequences.json says that has no checksum yet; None if it makes no sense."""
+    """Return what a sequences.json without checksum says; None if it makes no sense."""
     try:
         values = json.loads(data)
         if set(values) == {"check", "content"}:
@@ -169,7 +169,7 @@ def _of_the_first_versions(data: bytes) -> dict[str, int] | None:
 
 
 def _boot_id() -> str | None:
-    """Return what tells this run of the machine from the one before, None if the system does not say."""
+    """Return what tells this run of the machine from others; None if the system does not say."""
     try:
         return BOOT_ID.read_text(encoding="ascii").strip() or None
     except (OSError, ValueError):

@@ -12,21 +12,21 @@ from device.frames import OutgoingFrame
 
 __all__ = ["COLUMNS", "Head", "head_of", "opened", "row_of"]
 
+# In the order of the table. What is short comes first, so that it lies in the row's first page.
 COLUMNS = "camera, sequence, time, head, checksum, metrics, jpeg"
-"""In the order of the table: what is short comes first, so that it lies in the row's first page."""
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MICROSECOND = datetime.timedelta(microseconds=1)
 
 
 class Head(NamedTuple):
-    """What a row says of its frame, its checksum being right.
+    """What a row says of its frame, if its checksum is right.
 
     Attributes:
-        camera: id.
-        sequence: number.
-        time: microseconds since 1970.
-        size: bytes of the JPEG file.
+        camera: Id.
+        sequence: Number.
+        time: Microseconds since 1970.
+        size: Bytes of the JPEG file.
     """
 
     camera: str
@@ -44,7 +44,7 @@ def row_of(frame: OutgoingFrame) -> tuple[Any, ...]:
 
 
 def head_of(camera: Any, sequence: Any, time: Any, head: Any, size: Any) -> Head | None:
-    """Return what the values of a row say, None if its `head` says otherwise. Text is given as bytes."""
+    """Return what the values of a row say; None if its `head` says otherwise. Text is given as bytes."""
     if not (isinstance(camera, bytes) and all(type(value) is int for value in (sequence, time, size))):
         return None
     if head != _head_check(camera, sequence, time, size):
@@ -52,10 +52,10 @@ def head_of(camera: Any, sequence: Any, time: Any, head: Any, size: Any) -> Head
     return Head(camera.decode(), sequence, time, size)
 
 
-def opened(camera: Any, sequence: Any, time: Any, head: Any, checksum: Any, metrics: Any, jpeg: Any) -> (
-    OutgoingFrame | None
-):  # fmt: skip
-    """Return the frame of a row, None if a checksum says that it is not what was written. Text is given as bytes."""
+def opened(
+    camera: Any, sequence: Any, time: Any, head: Any, checksum: Any, metrics: Any, jpeg: Any
+) -> OutgoingFrame | None:
+    """Return the frame of a row; None if a checksum says that it is not what was written. Text is given as bytes."""
     if not isinstance(jpeg, bytes) or not isinstance(metrics, bytes | None):
         return None
     found = head_of(camera, sequence, time, head, len(jpeg))

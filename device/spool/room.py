@@ -1,4 +1,4 @@
-"""Room for the spool's files: within what they may take of the disk, and on a disk that is full before."""
+"""Room for the spool's files: what they may take of the disk, and what to do when the disk is full before that."""
 
 import logging
 import os
@@ -27,28 +27,33 @@ class Room:
     """Counts pages, and keeps a file in reserve whose room is given up when the disk is full.
 
     Args:
-        folder: the spool's.
-        max_bytes: of all files in it.
+        folder: The spool's.
+        max_bytes: Of all files in it.
 
     Attributes:
-        log_pages: that the database's log may have before they are brought into the database.
+        max_bytes: See above.
+        log_pages: Pages that the database's log may have before they are brought into the database.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.log_pages = min(1000, max_bytes // 32 // PAGE)
         self._folder = folder
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._reserve_bytes = 2 * self.log_pages * PAGE
         self._largest_pages = 0
 
     def pages_for(self, frame: OutgoingFrame) -> int:
-        """Return the pages that a frame may take. Raises SpoolError where it never has room."""
+        """Return the pages that a frame may take.
+
+        Raises:
+            SpoolError: There is never room for the frame.
+        """
         pages = (len(frame.jpeg) + 4 * len(frame.metrics or "")) // (PAGE - 4) + 8
         self._largest_pages = max(self._largest_pages, pages)
         if pages > self._capacity() - 8:
             raise SpoolError(
                 f"spool {self._folder}: a frame of {len(frame.jpeg)} bytes is too large "
-                f"for {self._max_bytes} bytes in all",
+                f"for {self.max_bytes} bytes in all",
                 DISK_FULL,
             )
         return pages
@@ -58,9 +63,9 @@ class Room:
         return self._capacity() - db.pages() + db.free_pages()
 
     def fill_reserve(self, db: Database) -> None:
-        """Keep the reserve; while there is no room for it, the database doesn't grow.
+        """Make the reserve if it is missing. While there is no room for it, the database doesn't grow.
 
-        What is in the log could then not get into the database, and deleting would need a log that can grow.
+        If the database could grow, the log's pages might no longer get into it, and deleting needs a log that can grow.
         """
         path = self._folder / "reserve"
         if size_of(path) == self._reserve_bytes:
@@ -76,7 +81,7 @@ class Room:
             db.limit(None)
 
     def made_for(self, db: Database, work: Callable[[], T], last_resort: Callable[[], T] | None = None) -> T:
-        """Do `work`; if the disk is full before the spool is, with what was kept in reserve for that."""
+        """Do `work`; if the disk is full, do it again with the reserve's room, and then `last_resort` in its place."""
         try:
             return work()
         except (sqlite3.OperationalError, OSError) as error:
@@ -96,9 +101,9 @@ class Room:
         return last_resort()
 
     def _capacity(self) -> int:
-        """Pages that the database may have, so that the files are not larger than `max_bytes` together."""
+        """Return the pages that the database may have, so that all files are within `max_bytes` together."""
         log = max(
             size_of(self._folder / "frames.db-wal"),
             (2 * self.log_pages + self._largest_pages + 16) * (PAGE + 24),
         )
-        return (self._max_bytes - log - self._reserve_bytes - SMALL_FILES) // PAGE
+        return (self.max_bytes - log - self._reserve_bytes - SMALL_FILES) // PAGE

@@ -39,12 +39,12 @@ class LogFrame(NamedTuple):
     """A page in the log.
 
     Attributes:
-        page: its number.
-        salt: the same for all frames of a round through the log.
-        offset: of its bytes in the log.
-        ends: it is the last of a transaction.
-        whole: its checksum is right.
-        follows: it is whole, and so are all before it.
+        page: Its number.
+        salt: The same for all frames of a round through the log.
+        offset: Of its bytes in the log.
+        ends: It is the last of a transaction.
+        whole: Its checksum is right.
+        follows: It is whole, and so are all before it.
     """
 
     page: int
@@ -56,7 +56,13 @@ class LogFrame(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A row as its page has it: the bytes there, bytes in all, and the page where it goes on, or 0."""
+    """A row as its page has it.
+
+    Attributes:
+        local: The bytes there.
+        size: Bytes in all.
+        overflow: The page where it goes on, or 0.
+    """
 
     local: bytes
     size: int
@@ -64,7 +70,11 @@ class Cell(NamedTuple):
 
 
 def is_log_whole(path: Path) -> bool:
-    """Return False if a write-ahead log is damaged so that SQLite would leave out frames in it. Raises OSError."""
+    """Return False if a write-ahead log is damaged so that SQLite would leave out frames in it.
+
+    Raises:
+        OSError: The log can't be read.
+    """
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -77,7 +87,10 @@ def is_log_whole(path: Path) -> bool:
 def is_log_torn(path: Path) -> bool:
     """Return True if a write-ahead log lacks no more than its last transaction, as a kill or a power cut leaves it.
 
-    SQLite then goes on without that transaction. Damage to the last transaction looks the same. Raises OSError.
+    SQLite then goes on without that transaction. Damage to the last transaction looks the same.
+
+    Raises:
+        OSError: The log can't be read.
     """
     with path.open("rb") as file:
         frames, salt = _log_frames(file)
@@ -88,21 +101,24 @@ class Salvage:
     """The rows of a database file and its log that are whole.
 
     Args:
-        path: the database; its log is beside it, with `-wal` at the end of its name. Either may be missing.
+        path: The database. Its log is beside it, with `-wal` at the end of its name. Either may be missing.
 
     Attributes:
-        broken: numbers of frames, by camera, of which `frames` found a part and nothing whole.
+        broken: Numbers of frames, by camera, of which `frames` found a part and nothing whole.
+
+    Raises:
+        OSError: A file can't be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.broken: dict[str, set[int]] = {}
         names = (path, path.with_name(path.name + "-wal"))
-        # one that is missing is empty
+        # a file that is missing counts as empty
         self._files = [(name if name.exists() else Path(os.devnull)).open("rb") for name in names]
         frames, salt = _log_frames(self._files[1])
         self._tail = sorted({frame.page for frame in _tail(frames, salt)})
         in_file = self._files[0].seek(0, os.SEEK_END) // PAGE
-        # what is damaged hides nothing: pages are as SQLite would see them without, and then with it
+        # damage hides nothing: pages are looked at as SQLite sees them without damaged frames, and then with them
         salts = [salt] if salt else list(dict.fromkeys(frame.salt for frame in frames))[:MAX_ROUNDS]
         self._views: list[dict[int, int]] = [] if salts else [{}]
         for salt in salts:
@@ -113,11 +129,11 @@ class Salvage:
         self._pages = max([in_file, *(frame.page for frame in frames if frame.whole)])
 
     def frames(self, is_known: Callable[[str, int], bool], *, in_tail: bool = False) -> Iterator[OutgoingFrame]:
-        """Go through the frames that are whole, each camera's in order of number.
+        """Yield the frames that are whole, each camera's in order of number.
 
         Args:
-            is_known: tells, by camera and number, which frames to leave out.
-            in_tail: only those of the log's last transaction, which SQLite leaves out if the log is torn.
+            is_known: Tells, by camera and number, which frames to leave out.
+            in_tail: Yield only those of the log's last transaction, which SQLite leaves out if the log is torn.
         """
         places: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
         for view, pages in enumerate(self._views):
@@ -166,7 +182,7 @@ class Salvage:
 
 
 def _cells(page: bytes, number: int) -> Iterator[Cell]:
-    """Go through the cells of a page, nothing if it is no leaf of a table; damaged ones are left out."""
+    """Yield the cells of a page but for damaged ones; none if it is no leaf of a table."""
     start = 100 if number == 1 else 0
     if len(page) < PAGE or page[start] != LEAF:
         return
@@ -185,7 +201,7 @@ def _cells(page: bytes, number: int) -> Iterator[Cell]:
 
 
 def _head(cell: Cell) -> Head | None:
-    """Return what a cell's row says of its frame, None if it isn't a frame's or is damaged there."""
+    """Return what a cell's row says of its frame; None if it isn't a frame's or is damaged there."""
     found = _layout(cell.local)
     if found is None:
         return None
@@ -213,7 +229,7 @@ def _values(payload: bytes) -> list[Any] | None:
 
 
 def _layout(payload: bytes) -> tuple[list[int], int] | None:
-    """Return the serial types of a record's columns and where the first value begins, None if it isn't one of ours."""
+    """Return the serial types of a record's columns and where the first value begins; None if it isn't one of ours."""
     types: list[int] = []
     try:
         end, at = _varint(payload, 0)
@@ -237,7 +253,11 @@ def _value(payload: bytes, kind: int, at: int) -> tuple[Any, int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of 1 to 9 bytes and where the next one begins. Raises IndexError at the end of the data."""
+    """Return a number of 1 to 9 bytes and where the next one begins.
+
+    Raises:
+        IndexError: The data end before.
+    """
     value = 0
     for _ in range(8):
         byte = data[at]
@@ -248,7 +268,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _log_frames(file: BinaryIO) -> tuple[list[LogFrame], bytes | None]:
-    """Return all frames of a log, and the salt of its newest round, None if its header is damaged.
+    """Return all frames of a log, and the salt of its newest round; None if its header is damaged.
 
     Behind the newest round, frames of earlier ones may lie, which have another salt.
     """

@@ -1,4 +1,4 @@
-"""Small pieces of JSON that tell whether they are whole."""
+"""Small pieces of JSON that tell if they are whole."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ def seal(content: dict[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any] | None:
-    """Return the content of what `seal` made, None if it is damaged. What follows the first line is not looked at."""
+    """Return the content of what `seal` made; None if it is damaged. Lines after the first are passed over."""
     try:
         sealed = json.loads(data.partition(b"\n")[0])
     except (ValueError, RecursionError):

@@ -11,12 +11,16 @@ __all__ = ["Waiting", "every_second", "oldest_of_the_most"]
 
 
 class Waiting:
-    """The frames of one camera, sorted by number."""
+    """The frames of one camera, sorted by number.
+
+    Attributes:
+        sequences: Their numbers.
+        bytes: Of their JPEG files.
+    """
 
     def __init__(self) -> None:
         self.sequences, self._rows, self._sizes = array("q"), array("q"), array("q")
         self.bytes = 0
-        """Of the JPEG files."""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -40,14 +44,14 @@ class Waiting:
             del self.sequences[place], self._rows[place], self._sizes[place]
 
     def row(self, sequence: int) -> int | None:
-        """Return the row of the frame of that number, None if there is none."""
+        """Return the row of the frame of that number; None if there is none."""
         place = bisect_left(self.sequences, sequence)
         if place < len(self.sequences) and self.sequences[place] == sequence:
             return self._rows[place]
         return None
 
     def after(self, sequence: int) -> int | None:
-        """Return the lowest number above `sequence`, None if there is none."""
+        """Return the lowest number above `sequence`; None if there is none."""
         place = bisect_right(self.sequences, sequence)
         return self.sequences[place] if place < len(self.sequences) else None
 
@@ -57,7 +61,7 @@ class Waiting:
 
 
 def every_second(cameras: dict[str, Waiting]) -> list[tuple[str, int]]:
-    """Return every second one of the oldest half of each camera's frames, the oldest first."""
+    """Return every second one of the oldest half of each camera's frames, by camera and number, the oldest first."""
     found = [
         (place, camera, waiting.sequences[place])
         for camera, waiting in cameras.items()
@@ -67,6 +71,6 @@ def every_second(cameras: dict[str, Waiting]) -> list[tuple[str, int]]:
 
 
 def oldest_of_the_most(cameras: dict[str, Waiting]) -> list[tuple[str, int]]:
-    """Return the oldest frame of the camera that has the most, in a list that is empty if there is none."""
+    """Return a list with the oldest frame of the camera that has most; an empty one if no camera has any."""
     with_some = [(-len(waiting), camera) for camera, waiting in cameras.items() if waiting]
     return [(camera, cameras[camera].sequences[0]) for _, camera in sorted(with_some)[:1]]

@@ -285,13 +285,19 @@ class Camera:
         pass
 
 
+class Records(list):
+    """The records of the frames that were delivered."""
+
+    emit = list.append
+
+
 def taken(pixels, monkeypatch, settings, count, source=None):
     """What becomes of so many frames of a camera: records of those that were sent, and the report."""
     monkeypatch.setattr(device.cameras, "open_source", lambda camera: (source or Camera)(pixels))
     monkeypatch.setattr(device.cameras, "is_live", lambda camera: True)
-    records = []
+    records = Records()
     report = Report()
-    cameras = Cameras(settings, count, report, records.append)
+    cameras = Cameras(settings, count, report, records)
     try:
         cameras.start()
         while any(pipeline.running for pipeline in cameras.pipelines):
@@ -463,8 +469,8 @@ def test_a_camera_whose_driver_hangs_at_the_start_does_not_keep_the_others_from_
         encoding=config.EncodingConfig(quality=40),
         delivery=config.DeliveryConfig(out=str(tmp_path)),
     )
-    records = []
-    cameras = Cameras(settings, None, Report(), records.append)
+    records = Records()
+    cameras = Cameras(settings, None, Report(), records)
     try:
         cameras.start()
         until(lambda: records)
@@ -502,8 +508,8 @@ def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorde
             server=recorder.url, policy="record", spool=config.SpoolConfig(folder=str(tmp_path), max_bytes=10_000_000)
         ),
     )
-    records = []
-    cameras = Cameras(settings, None, Report(), records.append)
+    records = Records()
+    cameras = Cameras(settings, None, Report(), records)
     try:
         if not service:
             with pytest.raises(CameraError):

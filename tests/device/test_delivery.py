@@ -14,27 +14,17 @@ import pytest
 
 import rjpeg
 from device.config import DeliveryConfig
+from device.delivery import LiveOutbox, RecordOutbox, WaitOutbox, open_outbox, open_sender
 from device.delivery.http_sender import HttpSender
 from device.delivery.mqtt_sender import MqttSender
-from device.delivery.outboxes import (
-    OVERTAKEN,
-    REFUSED,
-    REJECTED,
-    SERVER_AWAY,
-    STOPPED,
-    LiveOutbox,
-    RecordOutbox,
-    RefusedError,
-    RejectedError,
-    WaitOutbox,
-    open_outbox,
-    open_sender,
-)
-from device.delivery.sender import FaultError, FolderSender, RetryLaterError
+from device.delivery.outbox import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, Link
+from device.delivery.sender import FaultError, FolderSender, RefusedError, RejectedError, RetryLaterError
 from device.frames import OutgoingFrame
 from device.spool import DISK_FULL, Spool
+from device.spool.database import Database
 from rjpeg.errors import ConfigError, DeliveryError, StorageError
 from tests.brokers import needs_broker
+from tests.device.outcomes import Outcomes
 from tests.service import Service
 from tests.waiting import until
 
@@ -70,25 +60,9 @@ class Server:
         self.closed = True
 
 
-class Counts:
-    """What the callbacks said."""
-
-    def __init__(self):
-        self.sent: list[int] = []
-        self.dropped: list[tuple[int, str]] = []
-
-    def on_sent(self, frame, where, seconds):
-        assert where
-        assert 0 <= seconds < 60
-        self.sent.append(frame.sequence)
-
-    def on_dropped(self, frame, reason):
-        self.dropped.append((frame.sequence, reason))
-
-
 @pytest.fixture
 def counts():
-    return Counts()
+    return Outcomes()
 
 
 @pytest.fixture
@@ -101,11 +75,19 @@ def live(counts):
     with contextlib.ExitStack() as stack:
 
         def start(sender, **options):
-            outbox = LiveOutbox(sender, counts.on_sent, counts.on_dropped, close_seconds=5, **options)
+            outbox = counts.of(LiveOutbox(Link(sender, **({"close_seconds": 5} | options))))
             stack.callback(outbox.close)
             return outbox
 
         yield start
+
+
+@pytest.fixture
+def wait(counts):
+    def start(sender, retry_seconds=20, **options):
+        return counts.of(WaitOutbox(Link(sender, **options), retry_seconds))
+
+    return start
 
 
 @pytest.fixture
@@ -119,13 +101,15 @@ def record(counts, spool):
     with contextlib.ExitStack() as stack:
 
         def start(sender, camera="cam", **options):
-            outbox = RecordOutbox(
-                sender, camera, spool, counts.on_sent, counts.on_dropped, **({"close_seconds": 5} | options)
-            )
+            outbox = counts.of(RecordOutbox(Link(sender, **({"close_seconds": 5} | options)), camera, spool))
             stack.callback(outbox.close)
             return outbox
 
         yield start
+
+
+def threads(name):
+    return [thread for thread in threading.enumerate() if thread.name == name]
 
 
 def away(_frame):
@@ -194,9 +178,8 @@ def test_live_after_an_outage_frames_flow_soon_and_are_new(live, frame, counts, 
         time.sleep(0.005)
     assert time.monotonic() - put_at[counts.sent[0]] < 0.2, "what arrives first is new"
     assert counts.dropped == [(number, SERVER_AWAY) for number in range(counts.sent[0])]
-    assert [r.getMessage() for r in caplog.records] == [
-        "server can't be reached; trying again", "server takes frames again",
-    ]  # fmt: skip
+    said = ["server can't be reached; trying again", "server takes frames again"]
+    assert [record.getMessage() for record in caplog.records] == said
     assert outbox.failure is None
 
 
@@ -282,11 +265,10 @@ def test_live_every_frame_is_reported_once_whatever_happens(live, frame, counts)
 def test_live_close_tries_nothing_more_and_does_not_hang(live, frame, counts):
     release = threading.Event()
     server = Server(lambda _: release.wait(20))
-    outbox = live(server)
+    outbox = live(server, close_seconds=0.3)
     outbox.put(frame(0))
     until(lambda: server.tried)
     outbox.put(frame(1))
-    outbox._close_seconds = 0.3
     started = time.monotonic()
     outbox.close()
     assert time.monotonic() - started < 2
@@ -491,13 +473,13 @@ def test_record_close_cuts_a_try_that_hangs_and_the_frame_stays(record, frame, c
         started = time.monotonic()
         outbox.close()
         assert time.monotonic() - started < 1
-    assert not outbox._thread.is_alive()
+    assert not threads("record outbox cam")
     assert (spool.count, counts.sent, counts.dropped) == (1, [], [])
 
 
 @needs_broker
 def test_close_cuts_a_goodbye_to_a_broker_that_hangs(broker, frame, counts):
-    outbox = LiveOutbox(MqttSender(broker.url, "cam", timeout=30), counts.on_sent, counts.on_dropped)
+    outbox = counts.of(LiveOutbox(Link(MqttSender(broker.url, "cam", timeout=30))))
     outbox.put(frame(0))
     assert outbox.flush(10)
     broker.process.send_signal(signal.SIGSTOP)
@@ -507,7 +489,7 @@ def test_close_cuts_a_goodbye_to_a_broker_that_hangs(broker, frame, counts):
         started = time.monotonic()
         outbox.close()
         assert time.monotonic() - started < 2
-        assert not outbox._thread.is_alive()
+        assert not threads("live outbox")
     finally:
         broker.process.send_signal(signal.SIGCONT)
     assert (counts.sent, counts.dropped) == ([0], [(1, STOPPED)])
@@ -557,17 +539,17 @@ def test_record_a_full_disk_drops_frames_and_is_tried_again_with_each(
 ):
     caplog.set_level("INFO")
     outbox = record(Server())
-    real = spool._insert
+    real = Database.insert
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(spool, "_insert", full)
+    monkeypatch.setattr(Database, "insert", full)
     for sequence in range(3):
         assert outbox.put(frame(sequence)) == -1
     assert counts.dropped == [(sequence, DISK_FULL) for sequence in range(3)]
     assert outbox.failure is None
-    monkeypatch.setattr(spool, "_insert", real)
+    monkeypatch.setattr(Database, "insert", real)
     assert outbox.put(frame(3)) == 3, "a number is not used again, whatever became of its frame"
     assert outbox.flush(10)
     assert counts.sent == [3]
@@ -578,29 +560,29 @@ def test_record_a_full_disk_drops_frames_and_is_tried_again_with_each(
 def test_record_a_disk_that_cannot_delete_does_not_send_a_frame_again_and_again(
     record, frame, counts, spool, monkeypatch
 ):
-    real = spool._delete
+    real = Database.delete
 
-    def full(_ids):
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(spool, "_delete", full)
+    monkeypatch.setattr(Database, "delete", full)
     outbox = record(Server())
     for _ in range(4):
         outbox.put(frame(0))
     assert outbox.flush(10)
     assert counts.sent == [0, 1, 2, 3]
     assert spool.count == 4
-    monkeypatch.setattr(spool, "_delete", real)
+    monkeypatch.setattr(Database, "delete", real)
     outbox.put(frame(0))
     assert outbox.flush(10)
     until(lambda: spool.count == 0)
     assert counts.sent == [0, 1, 2, 3, 4]
 
 
-def test_a_frame_of_a_file_waits_until_the_server_takes_it(recorder, frame, counts, caplog):
+def test_a_frame_of_a_file_waits_until_the_server_takes_it(recorder, frame, wait, counts, caplog):
     caplog.set_level("INFO")
     recorder.answers = [(503, {}), (429, {}), (201, {})]
-    outbox = WaitOutbox(HttpSender(recorder.url), counts.on_sent, counts.on_dropped, retry_seconds=20)
+    outbox = wait(HttpSender(recorder.url))
     assert outbox.put(frame(3)) == 3
     assert [headers["Rjpeg-Sequence"] for _, headers, _ in recorder.requests] == ["3", "3", "3"]
     assert counts.sent == [3]
@@ -610,8 +592,8 @@ def test_a_frame_of_a_file_waits_until_the_server_takes_it(recorder, frame, coun
     outbox.close()
 
 
-def test_a_rejected_frame_of_a_file_is_counted_and_the_run_goes_on(frame, counts, caplog):
-    outbox = WaitOutbox(Server(reject), counts.on_sent, counts.on_dropped, retry_seconds=20)
+def test_a_rejected_frame_of_a_file_is_counted_and_the_run_goes_on(frame, wait, counts, caplog):
+    outbox = wait(Server(reject))
     assert outbox.put(frame(3)) == -1
     assert counts.dropped == [(3, REJECTED)]
     assert "frame 3: server answered 422" in caplog.text
@@ -619,16 +601,16 @@ def test_a_rejected_frame_of_a_file_is_counted_and_the_run_goes_on(frame, counts
     outbox.close()
 
 
-def test_a_refusal_of_files_is_raised_at_once(frame, counts):
-    outbox = WaitOutbox(Server(refuse), counts.on_sent, counts.on_dropped, retry_seconds=20)
+def test_a_refusal_of_files_is_raised_at_once(frame, wait):
+    outbox = wait(Server(refuse))
     with pytest.raises(RefusedError):
         outbox.put(frame(0))
     assert isinstance(outbox.failure, RefusedError)
     outbox.close()
 
 
-def test_an_unreachable_server_is_given_up_in_time(frame, counts):
-    outbox = WaitOutbox(HttpSender("http://127.0.0.1:1"), counts.on_sent, counts.on_dropped, retry_seconds=1)
+def test_an_unreachable_server_is_given_up_in_time(frame, wait):
+    outbox = wait(HttpSender("http://127.0.0.1:1"), retry_seconds=1)
     started = time.monotonic()
     with pytest.raises(DeliveryError, match=r"http://127.0.0.1:1 can't be reached: Connection refused; gave up"):
         outbox.put(frame(0))
@@ -636,11 +618,11 @@ def test_an_unreachable_server_is_given_up_in_time(frame, counts):
     outbox.close()
 
 
-def test_a_server_that_never_answers_is_given_up_in_time(frame, counts):
+def test_a_server_that_never_answers_is_given_up_in_time(frame, wait):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         sender = HttpSender(url, timeout=0.3)
-        outbox = WaitOutbox(sender, counts.on_sent, counts.on_dropped, retry_seconds=0)
+        outbox = wait(sender, retry_seconds=0)
         started = time.monotonic()
         with pytest.raises(DeliveryError, match="no answer in time; gave up after"):
             outbox.put(frame(0))
@@ -648,8 +630,8 @@ def test_a_server_that_never_answers_is_given_up_in_time(frame, counts):
         outbox.close()
 
 
-def test_a_wait_for_the_server_ends_when_the_program_does(frame, counts):
-    outbox = WaitOutbox(Server(away), counts.on_sent, counts.on_dropped, retry_seconds=1000)
+def test_a_wait_for_the_server_ends_when_the_program_does(frame, wait, counts):
+    outbox = wait(Server(away), retry_seconds=1000)
     thread = threading.Thread(target=outbox.put, args=[frame(0)])
     thread.start()
     time.sleep(0.1)
@@ -659,10 +641,10 @@ def test_a_wait_for_the_server_ends_when_the_program_does(frame, counts):
     assert counts.dropped == [(0, STOPPED)]
 
 
-def test_a_file_s_frame_whose_try_hangs_at_the_end_counts_once(frame, counts):
+def test_a_file_s_frame_whose_try_hangs_at_the_end_counts_once(frame, wait, counts):
     release = threading.Event()
     server = Server(lambda _: release.wait(20))
-    outbox = WaitOutbox(server, counts.on_sent, counts.on_dropped, retry_seconds=1000, close_seconds=0.1)
+    outbox = wait(server, retry_seconds=1000, close_seconds=0.1)
     thread = threading.Thread(target=outbox.put, args=[frame(0)])
     thread.start()
     until(lambda: server.tried)
@@ -686,7 +668,7 @@ def test_a_file_in_the_folder_is_whole_named_by_time_and_number_and_as_readable_
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_full_disk_leaves_neither_half_a_file_nor_a_temporary_one(tmp_path, frame, monkeypatch, counts):
+def test_a_full_disk_leaves_neither_half_a_file_nor_a_temporary_one(tmp_path, frame, monkeypatch, wait):
     real_open = Path.open
 
     class Full:
@@ -705,7 +687,7 @@ def test_a_full_disk_leaves_neither_half_a_file_nor_a_temporary_one(tmp_path, fr
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "open", lambda self, mode: Full(real_open(self, mode)))
-    outbox = WaitOutbox(FolderSender(tmp_path), counts.on_sent, counts.on_dropped, retry_seconds=10)
+    outbox = wait(FolderSender(tmp_path), retry_seconds=10)
     with pytest.raises(StorageError, match=r"00000007\.jpg: No space left on device"):
         outbox.put(frame(7))
     assert list(tmp_path.iterdir()) == []
@@ -718,8 +700,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, frame):
         FolderSender(tmp_path / "file" / "out").send(frame(7))
 
 
-def test_the_settings_choose_the_way_and_the_policy(tmp_path, spool, counts):
-    callbacks = {"on_sent": counts.on_sent, "on_dropped": counts.on_dropped}
+def test_the_settings_choose_the_way_and_the_policy(tmp_path, spool):
     for server, kind in (("http://127.0.0.1:1", HttpSender), ("mqtt://127.0.0.1:1", MqttSender)):
         sender = open_sender(DeliveryConfig(server=server), "cam")
         assert type(sender) is kind
@@ -729,14 +710,17 @@ def test_the_settings_choose_the_way_and_the_policy(tmp_path, spool, counts):
     server = DeliveryConfig(server="http://127.0.0.1:1")
     record = DeliveryConfig(server="http://127.0.0.1:1", policy="record")
     for config, live, kind in (
-        (out, True, WaitOutbox), (server, False, WaitOutbox), (server, True, LiveOutbox), (record, True, RecordOutbox),
+        (out, True, WaitOutbox),
+        (server, False, WaitOutbox),
+        (server, True, LiveOutbox),
+        (record, True, RecordOutbox),
         (record, False, RecordOutbox),
-    ):  # fmt: skip
-        outbox = open_outbox(config, open_sender(config, "cam"), "cam", live=live, spool=spool, **callbacks)
+    ):
+        outbox = open_outbox(config, Link(open_sender(config, "cam")), "cam", spool, live=live)
         assert type(outbox) is kind
         outbox.close()
     with pytest.raises(ConfigError, match="record needs a spool"):
-        open_outbox(record, open_sender(record, "cam"), "cam", live=True, spool=None, **callbacks)
+        open_outbox(record, Link(open_sender(record, "cam")), "cam", None, live=True)
 
 
 def test_record_delivers_every_frame_once_to_a_server_that_is_killed_again_and_again(record, spool, moment, tmp_path):

@@ -14,9 +14,8 @@ import time
 import pytest
 
 from device.config import DeliveryConfig
-from device.delivery import http_sender
+from device.delivery import http_sender, open_sender
 from device.delivery.http_sender import HttpSender
-from device.delivery.outboxes import open_sender
 from device.delivery.sender import FaultError, RefusedError, RejectedError, RetryLaterError
 from device.frames import OutgoingFrame
 from rjpeg.errors import ConfigError, DeliveryError

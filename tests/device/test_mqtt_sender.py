@@ -19,15 +19,17 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device.config import DeliveryConfig, MqttConfig
+from device.delivery import LiveOutbox, RecordOutbox, open_sender
 from device.delivery.mqtt_connection import new_client
 from device.delivery.mqtt_sender import MqttSender
-from device.delivery.outboxes import LiveOutbox, RecordOutbox, open_sender
+from device.delivery.outbox import Link
 from device.delivery.sender import RefusedError, RejectedError, RetryLaterError
 from device.delivery.takeover import MAX_PAUSE, MIN_LOSSES, STABLE_SECONDS, Takeovers
 from device.frames import OutgoingFrame
 from device.spool import Spool
 from rjpeg.errors import ConfigError, DeliveryError
 from tests.brokers import Broker, needs_broker
+from tests.device.outcomes import Outcomes
 from tests.waiting import until
 
 
@@ -265,51 +267,49 @@ def test_after_a_broker_was_started_anew_frames_flow_again(broker, view, open_mq
 
 @pytest.fixture
 def record(tmp_path):
-    """An outbox with policy record; its spool; numbers of frames that were sent and those that were dropped."""
-    sent, dropped = [], []
+    """An outbox with policy record, its spool, and what became of its frames."""
+    outcomes = Outcomes()
     with contextlib.closing(Spool(tmp_path / "spool", 10_000_000)) as spool, contextlib.ExitStack() as stack:
 
         def start(sender):
-            outbox = RecordOutbox(
-                sender, "one", spool, lambda f, *_: sent.append(f.sequence), lambda f, _: dropped.append(f.sequence)
-            )
+            outbox = outcomes.of(RecordOutbox(Link(sender), "one", spool))
             stack.callback(outbox.close)
-            return outbox, spool, sent, dropped
+            return outbox, spool, outcomes
 
         yield start
 
 
 @needs_broker
 def test_no_recorded_frame_is_lost_while_the_broker_is_started_anew(broker, record, frame):
-    outbox, spool, sent, dropped = record(MqttSender(broker.url, "one", timeout=2))
+    outbox, spool, outcomes = record(MqttSender(broker.url, "one", timeout=2))
     for round_number in range(3):
         for _ in range(30):
             outbox.put(frame)
-        until(lambda enough=30 * round_number + 10: len(sent) >= enough)
+        until(lambda enough=30 * round_number + 10: len(outcomes.sent) >= enough)
         broker.stop()
         outbox.put(frame)
         broker.start()
     assert outbox.flush(20)
-    assert (sent, dropped) == (list(range(93)), [])
+    assert (outcomes.sent, outcomes.dropped) == (list(range(93)), [])
     until(lambda: spool.count == 0)
 
 
 @needs_broker
 def test_while_the_broker_hangs_nothing_piles_up_to_come_later_and_out_of_order(broker, view, record, frame, caplog):
     viewer = view(broker)
-    outbox, _, sent, dropped = record(MqttSender(broker.url, "one", timeout=0.4))
+    outbox, _, outcomes = record(MqttSender(broker.url, "one", timeout=0.4))
     for _ in range(20):
         outbox.put(frame)
-    until(lambda: len(sent) >= 5)
+    until(lambda: len(outcomes.sent) >= 5)
     broker.process.send_signal(signal.SIGSTOP)
     for _ in range(20):
         outbox.put(frame)
     until(lambda: "trying again" in caplog.text)
     time.sleep(1)
-    assert len(sent) < 40
+    assert len(outcomes.sent) < 40
     broker.process.send_signal(signal.SIGCONT)
     assert outbox.flush(20)
-    assert (sent, dropped) == (list(range(40)), [])
+    assert (outcomes.sent, outcomes.dropped) == (list(range(40)), [])
     arrived = []
     while 39 not in arrived:
         message = viewer.next("rjpeg/one/image")
@@ -552,17 +552,17 @@ def test_connections_that_last_or_end_with_the_broker_itself_are_no_reason_to_sl
 @needs_broker
 def test_two_devices_of_one_camera_id_are_told_of_each_other_and_slow_down(broker, moment, caplog):
     stop, outboxes = threading.Event(), []
-    sent = [[], []]
+    outcomes = [Outcomes(), Outcomes()]
 
     def device(mine):
-        outbox = LiveOutbox(MqttSender(broker.url, "one", timeout=2), lambda f, *_: mine.append(f), lambda *_: None)
+        outbox = mine.of(LiveOutbox(Link(MqttSender(broker.url, "one", timeout=2))))
         outboxes.append(outbox)
         while not stop.wait(0.1):
             if outbox.ready:
-                outbox.put(OutgoingFrame("one", len(mine), moment, b"jpeg"))
+                outbox.put(OutgoingFrame("one", len(mine.sent), moment, b"jpeg"))
         outbox.close()
 
-    threads = [threading.Thread(target=device, args=[mine]) for mine in sent]
+    threads = [threading.Thread(target=device, args=[mine]) for mine in outcomes]
     for thread in threads:
         thread.start()
     time.sleep(9)
@@ -577,7 +577,7 @@ def test_two_devices_of_one_camera_id_are_told_of_each_other_and_slow_down(broke
     assert "does another program send under this camera id" in caplog.text
     assert taken_over <= 16, "34 before they slowed down"
     assert any("does another program" in (trouble or "") for trouble in troubles), "so does the local page"
-    assert min(map(len, sent)) > 5, "none is shut out"
+    assert min(len(mine.sent) for mine in outcomes) > 5, "none is shut out"
     assert len(caplog.records) < 20
 
 

@@ -43,7 +43,7 @@ def start(camera):
 def hurry(monkeypatch):
     """Pauses and limits as short as a test wants them."""
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.005)
     monkeypatch.setattr(module, "OPEN_SECONDS", 0.0)
 
 
@@ -60,12 +60,12 @@ def threads():
 
 
 def test_the_newest_frame_is_handed_out_and_the_others_are_counted(camera, start):
-    drops = []
-    reader = start(on_drop=lambda: drops.append(None))
+    reader = start()
     wait_until(lambda: camera.given >= 20)
-    frame = reader.newest(10)
+    frame = reader.read(10)
     assert number(frame) >= 19
-    assert len(drops) >= 18
+    assert reader.take_events().overtaken >= 18
+    assert reader.take_events().overtaken < 18, "each is counted once"
     assert frame.monotonic <= time.monotonic()
     assert reader.state == ("running", None)
     assert reader.last_frame_age < 5
@@ -77,7 +77,7 @@ def test_no_frame_is_handed_out_twice_even_to_many_who_ask(camera, start):
     got = []
 
     def take():
-        while (frame := reader.newest(10)) is not None and len(got) < 100:
+        while (frame := reader.read(10)) is not None and len(got) < 100:
             got.append(number(frame))
 
     takers = [threading.Thread(target=take) for _ in range(4)]
@@ -92,7 +92,7 @@ def test_waiting_for_a_frame_ends_with_its_time_and_uses_none_of_the_processor(c
     camera.stalled = True
     reader = start()
     before, used = time.monotonic(), time.process_time()
-    assert reader.newest(0.5) is None
+    assert reader.read(0.5) is None
     assert 0.4 < time.monotonic() - before < 5
     assert time.process_time() - used < 0.2
     assert reader.state == ("starting", None)
@@ -101,19 +101,20 @@ def test_waiting_for_a_frame_ends_with_its_time_and_uses_none_of_the_processor(c
 
 def test_a_camera_that_vanishes_is_opened_again_when_it_returns(camera, start, hurry, caplog):
     caplog.set_level(logging.INFO)
-    restarts = []
-    reader = start(on_restart=restarts.append)
-    assert reader.newest(10)
+    reader = start()
+    assert reader.read(10)
     camera.plugged = False
     wait_until(lambda: reader.state.name == "waiting" and "missing" in reader.state.reason)
-    reader.newest(0)
-    assert reader.newest(0.1) is None
+    reader.read(0)
+    assert reader.read(0.1) is None
     camera.plugged = True
-    assert reader.newest(10)
+    assert reader.read(10)
     assert camera.opened == 2
     assert reader.state.name == "running"
+    restarts = reader.take_events().restarts
     assert len(restarts) == 1
     assert "no more frames" in restarts[0]
+    assert reader.take_events().restarts == ()
     wait_until(lambda: len(caplog.records) >= 3)
     said = [record.message for record in caplog.records if record.levelno >= logging.INFO]
     assert len(said) == 3, "a line for each change of state, none for each attempt"
@@ -123,18 +124,17 @@ def test_a_camera_that_vanishes_is_opened_again_when_it_returns(camera, start, h
 
 def test_a_camera_that_is_missing_at_first_is_waited_for(camera, start, hurry):
     camera.plugged = False
-    restarts = []
-    reader = start(on_restart=restarts.append)
+    reader = start()
     wait_until(lambda: reader.state.name == "waiting")
     assert "there is no /dev/video7" in str(reader.state)
     camera.plugged = True
-    assert reader.newest(10)
-    assert restarts == [], "it never ran before"
+    assert reader.read(10)
+    assert reader.take_events().restarts == (), "it never ran before"
 
 
 def test_pauses_between_attempts_grow_and_start_small_again_after_good_seconds(camera, start, monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.16)
+    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.16)
     monkeypatch.setattr(module, "GOOD_SECONDS", 0.1)
     camera.plugged, attempts = False, []
 
@@ -148,8 +148,8 @@ def test_pauses_between_attempts_grow_and_start_small_again_after_good_seconds(c
     for pause, least in zip(pauses, (0.02, 0.04, 0.08, 0.16, 0.16, 0.16), strict=False):
         assert pause >= least
     camera.plugged = True
-    started = reader.newest(10).monotonic
-    wait_until(lambda: reader.newest(10).monotonic > started + 0.2)
+    started = reader.read(10).monotonic
+    wait_until(lambda: reader.read(10).monotonic > started + 0.2)
     camera.plugged = False
     del attempts[:]
     wait_until(lambda: len(attempts) >= 4)
@@ -157,15 +157,14 @@ def test_pauses_between_attempts_grow_and_start_small_again_after_good_seconds(c
 
 
 def test_a_driver_that_hangs_is_left_behind_and_the_camera_opened_anew(camera, start, hurry):
-    restarts = []
-    reader = start(stall_seconds=0.5, on_restart=restarts.append)
-    assert reader.newest(10)
+    reader = start(stall_seconds=0.5)
+    assert reader.read(10)
     camera.stalled = True
     wait_until(lambda: reader.state.name == "waiting")
-    assert restarts[0] == "camera 7 gave no frame for 0.5 s"
+    assert reader.take_events().restarts[0] == "camera 7 gave no frame for 0.5 s"
     camera.stalled = False
     wait_until(lambda: reader.state.name == "running")
-    assert reader.newest(10)
+    assert reader.read(10)
     # the thread that was left behind wakes up, closes what it had opened, and gives nothing more
     wait_until(lambda: camera.closed == camera.opened - 1 and threads() == 2)
 
@@ -176,7 +175,7 @@ def test_a_driver_that_hangs_again_and_again_is_given_up(camera, start, hurry):
     wait_until(lambda: reader.state.name == "failed")
     for _ in range(2):
         with pytest.raises(CameraError, match="4 earlier attempts still hang in its driver: start the program anew"):
-            reader.newest(10)
+            reader.read(10)
     camera.stalled = False
     wait_until(lambda: threads() == 0)
     assert camera.closed == camera.opened == 4
@@ -191,19 +190,19 @@ def test_one_hanging_call_that_holds_the_device_for_long_is_given_up_too(camera,
         return camera.open()
 
     reader = start(opener, stall_seconds=0.2)
-    assert reader.newest(10)
+    assert reader.read(10)
     camera.stalled = True
     wait_until(lambda: reader.state.name == "failed")
     with pytest.raises(CameraError, match="hang in its driver"):
-        reader.newest(10)
+        reader.read(10)
 
 
 def test_a_new_resolution_flows_on_and_is_logged(camera, start, caplog):
     caplog.set_level(logging.INFO)
     reader = start()
-    assert reader.newest(10)
+    assert reader.read(10)
     camera.size = (32, 24)
-    wait_until(lambda: frame_size(reader.newest(10).pixels) == (32, 24))
+    wait_until(lambda: frame_size(reader.read(10).pixels) == (32, 24))
     assert camera.opened == 1
     wait_until(lambda: "frames are 32x24 now, were 8x6" in caplog.text)
 
@@ -223,12 +222,12 @@ def test_garbage_is_not_handed_out(camera, start, hurry, garbage):
     wait_until(lambda: reader.state.name == "waiting")
     assert "frames that are no pictures" in reader.state.reason
     camera.pixels = None
-    assert reader.newest(10).pixels.shape == (6, 8, 3)
+    assert reader.read(10).pixels.shape == (6, 8, 3)
 
 
 def test_planes_are_handed_out_as_they_are(camera, start):
     camera.pixels = Planes(np.zeros((5, 7), np.uint8), np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8))
-    frame = start().newest(10)
+    frame = start().read(10)
     assert frame.pixels is camera.pixels
     assert frame_size(frame.pixels) == (7, 5)
 
@@ -239,7 +238,7 @@ def test_what_the_outside_world_does_is_recovered_from(camera, start, hurry, err
     reader = start()
     wait_until(lambda: reader.state.name == "waiting")
     camera.error = None
-    assert reader.newest(10)
+    assert reader.read(10)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a mistake"), ConfigError("pixel_format is wrong")])
@@ -247,31 +246,33 @@ def test_a_mistake_of_the_program_or_its_settings_comes_out_where_frames_are_tak
     camera.error = error
     reader = start()
     with pytest.raises(type(error), match=str(error)):
-        reader.newest(10)
+        reader.read(10)
     assert reader.state == ("failed", str(error))
     wait_until(lambda: threads() == 0)
     assert camera.closed == 1
 
 
-def test_a_mistake_in_a_callback_comes_out_too(camera, start):
-    def on_restart(reason):
-        raise KeyError(reason)
+def test_a_mistake_in_the_watching_thread_comes_out_too(camera, start):
+    def clock():
+        if threading.current_thread().name == "camera 7 watcher" and not camera.plugged:
+            raise KeyError("a mistake")
+        return time.monotonic()
 
-    reader = start(on_restart=on_restart)
-    assert reader.newest(10)
+    reader = start(clock=clock)
+    assert reader.read(10)
     camera.plugged = False
     wait_until(lambda: reader.state.name == "failed")
-    with pytest.raises(KeyError, match="no more frames"):
-        reader.newest(10)
+    with pytest.raises(KeyError, match="a mistake"):
+        reader.read(10)
 
 
 def test_closing_closes_the_camera_and_ends_the_threads(camera, start):
     reader = start()
-    assert reader.newest(10)
+    assert reader.read(10)
     reader.close()
     assert threads() == 0
     assert camera.closed == 1
-    assert reader.newest(10) is None
+    assert reader.read(10) is None
     reader.close()
 
 
@@ -279,7 +280,7 @@ def test_closing_wakes_who_waits_for_a_frame(camera, start):
     camera.stalled = True
     reader = start()
     got = []
-    waiting = threading.Thread(target=lambda: got.append(reader.newest(60)))
+    waiting = threading.Thread(target=lambda: got.append(reader.read(60)))
     waiting.start()
     reader.close()
     waiting.join(10)
@@ -288,7 +289,7 @@ def test_closing_wakes_who_waits_for_a_frame(camera, start):
 
 def test_closing_takes_less_than_a_second_though_the_driver_hangs(camera, start):
     reader = start()
-    assert reader.newest(10)
+    assert reader.read(10)
     camera.stalled = True
     before = time.monotonic()
     reader.close()
@@ -319,11 +320,11 @@ def test_a_close_that_hangs_does_not_keep_the_camera_from_returning(camera, star
         return source
 
     reader = start(opener)
-    assert reader.newest(10)
+    assert reader.read(10)
     camera.last = 0
     wait_until(lambda: camera.opened >= 3)
     camera.last = None
-    assert reader.newest(10)
+    assert reader.read(10)
     release.set()
     wait_until(lambda: threads() == 2)
 
@@ -347,14 +348,14 @@ def test_two_hundred_restarts_leave_neither_threads_nor_files_behind(camera, sta
 
     camera.fps = 5000.0
     files = open_files()
-    restarts = []
-    reader = start(WithFile, on_restart=restarts.append)
-    most = 0
+    reader = start(WithFile)
+    most = restarts = 0
 
     def enough():
-        nonlocal most
+        nonlocal most, restarts
         most = max(most, threads())
-        return len(restarts) >= 200
+        restarts += len(reader.take_events().restarts)
+        return restarts >= 200
 
     wait_until(enough, 60)
     reader.close()
@@ -366,10 +367,10 @@ def test_two_hundred_restarts_leave_neither_threads_nor_files_behind(camera, sta
 
 def test_a_wall_clock_that_jumps_changes_nothing(camera, start, monkeypatch):
     reader = start(stall_seconds=5.0)
-    assert reader.newest(10)
+    assert reader.read(10)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     for _ in range(20):
-        assert reader.newest(10)
+        assert reader.read(10)
     assert reader.last_frame_age < 5
     assert camera.opened == 1
 
@@ -424,19 +425,24 @@ def test_a_network_camera_that_stalls_and_is_switched_off_and_on_is_read_on(star
     try:
         camera = CameraConfig(source=f"http://127.0.0.1:{server.port}/stream.mjpg", stall_seconds=1.0)
         restarts = []
-        reader = start(lambda: open_source(camera), stall_seconds=1.0, on_restart=restarts.append)
-        assert frame_size(reader.newest(20).pixels) == (64, 48)
+
+        def restarted(times):
+            restarts.extend(reader.take_events().restarts)
+            return len(restarts) >= times
+
+        reader = start(lambda: open_source(camera), stall_seconds=1.0)
+        assert frame_size(reader.read(20).pixels) == (64, 48)
         server.stalled.set()
-        wait_until(lambda: len(restarts) >= 1)
+        wait_until(lambda: restarted(1))
         server.stalled.clear()
         wait_until(lambda: reader.state.name == "running")
-        assert reader.newest(20)
+        assert reader.read(20)
     finally:
         server.stop()
-    wait_until(lambda: len(restarts) >= 2 and "can't be opened" in reader.state.reason)
+    wait_until(lambda: restarted(2) and "can't be opened" in reader.state.reason)
     server = StreamServer(server.port)
     try:
-        assert reader.newest(20)
+        assert reader.read(20)
         reader.close()
     finally:
         server.stop()
@@ -445,7 +451,7 @@ def test_a_network_camera_that_stalls_and_is_switched_off_and_on_is_read_on(star
 def test_a_video_file_played_as_a_camera_goes_on_for_ever(start, video):
     camera = CameraConfig(source=str(video), live=True)
     reader = start(lambda: open_source(camera))
-    frames = [reader.newest(10) for _ in range(20)]
+    frames = [reader.read(10) for _ in range(20)]
     assert all(frames), "more than the file has"
     # twenty frames at 25 a second
     assert frames[-1].monotonic - frames[0].monotonic >= 0.7

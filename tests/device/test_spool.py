@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from device.spool import DISK_FULL, MIN_BYTES, Spool, SpoolError
+from device.spool import DAMAGED, DISK_FULL, MIN_BYTES, THINNED, Spool, SpoolError
 from device.spool.numbers import STEP
 from rjpeg.errors import StorageError
+from tests.device.outcomes import losses
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 1_000_000
@@ -31,6 +32,11 @@ MB = 1_000_000
 def spool(tmp_path):
     with contextlib.closing(Spool(tmp_path / "spool", 10 * MB)) as spool:
         yield spool
+
+
+def sqlite_of(spool):
+    """The connection of a spool's database, for what can't be done to it from outside."""
+    return spool._contents.database._db
 
 
 def drain(spool, camera):
@@ -91,8 +97,7 @@ def test_a_closed_spool_says_so(tmp_path, moment):
 
 @pytest.mark.parametrize(("max_bytes", "size"), [(MIN_BYTES, 15_000), (3 * MB, 9_000), (30 * MB, 150_000)])
 def test_it_never_takes_more_of_the_disk_than_it_may_and_thins_what_is_old(tmp_path, moment, max_bytes, size):
-    thinned = []
-    spool = Spool(tmp_path, max_bytes, on_thinned=lambda _, frames: thinned.append(frames))
+    spool = Spool(tmp_path, max_bytes)
     number = 4 * max_bytes // size
     frame = os.urandom(size)
     for _ in range(number):
@@ -101,7 +106,7 @@ def test_it_never_takes_more_of_the_disk_than_it_may_and_thins_what_is_old(tmp_p
         on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
         assert on_disk <= max_bytes
         assert spool.disk_bytes <= on_disk
-    assert sum(thinned) + spool.count == 2 * number
+    assert sum(loss.frames for loss in losses(spool, THINNED)) + spool.count == 2 * number
     assert spool.bytes > max_bytes * 0.3, "most of the room is used"
     assert abs(spool.waiting("a") - spool.waiting("b")) <= 2, "cameras suffer alike"
     for camera in ("a", "b"):
@@ -232,17 +237,18 @@ def test_a_database_that_is_damaged_while_it_is_used_costs_only_what_is_damaged(
     for _ in range(50):
         spool.append("a", moment, bytes(20_000))
     spool.close()
-    lost = []
-    spool = Spool(tmp_path, 10 * MB, on_damaged=lambda camera, frames: lost.extend([camera] * frames))
+    spool = Spool(tmp_path, 10 * MB)
     with (tmp_path / "frames.db").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\xff" * 200_000)
-    spool._db._db.execute("PRAGMA shrink_memory").fetchall()
+    sqlite_of(spool).execute("PRAGMA shrink_memory").fetchall()
     before = spool.append("b", moment, b"before or after")
     whole = drain(spool, "a")
     assert len(whole) in range(35, 45), "what was not overwritten is all there"
     assert {frame.jpeg for frame in whole} == {bytes(20_000)}
-    assert lost == ["a"] * (50 - len(whole))
+    lost = losses(spool, DAMAGED)
+    assert sum(loss.frames for loss in lost) == 50 - len(whole)
+    assert {loss.camera for loss in lost} == {"a"}
     assert [frame.jpeg for frame in drain(spool, "b")] == [b"before or after"]
     assert list(tmp_path.glob("frames.db.damaged-*"))
     assert spool.append("a", moment, b"x") == 50
@@ -316,11 +322,10 @@ def small_disk(tmp_path):
 
 
 def test_on_a_full_disk_frames_are_thinned_and_deliveries_go_on(small_disk, moment):
-    thinned = []
-    spool = Spool(small_disk / "spool", 20 * MB, on_thinned=lambda _, frames: thinned.append(frames))
+    spool = Spool(small_disk / "spool", 20 * MB)
     for _ in range(500):
         spool.append("a", moment, os.urandom(20_000))
-    assert sum(thinned) + spool.count == 500
+    assert sum(loss.frames for loss in losses(spool, THINNED)) + spool.count == 500
     kept = [frame.sequence for frame in drain(spool, "a")]
     assert kept == sorted(kept)
     assert kept[-1] == 499
@@ -355,10 +360,10 @@ def test_a_disk_that_others_fill_costs_no_frame_that_is_kept_and_is_used_again_w
 def test_a_database_that_cannot_be_written_is_an_error_and_not_set_aside(tmp_path, moment, monkeypatch):
     spool = Spool(tmp_path, 10 * MB)
     spool.append("a", moment, b"x")
-    spool._db._db.execute("PRAGMA query_only = ON")
+    sqlite_of(spool).execute("PRAGMA query_only = ON")
     with pytest.raises(SpoolError, match="can't write spool"):
         spool.append("a", moment, b"x")
-    spool._db._db.execute("PRAGMA query_only = OFF")
+    sqlite_of(spool).execute("PRAGMA query_only = OFF")
     assert spool.append("a", moment, b"x") == 2, "a number is not used again, whatever became of its frame"
     assert not list(tmp_path.glob("*.damaged*"))
     spool.close()
@@ -388,10 +393,7 @@ class Model(RuleBasedStateMachine):
         self.jumped = {"a": False, "b": False}
 
     def open(self):
-        self.spool = Spool(self.folder, MIN_BYTES, on_thinned=self.count)
-
-    def count(self, _, number):
-        self.given_up += number
+        self.spool = Spool(self.folder, MIN_BYTES)
 
     @rule(
         camera=st.sampled_from("ab"),
@@ -403,12 +405,12 @@ class Model(RuleBasedStateMachine):
     def append(self, camera, jpeg, extra, seconds, metrics):
         when = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=seconds)
         jpeg += bytes(extra)
-        before = self.given_up
         sequence = self.spool.append(camera, when, jpeg, metrics)
         assert sequence >= self.next[camera] if self.jumped[camera] else sequence == self.next[camera]
         self.next[camera], self.jumped[camera] = sequence + 1, False
         self.waiting[camera][sequence] = (camera, sequence, when, jpeg, metrics)
-        if self.given_up != before:
+        self.given_up += sum(loss.frames for loss in losses(self.spool, THINNED))
+        if self.given_up:
             self.forget_what_was_given_up()
 
     def forget_what_was_given_up(self):

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device.frames import OutgoingFrame
-from device.spool import DISK_ERROR, Spool, SpoolError
+from device.spool import DAMAGED, DISK_ERROR, Spool, SpoolError
+from device.spool.database import Database
 from device.spool.record import head_of, opened, row_of
 from device.spool.sealed import seal, unseal
+from tests.device.outcomes import losses
 
 MB = 1_000_000
 CAMERAS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
@@ -109,17 +111,18 @@ def test_a_row_that_is_wrong_is_left_out_and_counted_and_the_next_are_sent(tmp_p
     frames = filled(tmp_path, moment)
     with contextlib.closing(sqlite3.connect(tmp_path / "frames.db")) as db, db:
         db.execute(f"UPDATE frames SET {change} WHERE id = 5")
-    lost = []
-    spool = Spool(tmp_path, 10 * MB, on_damaged=lambda camera, number: lost.append((camera, number)))
+    spool = Spool(tmp_path, 10 * MB)
     assert set(spool.counts()) == {"yard"}, "no camera is invented"
     assert drain(spool, "yard") == frames[:4] + frames[5:]
-    assert sum(number for _, number in lost) == 1
-    assert {camera for camera, _ in lost} <= {"yard", None}
+    lost = losses(spool, DAMAGED)
+    assert sum(loss.frames for loss in lost) == 1
+    assert {loss.camera for loss in lost} <= {"yard", None}
     assert spool.append("yard", moment, b"x") == 12
     assert len(list(tmp_path.glob("frames.db.damaged-*[0-9]"))) == 1, "kept for who wants to look"
     spool.close()
-    spool = Spool(tmp_path, 10 * MB, on_damaged=lambda *_: pytest.fail("counted once"))
+    spool = Spool(tmp_path, 10 * MB)
     assert spool.count == 1
+    assert losses(spool, DAMAGED) == [], "counted once"
     spool.close()
 
 
@@ -360,16 +363,16 @@ def test_saving_that_was_interrupted_goes_on_with_the_next_start(tmp_path, momen
     frames = filled(tmp_path, moment)
     with (tmp_path / "frames.db").open("r+b") as file:
         file.write(bytes(100))
-    real, taken = Spool._take_in, []
+    real, taken = Database.insert, []
 
-    def full(spool, frame):
+    def full(database, frame):
         taken.append(frame)
         if len(taken) > 5:
             raise OSError(28, "No space left on device")
-        real(spool, frame)
+        return real(database, frame)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "_take_in", full)
+        patch.setattr(Database, "insert", full)
         with contextlib.closing(Spool(tmp_path, 10 * MB)) as spool:
             assert drain(spool, "yard") == frames[:5], "what is saved is sent meanwhile"
     with contextlib.closing(Spool(tmp_path, 10 * MB)) as spool:

@@ -121,7 +121,7 @@ def test_a_stream_that_changes_its_size_goes_on_with_the_new_one(small, large, r
         reader = read(f"http://127.0.0.1:{port}/live")
         seen, deadline = [], time.monotonic() + 20
         while len(seen) < 15 and time.monotonic() < deadline:
-            frame = reader.newest(10)
+            frame = reader.read(10)
             if frame_size(frame.pixels) == LARGE:
                 seen.append(is_one_of(frame.pixels, large))
             else:

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import rjpeg
+from device.delivery import RecordOutbox
 from device.delivery.http_sender import HttpSender
-from device.delivery.outboxes import RecordOutbox
+from device.delivery.outbox import Link
 from device.frames import OutgoingFrame
 from device.spool import Spool
+from tests.device.outcomes import Outcomes
 from tests.service import Service
 from tests.waiting import until
 
@@ -107,17 +109,10 @@ def test_a_portal_in_front_takes_no_recorded_frame_for_the_server(faults, servic
     monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.5)
     number, chance = faults.count(7, 200), random.Random(16)
     jpegs = [rjpeg.Encoder().encode(np.full((16, 16, 3), level, np.uint8), quality=50) for level in (0, 120)]
-    sent: list[int] = []
-    dropped: list[int] = []
     put: list[bytes] = []
     spool = Spool(tmp_path / "spool", 50_000_000)
-    outbox = RecordOutbox(
-        HttpSender(portal.url, timeout=10),
-        "cam",
-        spool,
-        lambda frame, *_: sent.append(frame.sequence),
-        lambda frame, _: dropped.append(frame.sequence),
-    )
+    outbox, outcomes = RecordOutbox(Link(HttpSender(portal.url, timeout=10)), "cam", spool), Outcomes()
+    outcomes.of(outbox)
 
     def record(frames: int) -> None:
         for _ in range(frames):
@@ -143,25 +138,19 @@ def test_a_portal_in_front_takes_no_recorded_frame_for_the_server(faults, servic
         lost=len(wrong),
         ended=f"{len(put)} recorded frames, all delivered once the server was reached",
     )
-    assert (wrong, dropped, left) == ([], [], 0)
-    assert sorted(sent) == list(range(len(put))), "each is reported once"
+    assert (wrong, outcomes.dropped, left) == ([], [], 0)
+    assert sorted(outcomes.sent) == list(range(len(put))), "each is reported once"
 
 
 def test_a_portal_that_stays_for_long_makes_no_frame_given_up(portal, tmp_path, monkeypatch):
     monkeypatch.setattr("device.delivery.record.FAULT_SECONDS", 0.0)
-    dropped: list[int] = []
     spool = Spool(tmp_path / "spool", 10_000_000)
-    outbox = RecordOutbox(
-        HttpSender(portal.url, timeout=10),
-        "cam",
-        spool,
-        lambda *_: None,
-        lambda frame, _: dropped.append(frame.sequence),
-    )
+    outbox, outcomes = RecordOutbox(Link(HttpSender(portal.url, timeout=10)), "cam", spool), Outcomes()
+    outcomes.of(outbox)
     portal.words = (413, HTML, PAGE)
     for _ in range(5):
         outbox.put(OutgoingFrame("cam", 0, MOMENT, b"jpeg"))
     until(lambda: portal.answered >= 6, 60)
     outbox.close()
-    assert (spool.count, dropped) == (5, [])
+    assert (spool.count, outcomes.dropped) == (5, [])
     spool.close()

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import rjpeg
-from device.delivery.outboxes import RecordOutbox
+from device.delivery import RecordOutbox
+from device.delivery.outbox import Link
 from device.frames import OutgoingFrame
-from device.spool import Spool, SpoolError
+from device.spool import DAMAGED, THINNED, Spool, SpoolError
 from rjpeg.errors import StorageError
 from tests.device.conftest import capture, recorder  # noqa: F401
+from tests.device.outcomes import losses
 from tests.faults.damage import damage, places_of_rows, touched
 from tests.waiting import until
 
@@ -65,7 +67,7 @@ def recorded(folder, chance, *, killed):
                 gone.add(oldest[:2])
                 del waiting[oldest[:2]]
             if chance.random() < 0.03:
-                spool._db.empty_log()
+                spool._contents.database.empty_log()
         if killed:
             # as kill -9 leaves it: the process's files, without what closing does
             copy = folder.with_name("copy")
@@ -100,14 +102,8 @@ def where(folder):
 def sent_by_a_program(folder, lost):
     """Start spool and outboxes, record one more frame, and wait until nothing waits; what the server got."""
     server = Server()
-
-    def damaged(camera, frames):
-        lost.append((camera, frames))
-
-    spool = Spool(folder, ROOM, on_damaged=damaged)
-    outboxes = {
-        camera: RecordOutbox(server, camera, spool, lambda *_: None, lambda *_: None) for camera in ("yard", "door")
-    }
+    spool = Spool(folder, ROOM)
+    outboxes = {camera: RecordOutbox(Link(server), camera, spool) for camera in ("yard", "door")}
     try:
         number = outboxes["yard"].put(OutgoingFrame("yard", 0, NOW, b"after", None))
         assert set(spool.counts()) <= {"yard", "door"}, "no camera is invented"
@@ -119,6 +115,7 @@ def sent_by_a_program(folder, lost):
         for outbox in outboxes.values():
             outbox.close()
         spool.close()
+        lost += [(loss.camera, loss.frames) for loss in losses(spool, DAMAGED)]
     return server.taken, ("yard", number)
 
 
@@ -197,10 +194,11 @@ def drained(spool):
 def test_a_disk_that_is_full_or_read_only_loses_no_frame_that_was_kept(faults, disk):
     tries = faults.count(20, 200)
     chance = random.Random(5)
-    thinned: list[int] = []
+    spools = []
 
     def start():
-        return Spool(disk / "spool", 20_000_000, on_thinned=lambda _, frames: thinned.append(frames))
+        spools.append(Spool(disk / "spool", 20_000_000))
+        return spools[-1]
 
     spool = start()
     kept, refused, delivered = {}, 0, set()
@@ -237,6 +235,7 @@ def test_a_disk_that_is_full_or_read_only_loses_no_frame_that_was_kept(faults, d
     rest = drained(spool)
     spool.close()
     assert all(frame.jpeg == kept[frame.sequence] for frame in rest)
+    thinned = [loss.frames for each in spools for loss in losses(each, THINNED)]
     missing = kept.keys() - delivered - {frame.sequence for frame in rest}
     lost = len(missing) - sum(thinned)
     faults.record(

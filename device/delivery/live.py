@@ -1,0 +1,137 @@
+"""The outbox of a live camera: the newest frame goes first, and what can't be sent is dropped."""
+
+from device.delivery.outbox import (
+    OVERTAKEN,
+    REFUSED,
+    REJECTED,
+    SERVER_AWAY,
+    STOPPED,
+    Dropped,
+    Link,
+    Sent,
+)
+from device.delivery.sender import RefusedError, RejectedError
+from device.delivery.sending import FrameUnderWay, SendingThread
+from device.frames import OutgoingFrame
+from rjpeg.errors import DeliveryError
+
+__all__ = ["LiveOutbox"]
+
+MAX_DELAY = 2.0  # seconds between two tries
+
+
+class LiveOutbox(SendingThread):
+    """Holds one frame. A frame that is put replaces the one that waits.
+
+    A frame whose sending fails is dropped. The next try is with the newest frame that there is then, after a pause of
+    0.25 s. The pause doubles up to 2 s, or up to a minute if the server asks for that or refuses all. So it goes on for
+    ever.
+
+    Args:
+        link: The way to the server.
+    """
+
+    is_durable = False
+    backlog = 0
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link, "live outbox", MAX_DELAY)
+        self._slot: OutgoingFrame | None = None
+        self._under_way = FrameUnderWay()
+        self._sending = self._taken_any = False
+        self._next_try = self._clock()
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """See `Outbox`. While the server is away, one frame is wanted for each try, at the time of the try."""
+        with self._changed:
+            if self._stopping.is_set() or self.failure is not None:
+                return False
+            if not self._backoff.failing:
+                return True
+            return not self._sending and self._slot is None and self._clock() >= self._next_try
+
+    def put(self, frame: OutgoingFrame) -> int:
+        """See `Outbox`."""
+        with self._changed:
+            dead = self._stopping.is_set() or self.failure is not None
+            dropped = frame if dead else self._slot
+            if not dead:
+                self._slot = frame
+                self._changed.notify_all()
+        if dropped is not None:
+            self.outcomes.put(Dropped(dropped.summary, STOPPED if dead else OVERTAKEN))
+        return -1 if dead else frame.sequence
+
+    def flush(self, timeout: float) -> bool:
+        """See `Outbox`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._slot is None and not self._sending, timeout)
+
+    def _run(self) -> None:
+        try:
+            while (frame := self._take()) is not None:
+                self._try(frame)
+                with self._changed:
+                    self._sending = False
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                # nothing is put any more once this or `failure` is set
+                self._stopping.set()
+                left, self._slot, self._sending = self._slot, None, False
+                self._changed.notify_all()
+            # there is one if something failed that nobody expected
+            self._drop_under_way(STOPPED)
+            if left is not None:
+                self.outcomes.put(Dropped(left.summary, STOPPED))
+
+    def _take(self) -> OutgoingFrame | None:
+        """Return the newest frame once it may be sent; None when it is time to end."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._stopping.is_set() or self._slot is not None)
+                if self._stopping.is_set() or self._slot is None:
+                    return None
+                pause = self._next_try - self._clock()
+                if pause <= 0:
+                    pause = self._link.pause(self._slot)
+                if pause <= 0:
+                    frame, self._slot, self._sending = self._slot, None, True
+                    self._under_way.put(frame)
+                    return frame
+                self._changed.wait_for(self._stopping.is_set, pause)
+
+    def _try(self, frame: OutgoingFrame) -> None:
+        started = self._clock()
+        try:
+            where = self._sender.send(frame)
+        except RejectedError as error:
+            self._backoff.rejected(frame, error)
+            self._drop_under_way(REJECTED)
+        except DeliveryError as error:
+            if self._stopping.is_set():
+                self._drop_under_way(STOPPED)
+                return
+            self._next_try = self._clock() + self._backoff.failed(error)
+            refused = isinstance(error, RefusedError)
+            self.refusal = error if refused and not self._taken_any else None
+            self._drop_under_way(REFUSED if refused else SERVER_AWAY)
+        else:
+            self._taken_any, self.refusal = True, None
+            self._backoff.succeeded()
+            if self._under_way.take() is not None:
+                self.outcomes.put(Sent(frame.summary, where, self._clock() - started))
+
+    def _drop_under_way(self, reason: str) -> None:
+        frame = self._under_way.take()
+        if frame is not None:
+            self.outcomes.put(Dropped(frame.summary, reason))
+
+    def _leave(self) -> None:
+        with self._changed:
+            left, self._slot = self._slot, None
+        self._drop_under_way(STOPPED)
+        if left is not None:
+            self.outcomes.put(Dropped(left.summary, STOPPED))

@@ -1,0 +1,240 @@
+"""The frames of a spool: the database that is open, and in memory the list of what waits in it."""
+
+import logging
+from collections import Counter
+
+from device.frames import OutgoingFrame
+from device.spool.database import Database
+from device.spool.errors import DISK_FULL, SpoolError
+from device.spool.folder import Folder
+from device.spool.losses import Losses
+from device.spool.numbers import Numbers
+from device.spool.room import Room
+from device.spool.waiting import Waiting, every_second, oldest_of_the_most
+from rjpeg.errors import StorageError
+
+__all__ = ["Contents"]
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 100  # frames deleted in one transaction, so that the log stays small
+
+
+class Contents:
+    """Frames in and out, within what the spool may take of the disk. For one thread at a time.
+
+    Methods raise SpoolError if there is no room, and what SQLite and the system raise.
+
+    Args:
+        folder: The spool's, locked.
+        numbers: Sequence numbers.
+        room: What the files may take.
+        losses: Is told of frames that are given up or damaged.
+
+    Attributes:
+        waiting: The frames that wait, by camera. The list stays when the database is let go.
+    """
+
+    def __init__(self, folder: Folder, numbers: Numbers, room: Room, losses: Losses) -> None:
+        self.folder, self.numbers, self.room, self.losses = folder, numbers, room, losses
+        self.waiting: dict[str, Waiting] = {}
+        # deleting a frame takes about two pages of the log
+        self._batch = max(1, min(MAX_BATCH, room.log_pages // 4))
+        self._victims: list[tuple[str, int]] = []  # cameras and numbers of the frames to be given up next
+        self._damaged = 0  # rows of the database that are left out
+        self._db: Database | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True if there is a database to write to."""
+        return self._db is not None
+
+    @property
+    def database(self) -> Database:
+        """The open database. Raises StorageError if there is none."""
+        if self._db is None:
+            raise StorageError(f"spool {self.folder.path} is not open")
+        return self._db
+
+    # --- opening ---------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open the database that is there, or a new one, and list what waits in it."""
+        path, log_pages = self.folder.path / "frames.db", self.room.log_pages
+        db = self._db = Database(path, log_pages)
+        name, identity = db.identity, self.folder.identity
+        if name and identity and name != identity:
+            self.folder.set_aside("foreign", f"it belongs to spool {name}, and the folder to {identity}")
+            db.close()
+            db = self._db = Database(path, log_pages)
+        db.check()
+        self._list(db)
+        identity = identity or self.folder.mark(name)
+        if db.identity != identity:
+            self.room.made_for(self.database, lambda: db.mark(identity))
+
+    def settle(self) -> None:
+        """Take the files that are there now for those that were opened, and keep the reserve."""
+        self.folder.pin()
+        self.room.fill_reserve(self.database)
+
+    def let_go(self) -> None:
+        """Close the database, if it is open."""
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+    def retire_if_spent(self) -> None:
+        """Set the database aside if it holds nothing but what is damaged, and begin a new one."""
+        if self._damaged and not any(self.waiting.values()):
+            self.folder.set_aside("damaged", f"no frame waits, and {self._damaged} rows are damaged")
+            self.let_go()
+            self.begin()
+            self.settle()
+            self.folder.remove_old_damaged(self.room.max_bytes)
+
+    def _list(self, db: Database) -> None:
+        self.waiting, self._victims, self._damaged = {}, [], 0
+        unnamed = 0
+        for row, head in db.rows():
+            if head is None:
+                unnamed += 1
+            elif self.listed(head.camera).add(head.sequence, row, head.size):
+                self.numbers.saw(head.camera, head.sequence)
+            else:
+                self._damaged += 1
+        self._damaged += unnamed
+        self.losses.damage(None, unnamed)
+
+    # --- frames in and out -----------------------------------------------------------------------------------
+
+    def listed(self, camera: str) -> Waiting:
+        """Return the list of one camera's frames that wait."""
+        return self.waiting.setdefault(camera, Waiting())
+
+    def is_known(self, camera: str, sequence: int) -> bool:
+        """Return True if a frame is there already, or was delivered."""
+        waiting = self.waiting.get(camera)
+        return sequence <= self.numbers.done(camera) or (waiting is not None and waiting.row(sequence) is not None)
+
+    def append(self, frame: OutgoingFrame) -> int:
+        """Keep a frame under a new number; return that."""
+        pages = self._make_room(frame)
+        sequence = self.room.made_for(self.database, lambda: self.numbers.take(frame.camera))
+        frame = frame._replace(sequence=sequence)
+
+        def insert() -> int:
+            return self.database.insert(frame)
+
+        def thin_and_insert() -> int:
+            # if there is room in the database, it is the log that lacks it, and giving up frames wouldn't help
+            if self.database.free_pages() < pages:
+                self._thin()
+            return insert()
+
+        row = self.room.made_for(self.database, insert, thin_and_insert)
+        self.listed(frame.camera).add(sequence, row, len(frame.jpeg))
+        return sequence
+
+    def take_in(self, frame: OutgoingFrame) -> None:
+        """Keep a frame under the number that it has, unless it is known."""
+        if self.is_known(frame.camera, frame.sequence):
+            return
+        self._make_room(frame)
+        row = self.room.made_for(self.database, lambda: self.database.insert(frame))
+        self.listed(frame.camera).add(frame.sequence, row, len(frame.jpeg))
+        self.numbers.saw(frame.camera, frame.sequence)
+
+    def oldest(self, camera: str, after: int) -> OutgoingFrame | None:
+        """Return the frame with the lowest number above `after`; None if there is none."""
+        waiting = self.waiting.get(camera)
+        while waiting is not None and (sequence := waiting.after(after)) is not None:
+            if (frame := self._read(camera, sequence)) is not None:
+                return frame
+        self.retire_if_spent()
+        return None
+
+    def forget(self, camera: str, sequence: int) -> None:
+        """Delete a camera's frames up to this number, many of them later."""
+        waiting = self.waiting.get(camera)
+        if waiting and (sequences := waiting.up_to(sequence, self._batch)):
+            frames = [(camera, number) for number in sequences]
+            self.room.made_for(self.database, lambda: self._delete(frames))
+        self.room.fill_reserve(self.database)
+        if not any(self.waiting.values()):
+            self.retire_if_spent()
+            self.database.shrink()
+
+    def _read(self, camera: str, sequence: int) -> OutgoingFrame | None:
+        """Return a frame that waits; None if its row is damaged, so that it no longer waits."""
+        row = self.listed(camera).row(sequence)
+        frame = None if row is None else self.database.read(row)
+        if frame is None or frame[:2] != (camera, sequence):
+            self._leave_out(camera, sequence)
+            return None
+        return frame
+
+    def _leave_out(self, camera: str, sequence: int) -> None:
+        """Take a frame off the list. Its damaged row stays where it is, as its pages may be another frame's."""
+        logger.error("spool %s: frame %d of camera %s is damaged and left out", self.folder.path, sequence, camera)
+        self.listed(camera).remove(sequence)
+        self._damaged += 1
+        self.losses.damage_once(camera, [sequence])
+
+    def _delete(self, frames: list[tuple[str, int]]) -> Counter[str]:
+        """Delete frames, by camera and number, as far as they wait; return how many of each camera.
+
+        Each is read before: the pages of a damaged one may be another's.
+        """
+        found = [
+            (camera, sequence, row)
+            for camera, sequence in frames
+            if (row := self.listed(camera).row(sequence)) is not None and self._read(camera, sequence) is not None
+        ]
+        # a frame that comes back after a power cut is sent twice, and a disk spared a flush
+        with self.database.lazily():
+            self.database.delete([row for _, _, row in found])
+        for camera, sequence, _ in found:
+            self.listed(camera).remove(sequence)
+        return Counter(camera for camera, _, _ in found)
+
+    # --- room ------------------------------------------------------------------------------------------------
+
+    def _make_room(self, frame: OutgoingFrame) -> int:
+        """Give up frames until one more has room; return the pages that it may take."""
+        pages = self.room.pages_for(frame)
+        self.room.fill_reserve(self.database)
+        while self.room.free(self.database) < pages:
+            self._thin()
+        return pages
+
+    def _thin(self) -> None:
+        """Give up some of every second one of the oldest half of each camera's frames, one frame at least.
+
+        Not all of them at once: of a large spool that would take a slow disk minutes, while no frame is taken.
+        """
+        given_up: Counter[str] = Counter()
+        while not given_up and any(self.waiting.values()):
+            given_up = self._delete(self._next_victims())
+        if not given_up and not self._damaged:
+            raise SpoolError(
+                f"spool {self.folder.path}: no room for a frame within {self.room.max_bytes} bytes, none to give up",
+                DISK_FULL,
+            )
+        self.retire_if_spent()
+        for camera, frames in given_up.items():
+            self.losses.thin(camera, frames)
+
+    def _next_victims(self) -> list[tuple[str, int]]:
+        """Return cameras and numbers of the frames to give up next.
+
+        Since they were chosen, some may have been delivered.
+        """
+        if not self._victims:
+            self._victims = every_second(self.waiting)
+            if not self._victims:
+                return oldest_of_the_most(self.waiting)
+            logger.warning("spool %s is full: giving up %d of the oldest frames", self.folder.path, len(self._victims))
+        batch, self._victims = self._victims[: self._batch], self._victims[self._batch :]
+        # never the very oldest, which may be on its way
+        return [(camera, sequence) for camera, sequence in batch if self.listed(camera).after(-1) != sequence]
