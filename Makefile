@@ -108,7 +108,7 @@ clean: ## remove environments, builds and caches; out/ stays
 	scripts/setup .venv device,server,run
 
 .venv-dev/.ready: $(build_files)
-	scripts/setup .venv-dev device,server,postgres,s3,ray,run,train,evaluate,dev
+	scripts/setup .venv-dev dev
 
 # the library alone, its native part built with sanitizers
 .venv-sanitized/.ready: $(build_files)

@@ -165,7 +165,7 @@ def _numpy() -> Check:
 
 def _encoder(model: str | None) -> Check:
     said = _in_a_process("encoder", {"model": model}, ENCODER_SECONDS)
-    advice = "install rjpeg anew with its own versions: pip install --force-reinstall '.[device]'"
+    advice = "install rjpeg anew with its own versions: pip install --force-reinstall . --group device"
     if "crash" in said:
         return Check("encoder", False, f"the TFLite runtime crashes: {said['crash']} (NumPy {np.__version__})", advice)
     if "error" in said:

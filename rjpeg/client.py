@@ -27,13 +27,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import cv2
-import msgspec
 import numpy as np
 import numpy.typing as npt
-import requests
-import requests.adapters
-import requests.auth
-from urllib3.connection import HTTPConnection
+
+try:
+    import msgspec
+    import requests
+    import requests.adapters
+    import requests.auth
+    from urllib3.connection import HTTPConnection
+except ImportError as error:
+    raise ImportError(f"rjpeg.client needs more packages ({error}): pip install 'rjpeg[client]'") from error
 
 import rjpeg
 from rjpeg._protocol import CAMERA_ID, time_text

@@ -159,7 +159,7 @@ class RayEngine:
             self._ray = importlib.import_module("ray")
             self._data = importlib.import_module("ray.data")
         except ImportError as error:
-            raise ConfigError(f"--engine ray needs Ray: pip install 'ray[data]' ({error})") from error
+            raise ConfigError(f"--engine ray needs Ray: pip install --group ray ({error})") from error
         # Ray tells on standard output of processes that die
         self._messages = contextlib.redirect_stdout(sys.stderr)
         self._connect()

@@ -34,7 +34,7 @@ def parse_place(text: str) -> Place:
         # where the package is looked for
         _ = place.fs
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{text}: {error}; for s3:// URLs: pip install s3fs") from error
+        raise ConfigError(f"{text}: {error}; for s3:// URLs: pip install --group s3") from error
     return Path(place.path) if place.protocol in ("file", "local") else place
 
 
