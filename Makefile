@@ -26,7 +26,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 bench lint format clean
+.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -38,7 +38,7 @@ help: ## list the targets
 		'  DETECTOR=FILE    task file of a detector that eval-video asks, too (docs/task.md)' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video; any video, for arm64' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
-		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, bundle and bench write' \
+		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -80,6 +80,9 @@ capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --se
 
 bundle: .venv-dev/.ready ## an archive that installs on a Raspberry Pi without compiler and network [ARGS="--os trixie"]
 	scripts/bundle $(call flag,--out,$(OUT)) $(ARGS)
+
+wheels: ## the sdist and the wheels of a release, in dist [OUT=FOLDER] [ARGS=--local]
+	scripts/wheels $(call flag,--out,$(OUT)) $(ARGS)
 
 arm64: .venv-dev/.ready ## install a bundle in an emulated 64-bit ARM Debian, and hold its maps against ours [VIDEO=FILE]
 	RJPEG_ARM64_VIDEO=$(call quoted,$(VIDEO)) $(dev_python) -m pytest -s -m slow tests/device/test_arm64.py $(ARGS)
