@@ -16,7 +16,10 @@ export PYTHON
 
 run_python := .venv/bin/python
 dev_python := .venv-dev/bin/python
-build_files := pyproject.toml CMakeLists.txt $(wildcard rjpeg/native/*) scripts/setup
+native_files := $(wildcard rjpeg/native/*.cpp rjpeg/native/*.hpp)
+shell_scripts := .ci/run device/install.sh device/uninstall.sh device/service/check \
+	$(filter-out scripts/prose scripts/%.cmake,$(wildcard scripts/*))
+build_files := pyproject.toml CMakeLists.txt $(native_files) scripts/setup
 
 # The environments point to this folder: in a checkout that was moved or copied they are made anew.
 $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
@@ -93,15 +96,22 @@ exactness: .venv-dev/.ready ## hold every decoded map against the encoder's, bot
 bench: .venv-dev/.ready ## encode and decode times by stage, beside OpenCV [OUT=FOLDER]
 	$(dev_python) -m benchmarks $(call flag,--out,$(OUT)) $(ARGS)
 
-lint: .venv-dev/.ready ## ruff, mypy, and the length of sentences
+lint: .venv-dev/.ready ## look over Python, C++, shell scripts, pages and documents
 	$(dev_python) -m ruff check .
 	$(dev_python) -m ruff format --check .
 	$(dev_python) -m mypy
+	$(dev_python) -m mypy.stubtest --concise --mypy-config-file pyproject.toml rjpeg._native
 	$(dev_python) scripts/prose --check
+	.venv-dev/bin/shellcheck $(shell_scripts)
+	.venv-dev/bin/oxlint --deny-warnings server/page device/page
+	.venv-dev/bin/clang-format --dry-run --Werror $(native_files)
+	printf '%s\n' $(filter %.cpp,$(native_files)) | xargs -P 2 -I FILE \
+		.venv-dev/bin/clang-tidy --quiet FILE -- -std=c++17 $$($(dev_python) -m pybind11 --includes)
 
-format: .venv-dev/.ready ## let ruff fix and format the Python files
+format: .venv-dev/.ready ## let ruff mend and format the Python files, and clang-format the C++ files
 	$(dev_python) -m ruff check --fix .
 	$(dev_python) -m ruff format .
+	.venv-dev/bin/clang-format -i $(native_files)
 
 clean: ## remove environments, builds and caches; out/ stays
 	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
