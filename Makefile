@@ -16,7 +16,10 @@ export PYTHON
 
 run_python := .venv/bin/python
 dev_python := .venv-dev/bin/python
-build_files := pyproject.toml CMakeLists.txt $(wildcard rjpeg/native/*) scripts/setup
+native_files := $(wildcard rjpeg/native/*.cpp rjpeg/native/*.hpp)
+shell_scripts := .ci/run device/install.sh device/uninstall.sh device/service/check \
+	$(filter-out scripts/prose scripts/%.cmake,$(wildcard scripts/*))
+build_files := pyproject.toml CMakeLists.txt $(native_files) scripts/setup
 
 # The environments point to this folder: in a checkout that was moved or copied they are made anew.
 $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
@@ -26,7 +29,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 bench lint format clean
+.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -38,7 +41,7 @@ help: ## list the targets
 		'  DETECTOR=FILE    task file of a detector that eval-video asks, too (docs/task.md)' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video; any video, for arm64' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
-		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, bundle and bench write' \
+		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -81,6 +84,9 @@ capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --se
 bundle: .venv-dev/.ready ## an archive that installs on a Raspberry Pi without compiler and network [ARGS="--os trixie"]
 	scripts/bundle $(call flag,--out,$(OUT)) $(ARGS)
 
+wheels: ## the sdist and the wheels of a release, in dist [OUT=FOLDER] [ARGS=--local]
+	scripts/wheels $(call flag,--out,$(OUT)) $(ARGS)
+
 arm64: .venv-dev/.ready ## install a bundle in an emulated 64-bit ARM Debian, and hold its maps against ours [VIDEO=FILE]
 	RJPEG_ARM64_VIDEO=$(call quoted,$(VIDEO)) $(dev_python) -m pytest -s -m slow tests/device/test_arm64.py $(ARGS)
 
@@ -90,15 +96,22 @@ exactness: .venv-dev/.ready ## hold every decoded map against the encoder's, bot
 bench: .venv-dev/.ready ## encode and decode times by stage, beside OpenCV [OUT=FOLDER]
 	$(dev_python) -m benchmarks $(call flag,--out,$(OUT)) $(ARGS)
 
-lint: .venv-dev/.ready ## ruff, mypy, and the length of sentences
+lint: .venv-dev/.ready ## look over Python, C++, shell scripts, pages and documents
 	$(dev_python) -m ruff check .
 	$(dev_python) -m ruff format --check .
 	$(dev_python) -m mypy
+	$(dev_python) -m mypy.stubtest --concise --mypy-config-file pyproject.toml rjpeg._native
 	$(dev_python) scripts/prose --check
+	.venv-dev/bin/shellcheck $(shell_scripts)
+	.venv-dev/bin/oxlint --deny-warnings server/page device/page
+	.venv-dev/bin/clang-format --dry-run --Werror $(native_files)
+	printf '%s\n' $(filter %.cpp,$(native_files)) | xargs -P 2 -I FILE \
+		.venv-dev/bin/clang-tidy --quiet FILE -- -std=c++17 $$($(dev_python) -m pybind11 --includes)
 
-format: .venv-dev/.ready ## let ruff fix and format the Python files
+format: .venv-dev/.ready ## let ruff mend and format the Python files, and clang-format the C++ files
 	$(dev_python) -m ruff check --fix .
 	$(dev_python) -m ruff format .
+	.venv-dev/bin/clang-format -i $(native_files)
 
 clean: ## remove environments, builds and caches; out/ stays
 	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -108,7 +121,7 @@ clean: ## remove environments, builds and caches; out/ stays
 	scripts/setup .venv device,server,run
 
 .venv-dev/.ready: $(build_files)
-	scripts/setup .venv-dev device,server,postgres,s3,ray,run,train,evaluate,dev
+	scripts/setup .venv-dev dev
 
 # the library alone, its native part built with sanitizers
 .venv-sanitized/.ready: $(build_files)

@@ -90,17 +90,24 @@ say "making an environment with Python $version in $release"
 # (-I: neither this folder nor PYTHONPATH is searched.)
 # The packages go into an environment that does not see the system's, and so are all there, in the versions that
 # rjpeg wants. Then it is opened: of what only the system has, picamera2 and libcamera, imports find the system's.
+pip_flags='--quiet --no-input --disable-pip-version-check'
 if [ -d "$wheels" ]; then
     "$python" -m venv --without-pip "$release/venv"
     set -- "$wheels"/pip-*.whl
-    "$release/venv/bin/python" "$1/pip" install --quiet --no-input --disable-pip-version-check --no-cache-dir \
-        --no-index --find-links "$wheels" 'rjpeg[device]' >&2 || fail "pip could not install the bundle's wheels"
+    # a bundle holds what the device needs and nothing else, so all of it is installed
+    # shellcheck disable=SC2086 # a list of words
+    find "$wheels" -name '*.whl' ! -name 'pip-*' -exec \
+        "$release/venv/bin/python" "$1/pip" install $pip_flags --no-cache-dir --no-index --find-links "$wheels" {} + >&2 ||
+        fail "pip could not install the bundle's wheels"
 else
     "$python" -c 'import ensurepip' 2>/dev/null || fail "the venv module is missing: sudo apt-get install -y python3-venv"
     "$python" -m venv "$release/venv"
-    "$release/venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        "${top}[device]" >&2 || fail "pip could not install rjpeg from $top; its messages are above. 'scripts/setup --check'" \
-        "tells what a build needs; 'make bundle' on another machine makes an archive that needs nothing"
+    # pip 25.1 is the first that knows dependency groups
+    # shellcheck disable=SC2086 # a list of words
+    { "$release/venv/bin/python" -m pip install $pip_flags 'pip>=25.1' &&
+        "$release/venv/bin/python" -m pip install $pip_flags "$top" --group "$top/pyproject.toml:device"; } >&2 ||
+        fail "pip could not install rjpeg from $top; its messages are above. 'scripts/setup --check' tells what a build" \
+            "needs; 'make bundle' on another machine makes an archive that needs nothing"
 fi
 sed -i 's/^include-system-site-packages = .*/include-system-site-packages = true/' "$release/venv/pyvenv.cfg"
 

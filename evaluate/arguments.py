@@ -57,7 +57,7 @@ def add_run(parser: argparse.ArgumentParser, rates: tuple[float, ...], out: str)
     add("--bpp", type=float, nargs="*", default=list(rates), metavar="RATE", help="bits per pixel of whole files")
     add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")
     add("--engine", choices=ENGINES, default="local", help="what runs the work: processes of this machine, or Ray "
-        "(pip install 'ray[data]') here or on the cluster that RAY_ADDRESS names")  # fmt: skip
+        "(pip install --group ray) here or on the cluster that RAY_ADDRESS names")  # fmt: skip
     add("--workers", type=int, metavar="N", help="processes; one a core, or all of a Ray cluster, if not given")
     add("--out", type=Path, default=Path(out), metavar="DIR", help="folder for results and their cache")
     add("--no-cache", action="store_true", help="run everything again")

@@ -28,10 +28,14 @@ import numpy.typing as npt
 
 import rjpeg
 from rjpeg._protocol import CAMERA_ID, time_text
-from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, StoredFrame
-from rjpeg._transport import Transport
 from rjpeg.errors import InputError, JpegError
 from rjpeg.reader import Splitter, VideoReader
+
+try:
+    from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, StoredFrame
+    from rjpeg._transport import Transport
+except ModuleNotFoundError as error:
+    raise ImportError(f"rjpeg.client needs more packages ({error}): pip install 'rjpeg[client]'") from error
 
 __all__ = ["Camera", "Client", "Frame", "Map", "StoredFrame", "VideoReader"]
 

@@ -34,9 +34,9 @@ EPILOG = """\
 A file that can't be decoded gets a line with "error"; the others are decoded all the same, and the exit code
 is 1. Lines come in the files' order. Ctrl-C ends it, exit 130; pictures that are there by then are whole.
 
-INPUT and OUT may be URLs, such as s3://bucket/folder (pip install s3fs; AWS_ENDPOINT_URL and the other variables
+INPUT and OUT may be URLs, such as s3://bucket/folder (pip install --group s3; AWS_ENDPOINT_URL and the other variables
 of AWS's own programs are heeded). Both engines give the same pictures and lines, but for the times in them:
-local runs processes on this machine, ray runs Ray Data (pip install 'ray[data]'), on the cluster that RAY_ADDRESS
+local runs processes on this machine, ray runs Ray Data (pip install --group ray), on the cluster that RAY_ADDRESS
 names, else on this machine. The machines of a cluster need rjpeg installed, and a model, a task and files that they
 can reach.
 """

@@ -34,7 +34,7 @@ def parse_path(text: str) -> AnyPath:
         # this looks for the package
         _ = path.fs
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{text}: {error}; for s3:// URLs: pip install s3fs") from error
+        raise ConfigError(f"{text}: {error}; for s3:// URLs: pip install --group s3") from error
     return Path(path.path) if path.protocol in ("file", "local") else path
 
 

@@ -47,7 +47,7 @@ def check_encoder(model: str | None, *, seconds: float = ENCODER_SECONDS) -> Che
         seconds: time limit.
     """
     said = _in_a_process("encoder", {"model": model}, seconds)
-    advice = "install rjpeg anew with its own versions: pip install --force-reinstall '.[device]'"
+    advice = "install rjpeg anew with its own versions: pip install --force-reinstall . --group device"
     if "crash" in said:
         return Check("encoder", False, f"the TFLite runtime crashes: {said['crash']} (NumPy {np.__version__})", advice)
     if "error" in said:

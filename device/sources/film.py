@@ -254,7 +254,7 @@ def _pyav(name: str) -> Any:
         import av.container
         import av.stream
     except (ImportError, ValueError, AttributeError, OSError) as error:
-        raise CameraError(f"{name} needs PyAV ({one_line(error)}): pip install 'rjpeg[device]'") from error
+        raise CameraError(f"{name} needs PyAV ({one_line(error)}): pip install --group device") from error
     # FFmpeg's own messages hold addresses with their passwords
     av.logging.set_level(None)
     return av

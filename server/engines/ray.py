@@ -62,7 +62,7 @@ class RayEngine:
             self._ray = importlib.import_module("ray")
             self._data = importlib.import_module("ray.data")
         except ImportError as error:
-            raise ConfigError(f"--engine ray needs Ray: pip install 'ray[data]' ({error})") from error
+            raise ConfigError(f"--engine ray needs Ray: pip install --group ray ({error})") from error
         self._connect()
         self._opened = contextlib.ExitStack()
         # Ray writes to standard output when a process dies

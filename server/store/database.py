@@ -67,7 +67,7 @@ class Database:
         try:
             self._engine = self._make_engine(parsed)
         except (ImportError, NoSuchModuleError) as error:
-            raise ConfigError(f"database {self.name}: {error}; install rjpeg[postgres] for PostgreSQL") from error
+            raise ConfigError(f"database {self.name}: {error}; for PostgreSQL: pip install --group postgres") from error
         try:
             with self._errors():
                 self._migrate()

@@ -43,7 +43,7 @@ class Objects:
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **options)
         except (ImportError, ValueError) as error:
-            raise ConfigError(f"files {url}: {error}; install rjpeg[s3] for S3") from error
+            raise ConfigError(f"files {url}: {error}; for S3: pip install --group s3") from error
         self._root = root.rstrip("/")
         if not self._root:
             raise ConfigError(f"files {url}: expected a bucket, such as s3://bucket or s3://bucket/prefix")

@@ -44,7 +44,7 @@ def test_an_unknown_system_and_an_unknown_flag_are_told_so(tmp_path):
     assert unknown.stderr == "error: --os buster: bookworm or trixie was expected\n"
     wrong = make("--system", "trixie")
     assert wrong.returncode == 2
-    assert "scripts/bundle [--os bookworm|trixie] [--out FOLDER]" in wrong.stderr
+    assert "scripts/bundle [--os bookworm|trixie] [--out FOLDER] [--wheel]" in wrong.stderr
 
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="needs g++-aarch64-linux-gnu")

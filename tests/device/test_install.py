@@ -43,9 +43,7 @@ def make_bundle(
         wheel.writestr("numpy.py", "def zeros(shape, dtype): pass\n")
         module = f"__version__ = {version!r}\nclass Encoder:\n    def encode(self, frame, quality): {encode}\n"
         wheel.writestr("rjpeg/__init__.py", module)
-        wheel.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: rjpeg\nVersion: {version}\nProvides-Extra: device\n"
-        )
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: rjpeg\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(
             f"{info}/RECORD", f"numpy.py,,\nrjpeg/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"

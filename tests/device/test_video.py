@@ -556,7 +556,7 @@ def test_a_stream_that_gives_one_picture_again_and_again_counts_as_stalled(monke
 
 def test_a_missing_pyav_says_how_to_get_it(monkeypatch, write, small):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(CameraError, match=r"needs PyAV \(.*\): pip install 'rjpeg\[device\]'"):
+    with pytest.raises(CameraError, match=r"needs PyAV \(.*\): pip install --group device"):
         open_source(CameraConfig(source=str(write(film(small, "matroska")))))
 
 

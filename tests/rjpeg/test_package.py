@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import rjpeg
+from rjpeg import _native
 
 ALLOWED = {"rjpeg", "numpy", "cv2", "tflite_runtime", "ai_edge_litert", "yaml"}
 
@@ -44,3 +45,16 @@ def test_the_errors_of_devices_and_servers_are_no_names_of_the_library():
     public = {name for name in rjpeg.__all__ if name.endswith("Error")}
     assert set(rjpeg.errors.__all__) - public == {"ConfigError", "DeliveryError"}
     assert not hasattr(rjpeg, "ConfigError")
+
+
+def test_the_stub_of_the_native_module_has_its_functions_with_their_arguments():
+    stub = Path(rjpeg.__file__).with_name("_native.pyi")
+    described = {node.name: node.args for node in ast.parse(stub.read_text()).body if isinstance(node, ast.FunctionDef)}
+    functions = {name: value for name, value in vars(_native).items() if not name.startswith("_")}
+    assert described.keys() == functions.keys()
+    for name, function in functions.items():
+        # pybind11 writes the signature into the first line
+        (definition,) = ast.parse(f"def {function.__doc__.splitlines()[0]}: ...").body
+        real, stated = definition.args, described[name]
+        assert [argument.arg for argument in stated.args] == [argument.arg for argument in real.args], name
+        assert list(map(ast.dump, stated.defaults)) == list(map(ast.dump, real.defaults)), name

@@ -237,8 +237,8 @@ def test_file_urls_are_paths(plainly, archive, tmp_path, decode):
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        ("ray", ["{archive}", "--engine", "ray"], "--engine ray needs Ray: pip install 'ray[data]'"),
-        ("s3fs", ["s3://frames/in"], "pip install s3fs"),
+        ("ray", ["{archive}", "--engine", "ray"], "--engine ray needs Ray: pip install --group ray"),
+        ("s3fs", ["s3://frames/in"], "pip install --group s3"),
         (None, ["gopher2://frames/in"], "gopher2"),
         (None, ["s3://frames/in"], "can't read"),
     ],
