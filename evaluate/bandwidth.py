@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.__main__ import PLAIN_JPEG
+from evaluate.report import without_folders
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
 
@@ -63,7 +64,7 @@ def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
                 f"the results have {len(points)} rates of {OURS.get(key, 'plain JPEG')}, expected 2 or more"
             )
         points.sort(key=lambda point: float(point["bpp"]))
-    command = _without_folders(results["command"])
+    command = without_folders(results["command"])
     return {
         "command": command,
         "date": date,
@@ -90,11 +91,6 @@ def _point(point: dict[str, Any]) -> dict[str, Any]:
 
 def _rounded(values: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: values[key] if values[key] is None else round(values[key], 5) for key in keys}
-
-
-def _without_folders(command: str) -> str:
-    # where somebody keeps the pictures is nobody's business
-    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def _data_of(command: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ def write(
     except OSError as error:
         raise StorageError(f"results cannot be written to {folder}: {error.strerror or error}") from error
     logger.info("written: %s", ", ".join(map(str, paths)))
+
+
+def without_folders(command: str) -> str:
+    """Return a command with the names of files in place of their paths, which are nobody's business."""
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def markdown(results: dict[str, Any]) -> str:
