@@ -1,7 +1,7 @@
 """`python -m evaluate.bandwidth`: from results of `make eval` to the points that the server's page compares with.
 
-Writes server/bandwidth.json: accuracy against bits per pixel of Region JPEG, of Region JPEG restored, and of the best
-plain JPEG at every rate, whichever encoder and coding size that is.
+Writes server/api/bandwidth.json: accuracy against bits per pixel of Region JPEG, of Region JPEG restored, and of the
+best plain JPEG at every rate, whichever encoder and coding size that is.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rjpeg.errors import InputError, RjpegError
 
 logger = logging.getLogger(__name__)
 
-OUT = Path(__file__).resolve().parents[1] / "server" / "bandwidth.json"
+OUT = Path(__file__).resolve().parents[1] / "server" / "api" / "bandwidth.json"
 OURS = {"region_jpeg": "region-jpeg", "region_jpeg_restored": "region-jpeg-restored"}
 
 
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
-    """Return what server/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
+    """Return what server/api/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
 
     Raises InputError where a codec is missing, or it has no labels to be right about.
     """

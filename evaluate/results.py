@@ -15,16 +15,16 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluate import report
-from evaluate.scores import clustered_difference, paired_difference
+from evaluate.summary import FLAT, OURS, summarize
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
 
-__all__ = ["FOLDER", "fill", "read", "summarize"]
+__all__ = ["FOLDER", "fill", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,7 @@ FOLDER = ROOT / "results"
 DOCUMENTS = (ROOT / "docs" / "results.md", ROOT / "README.md")
 BLOCK = re.compile(r"(<!-- results: (\w+) (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 MAX_COLUMNS = 96
-DIGITS = 5
 
-OURS = ("region-jpeg", "region-jpeg-restored")
-FLAT = "region-jpeg-flat"
 NAMES = {
     "region-jpeg": "**Region JPEG**",
     "region-jpeg-restored": "**Region JPEG, restored**",
@@ -53,11 +50,6 @@ WORTH = {
     ("region-jpeg", FLAT): "the map",
     ("region-jpeg-restored", "region-jpeg"): "restoration",
 }
-# kept of a point: what is about all pictures, not about each
-POINT_KEYS = (
-    "kind", "value", "codec", "top1", "standard_error", "kl", "kl_error", "boxes", "f1", "f1_error", "mean_bpp",
-    "over_budget",
-)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,90 +88,6 @@ def fill(text: str, results: dict[str, dict[str, Any]]) -> str:
         return "\n".join([begin.rstrip("\n"), *lines, end])
 
     return BLOCK.sub(table, text)
-
-
-def summarize(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]:
-    """Return what results/ keeps of a run of `make eval`, `make ablation` or `make eval-video`.
-
-    results: its results.json. date: ISO 8601. Figures of single pictures are left out, paired differences of ours
-    to the others are worked out from them.
-    """
-    video = "tiles" in results
-    kept: dict[str, Any] = {
-        "kind": "video" if video else "ablation" if "row" in results["series"][0] else "accuracy",
-        "command": report.without_folders(results["command"]),
-        "date": date,
-        "commit": commit,
-        "pictures": results["frames"] if video else len(results["pictures"]),
-        "classifier": Path(results["classifier"]["source"]).name,
-        **{key: value for key, value in results.items() if key in ("score", "video", "detector", "tiles")},
-        "series": [{**_without_points(one), "points": _points(one)} for one in results["series"]],
-        "differences": list(_video_differences(results) if video else _differences(results)),
-    }
-    if "clean" in results:
-        kept["clean"] = {key: _rounded(value) for key, value in results["clean"].items()}
-    if "best_coding_sizes" in results:
-        kept["best_coding_sizes"] = [{**one, "points": _points(one)} for one in results["best_coding_sizes"]]
-    return kept
-
-
-def _without_points(series: dict[str, Any]) -> dict[str, Any]:
-    return {key: series[key] for key in ("size", "codec", "row") if key in series}
-
-
-def _points(series: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{key: _rounded(point[key]) for key in POINT_KEYS if key in point} for point in _at_rates(series)]
-
-
-def _at_rates(series: dict[str, Any]) -> list[dict[str, Any]]:
-    return [point for point in series["points"] if point["kind"] == "bpp"]
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, DIGITS) if isinstance(value, float) else value
-
-
-def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield every one of ours with everything else, and what is restored with what is not."""
-    for codec in names:
-        for reference in names:
-            if codec != reference and ("region-jpeg" in (codec, reference) or codec in OURS):
-                yield codec, reference
-
-
-def _differences(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    full_size = [series for series in results["series"] if "@" not in series["codec"]]
-    series = {one["codec"]: one for one in (*full_size, *results.get("best_coding_sizes", []))}
-    for codec, reference in _pairs(list(series)):
-        here, there = _by_rate(series[codec]), _by_rate(series[reference])
-        points = [
-            _difference(rate, *paired_difference(here[rate]["correct"], there[rate]["correct"]))
-            for rate in sorted(here.keys() & there.keys())
-        ]
-        yield {"codec": codec, "reference": reference, "points": points}
-
-
-def _video_differences(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    series = {(one["size"], one["codec"]): one for one in results["series"]}
-    measures = {"top1": "agrees", **({"f1": "shared"} if results["detector"] else {})}
-    for size in results["tiles"]:
-        for codec, reference in _pairs([name for at, name in series if at == size]):
-            here, there = _by_rate(series[size, codec]), _by_rate(series[size, reference])
-            for measure, outcomes in measures.items():
-                points = [
-                    _difference(rate, *clustered_difference(here[rate][outcomes], there[rate][outcomes]))
-                    for rate in sorted(here.keys() & there.keys())
-                    if here[rate][measure] is not None and there[rate][measure] is not None
-                ]
-                yield {"size": size, "measure": measure, "codec": codec, "reference": reference, "points": points}
-
-
-def _by_rate(series: dict[str, Any]) -> dict[float, dict[str, Any]]:
-    return {point["value"]: point for point in _at_rates(series)}
-
-
-def _difference(rate: float, difference: float, error: float) -> dict[str, float]:
-    return {"value": rate, "difference": round(difference, DIGITS), "difference_error": round(error, DIGITS)}
 
 
 def _rates(series: list[dict[str, Any]]) -> list[float]:
@@ -280,13 +188,13 @@ def video(results: dict[str, Any], size: str, measure: str) -> list[str]:
     return _table(MEASURES[measure], _rates(results["series"]), rows)
 
 
-MEASURES = {"top1": "tiles, %", "kl": "tiles, nats", "f1": "boxes, F1, %"}
+MEASURES = {"kl": "tiles, nats", "f1": "boxes, F1, %"}
 
 
 def _seen(point: dict[str, Any], measure: str, change: dict[float, str]) -> str:
     if measure == "kl":
         return f"{point['kl']:.3f}"
-    text = _score(point) if measure == "top1" else report.percent(point["f1"], point["f1_error"])
+    text = report.percent(point["f1"], point["f1_error"])
     return text + (f" ({change[point['value']]})" if point["value"] in change else "")
 
 
@@ -347,8 +255,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "worth": worth,
     "differences": differences,
     "parts": parts,
-    "tiles": lambda results, size: video(results, size, "top1"),
-    "nats": lambda results, size: video(results, size, "kl"),
+    "tiles": lambda results, size: video(results, size, "kl"),
     "boxes": lambda results, size: video(results, size, "f1"),
     "box_differences": video_differences,
     "divergence": divergence,

@@ -1,13 +1,14 @@
 """docs/results.md and the README show the figures of results/, and results/ what a run has measured."""
 
 import json
-import math
 import re
 
 import pytest
 
 from evaluate import results
 from evaluate.scores import clustered_difference, paired_difference
+from evaluate.summary import summarize
+from rjpeg.errors import InputError
 
 KEPT = results.read()
 README = (results.ROOT / "README.md").read_text("utf-8")
@@ -44,7 +45,7 @@ def test_what_the_readme_says_in_words_is_in_the_results():
 
 
 def test_a_table_that_there_is_not_is_named():
-    with pytest.raises(results.InputError, match="no table 'scores' of 'nothing'"):
+    with pytest.raises(InputError, match="no table 'scores' of 'nothing'"):
         results.fill("<!-- results: nothing scores -->\n<!-- end -->\n", KEPT)
 
 
@@ -106,7 +107,7 @@ def test_differences_on_video_are_clustered_by_frame():
     def seen(agrees, shared):
         values = [one for frame in agrees for one in frame]
         return {"kind": "bpp", "value": 0.25, "top1": sum(values) / len(values), "standard_error": 0.1, "kl": 1.0,
-                "kl_error": 0.1, "boxes": 2, "f1": 0.5, "f1_error": math.nan, "mean_bpp": 0.25, "over_budget": 0,
+                "kl_error": 0.1, "boxes": 2, "f1": 0.5, "f1_error": 0.25, "mean_bpp": 0.25, "over_budget": 0,
                 "agrees": agrees, "shared": shared}  # fmt: skip
 
     ours = seen([[True, True], [True, False]], [[True], [True]])
@@ -119,7 +120,7 @@ def test_differences_on_video_are_clustered_by_frame():
             {"size": "64x32", "codec": "region-jpeg-flat", "points": [plain]},
         ],
     }  # fmt: skip
-    kept = results.summarize(run, "2026-01-01", "abcdef0")
+    kept = summarize(run, "2026-01-01", "abcdef0")
     assert kept["kind"] == "video"
     found = {(one["measure"], one["codec"]): one["points"][0] for one in kept["differences"]}
     difference, error = clustered_difference(ours["agrees"], plain["agrees"])
@@ -127,8 +128,25 @@ def test_differences_on_video_are_clustered_by_frame():
         "value": 0.25, "difference": difference, "difference_error": round(error, 5)
     }  # fmt: skip
     assert found["f1", "region-jpeg"]["difference"] == 0.5
-    tables = results.fill("<!-- results: run tiles 64x32 -->\n<!-- end -->", {"run": kept})
-    assert "| **Region JPEG** | 75.0 ± 10.0 (+50.0 ± 0.0) |" in tables
+    tables = results.fill(
+        "<!-- results: run tiles 64x32 -->\n<!-- end -->\n<!-- results: run boxes 64x32 -->\n<!-- end -->",
+        {"run": kept},
+    )
+    assert "| **Region JPEG** | 1.000 |" in tables
+    assert "| **Region JPEG** | 50.0 ± 25.0 (+50.0 ± 50.0) |" in tables
+
+
+def test_of_exactness_both_pairs_of_runtimes_count():
+    pair = {"pictures": 10, "files": 55, "differing": 0, "targets_exceeded": 0, "mean_marker_bytes": 13.0,
+            "refinement_share": 0.01, "mean_shortfall": 0.006, "largest_shortfall": 0.02}  # fmt: skip
+    other = pair | {"differing": 1, "mean_marker_bytes": 14.0, "largest_shortfall": 0.03}
+    run = {"command": "python -m evaluate.exactness --data /home/somebody/photos --json", "pairs": [pair, other]}
+    kept = summarize(run, "2026-01-01", "abcdef0")
+    assert kept["command"] == "python -m evaluate.exactness --data photos --json"
+    assert (kept["pictures"], kept["files"], kept["differing"]) == (10, 55, 1)
+    assert (kept["mean_marker_bytes"], kept["largest_shortfall"]) == (13.5, 0.03)
+    table = results.fill("<!-- results: run exactness -->\n<!-- end -->", {"run": kept})
+    assert "| files that came back with another map | 1 |" in table
 
 
 @pytest.mark.parametrize("arguments", [["--take", "out/eval"], ["--name", "run"]])
