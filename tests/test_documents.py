@@ -3,6 +3,7 @@
 import functools
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -170,3 +171,12 @@ def test_the_readme_shows_the_commands_that_first_steps_and_client_try():
     tried = blocks("server-client.md")["From other programs", "sh"]
     for call in re.findall(r"http://127\.0\.0\.1:8000(/v1/\S+)", text):
         assert call in tried, call
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_the_fuzzer_that_security_builds_is_a_program():
+    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+    (name,) = re.findall(r"tests/fuzz/\w+\.cpp(?= )", text)
+    command = ["g++", "-fsyntax-only", "-std=c++17", name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
