@@ -60,8 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 for an old document")
-    parser.add_argument("--take", type=Path, metavar="FOLDER", help="first make a file of results/ from this run's "
-                        "results.json")  # fmt: skip
+    parser.add_argument(
+        "--take", type=Path, metavar="FOLDER", help="first make a file of results/ from this run's results.json"
+    )
     parser.add_argument("--name", metavar="NAME", help="of the file that --take makes, such as imagenet_val")
     return parser
 

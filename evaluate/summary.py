@@ -15,9 +15,19 @@ FLAT = "region-jpeg-flat"
 DIGITS = 5
 # kept of a point: what is about all pictures, not about each
 POINT_KEYS = (
-    "kind", "value", "codec", "top1", "standard_error", "kl", "kl_error", "boxes", "f1", "f1_error", "mean_bpp",
+    "kind",
+    "value",
+    "codec",
+    "top1",
+    "standard_error",
+    "kl",
+    "kl_error",
+    "boxes",
+    "f1",
+    "f1_error",
+    "mean_bpp",
     "over_budget",
-)  # fmt: skip
+)
 
 
 def summarize(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]:

@@ -30,9 +30,18 @@ each_guide = pytest.mark.parametrize(
 )
 # what has packages, programs and files that documents name
 FOLDERS = (
-    "benchmarks", "calibration_data", "device", "evaluate", "export", "results", "rjpeg", "scripts", "server", "tests",
+    "benchmarks",
+    "calibration_data",
+    "device",
+    "evaluate",
+    "export",
+    "results",
+    "rjpeg",
+    "scripts",
+    "server",
+    "tests",
     "train",
-)  # fmt: skip
+)
 OUR_COMMAND = re.compile(r"(^|[\s/])(make|capture\.py|decode\.py|rjpeg) |python -m (?!pip|pytest)|scripts/")
 
 

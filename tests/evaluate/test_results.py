@@ -59,8 +59,16 @@ def test_an_old_table_is_replaced_and_the_text_around_it_kept():
 
 
 def point(value, correct, **more):
-    return {"kind": "bpp", "value": value, "correct": correct, "bytes": [1] * len(correct), "mean_bpp": value,
-            "top1": sum(correct) / len(correct), "standard_error": 0.1, "over_budget": 0} | more  # fmt: skip
+    return {
+        "kind": "bpp",
+        "value": value,
+        "correct": correct,
+        "bytes": [1] * len(correct),
+        "mean_bpp": value,
+        "top1": sum(correct) / len(correct),
+        "standard_error": 0.1,
+        "over_budget": 0,
+    } | more
 
 
 ACCURACY = {
@@ -106,27 +114,45 @@ def test_a_run_is_kept_without_single_pictures_and_folders(tmp_path, monkeypatch
 def test_differences_on_video_are_clustered_by_frame():
     def seen(agrees, shared):
         values = [one for frame in agrees for one in frame]
-        return {"kind": "bpp", "value": 0.25, "top1": sum(values) / len(values), "standard_error": 0.1, "kl": 1.0,
-                "kl_error": 0.1, "boxes": 2, "f1": 0.5, "f1_error": 0.25, "mean_bpp": 0.25, "over_budget": 0,
-                "agrees": agrees, "shared": shared}  # fmt: skip
+        return {
+            "kind": "bpp",
+            "value": 0.25,
+            "top1": sum(values) / len(values),
+            "standard_error": 0.1,
+            "kl": 1.0,
+            "kl_error": 0.1,
+            "boxes": 2,
+            "f1": 0.5,
+            "f1_error": 0.25,
+            "mean_bpp": 0.25,
+            "over_budget": 0,
+            "agrees": agrees,
+            "shared": shared,
+        }
 
     ours = seen([[True, True], [True, False]], [[True], [True]])
     plain = seen([[True, False], [False, False]], [[False], [True]])
     run = {
-        "command": "python -m evaluate.video", "frames": 2, "tiles": {"64x32": 2}, "detector": "detector.yaml",
-        "video": "film.avi", "classifier": {"source": "net.tflite"},
+        "command": "python -m evaluate.video",
+        "frames": 2,
+        "tiles": {"64x32": 2},
+        "detector": "detector.yaml",
+        "video": "film.avi",
+        "classifier": {"source": "net.tflite"},
         "series": [
             {"size": "64x32", "codec": "region-jpeg", "points": [ours]},
             {"size": "64x32", "codec": "region-jpeg-flat", "points": [plain]},
         ],
-    }  # fmt: skip
+    }
     kept = summarize(run, "2026-01-01", "abcdef0")
     assert kept["kind"] == "video"
     found = {(one["measure"], one["codec"]): one["points"][0] for one in kept["differences"]}
     difference, error = clustered_difference(ours["agrees"], plain["agrees"])
     assert found["top1", "region-jpeg"] == {
-        "value": 0.25, "difference": difference, "difference_error": round(error, 5)
-    }  # fmt: skip
+        "value": 0.25,
+        "difference": difference,
+        "difference_error": round(error, 5),
+    }
     assert found["f1", "region-jpeg"]["difference"] == 0.5
     tables = results.fill(
         "<!-- results: run tiles 64x32 -->\n<!-- end -->\n<!-- results: run boxes 64x32 -->\n<!-- end -->",
@@ -137,8 +163,16 @@ def test_differences_on_video_are_clustered_by_frame():
 
 
 def test_of_exactness_both_pairs_of_runtimes_count():
-    pair = {"pictures": 10, "files": 55, "differing": 0, "targets_exceeded": 0, "mean_marker_bytes": 13.0,
-            "refinement_share": 0.01, "mean_shortfall": 0.006, "largest_shortfall": 0.02}  # fmt: skip
+    pair = {
+        "pictures": 10,
+        "files": 55,
+        "differing": 0,
+        "targets_exceeded": 0,
+        "mean_marker_bytes": 13.0,
+        "refinement_share": 0.01,
+        "mean_shortfall": 0.006,
+        "largest_shortfall": 0.02,
+    }
     other = pair | {"differing": 1, "mean_marker_bytes": 14.0, "largest_shortfall": 0.03}
     run = {"command": "python -m evaluate.exactness --data /home/somebody/photos --json", "pairs": [pair, other]}
     kept = summarize(run, "2026-01-01", "abcdef0")
