@@ -29,7 +29,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness results serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -92,6 +92,9 @@ arm64: .venv-dev/.ready ## install a bundle in an emulated 64-bit ARM Debian, an
 
 exactness: .venv-dev/.ready ## hold every decoded map against the encoder's, both TFLite runtimes crossed [DATA=FOLDER]
 	$(dev_python) -m evaluate.exactness $(call flag,--data,$(DATA)) $(ARGS)
+
+results: .venv-dev/.ready ## write the tables of docs/results.md and README.md from results/ [ARGS="--take out/eval --name imagenet_val"]
+	$(dev_python) -m evaluate.results $(ARGS)
 
 bench: .venv-dev/.ready ## encode and decode times by stage, beside OpenCV [OUT=FOLDER]
 	$(dev_python) -m benchmarks $(call flag,--out,$(OUT)) $(ARGS)

@@ -1,7 +1,7 @@
 """`python -m evaluate.bandwidth`: from results of `make eval` to the points that the server's page compares with.
 
-Writes server/bandwidth.json: accuracy against bits per pixel of Region JPEG, of Region JPEG restored, and of the best
-plain JPEG at every rate, whichever encoder and coding size that is.
+Writes server/api/bandwidth.json: accuracy against bits per pixel of Region JPEG, of Region JPEG restored, and of the
+best plain JPEG at every rate, whichever encoder and coding size that is.
 """
 
 import argparse
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.__main__ import PLAIN_JPEG
+from evaluate.report import without_folders
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
 
 logger = logging.getLogger(__name__)
 
-OUT = Path(__file__).resolve().parents[1] / "server" / "bandwidth.json"
+OUT = Path(__file__).resolve().parents[1] / "server" / "api" / "bandwidth.json"
 OURS = {"region_jpeg": "region-jpeg", "region_jpeg_restored": "region-jpeg-restored"}
 
 
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
-    """Return what server/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
+    """Return what server/api/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
 
     Raises InputError where a codec is missing, or it has no labels to be right about.
     """
@@ -63,7 +64,7 @@ def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
                 f"the results have {len(points)} rates of {OURS.get(key, 'plain JPEG')}, expected 2 or more"
             )
         points.sort(key=lambda point: float(point["bpp"]))
-    command = _without_folders(results["command"])
+    command = without_folders(results["command"])
     return {
         "command": command,
         "date": date,
@@ -90,11 +91,6 @@ def _point(point: dict[str, Any]) -> dict[str, Any]:
 
 def _rounded(values: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: values[key] if values[key] is None else round(values[key], 5) for key in keys}
-
-
-def _without_folders(command: str) -> str:
-    # where somebody keeps the pictures is nobody's business
-    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def _data_of(command: str) -> str:

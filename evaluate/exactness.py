@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 import rjpeg
+from evaluate.arguments import command_of
 from evaluate.data import PICTURE_SUFFIXES, Picture, load, read_frame
 from evaluate.scores import byte_budget
 from rjpeg._runtime import runtime_name
@@ -282,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = len({picture.path for picture in pictures})
     logger.info("%d different pictures from %d files", len(pictures), sources)
     if arguments.json:
-        print(json.dumps({"source_files": sources, "pairs": rows}))
+        print(json.dumps({"command": command_of("evaluate.exactness"), "source_files": sources, "pairs": rows}))
     else:
         print(table(rows))
     for row in rows:

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,17 @@ logger = logging.getLogger(__name__)
 # a point counts as being at its rate when its mean is no more than this far above
 RATE_TOLERANCE = 1.01
 CSV_COLUMNS = (
-    "codec", "kind", "value", "mean_bpp", "mean_bytes", "top1", "standard_error",
-    "difference", "difference_error", "over_budget",
-)  # fmt: skip
+    "codec",
+    "kind",
+    "value",
+    "mean_bpp",
+    "mean_bytes",
+    "top1",
+    "standard_error",
+    "difference",
+    "difference_error",
+    "over_budget",
+)
 
 
 def best_coding_sizes(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -74,6 +83,11 @@ def write(
     except OSError as error:
         raise StorageError(f"results cannot be written to {folder}: {error.strerror or error}") from error
     logger.info("written: %s", ", ".join(map(str, paths)))
+
+
+def without_folders(command: str) -> str:
+    """Return a command with the names of files in place of their paths, which are nobody's business."""
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -84,18 +84,69 @@ def test_what_is_too_long_is_named(prose, folder, capsys, name, text, message):
 
 @pytest.mark.parametrize("text", [sentence(9) * 100, sentence(25) + sentence(3)])
 def test_the_limits_themselves_are_allowed(prose, folder, text):
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(prose.wrap(text))
     assert prose.main(["--check", "--root", str(folder)]) == 0
 
 
-def test_a_document_that_is_not_on_the_list_is_measured_and_passes(prose, folder, capsys):
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "docs/notes.md", "calibration_data/README.md"])
+def test_every_markdown_file_counts(prose, folder, capsys, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(sentence(24) + sentence(26))
+    assert prose.main(["--check", "--root", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert f"{name}: 1 sentences of more than 25 words" in said
+    assert f"{name}: 25.0 words a sentence, expected at most 14" in said
+
+
+@pytest.mark.parametrize("name", ["out/notes.md", ".venv/lib/README.md", "node_modules/a/README.md"])
+def test_what_commands_make_does_not_count(prose, folder, name):
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text(sentence(30))
+    assert prose.main(["--check", "--root", str(folder)]) == 0
+
+
+def test_the_longest_sentences_are_shown(prose, folder, capsys):
     (folder / "docs" / "notes.md").write_text(sentence(30))
-    assert prose.main(["--check", "--root", str(folder)]) == 0
     assert prose.main(["--longest", "1", "--root", str(folder), "docs/notes.md"]) == 0
     assert "30 words   30.0 a sentence, longest 30\n     30  Word word" in capsys.readouterr().out
 
 
-def test_a_missing_document_is_named(prose, folder, capsys):
-    (folder / "CONTRIBUTING.md").unlink()
+WRAPPED = f"""# A heading that is longer than a line of text may be, {"and longer " * 8}
+
+{" ".join(["Word."] * 16)}
+Word.
+
+1. {" ".join(["Word."] * 15)}
+   `{"c " * 20}`
+   - item
+
+| {"cell | " * 30}
+|---|
+
+```sh
+make {"target " * 20}
+```
+"""
+
+
+def test_wide_lines_are_wrapped_and_all_else_is_left_alone(prose, folder, capsys):
+    (folder / "docs" / "notes.md").write_text(WRAPPED)
+    assert prose.main(["--check", "--root", str(folder)]) == 0
+    wide = WRAPPED.replace("Word.\nWord.", "Word. Word.").replace("Word.\n   `", "Word. `")
+    (folder / "docs" / "notes.md").write_text(wide)
     assert prose.main(["--check", "--root", str(folder)]) == 1
-    assert capsys.readouterr().err == "CONTRIBUTING.md: no such document\n"
+    assert "docs/notes.md: 2 lines of more than 100 columns" in capsys.readouterr().err
+    assert prose.main(["--wrap", "--root", str(folder)]) == 0
+    assert (folder / "docs" / "notes.md").read_text() == WRAPPED
+
+
+@pytest.mark.parametrize("word", ["-", "+", "#", "|", "1."])
+def test_no_line_begins_with_what_would_change_its_meaning(prose, word):
+    text = prose.wrap("word " * 19 + f"words {word} " + "word " * 5)
+    assert not any(line.startswith(word) for line in text.splitlines())
+    assert prose.wrap(text) == text
+
+
+def test_a_missing_document_is_named(prose, folder, capsys):
+    assert prose.main(["--check", "--root", str(folder), "docs/none.md"]) == 1
+    assert capsys.readouterr().err == "docs/none.md: no such document\n"

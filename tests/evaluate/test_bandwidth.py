@@ -5,7 +5,7 @@ import pytest
 
 from evaluate import __main__ as command
 from evaluate import bandwidth
-from server.api.bandwidth import read_points
+from server.api.bandwidth import POINTS, read_points
 
 
 def series(codec, *points):
@@ -36,6 +36,10 @@ def results():
             series("webp", ("bpp", 0.25, 0.2, 0.9), ("bpp", 0.5, 0.4, 0.9)),
         ],
     }
+
+
+def test_it_writes_what_the_server_reads():
+    assert bandwidth.OUT == POINTS
 
 
 def test_of_plain_jpeg_the_best_at_every_rate_counts(results):

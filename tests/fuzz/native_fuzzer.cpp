@@ -1,6 +1,7 @@
 // libFuzzer on the native reader alone: any bytes to read_file, decode_plain and region_bits.
 // How it is built and run is in docs/security.md.
 #include "../../rjpeg/native/jpeg_file.hpp"
+#include "../../rjpeg/native/region_bits.hpp"
 
 #include <cstddef>
 #include <cstdint>
