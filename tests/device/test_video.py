@@ -488,9 +488,21 @@ def test_a_film_is_closed_while_it_is_read_by_another_thread(small, write):
 
 def test_a_camera_that_signed_its_own_certificate_is_read(small, tmp_path):
     openssl(
-        tmp_path, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=camera",
-        "-keyout", "key.pem", "-out", "certificate.pem",
-    )  # fmt: skip
+        tmp_path,
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=camera",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "certificate.pem",
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
     with http_stream(lambda: [film(small, "mpegts")], context=context) as port:
