@@ -1,22 +1,22 @@
 """An HTTP server for the local page, with limits on all that a visitor may take.
 
-A connection has one request. It takes one of MAX_CONNECTIONS threads, which sends as fast as the visitor reads. Who
-sends too much, or too slowly, or reads too slowly, is cut off.
+A connection has one request, and takes one of MAX_CONNECTIONS threads. A visitor who sends too much, or
+sends or reads too slowly, is cut off.
 
 Why not Starlette and uvicorn, as in the server? Measured with 8 visitors who watch 50 pictures of 50 kB a second
 (x86-64, Python 3.11):
 
-|                             | this module | Starlette 1.10, uvicorn 0.54 |
-|-----------------------------|------------:|-----------------------------:|
-| time to import              |        0 ms |                        60 ms |
-| memory, without a visitor   |      0.2 MB |                       3.8 MB |
-| memory, 8 visitors          |      1.4 MB |                       5.6 MB |
-| CPU time, a visitor's picture |   0.08 ms |                      0.11 ms |
-| packages on the device      |           0 |                            6 |
+|                               | this module | Starlette 1.10, uvicorn 0.54 |
+|-------------------------------|------------:|-----------------------------:|
+| time to import                |        0 ms |                        60 ms |
+| memory, without a visitor     |      0.2 MB |                       3.8 MB |
+| memory, 8 visitors            |      1.4 MB |                       5.6 MB |
+| CPU time, a visitor's picture |     0.08 ms |                      0.11 ms |
+| packages on the device        |           0 |                            6 |
 
 The import is free because prometheus-client needs `http.server` anyway. uvicorn limits neither the time that a
 request's head takes, nor idle connections, nor readers that take nothing. Its end waits for answers under way. A
-protocol class of our own, on its internals, would have to do all that: it would be as long as this module.
+protocol class of our own, on uvicorn's internals, would have to do all that. It would be as long as this module.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Frame after frame of recorded or streamed files, with the methods of OpenCV's `VideoCapture`."""
+"""Reads recorded or streamed files frame after frame, with the methods of OpenCV's `VideoCapture`."""
 
 from __future__ import annotations
 
@@ -23,26 +23,29 @@ from rjpeg._segments import EOI, SOI, end_of_segment, find_marker
 from rjpeg.decoder import Decoder
 from rjpeg.errors import CameraError, InputError, JpegError, StorageError
 
-__all__ = ["VideoReader"]
+__all__ = ["Splitter", "VideoReader"]
 
 MAX_BYTES = 2**23
 CHUNK_BYTES = 2**16
 
 
 class VideoReader:
-    """Decodes one frame after another; for code that was written for `cv2.VideoCapture`. For one thread at a time.
+    """Decodes one frame after another, for code that was written for `cv2.VideoCapture`. For one thread at a time.
 
-    Unlike there, what goes wrong is raised and not passed over: a frame that can't be decoded is a JpegError, after
-    which reading goes on with the next one.
+    Unlike there, what goes wrong is raised and not passed over. A frame that can't be decoded is a JpegError; reading
+    then goes on with the next frame.
 
     Args:
-        source: a folder of JPEG files, taken in natural order; a file of JPEG files one after another
-            (`cat sent/*.jpg > film.mjpeg`) or of a single one; or the http(s) URL of a stream of them, such as
-            http://server:8000/v1/cameras/NAME/stream?view=plain, which gives the files as the camera sent them.
+        source: a folder of JPEG files, taken in natural order; or a file of one or more JPEG files, one after another
+            (`cat sent/*.jpg > film.mjpeg`); or the http(s) URL of a stream of them. The URL
+            http://server:8000/v1/cameras/NAME/stream?view=plain gives the files as the camera sent them.
         decoder: of the model that the files were made with; None: of the one that comes with rjpeg.
-        token: for a URL, sent as `Authorization: Bearer`.
+        token: for a URL, sent as `Authorization: Bearer`; None: send none.
         timeout: for a URL, seconds to connect, and without a byte.
         max_bytes: of one file; a larger one is a JpegError.
+
+    Attributes:
+        name: the source as text.
 
     Raises:
         StorageError: the folder or file can't be read, or the folder holds no JPEG file.
@@ -77,7 +80,7 @@ class VideoReader:
             except OSError as error:
                 raise StorageError(f"can't read {source}: {error.strerror or error}") from error
             self._files = self._split()
-        # a file that was looked into before it was asked for
+        # a file that `get` has looked into, and `grab` has not taken yet
         self._peeked: bytes | None = None
         self._jpeg: bytes | None = None
         self._grabbed = 0
@@ -85,21 +88,24 @@ class VideoReader:
 
     @property
     def jpeg(self) -> bytes | None:
-        """The file of the frame that was grabbed last; None: there is none."""
+        """File of the frame that was grabbed last; None: there is none."""
         return self._jpeg
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
-        """(True, the next frame as (H, W, 3) uint8 BGR), or (False, None) after the last and once released.
+        """Decode the next frame.
+
+        Returns:
+            True and the frame, (H, W, 3) uint8 BGR; False and None after the last one, and once released.
 
         Raises:
-            JpegError, MarkerError: this frame can't be decoded, or is larger than `max_bytes`; there may be others.
+            JpegError, MarkerError: this frame can't be decoded, or is larger than `max_bytes`. There may be others.
             StorageError: a file can't be read.
             CameraError: the stream gives nothing any more, or breaks off.
         """
         return self.retrieve() if self.grab() else (False, None)
 
     def grab(self) -> bool:
-        """Take the next file without decoding it; False after the last. Raises as `read` does."""
+        """Take the next file without decoding it; return False after the last. Raises as `read` does."""
         if not self._open:
             return False
         jpeg, self._peeked = self._peeked, None
@@ -110,7 +116,7 @@ class VideoReader:
         return True
 
     def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
-        """Decode what was grabbed last; (False, None) where nothing was. Raises JpegError, MarkerError."""
+        """Decode what was grabbed last; return as `read` does. Raises JpegError, MarkerError."""
         if self._jpeg is None:
             return False, None
         try:
@@ -119,10 +125,15 @@ class VideoReader:
             raise type(error)(f"frame {self._grabbed - 1} of {self.name}: {error}") from error
 
     def get(self, prop: int) -> float:
-        """A property, 0.0 where it isn't known or there is none, as OpenCV has it.
+        """Return a property.
 
-        cv2.CAP_PROP_FRAME_WIDTH and _HEIGHT (of the frame that was grabbed last; before the first, of the first, which
-        is waited for), CAP_PROP_POS_FRAMES (frames grabbed so far), CAP_PROP_FRAME_COUNT (of a folder).
+        Args:
+            prop: cv2.CAP_PROP_FRAME_WIDTH or CAP_PROP_FRAME_HEIGHT of the frame that was grabbed last. Before the
+                first, that one is waited for. CAP_PROP_POS_FRAMES: frames grabbed so far. CAP_PROP_FRAME_COUNT: of a
+                folder.
+
+        Returns:
+            Its value; 0.0 if it isn't known or there is none, as in OpenCV.
         """
         if prop == cv2.CAP_PROP_POS_FRAMES:
             return float(self._grabbed)
@@ -133,23 +144,23 @@ class VideoReader:
                 self._peeked = self._next()
             jpeg = self._jpeg or self._peeked
             if jpeg is not None:
-                height, width = frame_size(jpeg, self._decoder.max_pixels)
+                height, width = _frame_size(jpeg, self._decoder.max_pixels)
                 return float(width if prop == cv2.CAP_PROP_FRAME_WIDTH else height)
         return 0.0
 
     def isOpened(self) -> bool:  # noqa: N802 - as OpenCV calls it
-        """Whether it was not released yet."""
+        """Return whether it was not released yet."""
         return self._open
 
     def release(self) -> None:
-        """Close it; more than once is no mistake."""
+        """Close it. Doing so again is no mistake."""
         self._open = False
         self._jpeg = self._peeked = None
         if self._stream is not None:
             self._stream.close()
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """The frames that are left. Raises as `read` does; a new iterator then goes on with the next frame."""
+        """Yield the frames that are left. Raises as `read` does; a new iterator then goes on with the next frame."""
         while True:
             _, frame = self.read()
             if frame is None:
@@ -171,7 +182,7 @@ class VideoReader:
         return found
 
     def _read_file(self, path: Path) -> bytes | Exception:
-        # an exception that left the generator would end it, and with it what comes after
+        # returned, not raised: an exception would end the generator, and with it what comes after
         try:
             if path.stat().st_size > self._max_bytes:
                 return JpegError(f"{path} is larger than {self._max_bytes} bytes, the limit that max_bytes sets")
@@ -186,7 +197,7 @@ class VideoReader:
         empty = True
         while True:
             try:
-                # what there is, and not so much as to wait for
+                # what there is already, without waiting for more
                 data = self._stream.read1(CHUNK_BYTES)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 yield CameraError(f"{self.name} gives no more frames: {_one_line(error)}")
@@ -202,11 +213,11 @@ class VideoReader:
 
 
 class Splitter:
-    """Takes JPEG files one after another out of bytes that come in pieces; what is between them is passed over.
+    """Takes JPEG files one after another out of bytes that come in pieces. What is between them is passed over.
 
-    The end of a file is found as the standard has it (T.81, B.1.1), since the two bytes of an end can be part of a
-    segment, such as a thumbnail's. A file that lacks its end ends where the next begins, and is given as it is: the
-    decoder says what is wrong with it.
+    The end of a file is found marker by marker (T.81, B.1.1), since the two bytes of an end can be part of a segment,
+    such as a thumbnail. A file that lacks its end ends where the next begins. It is given as it is, and the decoder
+    says what is wrong with it.
 
     Args:
         max_bytes: of one file.
@@ -215,13 +226,13 @@ class Splitter:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
-        # how far the file at the buffer's beginning was gone through; 0: there is none
+        # bytes of the file at the buffer's beginning that were gone through; 0: there is no file
         self._at = 0
-        # whether the rest of a file that is too large is on its way
+        # whether the file at the buffer's beginning was too large, and its end is still to come
         self._skipping = False
 
     def feed(self, data: bytes) -> list[bytes | JpegError]:
-        """The files that these bytes complete; an error in place of one that is too large."""
+        """Take more bytes. Return the files that they complete, with an error in place of one that is too large."""
         self._buffer += data
         found: list[bytes | JpegError] = []
         while (jpeg := self._walk()) is not None:
@@ -238,18 +249,18 @@ class Splitter:
         return found
 
     def finish(self) -> list[bytes]:
-        """What is left when no more comes: at most one file, without its end."""
+        """Return what is left when no more comes: at most one file, without its end."""
         return [bytes(self._buffer)] if self._at and not self._skipping else []
 
     def _too_large(self) -> JpegError:
         return JpegError(f"a file is larger than {self._max_bytes} bytes, the limit that max_bytes sets")
 
     def _walk(self) -> bytes | None:
-        """Go on through the buffer to the end of a file, which is taken out; None: it isn't there yet."""
+        """Go on through the buffer, and take out the file if its end is there; None: it isn't."""
         buffer = self._buffer
         if self._at == 0:
             start = buffer.find(b"\xff\xd8\xff")
-            # what may be the beginning of a beginning stays
+            # the last two bytes may be a part of the next file's beginning
             del buffer[: start if start >= 0 else max(0, len(buffer) - 2)]
             if start < 0:
                 return None
@@ -272,8 +283,8 @@ class Splitter:
         return jpeg
 
 
-def frame_size(jpeg: bytes, max_pixels: int) -> tuple[int, int]:
-    """(height, width) of the frame that a file decodes to. Raises JpegError, MarkerError."""
+def _frame_size(jpeg: bytes, max_pixels: int) -> tuple[int, int]:
+    """Return (height, width) of the frame that a file decodes to. Raises JpegError, MarkerError."""
     header = read_header(jpeg, max_pixels)
     said = marker.unpack(header["segments"])
     own = int(header["height"]), int(header["width"])

@@ -2,9 +2,9 @@
 // Everything from /status goes into the page as text, never as HTML: error messages hold what others sent.
 
 const REFRESH_MS = 2000;
-// a browser keeps only six connections to one host; the rest of the cameras come as single pictures
-const MOST_STREAMS = 2;
-// a browser doesn't tell that a stream has ended, so each is opened anew after so long
+// A browser keeps only six connections to one host. The rest of the cameras come as single pictures.
+const MAX_STREAMS = 2;
+// A browser doesn't tell that a stream has ended, so each is opened anew after so long.
 const STREAM_MS = 30000;
 const NAMES = {
   captured: "Frames captured", sent: "Frames sent", skipped: "Left out, nothing new", dropped: "Dropped",
@@ -85,13 +85,13 @@ function showPicture(picture, camera, streams) {
   picture.dataset.opened = Date.now();
   const path = `cameras/${encodeURIComponent(camera)}`;
   if (wanted === "stream") picture.src = `${path}/stream?${round}`;
-  // paused, too: a single picture in place of the stream ends its connection
+  // When paused, too: a single picture in place of the stream ends its connection.
   else if (wanted === "frame" || picture.src.includes("/stream")) picture.src = `${path}/frame.jpg?${round}`;
 }
 
 function showPictures() {
   for (const [camera, section] of sections) {
-    showPicture(section.querySelector("img"), camera, sections.size <= MOST_STREAMS);
+    showPicture(section.querySelector("img"), camera, sections.size <= MAX_STREAMS);
   }
 }
 

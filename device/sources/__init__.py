@@ -1,17 +1,10 @@
-"""Where frames come from: cameras, network streams, video files, pictures, and a sample for who has none of them.
+"""Where frames come from: cameras, network streams, video files, pictures, and a sample for those who have none.
 
-A source has `name`, `live`, `fps` (its own frames a second, None if it has none or they aren't known yet),
-`description` (what it gives, and what was asked of it where that differs), `unreadable` (pictures passed over) and
-these methods:
+`base.Source` says what a source has. A live source goes on whether it is read or not, may stop at any time, and is read
+by `device.reader.Reader`. No source gives a picture twice, under two times. A picture that is known not to be new is
+passed over, and counts as a stall if nothing new comes.
 
-- `read(due)`: the next frame, None after the last; one that isn't live waits until the monotonic time `due`;
-- `close()`.
-
-A live source goes on whether it is read or not, may stop at any time, and is read by `device.reader.Reader`. No source
-gives a picture a second time under a new time: what shows that it is not new is passed over, and counts as a stall if
-nothing new comes.
-
-Each kind has a module of its own here; `base` has what they share.
+Each kind has a module of its own here. `base` has what they share.
 """
 
 import re
@@ -20,7 +13,7 @@ from pathlib import Path
 import cv2
 
 from device.config import CameraConfig
-from device.sources.base import Frame, Source, frame_size, parse_size, without_password
+from device.sources.base import CapturedFrame, Source, frame_size, parse_size, without_password
 from device.sources.gstreamer import open_gstreamer
 from device.sources.opencv import CaptureSource
 from device.sources.picamera import PicameraSource
@@ -33,6 +26,7 @@ from rjpeg.errors import ConfigError, StorageError
 
 __all__ = [
     "CaptureSource",
+    "CapturedFrame",
     "Frame",
     "PicameraSource",
     "PictureSource",
@@ -48,14 +42,15 @@ __all__ = [
     "without_password",
 ]
 
+Frame = CapturedFrame
 LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|sample$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
 
-# files of JPEGs one after another, whose first one OpenCV would take for a picture
-FILMS = {".mjpeg", ".mjpg"}
+# files of JPEGs one after another; OpenCV would take the first for a picture
+MJPEG_SUFFIXES = {".mjpeg", ".mjpg"}
 
 
 def is_live(camera: CameraConfig) -> bool:
-    """Whether the source is a camera or stream, or a video file played as one; nothing is opened."""
+    """Return whether the source is a camera or stream, or a video file played as one. Nothing is opened."""
     return camera.live or LIVE.match(str(camera.source)) is not None
 
 
@@ -102,8 +97,8 @@ def _open_file(path: Path, camera: CameraConfig) -> Source:
                 file.read(1)
         except OSError as error:
             raise StorageError(f"can't read {path}: {error.strerror}") from error
-        film = path.suffix.lower() in FILMS or not cv2.haveImageReader(str(path))
-        pictures = [] if film else [path]
+        is_video = path.suffix.lower() in MJPEG_SUFFIXES or not cv2.haveImageReader(str(path))
+        pictures = [] if is_video else [path]
     if camera.live:
         if pictures:
             raise ConfigError(f"camera {camera.id}: live is for a video file; {path} holds pictures")

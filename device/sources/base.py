@@ -12,10 +12,10 @@ from device.config import CameraConfig
 from rjpeg._codec import Planes
 
 __all__ = [
-    "LEAST_FPS",
     "MAX_DAMAGED",
+    "MIN_FPS",
     "PATIENCE",
-    "Frame",
+    "CapturedFrame",
     "Novelty",
     "Source",
     "clocks",
@@ -28,17 +28,17 @@ __all__ = [
     "without_password",
 ]
 
-# of stall_seconds, after which a blocked call ends by itself, so that Reader need not leave its thread behind
+# A blocked call ends by itself after this part of stall_seconds. So Reader need not leave its thread behind.
 PATIENCE = 0.9
-# a USB camera sends a damaged frame now and then; so many in a row are no accident
+# A USB camera sends a damaged frame now and then. So many in a row are no accident.
 MAX_DAMAGED = 30
-# Asked of a camera; what takes its frames leaves out those that are too many. V4L2 drivers take whole numbers, a frame
-# that takes longer may count as a stall, and automatic exposure would become as long as frames are.
-LEAST_FPS = 1.0
+# A camera is not asked for fewer frames a second: who takes its frames leaves out those that are too many. V4L2 drivers
+# take whole numbers, a longer pause may count as a stall, and automatic exposure would become as long as the pause.
+MIN_FPS = 1.0
 
 
-class Frame(NamedTuple):
-    """One picture.
+class CapturedFrame(NamedTuple):
+    """A frame from a source.
 
     Attributes:
         pixels: (H, W, 3) uint8 BGR, or planes: full range BT.601, chroma (ceil(H / 2), ceil(W / 2)).
@@ -54,18 +54,38 @@ class Frame(NamedTuple):
 
 
 class Source(Protocol):
-    """What the module's own text says."""
+    """What gives frames. For one thread at a time.
+
+    Attributes:
+        name: what messages call it, without a password.
+        live: whether it goes on when it isn't read.
+        fps: frames a second that it gives by itself; None: it has no such rate, or it isn't known yet.
+    """
 
     name: str
     live: bool
     fps: float | None
 
     @property
-    def unreadable(self) -> int: ...
+    def unreadable(self) -> int:
+        """Pictures that were passed over because they can't be read."""
+
     @property
-    def description(self) -> str: ...
-    def read(self, due: float = 0.0) -> Frame | None: ...
-    def close(self) -> None: ...
+    def description(self) -> str:
+        """What it gives; and what was asked of it, if that differs."""
+
+    def read(self, due: float = 0.0) -> CapturedFrame | None:
+        """Return the next frame, or None after the last.
+
+        Args:
+            due: if the source isn't live, wait until this time by `time.monotonic()`.
+
+        Raises:
+            CameraError: it stopped, stalls, or gives nothing that can be read.
+        """
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 class Novelty:
@@ -76,10 +96,10 @@ class Novelty:
         self._moves = False
 
     def is_new(self, stamp: float | None) -> bool:
-        """Whether the picture is new; one without a time stamp (None) counts as new.
+        """Return whether the picture is new; one without a time stamp (None) counts as new.
 
-        A stamp says nothing as long as it never moves: there are cameras that give all pictures the same. One that
-        goes back is that of a camera which has set its clock.
+        A stamp says nothing as long as it never moves: some cameras give all pictures the same. A stamp goes back when
+        a camera sets its clock.
         """
         if stamp is None:
             return True
@@ -90,7 +110,7 @@ class Novelty:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(width, height) of `WIDTHxHEIGHT`."""
+    """Return (width, height) of `WIDTHxHEIGHT`; None of None."""
     if text is None:
         return None
     width, height = text.split("x")
@@ -98,18 +118,25 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def frame_size(pixels: npt.NDArray[np.uint8] | Planes) -> tuple[int, int]:
-    """(width, height) of a frame's pixels."""
+    """Return (width, height) of a frame's pixels."""
     height, width = (pixels[0] if isinstance(pixels, Planes) else pixels).shape[:2]
     return width, height
 
 
 def without_password(text: str) -> str:
-    """A URL or a pipeline with the user names and passwords left out."""
+    """Return a URL or a pipeline without user names and passwords."""
     return re.sub(r"(user-pw\s*=\s*)(\"[^\"]*\"|\S+)", r"\1***", re.sub(r"(://)[^/?#\s]*@", r"\1***@", text))
 
 
 def describe(size: tuple[int, int], fps: float | None, pixel_format: str | None, asked: CameraConfig | None) -> str:
-    """What a source gives and, where it differs, what was asked of it, on one line."""
+    """Say on one line what a source gives and, if it differs, what was asked of it.
+
+    Args:
+        size: (width, height); zeros: unknown.
+        fps: frames a second; None: unknown.
+        pixel_format: None: unknown.
+        asked: the camera's settings; None: nothing was asked.
+    """
     width, height = size
     given = [f"{width}x{height}" if width > 0 < height else "size unknown"]
     given += [f"{fps:.4g} fps"] if fps is not None else []
@@ -127,17 +154,20 @@ def describe(size: tuple[int, int], fps: float | None, pixel_format: str | None,
 
 
 def fps_to_ask(camera: CameraConfig) -> float | None:
-    """Frames a second that a camera is asked for, None if it isn't."""
-    return None if camera.fps is None else max(camera.fps, LEAST_FPS)
+    """Return the frames a second that a camera is asked for; None: it isn't asked."""
+    return None if camera.fps is None else max(camera.fps, MIN_FPS)
 
 
 def clocks() -> tuple[datetime.datetime, float]:
+    """Return the time in UTC, and by `time.monotonic()` in seconds."""
     return datetime.datetime.now(datetime.UTC), time.monotonic()
 
 
 def one_line(error: BaseException) -> str:
+    """Return an error's text on one line; its type's name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def sleep_until(due: float) -> None:
+    """Sleep until a time by `time.monotonic()`."""
     time.sleep(max(0.0, due - time.monotonic()))

@@ -10,7 +10,14 @@ __all__ = ["open_gstreamer"]
 
 
 def open_gstreamer(pipeline: str) -> CaptureSource:
-    """Open a pipeline that ends in appsink. Raises CameraError: it can't be, or this OpenCV has no GStreamer."""
+    """Open a pipeline that ends in appsink.
+
+    Args:
+        pipeline: as gst-launch-1.0 takes it.
+
+    Raises:
+        CameraError: it can't be opened, or this OpenCV has no GStreamer.
+    """
     name = f"gstreamer:{without_password(pipeline)}"
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise CameraError(

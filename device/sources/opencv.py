@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from device.config import CameraConfig
-from device.sources.base import MAX_DAMAGED, PATIENCE, Frame, Novelty, clocks, describe
+from device.sources.base import MAX_DAMAGED, PATIENCE, CapturedFrame, Novelty, clocks, describe
 from rjpeg.errors import CameraError
 
 __all__ = ["CaptureSource", "as_bgr", "fourcc_of"]
 
 
 def as_bgr(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """A frame as (H, W, 3) uint8 BGR; infrared and depth cameras give (H, W), some of them 16 bits."""
+    """Convert a frame to (H, W, 3) uint8 BGR. Infrared and depth cameras give (H, W), some of them 16 bits."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.ndim == 2:
@@ -35,10 +35,11 @@ class CaptureSource:
         capture: the `cv2.VideoCapture`, which is closed with the source.
         name: what messages call it.
         advice: what to check when it fails.
-        asked: whose size, fps and pixel_format were asked of it, None if nothing was.
-        notes: what else is to be said about it.
-        decode: makes (H, W, 3) BGR of what the capture gives, or None of what is damaged.
-        stamped: CAP_PROP_POS_MSEC is the time of the picture; one with the time of the one before is passed over.
+        asked: settings whose size, fps and pixel_format were asked of it; None: nothing was.
+        notes: more for its description.
+        decode: makes (H, W, 3) BGR of what the capture gives; None of what is damaged.
+        stamped: whether CAP_PROP_POS_MSEC is the time of the picture. A picture with the time of the one before is
+            passed over.
         stall_seconds: without a new picture for nearly so long, `read` fails.
 
     Raises:
@@ -72,8 +73,8 @@ class CaptureSource:
         self.fps = _frame_rate(capture)
         self.description = "; ".join([describe(_size(capture), self.fps, fourcc_of(capture), asked), *notes])
 
-    def read(self, due: float = 0.0) -> Frame | None:  # noqa: ARG002 - live
-        """See `Source`. Raises CameraError: it stopped, or gives nothing new or nothing whole."""
+    def read(self, due: float = 0.0) -> CapturedFrame | None:  # noqa: ARG002 - live
+        """Return the next frame. Raises CameraError: it stopped, or gives nothing new or nothing whole."""
         damaged = 0
         deadline = time.monotonic() + self._patience
         while damaged < MAX_DAMAGED:
@@ -93,7 +94,7 @@ class CaptureSource:
                 pixels = self._converted(pixels)
             if pixels is not None and pixels.size:
                 self._frames += 1
-                return Frame(pixels, now, None, monotonic)
+                return CapturedFrame(pixels, now, None, monotonic)
             damaged += 1
         raise CameraError(f"{self.name}: {MAX_DAMAGED} frames in a row can't be decoded: {self._advice}")
 
@@ -102,7 +103,7 @@ class CaptureSource:
         self._capture.release()
 
     def _stamp(self) -> float | None:
-        """The driver's time of the picture, in milliseconds; None: it has none."""
+        """Return the driver's time of the picture, in milliseconds; None: it has none."""
         stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         return stamp if stamp > 0 else None
 
@@ -136,7 +137,7 @@ def _integer(capture: Any, prop: int) -> int:
 
 
 def fourcc_of(capture: Any) -> str | None:
-    """The pixel format of an open capture in three or four characters, None if it says none."""
+    """Return the pixel format of an open capture in three or four characters; None: it says none."""
     code = _integer(capture, cv2.CAP_PROP_FOURCC)
     text = (code & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1").strip("\0 ")
     return text if re.fullmatch(r"[!-~]{3,4}", text) else None

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.config import CameraConfig
-from device.sources.base import PATIENCE, Frame, clocks, describe, fps_to_ask, one_line, parse_size
+from device.sources.base import PATIENCE, CapturedFrame, clocks, describe, fps_to_ask, one_line, parse_size
 from rjpeg._codec import Planes
 from rjpeg.errors import CameraError, ConfigError
 
@@ -65,10 +65,10 @@ class PicameraSource:
                 raise
             raise CameraError(f"{self.name} can't be set up: {one_line(error)}") from error
 
-    def read(self, due: float = 0.0) -> Frame | None:  # noqa: ARG002 - live
-        """See the module. Raises CameraError: no frame within stall_seconds, or libcamera gave up."""
+    def read(self, due: float = 0.0) -> CapturedFrame | None:  # noqa: ARG002 - live
+        """Return the next frame. Raises CameraError: there is none within stall_seconds, or libcamera gave up."""
         try:
-            # where wait is an older version's mere yes or no, this waits for ever, and Reader notices
+            # in older versions wait is only yes or no: this then waits for ever, and Reader notices
             request = self._camera.capture_request(wait=self._patience)
             now, monotonic = clocks()
             try:
@@ -86,8 +86,8 @@ class PicameraSource:
         except Exception as error:
             raise CameraError(f"{self.name} failed: {one_line(error)}") from error
         if self._format == "YUV420":
-            return Frame(planes_of(buffer, self._size, self._stride), now, None, monotonic)
-        return Frame(bgr_of(buffer, self._size, self._stride), now, None, monotonic)
+            return CapturedFrame(planes_of(buffer, self._size, self._stride), now, None, monotonic)
+        return CapturedFrame(bgr_of(buffer, self._size, self._stride), now, None, monotonic)
 
     def close(self) -> None:
         """Stop and free the camera."""
@@ -150,7 +150,12 @@ class PicameraSource:
 
 
 def picamera_controls(fps: float | None, exposure: str | float | None) -> dict[str, Any]:
-    """libcamera's controls for frames a second and an exposure of "auto" or milliseconds; times in microseconds."""
+    """Make libcamera's controls, with times in microseconds.
+
+    Args:
+        fps: frames a second; None: the camera's own.
+        exposure: "auto", or milliseconds; None: the camera's own.
+    """
     controls: dict[str, Any] = {}
     shortest = longest = round(1e6 / fps) if fps is not None else 33_333
     if isinstance(exposure, float | int):
@@ -165,7 +170,7 @@ def picamera_controls(fps: float | None, exposure: str | float | None) -> dict[s
 
 
 def planes_of(buffer: npt.NDArray[np.uint8], size: tuple[int, int], stride: int) -> Planes:
-    """The planes of a YUV420 buffer: Y, U, V one after another, rows padded to `stride` bytes, chroma's to half.
+    """Take the planes out of a YUV420 buffer: Y, U, V, their rows padded to `stride` bytes, chroma's to half.
 
     Args:
         buffer: (n,) uint8; what follows the planes is left out.
@@ -190,7 +195,15 @@ def planes_of(buffer: npt.NDArray[np.uint8], size: tuple[int, int], stride: int)
 
 
 def bgr_of(buffer: npt.NDArray[np.uint8], size: tuple[int, int], stride: int) -> npt.NDArray[np.uint8]:
-    """The (H, W, 3) pixels of a buffer of (n,) uint8 whose rows of 3 bytes a pixel are padded to `stride` bytes.
+    """Take the pixels out of an RGB888 buffer, which has 3 bytes a pixel.
+
+    Args:
+        buffer: (n,) uint8; what follows the pixels is left out.
+        size: (width, height).
+        stride: bytes from one row to the next.
+
+    Returns:
+        (H, W, 3), C-contiguous.
 
     Raises:
         CameraError: the buffer is too short for that.

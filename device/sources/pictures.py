@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.sources.base import Frame, clocks, sleep_until
+from device.sources.base import CapturedFrame, clocks, sleep_until
 
 __all__ = ["PictureSource"]
 
@@ -15,7 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class PictureSource:
-    """Picture files, one after another; an unreadable one is logged, counted and passed over."""
+    """Picture files, one after another. One that can't be read is logged, counted and passed over.
+
+    Args:
+        paths: of the files, in order.
+        name: what messages call them all.
+    """
 
     live = False
     fps: float | None = None
@@ -27,8 +32,8 @@ class PictureSource:
         self.unreadable = 0
         self._paths = iter(paths)
 
-    def read(self, due: float = 0.0) -> Frame | None:
-        """See the module."""
+    def read(self, due: float = 0.0) -> CapturedFrame | None:
+        """Return the next picture that can be read, at the time `due`; None after the last."""
         sleep_until(due)
         for path in self._paths:
             try:
@@ -40,10 +45,10 @@ class PictureSource:
                 pixels, reason = None, error.err
             if pixels is not None:
                 now, monotonic = clocks()
-                return Frame(pixels, now, path.name, monotonic)
+                return CapturedFrame(pixels, now, path.name, monotonic)
             self.unreadable += 1
             logger.error("skipped %s: %s", path, reason)
         return None
 
     def close(self) -> None:
-        pass
+        """Do nothing: no file stays open."""

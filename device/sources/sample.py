@@ -1,4 +1,4 @@
-"""A camera that isn't there, for who has none."""
+"""A camera that isn't there, for those who have none."""
 
 import math
 import time
@@ -9,28 +9,28 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from device.sources.base import LEAST_FPS, Frame, clocks, describe, sleep_until
+from device.sources.base import MIN_FPS, CapturedFrame, clocks, describe, sleep_until
 from rjpeg._files import read_whole
 from rjpeg.errors import ConfigError, StorageError
 
 __all__ = ["SAMPLE_FPS", "SAMPLE_SIZE", "SampleSource"]
 
-# Two dogs at a window, by Aitzol Berasategi, CC-BY-4.0, (960, 1280, 3); beside the code, so that it is in a bundle too
+# Two dogs at a window, by Aitzol Berasategi, CC-BY-4.0, (960, 1280, 3). It is beside the code to be in bundles, too.
 SAMPLE = Path(__file__).parent.with_name("sample.jpg")
 SAMPLE_SIZE = 640, 480
 SAMPLE_FPS = 10.0
-SAMPLE_SIDE = 2**15 - 2
+MAX_SIDE = 2**15 - 2
 
 
 class SampleSource:
-    """A camera that isn't there: it pans and zooms over a photograph, for ever; late frames are left out.
+    """A camera that isn't there: it pans and zooms over a photograph, for ever. Late frames are left out.
 
-    Frame n is the same in every run with the same arguments.
+    CapturedFrame n is the same in every run with the same arguments.
 
     Args:
         camera: id; each camera goes another way.
         size: (width, height) of its frames.
-        fps: frames a second; below 1 it gives one a second, as a camera does that is read less often.
+        fps: frames a second; below 1 it gives one a second, as a camera does.
 
     Raises:
         ConfigError: a side is longer than OpenCV's warpAffine goes.
@@ -41,10 +41,10 @@ class SampleSource:
     unreadable = 0
 
     def __init__(self, camera: str, size: tuple[int, int], fps: float) -> None:
-        if max(size) > SAMPLE_SIDE:
-            raise ConfigError(f"camera {camera}: size {size[0]}x{size[1]}; a sample's sides are {SAMPLE_SIDE} at most")
+        if max(size) > MAX_SIDE:
+            raise ConfigError(f"camera {camera}: size {size[0]}x{size[1]}; a sample's sides are {MAX_SIDE} at most")
         self.name = "sample"
-        self._speed = max(fps, LEAST_FPS)
+        self._speed = max(fps, MIN_FPS)
         self.fps: float | None = self._speed
         self.description = f"{describe(size, self._speed, None, None)}; a photograph, panned and zoomed"
         self._size = size
@@ -66,8 +66,8 @@ class SampleSource:
         self._start: float | None = None
         self._index = -1
 
-    def read(self, due: float = 0.0) -> Frame | None:  # noqa: ARG002 - live
-        """See the module; the frame that is on now, or the next one at its time."""
+    def read(self, due: float = 0.0) -> CapturedFrame | None:  # noqa: ARG002 - live
+        """Return the frame that is on now, or the next one at its time."""
         now = time.monotonic()
         if self._start is None:
             self._start = now
@@ -75,14 +75,14 @@ class SampleSource:
         sleep_until(self._start + self._index / self._speed)
         pixels = self.view(self._index / self._speed)
         taken, monotonic = clocks()
-        return Frame(pixels, taken, None, monotonic)
+        return CapturedFrame(pixels, taken, None, monotonic)
 
     def close(self) -> None:
-        pass
+        """Do nothing: there is no camera."""
 
     def view(self, seconds: float) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR: what is seen that long after the first frame."""
-        # three slow oscillations that don't keep step
+        """Return what is seen that long after the first frame, (H, W, 3) uint8 BGR."""
+        # three slow oscillations, whose periods have no common multiple within hours
         width, height = self._size
         across, down, near = (
             0.5 + 0.5 * math.sin(2 * math.pi * seconds / period + part * self._phase)

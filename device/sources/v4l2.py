@@ -57,10 +57,10 @@ def open_v4l2(which: int | str, name: str, device: str, camera: CameraConfig) ->
 
 
 def gives_jpegs(capture: Any) -> bool:
-    """Have a camera whose format is MJPG or JPEG give its files as they are, if it can; returns whether it does so.
+    """Have a camera whose format is MJPG or JPEG give its files as they are, if it can; return whether it does.
 
-    OpenCV's V4L2 backend decodes each into the memory of the one before, and does not say when that fails: a damaged
-    file would be the last picture once more, in whole or in part (modules/videoio/src/cap_v4l.cpp, `convertToRgb`).
+    OpenCV's V4L2 backend decodes each file into the memory of the one before, and doesn't say when that fails. A
+    damaged file would be the last picture again, in whole or in part (modules/videoio/src/cap_v4l.cpp, `convertToRgb`).
     """
     compressed = capture.isOpened() and fourcc_of(capture) in ("MJPG", "JPEG")
     return compressed and bool(capture.set(cv2.CAP_PROP_CONVERT_RGB, 0))
@@ -87,10 +87,17 @@ class JpegDecoder:
 
 
 def set_v4l2(capture: Any, camera: CameraConfig) -> list[str]:
-    """Ask of an open V4L2 `cv2.VideoCapture` what the configuration says; returns what it refused, in words.
+    """Ask of an open V4L2 `cv2.VideoCapture` what the configuration says.
 
-    Size, rate and format that it refuses show in what it has afterwards. The driver's queue keeps its length: with
-    a single buffer a camera waits while that is read, and gives half the frames.
+    The driver's queue keeps its length: with a single buffer a camera waits while that is read, and gives half the
+    frames.
+
+    Args:
+        capture: the `cv2.VideoCapture`.
+        camera: size, fps, pixel_format and exposure are used.
+
+    Returns:
+        What it refused, in words. A refused size, rate or format isn't among them: it shows in what the capture has.
     """
     refused = []
     if camera.pixel_format is not None:

@@ -6,24 +6,36 @@ import re
 import time
 from pathlib import Path
 
-from device.sources.base import PATIENCE, Frame, Novelty, clocks, describe, frame_size, sleep_until, without_password
-from device.sources.film import Film, Picture
+from device.sources.base import (
+    PATIENCE,
+    CapturedFrame,
+    Novelty,
+    clocks,
+    describe,
+    frame_size,
+    sleep_until,
+    without_password,
+)
+from device.sources.ffmpeg import Picture, VideoDecoder
 from rjpeg.errors import CameraError, ConfigError
 
 __all__ = ["RepeatedVideoSource", "StreamSource", "VideoSource"]
 
 logger = logging.getLogger(__name__)
 
-# For opening a stream, and again for finding out what is in it; together less than what Cameras and Reader allow.
+# For opening a stream, and again for finding out what is in it. Together less than what Cameras and Reader allow.
 OPEN_SECONDS = 8.0
-# A stream sends while it is being opened. What may have waited for longer than the first is not handed out as new.
-# One that was there already takes less to read than the second, and than half of the time from the one before to it.
-# Catching up is given up after the third. Seconds.
-FRESH_SECONDS, NO_WAIT, CATCH_UP_SECONDS = 0.2, 0.002, 1.0
-# What a stream's address, and a playlist or description that it leads to, may open: no file of this device.
+# A stream sends while it is being opened. Pictures that may have waited for longer than this are not handed out as new.
+FRESH_SECONDS = 0.2
+# A picture had been waiting if reading it took less than this, or than half of the time that lies between it and the
+# one before.
+WAITING_SECONDS = 0.002
+# Then catching up is given up.
+CATCH_UP_SECONDS = 1.0
+# What a stream's address may open, and a playlist or description that it leads to: no file of this device.
 PROTOCOLS = "http,https,httpproxy,rtmp,rtmpe,rtmps,rtmpt,rtmpts,rtp,rtsp,rtsps,srt,srtp,tcp,tls,udp"
-# RTSP over TCP if the camera can, since nothing is lost then; of what it has only the video; and of the stream's own
-# time so many microseconds to find out what is in it. Cameras sign their certificates themselves.
+# TCP loses nothing, so it is preferred. Of the camera's media only the video is asked for. analyzeduration, in
+# microseconds of the stream's own time, is for finding out what is in it. Cameras sign their certificates themselves.
 STREAM_OPTIONS = {
     "rtsp_flags": "prefer_tcp",
     "allowed_media_types": "video",
@@ -32,10 +44,10 @@ STREAM_OPTIONS = {
 }
 
 
-def open_film(path: Path) -> Film:
-    """Open a video file. Raises CameraError: it is none that FFmpeg reads."""
-    return Film(
-        # a name may look like another protocol's
+def _open_video(path: Path) -> VideoDecoder:
+    """Open a video file. Raises CameraError: FFmpeg can't read it."""
+    return VideoDecoder(
+        # otherwise a name could look like another protocol's
         f"file:{path}",
         f"video {path}",
         advice="it is neither a picture nor a video that FFmpeg reads",
@@ -46,8 +58,11 @@ def open_film(path: Path) -> Film:
 class VideoSource:
     """A video file, frame after frame.
 
-    It ends where its frames end, whatever number its header gives; one that ends early is logged. Frames that can't be
-    decoded are passed over, counted in `unreadable` and logged.
+    It ends after its last frame, whatever number its header promises. If that is more, the log says so. Frames that
+    can't be decoded are passed over, counted in `unreadable` and logged.
+
+    Args:
+        path: the file.
 
     Raises:
         CameraError: it isn't a video that FFmpeg reads.
@@ -56,25 +71,25 @@ class VideoSource:
     live = False
 
     def __init__(self, path: Path) -> None:
-        self._film = open_film(path)
-        self.name = self._film.name
-        self.fps = self._film.fps
+        self._decoder = _open_video(path)
+        self.name = self._decoder.name
+        self.fps = self._decoder.fps
         self._size: tuple[int, int] | None = None
 
     @property
     def description(self) -> str:
         """What it gives."""
-        return describe(self._size or self._film.size, self.fps, self._film.codec, None)
+        return describe(self._size or self._decoder.size, self.fps, self._decoder.codec, None)
 
     @property
     def unreadable(self) -> int:
         """Frames passed over."""
-        return self._film.damaged
+        return self._decoder.damaged
 
-    def read(self, due: float = 0.0) -> Frame | None:
-        """See `Source`. Raises CameraError: it holds no frame, or can't be read on."""
+    def read(self, due: float = 0.0) -> CapturedFrame | None:
+        """Return the next frame, at the time `due`. Raises CameraError: it holds no frame, or can't be read on."""
         sleep_until(due)
-        picture = self._film.next()
+        picture = self._decoder.next()
         if picture is None:
             self._end()
             return None
@@ -83,30 +98,32 @@ class VideoSource:
         before, self._size = self._size, frame_size(pixels)
         if before is not None and before != self._size:
             logger.info("%s: frames are %dx%d now, were %dx%d", self.name, *self._size, *before)
-        return Frame(pixels, now, None, monotonic)
+        return CapturedFrame(pixels, now, None, monotonic)
 
     def close(self) -> None:
         """Close the file, or have the thread that reads it do so."""
-        self._film.close()
+        self._decoder.close()
 
     def _end(self) -> None:
-        film = self._film
-        if film.closed:
+        decoder = self._decoder
+        if decoder.closed:
             return
-        if film.pictures == 0:
+        if decoder.pictures == 0:
             raise CameraError(f"{self.name} opens but gives no frame")
-        if film.damaged:
-            logger.error("%s: %d frames can't be decoded", self.name, film.damaged)
-        if film.promised > film.pictures + film.damaged:
-            logger.warning("%s ended after %d frames; its header says %d", self.name, film.pictures, film.promised)
+        if decoder.damaged:
+            logger.error("%s: %d frames can't be decoded", self.name, decoder.damaged)
+        if decoder.promised > decoder.pictures + decoder.damaged:
+            logger.warning(
+                "%s ended after %d frames; its header says %d", self.name, decoder.pictures, decoder.promised
+            )
 
 
 class RepeatedVideoSource:
-    """A video file as if it were a camera: it plays at its own speed, again and again; late frames are left out.
+    """A video file as if it were a camera. It plays at its own speed, again and again. Late frames are left out.
 
     Args:
         path: the file.
-        fps: its speed where its header has none.
+        fps: its speed if its header has none.
 
     Raises:
         CameraError: it isn't a video, or its speed is neither in its header nor given.
@@ -117,16 +134,16 @@ class RepeatedVideoSource:
 
     def __init__(self, path: Path, fps: float | None) -> None:
         self._path = path
-        self._film = open_film(path)
-        self.name = self._film.name
-        speed = self._film.fps or fps
+        self._decoder = _open_video(path)
+        self.name = self._decoder.name
+        speed = self._decoder.fps or fps
         if speed is None:
-            self._film.close()
+            self._decoder.close()
             raise CameraError(f"{self.name} doesn't say how many frames a second it has: set fps")
         self.fps: float | None = speed
         self._speed = speed
-        self._size: tuple[int, int] = self._film.size
-        # when its first frame would have been shown had it been shown without a break
+        self._size: tuple[int, int] = self._decoder.size
+        # when the very first frame would have been shown, if there had been no breaks since
         self._start: float | None = None
         # of the frame that comes next, counted over all repetitions
         self._index = 0
@@ -134,10 +151,10 @@ class RepeatedVideoSource:
     @property
     def description(self) -> str:
         """What it gives."""
-        return f"{describe(self._size, self.fps, self._film.codec, None)}; repeated"
+        return f"{describe(self._size, self.fps, self._decoder.codec, None)}; repeated"
 
-    def read(self, due: float = 0.0) -> Frame | None:  # noqa: ARG002 - live
-        """See `Source`; the frame that is on now, or the next one at its time. Raises CameraError: it's gone."""
+    def read(self, due: float = 0.0) -> CapturedFrame | None:  # noqa: ARG002 - live
+        """Return the frame that is on now, or the next one at its time. Raises CameraError: the file is gone."""
         now = time.monotonic()
         if self._start is None:
             self._start = now
@@ -152,20 +169,20 @@ class RepeatedVideoSource:
         taken, monotonic = clocks()
         pixels = picture.pixels()
         self._size = frame_size(pixels)
-        return Frame(pixels, taken, None, monotonic)
+        return CapturedFrame(pixels, taken, None, monotonic)
 
     def close(self) -> None:
         """Close the file."""
-        self._film.close()
+        self._decoder.close()
 
     def _next(self) -> Picture:
-        """Go to the next frame, after the last to the first."""
-        picture = self._film.next()
+        """Return the next frame, after the last the first."""
+        picture = self._decoder.next()
         if picture is None:
             # not every container can be wound back
-            self._film.close()
-            self._film = open_film(self._path)
-            picture = self._film.next()
+            self._decoder.close()
+            self._decoder = _open_video(self._path)
+            picture = self._decoder.next()
             if picture is None:
                 raise CameraError(f"{self.name} holds no frame")
         self._index += 1
@@ -175,7 +192,7 @@ class RepeatedVideoSource:
 class StreamSource:
     """A network camera: whatever FFmpeg reads from an address, such as RTSP, MJPEG or MPEG-TS over HTTP.
 
-    A frame whose time stamp is that of the one before is no new picture, and is passed over.
+    A frame with the time stamp of the one before is no new picture, and is passed over.
 
     Args:
         url: its address.
@@ -197,7 +214,7 @@ class StreamSource:
         self._advice = "check the address, that it can be reached, and the user name and password in it"
         self._patience = PATIENCE * stall_seconds
         self._opened = time.monotonic()
-        self._film = Film(
+        self._decoder = VideoDecoder(
             url,
             self.name,
             advice=self._advice,
@@ -206,20 +223,20 @@ class StreamSource:
             threads="SLICE",
             seconds=(OPEN_SECONDS, self._patience),
         )
-        self.fps = self._film.fps
-        self._size: tuple[int, int] = self._film.size
+        self.fps = self._decoder.fps
+        self._size: tuple[int, int] = self._decoder.size
         self._novelty = Novelty()
         self._caught_up = False
-        # of catching up, for the next read
+        # of catching up; the next read raises it
         self._failure: CameraError | None = None
 
     @property
     def description(self) -> str:
         """What it gives."""
-        return describe(self._size, self.fps, self._film.codec, None)
+        return describe(self._size, self.fps, self._decoder.codec, None)
 
-    def read(self, due: float = 0.0) -> Frame | None:  # noqa: ARG002 - live
-        """See `Source`. Raises CameraError: it ended, stalled, or gives the same picture again and again."""
+    def read(self, due: float = 0.0) -> CapturedFrame | None:  # noqa: ARG002 - live
+        """Return the next frame. Raises CameraError: it ended, stalled, or gives the same picture over and over."""
         if self._failure is not None:
             raise self._failure
         picture = self._newest_at_first()
@@ -229,22 +246,22 @@ class StreamSource:
                 raise CameraError(
                     f"{self.name} gave no new picture for {self._patience:g} s, only the same one; {self._advice}"
                 )
-            picture = self._film.next()
+            picture = self._decoder.next()
         if picture is None:
-            if self._film.pictures == 0:
+            if self._decoder.pictures == 0:
                 raise CameraError(f"{self.name} opens but gives no frame; {self._advice}")
-            raise CameraError(f"{self.name} gives no more frames after {self._film.pictures}; {self._advice}")
+            raise CameraError(f"{self.name} gives no more frames after {self._decoder.pictures}; {self._advice}")
         pixels = picture.pixels()
         self._size = frame_size(pixels)
-        return Frame(pixels, picture.time, None, picture.monotonic)
+        return CapturedFrame(pixels, picture.time, None, picture.monotonic)
 
     def close(self) -> None:
         """Close the connection, or have the thread that reads do so."""
-        self._film.close()
+        self._decoder.close()
 
     def _newest_at_first(self) -> Picture | None:
-        """The next picture; the first time the newest of those that came while the stream was being opened."""
-        picture = self._film.next()
+        """Return the next picture; the first time, the newest of those that came while the stream was being opened."""
+        picture = self._decoder.next()
         if self._caught_up:
             return picture
         self._caught_up = True
@@ -254,12 +271,12 @@ class StreamSource:
         behind = True
         while picture is not None and behind and time.monotonic() < until:
             try:
-                newer = self._film.next()
+                newer = self._decoder.next()
             except CameraError as error:
                 self._failure, newer = error, None
             if newer is None:
                 break
             apart = 0.0 if newer.stamp is None or picture.stamp is None else newer.stamp - picture.stamp
-            behind = newer.waited < max(apart / 2, NO_WAIT)
+            behind = newer.waited < max(apart / 2, WAITING_SECONDS)
             picture = newer
         return picture

@@ -29,8 +29,7 @@ inline void expect(bool condition, const char* message) {
 
 template <typename Values>
 bool is_blocks(const Values& blocks, py::ssize_t rows, py::ssize_t cols) {
-  return blocks.ndim() == 3 && blocks.shape(0) == rows && blocks.shape(1) == cols &&
-         blocks.shape(2) == kCoefficients;
+  return blocks.ndim() == 3 && blocks.shape(0) == rows && blocks.shape(1) == cols && blocks.shape(2) == kCoefficients;
 }
 
 // A component has one block a region, or 2x2 of them of which the last row and column may lack one.

@@ -32,8 +32,8 @@ struct Tokens {
   std::array<Histogram, kKinds> histograms{};
 };
 
-// All blocks in the order of an interleaved scan (T.81, A.2.3). Throws JpegFailure for coefficients that baseline coding
-// does not hold.
+// All blocks in the order of an interleaved scan (T.81, A.2.3). Throws JpegFailure for coefficients that baseline
+// coding does not hold.
 Tokens tokens_of(const std::vector<WrittenComponent>& components);
 
 // A symbol's code and its length with the bits that follow.

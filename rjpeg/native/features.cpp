@@ -41,8 +41,7 @@ struct FourBlocks {
 }  // namespace
 
 std::int8_t Quantization::of(double value) const {
-  return static_cast<std::int8_t>(
-      std::min(std::max(std::floor(value / scale + 0.5) + zero_point, kLowest), kHighest));
+  return static_cast<std::int8_t>(std::min(std::max(std::floor(value / scale + 0.5) + zero_point, kLowest), kHighest));
 }
 
 Companding::Companding(double scale) {

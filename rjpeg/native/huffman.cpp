@@ -55,9 +55,7 @@ HuffmanTable best_table(const Histogram& histogram) {
     std::uint64_t uses;
     int symbol;
     // The least used comes first, of equals the later one.
-    bool operator<(const Tree& other) const {
-      return uses != other.uses ? uses > other.uses : symbol < other.symbol;
-    }
+    bool operator<(const Tree& other) const { return uses != other.uses ? uses > other.uses : symbol < other.symbol; }
   };
   std::vector<Tree> used;
   used.reserve(kReserved + 1);
@@ -65,7 +63,7 @@ HuffmanTable best_table(const Histogram& histogram) {
     if (histogram[static_cast<std::size_t>(symbol)] > 0)
       used.push_back({histogram[static_cast<std::size_t>(symbol)], symbol});
   used.push_back({1, kReserved});
-  std::priority_queue<Tree> trees(std::less<Tree>(), std::move(used));
+  std::priority_queue<Tree, std::vector<Tree>, std::less<>> trees(std::less<>(), std::move(used));
 
   std::array<int, kReserved + 1> length{}, next;
   next.fill(-1);

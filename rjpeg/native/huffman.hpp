@@ -20,15 +20,13 @@ struct HuffmanTable {
 };
 
 // Bits that hold a magnitude: T.81, tables F.1 and F.2.
-inline int size_of(int magnitude) {
-  return magnitude == 0 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(magnitude));
-}
+inline int size_of(int magnitude) { return magnitude == 0 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(magnitude)); }
 
 // Adds the DC symbols of a component as a scan of this component alone would have them.
 void count_dc(const Blocks& blocks, Histogram& histogram);
 
-// Whether one table for the symbols of both takes fewer bits than a table for each, at the symbols' entropy and with the
-// tables themselves (T.81, B.2.4.2).
+// Whether one table for the symbols of both takes fewer bits than a table for each, at the symbols' entropy and with
+// the tables themselves (T.81, B.2.4.2).
 bool better_shared(const Histogram& a, const Histogram& b);
 
 Histogram sum(const Histogram& a, const Histogram& b);

@@ -17,8 +17,8 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
   file.progressive = reader.info.progressive_mode != FALSE;
   file.ycc = reader.info.num_components == 3 && reader.info.jpeg_color_space == JCS_YCbCr;
   for (jpeg_saved_marker_ptr marker = reader.info.marker_list; marker != nullptr; marker = marker->next)
-    file.segments.push_back({marker->marker, std::string(reinterpret_cast<const char*>(marker->data),
-                                                         marker->data_length)});
+    file.segments.push_back(
+        {marker->marker, std::string(reinterpret_cast<const char*>(marker->data), marker->data_length)});
   file.components.resize(static_cast<std::size_t>(reader.info.num_components));
   for (std::size_t c = 0; c < file.components.size(); ++c) {
     file.components[c].h = reader.info.comp_info[c].h_samp_factor;
@@ -46,8 +46,8 @@ JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_
   return file;
 }
 
-Buffer<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels,
-                                  int& height, int& width) {
+Buffer<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels, int& height,
+                                  int& width) {
   Reader reader;
   if (!read_header(reader, data, size, 0)) fail_with("not a readable JPEG", reader.errors);
   check_size(reader, max_pixels);

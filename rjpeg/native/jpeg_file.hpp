@@ -43,7 +43,7 @@ enum class Read { kHeader, kCoefficients };
 JpegFile read_file(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels, int segment_code, Read what);
 
 // The picture as libjpeg-turbo decodes it, BGR, rows without padding. Throws JpegFailure.
-Buffer<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels,
-                                  int& height, int& width);
+Buffer<std::uint8_t> decode_plain(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels, int& height,
+                                  int& width);
 
 }  // namespace rjpeg

@@ -13,9 +13,9 @@ constexpr int kBlock = 8;
 constexpr int kCoefficients = kBlock * kBlock;
 
 // Eight lanes that the compiler maps to whatever vectors the machine has.
-typedef float Lanes __attribute__((vector_size(kBlock * sizeof(float))));
+using Lanes = float __attribute__((vector_size(kBlock * sizeof(float))));
 // The same anywhere in memory.
-typedef float LanesInMemory __attribute__((vector_size(kBlock * sizeof(float)), aligned(sizeof(float)), may_alias));
+using LanesInMemory = float __attribute__((vector_size(kBlock * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 RJPEG_INLINE void load(const float* from, std::ptrdiff_t stride, Lanes x[kBlock]) {
 #pragma GCC unroll 8
@@ -36,7 +36,8 @@ constexpr float kC5 = 0.27778511650980111f;
 constexpr float kC6 = 0.19134171618254489f;
 constexpr float kC7 = 0.09754516100806412f;
 
-// Rows become columns: within quarters, then pairs of quarters, then halves, since vectors of eight are often two of four.
+// Rows become columns: within quarters, then pairs of quarters, then halves, since vectors of eight are often two of
+// four.
 RJPEG_INLINE void transpose(Lanes x[kBlock]) {
   Lanes y[kBlock], z[kBlock];
 #pragma GCC unroll 4
@@ -88,8 +89,8 @@ RJPEG_INLINE void inverse_columns(Lanes x[kBlock]) {
 }
 
 // The same as integers, and as they lie in memory.
-typedef std::int32_t Integers __attribute__((vector_size(kBlock * sizeof(std::int32_t))));
-typedef std::int16_t Shorts __attribute__((vector_size(kBlock * sizeof(std::int16_t)), aligned(2), may_alias));
+using Integers = std::int32_t __attribute__((vector_size(kBlock * sizeof(std::int32_t))));
+using Shorts = std::int16_t __attribute__((vector_size(kBlock * sizeof(std::int16_t)), aligned(2), may_alias));
 
 RJPEG_INLINE bool has_ac(const std::int16_t* block) {
   std::uint64_t words[kCoefficients / 4];

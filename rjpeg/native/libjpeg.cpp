@@ -34,7 +34,7 @@ void on_message(j_common_ptr info, int level) {
   }
 }
 
-void ignore_output(j_common_ptr) {}
+void ignore_output(j_common_ptr /*info*/) {}
 
 void limit_scans(j_common_ptr info) {
   auto* reader = reinterpret_cast<j_decompress_ptr>(info);
@@ -87,7 +87,7 @@ bool copy_rows(Reader& reader, jvirt_barray_ptr array, std::ptrdiff_t block_rows
   if (setjmp(reader.errors.escape)) return false;
   for (std::ptrdiff_t row = 0; row < block_rows; ++row) {
     JBLOCKARRAY blocks = (*reader.info.mem->access_virt_barray)(reinterpret_cast<j_common_ptr>(&reader.info), array,
-                                                               static_cast<JDIMENSION>(row), 1, FALSE);
+                                                                static_cast<JDIMENSION>(row), 1, FALSE);
     std::memcpy(out + row * block_cols * DCTSIZE2, blocks[0], static_cast<std::size_t>(block_cols) * sizeof(JBLOCK));
   }
   return true;
@@ -121,9 +121,9 @@ bool access_mcu_row(Reader& reader, jvirt_barray_ptr* arrays, std::ptrdiff_t mcu
   if (setjmp(reader.errors.escape)) return false;
   for (int c = 0; c < reader.info.num_components; ++c) {
     const int v = reader.info.num_components == 1 ? 1 : reader.info.comp_info[c].v_samp_factor;
-    blocks[c] = (*reader.info.mem->access_virt_barray)(reinterpret_cast<j_common_ptr>(&reader.info), arrays[c],
-                                                       static_cast<JDIMENSION>(mcu_row * v),
-                                                       static_cast<JDIMENSION>(v), FALSE);
+    blocks[c] =
+        (*reader.info.mem->access_virt_barray)(reinterpret_cast<j_common_ptr>(&reader.info), arrays[c],
+                                               static_cast<JDIMENSION>(mcu_row * v), static_cast<JDIMENSION>(v), FALSE);
   }
   return true;
 }

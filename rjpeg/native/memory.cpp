@@ -32,7 +32,7 @@ Shelf& shelf() {
 void* take_memory(std::size_t bytes) {
   Shelf& from = shelf();
   {
-    const std::lock_guard<std::mutex> held(from.lock);
+    const std::scoped_lock held(from.lock);
     for (auto at = from.kept.rbegin(); at != from.kept.rend(); ++at)
       if (at->bytes == bytes) {
         void* memory = at->memory;
@@ -50,7 +50,7 @@ void give_memory(void* memory, std::size_t bytes) noexcept {
   Shelf& to = shelf();
   std::vector<void*> old;
   try {
-    const std::lock_guard<std::mutex> held(to.lock);
+    const std::scoped_lock held(to.lock);
     if (bytes <= kMaxKept) {
       // What was not asked for again for the longest time goes first.
       while (to.bytes + bytes > kMaxKept) {
@@ -62,8 +62,7 @@ void give_memory(void* memory, std::size_t bytes) noexcept {
       to.bytes += bytes;
       memory = nullptr;
     }
-  } catch (const std::bad_alloc&) {
-    // Then it is not kept.
+  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): then it is not kept
   }
   std::free(memory);
   for (void* other : old) std::free(other);

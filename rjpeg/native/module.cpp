@@ -20,7 +20,8 @@ namespace py = pybind11;
 
 namespace {
 
-using rjpeg::Array, rjpeg::array_of, rjpeg::blocks_with_masks, rjpeg::covers, rjpeg::Exact, rjpeg::expect, rjpeg::is_blocks;
+using rjpeg::Array, rjpeg::array_of, rjpeg::blocks_with_masks, rjpeg::covers, rjpeg::Exact, rjpeg::expect,
+    rjpeg::is_blocks;
 
 void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>& y, Exact<std::uint8_t>& cb,
                      Exact<std::uint8_t>& cr) {
@@ -67,8 +68,7 @@ py::dict to_dict(rjpeg::JpegFile& file, bool with_blocks) {
   for (auto& component : file.components) {
     sampling.append(py::make_tuple(component.h, component.v));
     if (!with_blocks) continue;
-    tables.append(py::array_t<std::uint16_t>(static_cast<py::ssize_t>(component.table.size()),
-                                             component.table.data()));
+    tables.append(py::array_t<std::uint16_t>(static_cast<py::ssize_t>(component.table.size()), component.table.data()));
     blocks.append(array_of(std::move(component.blocks),
                            {component.block_rows, component.block_cols, py::ssize_t{rjpeg::kCoefficients}}));
   }
@@ -101,8 +101,8 @@ py::array_t<std::uint8_t> decode_plain(const py::bytes& jpeg, std::int64_t max_p
   rjpeg::Buffer<std::uint8_t> pixels;
   {
     py::gil_scoped_release unlocked;
-    pixels = rjpeg::decode_plain(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), max_pixels, height,
-                                  width);
+    pixels =
+        rjpeg::decode_plain(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), max_pixels, height, width);
   }
   return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
 }
@@ -121,7 +121,7 @@ py::array_t<double> region_bits(const py::bytes& jpeg, std::int64_t max_pixels, 
 }
 
 rjpeg::RegionLevels checked_levels(const Exact<std::int16_t>& quantized, const Exact<rjpeg::Mask>& masks,
-                                  const Exact<float>& steps, const Exact<std::uint8_t>& levels, int channel) {
+                                   const Exact<float>& steps, const Exact<std::uint8_t>& levels, int channel) {
   const rjpeg::Blocks blocks = blocks_with_masks(quantized, masks);
   expect(steps.ndim() == 2 && steps.shape(1) == rjpeg::kCoefficients, "steps: expected shape (levels, 64)");
   expect(levels.ndim() == 3 && levels.shape(2) == 2 && (channel == 0 || channel == 1),
@@ -192,7 +192,7 @@ py::array_t<std::uint8_t> picture_of(const std::vector<Exact<std::int16_t>>& blo
     const py::ssize_t samples_high = half && c > 0 ? (height + 1) / 2 : height;
     const py::ssize_t samples_wide = half && c > 0 ? (width + 1) / 2 : width;
     const py::ssize_t rows = (samples_high + 7) / 8, cols = (samples_wide + 7) / 8;
-    const bool four = !(half && c > 0);
+    const bool four = !half || c == 0;
     expect(is_blocks(blocks[c], rows, cols), "blocks: expected the shape that size and sampling give");
     expect(covers(rows, levels.shape(0), !four) && covers(cols, levels.shape(1), !four),
            "levels: expected one for every region");
@@ -200,8 +200,8 @@ py::array_t<std::uint8_t> picture_of(const std::vector<Exact<std::int16_t>>& blo
     const std::uint8_t* level = levels.data();
     for (py::ssize_t i = channel; i < levels.size(); i += 2)
       expect(level[i] < steps[c].shape(0), "levels: level without steps");
-    planes[c] = {blocks[c].data(), rows,  cols, steps[c].data(), {level + channel, levels.shape(0), levels.shape(1)},
-                 four};
+    planes[c] = {
+        blocks[c].data(), rows, cols, steps[c].data(), {level + channel, levels.shape(0), levels.shape(1)}, four};
   }
   rjpeg::Buffer<std::uint8_t> pixels(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
   {
@@ -293,10 +293,10 @@ py::object refined(const Exact<std::uint8_t>& predicted, const Exact<std::uint8_
     expect(std::all_of(map->data(), map->data() + map->size(), [&](std::uint8_t level) { return level < count; }),
            "predicted, wanted: level without losses");
   const auto luma = static_cast<std::ptrdiff_t>(1), all = static_cast<std::ptrdiff_t>(blocks.size());
-  const py::array_t<std::int32_t> of_luma = count_nonzero({blocks.begin(), blocks.begin() + luma},
-                                                         {masks.begin(), masks.begin() + luma}, rows, cols);
+  const py::array_t<std::int32_t> of_luma =
+      count_nonzero({blocks.begin(), blocks.begin() + luma}, {masks.begin(), masks.begin() + luma}, rows, cols);
   const py::array_t<std::int32_t> of_chroma = count_nonzero({blocks.begin() + luma, blocks.begin() + all},
-                                                           {masks.begin() + luma, masks.begin() + all}, rows, cols);
+                                                            {masks.begin() + luma, masks.begin() + all}, rows, cols);
   const std::int32_t* nonzero[2] = {of_luma.data(), of_chroma.data()};
   py::array_t<std::uint8_t> levels({rows, cols, py::ssize_t{2}});
   const bool any = rjpeg::refine(predicted.data(), wanted.data(), nonzero, rows * cols, losses.data(), count, bits,
@@ -322,6 +322,7 @@ std::uint32_t checksum(const std::vector<Exact<std::int16_t>>& blocks, const std
                        std::uint32_t crc) {
   expect(blocks.size() == masks.size(), "masks: expected those of each component");
   std::vector<rjpeg::Blocks> components;
+  components.reserve(blocks.size());
   for (std::size_t c = 0; c < blocks.size(); ++c) components.push_back(blocks_with_masks(blocks[c], masks[c]));
   py::gil_scoped_release unlocked;
   for (const rjpeg::Blocks& component : components) crc = rjpeg::checksum(crc, component);
@@ -372,13 +373,14 @@ py::bytes write_file(int width, int height, const std::vector<Exact<std::int16_t
     components.push_back({blocks_with_masks(blocks[c], masks[c]), h, v, tables[c].data()});
   }
   std::vector<rjpeg::Segment> written;
+  written.reserve(segments.size());
   for (const auto& [code, data] : segments) written.push_back({code, data});
   std::string file;
   {
     py::gil_scoped_release unlocked;
     file = rjpeg::write_file(width, height, components, written);
   }
-  return py::bytes(file);
+  return {file};
 }
 
 }  // namespace
@@ -387,7 +389,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "8x8 transforms, regional quantization, the networks' inputs, and JPEG files";
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
-      if (pointer) std::rethrow_exception(pointer);
+      if (pointer) std::rethrow_exception(std::move(pointer));
     } catch (const rjpeg::JpegFailure& failure) {
       PyErr_SetString(py::module_::import("rjpeg.errors").attr("JpegError").ptr(), failure.what());
     }
@@ -420,8 +422,7 @@ PYBIND11_MODULE(_native, module) {
              py::arg("bits"));
   module.def("find_masks", &find_masks, py::arg("blocks").noconvert());
   module.def("checksum", &checksum, py::arg("blocks").noconvert(), py::arg("masks").noconvert(), py::arg("crc"));
-  module.def("rice_encode", &rice_encode, py::arg("before").noconvert(), py::arg("after").noconvert(),
-             py::arg("most"));
+  module.def("rice_encode", &rice_encode, py::arg("before").noconvert(), py::arg("after").noconvert(), py::arg("most"));
   module.def("rice_decode", &rice_decode, py::arg("data"), py::arg("size"), py::arg("most"));
   module.def("write_file", &write_file, py::arg("width"), py::arg("height"), py::arg("blocks").noconvert(),
              py::arg("masks").noconvert(), py::arg("tables"), py::arg("sampling"), py::arg("segments"));

@@ -17,8 +17,8 @@ struct QuantizedPlane {
 };
 
 // Dequantizes y, cb and cr, transforms them back (inverse DCT, + 128, rounded and clipped to 0..255) and writes
-// (height, width, 3) BGR pixels, rows without padding, in OpenCV's integers. half: chroma has half the size, rounded up,
-// and is enlarged linearly between the centers of samples, as by OpenCV's INTER_LINEAR.
+// (height, width, 3) BGR pixels, rows without padding, in OpenCV's integers. half: chroma has half the size, rounded
+// up, and is enlarged linearly between the centers of samples, as by OpenCV's INTER_LINEAR.
 void picture_of(const QuantizedPlane planes[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width,
                 std::uint8_t* bgr);
 

@@ -26,7 +26,8 @@ void fill_lengths(const JHUFF_TBL* table, std::array<std::uint8_t, 256>& lengths
 
 int bits_of_symbol(const std::array<std::uint8_t, 256>& lengths, int symbol) {
   const int length = lengths[static_cast<std::size_t>(symbol & 0xFF)];
-  if (length == 0) throw JpegFailure("JPEG is coded in other symbols than its coefficients need: bits of regions can't be told");
+  if (length == 0)
+    throw JpegFailure("JPEG is coded in other symbols than its coefficients need: bits of regions can't be told");
   return length + (symbol & 15);
 }
 

@@ -4,12 +4,12 @@
 
 namespace rjpeg {
 
-const std::uint8_t kZigzag[64] = {
-    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
-    41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
-    30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
+const std::uint8_t kZigzag[64] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
+                                  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
+                                  35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
+                                  58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
-ZigzagBits::ZigzagBits() : of{} {
+ZigzagBits::ZigzagBits() noexcept {
   for (int k = 0; k < 64; ++k)
     for (int pattern = 0; pattern < 16; ++pattern)
       if (pattern >> (kZigzag[k] % 4) & 1) of[kZigzag[k] / 4][pattern] |= Mask{1} << k;
@@ -24,7 +24,8 @@ namespace {
 constexpr int kNear = 8;
 
 struct CrcTables {
-  std::uint32_t near[64][2 * kNear];  // natural index, coefficient of -kNear..kNear-1: most are, and these stay in cache
+  // natural index, coefficient of -kNear..kNear-1: most are, and these stay in the cache
+  std::uint32_t near[64][2 * kNear];
   std::uint32_t small[64][256];  // natural index, low byte: a coefficient of -128..127
   std::uint32_t high[64][256];   // what another high byte changes
   std::uint32_t moved[4][256];   // one byte of the register, 128 bytes on

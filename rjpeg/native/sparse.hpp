@@ -18,8 +18,8 @@ using Mask = std::uint64_t;
 
 // For every group of four coefficients in natural order and each of its 16 patterns: the bits in zigzag order.
 struct ZigzagBits {
-  Mask of[16][16];
-  ZigzagBits();
+  Mask of[16][16]{};
+  ZigzagBits() noexcept;
 };
 extern const ZigzagBits kZigzagBits;
 
@@ -56,8 +56,8 @@ std::uint32_t checksum(std::uint32_t crc, const Blocks& blocks);
 void count_nonzero(const Blocks& blocks, std::ptrdiff_t rows, std::ptrdiff_t cols, std::int32_t* counts);
 
 // Where taking the level of `wanted` in place of `predicted` saves more than `bits`: `levels` has it there, and that of
-// `predicted` elsewhere; gives whether there is any such place. All are two channels a region; losses: (count, count) bits
-// that a nonzero coefficient loses with the first level in the place of the second.
+// `predicted` elsewhere; gives whether there is any such place. All are two channels a region; losses: (count, count)
+// bits that a nonzero coefficient loses with the first level in the place of the second.
 bool refine(const std::uint8_t* predicted, const std::uint8_t* wanted, const std::int32_t* nonzero[2],
             std::ptrdiff_t regions, const double* losses, std::ptrdiff_t count, double bits, std::uint8_t* levels);
 

@@ -65,14 +65,52 @@ def authority(tmp_path_factory):
     def openssl(*arguments):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "365",
-            "-subj", "/CN=test authority")  # fmt: skip
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-days",
+        "365",
+        "-subj",
+        "/CN=test authority",
+    )
     for name, host, days in (("good", "DNS:localhost", 90), ("soon", "DNS:localhost", 3), ("other", "DNS:other", 90)):
         (folder / f"{name}.ext").write_text(f"subjectAltName={host}\n")
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
-                "-subj", "/CN=rjpeg test")  # fmt: skip
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                "-out", f"{name}.pem", "-days", str(days), "-extfile", f"{name}.ext")  # fmt: skip
+        openssl(
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.csr",
+            "-subj",
+            "/CN=rjpeg test",
+        )
+        openssl(
+            "x509",
+            "-req",
+            "-in",
+            f"{name}.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-out",
+            f"{name}.pem",
+            "-days",
+            str(days),
+            "-extfile",
+            f"{name}.ext",
+        )
     return folder
 
 
@@ -180,10 +218,14 @@ def test_a_device_in_disorder_is_told_everything_at_once(tmp_path, capfd):
     config = Config(
         cameras=[CameraConfig(id="a", source=987), CameraConfig(id="a", source=str(tmp_path / "none.mp4"))],
         encoding=EncodingConfig(quality=50, model=str(tmp_path / "no-model")),
-        delivery=DeliveryConfig(server="http://127.0.0.1:1", token_file=str(tmp_path / "no-token"), policy="record",
-                                spool=SpoolConfig(folder=str(tmp_path / "spool"), max_bytes=10**15)),
+        delivery=DeliveryConfig(
+            server="http://127.0.0.1:1",
+            token_file=str(tmp_path / "no-token"),
+            policy="record",
+            spool=SpoolConfig(folder=str(tmp_path / "spool"), max_bytes=10**15),
+        ),
         view=ViewConfig(listen="0.0.0.0:0"),
-    )  # fmt: skip
+    )
     failed = " | ".join(f"{entry.name}: {entry.found}" for entry in run_checks(config) if entry.ok is False)
     for expected in (
         "configuration: cameras: every id only once; a is there more often",
@@ -203,11 +245,13 @@ def test_a_device_in_disorder_is_told_everything_at_once(tmp_path, capfd):
 
 @pytest.mark.parametrize(
     ("code", "found"),
-    [("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashes: signal SIGSEGV"),
-     ("import os; os.abort()", "crashes: signal SIGABRT"),
-     ("raise SystemExit(3)", "crashes: exit status 3"),
-     ("import time; time.sleep(100)", "no result after 3 s")],
-)  # fmt: skip
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashes: signal SIGSEGV"),
+        ("import os; os.abort()", "crashes: signal SIGABRT"),
+        ("raise SystemExit(3)", "crashes: exit status 3"),
+        ("import time; time.sleep(100)", "no result after 3 s"),
+    ],
+)
 def test_a_runtime_that_crashes_or_hangs_does_not_take_the_check_with_it(tmp_path, monkeypatch, code, found):
     (tmp_path / "tflite_runtime").mkdir()
     (tmp_path / "tflite_runtime" / "__init__.py").write_text("")
@@ -417,11 +461,13 @@ def test_without_ca_file_an_https_server_is_trusted_by_the_systems_authorities(a
 
 @pytest.mark.parametrize(
     ("name", "host", "trusted", "found", "remedy"),
-    [("good", "localhost", True, "valid for (89|90) days", ""),
-     ("soon", "localhost", True, "expires in [23] days", "renew it"),
-     ("other", "localhost", True, "Hostname mismatch", "use the name"),
-     ("good", "localhost", False, "unable to get local issuer certificate", "delivery.ca_file")],
-)  # fmt: skip
+    [
+        ("good", "localhost", True, "valid for (89|90) days", ""),
+        ("soon", "localhost", True, "expires in [23] days", "renew it"),
+        ("other", "localhost", True, "Hostname mismatch", "use the name"),
+        ("good", "localhost", False, "unable to get local issuer certificate", "delivery.ca_file"),
+    ],
+)
 def test_a_certificate_is_looked_at(https_server, authority, name, host, trusted, found, remedy):
     ca_file = str(authority / "ca.pem") if trusted else None
     result = certificate_of(f"https://{host}:{https_server(name)}", ca_file=ca_file)
@@ -520,5 +566,15 @@ def test_a_camera_that_hangs_is_given_up(tmp_path):
 
 def test_all_checks_are_there_for_a_program_too():
     names = [entry.name for entry in run_checks(Config(delivery=DeliveryConfig(server="mqtt://127.0.0.1:1")))]
-    assert names == ["configuration", "64 bits", "NumPy", "encoder", "camera camera", "clock", "server", "power",
-                     "temperature", "frequency"]  # fmt: skip
+    assert names == [
+        "configuration",
+        "64 bits",
+        "NumPy",
+        "encoder",
+        "camera camera",
+        "clock",
+        "server",
+        "power",
+        "temperature",
+        "frequency",
+    ]

@@ -144,10 +144,22 @@ def test_a_proxy_is_used_where_the_environment_names_one(open_http, frame, monke
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(429, DeliveryError), (503, DeliveryError), (507, DeliveryError), (422, RejectedError), (413, RejectedError),
-     (400, RejectedError), (523, DeliveryError), (500, FaultError), (401, RefusedError), (404, RefusedError),
-     (302, DeliveryError), (202, DeliveryError), (204, DeliveryError)],
-)  # fmt: skip
+    [
+        (429, DeliveryError),
+        (503, DeliveryError),
+        (507, DeliveryError),
+        (422, RejectedError),
+        (413, RejectedError),
+        (400, RejectedError),
+        (523, DeliveryError),
+        (500, FaultError),
+        (401, RefusedError),
+        (404, RefusedError),
+        (302, DeliveryError),
+        (202, DeliveryError),
+        (204, DeliveryError),
+    ],
+)
 def test_answers_of_the_server_are_told_apart(recorder, open_http, frame, status, error):
     recorder.answers = [(status, {"Location": "http://127.0.0.1:1/"})]
     with pytest.raises(DeliveryError, match=str(status)) as caught:
@@ -160,10 +172,24 @@ PAGE = b"<!DOCTYPE html><title>Welcome to the hotel</title>"
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(200, DeliveryError), (201, DeliveryError), (203, DeliveryError), (302, DeliveryError), (307, DeliveryError),
-     (400, FaultError), (401, DeliveryError), (403, DeliveryError), (404, DeliveryError), (407, DeliveryError),
-     (413, FaultError), (422, FaultError), (500, FaultError), (502, DeliveryError), (511, DeliveryError)],
-)  # fmt: skip
+    [
+        (200, DeliveryError),
+        (201, DeliveryError),
+        (203, DeliveryError),
+        (302, DeliveryError),
+        (307, DeliveryError),
+        (400, FaultError),
+        (401, DeliveryError),
+        (403, DeliveryError),
+        (404, DeliveryError),
+        (407, DeliveryError),
+        (413, FaultError),
+        (422, FaultError),
+        (500, FaultError),
+        (502, DeliveryError),
+        (511, DeliveryError),
+    ],
+)
 @pytest.mark.parametrize("body", [PAGE, b"", b'{"message": "log in"}', b'{"error": 5}', b'["error"]', b"[" * 60_000])
 def test_what_a_portal_or_proxy_answers_neither_delivers_a_frame_nor_rejects_one_nor_ends_the_program(
     recorder, open_http, frame, status, error, body
@@ -185,10 +211,19 @@ def test_what_came_in_place_of_an_acknowledgment_is_told(recorder, open_http, fr
 
 @pytest.mark.parametrize(
     "change",
-    [{"camera": "cam-2"}, {"camera": "CAM-1"}, {"sequence": 8}, {"sequence": None}, {"sequence": "7"}, {"camera": 1},
-     {"capture_time": "2026-03-04T05:06:07.000088Z"}, {"capture_time": "2026-03-04T05:06:07.000089+01:00"},
-     {"capture_time": "2026-03-04T05:06:07.000089"}, {"capture_time": "now"}],
-)  # fmt: skip
+    [
+        {"camera": "cam-2"},
+        {"camera": "CAM-1"},
+        {"sequence": 8},
+        {"sequence": None},
+        {"sequence": "7"},
+        {"camera": 1},
+        {"capture_time": "2026-03-04T05:06:07.000088Z"},
+        {"capture_time": "2026-03-04T05:06:07.000089+01:00"},
+        {"capture_time": "2026-03-04T05:06:07.000089"},
+        {"capture_time": "now"},
+    ],
+)
 def test_an_acknowledgment_of_another_frame_is_none_of_this_one(recorder, open_http, frame, change):
     recorder.answers = [(201, {}, json.dumps(RECORD | change).encode())]
     with pytest.raises(DeliveryError, match=r"answered 201 with (no|an) acknowledgment") as caught:
@@ -386,10 +421,28 @@ def certificates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificates")
     for name in ("own", "other"):
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-             "-addext", "subjectAltName=DNS:localhost", "-keyout", f"{name}.key", "-out", f"{name}.pem"],
-            cwd=folder, capture_output=True, check=True,
-        )  # fmt: skip
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=DNS:localhost",
+                "-keyout",
+                f"{name}.key",
+                "-out",
+                f"{name}.pem",
+            ],
+            cwd=folder,
+            capture_output=True,
+            check=True,
+        )
     return folder
 
 

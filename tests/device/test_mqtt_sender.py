@@ -100,8 +100,10 @@ def test_a_frame_arrives_as_a_plain_jpeg_with_its_number_and_time(broker, view, 
     assert message.properties.ContentType == "image/jpeg"
     assert 0 < message.properties.MessageExpiryInterval <= 60
     assert dict(message.properties.UserProperty) == {
-        "camera": "one", "sequence": "7", "capture_time": "2026-03-04T05:06:07.000089Z",
-    }  # fmt: skip
+        "camera": "one",
+        "sequence": "7",
+        "capture_time": "2026-03-04T05:06:07.000089Z",
+    }
 
 
 @needs_broker
@@ -207,8 +209,14 @@ def test_every_camera_may_be_a_user_of_its_own(broker, frame, tmp_path):
 
 @needs_broker
 def test_what_frames_can_do_without_is_only_warned_of_once(broker, open_mqtt, frame, caplog):
-    sender = open_mqtt(broker.tls_url, topic="site", username="one", password="password-one",
-                       ca_file=str(broker.ca_file), discovery="homeassistant")  # fmt: skip
+    sender = open_mqtt(
+        broker.tls_url,
+        topic="site",
+        username="one",
+        password="password-one",
+        ca_file=str(broker.ca_file),
+        discovery="homeassistant",
+    )
     for _ in range(2):
         sender.send(frame)
         sender.close()
@@ -437,9 +445,17 @@ def publish_id(packet):
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [(128, DeliveryError), (131, DeliveryError), (135, RefusedError), (144, RefusedError), (151, DeliveryError),
-     (153, RejectedError), (0, None), (16, None)],
-)  # fmt: skip
+    [
+        (128, DeliveryError),
+        (131, DeliveryError),
+        (135, RefusedError),
+        (144, RefusedError),
+        (151, DeliveryError),
+        (153, RejectedError),
+        (0, None),
+        (16, None),
+    ],
+)
 def test_reason_codes_are_told_apart(open_mqtt, frame, code, error):
     def talk(connection):
         connection.recv(65536)
@@ -633,10 +649,16 @@ def test_the_overhead_is_an_estimate_that_is_rather_too_high(broker, open_mqtt, 
     with CountingProxy(broker.tls_port if tls else broker.port) as proxy:
         port = proxy.server_address[1]
         sender = (
-            open_mqtt(f"mqtts://localhost:{port}", topic="site", username="one", password="password-one",
-                      ca_file=str(broker.ca_file))
-            if tls else open_mqtt(f"mqtt://127.0.0.1:{port}")
-        )  # fmt: skip
+            open_mqtt(
+                f"mqtts://localhost:{port}",
+                topic="site",
+                username="one",
+                password="password-one",
+                ca_file=str(broker.ca_file),
+            )
+            if tls
+            else open_mqtt(f"mqtt://127.0.0.1:{port}")
+        )
         # the first costs a connection as well
         for size, slack in ((100, 2_500), (100, 400), (3_000, 400), (40_000, 400), (300_000, 400)):
             before, estimate = proxy.upstream, sender.overhead(size)

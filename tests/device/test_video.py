@@ -23,7 +23,7 @@ from device.config import CameraConfig
 from device.reader import Reader
 from device.sources import StreamSource, frame_size, open_source
 from device.sources import video as video_module
-from device.sources.film import Film, upright
+from device.sources.ffmpeg import VideoDecoder, upright
 from rjpeg.errors import CameraError, ConfigError
 from tests.brokers import openssl
 from tests.device.films import film, moving, sound_only, turned
@@ -488,9 +488,21 @@ def test_a_film_is_closed_while_it_is_read_by_another_thread(small, write):
 
 def test_a_camera_that_signed_its_own_certificate_is_read(small, tmp_path):
     openssl(
-        tmp_path, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=camera",
-        "-keyout", "key.pem", "-out", "certificate.pem",
-    )  # fmt: skip
+        tmp_path,
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=camera",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "certificate.pem",
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
     with http_stream(lambda: [film(small, "mpegts")], context=context) as port:
@@ -499,7 +511,7 @@ def test_a_camera_that_signed_its_own_certificate_is_read(small, tmp_path):
         source.close()
 
 
-class FakeFilm:
+class FakeDecoder:
     """A film of pictures that have the given time stamps, one every `seconds`; None: none."""
 
     pictures, fps, codec, size = 1, 25.0, "h264", SMALL
@@ -521,7 +533,7 @@ class FakeFilm:
 
 
 def stream_of(monkeypatch, stamps, stall_seconds=5.0, **settings):
-    monkeypatch.setattr(video_module, "Film", lambda *_, **__: FakeFilm(stamps, **settings))
+    monkeypatch.setattr(video_module, "VideoDecoder", lambda *_, **__: FakeDecoder(stamps, **settings))
     source = StreamSource("rtsp://camera/live", stall_seconds)
     numbers = []
     try:
@@ -569,7 +581,7 @@ def test_two_hundred_openings_leave_no_file_open_and_no_memory_behind(small, wri
     path = write(film(small, "matroska"))
     files = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(200):
-        opened = Film(f"file:{path}", "film", advice="", protocols="file")
+        opened = VideoDecoder(f"file:{path}", "film", advice="", protocols="file")
         opened.next()
         opened.close()
     assert len(list(Path("/proc/self/fd").iterdir())) <= files

@@ -440,10 +440,21 @@ class Browser:
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_browser, from_browser)]
         command = f'exec "$@" 3<&{ends[0]} 4>&{ends[1]} {ends[0]}<&- {ends[1]}>&- 2>/dev/null >/dev/null'
         self._process = subprocess.Popen(
-            ["/bin/bash", "-c", command, "bash", CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
-             "--remote-debugging-pipe", f"--user-data-dir={profile}", f"--window-size={width},1200"],
+            [
+                "/bin/bash",
+                "-c",
+                command,
+                "bash",
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--remote-debugging-pipe",
+                f"--user-data-dir={profile}",
+                f"--window-size={width},1200",
+            ],
             pass_fds=ends,
-        )  # fmt: skip
+        )
         for end in (to_browser, from_browser, *ends):
             os.close(end)
         self._rest = b""

@@ -22,6 +22,7 @@ import pytest
 import requests
 
 import rjpeg
+import rjpeg.client
 from rjpeg import errors
 from rjpeg._maps import quality_factors
 from rjpeg.client import Client
@@ -41,8 +42,11 @@ class Server:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server", "--listen", listen, "--data", str(data), *arguments],
-                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log, env=os.environ,
-            )  # fmt: skip
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=os.environ,
+            )
         deadline = time.monotonic() + 60
         while not (found := re.search(r"^listening on (\S+)$", self.log.read_text(), re.MULTILINE)):
             assert self.process.poll() is None, self.log.read_text()
@@ -187,7 +191,7 @@ def test_cameras_are_told_with_their_last_minute(client, jpegs):
         (lambda c: next(c.stream("one", fps=1000)), rjpeg.InputError, "answered 400"),
         (lambda c: c.events("no/body"), rjpeg.InputError, "camera 'no/body'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_request_is_said(client, call, error, said):
     with pytest.raises(error, match=said):
         call(client)
@@ -302,11 +306,29 @@ def test_events_end_with_an_error_where_the_server_stays_away(tmp_path, jpegs):
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_tokens_and_certificates_of_ones_own(tmp_path, jpegs):
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-keyout",
+            tmp_path / "key.pem",
+            "-out",
+            tmp_path / "cert.pem",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ],
+        check=True,
+        capture_output=True,
+    )
     tls = ["--tls-certificate", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
     server = Server(tmp_path / "data", "--auth", "on", *tls)
 
@@ -422,7 +444,7 @@ def test_other_answers_are_not_asked_for_again(other, status):
         (lambda c: list(c.frames("a")), b'{"frames": [], "next": "http://elsewhere/v1/"}'),
         (lambda c: next(c.events()), b'event: frame\ndata: {"id": 1}\n\n'),
     ],
-)  # fmt: skip
+)
 def test_a_server_of_another_kind_is_told_so(other, call, body):
     url, _ = other((200, {}, body))
     with Client(url) as client, pytest.raises(errors.DeliveryError, match=f"server {url} (doesn't answer|gives)"):
@@ -467,3 +489,8 @@ def test_the_client_needs_nothing_of_the_service():
     done = subprocess.run([sys.executable, "-c", "import json; " + code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"fastapi", "uvicorn", "sqlalchemy", "starlette", "pydantic"} & set(json.loads(done.stdout))
+
+
+def test_the_client_offers_what_reads_its_streams_and_the_short_name_of_a_frame():
+    assert rjpeg.client.VideoReader is rjpeg.VideoReader
+    assert rjpeg.client.Frame is rjpeg.client.StoredFrame

@@ -1,7 +1,7 @@
 """Videos and network streams, decoded with PyAV, which is FFmpeg's own libraries.
 
-`cv2.VideoCapture` keeps the size that a stream had when it was opened, and gives the last picture again when one can't
-be converted. Here every picture comes out of FFmpeg's decoder with its own size, time stamp and flags.
+`cv2.VideoCapture` keeps the size that a stream had when it was opened. When a picture can't be converted, it gives the
+one before again. Here every picture comes out of FFmpeg's decoder with its own size, time stamp and flags.
 """
 
 import datetime
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from device.sources.base import MAX_DAMAGED, clocks, one_line
 from rjpeg.errors import CameraError
 
-__all__ = ["Film", "Picture", "upright"]
+__all__ = ["Picture", "VideoDecoder", "upright"]
 
 # AV_DISPOSITION_ATTACHED_PIC: the cover of a sound file is no video
 COVER = 0x0400
@@ -76,11 +76,11 @@ def upright(pixels: npt.NDArray[np.uint8], matrix: npt.NDArray[np.int32]) -> npt
     return np.ascontiguousarray(pixels)
 
 
-class Film:
-    """One opened video or stream; pictures come in the order of their time stamps.
+class VideoDecoder:
+    """One opened video or stream. Pictures come in the order of their time stamps.
 
-    For one thread at a time, except `close`, which may be called from any thread at any time: a read that is under way
-    ends by itself and closes the container.
+    For one thread at a time, except `close`, which may be called from any thread at any time. A read that is under way
+    then ends by itself and closes the container.
 
     Args:
         address: path or URL with its protocol, such as file:/films/yard.mp4.
@@ -89,7 +89,16 @@ class Film:
         protocols: FFmpeg's names of all that may be opened, also by a playlist or description inside.
         options: FFmpeg's, of its demuxer and protocols.
         threads: "FRAME" decodes several pictures at once, and gives each later; "SLICE" gives each as soon as it can.
-        seconds: for opening, twice, and for each read; None: no limit.
+        seconds: time limits for opening (which takes two steps of so long at most) and for each read; None: no limit.
+
+    Attributes:
+        name: what messages call it.
+        pictures: that were given so far.
+        damaged: pictures that were passed over, see `next`.
+        codec: FFmpeg's name.
+        size: (width, height) that the header says.
+        promised: pictures that the header promises; 0: it says nothing.
+        fps: frames a second; None: the header says nothing.
 
     Raises:
         CameraError: it can't be opened or holds no video, or PyAV isn't installed.
@@ -122,7 +131,7 @@ class Film:
                 address,
                 options={"protocol_whitelist": protocols} | (options or {}),
                 timeout=seconds,
-                # tags may be in any encoding; 19 asks no more
+                # tags may be in any encoding; PyAV 19 dropped the option
                 **({"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}),
             )
         except av.FFmpegError as error:
@@ -133,28 +142,30 @@ class Film:
             raise CameraError(f"{name} holds no video that FFmpeg decodes; {advice}")
         stream.codec_context.thread_type = threads
         if stream.codec_context.name == "mjpeg":
-            # its decoder alone hides damage: it gives what it has, in memory that held another picture
+            # FFmpeg's other decoders tell of damage; this one gives what it has, in memory that held another picture
             stream.codec_context.options = {"err_detect": "explode"}
         for other in self._container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
-        # what has no time stamps shall not be held back until they are made up
+        # otherwise pictures without time stamps would be held back until stamps are made up
         self._container.flags &= ~av.container.Flags.gen_pts.value
         self._stream = stream
         self._packets = self._container.demux()
         self.codec: str = stream.codec_context.name
         self.size: tuple[int, int] = (stream.codec_context.width, stream.codec_context.height)
         self.promised: int = stream.frames
-        """Pictures that its header promises, 0 if it says nothing."""
         rates = (float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
         # broken headers say a clock rate such as 90000
         self.fps: float | None = next((rate for rate in rates if 0 < rate <= 1000), None)
 
     def next(self) -> Picture | None:
-        """Read up to the next whole picture; None after the last, or when closed.
+        """Read up to the next whole picture.
 
-        What can't be decoded, and what the decoder has marked as corrupt, is passed over. Once there was a picture it
-        is counted in `damaged`: a recording may begin amid pictures that build on missing ones.
+        What can't be decoded, and what the decoder marks as corrupt, is passed over. It counts as `damaged` only after
+        the first picture, as a recording may begin amid pictures that build on missing ones.
+
+        Returns:
+            None: after the last picture, or when closed.
 
         Raises:
             CameraError: nothing came within the time limit, reading failed, or too many pictures in a row are damaged.
@@ -206,9 +217,10 @@ class Film:
         return Picture(frame, self._now, self._then, self._waited, self._matrix_of(frame), self._reformatter)
 
     def _matrix_of(self, frame: Any) -> npt.NDArray[np.int32] | None:
-        """The frame's display matrix, looked at where its angle changes.
+        """Return the frame's display matrix. It is looked at only when its angle changes.
 
-        `side_data` makes a cycle of references, and a whole decoded frame stays in memory until those are searched for.
+        `side_data` makes a cycle of references. A whole decoded frame then stays in memory until Python looks for
+        cycles.
         """
         try:
             angle = frame.rotation
@@ -241,14 +253,14 @@ class Film:
             raise CameraError(f"{self.name}: {MAX_DAMAGED} frames in a row can't be decoded; {self._advice}")
 
     def _reason(self, error: Exception) -> str:
-        """FFmpeg's words without the address, which may hold a password."""
+        """Return FFmpeg's words without the address, which may hold a password."""
         if type(error).__name__ == "ExitError":
             return "it sent nothing in time"
         return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _pyav(name: str) -> Any:
-    """PyAV, which is imported only when it is needed: it takes a tenth of a second, and more on a small device."""
+    """Import PyAV when it is needed: that takes a tenth of a second, and more on a small device. Raises CameraError."""
     try:
         import av
         import av.container
