@@ -1,4 +1,4 @@
-"""Receives frames from cameras, decodes them, lets a task look at them, keeps them, and shows them.
+"""Receive frames from cameras, decode them, ask a task about them, keep them, and show them.
 
 python -m server                                            on this machine only, no token needed
 python -m server tokens add --camera yard > yard.token      a token for a camera

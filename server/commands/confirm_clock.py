@@ -16,8 +16,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "confirm-clock",
         help="say that this machine's clock is right",
-        description="Say that this machine's clock is right now. Retention doesn't count a jump of the clock as age "
-        "until then. It holds for the jumps up to now and for no later one. Running programs know of it at once.",
+        description="Say that this machine's clock is right. Until then, retention doesn't count a jump of the clock "
+        "as age. This holds for the jumps up to now and for no later one. Running programs know of it at once.",
     )
     add_storage_flags(parser)
     parser.set_defaults(run=run)

@@ -29,8 +29,8 @@ def add_parser(commands: Commands) -> None:
         "rebuild",
         help="make rows again from the files, after the database was lost",
         description="Make rows again of files that have none: after the database was lost, or one of some time ago was "
-        "restored. What the task said, what the camera said of itself, and tokens are in a backup of the database "
-        "alone. It may run while the service does, and again at any time.",
+        "restored. Answers of the task, metrics of cameras and tokens are only in a backup of the database. This may "
+        "run beside the service, and again at any time.",
     )
     add_storage_flags(parser)
     parser.add_argument(

@@ -20,12 +20,12 @@ from server.arguments import (
     read_config,
     set_up_logging,
 )
-from server.background import Done
 from server.frames import CAMERA_ID
 from server.lines import LineWriter
 from server.mqtt.names import reserve_name
 
 if TYPE_CHECKING:
+    from server.background import Done
     from server.mqtt.worker import Worker
     from server.service import Service
 
@@ -40,16 +40,16 @@ Take frames off an MQTT 5 broker and do with them what the service does: decode,
 """
 
 EPILOG = """\
-Any number of workers with one --group, behind any number of brokers of one cluster, share the cameras' frames by a
-shared subscription ($share/GROUP/TOPIC/+/image, MQTT 5): each frame goes to one of them. A frame is acknowledged once
-it is stored; what a worker that died had not acknowledged comes again, to it or to another, as the broker has it, and
-what was stored already is recognized. So workers of a group share one store: --database and --files, or --data on one
-machine. A file that can't be decoded is acknowledged, counted and logged. When the store fails, frames are kept and
-tried again, and no more are taken meanwhile.
+Workers of one --group share the cameras' frames by a shared subscription ($share/GROUP/TOPIC/+/image, MQTT 5), behind
+any number of brokers of one cluster. Each frame goes to one of them. A frame is acknowledged once it is stored. The
+broker sends what a dead worker had not acknowledged again, to that worker or to another. A frame that is stored already
+is recognized. So the workers of a group share one store: --database and --files, or --data on one machine. A file that
+can't be decoded is acknowledged, counted and logged. When the store fails, frames are kept and tried again, and no more
+are taken meanwhile.
 
-The broker keeps a worker's session, by its --name, for --session seconds after it has gone. A worker that is started
-again goes on with what waits there. Let the broker queue as many messages as that may be (mosquitto: persistence true,
-max_queued_messages; it drops what is more). --leave, for good: SIGTERM then gives the session up.
+The broker keeps a worker's session, by its --name, for --session seconds after the worker has gone. A worker that is
+restarted goes on with what waits there. Let the broker queue that many messages (mosquitto: persistence true,
+max_queued_messages); it drops the rest. With --leave, SIGTERM gives the session up for good.
 
 With --listen, the worker is a whole service besides, see `python -m server --help`: the page, /metrics, /healthz.
 SIGTERM and Ctrl-C end it, exit 0.
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args)
     broker_address("--broker", args.broker)
     # only here: other commands need no MQTT client
-    from server.mqtt.connection import BrokerSettings
+    from server.mqtt.broker import BrokerSettings
     from server.mqtt.worker import Worker
     from server.service import check_tls, make_service, needs_token, open_socket, serve
 
@@ -176,7 +176,7 @@ async def _run_until_signal(service: "Service", worker: "Worker") -> None:
     await asyncio.gather(tending, return_exceptions=True)
 
 
-async def _stop_on_error(worker: "Worker", done: Done) -> None:
+async def _stop_on_error(worker: "Worker", done: "Done") -> None:
     """Run a worker. End the program if the worker can't go on."""
     await worker.run(done)
     signal.raise_signal(signal.SIGTERM)

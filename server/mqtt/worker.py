@@ -15,7 +15,8 @@ from rjpeg.errors import InputError, JpegError, RjpegError
 from server.background import Done
 from server.events.camera_metrics import LatestMetrics
 from server.frames import ReceivedFrame
-from server.mqtt.connection import Broker, BrokerSettings, Connection, held_bytes
+from server.mqtt.broker import Broker, BrokerSettings
+from server.mqtt.connection import Connection, held_bytes
 from server.mqtt.fair import FairQueue, MessageBudget
 from server.mqtt.message import RefusedMessageError, camera_in_topic, parse_frame, topic_of
 

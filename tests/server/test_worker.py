@@ -53,8 +53,11 @@ class RunningWorker:
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "worker", *map(str, arguments), "--json"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.lines: list[str] = []
         self.messages: list[str] = []
         self._readers = [
@@ -176,8 +179,11 @@ def test_frames_of_capture_are_stored_as_they_were_sent_with_what_the_camera_say
     worker = start_worker(broker).ready()
     captured = subprocess.run(
         [sys.executable, "device/capture.py", "--source", pictures, "--camera-id", "yard", "--server", broker.url],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert captured.returncode == 0, captured.stderr
     store = look()
     until(lambda: count(store) == 6, PATIENCE)
@@ -439,8 +445,11 @@ def test_what_cannot_work_is_told_at_once(arguments, code, message, tmp_path):
     data = [] if "--data" in arguments else ["--data", str(tmp_path)]
     result = subprocess.run(
         [sys.executable, "-m", "server", "worker", *arguments, *data],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert result.returncode == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -483,10 +492,15 @@ class TestParseFrame:
     @pytest.mark.parametrize(
         "properties",
         [
-            {"sequence": "-1"}, {"sequence": "1e3"}, {"sequence": "9" * 16}, {"sequence": "٣"},
-            {"capture_time": "2026-03-04T05:06:07"}, {"capture_time": ""}, {"camera": "other"},
+            {"sequence": "-1"},
+            {"sequence": "1e3"},
+            {"sequence": "9" * 16},
+            {"sequence": "٣"},
+            {"capture_time": "2026-03-04T05:06:07"},
+            {"capture_time": ""},
+            {"camera": "other"},
         ],
-    )  # fmt: skip
+    )
     def test_malformed_properties_are_refused(self, properties):
         with pytest.raises(InputError):
             parse_frame(self.message(**properties), "rjpeg", self.now, said())
