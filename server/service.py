@@ -37,16 +37,7 @@ from server.receiver import Receiver
 from server.store.retention import tend
 from server.store.store import Store
 
-__all__ = [
-    "Service",
-    "keep_following",
-    "keep_tending",
-    "make_service",
-    "needs_token",
-    "open_socket",
-    "parse_address",
-    "serve",
-]
+__all__ = ["keep_following", "keep_tending", "make_service", "needs_token", "open_socket", "parse_address", "serve"]
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from server.lines import LineWriter
 from server.mqtt.names import reserve_name
 
 if TYPE_CHECKING:
+    from server.api.app import Service
     from server.background import Done
     from server.mqtt.worker import Worker
-    from server.service import Service
 
 __all__ = ["add_parser"]
 

@@ -22,7 +22,7 @@ from server.mqtt.message import RefusedMessageError, camera_in_topic, parse_fram
 
 if TYPE_CHECKING:
     # the worker needs no HTTP
-    from server.service import Service
+    from server.api.app import Service
 
 __all__ = ["Worker"]
 

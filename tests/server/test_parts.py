@@ -21,17 +21,10 @@ NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
 
 def row(camera="cam", number=1, **measures):
     return FrameRow(
-        id=number,
-        camera=camera,
-        sequence=number,
-        capture_time=NOW,
-        received_time=NOW,
-        stored_time=NOW,
-        key=f"{camera}/{number}",
-        measures={"bytes": 1000, "width": 100, "height": 80} | measures,
-        results=None,
+        id=number, camera=camera, sequence=number, capture_time=NOW, received_time=NOW, stored_time=NOW,
+        key=f"{camera}/{number}", measures={"bytes": 1000, "width": 100, "height": 80} | measures, results=None,
         metrics=None,
-    )
+    )  # fmt: skip
 
 
 def frame(number, camera="cam"):
@@ -117,11 +110,8 @@ class TestTurns:
             second_is_first = second.__enter__()
             with turns.line_up("a") as third, turns.line_up("b") as other:
                 assert (first.is_set(), second_is_first.is_set(), third.is_set(), other.is_set()) == (
-                    True,
-                    False,
-                    False,
-                    True,
-                )
+                    True, False, False, True,
+                )  # fmt: skip
                 second.__exit__(None, None, None)
                 assert not third.is_set(), "the first is still there"
             assert first.is_set()
