@@ -1,1 +1,1 @@
-"""What runs beside the task network: decoding of files, folders and of what cameras send."""
+"""The server: it receives, decodes, stores and shows frames, and decodes files."""

@@ -1,6 +1,6 @@
-"""Decoding of files that lie there already: what is done with one of them, in whichever process.
+"""Decode files that are already stored: the work for one of them, in any process.
 
-Everything here is plain values, and `decode_file` depends on nothing else, so that any engine can run it.
+Jobs are plain values, and `decode_file` depends on its job alone, so that any engine can run it.
 """
 
 import atexit
@@ -15,17 +15,28 @@ from server.processing.decoding import FrameDecoder
 from server.processing.task_config import read_task
 from server.processing.task_pool import TaskPool
 
-__all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_of", "jobs"]
+__all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_for", "make_jobs"]
 
+# for a task to be restarted: files can wait, unlike cameras
 PATIENCE_SECONDS = 60.0
-"""For a task to be started again: unlike a camera, files can wait."""
 SUFFIXES = (".jpeg", ".jpg")
 STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is done with every file; see the command line of decode.py, and `FrameDecoder`."""
+    """What is done with every file.
+
+    Attributes:
+        model: folder of the networks. None: those that come with rjpeg.
+        max_bytes: limit on a file.
+        max_pixels: limit on a picture.
+        restore: let the model's restorer undo what coding did.
+        form: format of the pictures, see `FrameDecoder`.
+        keep_jpeg: also write each file as it came.
+        task: file that describes a task, see `read_task`. None: there is no task.
+        task_seconds: limit on the time that the task takes for a picture.
+    """
 
     model: str | None
     max_bytes: int
@@ -39,11 +50,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One file.
+    """One file to decode.
 
     Attributes:
-        file: its path or URL; STANDARD_INPUT: of the process that runs it.
-        stem: where its picture goes, short of the ending; None: nowhere.
+        file: its path or URL, or STANDARD_INPUT of the process that runs the job.
+        stem: path or URL of its picture, without the ending. None: no picture is written.
         options: what is done with it.
     """
 
@@ -52,11 +63,17 @@ class Job:
     options: Options
 
 
-def jobs(source: str, out: str | None, options: Options) -> list[Job]:
-    """A job for every JPEG file of the file or folder `source`, in natural order.
+def make_jobs(source: str, out: str | None, options: Options) -> list[Job]:
+    """Return a job for every JPEG file of a source, in natural order.
 
-    `source` and `out` are paths or URLs; `source` may be STANDARD_INPUT, one file. Raises StorageError for an
-    unreadable folder and one without such files, ConfigError for a URL of an unknown kind.
+    Args:
+        source: path or URL of a file or a folder, or STANDARD_INPUT.
+        out: path or URL of the folder for pictures. None: none are written.
+        options: what is done with each file.
+
+    Raises:
+        StorageError: the folder can't be read, or has no JPEG files.
+        ConfigError: a URL is of an unknown kind.
     """
     folder = None if out is None else parse_path(out)
     if source == STANDARD_INPUT:
@@ -72,24 +89,29 @@ def jobs(source: str, out: str | None, options: Options) -> list[Job]:
 
 
 def decode_file(job: Job) -> dict[str, Any]:
-    """The JSON line of a file: what `FrameDecoder.process` says of it, or an "error"."""
+    """Decode a file. Return the record of its JSON line: what `FrameDecoder.process` returns, or an "error"."""
     record: dict[str, Any] = {"file": job.file}
     try:
-        limit = job.options.max_bytes
+        max_bytes = job.options.max_bytes
         if job.file == STANDARD_INPUT:
-            jpeg = read_stream(sys.stdin.buffer, job.file, limit)
+            jpeg = read_stream(sys.stdin.buffer, job.file, max_bytes)
         else:
-            jpeg = read_file(parse_path(job.file), limit)
+            jpeg = read_file(parse_path(job.file), max_bytes)
         stem = None if job.stem is None else parse_path(job.stem)
-        record |= decoder_of(job.options).process(jpeg, stem)
+        record |= decoder_for(job.options).process(jpeg, stem)
     except RjpegError as error:
         record["error"] = str(error)
     return record
 
 
 @functools.cache
-def decoder_of(options: Options) -> FrameDecoder:
-    """The decoder for these options, made once a process. Raises ConfigError, ModelError."""
+def decoder_for(options: Options) -> FrameDecoder:
+    """Return this process's decoder for some options.
+
+    Raises:
+        ConfigError: the task can't be read or loaded.
+        ModelError: a network can't be read.
+    """
     task = None
     if options.task is not None:
         seconds = options.task_seconds

@@ -1,30 +1,77 @@
-"""What the commands of `python -m server` have in common: flags, their place in the configuration, and the log."""
+"""What the commands of `python -m server` share: flags, their place in the configuration, and the log."""
 
 import argparse
 import logging
+from typing import TypeAlias
 
+from rjpeg._arguments import positive
 from server import config as configuration
 from server.config import Config
 from server.processing.task_config import read_task
 
-__all__ = ["add_storage_flags", "read_config", "set_up_logging"]
+__all__ = [
+    "Commands",
+    "add_log_level_flag",
+    "add_output_flags",
+    "add_processing_flags",
+    "add_storage_flags",
+    "read_config",
+    "set_up_logging",
+]
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What `add_subparsers` returns."""
+
+LOG_LEVELS = ["debug", "info", "warning", "error"]
 
 
-def add_storage_flags(p: argparse.ArgumentParser) -> None:
-    """What says where frames, rows and tokens are."""
-    p.add_argument(
+def add_storage_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where frames, rows and tokens are."""
+    parser.add_argument(
         "--config",
         metavar="FILE",
         default=str(configuration.DEFAULT_PATH),
         help="settings; flags override them (default: server/config.yaml)",
     )
-    p.add_argument("--data", metavar="FOLDER", help="of database and files (default: out/server)")
-    p.add_argument("--database", metavar="URL", help="(default: sqlite:///DATA/server.sqlite3)")
-    p.add_argument("--files", metavar="URL", help="folder or s3://BUCKET/PREFIX (default: DATA/frames)")
+    parser.add_argument("--data", metavar="FOLDER", help="of database and files (default: out/server)")
+    parser.add_argument("--database", metavar="URL", help="(default: sqlite:///DATA/server.sqlite3)")
+    parser.add_argument("--files", metavar="URL", help="folder or s3://BUCKET/PREFIX (default: DATA/frames)")
+
+
+def add_processing_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how frames are decoded and who looks at them."""
+    parser.add_argument(
+        "--task", metavar="FILE", help="a .tflite classifier, or YAML as `task` in the configuration has it"
+    )
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)"
+    )
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        default=None,
+        help="let the model's restorer undo what coding did (default: no)",
+    )
+    parser.add_argument("--workers", type=positive, metavar="N", help="frames decoded at a time (default: one a core)")
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is printed and logged."""
+    parser.add_argument("--json", action="store_true", help="print a JSON line for every frame (default: no)")
+    add_log_level_flag(parser)
+
+
+def add_log_level_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says what is logged."""
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The configuration file with what flags override. Raises ConfigError."""
+    """Return the configuration of a file, with what flags override.
+
+    Raises:
+        ConfigError: the file can't be read, or a value is wrong.
+    """
     config = configuration.load(args.config)
     for section, key, flag in (
         (config, "listen", "listen"),
@@ -48,8 +95,8 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def set_up_logging(level: str) -> None:
-    """Messages to standard error."""
+    """Log to standard error from a level on, one of LOG_LEVELS."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     if level == "info":
-        # its every step is no news
+        # it logs every step of a migration at this level
         logging.getLogger("alembic").setLevel(logging.WARNING)

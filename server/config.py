@@ -1,4 +1,4 @@
-"""The configuration of `python -m server`: one commented YAML file; flags override what is usual to change."""
+"""Read the configuration of `python -m server`: one commented YAML file. Flags override some of its keys."""
 
 import os
 from pathlib import Path
@@ -37,14 +37,25 @@ Count = Annotated[int, msgspec.Meta(gt=0, le=10**6)]
 
 
 class TlsConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Files of PEM, both or none."""
+    """Files of PEM. Both are given, or neither.
+
+    Attributes:
+        certificate: chain of certificates, the server's first.
+        key: the private key.
+    """
 
     certificate: str | None = None
     key: str | None = None
 
 
 class StorageConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """`data`: folder of database and files where `database` and `files` (URLs) don't say otherwise."""
+    """Where frames are kept.
+
+    Attributes:
+        data: folder of database and files.
+        database: URL of another database, or None.
+        files: URL of another folder for files, or None.
+    """
 
     data: Annotated[str, msgspec.Meta(min_length=1)] = "out/server"
     database: str | None = None
@@ -52,9 +63,13 @@ class StorageConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RetentionConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """What is given up, oldest first: by age in `days`, by the `bytes` of all files. None: nothing is.
+    """Which frames are deleted, oldest first. None stands for no limit.
 
-    `quarantine_days`: how long files without a row stay set aside.
+    Attributes:
+        days: limit on the age of a frame.
+        bytes: limit on all files.
+        quarantine_days: time for which files without a row stay set aside.
+        every_seconds: pause between two rounds.
     """
 
     days: Positive | None = None
@@ -64,9 +79,14 @@ class RetentionConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DecodingConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """`workers`: frames decoded at a time, None: one a core. `batch`: frames whose maps are found together.
+    """How frames are decoded.
 
-    `task_seconds`: longest that the task may take for a frame before its process is ended.
+    Attributes:
+        model: folder of the networks. None: those that come with rjpeg.
+        restore: let the model's restorer undo what coding did.
+        workers: number of frames decoded at a time. None: one a core.
+        batch: number of frames whose maps are found together.
+        task_seconds: limit on the time that the task takes for a frame. Then its process is ended.
     """
 
     model: str | None = None
@@ -77,7 +97,7 @@ class DecodingConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """What one request, one camera and all together may take. config.yaml says what each is."""
+    """Limits on one request, one camera, and all together. `config.yaml` says what each is."""
 
     max_bytes: Annotated[int, msgspec.Meta(gt=0, le=2**31)] = 2**23
     max_pixels: Annotated[int, msgspec.Meta(gt=0, le=2**32)] | None = None
@@ -92,10 +112,10 @@ class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
-    """The whole file, one field a section."""
+    """The whole file, with a field for each section."""
 
     listen: Annotated[str, msgspec.Meta(pattern=r"^.*:[0-9]{1,5}$")] = "127.0.0.1:8000"
-    # YAML takes a bare on or off for a boolean
+    # YAML reads a bare on or off as a boolean
     auth: Literal["on", "off", "auto"] | bool = "auto"
     hosts: list[str] = msgspec.field(default_factory=list)
     tls: TlsConfig = msgspec.field(default_factory=TlsConfig)
@@ -111,8 +131,8 @@ def load(path: str | Path) -> Config:
     """Read a configuration file.
 
     Raises:
-        ConfigError: the file can't be read, isn't YAML, or has an unknown key or a value of the wrong kind;
-            the message names the file and the key.
+        ConfigError: the file can't be read, isn't YAML, or has an unknown key or a value of the wrong kind.
+            The message names the file and the key.
     """
     values = read_yaml(path, "configuration")
     try:
@@ -125,10 +145,10 @@ def load(path: str | Path) -> Config:
 
 
 def check(config: Config) -> None:
-    """Check what flags have changed, and what no single key can say.
+    """Check the values that flags have set, and those that depend on each other.
 
     Raises:
-        ConfigError: a value is out of range, or only one of two that need each other is given.
+        ConfigError: a value is out of range, or only one of `tls.certificate` and `tls.key` is given.
     """
     try:
         msgspec.convert(msgspec.to_builtins(config), Config)
@@ -139,22 +159,22 @@ def check(config: Config) -> None:
 
 
 def database_url(config: Config) -> str:
-    """Where the rows are, for SQLAlchemy."""
+    """Return the URL of the database, for SQLAlchemy."""
     return config.storage.database or f"sqlite:///{Path(config.storage.data).resolve() / 'server.sqlite3'}"
 
 
 def files_url(config: Config) -> str:
-    """Where the files are: a folder or a URL."""
+    """Return the folder or URL of the files."""
     return config.storage.files or str(Path(config.storage.data).resolve() / "frames")
 
 
 def max_pixels(config: Config) -> int:
-    """Pixels of the largest picture that is decoded: where none is given, what takes less than 2 s of a core."""
+    """Return the limit on a picture. The default takes a core less than 2 s."""
     if config.limits.max_pixels is not None:
         return config.limits.max_pixels
     return MAX_PIXELS_RESTORED if config.decoding.restore else MAX_PIXELS
 
 
 def workers(config: Config) -> int:
-    """Frames decoded at a time."""
+    """Return the number of frames decoded at a time."""
     return config.decoding.workers or len(os.sched_getaffinity(0))

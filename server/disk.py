@@ -1,4 +1,4 @@
-"""Folders and files of one's own: made durably, for their owner alone, with room left on the disk."""
+"""Make folders durably and for their owner alone, and keep room on the disk."""
 
 import contextlib
 import os
@@ -11,7 +11,8 @@ from rjpeg.errors import StorageError
 
 __all__ = ["NoRoomError", "check_room", "make_folder", "make_private", "storage_error"]
 
-KEPT_FREE = 2**26  # bytes of a disk that frames don't fill: deleting takes some too
+# bytes of a disk that frames don't fill, since deleting takes some, too
+KEPT_FREE = 2**26
 
 
 class NoRoomError(StorageError):
@@ -19,7 +20,12 @@ class NoRoomError(StorageError):
 
 
 def check_room(folder: Path) -> None:
-    """Raise NoRoomError if a disk has less room left than deleting may need."""
+    """Check that a disk has the room that deleting may need.
+
+    Raises:
+        NoRoomError: the disk is too full.
+        StorageError: the folder can't be read.
+    """
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:
@@ -30,20 +36,24 @@ def check_room(folder: Path) -> None:
 
 
 def storage_error(message: str, error: OSError) -> StorageError:
-    """Return a NoRoomError or a StorageError, whichever it is."""
+    """Return NoRoomError if the disk is full, or StorageError. Its text is the message and the system's reason."""
     kind = NoRoomError if is_disk_full(error) else StorageError
     return kind(f"{message}: {error.strerror or error}")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, durably and for the owner alone. Raises StorageError."""
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    """Make a folder and its parents, durably and for the owner alone.
+
+    Raises:
+        StorageError: the folder can't be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        for one in reversed(new):
+        for path in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                one.mkdir(0o700)
-        for one in new:
-            sync_folder(one.parent)
+                path.mkdir(0o700)
+        for path in missing:
+            sync_folder(path.parent)
         if not folder.is_dir():
             raise StorageError(f"can't make folder {folder}: there is a file of that name")
     except OSError as error:
@@ -51,8 +61,8 @@ def make_folder(folder: Path) -> None:
 
 
 def make_private(path: Path, mode: int) -> None:
-    """Take from group and others what `mode` (0o600, 0o700) does not give, if the file or folder is this user's."""
-    # a file system without permissions, as FAT
+    """Take from group and others the permissions that `mode` (0o600, 0o700) lacks, if this user owns the path."""
+    # some file systems have no permissions, such as FAT
     with contextlib.suppress(OSError):
         found = path.stat()
         if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~mode & 0o777:

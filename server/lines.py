@@ -1,4 +1,4 @@
-"""JSON lines to standard output."""
+"""Write JSON lines to standard output."""
 
 import json
 import logging
@@ -13,12 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 class LineWriter:
-    """JSON lines to standard output from any thread; when nobody reads them any more, the work goes on without."""
+    """A writer of JSON lines to standard output, for any thread.
+
+    Once nobody reads them any more, lines are dropped and the program goes on.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open = True
-        # as it is now: an engine may say other things there later on
+        # kept, since an engine may redirect standard output later
         self._stream = sys.stdout
 
     def __call__(self, record: dict[str, Any]) -> None:

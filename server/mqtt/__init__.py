@@ -1,1 +1,1 @@
-"""Frames that come from an MQTT broker."""
+"""Take frames off an MQTT broker."""

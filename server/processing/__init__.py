@@ -1,1 +1,1 @@
-"""From a JPEG file to a picture and to what the task says of it."""
+"""Decode files to pictures, and ask a task about them."""

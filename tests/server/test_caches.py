@@ -32,7 +32,7 @@ def post(service, jpeg, camera="cam", token=None):
 
 
 def revoke(data, token):
-    from server.__main__ import main
+    from server.cli import main
 
     assert main(["tokens", "revoke", token.split("_")[1], "--data", str(data)]) == 0
 

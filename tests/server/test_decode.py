@@ -47,8 +47,12 @@ def test_raw_pictures_are_numpy_arrays(decode, jpeg, tmp_path):
 def test_standard_input_is_one_file(decode, jpeg, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "server.decode", "-", "--out", str(tmp_path)],
-        cwd=ROOT, input=jpeg, capture_output=True, check=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        input=jpeg,
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
     assert json.loads(result.stdout)["picture"] == str(tmp_path / "stdin.png")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "stdin.png")), rjpeg.Decoder().decode(jpeg))
 

@@ -269,10 +269,14 @@ def test_ctrl_c_ends_all_processes_and_leaves_whole_pictures(engine, archive, tm
     command = [sys.executable, "server/decode.py", folder, "--out", tmp_path / "out", "--workers", "2"]
     program = subprocess.Popen(
         [*map(str, command), "--engine", engine],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         # what runs in a shell's background, as these tests may, ignores it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         program.stdout.readline()
         # as a terminal does: to the program and all it has started

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from server.limits import RateLimiter
-from server.mqtt.fair import FairQueue, Holding
+from server.mqtt.fair import FairQueue, MessageBudget
 
 
 class Line:
@@ -15,7 +15,7 @@ class Line:
 
     def __init__(self, *, at_a_time=4, of_camera=2, per_second=1e6):
         self.begun, self.under_way = [], []
-        self.queue = FairQueue(self._begin, at_a_time=at_a_time, of_camera=of_camera, rate=RateLimiter(per_second))
+        self.queue = FairQueue(self._begin, max_begun=at_a_time, max_of_camera=of_camera, rate=RateLimiter(per_second))
 
     def _begin(self, camera, work):
         self.begun.append((camera, work))
@@ -100,21 +100,21 @@ def test_what_was_not_begun_can_be_taken_out():
         line.finish()
         line.queue.drop(lambda _: True)
         assert len(line.queue) == 0
-        assert not line.queue._later
+        assert not line.queue._paused
 
     asyncio.run(run())
 
 
 def test_room_is_bounded_in_number_and_bytes_and_given_to_who_waits():
-    holding = Holding(3, 100)
-    assert holding.take(500, 0), "the first may be of any size"
-    assert not holding.take(1, 0)
-    waiting = threading.Thread(target=holding.take, args=(60, 30))
+    budget = MessageBudget(3, 100)
+    assert budget.acquire(500, 0), "the first may be of any size"
+    assert not budget.acquire(1, 0)
+    waiting = threading.Thread(target=budget.acquire, args=(60, 30))
     waiting.start()
-    holding.give_back(500)
+    budget.release(500)
     waiting.join(30)
-    assert (holding.messages, holding.bytes) == (1, 60)
-    assert not holding.take(41, 0)
-    assert holding.take(20, 0)
-    assert holding.take(20, 0)
-    assert not holding.take(0, 0)
+    assert (budget.messages, budget.bytes) == (1, 60)
+    assert not budget.acquire(41, 0)
+    assert budget.acquire(20, 0)
+    assert budget.acquire(20, 0)
+    assert not budget.acquire(0, 0)

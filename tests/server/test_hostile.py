@@ -560,7 +560,7 @@ def test_tokens_of_all_wrong_shapes_open_nothing(tmp_path, jpeg, start):
     assert target.post(jpeg, "own", Cookie=f"rjpeg={reader}").status_code == 401
     both = {"Authorization": "Bearer wrong", "Cookie": f"rjpeg={reader}"}
     assert service.get("/v1/cameras", headers=both).status_code == 401
-    from server.__main__ import main
+    from server.cli import main
 
     assert main(["tokens", "revoke", revoked.split("_")[1], "--data", str(tmp_path)]) == 0
     deadline = time.monotonic() + 2.5

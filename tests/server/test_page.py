@@ -760,7 +760,7 @@ def test_a_picture_seen_once_is_not_shown_after(way, start, open_page, tmp_path)
     if way == "log-out":
         page.get_by_role("button", name="Log out").click()
     else:
-        from server.__main__ import main
+        from server.cli import main
 
         assert main(["tokens", "revoke", reader.split("_")[1], "--data", str(data)]) == 0
     until(lambda: page.locator("#log-in").is_visible(), page)

@@ -173,6 +173,13 @@ def test_decoding_stops_while_too_much_waits_for_the_task(make, files, monkeypat
         release.wait(30)
 
     task.threads = 1
+    each, decoded = rjpeg.Decoder.decode_each, []
+
+    def counted(decoder, jpegs):
+        decoded.extend(jpegs)
+        return each(decoder, jpegs)
+
+    monkeypatch.setattr(rjpeg.Decoder, "decode_each", counted)
     processor = make(workers=2, batch=1, task=task)
 
     async def run():
@@ -181,28 +188,27 @@ def test_decoding_stops_while_too_much_waits_for_the_task(make, files, monkeypat
             await asyncio.sleep(0.005)
             if processor.waiting == 19:
                 break
-        decoded = len(processor._decoded)
+        count = len(decoded)
         release.set()
         await asyncio.gather(*frames)
-        return decoded
+        return count
 
-    # each of the two threads may have been decoding one when there were enough
-    assert asyncio.run(run()) <= 5
+    # one is at the task, four wait; each of the two threads may have been decoding one when there were three
+    assert asyncio.run(run()) <= 6
 
 
 @pytest.mark.parametrize(("index", "together"), [(0, 1), (1, 4)])
 def test_large_frames_are_taken_one_by_one_and_small_ones_together(make, files, monkeypatch, index, together):
     monkeypatch.setattr(processing, "BATCH_PIXELS", 2 * 201 * 150 - 1)
-    processor = make(workers=1, batch=4)
-    decoder = processor._decoders[False]
-    each, taken, all_wait = decoder.decode_each, [], threading.Event()
+    each, taken, all_wait = rjpeg.Decoder.decode_each, [], threading.Event()
 
-    def counted(jpegs):
+    def counted(decoder, jpegs):
         taken.append(len(jpegs))
         all_wait.wait(30)
-        return each(jpegs)
+        return each(decoder, jpegs)
 
-    monkeypatch.setattr(decoder, "decode_each", counted)
+    monkeypatch.setattr(rjpeg.Decoder, "decode_each", counted)
+    processor = make(workers=1, batch=4)
 
     async def run():
         frames = [asyncio.ensure_future(processor.process(received(files[index]))) for _ in range(13)]
@@ -265,16 +271,15 @@ def test_a_frame_that_nobody_waits_for_any_more_is_not_looked_at(make, files):
 
 
 def test_a_frame_that_nobody_waits_for_any_more_is_not_decoded(make, files, monkeypatch):
-    processor = make(workers=1, batch=1)
-    decoder = processor._decoders[False]
-    each, release, decoded = decoder.decode_each, threading.Event(), []
+    each, release, decoded = rjpeg.Decoder.decode_each, threading.Event(), []
 
-    def held(jpegs):
+    def held(decoder, jpegs):
         release.wait(30)
         decoded.extend(jpegs)
-        return each(jpegs)
+        return each(decoder, jpegs)
 
-    monkeypatch.setattr(decoder, "decode_each", held)
+    monkeypatch.setattr(rjpeg.Decoder, "decode_each", held)
+    processor = make(workers=1, batch=1)
 
     async def run():
         frames = [asyncio.ensure_future(processor.process(received(jpeg))) for jpeg in files[:3]]

@@ -39,6 +39,7 @@ from pathlib import Path
 kept = []
 
 def look(frame, meta):
+    Path(f"{__file__}.{os.getpid()}").touch()
     what = meta["camera"]
     if what == "sleeps":
         time.sleep(60)
@@ -112,6 +113,11 @@ def task(tmp_path, monkeypatch):
         return PythonTask(function=f"{name}:look")
 
     return write
+
+
+def asked(folder, config):
+    """The files of a task's processes that were asked about a frame since these files were deleted."""
+    return list(folder.glob(f"{config.function.partition(':')[0]}.py.*"))
 
 
 @pytest.fixture
@@ -232,9 +238,9 @@ def test_a_process_that_ends_is_told_of_and_started_again(make, what, how):
     assert reasons == ["crash"]
 
 
-def test_a_frame_does_not_wait_for_a_process_to_start_unless_it_is_to(make, monkeypatch):
+def test_a_frame_does_not_wait_for_a_process_to_start_unless_it_is_to(make, task, monkeypatch):
     monkeypatch.setattr(task_pool, "MIN_PAUSE", 0.5)
-    config = make()._config
+    config = task()
     for patience in (0.0, 20.0):
         pool = make(config, patience=patience)
         pool(FRAME, meta("exit code 3"))
@@ -247,12 +253,13 @@ def test_a_frame_does_not_wait_for_a_process_to_start_unless_it_is_to(make, monk
             assert time.monotonic() - started < 0.4
 
 
-def test_while_one_process_hangs_the_other_goes_on(make):
-    pool = make(processes=2, seconds=3.0)
+def test_while_one_process_hangs_the_other_goes_on(make, task, tmp_path):
+    config = task()
+    pool = make(config, processes=2, seconds=3.0)
     until(lambda: pool.running == 2)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         hanging = threads.submit(pool, FRAME, meta("holds-lock"))
-        until(lambda: len(pool._idle) == 1)
+        until(lambda: asked(tmp_path, config))
         answers = [pool(FRAME, meta()) for _ in range(10)]
         assert not hanging.done()
         assert len({answer["pid"] for answer in answers}) == 1
@@ -297,18 +304,21 @@ def test_starting_again_takes_longer_each_time_until_a_frame_is_answered(make, t
     assert re.findall(r"started again in (\S+) s", caplog.text) == ["0.01", "0.02", "0.04", "0.04", "0.04", "0.01"]
 
 
-def test_a_task_counts_as_failing_when_nothing_is_answered_for_long(make, monkeypatch):
+def test_a_task_counts_as_failing_when_nothing_is_answered_for_long(make, task, tmp_path, monkeypatch):
     monkeypatch.setattr(task_pool, "FAILING_SECONDS", 1.0)
-    pool = make(seconds=0.3, patience=20)
+    config = task()
+    pool = make(config, seconds=0.3, patience=20)
     assert pool.state == "running"
     states = []
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor() as threads:
         while time.monotonic() - started < 3:
-            asked = threads.submit(pool, FRAME, meta("sleeps"))
-            until(lambda: not pool._idle)
+            for file in asked(tmp_path, config):
+                file.unlink()
+            answer = threads.submit(pool, FRAME, meta("sleeps"))
+            until(lambda: asked(tmp_path, config))
             states.append(pool.state)
-            asked.result()
+            answer.result()
     # the first call is no failure yet
     assert [state for state, _ in itertools.groupby(states)] == ["running", "restarting", "failing"]
     assert "pid" in pool(FRAME, meta())
@@ -462,12 +472,13 @@ def test_closing_lets_an_idle_process_end_by_itself(make, tmp_path):
     pool.close()
 
 
-def test_closing_ends_a_process_that_hangs(make):
-    pool = make()
+def test_closing_ends_a_process_that_hangs(make, task, tmp_path):
+    config = task()
+    pool = make(config)
     [pid] = pool.pids
     with concurrent.futures.ThreadPoolExecutor() as threads:
         hanging = threads.submit(pool, FRAME, meta("holds-lock"))
-        until(lambda: not pool._idle)
+        until(lambda: asked(tmp_path, config))
         time.sleep(0.2)
         started = time.monotonic()
         pool.close()
@@ -516,7 +527,7 @@ def mapped_files(pid):
 def test_processes_end_with_the_service_however_it_ends_and_leave_nothing(task, tmp_path, how, hangs):
     name = task().function
     program = f"""
-import os, sys, threading, time
+import os, pathlib, sys, threading, time
 sys.path.append({str(tmp_path)!r})
 import numpy as np
 from server.processing.task_config import PythonTask
@@ -528,7 +539,7 @@ if {hangs}:
     for _ in range(2):
         threading.Thread(target=pool, args=[np.ones((480, 640, 3), np.uint8), {{"camera": "holds-lock"}}],
                          daemon=True).start()
-    while pool._idle:
+    while len(list(pathlib.Path({str(tmp_path)!r}).glob("*.py.*"))) < 2:
         time.sleep(0.01)
     time.sleep(0.2)
 print(*pool.pids, flush=True)

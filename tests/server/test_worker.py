@@ -28,7 +28,8 @@ import rjpeg
 from rjpeg._protocol import time_text
 from rjpeg.errors import InputError
 from server.events.camera_metrics import LatestMetrics
-from server.mqtt.worker import frame_of
+from server.mqtt.message import parse_frame
+from server.mqtt.names import reserve_name
 from server.store import Store
 from tests.brokers import Broker, free_ports, needs_broker
 from tests.waiting import until
@@ -52,8 +53,11 @@ class RunningWorker:
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "worker", *map(str, arguments), "--json"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.lines: list[str] = []
         self.messages: list[str] = []
         self._readers = [
@@ -175,8 +179,11 @@ def test_frames_of_capture_are_stored_as_they_were_sent_with_what_the_camera_say
     worker = start_worker(broker).ready()
     captured = subprocess.run(
         [sys.executable, "device/capture.py", "--source", pictures, "--camera-id", "yard", "--server", broker.url],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert captured.returncode == 0, captured.stderr
     store = look()
     until(lambda: count(store) == 6, PATIENCE)
@@ -438,8 +445,11 @@ def test_what_cannot_work_is_told_at_once(arguments, code, message, tmp_path):
     data = [] if "--data" in arguments else ["--data", str(tmp_path)]
     result = subprocess.run(
         [sys.executable, "-m", "server", "worker", *arguments, *data],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert result.returncode == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -453,7 +463,7 @@ def said(**texts):
     return metrics
 
 
-class TestFrameOf:
+class TestParseFrame:
     now = datetime.datetime(2026, 5, 6, tzinfo=datetime.UTC)
 
     def message(self, topic="rjpeg/cam/image", **properties):
@@ -465,44 +475,47 @@ class TestFrameOf:
         return message
 
     def test_without_properties_the_time_is_that_of_receipt_and_there_is_no_number(self):
-        frame = frame_of(self.message(), "rjpeg", self.now, said())
+        frame = parse_frame(self.message(), "rjpeg", self.now, said())
         assert (frame.camera, frame.sequence, frame.capture_time) == ("cam", None, self.now)
 
     def test_times_are_taken_in_any_zone(self):
         text = "2026-03-04T07:06:07.5+02:00"
-        frame = frame_of(self.message(sequence="7", capture_time=text), "rjpeg", self.now, said(cam=b'{"a": 1}'))
+        frame = parse_frame(self.message(sequence="7", capture_time=text), "rjpeg", self.now, said(cam=b'{"a": 1}'))
         assert frame.capture_time == START + datetime.timedelta(seconds=0.5)
         assert (frame.sequence, frame.metrics, frame.jpeg) == (7, {"a": 1}, b"jpeg")
 
     @pytest.mark.parametrize("topic", ["rjpeg/a/b/image", "rjpeg//image", "rjpeg/../image", "other/cam/image"])
     def test_a_topic_without_a_cameras_name_is_refused(self, topic):
         with pytest.raises(InputError, match="camera's name"):
-            frame_of(self.message(topic), "rjpeg", self.now, said())
+            parse_frame(self.message(topic), "rjpeg", self.now, said())
 
     @pytest.mark.parametrize(
         "properties",
         [
-            {"sequence": "-1"}, {"sequence": "1e3"}, {"sequence": "9" * 16}, {"sequence": "٣"},
-            {"capture_time": "2026-03-04T05:06:07"}, {"capture_time": ""}, {"camera": "other"},
+            {"sequence": "-1"},
+            {"sequence": "1e3"},
+            {"sequence": "9" * 16},
+            {"sequence": "٣"},
+            {"capture_time": "2026-03-04T05:06:07"},
+            {"capture_time": ""},
+            {"camera": "other"},
         ],
-    )  # fmt: skip
+    )
     def test_malformed_properties_are_refused(self, properties):
         with pytest.raises(InputError):
-            frame_of(self.message(**properties), "rjpeg", self.now, said())
+            parse_frame(self.message(**properties), "rjpeg", self.now, said())
 
 
 def test_names_are_the_first_ones_free(tmp_path):
-    from server.config import Config
-    from server.mqtt.worker import free_name
-
-    config = Config()
-    config.storage.data = str(tmp_path)
-    with free_name(config, "a") as first, free_name(config, "a") as second, free_name(config, "b") as other:
+    with (
+        reserve_name(tmp_path, "a") as first,
+        reserve_name(tmp_path, "a") as second,
+        reserve_name(tmp_path, "b") as other,
+    ):
         assert first.endswith("-1")
         assert second.endswith("-2")
         assert other == first
-        time.sleep(0)
-    with free_name(config, "a") as again:
+    with reserve_name(tmp_path, "a") as again:
         assert again == first
 
 

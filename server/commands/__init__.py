@@ -1,0 +1,1 @@
+"""The commands of `python -m server`, each with its flags and what it does."""
