@@ -57,13 +57,31 @@ def frame(guarded, jpeg):
 def test_without_a_right_token_nothing_is_taken_and_nothing_shown(guarded, frame, jpeg):
     service, secrets = guarded
     right = secrets["yard"]
-    for wrong in (None, "Bearer", "Bearer x", f"Bearer {right[:-1]}", f"Bearer {right}x", f"Basic {right}",
-                  "Bearer \xe9", right, f"Bearer {right.swapcase()}", "Bearer rjpeg_1_" + "A" * 43):  # fmt: skip
+    for wrong in (
+        None,
+        "Bearer",
+        "Bearer x",
+        f"Bearer {right[:-1]}",
+        f"Bearer {right}x",
+        f"Basic {right}",
+        "Bearer \xe9",
+        right,
+        f"Bearer {right.swapcase()}",
+        "Bearer rjpeg_1_" + "A" * 43,
+    ):
         headers = {} if wrong is None else {"Authorization": wrong.encode("latin-1")}
         answers = [requests.post(service.post_url("yard"), data=jpeg, headers=JPEG | headers, timeout=10)]
-        answers += [service.get(path, headers=headers) for path in
-                    ("/v1/cameras", "/v1/cameras/yard", "/v1/cameras/yard/frames/latest/jpeg", "/v1/events",
-                     "/v1/cameras/yard/stream", "/metrics")]  # fmt: skip
+        answers += [
+            service.get(path, headers=headers)
+            for path in (
+                "/v1/cameras",
+                "/v1/cameras/yard",
+                "/v1/cameras/yard/frames/latest/jpeg",
+                "/v1/events",
+                "/v1/cameras/yard/stream",
+                "/metrics",
+            )
+        ]
         for answer in answers:
             assert (answer.status_code, answer.json()) == (401, {"error": "wrong or missing token"}), wrong
             assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -95,8 +113,13 @@ def test_a_reader_sees_all_cameras_or_the_one_that_its_token_is_for(guarded, fra
         assert [camera["camera"] for camera in cameras] == seen
     of_gate = bearer(secrets["reader of gate"])
     assert service.get("/v1/cameras/gate/frames/latest/jpeg", headers=of_gate).content == jpeg
-    for path in ("/v1/cameras/yard", "/v1/cameras/yard/frames/latest/jpeg", "/v1/events?camera=yard", "/metrics",
-                 "/v1/cameras/yard/stream"):  # fmt: skip
+    for path in (
+        "/v1/cameras/yard",
+        "/v1/cameras/yard/frames/latest/jpeg",
+        "/v1/events?camera=yard",
+        "/metrics",
+        "/v1/cameras/yard/stream",
+    ):
         assert service.get(path, headers=of_gate).status_code == 403, path
     with service.get("/v1/events", headers=of_gate, stream=True) as events:
         lines = events.iter_lines(chunk_size=1, decode_unicode=True)
@@ -191,9 +214,16 @@ def test_tokens_are_made_listed_and_revoked_on_the_command_line_and_kept_as_hash
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["add"], 1), (["add", "--camera", "../x"], 1), (["add", "--camera", "a", "--note", "a\nb"], 1),
-     (["revoke", "x"], 2), (["revoke"], 2), ([], 2), (["remove", "1"], 2)],
-)  # fmt: skip
+    [
+        (["add"], 1),
+        (["add", "--camera", "../x"], 1),
+        (["add", "--camera", "a", "--note", "a\nb"], 1),
+        (["revoke", "x"], 2),
+        (["revoke"], 2),
+        ([], 2),
+        (["remove", "1"], 2),
+    ],
+)
 def test_a_wrong_command_line_says_so(tmp_path, arguments, code):
     result = tokens(tmp_path, *arguments)
     assert result.returncode == code
@@ -266,11 +296,27 @@ def test_auth_in_the_configuration_is_on_off_or_auto(start, tmp_path, auth, stat
 
 
 def test_over_tls_everything_is_encrypted_and_the_cookie_is_for_tls_only(start, tmp_path, jpeg):
+    made = ["-keyout", "key.pem", "-out", "cert.pem"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem",
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            *made,
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            *names,
+        ],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     reader = make_token(tmp_path / "data", "--reader")
     files = ["--tls-certificate", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem"]
     service = start("--auth", "on", *files, data=tmp_path / "data")
@@ -289,17 +335,35 @@ def test_over_tls_everything_is_encrypted_and_the_cookie_is_for_tls_only(start, 
 def test_a_web_page_from_elsewhere_can_not_read_here_by_a_name_of_its_own(start, tmp_path):
     (tmp_path / "server.yaml").write_text("hosts: [camera-server.lan]")
     service = start("--config", tmp_path / "server.yaml")
-    for host, status in (("evil.example", 400), ("evil.example:8000", 400), ("localhost.evil.example", 400),
-                         ("localhost", 200), ("[::1]:8000", 200), ("Camera-Server.lan:8000", 200), ("127.0.0.1", 200),
-                         ("", 400)):  # fmt: skip
+    for host, status in (
+        ("evil.example", 400),
+        ("evil.example:8000", 400),
+        ("localhost.evil.example", 400),
+        ("localhost", 200),
+        ("[::1]:8000", 200),
+        ("Camera-Server.lan:8000", 200),
+        ("127.0.0.1", 200),
+        ("", 400),
+    ):
         assert service.get("/v1/cameras", headers={"Host": host}).status_code == status, host
 
 
 @pytest.mark.parametrize(
     ("host", "local"),
-    [("127.0.0.1", True), ("127.0.0.1:80", True), ("[::1]", True), ("[::1]:80", True), ("localhost:1", True),
-     ("LOCALHOST", True), ("192.168.1.2:8000", True), ("example.com", False), ("127.0.0.1.example.com", False),
-     ("1.example.com:80", False), ("", False), (":80", False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:80", True),
+        ("[::1]", True),
+        ("[::1]:80", True),
+        ("localhost:1", True),
+        ("LOCALHOST", True),
+        ("192.168.1.2:8000", True),
+        ("example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("1.example.com:80", False),
+        ("", False),
+        (":80", False),
+    ],
+)
 def test_only_addresses_and_localhost_are_names_that_lead_nowhere_else(host, local):
     assert is_local_name(host) is local

@@ -14,10 +14,16 @@ def measured(ours, plain):
         return [{"bpp": bpp, "top1": top1, "standard_error": 0.02} for bpp, top1 in pairs]
 
     return {
-        "pictures": 634, "data": "imagenet_val", "size": [224, 224], "classifier": "net.tflite", "date": "2026-11-25",
-        "plain_codecs": ["libjpeg-turbo", "mozjpeg"], "region_jpeg": points(ours),
-        "region_jpeg_restored": points([(bpp, top1 + 0.05) for bpp, top1 in ours]), "plain_jpeg": points(plain),
-    }  # fmt: skip
+        "pictures": 634,
+        "data": "imagenet_val",
+        "size": [224, 224],
+        "classifier": "net.tflite",
+        "date": "2026-11-25",
+        "plain_codecs": ["libjpeg-turbo", "mozjpeg"],
+        "region_jpeg": points(ours),
+        "region_jpeg_restored": points([(bpp, top1 + 0.05) for bpp, top1 in ours]),
+        "plain_jpeg": points(plain),
+    }
 
 
 @pytest.fixture

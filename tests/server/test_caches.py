@@ -93,8 +93,19 @@ def test_the_same_number_of_another_store_has_another_tag(start, jpeg, tmp_path)
 
 
 @settings(max_examples=100, deadline=None)
-@given(some.lists(some.tuples(some.binary(max_size=20), some.text("ab", max_size=3), some.text("ab", max_size=3),
-                              some.sampled_from(["jpeg", "map"])), unique=True, min_size=2, max_size=5))  # fmt: skip
+@given(
+    some.lists(
+        some.tuples(
+            some.binary(max_size=20),
+            some.text("ab", max_size=3),
+            some.text("ab", max_size=3),
+            some.sampled_from(["jpeg", "map"]),
+        ),
+        unique=True,
+        min_size=2,
+        max_size=5,
+    )
+)
 def test_whatever_differs_makes_another_tag(each):
     tags = [StoredFile(None, jpeg, identity, model).tag(view) for jpeg, identity, model, view in each]
     assert len(set(tags)) == len(each)
@@ -102,15 +113,29 @@ def test_whatever_differs_makes_another_tag(each):
 
 @pytest.mark.parametrize(
     ("header", "match"),
-    [("", False), ('"a"', True), ('W/"a"', True), ('"b","a"', True), ('"b" , W/"a"', True), ("*", True), ("a", False),
-     ('"A"', False), ('"ab"', False)],
-)  # fmt: skip
+    [
+        ("", False),
+        ('"a"', True),
+        ('W/"a"', True),
+        ('"b","a"', True),
+        ('"b" , W/"a"', True),
+        ("*", True),
+        ("a", False),
+        ('"A"', False),
+        ('"ab"', False),
+    ],
+)
 def test_tags_are_compared_as_the_standard_says(header, match):
     assert matches(header, '"a"') is match
 
 
-STREAMS = ["/v1/cameras/cam/stream?fps=0.01", "/v1/cameras/cam/stream?view=plain&fps=0.001", "/v1/cameras/cam/stream",
-           "/v1/events", "/v1/events?camera=cam"]  # fmt: skip
+STREAMS = [
+    "/v1/cameras/cam/stream?fps=0.01",
+    "/v1/cameras/cam/stream?view=plain&fps=0.001",
+    "/v1/cameras/cam/stream",
+    "/v1/events",
+    "/v1/events?camera=cam",
+]
 
 
 def opened(stack, service):

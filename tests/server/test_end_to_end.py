@@ -33,9 +33,18 @@ def test_every_picture_arrives_and_is_what_the_decoder_makes_of_the_file(start, 
     service = start("--auth", "on", data=tmp_path / "data")
     service.token = make_token(tmp_path / "data", "--reader")
     device = capture(
-        "--source", tmp_path / "in", "--quality", 60, "--server", service.url, "--camera-id", "field_1",
-        "--token-file", tmp_path / "token", "--json",
-    )  # fmt: skip
+        "--source",
+        tmp_path / "in",
+        "--quality",
+        60,
+        "--server",
+        service.url,
+        "--camera-id",
+        "field_1",
+        "--token-file",
+        tmp_path / "token",
+        "--json",
+    )
     output, messages = device.communicate(timeout=60)
     assert device.returncode == 0, messages
     received = service.frames("field_1")
@@ -59,11 +68,11 @@ def test_two_cameras_of_one_device_send_with_a_token_each(start, photograph, tmp
         (tmp_path / f"{name}.token").write_text(make_token(tmp_path / "data", "--camera", name))
         cv2.imwrite(str(tmp_path / f"{name}.png"), photograph)
         cameras.append(f"{{id: {name}, source: {tmp_path / f'{name}.png'}}}")
-    (tmp_path / "kit.yaml").write_text(
+    (tmp_path / "device.yaml").write_text(
         f"cameras: [{', '.join(cameras)}]\nencoding: {{quality: 50}}\n"
         f"delivery: {{server: '{service.url}', token_file: '{tmp_path}/{{camera}}.token'}}\n"
     )
-    device = capture("--config", tmp_path / "kit.yaml")
+    device = capture("--config", tmp_path / "device.yaml")
     _, messages = device.communicate(timeout=60)
     assert device.returncode == 0, messages
     assert [len(service.frames(name)) for name in ("left", "right")] == [1, 1]

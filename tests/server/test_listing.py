@@ -25,7 +25,7 @@ from tests.server.stores import MEASURES, NOON, SECOND, received
 HOSTILE_METRICS = {"a": [{}] * 2700}
 HOSTILE_RESULTS = [{}] * 16_000
 FRAMES, READERS = 300, 6
-MOST_MEMORY = 150 * 2**20
+MAX_MEMORY = 150 * 2**20
 
 
 def memory(service, what):
@@ -82,7 +82,7 @@ def test_readers_who_list_hostile_frames_take_little_memory_and_keep_no_camera_w
     for reader in readers:
         reader.result()
     assert set(listed) <= {200, 429}
-    assert memory(service, "VmHWM") - before < MOST_MEMORY
+    assert memory(service, "VmHWM") - before < MAX_MEMORY
     assert sorted(seconds)[len(seconds) // 2] < 1.0
     assert max(seconds) < 5
 
@@ -233,9 +233,17 @@ def test_events_that_wait_for_a_slow_reader_are_bounded_by_their_bytes():
     now = datetime.datetime.now(datetime.UTC)
     for number in range(1, 257):
         row = FrameRow(
-            id=number, camera="cam", sequence=None, capture_time=now, received_time=now, stored_time=now, key="k",
-            measures={"bytes": 1, "width": 1, "height": 1}, results=HOSTILE_RESULTS, metrics=None,
-        )  # fmt: skip
+            id=number,
+            camera="cam",
+            sequence=None,
+            capture_time=now,
+            received_time=now,
+            stored_time=now,
+            key="k",
+            measures={"bytes": 1, "width": 1, "height": 1},
+            results=HOSTILE_RESULTS,
+            metrics=None,
+        )
         bus.publish(Event(row=row))
     held = sum(len(notice.record) for notice in slow._events)
     assert MAX_WAITING_BYTES / 2 < held <= MAX_WAITING_BYTES

@@ -49,9 +49,12 @@ class Api:
         """Make requests up and hold the answers against the description."""
 
         @settings(
-            max_examples=examples, deadline=None, database=None, derandomize=True,
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            derandomize=True,
             suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+        )
         @given(operation.as_strategy(generation_mode=mode))
         def check(case):
             sends = case.operation.path.endswith("/frames") and case.method.upper() == "POST"
@@ -79,14 +82,24 @@ def api(tmp_path_factory, jpeg):
 
 
 OPERATIONS = [
-    "POST /v1/cameras/{camera}/frames", "GET /v1/cameras", "GET /v1/cameras/{camera}",
+    "POST /v1/cameras/{camera}/frames",
+    "GET /v1/cameras",
+    "GET /v1/cameras/{camera}",
     "GET /v1/cameras/{camera}/frames",
-    "GET /v1/cameras/{camera}/frames/{frame}", "GET /v1/cameras/{camera}/frames/{frame}/jpeg",
-    "GET /v1/cameras/{camera}/frames/{frame}/picture", "GET /v1/cameras/{camera}/frames/{frame}/map",
-    "GET /v1/cameras/{camera}/frames/{frame}/map.png", "GET /v1/cameras/{camera}/frames/{frame}/results",
-    "GET /v1/cameras/{camera}/timeline", "GET /v1/cameras/{camera}/bandwidth", "GET /healthz", "GET /readyz",
-    "GET /metrics", "POST /v1/session", "DELETE /v1/session",
-]  # fmt: skip
+    "GET /v1/cameras/{camera}/frames/{frame}",
+    "GET /v1/cameras/{camera}/frames/{frame}/jpeg",
+    "GET /v1/cameras/{camera}/frames/{frame}/picture",
+    "GET /v1/cameras/{camera}/frames/{frame}/map",
+    "GET /v1/cameras/{camera}/frames/{frame}/map.png",
+    "GET /v1/cameras/{camera}/frames/{frame}/results",
+    "GET /v1/cameras/{camera}/timeline",
+    "GET /v1/cameras/{camera}/bandwidth",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /metrics",
+    "POST /v1/session",
+    "DELETE /v1/session",
+]
 
 
 def test_the_description_names_every_operation_with_answers_examples_and_errors(api):

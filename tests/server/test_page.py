@@ -320,8 +320,20 @@ def test_the_keyboard_alone_reaches_and_operates_everything(looked_at, open_page
     ids = [record["id"] for record in looked_at.frames("yard")]
     until(lambda: shown_frame(page) == ids[-1], page)
 
-    expected = ["viewer", "view", "overlay", "span", "time", "oldest", "previous", "next", "live",
-                "get-jpeg", "get-png", "get-map"]  # fmt: skip
+    expected = [
+        "viewer",
+        "view",
+        "overlay",
+        "span",
+        "time",
+        "oldest",
+        "previous",
+        "next",
+        "live",
+        "get-jpeg",
+        "get-png",
+        "get-map",
+    ]
     reached = []
     for _ in range(30):
         page.keyboard.press("Tab")

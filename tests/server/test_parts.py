@@ -21,10 +21,17 @@ NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
 
 def row(camera="cam", number=1, **measures):
     return FrameRow(
-        id=number, camera=camera, sequence=number, capture_time=NOW, received_time=NOW, stored_time=NOW,
-        key=f"{camera}/{number}", measures={"bytes": 1000, "width": 100, "height": 80} | measures, results=None,
+        id=number,
+        camera=camera,
+        sequence=number,
+        capture_time=NOW,
+        received_time=NOW,
+        stored_time=NOW,
+        key=f"{camera}/{number}",
+        measures={"bytes": 1000, "width": 100, "height": 80} | measures,
+        results=None,
         metrics=None,
-    )  # fmt: skip
+    )
 
 
 def frame(number, camera="cam"):

@@ -75,10 +75,17 @@ def test_one_frame_is_given_by_its_id_or_as_the_latest(stored):
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/cameras/nobody", "/v1/cameras/nobody/frames", "/v1/cameras/nobody/timeline", "/v1/cameras/nobody/stream",
-     "/v1/cameras/nobody/frames/latest", "/v1/cameras/nobody/frames/1/jpeg", "/v1/cameras/region/frames/999999/map",
-     "/v1/cameras/region/frames/9223372036854775807/picture"],
-)  # fmt: skip
+    [
+        "/v1/cameras/nobody",
+        "/v1/cameras/nobody/frames",
+        "/v1/cameras/nobody/timeline",
+        "/v1/cameras/nobody/stream",
+        "/v1/cameras/nobody/frames/latest",
+        "/v1/cameras/nobody/frames/1/jpeg",
+        "/v1/cameras/region/frames/999999/map",
+        "/v1/cameras/region/frames/9223372036854775807/picture",
+    ],
+)
 def test_what_is_not_there_is_answered_404(stored, path):
     answer = stored[0].get(path)
     assert answer.status_code == 404
@@ -92,12 +99,28 @@ def test_a_frame_of_another_camera_is_not_there(stored):
 
 @pytest.mark.parametrize(
     "path",
-    ["frames/0", "frames/-1", "frames/9223372036854775808", "frames/last", "frames/1.0", "frames?limit=0",
-     "frames?limit=1001", "frames?before=0", "frames?since=yesterday", "frames/latest/picture?format=gif",
-     "frames/latest/map.png?of=luma", "timeline?bins=0", "timeline?bins=1001", "stream?fps=0", "stream?view=both",
-     "timeline?since=2026-01-01T00:00:00Z&until=2026-01-01T00:00:00Z", "stream?fps=nan",
-     "timeline?until=0001-01-01T00:00:00Z", "frames/latest/picture?restore=perhaps"],
-)  # fmt: skip
+    [
+        "frames/0",
+        "frames/-1",
+        "frames/9223372036854775808",
+        "frames/last",
+        "frames/1.0",
+        "frames?limit=0",
+        "frames?limit=1001",
+        "frames?before=0",
+        "frames?since=yesterday",
+        "frames/latest/picture?format=gif",
+        "frames/latest/map.png?of=luma",
+        "timeline?bins=0",
+        "timeline?bins=1001",
+        "stream?fps=0",
+        "stream?view=both",
+        "timeline?since=2026-01-01T00:00:00Z&until=2026-01-01T00:00:00Z",
+        "stream?fps=nan",
+        "timeline?until=0001-01-01T00:00:00Z",
+        "frames/latest/picture?restore=perhaps",
+    ],
+)
 def test_a_malformed_question_is_answered_400_and_says_what_is_wrong(stored, path):
     answer = stored[0].get(f"/v1/cameras/region/{path}")
     assert answer.status_code == 400
@@ -192,8 +215,12 @@ def test_prometheus_can_read_the_figures(start, jpeg):
     service = start()
     post(service, jpeg, "cam", 1)
     requests.post(service.post_url(), data=b"x", headers=HEADERS, timeout=10)
-    requests.post(service.post_url(), data=jpeg, timeout=10,
-                  headers=HEADERS | {"Rjpeg-Sequence": "1", "Rjpeg-Capture-Time": "2026-03-04T05:06:07Z"})  # fmt: skip
+    requests.post(
+        service.post_url(),
+        data=jpeg,
+        timeout=10,
+        headers=HEADERS | {"Rjpeg-Sequence": "1", "Rjpeg-Capture-Time": "2026-03-04T05:06:07Z"},
+    )
     answer = service.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain")
     lines = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if line[0] != "#")

@@ -139,9 +139,22 @@ def test_metrics_of_the_device_are_in_the_record(steady, jpeg):
 
 @pytest.mark.parametrize(
     "metrics",
-    ["", "[]", "3", "null", "{", "{'a': 1}", '{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', "[" * 8000,
-     '{"a":' * 1500, '{"a": ' + "1" * 8000 + "}", '{"a": "' + "x" * 8192 + '"}'],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "3",
+        "null",
+        "{",
+        "{'a': 1}",
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": "\\ud800"}',
+        "[" * 8000,
+        '{"a":' * 1500,
+        '{"a": ' + "1" * 8000 + "}",
+        '{"a": "' + "x" * 8192 + '"}',
+    ],
+)
 def test_metrics_that_are_no_json_object_of_a_few_kilobytes_are_refused(steady, jpeg, metrics):
     service, _ = steady
     answer = post(service, jpeg, "refused", Rjpeg_Metrics=metrics)
