@@ -1,5 +1,6 @@
-"""Databases and object storage for the tests of the store: real ones."""
+"""Real databases and object storage for the tests of the store, and what these tests share."""
 
+import collections
 import contextlib
 import datetime
 import itertools
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 
 from server.frames import ReceivedFrame
 from server.store import Store
+from server.store.tables import metadata
 
 NOON = datetime.datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
@@ -110,6 +112,54 @@ class PostgreSQL:
     def remove(self) -> None:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder)
+
+
+def own_postgresql() -> PostgreSQL:
+    """Return a durable server for one test, not started yet. Skip the test if PostgreSQL is not installed."""
+    try:
+        return PostgreSQL()
+    except IndexError:
+        pytest.skip("PostgreSQL's programs are not installed (Debian: postgresql)")
+
+
+def rows_of(store: Store, table: str) -> list[dict[str, Any]]:
+    """Return all rows of a table."""
+    with store.database.reading() as connection:
+        return [dict(row) for row in connection.execute(sa.select(metadata.tables[table])).mappings()]
+
+
+def stored_files(folder: Path) -> set[str]:
+    """Return the keys of the files that are not set aside."""
+    return {str(p.relative_to(folder)) for p in folder.glob("*/*T*/*") if p.is_file()}
+
+
+def quarantined_files(folder: Path) -> set[str]:
+    """Return the keys of the files that are set aside."""
+    return {str(p.relative_to(folder / "quarantine")).split("/", 1)[1] for p in folder.glob("quarantine/*/*/*/*")}
+
+
+def check_sums(store: Store) -> None:
+    """Check that the counters agree with the frames."""
+    rows = rows_of(store, "frames")
+    for camera in rows_of(store, "cameras"):
+        own = [row for row in rows if row["camera_id"] == camera["id"]]
+        times = [row["capture_time"] for row in own]
+        assert camera["frames"] == len(own)
+        assert camera["bytes"] == sum(row["bytes"] for row in own)
+        assert camera["first_capture_time"] == min(times, default=None)
+        assert camera["last_capture_time"] == max(times, default=None)
+        assert (camera["last_frame"] is None) == (not own)
+        assert camera["last_frame"] in [None, *(row["id"] for row in own)]
+    expected = collections.defaultdict(lambda: [0, 0, 0])
+    for row in rows:
+        minute = expected[row["camera_id"], row["capture_time"] // 60_000_000]
+        for index, value in enumerate((1, row["bytes"], row["pixels"])):
+            minute[index] += value
+    found = {
+        (row["camera_id"], row["minute"]): [row["frames"], row["bytes"], row["pixels"]]
+        for row in rows_of(store, "minutes")
+    }
+    assert found == expected
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,17 @@ from rjpeg.errors import StorageError
 from server.store import Database, Store, open_files
 from server.store.tables import cameras
 from tests import waiting
-from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
-from tests.server.test_store import check_sums, quarantined_files, rows_of, stored_files
+from tests.server.stores import (
+    MEASURES,
+    NOON,
+    SECOND,
+    PostgreSQL,
+    check_sums,
+    quarantined_files,
+    received,
+    rows_of,
+    stored_files,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 OpenStore = Callable[..., Store]

@@ -22,9 +22,8 @@ from server.store import Database, Duplicate, FrameRow, Store, open_files
 from server.store.identity import adopt
 from server.store.keys import make_key, parse_key
 from server.store.tables import trash
-from tests.server.stores import MEASURES, NOON, SECOND, received
+from tests.server.stores import MEASURES, NOON, SECOND, check_sums, quarantined_files, received, stored_files
 from tests.server.test_identity import add, lose, put_in_place
-from tests.server.test_store import check_sums, quarantined_files, stored_files
 
 ROOT = Path(__file__).resolve().parents[2]
 OpenStore = Callable[..., Store]

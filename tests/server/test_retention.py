@@ -16,8 +16,16 @@ from server.store import Database, FrameRow, Store, Tended, open_files, tend
 from server.store.folder import Folder
 from server.store.keys import keys_between, make_key
 from server.store.sweep import Quarantine, owned
-from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, received
-from tests.server.test_store import check_sums, quarantined_files, stored_files
+from tests.server.stores import (
+    MEASURES,
+    NOON,
+    SECOND,
+    PostgreSQL,
+    check_sums,
+    quarantined_files,
+    received,
+    stored_files,
+)
 
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 24 * 3600 * SECOND
 

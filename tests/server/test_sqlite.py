@@ -14,9 +14,8 @@ import pytest
 from rjpeg.errors import StorageError
 from server.store import Store, counters
 from server.store.sqlite import SqliteFile
-from tests.server.stores import MEASURES, NOON, SECOND, received
+from tests.server.stores import MEASURES, NOON, SECOND, check_sums, received
 from tests.server.test_identity import add, put_in_place
-from tests.server.test_store import check_sums
 
 OpenStore = Callable[..., Store]
 PAGE = 4096

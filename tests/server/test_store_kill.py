@@ -14,8 +14,19 @@ import pytest
 from rjpeg.errors import StorageError
 from server.store import Duplicate, Store
 from tests.faults.record import Faults
-from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, crc, received
-from tests.server.test_store import check_sums, own_postgresql, quarantined_files, rows_of, stored_files
+from tests.server.stores import (
+    MEASURES,
+    NOON,
+    SECOND,
+    PostgreSQL,
+    check_sums,
+    crc,
+    own_postgresql,
+    quarantined_files,
+    received,
+    rows_of,
+    stored_files,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
