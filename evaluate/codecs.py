@@ -20,9 +20,9 @@ import numpy as np
 
 import rjpeg
 from evaluate import side_maps
-from evaluate.data import resize
 from evaluate.variants import FULL_SYSTEM, VARIANTS
 from rjpeg.errors import InputError, RjpegError, TargetError
+from train.framing import resize
 
 # file size falls a little here and there while quality rises; so far past the first file that is too large
 # the search looks for one that fits

@@ -24,6 +24,7 @@ from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError, RjpegError, StorageError
 from server.engines import WorkerDiedError, open_engine
 from server.places import Place
+from train import framing
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def code(codec: Codec, frame: np.ndarray, point: Point, known: dict[int, bytes],
     decoded = codec.decode(coded.data)
     if decoded.shape != frame.shape and not isinstance(codec, Reduced):
         raise InputError(f"{codec.name} gave {decoded.shape} for {name} of {frame.shape}")
-    return coded, data.resize(decoded, height, width)
+    return coded, framing.resize(decoded, height, width)
 
 
 @functools.cache

@@ -38,6 +38,7 @@ from evaluate.variants import VARIANTS
 from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
 from server.processing.task import PythonTask, load_task, read_task
+from train import framing
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def judge(task: Task) -> list[Seen]:
     codec = codec_of(task.codec, task.model)
 
     def answers(frame: np.ndarray) -> list[np.ndarray]:
-        return [log_probabilities(classifier.scores(tile)) for tile in data.tiles(frame, classifier.size)]
+        return [log_probabilities(classifier.scores(tile)) for tile in framing.tiles(frame, classifier.size)]
 
     def boxes(frame: np.ndarray) -> list[Box]:
         return detector_of(task.detector)(frame) if task.detector else []
@@ -185,7 +186,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "every": arguments.every,
         "source_size": f"{frames[0].shape[1]}x{frames[0].shape[0]}",
         "tiles": {
-            text: len(data.tiles(np.empty((*size, 3), np.uint8), classifier.size)) for text, size in sizes.items()
+            text: len(framing.tiles(np.empty((*size, 3), np.uint8), classifier.size)) for text, size in sizes.items()
         },
         "classifier": {
             "source": arguments.classifier,
@@ -201,7 +202,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     with Workers(arguments.workers, arguments.engine) as pool:
         for text, (height, width) in sizes.items():
-            fitted = [data.cover(frame, height, width) for frame in frames]
+            fitted = [framing.cover(frame, height, width) for frame in frames]
             for name, codec in codecs.items():
                 seen = _seen(arguments, pool, fitted, f"{name} {text}", name, codec.version, points)
                 results["series"].append(

@@ -16,6 +16,8 @@ FOLDER = Path(__file__).parent / "checkpoint"
 
 
 class Checkpoint(NamedTuple):
+    """Trained networks. training: figures of the run that made them."""
+
     generator: keras.Model
     predictor: keras.Model
     training: dict[str, Any]
@@ -23,8 +25,7 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write generator.keras, predictor.keras, restorer.keras if there is one (all without their optimizers) and
-    checkpoint.json. Raises StorageError."""
+    """Write a file for every network, without its optimizer, and checkpoint.json. Raises StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for network in filter(None, (checkpoint.generator, checkpoint.predictor, checkpoint.restorer)):
