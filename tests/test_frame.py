@@ -227,13 +227,17 @@ def normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+# what `make run` is made of
+RUN = [f"evaluate/{name}.py" for name in ("loop", "loop_report", "transfer", "child")]
+
+
 @pytest.mark.parametrize(
     ("packages", "extras"),
     [
         (["rjpeg"], ["client"]),
         (["device"], ["device"]),
         (["server"], ["server"]),
-        (["evaluate/loop.py", "calibration_data", "device", "server"], ["device", "server", "run"]),
+        ([*RUN, "calibration_data", "device", "server"], ["device", "server", "run"]),
         (["train", "export"], ["train", "jax"]),
         (["evaluate", "benchmarks"], ["server", "run", "train", "evaluate"]),
         (["tests"], ["device", "server", "postgres", "s3", "ray", "run", "train", "evaluate", "dev"]),
