@@ -418,47 +418,45 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure as the command line says and write the files. Raises RjpegError."""
-    if arguments.frames < 1 or arguments.repeats < 1:
+    if args.frames < 1 or args.repeats < 1:
         raise InputError("--frames and --repeats must be at least 1")
-    sizes = [parse_size(text) for text in arguments.sizes]
+    sizes = [parse_size(text) for text in args.sizes]
     pictures = read_pictures(CALIBRATION_DATA)
     on = machine()
     rows = []
     for height, width in sizes:
-        frames = [compose(pictures, height, width, index) for index in range(arguments.frames)]
+        frames = [compose(pictures, height, width, index) for index in range(args.frames)]
         label = f"{width}x{height}"
-        rows.append(measure(frames, arguments.quality, arguments.repeats, arguments.model, label))
+        rows.append(measure(frames, args.quality, args.repeats, args.model, label))
     results = {
         "format": FORMAT,
         "machine": on | {"temperature_after": temperature()},
-        "quality": arguments.quality,
+        "quality": args.quality,
         "sizes": rows,
-        "pixel_nanoseconds": pixel_costs(
-            pictures, sizes, arguments.quality, arguments.frames, arguments.repeats, arguments.model
-        ),
-        "process": first_frame(*parse_size(BUDGET_SIZE), arguments.model),
+        "pixel_nanoseconds": pixel_costs(pictures, sizes, args.quality, args.frames, args.repeats, args.model),
+        "process": first_frame(*parse_size(BUDGET_SIZE), args.model),
     }
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        (arguments.out / "results.md").write_text(table(results) + "\n", encoding="utf-8")
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (args.out / "results.md").write_text(table(results) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"results cannot be written to {arguments.out}: {error.strerror or error}") from error
+        raise StorageError(f"results cannot be written to {args.out}: {error.strerror or error}") from error
     return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     cv2.setNumThreads(1)
     try:
-        results = run(arguments)
+        results = run(args)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(results, indent=1) if arguments.json else table(results))
+    print(json.dumps(results, indent=1) if args.json else table(results))
     return 0
 
 

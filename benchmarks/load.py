@@ -429,47 +429,47 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace) -> Settings:
     """Check the flags and return what they ask for. Raises InputError."""
     for name, value, least, most in (
-        ("cameras", arguments.cameras, 1, 1000),
-        ("minutes", arguments.minutes, 0.05, 1440),
-        ("fps", arguments.fps, 0.1, 120),
-        ("quality", arguments.quality, 1, 100),
+        ("cameras", args.cameras, 1, 1000),
+        ("minutes", args.minutes, 0.05, 1440),
+        ("fps", args.fps, 0.1, 120),
+        ("quality", args.quality, 1, 100),
     ):
         if not least <= value <= most:
             raise InputError(f"--{name} is {value:g}, expected {least:g} to {most:g}")
-    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", arguments.size):
-        raise InputError(f"--size is {arguments.size!r}, expected WIDTHxHEIGHT such as 640x480")
+    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", args.size):
+        raise InputError(f"--size is {args.size!r}, expected WIDTHxHEIGHT such as 640x480")
     return Settings(
-        arguments.cameras,
-        60 * arguments.minutes,
-        arguments.fps,
-        arguments.size,
-        arguments.quality,
-        arguments.policy,
-        arguments.workers,
-        arguments.task,
+        args.cameras,
+        60 * args.minutes,
+        args.fps,
+        args.size,
+        args.quality,
+        args.policy,
+        args.workers,
+        args.task,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 1 where frames are lost or a program fails, 130 when interrupted."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # children are ended on the way out
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        settings = settings_of(arguments)
-        if arguments.work is not None:
-            arguments.work.mkdir(parents=True)
+        settings = settings_of(args)
+        if args.work is not None:
+            args.work.mkdir(parents=True)
         with ExitStack() as stack:
-            folder = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
+            folder = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
             report = run(settings, folder.resolve())
         text = json.dumps(report, indent=1)
-        if arguments.out is not None:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(text + "\n", encoding="utf-8")
+        if args.out is not None:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text + "\n", encoding="utf-8")
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -478,7 +478,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(text if arguments.json else table(report))
+    print(text if args.json else table(report))
     if not passed(report):
         print("error: the database does not have what cameras were told it has", file=sys.stderr)
         return 1

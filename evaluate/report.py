@@ -14,9 +14,17 @@ logger = logging.getLogger(__name__)
 # a point counts as being at its rate when its mean is no more than this far above
 RATE_TOLERANCE = 1.01
 CSV_COLUMNS = (
-    "codec", "kind", "value", "mean_bpp", "mean_bytes", "top1", "standard_error",
-    "difference", "difference_error", "over_budget",
-)  # fmt: skip
+    "codec",
+    "kind",
+    "value",
+    "mean_bpp",
+    "mean_bytes",
+    "top1",
+    "standard_error",
+    "difference",
+    "difference_error",
+    "over_budget",
+)
 
 
 def best_coding_sizes(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -48,10 +48,27 @@ CODECS = ("region-jpeg", "region-jpeg-flat", "libjpeg-turbo", "mozjpeg", "webp")
 # probability of the clean answer from which a tile counts as one in which the classifier sees something
 SURE = 0.25
 CSV_COLUMNS = (
-    "size", "codec", "value", "mean_bpp", "mean_bytes", "top1", "standard_error", "difference", "difference_error",
-    "kl", "kl_error", "sure_tiles", "sure_top1", "sure_error", "boxes", "f1", "f1_error",
-    "f1_difference", "f1_difference_error", "over_budget",
-)  # fmt: skip
+    "size",
+    "codec",
+    "value",
+    "mean_bpp",
+    "mean_bytes",
+    "top1",
+    "standard_error",
+    "difference",
+    "difference_error",
+    "kl",
+    "kl_error",
+    "sure_tiles",
+    "sure_top1",
+    "sure_error",
+    "boxes",
+    "f1",
+    "f1_error",
+    "f1_difference",
+    "f1_difference_error",
+    "over_budget",
+)
 
 
 @dataclass(frozen=True)
@@ -140,14 +157,27 @@ def build_parser() -> argparse.ArgumentParser:
     add_run(parser, RATES, "out/video")
     add = parser.add_argument
     add("--video", type=Path, required=True, metavar="FILE", help="that OpenCV can read")
-    add("--detector", metavar="FILE", help="task file of a detector, as the server takes it (docs/task.md), that "
-        "looks at whole frames, too")  # fmt: skip
+    add(
+        "--detector",
+        metavar="FILE",
+        help="task file of a detector, as the server takes it (docs/task.md), that looks at whole frames, too",
+    )
     add("--every", type=int, default=50, metavar="N", help="of so many frames one is coded")
     add("--limit", type=int, metavar="N", help="at most so many frames")
-    add("--sizes", nargs="+", default=list(SIZES), metavar="WxH", help="frames are reduced by area or enlarged "
-        "cubically until they cover a size, and cut to it")  # fmt: skip
-    add("--codecs", nargs="+", default=list(CODECS), metavar="NAME", help=f"of {', '.join([*VARIANTS, *PEERS])}; "
-        "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
+    add(
+        "--sizes",
+        nargs="+",
+        default=list(SIZES),
+        metavar="WxH",
+        help="frames are reduced by area or enlarged cubically until they cover a size, and cut to it",
+    )
+    add(
+        "--codecs",
+        nargs="+",
+        default=list(CODECS),
+        metavar="NAME",
+        help=f"of {', '.join([*VARIANTS, *PEERS])}; PEER@FRACTION codes at a fraction of height and width",
+    )
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
     return parser
 
@@ -160,51 +190,51 @@ def size_of(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
-    check(arguments)
-    if not arguments.bpp:
+    check(args)
+    if not args.bpp:
         raise InputError("nothing to measure: --bpp has no value")
-    sizes = {text: size_of(text) for text in dict.fromkeys(arguments.sizes)}
-    classifier = classifier_of(arguments.classifier, arguments.mean, arguments.std)
-    if arguments.detector:
-        detector_of(arguments.detector)
-    frames = data.read_video(arguments.video, arguments.every, arguments.limit)
-    logger.info("%d frames of %s", len(frames), arguments.video.name)
+    sizes = {text: size_of(text) for text in dict.fromkeys(args.sizes)}
+    classifier = classifier_of(args.classifier, args.mean, args.std)
+    if args.detector:
+        detector_of(args.detector)
+    frames = data.read_video(args.video, args.every, args.limit)
+    logger.info("%d frames of %s", len(frames), args.video.name)
     codecs: dict[str, Codec] = {}
     skipped: dict[str, str] = {}
-    for name in dict.fromkeys(arguments.codecs):
+    for name in dict.fromkeys(args.codecs):
         try:
-            codecs[name] = codec_of(name, arguments.model)
+            codecs[name] = codec_of(name, args.model)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
             logger.warning("skipped %s: %s", name, reason)
-    points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
+    points = tuple(Point("bpp", rate) for rate in sorted(set(args.bpp)))
     results: dict[str, Any] = {
-        "video": arguments.video.name,
+        "video": args.video.name,
         "frames": len(frames),
-        "every": arguments.every,
+        "every": args.every,
         "source_size": f"{frames[0].shape[1]}x{frames[0].shape[0]}",
         "tiles": {
             text: len(framing.tiles(np.empty((*size, 3), np.uint8), classifier.size)) for text, size in sizes.items()
         },
         "classifier": {
-            "source": arguments.classifier,
-            "identity": identity(arguments.classifier),
+            "source": args.classifier,
+            "identity": identity(args.classifier),
             "runtime": runtime.runtime_name(),
             "size": list(classifier.size),
         },
-        "detector": Path(arguments.detector).name if arguments.detector else None,
-        "notes": notes_on(arguments.classifier),
+        "detector": Path(args.detector).name if args.detector else None,
+        "notes": notes_on(args.classifier),
         "skipped": skipped,
         "series": [],
         "command": command_of("evaluate.video"),
     }
-    with Workers(arguments.workers, arguments.engine) as pool:
+    with Workers(args.workers, args.engine) as pool:
         for text, (height, width) in sizes.items():
             fitted = [framing.cover(frame, height, width) for frame in frames]
             for name, codec in codecs.items():
-                seen = _seen(arguments, pool, fitted, f"{name} {text}", name, codec.version, points)
+                seen = _seen(args, pool, fitted, f"{name} {text}", name, codec.version, points)
                 results["series"].append(
                     {
                         "size": text,
@@ -214,13 +244,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                     }
                 )
                 logger.info("done: %s at %s", name, text)
-    _add_differences(results, arguments.reference)
-    report.write(results, arguments.out, markdown(results), plot, CSV_COLUMNS)
+    _add_differences(results, args.reference)
+    report.write(results, args.out, markdown(results), plot, CSV_COLUMNS)
     return results
 
 
 def _seen(
-    arguments: argparse.Namespace,
+    args: argparse.Namespace,
     pool: Workers,
     frames: list[np.ndarray],
     label: str,
@@ -231,23 +261,23 @@ def _seen(
     """Return what is seen of all frames at every point, taken from the cache if it is there."""
     here = Path(__file__)
     base = {
-        "classifier": identity(arguments.classifier),
+        "classifier": identity(args.classifier),
         "runtime": runtime.runtime_name(),
-        "input": [arguments.mean, arguments.std],
-        "detector": arguments.detector and _detector_identity(arguments.detector),
-        "video": digest(arguments.video),
-        "frames": [arguments.every, len(frames), *frames[0].shape],
+        "input": [args.mean, args.std],
+        "detector": args.detector and _detector_identity(args.detector),
+        "video": digest(args.video),
+        "frames": [args.every, len(frames), *frames[0].shape],
         "code": [digest(here.with_name(file)) for file in (*CACHED_CODE, "scores.py", here.name)],
         "codec": name,
         "version": version,
     }
-    place = functools.partial(place_in, cache_of(arguments))
+    place = functools.partial(place_in, cache_of(args))
     places = {point: place({**base, "point": asdict(point)}) for point in points}
     found = {point: rows for point in points if (rows := recall(places[point], Seen)) is not None}
     missing = tuple(point for point in points if point not in found)
     if missing:
-        judges = (arguments.classifier, arguments.mean, arguments.std, arguments.detector)
-        asked = (*judges, name, arguments.model, missing)
+        judges = (args.classifier, args.mean, args.std, args.detector)
+        asked = (*judges, name, args.model, missing)
         tasks = [Task(*asked, f"frame {number}", frame) for number, frame in enumerate(frames)]
         by_frame = pool.run(judge, tasks, label, chunk=1)
         for index, point in enumerate(missing):

@@ -139,12 +139,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
-        network = convert(arguments.file)
-        model, task = arguments.out / "detector.tflite", arguments.out / "detector.yaml"
+        network = convert(args.file)
+        model, task = args.out / "detector.tflite", args.out / "detector.yaml"
         write_whole(model, network)
-        text = TASK.format(model=json.dumps(str(model)), threshold=arguments.threshold, outputs=", ".join(OUTPUTS))
+        text = TASK.format(model=json.dumps(str(model)), threshold=args.threshold, outputs=", ".join(OUTPUTS))
         write_whole(task, text.encode())
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
