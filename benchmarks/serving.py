@@ -1,8 +1,8 @@
-"""`python -m benchmarks.serving`: what the server's decoding takes: a frame's time on one core, in batches of several
-sizes, and the server's Processor with several numbers of threads, beside OpenCV's decoding of files of equal bytes.
+"""`python -m benchmarks.serving`: what the server's decoding takes, beside OpenCV's at equal bytes.
 
-The CPU's time is told beside the clock's, since other work on the machine falls on the latter. Every round does each of
-it once; reported are the least CPU time and the median of frames a second over rounds.
+Measured are a frame's time on one core, in batches of several sizes, and the server's Processor with several numbers of
+threads. The CPU's time is told beside the clock's, since other work on the machine falls on the latter. Every round
+does each of them once. Reported are the least CPU time and the median of frames a second over rounds.
 """
 
 import argparse

@@ -51,6 +51,7 @@ class SideMap:
 
     @property
     def frame(self) -> np.ndarray:
+        """The frame that is answered for."""
         return self._frame
 
     @frame.setter
@@ -60,6 +61,7 @@ class SideMap:
 
     @property
     def output_quantization(self) -> Quantization:
+        """What the int8 answers mean, in octaves."""
         return self._quantization()
 
     def run(self, array: np.ndarray) -> np.ndarray:

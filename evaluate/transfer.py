@@ -55,6 +55,8 @@ def send(pictures: Sequence[Picture], settings: Settings, work: Path, logs: Path
     """Send pictures from `device/capture.py` to `python -m server` over loopback, and ask for what became of them.
 
     Args:
+        pictures: those to send, in order.
+        settings: how they are coded.
         work: an empty folder for what the programs read and write.
         logs: folder for server.log and capture.log.
 

@@ -88,9 +88,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Seen:
-    """One frame at one point: bytes of the file, whether it kept within the budget, and tile by tile whether the
-    answer is the clean one, its KL divergence from the clean one in nats, and the clean one's probability; then for
-    every box of the clean frame and every one of the coded frame whether the other has it."""
+    """One frame at one point.
+
+    size: bytes of the file. fits: whether it kept within the budget.
+    agrees, divergence, probability: tile by tile, whether the answer is the clean one, its KL divergence from that in
+    nats, and the clean one's probability.
+    boxes: of the clean frame. shared: for every box of the clean and of the coded frame, whether the other has it.
+    """
 
     size: int
     fits: bool

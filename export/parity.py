@@ -27,6 +27,7 @@ class FloatNetwork:
         self.output_quantization: Quantization = like.output_quantization
 
     def run(self, array: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Answer int8 features (N, rows, cols, channels) in int8, computed in float."""
         scale, zero_point = self.input_quantization
         features = (array.astype(np.float32) - zero_point) * np.float32(scale)
         offsets = ops.convert_to_numpy(self.network(features, training=False))
