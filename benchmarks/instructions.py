@@ -22,19 +22,8 @@ import cv2
 import numpy as np
 
 import rjpeg
-from benchmarks.__main__ import (
-    CALIBRATION_DATA,
-    DECODE,
-    ENCODE,
-    ENCODE_MAP,
-    OPENCV_DECODE,
-    OPENCV_ENCODE,
-    compose,
-    equal_quality,
-    opencv_encode,
-    parse_size,
-    read_pictures,
-)
+from benchmarks.coding import DECODE, ENCODE, ENCODE_MAP, OPENCV_DECODE, OPENCV_ENCODE
+from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from rjpeg.errors import InputError, RjpegError
 
 PEERS = {ENCODE: OPENCV_ENCODE, ENCODE_MAP: OPENCV_ENCODE, DECODE: OPENCV_DECODE}

@@ -23,8 +23,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+# read by libraries when they are loaded
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 import rjpeg
-from benchmarks.__main__ import CALIBRATION_DATA, compose, parse_size, read_pictures
+from benchmarks.frames import CALIBRATION_DATA, compose, parse_size, read_pictures
 from rjpeg.errors import DeliveryError, RjpegError
 
 ROOT = Path(__file__).resolve().parents[1]

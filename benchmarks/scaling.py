@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import statistics
 import sys
 import tempfile
@@ -18,20 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+# read by libraries when they are loaded
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 import msgspec
 import numpy as np
 
 import rjpeg
 from benchmarks import timed
-from benchmarks.__main__ import (
-    CALIBRATION_DATA,
-    compose,
-    equal_quality,
-    machine,
-    opencv_encode,
-    parse_size,
-    read_pictures,
-)
+from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
+from benchmarks.machine import machine
 from rjpeg._files import read_yaml, write_whole
 from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.api import bandwidth
@@ -121,8 +118,8 @@ def write_frames(folder: Path, height: int, width: int, bpp: float, count: int) 
 def jobs_of(files: list[Path], *, restore: bool = False) -> list[Job]:
     """Make jobs that decode files and write nothing, as the service does."""
     options = Options(
-        model=None, max_bytes=2**23, max_pixels=2**26, restore=restore, form="png", keep_jpeg=False, task=None,
-    )  # fmt: skip
+        model=None, max_bytes=2**23, max_pixels=2**26, restore=restore, form="png", keep_jpeg=False, task=None
+    )
     return [Job(str(path), None, options) for path in files]
 
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 import rjpeg
-from benchmarks.__main__ import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
+from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from rjpeg.errors import RjpegError
 from server.frames import ReceivedFrame
 from server.processing.processor import Processor
