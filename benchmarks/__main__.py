@@ -24,6 +24,8 @@ from benchmarks.machine import machine, temperature
 from benchmarks.summary import BUDGET_SIZE, table
 from rjpeg.errors import InputError, RjpegError, StorageError
 
+__all__ = ["FORMAT", "main"]
+
 FORMAT = 2
 """Of results.json, see benchmarks/reference/README.md."""
 SIZES = ("224x224", "640x480", "1280x720", "1920x1080")

@@ -26,6 +26,8 @@ from benchmarks.coding import DECODE, ENCODE, ENCODE_MAP, OPENCV_DECODE, OPENCV_
 from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from rjpeg.errors import InputError, RjpegError
 
+__all__ = ["main", "table"]
+
 PEERS = {ENCODE: OPENCV_ENCODE, ENCODE_MAP: OPENCV_ENCODE, DECODE: OPENCV_DECODE}
 _TIMEOUT = 600.0
 _CALLS = 10

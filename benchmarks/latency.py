@@ -30,6 +30,8 @@ import rjpeg
 from benchmarks.frames import CALIBRATION_DATA, compose, parse_size, read_pictures
 from rjpeg.errors import DeliveryError, RjpegError
 
+__all__ = ["main"]
+
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 60.0
 POST = "/v1/cameras/camera/frames"

@@ -47,6 +47,8 @@ from rjpeg._protocol import time_text
 from rjpeg.client import Client, Frame
 from rjpeg.errors import DeliveryError, InputError, RjpegError
 
+__all__ = ["Fleet", "compare", "main", "passed", "percentiles"]
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1

@@ -38,6 +38,8 @@ from server.engines import ENGINES, open_engine
 from server.frames import ReceivedFrame
 from server.service import make_service
 
+__all__ = ["Assumptions", "estimate", "markdown", "read_assumptions"]
+
 ASSUMPTIONS = Path(__file__).with_name("scaling.yaml")
 # frames in work at a time on the live way, as the service's default has it
 PENDING = 32
@@ -179,10 +181,10 @@ def measure_live(folder: Path, files: list[Path]) -> dict[str, float]:
     contents = [path.read_bytes() for path in files]
 
     async def take_all() -> tuple[float, float]:
-        places = asyncio.Semaphore(PENDING)
+        pending = asyncio.Semaphore(PENDING)
 
         async def take(number: int) -> None:
-            async with places:
+            async with pending:
                 when = start + datetime.timedelta(seconds=number)
                 camera = f"camera-{number % 50}"
                 await service.receiver.take(

@@ -28,6 +28,8 @@ from rjpeg.errors import RjpegError
 from server.frames import ReceivedFrame
 from server.processing.processor import Processor
 
+__all__ = ["main", "table"]
+
 WAITING = 32
 """Frames that are given to the Processor at a time."""
 

@@ -25,6 +25,8 @@ from server.store.database import cameras, frames, minutes, to_microseconds
 from server.store.keys import make_key
 from server.store.store import Store
 
+__all__ = ["main"]
+
 START = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 INTERVAL = datetime.timedelta(milliseconds=100)
 MEASURES: dict[str, Any] = {

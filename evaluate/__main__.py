@@ -20,6 +20,8 @@ from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import REGION_JPEG
 from rjpeg.errors import InputError
 
+__all__ = ["PLAIN_JPEG", "main"]
+
 logger = logging.getLogger(__name__)
 
 RATES = (0.25, 0.38, 0.5)

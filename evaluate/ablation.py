@@ -20,6 +20,8 @@ from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import VARIANTS
 from rjpeg.errors import InputError
 
+__all__ = ["main"]
+
 RATES = (0.25, 0.38, 0.5)
 FULL_SYSTEM = "region-jpeg"
 CSV_COLUMNS = ("row", *report.CSV_COLUMNS)

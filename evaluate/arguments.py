@@ -18,6 +18,19 @@ from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.engines import ENGINES
 from server.places import Place, parse_place
 
+__all__ = [
+    "add_classifier",
+    "add_pictures",
+    "add_run",
+    "cache_of",
+    "check",
+    "command_of",
+    "comparison_of",
+    "find_dataset",
+    "notes_on",
+    "run_command",
+]
+
 logger = logging.getLogger(__name__)
 
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"

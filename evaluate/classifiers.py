@@ -10,6 +10,8 @@ import numpy as np
 from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
 
+__all__ = ["TEACHERS", "Classifier", "KerasClassifier", "identity", "log_probabilities", "open_classifier"]
+
 # a classifier of ImageNet with one class more has "background" as class 0
 IMAGENET_CLASSES = 1000
 # of probability, for the classes that an int8 classifier gives nothing

@@ -24,6 +24,8 @@ from evaluate.variants import FULL_SYSTEM, VARIANTS
 from rjpeg.errors import InputError, RjpegError, TargetError
 from train.framing import resize
 
+__all__ = ["PEERS", "Codec", "CodecMissingError", "Coded", "LibjpegTurbo", "Reduced", "make_codec"]
+
 # file size falls a little here and there while quality rises; so far past the first file that is too large
 # the search looks for one that fits
 LOOK_AHEAD = 2

@@ -26,6 +26,22 @@ from server.engines import WorkerDiedError, open_engine
 from server.places import Place
 from train import framing
 
+__all__ = [
+    "CACHED_CODE",
+    "Comparison",
+    "Point",
+    "Workers",
+    "add_differences",
+    "classifier_of",
+    "code",
+    "codec_of",
+    "compare",
+    "digest",
+    "place_in",
+    "recall",
+    "remember",
+]
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

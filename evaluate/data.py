@@ -23,6 +23,21 @@ from rjpeg.errors import InputError
 from server.places import Place, is_folder
 from train.framing import resize
 
+__all__ = [
+    "FITS",
+    "PICTURE_SUFFIXES",
+    "DataSet",
+    "Picture",
+    "calibration_pictures",
+    "check_labels",
+    "find_pictures",
+    "fit_frame",
+    "load",
+    "read_frame",
+    "read_video",
+    "take",
+]
+
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FILE_COLUMNS = ("file", "filename", "path", "image")
 LABEL_COLUMNS = ("label", "class", "class_index", "imagenet_class", "index")

@@ -28,6 +28,8 @@ from rjpeg._arguments import positive
 from rjpeg._files import list_pictures
 from rjpeg.errors import InputError, RjpegError, StorageError
 
+__all__ = ["choose_pictures", "main", "nearest_plain_jpeg"]
+
 Pixels = npt.NDArray[np.uint8]
 
 

@@ -20,6 +20,8 @@ from rjpeg._features import generator_features
 from rjpeg._model import Model
 from rjpeg._runtime import Quantization, answer
 
+__all__ = ["TEACHER_SIZE", "SideMap", "attach", "fingerprint"]
+
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 TEACHER_SIZE = 224
 # the middle of the range of train/config.yaml: IJG quality of the coarse coding whose errors the teachers judge

@@ -13,6 +13,8 @@ import numpy as np
 from rjpeg._model import Model
 from train.known_tables import ANNEX_K_CHROMA, ANNEX_K_LUMA
 
+__all__ = ["FULL_SYSTEM", "REGION_JPEG", "VARIANTS", "Variant"]
+
 FULL_SIZE = ((float("inf"), 1.0),)
 
 

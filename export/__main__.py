@@ -28,6 +28,8 @@ from train.disagreement import KINDS
 from train.networks import macs_per_region, without_rescaling
 from train.teachers import load_teacher
 
+__all__ = ["check_budgets", "export", "main"]
+
 # What a device affords: bytes of the file, multiply-adds of one region.
 BUDGETS = {"generator": (300_000, 50_000), "predictor": (60_000, 10_000)}
 # What int8 may cost: shares of levels, and relative to float the bytes and the teacher's divergence.

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from rjpeg._runtime import RUNTIMES, Network
 from rjpeg.errors import ModelError
 
+__all__ = ["answers_of", "hard_inputs", "runtimes_agree"]
+
 
 def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:
     """Compare the outputs of every installed runtime, with XNNPACK and without, in all integers.

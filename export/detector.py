@@ -19,6 +19,8 @@ import numpy as np
 from rjpeg._files import read_whole, write_whole
 from rjpeg.errors import InputError, RjpegError
 
+__all__ = ["main"]
+
 INPUT, DETECTIONS = "tower_0/images:0", "tower_0/detections:0"
 # TensorFlow's names of what TensorFlow.js has in one node with what follows
 UNFUSED = {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}

@@ -13,6 +13,8 @@ from train.checkpoints import Checkpoint
 from train.disagreement import divergence, parameters
 from train.teachers import Teacher
 
+__all__ = ["TEACHER_SIZE", "FloatNetwork", "compare", "teacher_inputs", "with_float_networks"]
+
 QUALITIES = (10, 30, 60)
 TEACHER_SIZE = 224
 

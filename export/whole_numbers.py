@@ -34,6 +34,8 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from export.convert import ExportError
 
+__all__ = ["TOP", "Layer", "WholeNetwork", "check_sums", "file_of", "quantized", "to_whole_numbers"]
+
 UNIT = 2.0**-7
 """What one stands for between the layers, in Keras' numbers."""
 TOP = round(6 / UNIT)

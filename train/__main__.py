@@ -15,6 +15,8 @@ import msgspec
 from rjpeg.errors import ConfigError, RjpegError
 from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 
+__all__ = ["main"]
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line; its help shows every default."""

@@ -8,6 +8,18 @@ import msgspec
 
 from rjpeg.errors import ConfigError
 
+__all__ = [
+    "CODEC_FILE",
+    "CONFIG_FILE",
+    "CodecConfig",
+    "Config",
+    "DistillConfig",
+    "ImportanceConfig",
+    "NetworkConfig",
+    "load_codec",
+    "load_config",
+]
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -14,6 +14,20 @@ from train import transforms
 from train.config import CodecConfig
 from train.workers import ALONE, Workers, share
 
+__all__ = [
+    "Batches",
+    "Crops",
+    "Rates",
+    "centered",
+    "coefficients",
+    "correlation",
+    "generator_batch",
+    "load_crops",
+    "maps_of",
+    "predictor_batch",
+    "target_of",
+]
+
 MAX_OFFSET = 3.0
 
 

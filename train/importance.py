@@ -34,6 +34,8 @@ from train.teachers import Teacher
 from train.transforms import YCBCR_TO_RGB, dct_matrix, resize
 from train.workers import ALONE, Workers, ahead, wait_for
 
+__all__ = ["Photos", "block_energy", "compute_importance", "gradient_statistics", "jpeg_round_trip", "teacher_gradient"]
+
 REGION = 16
 
 

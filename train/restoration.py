@@ -39,6 +39,16 @@ from train.teachers import Teacher, load_teacher
 from train.transforms import resize
 from train.workers import ALONE, ahead, training_step
 
+__all__ = [
+    "Settings",
+    "main",
+    "make_pairs",
+    "network_inputs",
+    "restored",
+    "train_restorer",
+    "with_features",
+]
+
 logger = logging.getLogger(__name__)
 
 CROP_SIZE = 224

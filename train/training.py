@@ -27,6 +27,8 @@ from train.photos import data_hash, is_held_back, list_photos, samples
 from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
+__all__ = ["CenteredHuber", "train"]
+
 logger = logging.getLogger(__name__)
 
 

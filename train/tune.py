@@ -39,6 +39,8 @@ from train.framing import cover, tiles
 from train.known_tables import ANNEX_K_LUMA, ROBIDOUX
 from train.photos import center_crop, is_held_back, list_photos, read_photo, sharpened
 
+__all__ = ["changed", "main", "scenes_of"]
+
 SIZE = 224
 # tiles of a scene, rows and columns
 TILES = {"single": (1, 1), "sharp": (1, 1), "mosaic": (2, 3), "enlarged": (2, 3)}

@@ -24,6 +24,19 @@ import numpy as np
 
 from rjpeg.errors import ConfigError, RjpegError
 
+__all__ = [
+    "ALONE",
+    "WorkerError",
+    "Workers",
+    "agree",
+    "ahead",
+    "digest",
+    "join",
+    "share",
+    "training_step",
+    "wait_for",
+]
+
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
