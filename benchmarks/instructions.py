@@ -22,20 +22,11 @@ import cv2
 import numpy as np
 
 import rjpeg
-from benchmarks.__main__ import (
-    CALIBRATION_DATA,
-    DECODE,
-    ENCODE,
-    ENCODE_MAP,
-    OPENCV_DECODE,
-    OPENCV_ENCODE,
-    compose,
-    equal_quality,
-    opencv_encode,
-    parse_size,
-    read_pictures,
-)
+from benchmarks.coding import DECODE, ENCODE, ENCODE_MAP, OPENCV_DECODE, OPENCV_ENCODE
+from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from rjpeg.errors import InputError, RjpegError
+
+__all__ = ["main", "table"]
 
 PEERS = {ENCODE: OPENCV_ENCODE, ENCODE_MAP: OPENCV_ENCODE, DECODE: OPENCV_DECODE}
 _TIMEOUT = 600.0
@@ -148,21 +139,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when counted or without Valgrind, 1 with one line on stderr, 2 for wrong usage."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         print("skipped: valgrind is not installed (Debian: apt-get install valgrind)", file=sys.stderr)
         return 0
-    names = arguments.operations or list(dict.fromkeys((*PEERS, *PEERS.values())))
+    names = args.operations or list(dict.fromkeys((*PEERS, *PEERS.values())))
     try:
-        height, width = parse_size(arguments.size)
+        height, width = parse_size(args.size)
         frame = compose(read_pictures(CALIBRATION_DATA), height, width, 0)
-        counted = count(frame, arguments.quality, valgrind, names)
+        counted = count(frame, args.quality, valgrind, names)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    results = {"size": arguments.size, "quality": arguments.quality, "instructions": counted}
-    print(json.dumps(results, indent=1) if arguments.json else table(results))
+    results = {"size": args.size, "quality": args.quality, "instructions": counted}
+    print(json.dumps(results, indent=1) if args.json else table(results))
     return 0
 
 

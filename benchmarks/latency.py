@@ -23,9 +23,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+# read by libraries when they are loaded
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 import rjpeg
-from benchmarks.__main__ import CALIBRATION_DATA, compose, parse_size, read_pictures
+from benchmarks.frames import CALIBRATION_DATA, compose, parse_size, read_pictures
 from rjpeg.errors import DeliveryError, RjpegError
+
+__all__ = ["main"]
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 60.0
@@ -173,7 +178,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m benchmarks.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         picture = compose(read_pictures(CALIBRATION_DATA), *parse_size(args.size), 0)
         jpeg = rjpeg.Encoder().encode(picture, quality=args.quality)

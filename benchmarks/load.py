@@ -22,51 +22,39 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import requests
-import yaml
-from tqdm import tqdm
 
-from device.sources import SampleSource
+from benchmarks.programs import (
+    START_SECONDS,
+    STOP_SECONDS,
+    Settings,
+    capture_command,
+    check_running,
+    service_command,
+    start,
+    wait_for_address,
+)
+from benchmarks.usage import cpu_seconds, memory, watch
 from rjpeg._protocol import time_text
 from rjpeg.client import Client, Frame
-from rjpeg.errors import DeliveryError, InputError, RjpegError, StorageError
+from rjpeg.errors import DeliveryError, InputError, RjpegError
+
+__all__ = ["Fleet", "compare", "main", "passed", "percentiles"]
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[1]
 FORMAT = 1
 MAX_CAMERAS = 16
 """Of one `capture.py`."""
-START_SECONDS = 60.0
-STOP_SECONDS = 60.0
-FILM_FRAMES = 50
-SAMPLE_SECONDS = 1.0
-# parts of the run over which memory is averaged: its beginning (when everything has been used once), middle and end
-WINDOWS = {"start": (0.1, 0.2), "middle": (0.45, 0.55), "end": (0.9, 1.0)}
 Key = tuple[str, int, str]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is run: cameras, each with frames of `size` at `fps`, for `seconds`."""
-
-    cameras: int
-    seconds: float
-    fps: float
-    size: str
-    quality: float
-    policy: str
-    workers: int | None
-    task: str | None
 
 
 @dataclass
@@ -97,6 +85,11 @@ class Fleet:
                 taken = datetime.fromisoformat(record["capture_time"])
                 self.latency.append((now, (now - taken).total_seconds()))
 
+    def camera_count(self) -> int:
+        """Count the cameras of which a frame was acknowledged."""
+        with self.lock:
+            return len({camera for camera, *_ in self.acknowledged})
+
 
 def key_of(record: dict[str, Any]) -> Key:
     """Return what tells a frame from all others."""
@@ -118,7 +111,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
             listener.start()
             cameras.append(process)
             listeners.append(listener)
-        wait_until(lambda: cameras_of(fleet) == settings.cameras, cameras, service, folder)
+        wait_for_cameras(fleet, settings.cameras, [service, *cameras], folder)
         begin = datetime.now(UTC)
         samples = watch(service, cameras, settings.seconds, folder)
         end = datetime.now(UTC)
@@ -175,177 +168,14 @@ def passed(report: dict[str, Any]) -> bool:
     return not any(report[what] for what in ("lost", "changed", "twice", "miscounted"))
 
 
-def service_command(settings: Settings, folder: Path) -> list[str]:
-    """Return the command of the service, without the Python that runs it."""
-    command = ["-m", "server", "--listen", "127.0.0.1:0", "--data", str(folder / "data"), "--log-level", "error"]
-    command += [] if settings.workers is None else ["--workers", str(settings.workers)]
-    return command + ([] if settings.task is None else ["--task", str(Path(settings.task).resolve())])
-
-
-def capture_command(settings: Settings, folder: Path, url: str, number: int, first: int, count: int) -> list[str]:
-    """Return `device/capture.py` with cameras `first` to `first + count`, its configuration and its film."""
-    film = folder / f"film-{number}.avi"
-    record(film, settings, f"film {number}")
-    camera = {"source": str(film), "live": True, "fps": settings.fps, "stall_seconds": max(10.0, 5 / settings.fps)}
-    config = {
-        "cameras": [camera | {"id": f"camera-{index:03d}"} for index in range(first, first + count)],
-        "encoding": {"quality": settings.quality},
-        "delivery": {
-            "server": url,
-            "policy": settings.policy,
-            "spool": {"folder": str(folder / f"spool-{number}")},
-        },
-    }
-    path = folder / f"capture-{number}.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return ["device/capture.py", "--config", str(path), "--json", "--log-level", "warning"]
-
-
-def record(path: Path, settings: Settings, name: str) -> None:
-    """Record a film of FILM_FRAMES at the cameras' speed, of the sample source. Raises StorageError."""
-    width, height = map(int, settings.size.split("x"))
-    source = SampleSource(name, (width, height), settings.fps)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), settings.fps, (width, height))
-    if not writer.isOpened():
-        raise StorageError(f"can't write {path}: this OpenCV writes no MJPG films of {settings.size}")
-    for number in range(FILM_FRAMES):
-        writer.write(source.view(number / settings.fps))
-    writer.release()
-
-
-def start(
-    stack: ExitStack, name: str, command: Sequence[str], folder: Path, *, piped: bool = False
-) -> subprocess.Popen[str]:
-    """Start a program of ours as a process that is gone when the stack is; its messages go to {name}.log."""
-    log = stack.enter_context((folder / f"{name}.log").open("w", encoding="utf-8"))
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if piped else subprocess.DEVNULL,
-        stderr=log,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-
-    def stop() -> None:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                logger.warning("%s did not end when asked to and is killed", name)
-                process.kill()
-                process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-    stack.callback(stop)
-    return process
-
-
-def wait_for_address(service: subprocess.Popen[str], log: Path) -> str:
-    """Wait for the URL that the service announces. Raises DeliveryError if it doesn't."""
-    deadline = time.monotonic() + START_SECONDS
-    while (found := re.search(r"^listening on (\S+)$", text := log.read_text("utf-8"), re.MULTILINE)) is None:
-        if service.poll() is not None or time.monotonic() > deadline:
-            raise DeliveryError(f"the service did not start: {text.strip()[-500:]}")
-        time.sleep(0.05)
-    return found[1]
-
-
-def wait_until(condition: Any, cameras: Sequence[Any], service: subprocess.Popen[str], folder: Path) -> None:
-    """Wait for all cameras' first frames. Raises DeliveryError where they don't come."""
+def wait_for_cameras(fleet: Fleet, count: int, programs: Sequence[subprocess.Popen[str]], folder: Path) -> None:
+    """Wait until a frame of each of `count` cameras is acknowledged. Raises DeliveryError if it takes too long."""
     deadline = time.monotonic() + START_SECONDS + STOP_SECONDS
-    while not condition():
-        check_running([service, *cameras], folder)
+    while fleet.camera_count() < count:
+        check_running(programs, folder)
         if time.monotonic() > deadline:
             raise DeliveryError("not every camera had a frame stored in time; the machine is too slow for so many")
         time.sleep(0.1)
-
-
-def cameras_of(fleet: Fleet) -> int:
-    """Count the cameras of which a frame was acknowledged."""
-    with fleet.lock:
-        return len({camera for camera, *_ in fleet.acknowledged})
-
-
-def check_running(processes: Sequence[subprocess.Popen[str]], folder: Path) -> None:
-    """Raise DeliveryError if one has ended."""
-    for process in processes:
-        if process.poll() is not None:
-            logs = [f"{path.stem}: {text}" for path in sorted(folder.glob("*.log")) if (text := last_line(path))]
-            raise DeliveryError(f"{process.args[1:3]!r} ended with {process.returncode}; {'; '.join(logs)}")  # type: ignore[index]
-
-
-def last_line(path: Path) -> str:
-    """Return the last line of a log, "" if it has none."""
-    return (path.read_text("utf-8", errors="replace").strip().splitlines() or [""])[-1]
-
-
-def watch(
-    service: subprocess.Popen[str], cameras: Sequence[subprocess.Popen[str]], seconds: float, folder: Path
-) -> list[dict[str, float]]:
-    """Watch CPU seconds so far and resident megabytes of the service, every second."""
-    samples = []
-    begin = time.monotonic()
-    with tqdm(total=round(seconds), unit="s", disable=None) as bar:
-        while True:
-            elapsed = time.monotonic() - begin
-            check_running([service, *cameras], folder)
-            tree = list(processes(service.pid))
-            samples.append(
-                {"time": elapsed, "cpu": sum(map(cpu_seconds, tree)), "mb": sum(map(resident_bytes, tree)) / 1e6}
-            )
-            bar.update(round(elapsed) - bar.n)
-            if elapsed >= seconds:
-                return samples
-            time.sleep(min(SAMPLE_SECONDS, seconds - elapsed))
-
-
-def memory(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return megabytes, averaged over WINDOWS, the largest, and the growth over the second half."""
-    whole = samples[-1]["time"]
-
-    def mean(begin: float, end: float) -> float:
-        found = [s["mb"] for s in samples if begin * whole <= s["time"] <= end * whole]
-        return statistics.fmean(found or [samples[-1]["mb"]])
-
-    half = [(s["time"], s["mb"]) for s in samples if s["time"] >= whole / 2]
-    slope = statistics.linear_regression(*zip(*half, strict=True)).slope if len(half) > 2 else 0.0
-    return {name: mean(*window) for name, window in WINDOWS.items()} | {
-        "peak": max(sample["mb"] for sample in samples),
-        "growth": slope * whole / 2,
-    }
-
-
-def processes(pid: int) -> Iterator[int]:
-    """Find a process, those that it started, and those that they started."""
-    yield pid
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:  # it ended meanwhile
-            continue
-        for child in children:
-            yield from processes(int(child))
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process; 0 if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the memory of a process that is in RAM; 0 if it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def answers_of(url: str) -> dict[str, int]:
@@ -429,47 +259,47 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace) -> Settings:
     """Check the flags and return what they ask for. Raises InputError."""
     for name, value, least, most in (
-        ("cameras", arguments.cameras, 1, 1000),
-        ("minutes", arguments.minutes, 0.05, 1440),
-        ("fps", arguments.fps, 0.1, 120),
-        ("quality", arguments.quality, 1, 100),
+        ("cameras", args.cameras, 1, 1000),
+        ("minutes", args.minutes, 0.05, 1440),
+        ("fps", args.fps, 0.1, 120),
+        ("quality", args.quality, 1, 100),
     ):
         if not least <= value <= most:
             raise InputError(f"--{name} is {value:g}, expected {least:g} to {most:g}")
-    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", arguments.size):
-        raise InputError(f"--size is {arguments.size!r}, expected WIDTHxHEIGHT such as 640x480")
+    if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", args.size):
+        raise InputError(f"--size is {args.size!r}, expected WIDTHxHEIGHT such as 640x480")
     return Settings(
-        arguments.cameras,
-        60 * arguments.minutes,
-        arguments.fps,
-        arguments.size,
-        arguments.quality,
-        arguments.policy,
-        arguments.workers,
-        arguments.task,
+        args.cameras,
+        60 * args.minutes,
+        args.fps,
+        args.size,
+        args.quality,
+        args.policy,
+        args.workers,
+        args.task,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, 1 where frames are lost or a program fails, 130 when interrupted."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # children are ended on the way out
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        settings = settings_of(arguments)
-        if arguments.work is not None:
-            arguments.work.mkdir(parents=True)
+        settings = settings_of(args)
+        if args.work is not None:
+            args.work.mkdir(parents=True)
         with ExitStack() as stack:
-            folder = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
+            folder = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rjpeg-load-")))
             report = run(settings, folder.resolve())
         text = json.dumps(report, indent=1)
-        if arguments.out is not None:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(text + "\n", encoding="utf-8")
+        if args.out is not None:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text + "\n", encoding="utf-8")
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -478,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(text if arguments.json else table(report))
+    print(text if args.json else table(report))
     if not passed(report):
         print("error: the database does not have what cameras were told it has", file=sys.stderr)
         return 1

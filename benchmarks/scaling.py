@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import statistics
 import sys
 import tempfile
@@ -18,20 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+# read by libraries when they are loaded
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 import msgspec
 import numpy as np
 
 import rjpeg
 from benchmarks import timed
-from benchmarks.__main__ import (
-    CALIBRATION_DATA,
-    compose,
-    equal_quality,
-    machine,
-    opencv_encode,
-    parse_size,
-    read_pictures,
-)
+from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
+from benchmarks.machine import machine
 from rjpeg._files import read_yaml, write_whole
 from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.api import bandwidth
@@ -40,6 +37,8 @@ from server.config import Config
 from server.engines import ENGINES, open_engine
 from server.frames import ReceivedFrame
 from server.service import make_service
+
+__all__ = ["Assumptions", "estimate", "markdown", "read_assumptions"]
 
 ASSUMPTIONS = Path(__file__).with_name("scaling.yaml")
 # frames in work at a time on the live way, as the service's default has it
@@ -121,8 +120,8 @@ def write_frames(folder: Path, height: int, width: int, bpp: float, count: int) 
 def jobs_of(files: list[Path], *, restore: bool = False) -> list[Job]:
     """Make jobs that decode files and write nothing, as the service does."""
     options = Options(
-        model=None, max_bytes=2**23, max_pixels=2**26, restore=restore, form="png", keep_jpeg=False, task=None,
-    )  # fmt: skip
+        model=None, max_bytes=2**23, max_pixels=2**26, restore=restore, form="png", keep_jpeg=False, task=None
+    )
     return [Job(str(path), None, options) for path in files]
 
 
@@ -182,10 +181,10 @@ def measure_live(folder: Path, files: list[Path]) -> dict[str, float]:
     contents = [path.read_bytes() for path in files]
 
     async def take_all() -> tuple[float, float]:
-        places = asyncio.Semaphore(PENDING)
+        pending = asyncio.Semaphore(PENDING)
 
         async def take(number: int) -> None:
-            async with places:
+            async with pending:
                 when = start + datetime.timedelta(seconds=number)
                 camera = f"camera-{number % 50}"
                 await service.receiver.take(
@@ -216,26 +215,26 @@ def _sizes(paths: Iterator[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure and estimate. Raises RjpegError."""
-    height, width = parse_size(arguments.size)
-    assumed = read_assumptions(arguments.assumptions)
+    height, width = parse_size(args.size)
+    assumed = read_assumptions(args.assumptions)
     for name in ("frames", "rounds"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
-    if min(arguments.workers) < 1:
-        raise InputError(f"--workers must be at least 1, got {min(arguments.workers)}")
-    if not 0 < arguments.bpp <= 24:
-        raise InputError(f"--bpp must be above 0, got {arguments.bpp}")
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if min(args.workers) < 1:
+        raise InputError(f"--workers must be at least 1, got {min(args.workers)}")
+    if not 0 < args.bpp <= 24:
+        raise InputError(f"--bpp must be above 0, got {args.bpp}")
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     live = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        ours, plain = write_frames(folder, height, width, arguments.bpp, arguments.frames)
+        ours, plain = write_frames(folder, height, width, args.bpp, args.frames)
         jobs = jobs_of(ours)
-        for number in range(arguments.rounds):
-            for name in arguments.engines:
-                for workers in sorted(set(arguments.workers)):
+        for number in range(args.rounds):
+            for name in args.engines:
+                for workers in sorted(set(args.workers)):
                     found = measure_engine(name, workers, jobs)
                     runs.setdefault((name, workers), []).append(found)
                     print(f"round {number + 1}: {name}, {workers}: {found['frames_a_second']:.1f}/s", file=sys.stderr)
@@ -246,9 +245,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         size = statistics.fmean(path.stat().st_size for path in ours)
     results: dict[str, Any] = {
         "machine": machine(),
-        "size": arguments.size,
-        "frames": arguments.frames,
-        "rounds": arguments.rounds,
+        "size": args.size,
+        "frames": args.frames,
+        "rounds": args.rounds,
         "bytes": size,
         "bpp": 8 * size / (height * width),
         "engines": [{"engine": name, "workers": workers} | _medians(found) for (name, workers), found in runs.items()],
@@ -400,16 +399,16 @@ def _balance(money: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
-        results = run(arguments)
+        results = run(args)
         text = markdown(results)
-        write_whole(arguments.out / "results.json", json.dumps(results, indent=1).encode())
-        write_whole(arguments.out / "results.md", (text + "\n").encode())
+        write_whole(args.out / "results.json", json.dumps(results, indent=1).encode())
+        write_whole(args.out / "results.md", (text + "\n").encode())
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(results) if arguments.json else text)
+    print(json.dumps(results) if args.json else text)
     return 0
 
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.serving`: what the server's decoding takes: a frame's time on one core, in batches of several
-sizes, and the server's Processor with several numbers of threads, beside OpenCV's decoding of files of equal bytes.
+"""`python -m benchmarks.serving`: what the server's decoding takes, beside OpenCV's at equal bytes.
 
-The CPU's time is told beside the clock's, since other work on the machine falls on the latter. Every round does each of
-it once; reported are the least CPU time and the median of frames a second over rounds.
+Measured are a frame's time on one core, in batches of several sizes, and the server's Processor with several numbers of
+threads. The CPU's time is told beside the clock's, since other work on the machine falls on the latter. Every round
+does each of them once. Reported are the least CPU time and the median of frames a second over rounds.
 """
 
 import argparse
@@ -23,10 +23,12 @@ import cv2
 import numpy as np
 
 import rjpeg
-from benchmarks.__main__ import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
+from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from rjpeg.errors import RjpegError
 from server.frames import ReceivedFrame
 from server.processing.processor import Processor
+
+__all__ = ["main", "table"]
 
 WAITING = 32
 """Frames that are given to the Processor at a time."""
@@ -66,25 +68,24 @@ async def serve(processor: Processor, jpegs: list[bytes], count: int) -> tuple[f
     return count / (time.perf_counter() - started), (time.process_time() - cpu) / count
 
 
-def measure(frames: list[np.ndarray], arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(frames: list[np.ndarray], args: argparse.Namespace) -> dict[str, Any]:
     """Measure {"decoding": {name: CPU ms a frame}, "processor": {threads: {"fps", "cpu_ms"}}} for one frame size."""
-    encoder = rjpeg.Encoder(arguments.model)
-    jpegs = [encoder.encode(frame, arguments.quality) for frame in frames]
+    encoder = rjpeg.Encoder(args.model)
+    jpegs = [encoder.encode(frame, args.quality) for frame in frames]
     peers = [opencv_encode(frame, equal_quality(frame, len(jpeg))) for frame, jpeg in zip(frames, jpegs, strict=True)]
-    functions = decoding(jpegs, peers, arguments.model)
+    functions = decoding(jpegs, peers, args.model)
     processors = {
-        workers: Processor(arguments.model, workers=workers, max_pixels=2**26, batch=arguments.batch)
-        for workers in arguments.workers
+        workers: Processor(args.model, workers=workers, max_pixels=2**26, batch=args.batch) for workers in args.workers
     }
     times: dict[str, list[float]] = {name: [] for name in functions}
     served: dict[int, list[tuple[float, float]]] = {workers: [] for workers in processors}
-    for number in range(arguments.rounds + 1):
+    for number in range(args.rounds + 1):
         for name, function in functions.items():
             start = time.thread_time()
             function()
             times[name].append(1000 * (time.thread_time() - start) / len(jpegs))
         for workers, processor in processors.items():
-            served[workers].append(asyncio.run(serve(processor, jpegs, arguments.frames)))
+            served[workers].append(asyncio.run(serve(processor, jpegs, args.frames)))
         if number == 0:  # to warm up
             times = {name: [] for name in times}
             served = {workers: [] for workers in served}
@@ -137,19 +138,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 with one line on stderr."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     cv2.setNumThreads(1)
     try:
-        sizes = {size: parse_size(size) for size in arguments.sizes}
+        sizes = {size: parse_size(size) for size in args.sizes}
         pictures = read_pictures(CALIBRATION_DATA)
         results = {
-            name: measure([compose(pictures, *size, first) for first in range(8)], arguments)
-            for name, size in sizes.items()
+            name: measure([compose(pictures, *size, first) for first in range(8)], args) for name, size in sizes.items()
         }
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(results, indent=1) if arguments.json else table(results))
+    print(json.dumps(results, indent=1) if args.json else table(results))
     return 0
 
 

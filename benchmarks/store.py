@@ -26,6 +26,8 @@ from server.store.keys import make_key
 from server.store.tables import cameras, frames, minutes
 from server.store.times import to_microseconds
 
+__all__ = ["main"]
+
 START = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 INTERVAL = datetime.timedelta(milliseconds=100)
 MEASURES: dict[str, Any] = {
@@ -47,9 +49,9 @@ RESULTS = {"top": [["tabby", 0.512], ["tiger cat", 0.311], ["lynx", 0.02], ["Egy
 METRICS = {"temperature": 51.2, "fps": 9.9, "queued": 0}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """The program; returns its exit code."""
-    args = parser().parse_args(arguments)
+    args = build_parser().parse_args(argv)
     try:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             database = args.database or f"sqlite:///{folder}/store.sqlite3"
@@ -65,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m benchmarks.store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

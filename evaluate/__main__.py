@@ -9,9 +9,9 @@ from evaluate.arguments import (
     add_classifier,
     add_pictures,
     add_run,
-    cache_of,
     check,
     command_of,
+    comparison_of,
     find_dataset,
     run_command,
 )
@@ -19,6 +19,8 @@ from evaluate.codecs import PEERS
 from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import REGION_JPEG
 from rjpeg.errors import InputError
+
+__all__ = ["PLAIN_JPEG", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +44,29 @@ def build_parser() -> argparse.ArgumentParser:
     add_classifier(parser)
     add_run(parser, RATES, "out/eval")
     add = parser.add_argument
-    add("--qualities", type=int, nargs="*", default=[10, 20, 30, 50], metavar="Q",
-        help=f"fixed qualities for {', '.join(FIXED_QUALITY)}")  # fmt: skip
-    add("--codecs", nargs="+", default=["region-jpeg", "region-jpeg-restored", *PEERS], metavar="NAME",
-        help=f"of {', '.join([*REGION_JPEG, *PEERS])}; "
-        "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
-    add("--fractions", type=float, nargs="*", default=list(FRACTIONS), metavar="F",
-        help=f"coding sizes at which {', '.join(PLAIN_JPEG)} run besides the full one")  # fmt: skip
+    add(
+        "--qualities",
+        type=int,
+        nargs="*",
+        default=[10, 20, 30, 50],
+        metavar="Q",
+        help=f"fixed qualities for {', '.join(FIXED_QUALITY)}",
+    )
+    add(
+        "--codecs",
+        nargs="+",
+        default=["region-jpeg", "region-jpeg-restored", *PEERS],
+        metavar="NAME",
+        help=f"of {', '.join([*REGION_JPEG, *PEERS])}; PEER@FRACTION codes at a fraction of height and width",
+    )
+    add(
+        "--fractions",
+        type=float,
+        nargs="*",
+        default=list(FRACTIONS),
+        metavar="F",
+        help=f"coding sizes at which {', '.join(PLAIN_JPEG)} run besides the full one",
+    )
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
     return parser
 
@@ -70,39 +88,28 @@ def choose_points(codecs: list[str], rates: list[float], qualities: list[int]) -
     return {name: at_rates + (at_qualities if name in FIXED_QUALITY else ()) for name in codecs}
 
 
-def run(arguments: argparse.Namespace) -> dict[str, object]:
+def run(args: argparse.Namespace) -> dict[str, object]:
     """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
-    check(arguments)
-    for quality in arguments.qualities:
+    check(args)
+    for quality in args.qualities:
         if not 1 <= quality <= 100:
             raise InputError(f"--qualities must be in 1..100, got {quality}")
-    if not arguments.bpp and not arguments.qualities:
+    if not args.bpp and not args.qualities:
         raise InputError("nothing to measure: neither --bpp nor --qualities has a value")
-    codecs = choose_codecs(arguments.codecs, arguments.fractions)
-    dataset, notes = find_dataset(arguments)
-    results = compare(
-        dataset,
-        arguments.classifier,
-        codecs,
-        choose_points(codecs, arguments.bpp, arguments.qualities),
-        mean=arguments.mean,
-        std=arguments.std,
-        fit=arguments.fit,
-        model=arguments.model,
-        workers=arguments.workers,
-        engine=arguments.engine,
-        cache=cache_of(arguments),
-    )
+    codecs = choose_codecs(args.codecs, args.fractions)
+    dataset, notes = find_dataset(args)
+    points = choose_points(codecs, args.bpp, args.qualities)
+    results = compare(comparison_of(args, dataset), points, workers=args.workers, engine=args.engine)
     for codec, reason in results["skipped"].items():
         logger.warning("skipped %s: %s", codec, reason)
-    if any(series["codec"] == arguments.reference for series in results["series"]):
-        add_differences(results, arguments.reference)
+    if any(series["codec"] == args.reference for series in results["series"]):
+        add_differences(results, args.reference)
     else:
-        logger.warning("no paired differences: %s was not run", arguments.reference)
+        logger.warning("no paired differences: %s was not run", args.reference)
     results["notes"] = notes
     results["best_coding_sizes"] = report.best_coding_sizes(results)
     results["command"] = command_of("evaluate")
-    report.write(results, arguments.out, report.markdown(results), report.plot)
+    report.write(results, args.out, report.markdown(results), report.plot)
     return results
 
 

@@ -10,15 +10,17 @@ from evaluate.arguments import (
     add_classifier,
     add_pictures,
     add_run,
-    cache_of,
     check,
     command_of,
+    comparison_of,
     find_dataset,
     run_command,
 )
 from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import VARIANTS
 from rjpeg.errors import InputError
+
+__all__ = ["main"]
 
 RATES = (0.25, 0.38, 0.5)
 FULL_SYSTEM = "region-jpeg"
@@ -40,35 +42,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
-    check(arguments)
-    if not arguments.bpp:
+    check(args)
+    if not args.bpp:
         raise InputError("nothing to measure: --bpp has no value")
-    for name in arguments.rows:
+    for name in args.rows:
         if name not in VARIANTS:
             raise InputError(f"--rows has {name!r}, expected some of {', '.join(VARIANTS)}")
-    rows = list(dict.fromkeys([FULL_SYSTEM, *arguments.rows]))
-    dataset, notes = find_dataset(arguments)
-    points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
-    results = compare(
-        dataset,
-        arguments.classifier,
-        rows,
-        dict.fromkeys(rows, points),
-        mean=arguments.mean,
-        std=arguments.std,
-        fit=arguments.fit,
-        model=arguments.model,
-        workers=arguments.workers,
-        engine=arguments.engine,
-        cache=cache_of(arguments),
-    )
+    rows = list(dict.fromkeys([FULL_SYSTEM, *args.rows]))
+    dataset, notes = find_dataset(args)
+    points = tuple(Point("bpp", rate) for rate in sorted(set(args.bpp)))
+    comparison = comparison_of(args, dataset)
+    results = compare(comparison, dict.fromkeys(rows, points), workers=args.workers, engine=args.engine)
     add_differences(results, FULL_SYSTEM)
     for series in results["series"]:
         series["row"] = VARIANTS[series["codec"]].row
     results |= {"notes": notes, "command": command_of("evaluate.ablation")}
-    report.write(results, arguments.out, markdown(results), columns=CSV_COLUMNS)
+    report.write(results, args.out, markdown(results), columns=CSV_COLUMNS)
     return results
 
 

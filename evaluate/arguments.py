@@ -12,24 +12,60 @@ from typing import Any
 
 from evaluate import data
 from evaluate.classifiers import TEACHERS, open_classifier
+from evaluate.compare import Comparison
 from evaluate.data import DataSet
 from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.engines import ENGINES
 from server.paths import AnyPath, parse_path
+
+__all__ = [
+    "add_classifier",
+    "add_pictures",
+    "add_run",
+    "cache_of",
+    "check",
+    "command_of",
+    "comparison_of",
+    "find_dataset",
+    "notes_on",
+    "run_command",
+]
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION_DATA = Path(__file__).resolve().parents[1] / "calibration_data"
 
 
+def comparison_of(args: argparse.Namespace, dataset: DataSet) -> Comparison:
+    """Return by what the pictures are judged, as the command line says."""
+    return Comparison(
+        dataset,
+        args.classifier,
+        mean=args.mean,
+        std=args.std,
+        fit=args.fit,
+        model=args.model,
+        cache=cache_of(args),
+    )
+
+
 def add_pictures(parser: argparse.ArgumentParser) -> None:
     """Add --data and what belongs to it, as `find_dataset` takes it."""
     add = parser.add_argument
-    add("--data", type=place, metavar="DIR", help="folder or URL such as s3://bucket/folder: pictures with "
-        "labels.csv, class folders, or pictures alone")  # fmt: skip
+    add(
+        "--data",
+        type=place,
+        metavar="DIR",
+        help="folder or URL such as s3://bucket/folder: pictures with labels.csv, class folders, or pictures alone",
+    )
     add("--labels", type=place, metavar="CSV", help="file name and 0-based class index by row")
-    add("--fit", choices=data.FITS, default="crop", help="bring pictures to the classifier's size before coding by "
-        "cutting the center or by squashing; or code them whole, and fit what is decoded")  # fmt: skip
+    add(
+        "--fit",
+        choices=data.FITS,
+        default="crop",
+        help="bring pictures to the classifier's size before coding by "
+        "cutting the center or by squashing; or code them whole, and fit what is decoded",
+    )
     add("--limit", type=int, metavar="N", help="at most so many pictures, spread over the folder")
 
 
@@ -44,10 +80,18 @@ def place(text: str) -> AnyPath:
 def add_classifier(parser: argparse.ArgumentParser) -> None:
     """Add --classifier, --mean and --std, as `open_classifier` takes them."""
     add = parser.add_argument
-    add("--classifier", default=TEACHERS[0], metavar="FILE", help=".tflite or .keras file, or a teacher of the "
-        f"training: {', '.join(TEACHERS)}")  # fmt: skip
-    add("--mean", type=float, help="of a floating-point classifier's input (pixel - mean) / std; "
-        "127.5 for .tflite and 0 for .keras if not given")  # fmt: skip
+    add(
+        "--classifier",
+        default=TEACHERS[0],
+        metavar="FILE",
+        help=f".tflite or .keras file, or a teacher of the training: {', '.join(TEACHERS)}",
+    )
+    add(
+        "--mean",
+        type=float,
+        help="of a floating-point classifier's input (pixel - mean) / std; "
+        "127.5 for .tflite and 0 for .keras if not given",
+    )
     add("--std", type=float, help="see --mean; 127.5 for .tflite and 1 for .keras if not given")
 
 
@@ -56,41 +100,46 @@ def add_run(parser: argparse.ArgumentParser, rates: tuple[float, ...], out: str)
     add = parser.add_argument
     add("--bpp", type=float, nargs="*", default=list(rates), metavar="RATE", help="bits per pixel of whole files")
     add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")
-    add("--engine", choices=ENGINES, default="local", help="what runs the work: processes of this machine, or Ray "
-        "(pip install --group ray) here or on the cluster that RAY_ADDRESS names")  # fmt: skip
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="what runs the work: processes of this machine, or Ray "
+        "(pip install --group ray) here or on the cluster that RAY_ADDRESS names",
+    )
     add("--workers", type=int, metavar="N", help="processes; one a core, or all of a Ray cluster, if not given")
     add("--out", type=Path, default=Path(out), metavar="DIR", help="folder for results and their cache")
     add("--no-cache", action="store_true", help="run everything again")
     add("--json", action="store_true", help="print the results as JSON in place of the table")
 
 
-def check(arguments: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
     """Check the values that no argument parser can judge. Raises InputError."""
-    for rate in arguments.bpp:
+    for rate in args.bpp:
         if not (math.isfinite(rate) and rate > 0):
             raise InputError(f"--bpp must be above 0, got {rate}")
     for name in ("limit", "workers", "every"):
-        value = getattr(arguments, name, None)
+        value = getattr(args, name, None)
         if value is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, got {value}")
-    if getattr(arguments, "labels", None) and not arguments.data:
+    if getattr(args, "labels", None) and not args.data:
         raise InputError("--labels needs --data")
 
 
-def find_dataset(arguments: argparse.Namespace) -> tuple[DataSet, list[str]]:
+def find_dataset(args: argparse.Namespace) -> tuple[DataSet, list[str]]:
     """Find the pictures that the arguments name, and what a reader of the results must know of them.
 
     Raises InputError as `data.find_pictures` and `open_classifier` do.
     """
     notes = []
-    if arguments.data:
-        dataset = data.find_pictures(arguments.data, arguments.labels)
+    if args.data:
+        dataset = data.find_pictures(args.data, args.labels)
     else:
-        size = open_classifier(arguments.classifier, arguments.mean, arguments.std).size
+        size = open_classifier(args.classifier, args.mean, args.std).size
         dataset = data.calibration_pictures(CALIBRATION_DATA, size[0])
         notes.append("The pictures are few and without labels: this shows that it works, not how well.")
-    notes += notes_on(arguments.classifier)
-    dataset = DataSet(data.take(dataset.pictures, arguments.limit), dataset.labels_from, dataset.sorted_folders)
+    notes += notes_on(args.classifier)
+    dataset = DataSet(data.take(dataset.pictures, args.limit), dataset.labels_from, dataset.sorted_folders)
     logger.info("%d pictures, labels from %s", len(dataset.pictures), dataset.labels_from)
     for note in notes:
         logger.warning("%s", note.replace("*", ""))
@@ -104,9 +153,9 @@ def notes_on(classifier: str) -> list[str]:
     return [f"**The classifier {classifier} is one that the training learned from, so it favors Region JPEG.**"]
 
 
-def cache_of(arguments: argparse.Namespace) -> Path | None:
+def cache_of(args: argparse.Namespace) -> Path | None:
     """Return the folder of finished results, if they are to be kept."""
-    return None if arguments.no_cache else arguments.out / "cache"
+    return None if args.no_cache else args.out / "cache"
 
 
 def command_of(module: str) -> str:
@@ -124,14 +173,14 @@ def run_command(
     Exit status: 0 when measured, 1 with one line on stderr when it could not, 2 for a wrong command line, 130 after
     Ctrl-C.
     """
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        results = run(arguments)
+        results = run(args)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(results) if arguments.json else markdown(results))
+    print(json.dumps(results) if args.json else markdown(results))
     return 0

@@ -10,6 +10,8 @@ import numpy as np
 from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
 
+__all__ = ["TEACHERS", "Classifier", "KerasClassifier", "identity", "log_probabilities", "open_classifier"]
+
 # a classifier of ImageNet with one class more has "background" as class 0
 IMAGENET_CLASSES = 1000
 # of probability, for the classes that an int8 classifier gives nothing
@@ -59,6 +61,7 @@ class TFLiteClassifier:
         return ((rgb.astype(np.float32) - self._mean) / self._std).astype(self._dtype)
 
     def scores(self, frame: np.ndarray) -> np.ndarray:
+        """Return the scores of all classes, (classes,) float64, for a (H, W, 3) uint8 BGR frame."""
         raw = self._model.run(self._tensor(frame))[0, self._first :]
         if raw.dtype.kind not in "iu":
             return raw.astype(np.float64)
@@ -66,6 +69,7 @@ class TFLiteClassifier:
         return (raw.astype(np.float64) - zero_point) * scale
 
     def classify(self, frame: np.ndarray) -> int:
+        """Return the index of the best class for a (H, W, 3) uint8 BGR frame."""
         return int(np.argmax(self._model.run(self._tensor(frame))[0, self._first :]))
 
 
@@ -82,9 +86,11 @@ class KerasClassifier:
         return np.asarray(self._model.predict_on_batch(rgb))
 
     def scores(self, frame: np.ndarray) -> np.ndarray:
+        """Return the scores of all classes, (classes,) float64, for a (H, W, 3) uint8 BGR frame."""
         return self._scores(frame)[0, self._first :].astype(np.float64)
 
     def classify(self, frame: np.ndarray) -> int:
+        """Return the index of the best class for a (H, W, 3) uint8 BGR frame."""
         return int(np.argmax(self._scores(frame)[0, self._first :]))
 
 

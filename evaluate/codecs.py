@@ -20,9 +20,11 @@ import numpy as np
 
 import rjpeg
 from evaluate import side_maps
-from evaluate.data import resize
 from evaluate.variants import FULL_SYSTEM, VARIANTS
 from rjpeg.errors import InputError, RjpegError, TargetError
+from train.framing import resize
+
+__all__ = ["PEERS", "Codec", "CodecMissingError", "Coded", "LibjpegTurbo", "Reduced", "make_codec"]
 
 # file size falls a little here and there while quality rises; so far past the first file that is too large
 # the search looks for one that fits
@@ -89,11 +91,13 @@ class LibjpegTurbo(Codec):
     version = f"OpenCV {cv2.__version__}"
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
+        """Encode a (H, W, 3) uint8 BGR frame at a quality."""
         options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
         return bytes(cv2.imencode(".jpg", frame, options)[1])
 
     def decode(self, data: bytes) -> np.ndarray:
+        """Decode a file, (H, W, 3) uint8 BGR."""
         return _decode_jpeg(data)
 
 
@@ -121,6 +125,7 @@ class MozJpeg(Codec):
             raise CodecMissingError("the installed libvips writes JPEG without mozjpeg")
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
+        """Encode a (H, W, 3) uint8 BGR frame at a quality."""
         rgb = np.ascontiguousarray(frame[:, :, ::-1])
         image = self._vips.Image.new_from_array(rgb).copy(interpretation="srgb")
         files = (
@@ -130,6 +135,7 @@ class MozJpeg(Codec):
         return bytes(min(files, key=len))
 
     def decode(self, data: bytes) -> np.ndarray:
+        """Decode a file, (H, W, 3) uint8 BGR."""
         return _decode_jpeg(data)
 
 
@@ -143,10 +149,12 @@ class Jpegli(Codec):
         self.version = f"pyjpegli {importlib.metadata.version('pyjpegli')}"
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
+        """Encode a (H, W, 3) uint8 BGR frame at a quality."""
         height, width = frame.shape[:2]
         return bytes(self._jpegli.encode(frame[:, :, ::-1].tobytes(), width, height, quality))
 
     def decode(self, data: bytes) -> np.ndarray:
+        """Decode a file, (H, W, 3) uint8 BGR."""
         return _decode_jpeg(data)
 
 
@@ -165,12 +173,14 @@ class PillowCodec(Codec):
         self.version = f"{feature} {features.version(feature)}, Pillow {importlib.metadata.version('pillow')}"
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
+        """Encode a (H, W, 3) uint8 BGR frame at a quality."""
         stream = io.BytesIO()
         image = self._image.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
         image.save(stream, self._format, quality=quality)
         return stream.getvalue()
 
     def decode(self, data: bytes) -> np.ndarray:
+        """Decode a file, (H, W, 3) uint8 BGR."""
         with self._image.open(io.BytesIO(data)) as image:
             return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
 
@@ -184,10 +194,12 @@ class Reduced(Codec):
         self._codec, self._fraction = codec, fraction
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
+        """Encode a (H, W, 3) uint8 BGR frame at a quality."""
         height, width = (max(1, round(side * self._fraction)) for side in frame.shape[:2])
         return self._codec.encode(resize(frame, height, width), quality)
 
     def decode(self, data: bytes) -> np.ndarray:
+        """Decode a file at the size that it was coded at."""
         return self._codec.decode(data)
 
 
@@ -219,6 +231,7 @@ class RegionJpeg(Codec):
             self.version += f", {variant.settings()}"
 
     def encode(self, frame: np.ndarray, quality: int) -> bytes:
+        """Encode a (H, W, 3) uint8 BGR frame at a quality."""
         self._show(frame)
         return self._encoder.encode(frame, quality=quality)
 
@@ -227,6 +240,7 @@ class RegionJpeg(Codec):
         return self._decoder.decode(data)
 
     def encode_within(self, frame: np.ndarray, max_bytes: int, known: dict[int, bytes]) -> Coded:
+        """Encode at the best quality that fits `max_bytes`, or at the lowest if none fits."""
         del known  # rjpeg searches by itself
         self._show(frame)
         try:

@@ -24,6 +24,23 @@ from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError, RjpegError, StorageError
 from server.engines import WorkerDiedError, open_engine
 from server.paths import AnyPath
+from train import framing
+
+__all__ = [
+    "CACHED_CODE",
+    "Comparison",
+    "Point",
+    "Workers",
+    "add_differences",
+    "classifier_of",
+    "code",
+    "codec_of",
+    "compare",
+    "digest",
+    "place_in",
+    "recall",
+    "remember",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +119,7 @@ def code(codec: Codec, frame: np.ndarray, point: Point, known: dict[int, bytes],
     decoded = codec.decode(coded.data)
     if decoded.shape != frame.shape and not isinstance(codec, Reduced):
         raise InputError(f"{codec.name} gave {decoded.shape} for {name} of {frame.shape}")
-    return coded, data.resize(decoded, height, width)
+    return coded, framing.resize(decoded, height, width)
 
 
 @functools.cache
@@ -147,81 +164,83 @@ class Workers:
             raise RjpegError(f"at {label}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What pictures are judged by, whatever the codec.
+
+    classifier: file or name, see `open_classifier`. mean, std: of its input, or None. fit: see `data.load`.
+    model: that of `make_codec`. cache: folder of finished results, or None.
+    """
+
+    dataset: DataSet
+    classifier: str
+    mean: float | None = None
+    std: float | None = None
+    fit: str = "crop"
+    model: str | None = None
+    cache: Path | None = None
+
+    @functools.cached_property
+    def key(self) -> dict[str, Any]:
+        """What a result depends on besides codec and point."""
+        return {
+            "classifier": identity(self.classifier),
+            "runtime": runtime.runtime_name(),
+            "input": [self.mean, self.std],
+            "fit": self.fit,
+            "pictures": [(p.name, p.window, digest(p.path)) for p in self.dataset.pictures],
+            "code": [digest(Path(__file__).with_name(name)) for name in CACHED_CODE],
+        }
+
+    def place(self, codec: str, version: str, point: Point) -> Path | None:
+        """Return where the outcomes of a codec at a point are kept, or None."""
+        return place_in(self.cache, {**self.key, "codec": codec, "version": version, "point": asdict(point)})
+
+    def outcomes(
+        self, pool: Workers, codec: str, version: str, points: tuple[Point, ...]
+    ) -> dict[Point, list[Outcome]]:
+        """Judge all pictures at a codec's points. Those that are kept are not judged again."""
+        remembered = {point: recall(self.place(codec, version, point), Outcome) for point in points}
+        found = {point: rows for point, rows in remembered.items() if rows is not None}
+        missing = tuple(point for point in points if point not in found)
+        if missing:
+            how = (self.classifier, self.mean, self.std, self.fit)
+            tasks = [Task(*how, codec, self.model, missing, picture) for picture in self.dataset.pictures]
+            by_picture = pool.run(judge, tasks, codec)
+            for index, point in enumerate(missing):
+                found[point] = [row[index] for row in by_picture]
+                remember(self.place(codec, version, point), found[point])
+        return {point: found[point] for point in points}
+
+
 def compare(
-    dataset: DataSet,
-    classifier: str,
-    codecs: list[str],
-    points: dict[str, tuple[Point, ...]],
-    *,
-    mean: float | None = None,
-    std: float | None = None,
-    fit: str = "crop",
-    model: str | None = None,
-    workers: int | None = 1,
-    engine: str = "local",
-    cache: Path | None = None,
+    comparison: Comparison, points: dict[str, tuple[Point, ...]], *, workers: int | None = 1, engine: str = "local"
 ) -> dict[str, Any]:
     """Return the results of every codec at its points, picture by picture, as plain values for JSON.
 
-    `points` gives the points by codec name; `model` is that of `make_codec`. Codecs that lack something are listed
-    under "skipped". Finished (codec, point) pairs are kept in the folder `cache` under a hash of all that they depend
-    on, and are not run again.
+    points: by codec name, in the order of the results. Codecs that lack something are listed under "skipped". Finished
+    (codec, point) pairs are kept in the comparison's `cache` under a hash of all that they depend on.
     Raises StorageError when they cannot be kept, InputError for unreadable pictures, wrong labels, an unknown codec
     or a wrong classifier.
     """
-    judged_by = classifier_of(classifier, mean, std)
+    dataset = comparison.dataset
+    judged_by = classifier_of(comparison.classifier, comparison.mean, comparison.std)
     data.check_labels(dataset, judged_by.classes)
-    skipped: dict[str, str] = {}
-    made: dict[str, Codec] = {}
-    for name in codecs:
-        try:
-            made[name] = codec_of(name, model)
-        except CodecMissingError as reason:
-            skipped[name] = str(reason)
-    base = {
-        "classifier": identity(classifier),
-        "runtime": runtime.runtime_name(),
-        "input": [mean, std],
-        "fit": fit,
-        "pictures": [(p.name, p.window, digest(p.path)) for p in dataset.pictures],
-        "code": [digest(Path(__file__).with_name(name)) for name in CACHED_CODE],
-    }
-
-    def store(codec: str, version: str, point: Point) -> Path | None:
-        return place_in(cache, {**base, "codec": codec, "version": version, "point": asdict(point)})
-
+    made, skipped = _codecs_of(list(points), comparison.model)
     with Workers(workers, engine) as pool:
-
-        def outcomes(codec: str, version: str, wanted: tuple[Point, ...]) -> dict[Point, list[Outcome]]:
-            remembered = {point: recall(store(codec, version, point), Outcome) for point in wanted}
-            found = {point: rows for point, rows in remembered.items() if rows is not None}
-            missing = tuple(point for point in wanted if point not in found)
-            if missing:
-                tasks = [Task(classifier, mean, std, fit, codec, model, missing, p) for p in dataset.pictures]
-                by_picture = pool.run(judge, tasks, codec)
-                for index, point in enumerate(missing):
-                    found[point] = [row[index] for row in by_picture]
-                    remember(store(codec, version, point), found[point])
-            return {point: found[point] for point in wanted}
-
-        clean = outcomes(CLEAN, "", (Point("quality", 0),))[Point("quality", 0)]
+        clean_point = Point("quality", 0)
+        clean = comparison.outcomes(pool, CLEAN, "", (clean_point,))[clean_point]
         truth = [
             row.prediction if picture.label is None else picture.label
             for picture, row in zip(dataset.pictures, clean, strict=True)
         ]
         series = []
         for name, codec in made.items():
-            rows_by_point = outcomes(name, codec.version, points[name])
+            rows_by_point = comparison.outcomes(pool, name, codec.version, points[name])
             logger.info("done: %s", name)
-            series.append(
-                {
-                    "codec": name,
-                    "version": codec.version,
-                    "points": [_point(point, rows, truth) for point, rows in rows_by_point.items()],
-                }
-            )
-    clean_correct = [row.prediction == label for row, label in zip(clean, truth, strict=True)]
-    top1, error = proportion(clean_correct)
+            found = [_point(point, rows, truth) for point, rows in rows_by_point.items()]
+            series.append({"codec": name, "version": codec.version, "points": found})
+    top1, error = proportion([row.prediction == label for row, label in zip(clean, truth, strict=True)])
     return {
         "pictures": [
             {"name": picture.name, "label": picture.label, "clean_prediction": row.prediction}
@@ -229,10 +248,10 @@ def compare(
         ],
         "labels_from": dataset.labels_from,
         "score": "top-1" if dataset.labelled else "agreement",
-        "fit": fit,
+        "fit": comparison.fit,
         "classifier": {
-            "source": classifier,
-            "identity": identity(classifier),
+            "source": comparison.classifier,
+            "identity": identity(comparison.classifier),
             "runtime": runtime.runtime_name(),
             "size": list(judged_by.size),
         },
@@ -240,6 +259,18 @@ def compare(
         "series": series,
         "skipped": skipped,
     }
+
+
+def _codecs_of(names: list[str], model: str | None) -> tuple[dict[str, Codec], dict[str, str]]:
+    """Make codecs by their names. Return those that are there, and why the others are not."""
+    made: dict[str, Codec] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        try:
+            made[name] = codec_of(name, model)
+        except CodecMissingError as reason:
+            skipped[name] = str(reason)
+    return made, skipped
 
 
 def _point(point: Point, rows: list[Outcome], truth: list[int]) -> dict[str, Any]:

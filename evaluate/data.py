@@ -21,6 +21,22 @@ import numpy as np
 
 from rjpeg.errors import InputError
 from server.paths import AnyPath, is_folder
+from train.framing import resize
+
+__all__ = [
+    "FITS",
+    "PICTURE_SUFFIXES",
+    "DataSet",
+    "Picture",
+    "calibration_pictures",
+    "check_labels",
+    "find_pictures",
+    "fit_frame",
+    "load",
+    "read_frame",
+    "read_video",
+    "take",
+]
 
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FILE_COLUMNS = ("file", "filename", "path", "image")
@@ -57,6 +73,7 @@ class DataSet:
 
     @property
     def labelled(self) -> bool:
+        """Whether labels come from the data set, and not from the classifier."""
         return self.pictures[0].label is not None
 
 
@@ -215,33 +232,6 @@ def read_video(path: Path, every: int, limit: int | None = None) -> list[np.ndar
     return frames
 
 
-def cover(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bring the frame to a size that it covers, in its own proportions, and cut it to that around the center."""
-    rows, cols = frame.shape[:2]
-    scale = max(height / rows, width / cols)
-    frame = resize(frame, max(height, round(rows * scale)), max(width, round(cols * scale)))
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    return np.ascontiguousarray(frame[top : top + height, left : left + width])
-
-
-def tiles(frame: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
-    """Cut a frame into the fewest tiles of `size` (height, width) that cover it, spread evenly: neighbors overlap.
-
-    Raises InputError when the frame is smaller than a tile.
-    """
-    if any(side < tile for side, tile in zip(frame.shape[:2], size, strict=True)):
-        raise InputError(f"frame of {frame.shape[1]}x{frame.shape[0]} is smaller than a tile of {size[1]}x{size[0]}")
-    starts = []
-    for side, tile in zip(frame.shape[:2], size, strict=True):
-        count = -(-side // tile)
-        starts.append([index * (side - tile) // max(1, count - 1) for index in range(count)])
-    return [
-        np.ascontiguousarray(frame[top : top + size[0], left : left + size[1]])
-        for top in starts[0]
-        for left in starts[1]
-    ]
-
-
 def load(picture: Picture, fit: str, size: tuple[int, int]) -> np.ndarray:
     """Load the frame that is coded, (H, W, 3) uint8 BGR.
 
@@ -272,14 +262,6 @@ def fit_frame(frame: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
         rows, cols = frame.shape[:2]
     top, left = (rows - height) // 2, (cols - width) // 2
     return np.ascontiguousarray(frame[top : top + height, left : left + width])
-
-
-def resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a frame: by area when it gets smaller, cubic when it gets larger."""
-    if frame.shape[:2] == (height, width):
-        return frame
-    smaller = height * width < frame.shape[0] * frame.shape[1]
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
 def take(pictures: list[Picture], limit: int | None) -> list[Picture]:

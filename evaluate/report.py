@@ -10,6 +10,20 @@ from typing import Any
 
 from rjpeg.errors import StorageError
 
+__all__ = [
+    "CSV_COLUMNS",
+    "best_coding_sizes",
+    "compared",
+    "curve",
+    "header",
+    "markdown",
+    "percent",
+    "plot",
+    "rate_table",
+    "row",
+    "write",
+]
+
 logger = logging.getLogger(__name__)
 
 # a point counts as being at its rate when its mean is no more than this far above

@@ -4,6 +4,17 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+__all__ = [
+    "Box",
+    "byte_budget",
+    "clustered_difference",
+    "clustered_mean",
+    "overlap",
+    "paired_difference",
+    "proportion",
+    "shared_boxes",
+]
+
 # of a box's and another's union, for them to be the same
 MIN_OVERLAP = 0.5
 

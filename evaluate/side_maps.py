@@ -20,6 +20,8 @@ from rjpeg._features import generator_features
 from rjpeg._model import Model
 from rjpeg._runtime import Quantization, answer
 
+__all__ = ["TEACHER_SIZE", "SideMap", "attach", "fingerprint"]
+
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 TEACHER_SIZE = 224
 # the middle of the range of train/config.yaml: IJG quality of the coarse coding whose errors the teachers judge
@@ -51,6 +53,7 @@ class SideMap:
 
     @property
     def frame(self) -> np.ndarray:
+        """The frame that is answered for."""
         return self._frame
 
     @frame.setter
@@ -60,6 +63,7 @@ class SideMap:
 
     @property
     def output_quantization(self) -> Quantization:
+        """What the int8 answers mean, in octaves."""
         return self._quantization()
 
     def run(self, array: np.ndarray) -> np.ndarray:

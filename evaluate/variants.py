@@ -11,17 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from rjpeg._model import Model
+from train.known_tables import ANNEX_K_CHROMA, ANNEX_K_LUMA
 
-# ITU-T T.81, tables K.1 and K.2, natural order; quality 50 on the IJG scale, as base tables are.
-ANNEX_K_LUMA = (
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
-    87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
-    72, 92, 95, 98, 112, 100, 103, 99,
-)  # fmt: skip
-ANNEX_K_CHROMA = (
-    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99,
-    99, 99, 99, *[99] * 32,
-)  # fmt: skip
+__all__ = ["FULL_SYSTEM", "REGION_JPEG", "VARIANTS", "Variant"]
+
 FULL_SIZE = ((float("inf"), 1.0),)
 
 
@@ -65,16 +58,16 @@ VARIANTS = {
     ),
     "region-jpeg-oracle": Variant(
         "oracle: this very picture's gradients, free of charge",
-        map_quantizer={"gain": 1.0}, encoder={"refine": False}, side_map="oracle",
+        map_quantizer={"gain": 1.0},
+        encoder={"refine": False},
+        side_map="oracle",
     ),
     "region-jpeg-full-size": Variant(
         "without coding sizes: full size always", model={"sizes_by_rate": FULL_SIZE, "sizes_by_quality": FULL_SIZE}
     ),
-    "region-jpeg-annex-k": Variant(
-        "Annex K's tables", model={"base_tables": (ANNEX_K_LUMA, ANNEX_K_CHROMA)}
-    ),
+    "region-jpeg-annex-k": Variant("Annex K's tables", model={"base_tables": (ANNEX_K_LUMA, ANNEX_K_CHROMA)}),
     "region-jpeg-no-dead-zone": Variant("without dead zone, but to fill the rate", model={"dead_zone": 0.0}),
-}  # fmt: skip
+}
 """All variants by the name of their codec, in the order of the ablation's rows."""
 
 REGION_JPEG = ("region-jpeg", "region-jpeg-restored", "region-jpeg-unrefined", "region-jpeg-flat")

@@ -35,23 +35,20 @@ from evaluate.compare import (
 )
 from evaluate.scores import Box, clustered_difference, clustered_mean, shared_boxes
 from evaluate.variants import VARIANTS
+from evaluate.video_report import CSV_COLUMNS, SURE, markdown, plot
 from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
 from server.processing.task import load_task
 from server.processing.task_config import PythonTask, read_task
+from train import framing
+
+__all__ = ["main", "size_of"]
 
 logger = logging.getLogger(__name__)
 
 RATES = (0.1, 0.15, 0.25, 0.38, 0.5)
 SIZES = ("640x480", "1280x720")
 CODECS = ("region-jpeg", "region-jpeg-flat", "libjpeg-turbo", "mozjpeg", "webp")
-# probability of the clean answer from which a tile counts as one in which the classifier sees something
-SURE = 0.25
-CSV_COLUMNS = (
-    "size", "codec", "value", "mean_bpp", "mean_bytes", "top1", "standard_error", "difference", "difference_error",
-    "kl", "kl_error", "sure_tiles", "sure_top1", "sure_error", "boxes", "f1", "f1_error",
-    "f1_difference", "f1_difference_error", "over_budget",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Seen:
-    """One frame at one point: bytes of the file, whether it kept within the budget, and tile by tile whether the
-    answer is the clean one, its KL divergence from the clean one in nats, and the clean one's probability; then for
-    every box of the clean frame and every one of the coded frame whether the other has it."""
+    """One frame at one point.
+
+    size: bytes of the file. fits: whether it kept within the budget.
+    agrees, divergence, probability: tile by tile, whether the answer is the clean one, its KL divergence from that in
+    nats, and the clean one's probability.
+    boxes: of the clean frame. shared: for every box of the clean and of the coded frame, whether the other has it.
+    """
 
     size: int
     fits: bool
@@ -109,7 +110,7 @@ def judge(task: Task) -> list[Seen]:
     codec = codec_of(task.codec, task.model)
 
     def answers(frame: np.ndarray) -> list[np.ndarray]:
-        return [log_probabilities(classifier.scores(tile)) for tile in data.tiles(frame, classifier.size)]
+        return [log_probabilities(classifier.scores(tile)) for tile in framing.tiles(frame, classifier.size)]
 
     def boxes(frame: np.ndarray) -> list[Box]:
         return detector_of(task.detector)(frame) if task.detector else []
@@ -140,14 +141,27 @@ def build_parser() -> argparse.ArgumentParser:
     add_run(parser, RATES, "out/video")
     add = parser.add_argument
     add("--video", type=Path, required=True, metavar="FILE", help="that OpenCV can read")
-    add("--detector", metavar="FILE", help="task file of a detector, as the server takes it (docs/task.md), that "
-        "looks at whole frames, too")  # fmt: skip
+    add(
+        "--detector",
+        metavar="FILE",
+        help="task file of a detector, as the server takes it (docs/task.md), that looks at whole frames, too",
+    )
     add("--every", type=int, default=50, metavar="N", help="of so many frames one is coded")
     add("--limit", type=int, metavar="N", help="at most so many frames")
-    add("--sizes", nargs="+", default=list(SIZES), metavar="WxH", help="frames are reduced by area or enlarged "
-        "cubically until they cover a size, and cut to it")  # fmt: skip
-    add("--codecs", nargs="+", default=list(CODECS), metavar="NAME", help=f"of {', '.join([*VARIANTS, *PEERS])}; "
-        "PEER@FRACTION codes at a fraction of height and width")  # fmt: skip
+    add(
+        "--sizes",
+        nargs="+",
+        default=list(SIZES),
+        metavar="WxH",
+        help="frames are reduced by area or enlarged cubically until they cover a size, and cut to it",
+    )
+    add(
+        "--codecs",
+        nargs="+",
+        default=list(CODECS),
+        metavar="NAME",
+        help=f"of {', '.join([*VARIANTS, *PEERS])}; PEER@FRACTION codes at a fraction of height and width",
+    )
     add("--reference", default="libjpeg-turbo", metavar="NAME", help="codec of the paired differences")
     return parser
 
@@ -160,51 +174,51 @@ def size_of(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
-    check(arguments)
-    if not arguments.bpp:
+    check(args)
+    if not args.bpp:
         raise InputError("nothing to measure: --bpp has no value")
-    sizes = {text: size_of(text) for text in dict.fromkeys(arguments.sizes)}
-    classifier = classifier_of(arguments.classifier, arguments.mean, arguments.std)
-    if arguments.detector:
-        detector_of(arguments.detector)
-    frames = data.read_video(arguments.video, arguments.every, arguments.limit)
-    logger.info("%d frames of %s", len(frames), arguments.video.name)
+    sizes = {text: size_of(text) for text in dict.fromkeys(args.sizes)}
+    classifier = classifier_of(args.classifier, args.mean, args.std)
+    if args.detector:
+        detector_of(args.detector)
+    frames = data.read_video(args.video, args.every, args.limit)
+    logger.info("%d frames of %s", len(frames), args.video.name)
     codecs: dict[str, Codec] = {}
     skipped: dict[str, str] = {}
-    for name in dict.fromkeys(arguments.codecs):
+    for name in dict.fromkeys(args.codecs):
         try:
-            codecs[name] = codec_of(name, arguments.model)
+            codecs[name] = codec_of(name, args.model)
         except CodecMissingError as reason:
             skipped[name] = str(reason)
             logger.warning("skipped %s: %s", name, reason)
-    points = tuple(Point("bpp", rate) for rate in sorted(set(arguments.bpp)))
+    points = tuple(Point("bpp", rate) for rate in sorted(set(args.bpp)))
     results: dict[str, Any] = {
-        "video": arguments.video.name,
+        "video": args.video.name,
         "frames": len(frames),
-        "every": arguments.every,
+        "every": args.every,
         "source_size": f"{frames[0].shape[1]}x{frames[0].shape[0]}",
         "tiles": {
-            text: len(data.tiles(np.empty((*size, 3), np.uint8), classifier.size)) for text, size in sizes.items()
+            text: len(framing.tiles(np.empty((*size, 3), np.uint8), classifier.size)) for text, size in sizes.items()
         },
         "classifier": {
-            "source": arguments.classifier,
-            "identity": identity(arguments.classifier),
+            "source": args.classifier,
+            "identity": identity(args.classifier),
             "runtime": runtime.runtime_name(),
             "size": list(classifier.size),
         },
-        "detector": Path(arguments.detector).name if arguments.detector else None,
-        "notes": notes_on(arguments.classifier),
+        "detector": Path(args.detector).name if args.detector else None,
+        "notes": notes_on(args.classifier),
         "skipped": skipped,
         "series": [],
         "command": command_of("evaluate.video"),
     }
-    with Workers(arguments.workers, arguments.engine) as pool:
+    with Workers(args.workers, args.engine) as pool:
         for text, (height, width) in sizes.items():
-            fitted = [data.cover(frame, height, width) for frame in frames]
+            fitted = [framing.cover(frame, height, width) for frame in frames]
             for name, codec in codecs.items():
-                seen = _seen(arguments, pool, fitted, f"{name} {text}", name, codec.version, points)
+                seen = _seen(args, pool, fitted, f"{name} {text}", name, codec.version, points)
                 results["series"].append(
                     {
                         "size": text,
@@ -214,13 +228,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                     }
                 )
                 logger.info("done: %s at %s", name, text)
-    _add_differences(results, arguments.reference)
-    report.write(results, arguments.out, markdown(results), plot, CSV_COLUMNS)
+    _add_differences(results, args.reference)
+    report.write(results, args.out, markdown(results), plot, CSV_COLUMNS)
     return results
 
 
 def _seen(
-    arguments: argparse.Namespace,
+    args: argparse.Namespace,
     pool: Workers,
     frames: list[np.ndarray],
     label: str,
@@ -231,28 +245,28 @@ def _seen(
     """Return what is seen of all frames at every point, taken from the cache if it is there."""
     here = Path(__file__)
     base = {
-        "classifier": identity(arguments.classifier),
+        "classifier": identity(args.classifier),
         "runtime": runtime.runtime_name(),
-        "input": [arguments.mean, arguments.std],
-        "detector": arguments.detector and _detector_identity(arguments.detector),
-        "video": digest(arguments.video),
-        "frames": [arguments.every, len(frames), *frames[0].shape],
+        "input": [args.mean, args.std],
+        "detector": args.detector and _detector_identity(args.detector),
+        "video": digest(args.video),
+        "frames": [args.every, len(frames), *frames[0].shape],
         "code": [digest(here.with_name(file)) for file in (*CACHED_CODE, "scores.py", here.name)],
         "codec": name,
         "version": version,
     }
-    place = functools.partial(place_in, cache_of(arguments))
-    places = {point: place({**base, "point": asdict(point)}) for point in points}
-    found = {point: rows for point in points if (rows := recall(places[point], Seen)) is not None}
+    place = functools.partial(place_in, cache_of(args))
+    kept = {point: place({**base, "point": asdict(point)}) for point in points}
+    found = {point: rows for point in points if (rows := recall(kept[point], Seen)) is not None}
     missing = tuple(point for point in points if point not in found)
     if missing:
-        judges = (arguments.classifier, arguments.mean, arguments.std, arguments.detector)
-        asked = (*judges, name, arguments.model, missing)
+        judges = (args.classifier, args.mean, args.std, args.detector)
+        asked = (*judges, name, args.model, missing)
         tasks = [Task(*asked, f"frame {number}", frame) for number, frame in enumerate(frames)]
         by_frame = pool.run(judge, tasks, label, chunk=1)
         for index, point in enumerate(missing):
             found[point] = [row[index] for row in by_frame]
-            remember(places[point], found[point])
+            remember(kept[point], found[point])
     return {point: found[point] for point in points}
 
 
@@ -323,112 +337,6 @@ def _add_differences(results: dict[str, Any], reference: str) -> None:
             if point["f1"] is not None and same["f1"] is not None:
                 difference, error = clustered_difference(point["shared"], same["shared"])
                 point["f1_difference"], point["f1_difference_error"] = difference, _finite(error)
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """Render tables of agreement and divergence by codec and rate, for every size."""
-    size = results["classifier"]["size"]
-    reference = results.get("reference")
-    about = (
-        f"{results['frames']} frames of {results['video']} ({results['source_size']}), one of every "
-        f"{results['every']}; classifier {Path(results['classifier']['source']).name} on tiles of {size[1]}x{size[0]} "
-        "at native scale, its answer on the same tile of the clean frame being the truth."
-    )
-    legend = (
-        "Frames are brought to a size in their own proportions, reduced by area or enlarged cubically, and cut to it. "
-        "Each frame is coded with the highest quality whose whole file fits the rate. Agreement is of the first "
-        "choice, in percent ± standard error"
-        + (f", in brackets the paired difference to {reference} ± its standard error" if reference else "")
-        + ", then the mean bpp really used. Tiles of one frame are not independent, so errors are those of the "
-        "frames' means; nor are frames of one fixed camera, which errors do not show."
-    )
-    lines = ["# Agreement on video against bytes", "", about]
-    lines += [line for note in results["notes"] for line in ("", note)] + ["", legend]
-    for text, count in results["tiles"].items():
-        lines += ["", f"## {text}, {count} tiles a frame", "", *table(results, text)]
-        sure = next(series for series in results["series"] if series["size"] == text)["points"][0]["sure_tiles"]
-        lines += ["", f"On the {sure} tiles whose clean answer has a probability of at least {SURE}:", ""]
-        lines += sure_table(results, text)
-        lines += ["", "KL divergence from the clean answer, nats:", "", *divergence_table(results, text)]
-        if results["detector"]:
-            boxes = next(series for series in results["series"] if series["size"] == text)["points"][0]["boxes"]
-            about = (
-                f"Boxes of {results['detector']}, {boxes} in the clean frames: F1 score, in percent, of those in the "
-                "coded frames, of the same class and with an intersection of at least half of the union:"
-            )
-            lines += ["", about, "", *detection_table(results, text)]
-    if results["skipped"]:
-        lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
-    return "\n".join(lines) + "\n"
-
-
-def table(results: dict[str, Any], size: str) -> list[str]:
-    """Render the lines of the table of agreement at one size, to be pasted elsewhere."""
-    rows = [series for series in results["series"] if series["size"] == size]
-    return report.rate_table(rows, _rates(results))
-
-
-def sure_table(results: dict[str, Any], size: str) -> list[str]:
-    """Render the table for the tiles in which the classifier sees something."""
-    return _figures(
-        results,
-        size,
-        lambda point: "" if point["sure_top1"] is None else report.percent(point["sure_top1"], point["sure_error"]),
-    )
-
-
-def divergence_table(results: dict[str, Any], size: str) -> list[str]:
-    """Render the table of the KL divergence."""
-    return _figures(
-        results,
-        size,
-        lambda point: f"{point['kl']:.3f}" + ("" if point["kl_error"] is None else f" ± {point['kl_error']:.3f}"),
-    )
-
-
-def detection_table(results: dict[str, Any], size: str) -> list[str]:
-    """Render the table of the detector's boxes."""
-    return _figures(
-        results,
-        size,
-        lambda point: "" if point["f1"] is None else report.compared(point, "f1", "f1_error", "f1_difference"),
-    )
-
-
-def _figures(results: dict[str, Any], size: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:
-    """Render the lines of a table of something by codec and rate."""
-    lines = report.header(["codec", *(f"{rate:g} bpp" for rate in _rates(results))])
-    for series in results["series"]:
-        if series["size"] == size:
-            lines.append(report.row([series["codec"], *map(cell, series["points"])]))
-    return lines
-
-
-def _rates(results: dict[str, Any]) -> list[float]:
-    return sorted({point["value"] for series in results["series"] for point in series["points"]})
-
-
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Plot agreement against mean bpp with standard errors, one panel a size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    sizes = list(results["tiles"])
-    figure = Figure(figsize=(6.5 * len(sizes), 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(series["codec"] for series in results["series"]))
-    for panel, size in enumerate(sizes):
-        axes = figure.add_subplot(1, len(sizes), panel + 1)
-        for series in results["series"]:
-            if series["size"] == size:
-                color = f"C{names.index(series['codec']) % 10}"
-                report.curve(axes, series["points"], color=color, label=series["codec"], marker="o")
-        axes.set_xlabel("bits per pixel, whole files")
-        axes.set_ylabel("agreement with the clean frame (%)")
-        axes.set_title(f"{size}, {results['frames']} frames, bars are standard errors", fontsize="medium")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
 
 
 def main() -> int:

@@ -8,7 +8,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 import calibration_data
 from export.calibration import features_of, read_pictures, restoration_features_of
@@ -26,6 +28,8 @@ from train.disagreement import KINDS
 from train.networks import macs_per_region, without_rescaling
 from train.teachers import load_teacher
 
+__all__ = ["check_budgets", "export", "main"]
+
 # What a device affords: bytes of the file, multiply-adds of one region.
 BUDGETS = {"generator": (300_000, 50_000), "predictor": (60_000, 10_000)}
 # What int8 may cost: shares of levels, and relative to float the bytes and the teacher's divergence.
@@ -33,6 +37,15 @@ MIN_EQUAL, MIN_WITHIN_1 = 0.85, 0.995
 MAX_BYTES_CHANGE, MAX_DIVERGENCE_CHANGE = 0.02, 0.1
 
 logger = logging.getLogger(__name__)
+
+
+class Converted(NamedTuple):
+    """Generator and predictor as int8 networks, by name. runtimes: those on which their integers are equal."""
+
+    contents: dict[str, bytes]
+    networks: dict[str, Network]
+    macs: dict[str, int]
+    runtimes: list[str]
 
 
 def export(
@@ -43,66 +56,84 @@ def export(
     teacher: str,
     outputs: str | Sequence[str] = "auto",
 ) -> dict[str, Any]:
-    """Write generator.tflite, predictor.tflite, manifest.json and, where the checkpoint has one, restorer.tflite to
-    `out`; gives the manifest.
+    """Write a checkpoint as a model folder, and return its manifest.
 
-    teacher, outputs: as `train.teachers.load_teacher`.
+    The folder gets generator.tflite, predictor.tflite, manifest.json and, if the checkpoint has one, restorer.tflite.
+    teacher, outputs: as for `train.teachers.load_teacher`.
 
-    Raises ExportError, with nothing written, where a network is over its budget or the int8 model is not close enough
-    to the float one; RjpegError where an input can't be read.
+    Raises ExportError, with nothing written, when a network is over its budget or the int8 model is not close enough to
+    the float one; RjpegError when an input can't be read.
     """
     settings = load_codec(codec_file)
     read = checkpoints.load_checkpoint(checkpoint)
+    converted = _convert(read, list(features_of(read_pictures(calibration, "calibration"), settings)))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch:
+            folder = Path(scratch)
+            for name, content in converted.contents.items():
+                (folder / f"{name}.tflite").write_bytes(content)
+            manifest = build_manifest(
+                out.name, converted.contents, converted.networks, converted.macs, settings, read.training, {}
+            )
+            (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+            if read.restorer is not None:
+                manifest["restorer"] = _add_restorer(folder, read.restorer, calibration)
+                (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+            logger.info("comparing with the float networks through the codec")
+            pictures = read_pictures(calibration, "evaluation")
+            judge = load_teacher(teacher, TEACHER_SIZE, outputs, teacher_inputs(pictures))
+            parity = compare(with_float_networks(load_model(folder), read), load_model(folder), pictures, judge)
+            check_parity(parity)
+            manifest["parity"] = {**parity, "teacher": Path(teacher).name, "runtimes": converted.runtimes}
+            (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+            _move(folder, out)
+    except OSError as error:
+        raise ExportError(f"model folder {out} can't be written: {error.strerror or error}") from error
+    return manifest
+
+
+def _convert(read: checkpoints.Checkpoint, samples: list[tuple[NDArray, NDArray]]) -> Converted:
+    """Convert generator and predictor to whole numbers. Raises ExportError.
+
+    samples: features of both for real pictures, which calibrate the conversion. Together with hard inputs, they check
+    that all runtimes give the same integers.
+    """
     floats = {"generator": read.generator, "predictor": read.predictor}
     macs = {name: macs_per_region(network) for name, network in floats.items()}
-    samples = list(features_of(read_pictures(calibration, "calibration"), settings))
     contents = {}
     for index, name in enumerate(floats):
         logger.info("converting the %s, calibrated on %d grids", name, len(samples))
         contents[name] = to_whole_numbers(floats[name], [features[index] for features in samples])
     check_budgets(contents, macs)
     networks = {name: Network(content, name=name) for name, content in contents.items()}
-    # Integers on real and on hard inputs, at several grid sizes.
+    runtimes: list[str] = []
     for index, (name, content) in enumerate(contents.items()):
         quantization = networks[name].input_quantization
         inputs = [quantize_input(features[index], quantization)[None] for features in samples]
         crossed = runtimes_agree(content, inputs + hard_inputs(inputs[0].shape[-1]))
+        runtimes = crossed["runtimes"]
         if not crossed["equal"]:
-            raise ExportError(f"{name}: outputs differ among the kernels of {' and '.join(crossed['runtimes'])}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch:
-            folder = Path(scratch)
-            for name, content in contents.items():
-                (folder / f"{name}.tflite").write_bytes(content)
-            manifest = build_manifest(out.name, contents, networks, macs, settings, read.training, {})
-            (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-            files = ["generator.tflite", "predictor.tflite", "manifest.json"]
-            if read.restorer is not None:
-                logger.info("converting the restorer")
-                coded = restoration_features_of(read_pictures(calibration, "calibration"), load_model(folder))
-                content = to_int8(without_rescaling(read.restorer), coded)
-                files.append("restorer.tflite")
-                (folder / "restorer.tflite").write_bytes(content)
-                network = Network(content, name="restorer")
-                manifest["restorer"] = part_of("restorer", content, network, macs_per_region(read.restorer))
-                (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-            logger.info("comparing with the float networks through the codec")
-            exact = with_float_networks(load_model(folder), read)
-            pictures = read_pictures(calibration, "evaluation")
-            judge = load_teacher(teacher, TEACHER_SIZE, outputs, teacher_inputs(pictures))
-            parity = compare(exact, load_model(folder), pictures, judge)
-            check_parity(parity)
-            manifest["parity"] = {**parity, "teacher": Path(teacher).name, "runtimes": crossed["runtimes"]}
-            text = json.dumps(manifest, indent=1)
-            (folder / "manifest.json").write_text(text + "\n", "utf-8")
-            out.mkdir(exist_ok=True)
-            (out / "restorer.tflite").unlink(missing_ok=True)
-            for file in files:
-                shutil.move(folder / file, out / file)
-    except OSError as error:
-        raise ExportError(f"model folder {out} can't be written: {error.strerror or error}") from error
-    return manifest
+            raise ExportError(f"{name}: outputs differ among the kernels of {' and '.join(runtimes)}")
+    return Converted(contents, networks, macs, runtimes)
+
+
+def _add_restorer(folder: Path, restorer: Any, calibration: Path) -> dict[str, Any]:
+    """Convert the restorer, by the model in `folder`, and write it there. Return its part of the manifest."""
+    logger.info("converting the restorer")
+    coded = restoration_features_of(read_pictures(calibration, "calibration"), load_model(folder))
+    content = to_int8(without_rescaling(restorer), coded)
+    (folder / "restorer.tflite").write_bytes(content)
+    return part_of("restorer", content, Network(content, name="restorer"), macs_per_region(restorer))
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Move a model's files to `out`, and remove a restorer that was there."""
+    out.mkdir(exist_ok=True)
+    (out / "restorer.tflite").unlink(missing_ok=True)
+    for name in ("generator.tflite", "predictor.tflite", "manifest.json", "restorer.tflite"):
+        if (folder / name).exists():
+            shutil.move(folder / name, out / name)
 
 
 def check_budgets(contents: dict[str, bytes], macs: dict[str, int]) -> None:
@@ -148,13 +179,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--calibration", type=Path, default=calibration_data.FOLDER, help="folder of pictures with a manifest.json"
     )
     parser.add_argument(
-        "--teacher", default="efficientnet-lite0",
+        "--teacher",
+        default="efficientnet-lite0",
         help="network that judges int8 against float: a name as in train, or a Keras file",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--outputs", nargs="+", metavar="KIND", choices=KINDS,
+        "--outputs",
+        nargs="+",
+        metavar="KIND",
+        choices=KINDS,
         help="what the Keras file's outputs are, as importance.outputs in train/config.yaml (default: found out)",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest in place of a table")
     return parser
 
@@ -192,21 +227,21 @@ def _macs(part: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         manifest = export(
-            arguments.checkpoint,
-            arguments.out,
-            arguments.codec,
-            arguments.calibration,
-            arguments.teacher,
-            arguments.outputs or "auto",
+            args.checkpoint,
+            args.out,
+            args.codec,
+            args.calibration,
+            args.teacher,
+            args.outputs or "auto",
         )
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if arguments.json:
+    if args.json:
         print(json.dumps(manifest))
     else:
         print_table(manifest)

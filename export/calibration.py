@@ -17,6 +17,8 @@ from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import InputError
 from train.config import CodecConfig
 
+__all__ = ["features_of", "read_pictures", "restoration_features_of"]
+
 # Largest side of a coded frame, and qualities; together they span what devices send.
 LONGER_SIDES = (128, 224, 448)
 QUALITIES = (5, 12, 25, 50, 80)

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from rjpeg.errors import RjpegError
 
+__all__ = ["ExportError", "to_int8"]
+
 
 class ExportError(RjpegError):
     """A checkpoint can't be read, or its networks fail a check of the export."""

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from rjpeg._runtime import RUNTIMES, Network
 from rjpeg.errors import ModelError
 
+__all__ = ["answers_of", "hard_inputs", "runtimes_agree"]
+
 
 def runtimes_agree(content: bytes, inputs: list[NDArray[np.int8]]) -> dict[str, Any]:
-    """Compare the outputs of every installed runtime, with XNNPACK and without, in all integers:
-    {"runtimes", "equal", "inputs"}.
+    """Compare the outputs of every installed runtime, with XNNPACK and without, in all integers.
 
-    Raises ModelError where a runtime does not run the network.
+    Return {"runtimes", "equal", "inputs"}. Raises ModelError when a runtime does not run the network.
     """
     names = [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
     outputs = [answers for name in names for answers in answers_of(content, inputs, name)]

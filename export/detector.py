@@ -19,6 +19,8 @@ import numpy as np
 from rjpeg._files import read_whole, write_whole
 from rjpeg.errors import InputError, RjpegError
 
+__all__ = ["main"]
+
 INPUT, DETECTIONS = "tower_0/images:0", "tower_0/detections:0"
 # TensorFlow's names of what TensorFlow.js has in one node with what follows
 UNFUSED = {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}
@@ -139,12 +141,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
-        network = convert(arguments.file)
-        model, task = arguments.out / "detector.tflite", arguments.out / "detector.yaml"
+        network = convert(args.file)
+        model, task = args.out / "detector.tflite", args.out / "detector.yaml"
         write_whole(model, network)
-        text = TASK.format(model=json.dumps(str(model)), threshold=arguments.threshold, outputs=", ".join(OUTPUTS))
+        text = TASK.format(model=json.dumps(str(model)), threshold=args.threshold, outputs=", ".join(OUTPUTS))
         write_whole(task, text.encode())
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,6 +9,8 @@ from rjpeg._model import MANIFEST_FORMAT, identity_of
 from rjpeg._runtime import Network, Quantization
 from train.config import CodecConfig
 
+__all__ = ["build_manifest", "part_of"]
+
 PACKAGES = ("rjpeg", "tensorflow", "tensorflow-cpu", "keras", "numpy", "tflite-runtime", "ai-edge-litert")
 
 

@@ -13,6 +13,8 @@ from train.checkpoints import Checkpoint
 from train.disagreement import divergence, parameters
 from train.teachers import Teacher
 
+__all__ = ["TEACHER_SIZE", "FloatNetwork", "compare", "teacher_inputs", "with_float_networks"]
+
 QUALITIES = (10, 30, 60)
 TEACHER_SIZE = 224
 
@@ -27,6 +29,7 @@ class FloatNetwork:
         self.output_quantization: Quantization = like.output_quantization
 
     def run(self, array: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Answer int8 features (N, rows, cols, channels) in int8, computed in float."""
         scale, zero_point = self.input_quantization
         features = (array.astype(np.float32) - zero_point) * np.float32(scale)
         offsets = ops.convert_to_numpy(self.network(features, training=False))

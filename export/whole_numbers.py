@@ -34,6 +34,8 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from export.convert import ExportError
 
+__all__ = ["TOP", "Layer", "WholeNetwork", "check_sums", "file_of", "quantized", "to_whole_numbers"]
+
 UNIT = 2.0**-7
 """What one stands for between the layers, in Keras' numbers."""
 TOP = round(6 / UNIT)
@@ -61,8 +63,11 @@ class Layer(NamedTuple):
 
 
 class WholeNetwork(NamedTuple):
-    """Layers one after another; the last one's whole numbers plus zero_point, within int8, are the output, whose real
-    values are (integer - zero_point) * scale. The input's real values are its integers."""
+    """Layers one after another.
+
+    The last one's whole numbers plus zero_point, within int8, are the output. Its real values are
+    (integer - zero_point) * scale. The input's real values are its integers.
+    """
 
     layers: list[Layer]
     scale: float
@@ -157,8 +162,10 @@ def _quantized_layer(layer: _FloatLayer, unit_in: float, unit_out: float) -> Lay
 
 
 def _parts(kernel: NDArray[np.int8]) -> Iterator[tuple[NDArray[np.int8], int]]:
-    """Split a depthwise kernel (height, width, channels) into a sum of those that XNNPACK has fast code for, with their
-    dilation in height: pairs of rows at one distance from the middle row, which goes with the outermost pair.
+    """Split a depthwise kernel (height, width, channels) into a sum of kernels that XNNPACK has fast code for.
+
+    Yield each with its dilation in height. They are pairs of rows at one distance from the middle row, which goes with
+    the outermost pair.
     """
     height, width = kernel.shape[:2]
     if height * width <= _MAX_TAPS or height < 5 or height % 2 == 0:

@@ -233,13 +233,17 @@ def normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+# what `make run` is made of
+RUN = [f"evaluate/{name}.py" for name in ("loop", "loop_report", "transfer", "child")]
+
+
 @pytest.mark.parametrize(
     ("packages", "groups"),
     [
         (["rjpeg"], ["client"]),
         (["device"], ["device"]),
         (["server"], ["server"]),
-        (["evaluate/loop.py", "calibration_data", "device", "server"], ["device", "server", "run"]),
+        ([*RUN, "calibration_data", "device", "server"], ["device", "server", "run"]),
         (["train", "export"], ["train", "jax"]),
         (["evaluate", "benchmarks"], ["server", "run", "train", "evaluate"]),
         (["tests"], ["dev"]),

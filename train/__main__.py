@@ -15,6 +15,8 @@ import msgspec
 from rjpeg.errors import ConfigError, RjpegError
 from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 
+__all__ = ["main"]
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line; its help shows every default."""
@@ -28,27 +30,41 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=CONFIG_FILE, help="training's configuration (YAML)")
     parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables and map (YAML)")
     parser.add_argument(
-        "--out", type=Path, default=Path("out/train"), metavar="FOLDER",
+        "--out",
+        type=Path,
+        default=Path("out/train"),
+        metavar="FOLDER",
         help="where importance, logs and stages go, and the checkpoint at the end",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--teacher", action="append", metavar="NAME", default=None,
+        "--teacher",
+        action="append",
+        metavar="NAME",
+        default=None,
         help="network to learn from: efficientnet-lite0, -lite1, -lite2 or a Keras file; may be repeated "
         "(default: the configuration's)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
         help="another value for a key of the configuration, such as importance.rounds=2; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--workers", metavar="HOST:PORT,...",
+        "--workers",
+        metavar="HOST:PORT,...",
         help="machines that train together, the same list on each; sets TF_CONFIG, which is honored as well",
-    )  # fmt: skip
+    )
     parser.add_argument("--worker", type=int, metavar="N", help="which of --workers this machine is, from 0")
     parser.add_argument(
-        "--patience", type=float, default=1800.0, metavar="SECONDS",
+        "--patience",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
         help="how long to wait for other workers without a sign of them",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
@@ -82,40 +98,41 @@ def name_workers(workers: str | None, index: int | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Into the checkpoint goes what was asked for, but not where it lay on this machine.
-    files = {"--data": arguments.data.resolve(), "--config": arguments.config, "--codec": arguments.codec}
+    files = {"--data": args.data.resolve(), "--config": args.config, "--codec": args.codec}
     parts = [part for flag, path in files.items() for part in (flag, path.name)]
-    parts += [part for teacher in arguments.teacher or [] for part in ("--teacher", Path(teacher).name)]
-    parts += [part for override in arguments.overrides for part in ("--set", override)]
+    parts += [part for teacher in args.teacher or [] for part in ("--teacher", Path(teacher).name)]
+    parts += [part for override in args.overrides for part in ("--set", override)]
     command = shlex.join(["python", "-m", "train", *parts])
     try:
-        overrides = parse_overrides(arguments.overrides)
-        if arguments.teacher:
-            overrides["importance.teachers"] = arguments.teacher
-        config, codec = load_config(arguments.config, overrides), load_codec(arguments.codec)
-        name_workers(arguments.workers, arguments.worker)
-        if arguments.patience <= 0:
-            raise ConfigError(f"--patience {arguments.patience:g}: expected more than 0 seconds")
-        from train.training import train  # TensorFlow takes seconds to load; mistakes above should not wait for it
+        overrides = parse_overrides(args.overrides)
+        if args.teacher:
+            overrides["importance.teachers"] = args.teacher
+        config, codec = load_config(args.config, overrides), load_codec(args.codec)
+        name_workers(args.workers, args.worker)
+        if args.patience <= 0:
+            raise ConfigError(f"--patience {args.patience:g}: expected more than 0 seconds")
+        # TensorFlow takes seconds to load. Mistakes above should not wait for it.
+        from train.training import train
         from train.workers import join
 
-        figures = train(arguments.data, config, codec, arguments.out, command, join(arguments.patience))
+        figures = train(args.data, config, codec, args.out, command, join(args.patience))
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
-    if arguments.json:
+    if args.json:
         print(json.dumps(figures))
     else:
         for network, (luma, chroma) in figures["correlation"].items():
             print(f"{network}: correlation with importance on held-back photos {luma:.3f} luma, {chroma:.3f} chroma")
         speeds = ", ".join(f"{stage} {speed:g}" for stage, speed in figures["pictures_per_second"].items())
         print(f"pictures per second: {speeds}")
-        print(f"checkpoint in {arguments.out / 'checkpoint'}")
+        print(f"checkpoint in {args.out / 'checkpoint'}")
     return 0
 
 

@@ -10,12 +10,16 @@ from rjpeg import _restoration as restoration
 from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from rjpeg.errors import ModelError, StorageError
 
+__all__ = ["FOLDER", "Checkpoint", "load_checkpoint", "load_network", "save_checkpoint", "save_network"]
+
 FORMAT = 1
 FOLDER = Path(__file__).parent / "checkpoint"
 """The checkpoint that comes with the repository."""
 
 
 class Checkpoint(NamedTuple):
+    """Trained networks. training: figures of the run that made them."""
+
     generator: keras.Model
     predictor: keras.Model
     training: dict[str, Any]
@@ -23,8 +27,7 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write generator.keras, predictor.keras, restorer.keras if there is one (all without their optimizers) and
-    checkpoint.json. Raises StorageError."""
+    """Write a file for every network, without its optimizer, and checkpoint.json. Raises StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for network in filter(None, (checkpoint.generator, checkpoint.predictor, checkpoint.restorer)):

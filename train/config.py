@@ -8,6 +8,18 @@ import msgspec
 
 from rjpeg.errors import ConfigError
 
+__all__ = [
+    "CODEC_FILE",
+    "CONFIG_FILE",
+    "CodecConfig",
+    "Config",
+    "DistillConfig",
+    "ImportanceConfig",
+    "NetworkConfig",
+    "load_codec",
+    "load_config",
+]
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -21,6 +33,8 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
 
 
 class ImportanceConfig(_Struct, frozen=True):
+    """How the teachers' importance is measured."""
+
     teachers: tuple[str, ...]
     crop_size: CodingSize
     crop_area: tuple[Share, Share]
@@ -35,6 +49,8 @@ class ImportanceConfig(_Struct, frozen=True):
 
 
 class NetworkConfig(_Struct, frozen=True):
+    """Size of a network. kernel, stem_kernel: sides of its convolutions, in regions."""
+
     width: Positive
     blocks: Positive
     kernel: Positive
@@ -42,6 +58,8 @@ class NetworkConfig(_Struct, frozen=True):
 
 
 class DistillConfig(_Struct, frozen=True):
+    """How a network is trained. generator_share: share of the generator's maps in its targets, 0..1."""
+
     epochs: Positive
     batch: Positive
     learning_rate: Rate
@@ -51,6 +69,8 @@ class DistillConfig(_Struct, frozen=True):
 
 
 class Config(_Struct, frozen=True):
+    """All of a run. held_back: share of the photos that is not trained on."""
+
     seed: Count
     held_back: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     importance: ImportanceConfig
@@ -69,6 +89,8 @@ Ladder = Annotated[
 
 
 class BaseTables(_Struct, frozen=True):
+    """The 64 steps at quality 50, in natural order."""
+
     luma: Steps
     chroma: Steps
 

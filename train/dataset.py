@@ -14,6 +14,20 @@ from train import transforms
 from train.config import CodecConfig
 from train.workers import ALONE, Workers, share
 
+__all__ = [
+    "Batches",
+    "Crops",
+    "Rates",
+    "centered",
+    "coefficients",
+    "correlation",
+    "generator_batch",
+    "load_crops",
+    "maps_of",
+    "predictor_batch",
+    "target_of",
+]
+
 MAX_OFFSET = 3.0
 
 
@@ -71,8 +85,10 @@ def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
 
 
 class Rates(NamedTuple):
-    """What the files' DQT is like, in training. octaves: log2 of its mean luma step at quality 50. dc: its DC step
-    beside that mean, luma and chroma."""
+    """What the files' DQT is like, in training.
+
+    octaves: log2 of its mean luma step at quality 50. dc: its DC step as a share of that mean, luma and chroma.
+    """
 
     octaves: float
     dc: tuple[float, float]
@@ -146,6 +162,7 @@ class Batches:
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
+        """Order the batches anew. epoch: from 0."""
         rng = np.random.default_rng((self._seed, epoch))
         self._epoch, entries = epoch, []
         for group, crops in enumerate(self._crops):

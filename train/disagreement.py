@@ -22,6 +22,8 @@ from keras import ops
 
 from rjpeg.errors import ModelError
 
+__all__ = ["KINDS", "activation_of", "divergence", "kind_of", "parameters", "standardize"]
+
 KINDS = ("classes", "scores", "values", "ignore")
 # float32 can't tell less than this from 1
 MIN_PROBABILITY = 1e-6

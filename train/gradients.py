@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import keras
 
+__all__ = ["value_and_gradient"]
+
 
 def value_and_gradient(function: Callable) -> Callable:
     """Compile (x, *constants) -> (function(x, *constants), its gradient with respect to x).

@@ -15,9 +15,10 @@ The results are kept in shards, one .npz file each, so that an interrupted run c
   held_back   (n,) bool
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,6 +33,8 @@ from train.photos import resize as resize_picture
 from train.teachers import Teacher
 from train.transforms import YCBCR_TO_RGB, dct_matrix, resize
 from train.workers import ALONE, Workers, ahead, wait_for
+
+__all__ = ["Photos", "block_energy", "compute_importance", "gradient_statistics", "jpeg_round_trip", "teacher_gradient"]
 
 REGION = 16
 
@@ -95,65 +98,88 @@ def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[_Sh
             yield _Shard(f"{round_:03d}-{number:05d}.npz", photos, size, area, int(rng.integers(2**62)))
 
 
+class Photos(NamedTuple):
+    """The photos to learn from. names: of the files in `folder`. held_back: share that is not trained on, 0..1."""
+
+    folder: Path
+    names: list[str]
+    held_back: float
+
+
+class _Prepared(NamedTuple):
+    """A shard's pictures. crops, pictures, coded: (n, side, side, 3) uint8 RGB, the last two at the coding size."""
+
+    crops: np.ndarray
+    pictures: np.ndarray
+    quality: np.ndarray
+    coded: np.ndarray
+
+
 def compute_importance(
-    folder: Path,
-    names: list[str],
+    photos: Photos,
     teachers: list[Teacher],
     config: ImportanceConfig,
     out: Path,
     seed: int,
-    held_back_fraction: float,
     workers: Workers = ALONE,
 ) -> list[Path]:
-    """Compute the shards that are missing under `out`; return all of their paths in order.
+    """Compute the shards that are missing under `out`. Return the paths of all of them, in order.
 
-    Of several workers each computes its share of them, and waits for the others'. Raises WorkerError when they don't
-    come, InputError for a photo that can't be read.
+    Of several workers each computes its share, and waits for the others'. Raises WorkerError when they don't come,
+    InputError for a photo that can't be read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plan = list(_plan(names, config, seed))
+    plan = list(_plan(photos.names, config, seed))
     mine = plan[workers.index :: workers.count]
     missing = [shard for shard in mine if not (out / shard.file).exists()]
     gradients = [teacher_gradient(teacher, config.crop_size) for teacher in teachers]
-
-    def prepare(shard: _Shard):
-        """Prepare crops, pictures at the coding size, their qualities, and pictures after coding."""
-        rng = np.random.default_rng(shard.seed)
-        crops = np.stack(
-            [random_crop(read_photo(folder / name), config.crop_size, shard.area, rng) for name in shard.photos]
-        )
-        pictures = np.stack([resize_picture(crop, (shard.coding_size, shard.coding_size)) for crop in crops])
-        quality = rng.integers(config.quality[0], config.quality[1] + 1, len(crops)).astype(np.uint8)
-        coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
-        return crops, pictures, quality, coded
-
     progress = tqdm(missing, desc="importance", unit="shard", initial=len(mine) - len(missing), total=len(mine))
-    for shard, prepared in zip(progress, ahead(prepare, missing), strict=True):
-        photos = shard.photos
-        crops, pictures, quality, coded = prepared
-        importance, spectrum = [], []
-        for teacher, gradient in zip(teachers, gradients, strict=True):
-            parts = []
-            for start in range(0, len(photos), config.batch):
-                # The last batch is filled up so that every batch has one shape and nothing is compiled twice.
-                index = np.arange(start, start + config.batch).clip(max=len(photos) - 1)
-                clean = parameters(teacher.kinds, teacher.predict_on_batch(crops[index].astype(np.float32)))
-                _, slope = gradient(coded[index].astype(np.float32), *clean)
-                parts.append(ops.convert_to_numpy(slope)[: len(photos) - start])
-            levels, energy = gradient_statistics(np.concatenate(parts))
-            importance.append(levels)
-            spectrum.append(energy)
+    prepared_ahead = ahead(functools.partial(_prepare, photos.folder, config), missing)
+    for shard, prepared in zip(progress, prepared_ahead, strict=True):
+        found = [
+            _ask(teacher, gradient, prepared, config.batch)
+            for teacher, gradient in zip(teachers, gradients, strict=True)
+        ]
+        importance, spectrum = (np.stack(each, 1) for each in zip(*found, strict=True))
+        held_back = np.array([is_held_back(name, photos.held_back) for name in shard.photos])
         partial = out / (shard.file + ".partial")
         with partial.open("wb") as stream:
             np.savez(
                 stream,
-                pictures=pictures,
-                importance=np.stack(importance, 1),
-                spectrum=np.stack(spectrum, 1),
-                quality=quality,
-                held_back=np.array([is_held_back(name, held_back_fraction) for name in photos]),
+                pictures=prepared.pictures,
+                importance=importance,
+                spectrum=spectrum,
+                quality=prepared.quality,
+                held_back=held_back,
             )
         partial.replace(out / shard.file)
     paths = [out / shard.file for shard in plan]
     wait_for(paths, workers)
     return paths
+
+
+def _prepare(folder: Path, config: ImportanceConfig, shard: _Shard) -> _Prepared:
+    """Read a shard's photos, cut them and code them coarsely."""
+    rng = np.random.default_rng(shard.seed)
+    crops = np.stack(
+        [random_crop(read_photo(folder / name), config.crop_size, shard.area, rng) for name in shard.photos]
+    )
+    pictures = np.stack([resize_picture(crop, (shard.coding_size, shard.coding_size)) for crop in crops])
+    quality = rng.integers(config.quality[0], config.quality[1] + 1, len(crops)).astype(np.uint8)
+    coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
+    return _Prepared(crops, pictures, quality, coded)
+
+
+def _ask(
+    teacher: Teacher, gradient: Callable[..., tuple[Any, Any]], prepared: _Prepared, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a teacher's importance and spectrum of a shard, as `gradient_statistics` gives them."""
+    count = len(prepared.crops)
+    parts = []
+    for start in range(0, count, batch):
+        # The last batch is filled up so that every batch has one shape and nothing is compiled twice.
+        index = np.arange(start, start + batch).clip(max=count - 1)
+        clean = parameters(teacher.kinds, teacher.predict_on_batch(prepared.crops[index].astype(np.float32)))
+        _, slope = gradient(prepared.coded[index].astype(np.float32), *clean)
+        parts.append(ops.convert_to_numpy(slope)[: count - start])
+    return gradient_statistics(np.concatenate(parts))

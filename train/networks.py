@@ -13,6 +13,15 @@ from rjpeg import _restoration as restoration
 from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from train.config import NetworkConfig
 
+__all__ = [
+    "build_generator",
+    "build_predictor",
+    "build_restorer",
+    "in_precision",
+    "macs_per_region",
+    "without_rescaling",
+]
+
 
 def _normalized(x, activation: bool = True):
     x = layers.BatchNormalization(momentum=0.97)(x)

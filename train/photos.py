@@ -9,6 +9,19 @@ import numpy as np
 
 from rjpeg.errors import InputError
 
+__all__ = [
+    "center_crop",
+    "data_hash",
+    "is_held_back",
+    "list_photos",
+    "random_crop",
+    "read_photo",
+    "resize",
+    "samples",
+    "sharpened",
+    "split",
+]
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 
 

@@ -39,6 +39,16 @@ from train.teachers import Teacher, load_teacher
 from train.transforms import resize
 from train.workers import ALONE, ahead, training_step
 
+__all__ = [
+    "Settings",
+    "main",
+    "make_pairs",
+    "network_inputs",
+    "restored",
+    "train_restorer",
+    "with_features",
+]
+
 logger = logging.getLogger(__name__)
 
 CROP_SIZE = 224
@@ -154,6 +164,7 @@ class Restoring(keras.Model):
         self._teachers = lambda: teachers  # behind a function, so that they are no part of the model
 
     def call(self, inputs: dict[str, Any]) -> Any:
+        """Restore the coded pictures. Add the losses and return the frames."""
         clean = inputs["clean"]
         frames = restored(self.network(inputs["features"]), inputs["coded"], clean.shape[1])
         pixels = ops.mean(ops.abs(frames - clean)) / 8
@@ -338,33 +349,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        if min(arguments.rounds, arguments.steps) < 1:
-            raise InputError(f"--rounds and --steps must be at least 1, got {arguments.rounds}, {arguments.steps}")
-        read = checkpoints.load_checkpoint(arguments.checkpoint)
+        if min(args.rounds, args.steps) < 1:
+            raise InputError(f"--rounds and --steps must be at least 1, got {args.rounds}, {args.steps}")
+        read = checkpoints.load_checkpoint(args.checkpoint)
         settings = Settings(
-            rounds=arguments.rounds,
-            steps=arguments.steps,
-            learning_rate=arguments.learning_rate,
-            pixels_weight=arguments.pixels_weight,
-            precision=arguments.precision,
+            rounds=args.rounds,
+            steps=args.steps,
+            learning_rate=args.learning_rate,
+            pixels_weight=args.pixels_weight,
+            precision=args.precision,
         )
-        start = read.restorer if arguments.further else None
+        start = read.restorer if args.further else None
         if start is not None:
             before = read.training["restoration"]
             settings = dataclasses.replace(
                 settings, width=before["width"], blocks=before["blocks"], seed=before["seed"] + 1, start=before
             )
-        elif arguments.further:
-            raise InputError(f"checkpoint {arguments.checkpoint} has no restorer that could be trained further")
-        if arguments.teacher:
-            settings = dataclasses.replace(settings, teachers=tuple(arguments.teacher), judge=arguments.teacher[0])
-        model = rjpeg.load_model(arguments.model)
-        network, figures = train_restorer(arguments.data, model, arguments.out, settings, start)
+        elif args.further:
+            raise InputError(f"checkpoint {args.checkpoint} has no restorer that could be trained further")
+        if args.teacher:
+            settings = dataclasses.replace(settings, teachers=tuple(args.teacher), judge=args.teacher[0])
+        model = rjpeg.load_model(args.model)
+        network, figures = train_restorer(args.data, model, args.out, settings, start)
         training = {**read.training, "restoration": figures}
-        checkpoints.save_checkpoint(arguments.checkpoint, read._replace(training=training, restorer=network))
+        checkpoints.save_checkpoint(args.checkpoint, read._replace(training=training, restorer=network))
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -27,6 +27,8 @@ from train.disagreement import KINDS, activation_of, divergence, kind_of, parame
 from train.gradients import value_and_gradient
 from train.transforms import resize
 
+__all__ = ["Teacher", "load_teacher", "read_state_dict"]
+
 logger = logging.getLogger(__name__)
 
 # (width multiplier, depth multiplier)

@@ -1,6 +1,7 @@
 """The stages of training, each of which continues where an interrupted run stopped."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import time
@@ -20,11 +21,13 @@ from train import dataset, transforms
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
-from train.importance import compute_importance
+from train.importance import Photos, compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
 from train.photos import data_hash, is_held_back, list_photos, samples
 from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
+
+__all__ = ["CenteredHuber", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,91 +45,74 @@ class CenteredHuber(keras.losses.Loss):
         self.delta = delta
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of every map, (N,)."""
         found = transforms.centered_nearby(y_pred, self.window)
         error = ops.abs(transforms.centered_nearby(y_true, self.window) - found)
         huber = ops.where(error < self.delta, 0.5 * error * error, self.delta * (error - 0.5 * self.delta))
         return ops.mean(huber + 0.01 * ops.square(y_pred - found), axis=(1, 2, 3))
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for a file of the network."""
         return {**super().get_config(), "window": self.window, "delta": self.delta}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run and where it is kept.
+
+    out: folder of what an interrupted run continues from (importance/, stages/) and of TensorBoard's logs/.
+    codec: base tables and map. workers: those that share `out`.
+    """
+
+    out: Path
+    config: Config
+    codec: CodecConfig
+    workers: Workers = ALONE
+
+    @property
+    def stages(self) -> Path:
+        """Folder of what each stage has reached."""
+        return self.out / "stages"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of TensorBoard's logs."""
+        return self.out / "logs"
+
+    @property
+    def rates(self) -> Rates:
+        """What the files' DQT is like."""
+        return Rates.of(self.codec)
 
 
 def train(
     data: Path, config: Config, codec: CodecConfig, out: Path, command: str, workers: Workers = ALONE
 ) -> dict[str, Any]:
-    """Run all stages; writes out/checkpoint and gives the figures in its checkpoint.json.
+    """Run all stages. Write out/checkpoint and return the figures in its checkpoint.json.
 
-    out also holds what an interrupted run continues from (importance/, stages/) and TensorBoard's logs/; several
-    workers share it. Raises InputError, ConfigError (out holds a run of another configuration or other photos),
-    ModelError, StorageError, WorkerError.
+    data: folder of photos. command: for the figures. For the rest see `Run`.
+    Raises InputError, ConfigError (`out` holds a run of another configuration or other photos), ModelError,
+    StorageError, WorkerError.
     """
+    run = Run(out, config, codec, workers)
     names = list_photos(data)
     held = sum(is_held_back(name, config.held_back) for name in names)
     if not 0 < held < len(names):
         raise InputError(
             f"data folder {data}: {held} of {len(names)} photos are held back; training needs some of both"
         )
-    run = {
+    facts = {
         "config": msgspec.to_builtins(config),
-        "rates": Rates.of(codec)._asdict(),
+        "rates": run.rates._asdict(),
         "map_window": codec.map_window,
         "data_sha256": data_hash(data, names),
     }
-    _claim(out, run, workers)
-    stages, logs = out / "stages", out / "logs"
+    _claim(out, facts, workers)
     keras.utils.set_random_seed(config.seed)
-    size = config.importance.crop_size
-    shown = samples(data, names, size)
-    teachers = [load_teacher(teacher, size, config.importance.outputs, shown) for teacher in config.importance.teachers]
-    known, started = len(list((out / "importance").glob("*.npz"))), time.monotonic()
-    shards = compute_importance(
-        data, names, teachers, config.importance, out / "importance", config.seed, config.held_back, workers
-    )
-    pictures = round(
-        len(names) * (config.importance.rounds + config.importance.detail_rounds) * (1 - known / len(shards))
-    )
-    seconds = time.monotonic() - started
-    if pictures:
-        logger.info("importance: %.1f pictures/s", pictures / seconds)
-    _note_speed(stages, "importance", pictures, seconds, workers)
+    shards = _measure_importance(data, names, run)
     crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
-    truth = [group.target for group in held_back]
-    rates = Rates.of(codec)
-
-    generator = distill(
-        build_generator(config.generator),
-        crops,
-        [group.target for group in crops],
-        config.distill_generator,
-        held_back,
-        rates,
-        codec.map_window,
-        stages,
-        logs,
-        config.seed,
-        workers,
-    )
-    share = config.distill_predictor.generator_share
-    wanted = [
-        share * maps + (1 - share) * group.target  # of any mean, which the loss takes away
-        for maps, group in zip(dataset.maps_of(generator, crops, rates, config.seed), crops, strict=True)
-    ]
-    predictor = distill(
-        build_predictor(config.predictor),
-        crops,
-        wanted,
-        config.distill_predictor,
-        held_back,
-        rates,
-        codec.map_window,
-        stages,
-        logs,
-        config.seed,
-        workers,
-    )
-
-    maps = {network.name: dataset.maps_of(network, held_back, rates, config.seed) for network in (generator, predictor)}
-    training = {
+    generator, predictor = _train_networks(crops, held_back, run)
+    figures = {
         "command": command,
         "photos": len(names),
         "held_back_photos": held,
@@ -134,19 +120,54 @@ def train(
         "held_back_crops": sum(len(group.quality) for group in held_back),
         "backend": keras.backend.backend(),
         "workers": workers.count,
-        "pictures_per_second": _speeds(stages),
+        "pictures_per_second": _speeds(run.stages),
         "macs_per_region": {network.name: macs_per_region(network) for network in (generator, predictor)},
-        **run,
-        "correlation": {name: dataset.correlation(found, truth, codec.map_window) for name, found in maps.items()},
+        **facts,
+        "correlation": {network.name: _correlation(network, held_back, run) for network in (generator, predictor)},
         "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
     }
     if workers.is_chief:
-        save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, training))
+        save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, figures))
     for network in (generator, predictor):
         weights = digest(network)
         logger.info("weights of the %s: %s", network.name, weights)
         agree(workers, int(weights[:10], 16), f"weights of the {network.name}")
-    return training
+    return figures
+
+
+def _measure_importance(data: Path, names: list[str], run: Run) -> list[Path]:
+    """Ask the teachers about the photos. Return the shards of their importance."""
+    config, folder = run.config.importance, run.out / "importance"
+    shown = samples(data, names, config.crop_size)
+    teachers = [load_teacher(teacher, config.crop_size, config.outputs, shown) for teacher in config.teachers]
+    known, started = len(list(folder.glob("*.npz"))), time.monotonic()
+    photos = Photos(data, names, run.config.held_back)
+    shards = compute_importance(photos, teachers, config, folder, run.config.seed, run.workers)
+    pictures = round(len(names) * (config.rounds + config.detail_rounds) * (1 - known / len(shards)))
+    seconds = time.monotonic() - started
+    if pictures:
+        logger.info("importance: %.1f pictures/s", pictures / seconds)
+    _note_speed(run.stages, "importance", pictures, seconds, run.workers)
+    return shards
+
+
+def _train_networks(crops: list[Crops], held_back: list[Crops], run: Run) -> tuple[keras.Model, keras.Model]:
+    """Train the generator on the crops' importance, and the predictor on a mix of that and the generator's maps."""
+    config = run.config
+    targets = [group.target for group in crops]
+    generator = distill(build_generator(config.generator), crops, targets, config.distill_generator, held_back, run)
+    share = config.distill_predictor.generator_share
+    maps = dataset.maps_of(generator, crops, run.rates, config.seed)
+    # Each mix has a mean of its own, which the loss takes away.
+    mixed = [share * found + (1 - share) * target for found, target in zip(maps, targets, strict=True)]
+    predictor = distill(build_predictor(config.predictor), crops, mixed, config.distill_predictor, held_back, run)
+    return generator, predictor
+
+
+def _correlation(network: keras.Model, held_back: list[Crops], run: Run) -> list[float]:
+    """Correlate a network's maps of the crops that were held back with their importance, [luma, chroma]."""
+    maps = dataset.maps_of(network, held_back, run.rates, run.config.seed)
+    return dataset.correlation(maps, [group.target for group in held_back], run.codec.map_window)
 
 
 def _note_speed(stages: Path, stage: str, pictures: int, seconds: float, workers: Workers) -> None:
@@ -170,7 +191,7 @@ def _speeds(stages: Path) -> dict[str, float]:
     return {stage: round(pictures / seconds, 1) for stage, (pictures, seconds) in speed.items()}
 
 
-def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
+def _claim(out: Path, facts: dict[str, Any], workers: Workers) -> None:
     """Note in `out` which run it holds, or check that it is this one."""
     path = out / "run.json"
     if not workers.is_chief:
@@ -178,12 +199,12 @@ def _claim(out: Path, run: dict[str, Any], workers: Workers) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if json.loads(path.read_text("utf-8")) != json.loads(json.dumps(run)):
+            if json.loads(path.read_text("utf-8")) != json.loads(json.dumps(facts)):
                 raise ConfigError(f"{out} holds a run of another configuration or other photos: choose another --out")
             logger.info("continuing the run in %s", out)
         else:
             partial = path.with_name("run.partial")
-            partial.write_text(json.dumps(run, indent=2) + "\n", "utf-8")
+            partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             partial.replace(path)
     except (OSError, ValueError) as error:
         raise StorageError(f"training folder {out}: {error}") from error
@@ -221,32 +242,23 @@ def distill(
     targets: list[np.ndarray],
     config: DistillConfig,
     held_back: list[Crops],
-    rates: Rates,
-    window: int,
-    stages: Path,
-    logs: Path,
-    seed: int,
-    workers: Workers = ALONE,
+    run: Run,
 ) -> keras.Model:
-    """Regress `targets` (a (n, rows, cols, 2) array for every entry of crops); gives the trained network.
-
-    window: the codec's, by which maps are centered.
-    """
-    batches = Batches(crops, targets, network.name, rates, config.batch, seed, workers)
+    """Regress `targets`, a (n, rows, cols, 2) array for every entry of `crops`. Return the trained network."""
+    batches = Batches(crops, targets, network.name, run.rates, config.batch, run.config.seed, run.workers)
     optimizer = keras.optimizers.AdamW(
         schedule(config.learning_rate, len(batches) * config.epochs),
         weight_decay=config.weight_decay,
         global_clipnorm=1.0,
     )
-    network.compile(optimizer=optimizer, loss=CenteredHuber(window, config.huber))
-    truth = [group.target for group in held_back]
+    network.compile(optimizer=optimizer, loss=CenteredHuber(run.codec.map_window, config.huber))
 
     def figures(trained: keras.Model) -> dict[str, float]:
-        luma, chroma = dataset.correlation(dataset.maps_of(trained, held_back, rates, seed), truth, window)
+        luma, chroma = _correlation(trained, held_back, run)
         return {"correlation/luma": luma, "correlation/chroma": chroma}
 
-    path = stages / f"distill-{network.name}.keras"
-    return run_epochs(network, batches, config.epochs, path, logs, figures, workers)
+    path = run.stages / f"distill-{network.name}.keras"
+    return run_epochs(network, batches, config.epochs, path, run.logs, figures, run.workers)
 
 
 def run_epochs(
@@ -258,7 +270,10 @@ def run_epochs(
     figures: Callable[[keras.Model], dict[str, float]],
     workers: Workers = ALONE,
 ) -> keras.Model:
-    """Train a compiled model; `path` (.keras) keeps its state after every epoch, the optimizer's included."""
+    """Train a compiled model. `path` (.keras) keeps its state after every epoch, the optimizer's included.
+
+    figures: measures the model after every epoch, for the log.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     stage = path.stem
     if path.exists():
@@ -283,7 +298,8 @@ def run_epochs(
         writer.flush()
         text = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
         logger.info("%s, epoch %d: %s, %.0f pictures/s", stage, epoch + 1, text, batches.pictures / seconds)
-        if epoch > done or epoch == epochs - 1:  # without the epoch in which the network is compiled, if there are more
+        # The epoch in which the network is compiled counts only if there are no more.
+        if epoch > done or epoch == epochs - 1:
             _note_speed(path.parent, stage, batches.pictures, seconds, workers)
         save_network(model, path)
     if writer:

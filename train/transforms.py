@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from keras import ops
 
+__all__ = ["YCBCR_TO_RGB", "centered_nearby", "dct_matrix", "resize", "resize_matrix"]
+
 # Rows: how Y, Cb and Cr each enter R, G and B (ITU-T T.871, section 7).
 YCBCR_TO_RGB = np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.402, -0.714136, 0]], np.float32)
 

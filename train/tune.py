@@ -24,6 +24,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,35 +32,32 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import rjpeg
-from evaluate.data import cover, tiles
 from rjpeg._codec import coding_size_of
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
+from train.framing import cover, tiles
+from train.known_tables import ANNEX_K_LUMA, ROBIDOUX
 from train.photos import center_crop, is_held_back, list_photos, read_photo, sharpened
+
+__all__ = ["changed", "main", "scenes_of"]
 
 SIZE = 224
 # tiles of a scene, rows and columns
 TILES = {"single": (1, 1), "sharp": (1, 1), "mosaic": (2, 3), "enlarged": (2, 3)}
-# ITU-T T.81, table K.1, natural order.
-ANNEX_K = np.array(
-    [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
-     87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
-     72, 92, 95, 98, 112, 100, 103, 99], float
-)  # fmt: skip
-# Nicolas Robidoux's table for ImageMagick, which mozjpeg uses by default; natural order.
-ROBIDOUX = np.array(
-    [16, 16, 16, 18, 25, 37, 56, 85, 16, 17, 20, 27, 34, 40, 53, 75, 16, 20, 24, 31, 43, 62, 91, 135, 18, 27, 31, 40,
-     53, 74, 106, 156, 25, 34, 43, 53, 69, 94, 131, 189, 37, 40, 62, 74, 94, 124, 169, 238, 56, 53, 91, 106, 131, 169,
-     226, 311, 85, 75, 135, 156, 189, 238, 311, 418], float
-)  # fmt: skip
-MEAN_STEP = float(ANNEX_K.mean())
+MEAN_STEP = float(np.mean(ANNEX_K_LUMA))
+
+LINE = (
+    "{setting:40s} {bpp:.2f} ({mean_bpp:.3f} used)  KL {kl:.3f}  agreement {agreement:.3f}  "
+    "probability {probability:.3f} ({gain:+.4f} +- {standard_error:.4f})"
+)
 
 
 def table_of(name: str) -> NDArray[np.float64]:
     """Make a base table (64,) with the mean of Annex K's. Raises InputError for an unknown name."""
-    shapes = {"annex_k": ANNEX_K, "robidoux": ROBIDOUX, "flat": np.ones(64)}
+    annex_k, robidoux = np.array(ANNEX_K_LUMA, float), np.array(ROBIDOUX, float)
+    shapes = {"annex_k": annex_k, "robidoux": robidoux, "flat": np.ones(64)}
     if name.startswith("mix:"):
-        table = ROBIDOUX ** (1 - float(name[4:]))
+        table = robidoux ** (1 - float(name[4:]))
     elif name.startswith("slope:"):
         # Rises by a power of the distance from DC, so that only the lowest frequencies differ from the others.
         v, u = np.divmod(np.arange(64), 8)
@@ -170,74 +168,101 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
-        tune(arguments)
+        tune(args)
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def tune(arguments: argparse.Namespace) -> None:
+def tune(args: argparse.Namespace) -> None:
     """Code, ask and print."""
-    from train.teachers import load_teacher  # TensorFlow takes seconds to load; --help should not wait for it
+    # TensorFlow takes seconds to load. --help should not wait for it.
+    from train.teachers import load_teacher
 
-    model = rjpeg.load_model(arguments.model)
-    settings = [changed(model, text) for text in ["", *arguments.tries]]
-    held_back = load_config(arguments.config).held_back
-    names = [name for name in list_photos(arguments.data) if is_held_back(name, held_back)][: arguments.photos]
+    model = rjpeg.load_model(args.model)
+    settings = [changed(model, text) for text in ["", *args.tries]]
+    held_back = load_config(args.config).held_back
+    names = [name for name in list_photos(args.data) if is_held_back(name, held_back)][: args.photos]
     if not names:
-        raise InputError(f"data folder {arguments.data}: no photo of it is held back")
-    scenes = scenes_of(arguments.scenes, arguments.data, names)
+        raise InputError(f"data folder {args.data}: no photo of it is held back")
+    scenes = scenes_of(args.scenes, args.data, names)
     if not scenes:
-        raise InputError(f"data folder {arguments.data}: {len(names)} photos are held back, too few for a mosaic")
-    clean = np.concatenate([tiles(scene, (SIZE, SIZE)) for scene in scenes])
-    in_a_scene = len(clean) // len(scenes)
-    teachers = [load_teacher(teacher, SIZE) for teacher in arguments.teachers]
-    for name, teacher in zip(arguments.teachers, teachers, strict=True):
+        raise InputError(f"data folder {args.data}: {len(names)} photos are held back, too few for a mosaic")
+    teachers = [load_teacher(teacher, SIZE) for teacher in args.teachers]
+    for name, teacher in zip(args.teachers, teachers, strict=True):
         if teacher.kinds != ("classes",) or len(teacher.output_shape) != 2:
             raise InputError(f"teacher {name}: outputs are {', '.join(teacher.kinds)}; tuning asks classifiers")
-    answers = [_log_softmax(teacher.predict(clean.astype(np.float32), verbose=0)) for teacher in teachers]
-    print(f"{len(scenes)} scenes of held-back photos, teachers: {', '.join(arguments.teachers)}", file=sys.stderr)
+    jury = Jury(teachers, scenes)
+    print(f"{len(scenes)} scenes of held-back photos, teachers: {', '.join(args.teachers)}", file=sys.stderr)
     reference: dict[float, NDArray[np.floating]] = {}
     for setting in settings:
-        for bpp in arguments.bpp:
-            decoded = np.empty_like(clean)
-            sizes = []
-            for index, scene in enumerate(tqdm(scenes, desc=f"{setting.name or 'as it is'} @{bpp}", leave=False)):
-                frame, size = coded(setting, cv2.cvtColor(scene, cv2.COLOR_RGB2BGR), bpp)
-                seen = tiles(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), (SIZE, SIZE))
-                decoded[index * in_a_scene : (index + 1) * in_a_scene] = seen
-                sizes.append(8 * size / (scene.shape[0] * scene.shape[1]))
-            divergence, kept, belief = [], [], []
-            for teacher, before in zip(teachers, answers, strict=True):
-                after = _log_softmax(teacher.predict(decoded.astype(np.float32), verbose=0))
-                divergence.append(np.sum(np.exp(before) * (before - after), axis=1))
-                best = before.argmax(axis=1)
-                kept.append(best == after.argmax(axis=1))
-                belief.append(np.exp(np.take_along_axis(after, best[:, None], axis=1))[:, 0])
-            beliefs = np.mean(belief, axis=0).reshape(len(scenes), in_a_scene).mean(axis=1)
-            gain = beliefs - reference.setdefault(bpp, beliefs)
-            result = {
-                "setting": setting.name or "as it is",
-                "bpp": bpp,
-                "mean_bpp": float(np.mean(sizes)),
-                "kl": float(np.mean(divergence)),
-                "agreement": float(np.mean(kept)),
-                "belief": float(beliefs.mean()),
-                "gain": float(gain.mean()),
-                "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0,
-                "scenes": len(scenes),
-            }
-            if arguments.json:
-                print(json.dumps(result), flush=True)
-            else:
-                print(
-                    "{setting:40s} {bpp:.2f} ({mean_bpp:.3f} used)  KL {kl:.3f}  agreement {agreement:.3f}  "
-                    "belief {belief:.3f} ({gain:+.4f} +- {standard_error:.4f})".format(**result),
-                    flush=True,
-                )
+        for bpp in args.bpp:
+            verdict = jury.judge(setting, bpp)
+            result = _figures(setting, bpp, verdict, reference.setdefault(bpp, verdict.probability))
+            print(json.dumps(result) if args.json else LINE.format(**result), flush=True)
+
+
+class Verdict(NamedTuple):
+    """What the teachers say of a setting. mean_bpp: of the files. kl: in nats. agreement: share of tiles, 0..1.
+
+    probability: (scenes,) mean probability of the class that was best on the clean scene.
+    """
+
+    mean_bpp: float
+    kl: float
+    agreement: float
+    probability: NDArray[np.floating]
+
+
+class Jury:
+    """Teachers, and their outputs on clean scenes."""
+
+    def __init__(self, teachers: list[Any], scenes: list[NDArray[np.uint8]]) -> None:
+        """teachers: Keras classifiers. scenes: RGB, all of one size."""
+        self._teachers, self._scenes = teachers, scenes
+        clean = np.concatenate([tiles(scene, (SIZE, SIZE)) for scene in scenes])
+        self._answers = [self._ask(teacher, clean) for teacher in teachers]
+
+    @staticmethod
+    def _ask(teacher: Any, frames: NDArray[np.uint8]) -> NDArray[np.floating]:
+        return _log_softmax(teacher.predict(frames.astype(np.float32), verbose=0))
+
+    def judge(self, setting: Setting, bpp: float) -> Verdict:
+        """Code all scenes to at most `bpp` and ask the teachers about them."""
+        decoded, sizes = [], []
+        for scene in tqdm(self._scenes, desc=f"{setting.name or 'as it is'} @{bpp}", leave=False):
+            frame, size = coded(setting, cv2.cvtColor(scene, cv2.COLOR_RGB2BGR), bpp)
+            decoded += tiles(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), (SIZE, SIZE))
+            sizes.append(8 * size / (scene.shape[0] * scene.shape[1]))
+        seen = np.stack(decoded)
+        divergence, kept, probability = [], [], []
+        for teacher, before in zip(self._teachers, self._answers, strict=True):
+            after = self._ask(teacher, seen)
+            divergence.append(np.sum(np.exp(before) * (before - after), axis=1))
+            best = before.argmax(axis=1)
+            kept.append(best == after.argmax(axis=1))
+            probability.append(np.exp(np.take_along_axis(after, best[:, None], axis=1))[:, 0])
+        by_scene = np.mean(probability, axis=0).reshape(len(self._scenes), -1).mean(axis=1)
+        return Verdict(float(np.mean(sizes)), float(np.mean(divergence)), float(np.mean(kept)), by_scene)
+
+
+def _figures(setting: Setting, bpp: float, verdict: Verdict, reference: NDArray[np.floating]) -> dict[str, Any]:
+    """Return what is printed. reference: the first setting's probabilities, (scenes,)."""
+    gain = verdict.probability - reference
+    return {
+        "setting": setting.name or "as it is",
+        "bpp": bpp,
+        "mean_bpp": verdict.mean_bpp,
+        "kl": verdict.kl,
+        "agreement": verdict.agreement,
+        "probability": float(verdict.probability.mean()),
+        "gain": float(gain.mean()),
+        "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0,
+        "scenes": len(gain),
+    }
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -24,6 +24,19 @@ import numpy as np
 
 from rjpeg.errors import ConfigError, RjpegError
 
+__all__ = [
+    "ALONE",
+    "WorkerError",
+    "Workers",
+    "agree",
+    "ahead",
+    "digest",
+    "join",
+    "share",
+    "training_step",
+    "wait_for",
+]
+
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -79,14 +92,14 @@ def join(patience: float = 1800.0) -> Workers:
     if len(hosts) == 1:
         return ALONE
     if keras.backend.backend() != "tensorflow":
-        raise ConfigError(f"TF_CONFIG names {len(hosts)} workers, which train on TensorFlow, not on KERAS_BACKEND="
-                          f"{keras.backend.backend()}")  # fmt: skip
+        backend = keras.backend.backend()
+        raise ConfigError(
+            f"TF_CONFIG names {len(hosts)} workers, which train on TensorFlow, not on KERAS_BACKEND={backend}"
+        )
     import tensorflow as tf
 
-    logger.info(
-        "worker %d of %s: waiting for the others, at most %g s, then this ends with code 1",
-        index, ", ".join(hosts), patience,
-    )  # fmt: skip
+    text = "worker %d of %s: waiting for the others, at most %g s, then this ends with code 1"
+    logger.info(text, index, ", ".join(hosts), patience)
     # TensorFlow waits with Python locked, so that no thread or signal handler of Python's gets a turn.
     with Path(os.devnull).open("w") as nowhere:
         faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)

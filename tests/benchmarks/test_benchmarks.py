@@ -6,27 +6,28 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
+from benchmarks import coding, frames, machine, summary
 from rjpeg.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
-    return bench.read_pictures(bench.CALIBRATION_DATA)
+    return frames.read_pictures(frames.CALIBRATION_DATA)
 
 
 def test_a_size_is_width_by_height():
-    assert bench.parse_size("640x480") == (480, 640)
+    assert frames.parse_size("640x480") == (480, 640)
 
 
 @pytest.mark.parametrize("text", ["", "640", "640x", "0x10", "-1x5", "axb", "1x2x3"])
 def test_a_size_that_is_none_is_refused(text):
     with pytest.raises(InputError, match="WIDTHxHEIGHT"):
-        bench.parse_size(text)
+        frames.parse_size(text)
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (480, 640), (720, 1280), (1081, 1917), (1, 1)])
 def test_frames_have_their_size_and_the_pixels_of_photographs(pictures, height, width):
-    frame = bench.compose(pictures, height, width, 0)
+    frame = frames.compose(pictures, height, width, 0)
     assert frame.shape == (height, width, 3)
     assert frame.dtype == np.uint8
     corner = frame[: min(height, 40), : min(width, 40)]
@@ -38,23 +39,23 @@ def test_frames_have_their_size_and_the_pixels_of_photographs(pictures, height, 
 
 
 def test_different_frames_show_different_pictures(pictures):
-    frames = [bench.compose(pictures, 480, 640, index) for index in range(4)]
-    assert all(not np.array_equal(frames[0], frame) for frame in frames[1:])
+    first, *others = (frames.compose(pictures, 480, 640, index) for index in range(4))
+    assert all(not np.array_equal(first, frame) for frame in others)
 
 
 def test_tiles_lie_side_by_side_and_are_whole():
     frame = np.arange(7 * 9 * 3).reshape(7, 9, 3)
-    found = bench.tiles(frame, 3, 4)
+    found = frames.tiles(frame, 3, 4)
     assert len(found) == 4
     np.testing.assert_array_equal(np.vstack([np.hstack(found[:2]), np.hstack(found[2:])]), frame[:6, :8])
-    np.testing.assert_array_equal(bench.tiles(frame, 7, 9), [frame])
+    np.testing.assert_array_equal(frames.tiles(frame, 7, 9), [frame])
 
 
 def test_the_peer_is_measured_at_equal_bytes(pictures):
-    frame = bench.compose(pictures, 224, 224, 0)
+    frame = frames.compose(pictures, 224, 224, 0)
     for size in (2000, 5000, 9000):
-        quality = bench.equal_quality(frame, size)
-        sizes = [len(bench.opencv_encode(frame, q)) for q in range(1, 101)]
+        quality = frames.equal_quality(frame, size)
+        sizes = [len(frames.opencv_encode(frame, q)) for q in range(1, 101)]
         assert abs(sizes[quality - 1] - size) == min(abs(other - size) for other in sizes)
 
 
@@ -83,7 +84,7 @@ def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, mo
     assert [row["size"] for row in results["sizes"]] == ["224x160", "193x225"]
     text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     for row in results["sizes"]:
-        assert set(row["milliseconds"]) == set(bench.PEERS) | set(bench.PEERS.values())
+        assert set(row["milliseconds"]) == set(coding.PEERS) | set(coding.PEERS.values())
         for name, value in row["milliseconds"].items():
             assert value > 0
             assert f"| {row['size']} | {name} | {value:.2f} |" in text
@@ -93,23 +94,23 @@ def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, mo
             assert all(value >= 0 for value in parts.values())
         assert row["mean_bytes"]["encode to target"] <= 0.61 * row["mean_bytes"]["encode"]
         assert "predictor" not in row["stages"]["encode a given map"]
-    assert results["process"]["peak_megabytes"] < bench.MEMORY_BUDGET
+    assert results["process"]["peak_megabytes"] < summary.MEMORY_BUDGET
     assert results["process"]["import_seconds"] > 0
     assert results["pixel_nanoseconds"].keys() == {"224x160", "193x225"}
     assert min(results["pixel_nanoseconds"].values()) > 0
-    for what, found, limit in bench.budgets(results):
+    for what, found, limit in summary.budgets(results):
         assert f"| {what} | {found:.2f} | {limit:g} |" in text
 
 
 def test_budgets_are_told_with_what_was_found_at_their_size():
-    times = dict.fromkeys(bench.PEERS, 2.0) | dict.fromkeys(bench.PEERS.values(), 1.0)
+    times = dict.fromkeys(coding.PEERS, 2.0) | dict.fromkeys(coding.PEERS.values(), 1.0)
     row = {
-        "size": bench.BUDGET_SIZE,
+        "size": summary.BUDGET_SIZE,
         "milliseconds": times,
         "stages": {"encode": {"generator": 0.5, "predictor": 0.25}},
     }
     costs = {"1280x720": 10.0, "640x480": 9.0, "320x240": 11.0}
-    found = bench.budgets({"sizes": [row], "pixel_nanoseconds": costs, "process": {"peak_megabytes": 80.0}})
+    found = summary.budgets({"sizes": [row], "pixel_nanoseconds": costs, "process": {"peak_megabytes": 80.0}})
     values = {what: (value, limit) for what, value, limit in found}
     assert values["encode, times cv2.imencode"] == (2.0, 3.0)
     assert values["encode without the networks, times cv2.imencode"] == (1.25, 1.3)
@@ -118,9 +119,9 @@ def test_budgets_are_told_with_what_was_found_at_their_size():
 
 
 def test_what_the_system_does_not_tell_is_none(monkeypatch):
-    monkeypatch.setattr(bench, "_line", lambda path: None)
-    assert bench.temperature() is None
-    assert bench.machine()["governor"] is None
+    monkeypatch.setattr(machine, "_line", lambda path: None)
+    assert machine.temperature() is None
+    assert machine.machine()["governor"] is None
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_a_wrong_request_ends_with_one_line_and_status_1(arguments, message, tmp
 
 def test_a_folder_without_pictures_is_told(tmp_path):
     with pytest.raises(InputError, match="is not a manifest"):
-        bench.read_pictures(tmp_path)
+        frames.read_pictures(tmp_path)
     (tmp_path / "manifest.json").write_text('{"pictures": [{"file": "gone.jpg"}]}', encoding="utf-8")
     with pytest.raises(InputError, match="lacks pictures"):
-        bench.read_pictures(tmp_path)
+        frames.read_pictures(tmp_path)

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks import __main__ as bench
-from benchmarks import instructions
+from benchmarks import coding, instructions
 
 
 def test_without_valgrind_it_is_skipped_in_words(monkeypatch, capsys):
@@ -27,7 +26,7 @@ def test_a_valgrind_that_fails_is_an_error_in_words(monkeypatch, capsys):
 
 
 def test_the_table_tells_ratios_to_the_peers():
-    counted = {bench.ENCODE: 30e6, bench.OPENCV_ENCODE: 10e6}
+    counted = {coding.ENCODE: 30e6, coding.OPENCV_ENCODE: 10e6}
     text = instructions.table({"size": "100x100", "quality": 50, "instructions": counted})
     assert "| encode | 30.00 | 3000 | 3.00 |" in text
     assert "| cv2.imencode | 10.00 | 1000 |  |" in text
@@ -37,7 +36,7 @@ def test_the_table_tells_ratios_to_the_peers():
 @pytest.mark.timeout(600)  # under Valgrind a busy machine takes minutes
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_every_operation_is_counted(monkeypatch, capsys):
-    names = [bench.ENCODE_MAP, bench.OPENCV_ENCODE]
+    names = [coding.ENCODE_MAP, coding.OPENCV_ENCODE]
     monkeypatch.setattr(sys, "argv", ["instructions", "--size", "320x240", "--json", "--operations", *names])
     assert instructions.main() == 0
     counted = json.loads(capsys.readouterr().out)["instructions"]

@@ -9,7 +9,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from benchmarks import load
+from benchmarks import load, programs
+from benchmarks.usage import memory
+from device.sources import SampleSource
+from rjpeg._protocol import time_text
 from rjpeg.client import Frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +30,7 @@ def stored(sequence, size=1000):
 
 def fleet(*sequences):
     result = load.Fleet()
-    record = {"camera": "a", "capture_time": load.time_text(MOMENT), "bytes": 1000}
+    record = {"camera": "a", "capture_time": time_text(MOMENT), "bytes": 1000}
     lines = [json.dumps(record | {"sequence": number}) for number in sequences]
     result.listen([*lines, json.dumps({"summary": {"not_sent": {"bitrate": 2}}})])
     return result
@@ -35,7 +38,7 @@ def fleet(*sequences):
 
 def test_what_cameras_say_is_counted_once():
     said = fleet(0, 1, 1)
-    assert set(said.acknowledged) == {("a", 0, load.time_text(MOMENT)), ("a", 1, load.time_text(MOMENT))}
+    assert set(said.acknowledged) == {("a", 0, time_text(MOMENT)), ("a", 1, time_text(MOMENT))}
     assert said.not_sent == {"bitrate": 2}
     assert all(seconds > 0 for _, seconds in said.latency)
 
@@ -59,9 +62,9 @@ def test_a_frame_that_is_lost_changed_or_there_twice_is_noticed(acknowledged, ro
 
 def test_memory_is_averaged_over_the_beginning_the_middle_and_the_end():
     flat = [{"time": float(second), "cpu": 0.0, "mb": 100.0} for second in range(101)]
-    assert load.memory(flat) == {"start": 100, "middle": 100, "end": 100, "peak": 100, "growth": 0}
+    assert memory(flat) == {"start": 100, "middle": 100, "end": 100, "peak": 100, "growth": 0}
     leak = [sample | {"mb": 100 + sample["time"]} for sample in flat]
-    found = load.memory(leak)
+    found = memory(leak)
     assert (found["start"], found["middle"], found["end"], found["peak"]) == (115, 150, 195, 200)
     assert found["growth"] == pytest.approx(50)
 
@@ -74,13 +77,13 @@ def test_percentiles_are_milliseconds():
 
 
 def test_a_film_moves_at_the_speed_of_its_camera(tmp_path):
-    settings = load.Settings(1, 1, 0.5, "64x48", 50, "live", None, None)
-    load.record(tmp_path / "film.avi", settings, "film")
+    settings = programs.Settings(1, 1, 0.5, "64x48", 50, "live", None, None)
+    programs.record(tmp_path / "film.avi", settings, "film")
     capture = cv2.VideoCapture(str(tmp_path / "film.avi"))
     assert capture.get(cv2.CAP_PROP_FPS) == 0.5
-    shown = [capture.read()[1] for _ in range(load.FILM_FRAMES)]
+    shown = [capture.read()[1] for _ in range(programs.FILM_FRAMES)]
     capture.release()
-    source = load.SampleSource("film", (64, 48), 0.5)
+    source = SampleSource("film", (64, 48), 0.5)
     for number, frame in enumerate(shown):
         assert cv2.PSNR(frame, source.view(2.0 * number)) > 28
 

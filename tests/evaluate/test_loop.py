@@ -11,6 +11,7 @@ import pytest
 
 import calibration_data
 from evaluate import loop
+from evaluate.child import running
 from rjpeg.errors import DeliveryError
 
 
@@ -103,7 +104,7 @@ def test_wrong_usage_exits_with_2(capsys, flag):
 
 def sleeper(tmp_path, text):
     program = f"import signal, sys, time\n{text}\nprint('ready now', file=sys.stderr)\ntime.sleep(60)"
-    return loop.running("sleeper", ["-c", program], tmp_path / "log")
+    return running("sleeper", ["-c", program], tmp_path / "log")
 
 
 def test_a_child_is_gone_when_its_block_is_left(tmp_path):
@@ -121,7 +122,7 @@ def test_a_child_is_gone_when_its_block_is_left(tmp_path):
 
 
 def test_a_child_that_will_not_end_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr("evaluate.child.STOP_SECONDS", 0.5)
     started = time.monotonic()
     with sleeper(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)") as child:
         child.wait_for("ready", 20)
@@ -142,7 +143,7 @@ def test_a_child_that_fails_is_quoted(tmp_path):
         "-c",
         "import sys; print('0:00 ERROR skipped a\\nnotice\\nerror: no camera', file=sys.stderr); sys.exit(3)",
     ]
-    with loop.running("camera", program, tmp_path / "log") as child:
+    with running("camera", program, tmp_path / "log") as child:
         with pytest.raises(
             DeliveryError, match="camera ended before it said 'ready': 0:00 ERROR skipped a; error: no camera"
         ):

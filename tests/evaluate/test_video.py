@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluate import data, video
+from evaluate import video
 from evaluate.codecs import LibjpegTurbo
 from evaluate.data import read_frame
 from rjpeg.errors import InputError
+from train import framing
 
 from .conftest import SIZE
 
@@ -64,7 +65,7 @@ def test_the_results_agree_with_a_plain_loop(film, classifiers, tmp_path, monkey
     for number in range(5):
         frame = source.read()[1]
         if number % 2 == 0:
-            files = [LibjpegTurbo().encode(data.cover(frame, 48, 64), quality) for quality in range(1, 101)]
+            files = [LibjpegTurbo().encode(framing.cover(frame, 48, 64), quality) for quality in range(1, 101)]
             fitting = [len(file) for file in files if len(file) <= 3 * 64 * 48 // 8]
             assert plain["points"][0]["bytes"][number // 2] == max(fitting)
 
@@ -116,7 +117,7 @@ def test_a_detector_s_boxes_are_compared_with_those_of_the_clean_frame(
     assert status == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     source = cv2.VideoCapture(str(film))
-    frames = [data.cover(source.read()[1], 48, 64) for _ in range(5)][::2]
+    frames = [framing.cover(source.read()[1], 48, 64) for _ in range(5)][::2]
     counts = [len(red_box(frame, {"width": 64, "height": 48})) for frame in frames]
     coarse, fine = results["series"][0]["points"]
     assert coarse["boxes"] == fine["boxes"] == sum(counts) > 2
@@ -183,7 +184,7 @@ def test_a_wrong_request_ends_with_one_line_and_status_1(
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (33, 64), (80, 65)])
 def test_tiles_cover_the_whole_frame_and_are_of_one_size(size):
     frame = np.arange(size[0] * size[1], dtype=np.int32).reshape(size)
-    found = data.tiles(frame, (SIZE, SIZE))
+    found = framing.tiles(frame, (SIZE, SIZE))
     assert {tile.shape for tile in found} == {(SIZE, SIZE)}
     assert len(found) == -(-size[0] // SIZE) * -(-size[1] // SIZE)
     assert set(np.concatenate(found).ravel()) == set(frame.ravel())
@@ -193,7 +194,7 @@ def test_tiles_cover_the_whole_frame_and_are_of_one_size(size):
 def test_a_frame_that_covers_a_size_keeps_its_proportions(height, width):
     frame = np.zeros((64, 80, 3), np.uint8)
     cv2.circle(frame, (40, 32), 12, (255, 255, 255), -1)
-    covered = data.cover(frame, height, width)
+    covered = framing.cover(frame, height, width)
     assert covered.shape == (height, width, 3)
     rows, cols = (np.ptp(axis) for axis in np.nonzero(covered[..., 0] > 127))
     assert abs(int(rows) - int(cols)) <= 1

@@ -7,7 +7,7 @@ import pytest
 
 from rjpeg import _features as features
 from train import dataset, importance
-from train.importance import compute_importance, gradient_statistics
+from train.importance import Photos, compute_importance, gradient_statistics
 from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop, sharpened
 from train.teachers import load_teacher
 from train.workers import WorkerError, Workers
@@ -39,7 +39,7 @@ def test_spectrum_keeps_the_gradients_energy():
 def test_shards_hold_every_photo_once_a_round_and_are_computed_once(photos, config, teacher_file, tmp_path):
     names = list_photos(photos)
     teacher = load_teacher(str(teacher_file), 48)
-    paths = compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3)
+    paths = compute_importance(Photos(photos, names, 0.3), [teacher], config.importance, tmp_path, 5)
     assert len(paths) == 4
     counts, held_back = 0, 0
     for path in paths:
@@ -55,7 +55,7 @@ def test_shards_hold_every_photo_once_a_round_and_are_computed_once(photos, conf
     before = paths[2].read_bytes()
     paths[2].unlink()
     times = [path.stat().st_mtime_ns for path in (paths[0], paths[1], paths[3])]
-    compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3)
+    compute_importance(Photos(photos, names, 0.3), [teacher], config.importance, tmp_path, 5)
     assert paths[2].read_bytes() == before
     assert [path.stat().st_mtime_ns for path in (paths[0], paths[1], paths[3])] == times
 
@@ -65,8 +65,8 @@ def test_rounds_of_details_follow_the_others_and_see_small_parts_of_the_photos(p
     names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
     few = msgspec.structs.replace(config.importance, coding_sizes=(48,))
     more = msgspec.structs.replace(few, detail_rounds=1, detail_area=(0.001, 0.002))
-    plain = compute_importance(photos, names, [teacher], few, tmp_path / "few", 5, 0.3)
-    paths = compute_importance(photos, names, [teacher], more, tmp_path / "more", 5, 0.3)
+    plain = compute_importance(Photos(photos, names, 0.3), [teacher], few, tmp_path / "few", 5)
+    paths = compute_importance(Photos(photos, names, 0.3), [teacher], more, tmp_path / "more", 5)
     assert [path.name for path in paths[: len(plain)]] == [path.name for path in plain]
     assert all((tmp_path / "few" / path.name).read_bytes() == path.read_bytes() for path in paths[: len(plain)])
     steepness = []
@@ -87,7 +87,7 @@ def test_targets_are_centered_and_coarser_where_importance_is_low():
 def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_path):
     names = list_photos(photos)
     teacher = load_teacher(str(teacher_file), 48)
-    paths = compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3)
+    paths = compute_importance(Photos(photos, names, 0.3), [teacher], config.importance, tmp_path, 5)
     (group,) = dataset.load_crops(paths[:1], held_back=False)
     octaves = np.full(1, 4.2)
     with np.load(paths[0]) as shard:
@@ -104,7 +104,7 @@ def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_pa
 
 def test_a_batch_depends_on_its_epoch_and_number_only_and_workers_share_it(photos, config, teacher_file, tmp_path):
     teacher = load_teacher(str(teacher_file), 48)
-    paths = compute_importance(photos, list_photos(photos), [teacher], config.importance, tmp_path, 5, 0.3)
+    paths = compute_importance(Photos(photos, list_photos(photos), 0.3), [teacher], config.importance, tmp_path, 5)
     crops = dataset.load_crops(paths, held_back=False)
     rates, targets = dataset.Rates(4.0, (1.0, 0.5)), [group.target for group in crops]
     one, other = (dataset.Batches(crops, targets, "predictor", rates, 4, 1) for _ in range(2))
@@ -129,9 +129,9 @@ def test_several_workers_compute_each_shard_once(photos, config, teacher_file, t
     names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
     first, second = (Workers(index, 2, patience=0.2) for index in (0, 1))
     with pytest.raises(WorkerError):
-        compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3, first)
+        compute_importance(Photos(photos, names, 0.3), [teacher], config.importance, tmp_path, 5, first)
     assert len(list(tmp_path.iterdir())) == 2
-    paths = compute_importance(photos, names, [teacher], config.importance, tmp_path, 5, 0.3, second)
+    paths = compute_importance(Photos(photos, names, 0.3), [teacher], config.importance, tmp_path, 5, second)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
