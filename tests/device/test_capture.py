@@ -300,9 +300,12 @@ def taken(pixels, monkeypatch, settings, count, source=None):
     cameras = Cameras(settings, count, report, records)
     try:
         cameras.start()
-        while any(pipeline.running for pipeline in cameras.pipelines):
-            time.sleep(0.02)
+
+        def ended():
             cameras.raise_failure()
+            return not any(pipeline.running for pipeline in cameras.pipelines)
+
+        until(ended, 120)
     finally:
         cameras.close()
     cameras.raise_failure()
