@@ -24,8 +24,8 @@ import device.cameras
 import rjpeg
 from device import config
 from device.cameras import Cameras
-from device.capture import PriorityFormatter, TextFormatter
 from device.delivery.sender import RefusedError
+from device.logs import PriorityFormatter, TextFormatter
 from device.report import Report
 from device.sources import Frame
 from device.spool import Spool
@@ -236,8 +236,12 @@ def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
     command = [sys.executable, "-m", "device.capture", "--source", str(pictures), "--fps", "0.02", "--json"]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
     with process:
         try:
             assert process.stdout is not None
@@ -564,8 +568,11 @@ def test_a_missing_camera_does_not_keep_the_others_from_their_work(capture, vide
     )
     process = subprocess.Popen(
         [sys.executable, "device/capture.py", "--config", str(path), "--json"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["camera"] == "film"
     process.send_signal(signal.SIGTERM)
@@ -704,8 +711,10 @@ def test_a_supervisor_is_told_that_the_program_runs_works_and_ends(video, tmp_pa
         environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
         process = subprocess.Popen(
             [sys.executable, "device/capture.py", "--config", str(path)],
-            cwd=ROOT, stderr=subprocess.DEVNULL, env=environment,
-        )  # fmt: skip
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
         assert supervisor.recv(1000) == b"READY=1"
         assert supervisor.recv(1000) == b"WATCHDOG=1"
         process.terminate()
