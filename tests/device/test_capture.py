@@ -492,6 +492,30 @@ def test_a_camera_whose_driver_hangs_at_the_start_does_not_keep_the_others_from_
         cameras.close()
 
 
+def test_frames_in_the_spool_of_a_camera_that_came_to_its_end_are_counted_while_others_go_on(
+    pictures, recorder, tmp_path
+):
+    recorder.answers = [(503, {})]
+    settings = config.Config(
+        cameras=[config.CameraConfig(id="ends", source=str(pictures)), config.CameraConfig(id="goes", source="sample")],
+        encoding=config.EncodingConfig(quality=20),
+        delivery=config.DeliveryConfig(
+            server=recorder.url, policy="record", spool=config.SpoolConfig(folder=str(tmp_path / "spool"))
+        ),
+    )
+    records = Records()
+    cameras = Cameras(settings, None, Report(), records)
+    try:
+        cameras.start()
+        until(lambda: not cameras.pipelines[0].running)
+        assert records == []
+        recorder.answers = [(201, {})]
+        until(lambda: sum(record["camera"] == "ends" for record in records) == 3, 30)
+        assert cameras.pipelines[1].running
+    finally:
+        cameras.close()
+
+
 @pytest.mark.parametrize("service", [True, False])
 def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorded_is_sent(
     photograph, monkeypatch, recorder, tmp_path, service
