@@ -170,7 +170,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
         },
         "delivery": {"server": "server", "out": "out", "policy": "policy", "token_file": "token_file"},
     }
-    # a flag of a group of which only one may be given replaces whichever the configuration has
+    # flags that exclude each other replace whichever of them the configuration has
     for section, exclusive in (
         ("encoding", ("quality", "target_bytes", "bitrate")),
         ("delivery", ("server", "out")),

@@ -44,7 +44,7 @@ def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, write_fil
     try:
         assert server.stderr is not None
         url = server.stderr.readline().split()[-1]
-        config = tmp_path / "kit.yaml"
+        config = tmp_path / "camera.yaml"
         config.write_text(
             f"cameras: [{{id: cam, source: {film}, live: true}}]\n"
             f"encoding: {{quality: 30}}\ndelivery: {{server: '{url}', policy: {policy}, "
