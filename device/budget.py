@@ -103,7 +103,7 @@ class Budget:
         self.shares = [Share(self, each) for each in fps]
         self._total_fps = sum(fps)
         self._active, self._active_fps = self.shares, self._total_fps
-        # kept for a camera that sends nothing
+        # bytes that are kept for a camera that sends nothing
         self._kept = min(PLANNED * self._cap / self._total_fps, self._cap * MAX_FRAME_SECONDS)
         for share in self.shares:
             share._asked = now

@@ -30,13 +30,13 @@ __all__ = ["Cameras"]
 
 logger = logging.getLogger(__name__)
 
-# That a camera gets at the start. If a driver hangs, the others begin without it.
+# What a camera gets to open at the start. If its driver hangs, the others begin without it.
 OPEN_SECONDS = 20.0
-# That what is on its way gets when the program is told to stop.
+# What frames on their way get when the program is told to stop.
 STOP_SECONDS = 1.0
-# Expected of a camera that does not say how many frames a second it gives.
+# Of a camera that does not say how many frames a second it gives.
 USUAL_FPS = 15.0
-# In the report, in place of DAMAGED.
+# The report's reason for frames that the spool has given up.
 THINNED = "given up, spool full"
 
 
@@ -120,7 +120,7 @@ class Cameras:
         if not ended:
             for pipeline in self.pipelines:
                 pipeline.stop()
-        # at once, so that several that wait for a server that is away take no longer than one
+        # all at once: several that wait for a server that is away take no longer than one
         threads = [threading.Thread(target=pipeline.close, args=(seconds,)) for pipeline in self.pipelines]
         for thread in threads:
             thread.start()

@@ -6,7 +6,6 @@ python device/capture.py check --config my.yaml
 """
 
 import argparse
-import datetime
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ if not __package__:
 
 import cv2
 
-from device import notify
+from device import logs, notify
 from device.cameras import Cameras
 from device.config import DEFAULT_PATH, Config, check, load
 from device.pipeline import FAILURES, LOOK_SECONDS
@@ -66,7 +65,7 @@ a live source, 130 for one that has an end.
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit code."""
     args = build_parser().parse_args(arguments)
-    set_up_logging(args.log_format, args.log_level)
+    logs.set_up(args.log_format, args.log_level)
     # Our own messages say what OpenCV would print. Newer versions have the function elsewhere, where the type hints of
     # older ones know nothing of it.
     (cv2 if hasattr(cv2, "setLogLevel") else vars(cv2.utils)["logging"]).setLogLevel(0)
@@ -79,14 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
             return check_command(config, as_json=args.json)
         return run(config, args.frames, as_json=args.json)
     except RjpegError as error:
-        say_why(str(error))
+        logs.say_why(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # whoever read our lines is gone; the interpreter must not write to it once more as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        say_why("standard output was closed")
+        logs.say_why("standard output was closed")
         return 1
     except Exception:
         # a defect is logged with its traceback, in the format that was asked for
@@ -171,7 +170,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
         },
         "delivery": {"server": "server", "out": "out", "policy": "policy", "token_file": "token_file"},
     }
-    # a flag of a group of which only one may be given replaces whichever the configuration has
+    # flags that exclude each other replace whichever of them the configuration has
     for section, exclusive in (
         ("encoding", ("quality", "target_bytes", "bitrate")),
         ("delivery", ("server", "out")),
@@ -217,7 +216,7 @@ def run(config: Config, frames: int | None, *, as_json: bool) -> int:
     output.check()
     failed = {reason: n for reason, n in report.not_sent.items() if reason in FAILURES}
     if failed:
-        say_why(f"not sent: {', '.join(f'{n} {reason}' for reason, n in failed.items())}")
+        logs.say_why(f"not sent: {', '.join(f'{n} {reason}' for reason, n in failed.items())}")
     if interrupted and not all(pipeline.live for pipeline in cameras.pipelines):
         return 130
     return 1 if failed else 0
@@ -276,73 +275,6 @@ class Output:
         """Raise BrokenPipeError if nobody reads any more."""
         if self._closed.is_set():
             raise BrokenPipeError
-
-
-def set_up_logging(log_format: str, level: str) -> None:
-    """Send messages to standard error, as text or as JSON, and to the journal with their priority."""
-    formatter: logging.Formatter = JsonFormatter() if log_format == "json" else TextFormatter()
-    handler = logging.StreamHandler()
-    handler.setFormatter(PriorityFormatter(formatter) if journal_listens() else formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-
-
-def journal_listens() -> bool:
-    """Return True if standard error goes to systemd's journal and was not redirected.
-
-    JOURNAL_STREAM in systemd.exec(5) says how to tell.
-    """
-    try:
-        stream = os.fstat(2)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
-
-
-def say_why(text: str) -> None:
-    """Log the last message: why the program ends with an error."""
-    logger.error("%s", text, extra={"last": True})
-
-
-class TextFormatter(logging.Formatter):
-    """Write time, level and message; of the last message only `error: ` and the message."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
-        return f"error: {record.getMessage()}" if hasattr(record, "last") else super().format(record)
-
-
-class PriorityFormatter(logging.Formatter):
-    """Write another formatter's lines, each after its priority, which the journal takes off again (sd-daemon(3))."""
-
-    def __init__(self, formatter: logging.Formatter) -> None:
-        super().__init__()
-        self._formatter = formatter
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
-        levels = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-        priority = next((priority for level, priority in levels if record.levelno >= level), 7)
-        # a traceback has several lines, and the journal takes each by itself
-        return "\n".join(f"<{priority}>{line}" for line in self._formatter.format(record).split("\n"))
-
-
-class JsonFormatter(logging.Formatter):
-    """Write one JSON object a line, as journald and log collectors take it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
-        entry = {
-            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
 
 
 def check_command(config: Config, *, as_json: bool) -> int:

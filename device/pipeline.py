@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 NEWER_CAME, UNREADABLE, NOT_ENCODED, NO_ROOM = "newer frame came", "unreadable", "not encoded", "bitrate"
 FAILURES = {UNREADABLE, NOT_ENCODED, REJECTED, REFUSED}
-# A waiting thread looks so often if it shall stop, and what became of earlier frames.
+# A waiting thread looks so often if it has to stop, and what became of earlier frames.
 LOOK_SECONDS = 0.25
-# For its thread to end.
+# What `close` gives the thread to end.
 CLOSE_SECONDS = 1.0
-# For a frame that there is hardly too little room for.
+# Before a frame that lacked very little room is tried again.
 MIN_PAUSE_SECONDS = 0.001
 LONG_AGO = float("-inf")
 
@@ -109,7 +109,7 @@ class Pipeline:
         self._observers, self._counts = observers, observers.metrics.camera(camera.id)
         self._size = parse_size(camera.size)
         self._change = ChangeDetector(settings.skip.threshold if self.live else 0)
-        # a video under a cap plays at its own speed: without the flow of time there are no bits a second
+        # bits a second need the flow of time, so a video under a cap plays at its own speed
         own_fps = reader.fps if encoder.is_capped and not self.live else None
         fps = camera.fps or own_fps
         self._interval = 1 / fps if fps else 0.0
@@ -117,9 +117,9 @@ class Pipeline:
         self._taken = self._put = 0
         self._read_seconds = 0.0
         self._last_sent = self._last_heartbeat = LONG_AGO
-        # what the server has may be older than what was put last, so the next frame goes whatever it shows
+        # True if the server may not have what was put last, so that the next frame is sent whatever it shows
         self._missed = False
-        # the log has told of frames that can't be encoded
+        # True if the log has told of frames that can't be encoded
         self._told_of_failure = False
         self._records = FrameRecords()
         self._stop, self._ended, self._closing = threading.Event(), threading.Event(), threading.Event()
@@ -160,7 +160,7 @@ class Pipeline:
         if started:
             # a thread that waited in `put` ends now
             self._thread.join(CLOSE_SECONDS)
-        # nothing is left if the thread has ended
+        # finds nothing unless the thread hangs or was never started
         self._settle()
         self._reader.close()
 
@@ -252,7 +252,7 @@ class Pipeline:
         try:
             encoded = self._encode(frame.pixels)
         except (InputError, TargetError) as error:
-            # one odd picture among many, or a noisy one of a camera, is no reason to end; a camera's first is
+            # one odd picture among many is no reason to end, but the first one of a camera is
             if frame.name is None and self._put == 0:
                 raise
             if not self._told_of_failure:
@@ -334,7 +334,7 @@ class Pipeline:
         self._counts.sent(frame.size, self._encoder.wire_bytes(frame.size), outcome.seconds)
         record = self._records.pop(frame)
         if record is None:
-            # of a program before this one, from the spool
+            # an earlier run put it into the spool
             record = bare_record(frame)
         else:
             record["sequence"] = frame.sequence
@@ -348,7 +348,7 @@ class Pipeline:
         record = self._records.pop(frame)
         if reason == OVERTAKEN and record is not None:
             self._encoder.give_back(record["wire_bytes"] + len(frame.metrics or ""))
-        # one that was overtaken or rejected is not worth another that shows the same
+        # a frame that was overtaken or rejected needs no other one that shows the same
         self._missed = self._missed or reason not in (OVERTAKEN, REJECTED, STOPPED)
         if frame.metrics is not None:
             self._last_heartbeat = LONG_AGO

@@ -25,16 +25,16 @@ __all__ = ["DirectReader", "FrameReader", "Reader", "ReaderEvents", "ReaderState
 
 logger = logging.getLogger(__name__)
 
-# For opening and the first frame, besides stall_seconds. A stream gives up by itself after 10 s.
+# What opening and the first frame may take besides stall_seconds. A stream gives up by itself after 10 s.
 OPEN_SECONDS = 20.0
-# For closing a source that failed, before its thread counts as hanging.
+# What closing a failed source may take before its thread counts as hanging.
 CLOSE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 # A source that gave frames for so long has recovered, and its next failure is a new one.
 GOOD_SECONDS = 5.0
 # With more threads than these hanging in the driver, only a new process helps.
 MAX_HANGING = 3
-# While the source can't be opened anew, a thread may hang for so long. Most likely it holds the device.
+# If the source can't be opened anew, a thread that hangs for so long most likely holds the device.
 HANGING_SECONDS = 60.0
 # `Reader.close` waits for its threads no longer.
 END_SECONDS = 0.8
@@ -377,7 +377,7 @@ class Reader:
                 self._keep(session, source, frame)
         except OUTSIDE as error:
             with self._changed:
-                # one line, whatever OpenCV says
+                # OpenCV's messages have several lines
                 session.error = " ".join(str(error).split()) or type(error).__name__
                 session.failed_at = self._clock()
                 self._changed.notify_all()

@@ -15,7 +15,7 @@ from rjpeg._protocol import time_text
 
 __all__ = ["FrameRecords", "Report", "bare_record", "frame_record"]
 
-MAX_RECORDS = 1000  # of frames on their way; older ones are of frames that were given up
+MAX_RECORDS = 1000  # frames on their way that are remembered; older ones were given up by the spool
 
 
 def frame_record(frame: Frame, encoded: EncodedFrame, camera: str, seconds: dict[str, float]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class _Sums:
     def add(self, record: dict[str, Any]) -> None:
         self.frames += 1
         self.bytes += record["bytes"]
-        # a frame that an earlier run left in the spool has no more than that
+        # nothing more is known of a frame that an earlier run left in the spool
         if "ms" in record:
             self.encoded += 1
             self.encoded_bytes += record["bytes"]

@@ -19,9 +19,9 @@ from rjpeg.errors import DeliveryError
 __all__ = ["ACKNOWLEDGED", "check_answer", "error_text", "kind_of"]
 
 ACKNOWLEDGED = {200, 201}
-# answers that say "later"; from 520 on they are of a proxy whose server is away
+# Answers that say "later". From 520 on, they come from a proxy whose server is away.
 TEMPORARY = {408, 425, 429, 502, 503, 504, 507, *range(520, 531)}
-# answers about a frame, not about who sends it or where to
+# Answers about a frame, not about its sender or address.
 ABOUT_THE_FRAME = {400, 413, 422}
 FAULT = 500
 MAX_REASON = 300  # characters of a reason that are repeated
@@ -45,17 +45,17 @@ def check_answer(server: str, status: int, headers: Mapping[str, str], body: byt
 
     Args:
         server: URL, for messages.
-        status: of the answer.
-        headers: of the answer; names are looked up as they are spelled here.
-        body: the whole body of an acknowledgment; of other answers the beginning will do.
-        frame: that was sent.
+        status: HTTP status of the answer.
+        headers: Of the answer. Names are looked up as they are spelled here.
+        body: The whole body of an acknowledgment. Of other answers the beginning will do.
+        frame: What was sent.
 
     Raises:
-        RejectedError: our server will never take this frame.
-        RefusedError: our server takes no frame from here.
-        FaultError: the server failed over this frame, or somebody in front of it doesn't let the frame pass.
-        RetryLaterError: it asks to be left alone for some time.
-        DeliveryError: everything else, as nobody knows who answered.
+        RejectedError: Our server will never take this frame.
+        RefusedError: Our server takes no frame from here.
+        FaultError: The server failed over this frame, or somebody in front of it doesn't let the frame pass.
+        RetryLaterError: It asks to be left alone for some time.
+        DeliveryError: Everything else, as nobody knows who answered.
     """
     said = f"server {server} answered {status}"
     if 200 <= status < 300:
@@ -77,17 +77,17 @@ def check_answer(server: str, status: int, headers: Mapping[str, str], body: byt
 
 
 def _of_somebody(said: str, status: int, headers: Mapping[str, str]) -> DeliveryError:
-    """The error for an answer that is not our server's."""
+    """Return the error for an answer that is not our server's."""
     if 300 <= status < 400:
         where = headers.get("Location", "")[:MAX_REASON]
         return DeliveryError(f"{said}, a redirection to {where!r}: {PORTAL}")
     said = f"{said} with no reason of the server's own ({kind_of(headers)}): {PORTAL}"
-    # a proxy that has a limit of its own takes other frames; one that takes none is waited out
+    # a proxy with a limit of its own may take other frames; one that takes none is waited out
     return FaultError(said) if status in ABOUT_THE_FRAME else DeliveryError(said)
 
 
 def _difference(body: bytes, frame: OutgoingFrame) -> str | None:
-    """Return what an answer has in place of an acknowledgment of this frame, None if it is one."""
+    """Return what an answer has in place of an acknowledgment of this frame; None if it is one."""
     try:
         found = msgspec.json.decode(body, type=_Acknowledgment)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -103,7 +103,7 @@ def _difference(body: bytes, frame: OutgoingFrame) -> str | None:
 
 
 def error_text(body: bytes) -> str | None:
-    """Return the reason that our server gives: `error`, a text, in a JSON object. None: the answer is not its own."""
+    """Return our server's reason, the text `error` of a JSON object; None if the answer is not its own."""
     try:
         return msgspec.json.decode(body, type=_Error).error[:MAX_REASON]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

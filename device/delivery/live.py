@@ -82,7 +82,7 @@ class LiveOutbox(SendingThread):
                 self._stopping.set()
                 left, self._slot, self._sending = self._slot, None, False
                 self._changed.notify_all()
-            # there is one if something failed that nobody expected
+            # a frame is under way only if something unexpected failed
             self._drop_under_way(STOPPED)
             if left is not None:
                 self.outcomes.put(Dropped(left.summary, STOPPED))

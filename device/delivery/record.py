@@ -135,7 +135,7 @@ class RecordOutbox(SendingThread):
             where = self._sender.send(frame)
         except RejectedError as error:
             if self._doubt.is_probe(frame.sequence):
-                # not its turn yet
+                # it was tried before its turn, so it stays
                 self._doubt.fails(frame.sequence)
                 self._sleep(self._backoff.failed(error))
                 return

@@ -127,7 +127,7 @@ class Contents:
             return self.database.insert(frame)
 
         def thin_and_insert() -> int:
-            # if there is room in the database, it is the log that lacks it, and giving up frames wouldn't help
+            # if the database has room, the log lacks it, and giving up frames would not help
             if self.database.free_pages() < pages:
                 self._thin()
             return insert()
@@ -191,7 +191,7 @@ class Contents:
             for camera, sequence in frames
             if (row := self.listed(camera).row(sequence)) is not None and self._read(camera, sequence) is not None
         ]
-        # a frame that comes back after a power cut is sent twice, and a disk spared a flush
+        # not flushed: after a power cut these frames may be there again, and are then sent twice
         with self.database.lazily():
             self.database.delete([row for _, _, row in found])
         for camera, sequence, _ in found:

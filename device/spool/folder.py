@@ -24,7 +24,7 @@ __all__ = ["Folder", "Place", "size_of"]
 logger = logging.getLogger(__name__)
 
 MAX_LOCK_BYTES = 1000
-MAX_DAMAGED = 3  # databases that are kept for who wants to look
+MAX_DAMAGED = 3  # databases that are kept for whoever wants to look
 SUFFIXES = ("", "-wal", "-shm", "-journal")
 OURS = ("frames.db", "sequences.json", "numbers", "lock", "reserve")
 
@@ -111,7 +111,7 @@ class Folder:
         if self._lock == -1 or _inode(self.path / "lock") != _inode(self._lock):
             name = self.identity
             self._take_lock()
-            # on a full disk the database alone has the name, from which a later start takes it
+            # on a full disk only the database has the name; a later start takes it from there
             with contextlib.suppress(OSError):
                 self.mark(name)
         same = all(_inode(self.path / name) == inode for name, inode in self._pinned.items())

@@ -91,7 +91,7 @@ def _salvage(path: Path, contents: Contents, expected: dict[str, set[int]]) -> N
             for frame in salvage.frames(contents.is_known):
                 contents.take_in(frame)
                 saved += 1
-        # the last transaction waits for the disk, for all of them
+        # this transaction is flushed, and all before it with it
         db.mark(str(folder.identity))
     except (sqlite3.Error, UnicodeDecodeError, OSError, SpoolError) as error:
         if is_damage(error):

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MIN_BYTES = 1_000_000  # below there is no room for the log and the reserve
+MIN_BYTES = 1_000_000  # less has no room for the log and the reserve
 SMALL_FILES = 64 * 1024  # bytes for sequences.json, numbers and the lock
 
 
@@ -87,7 +87,7 @@ class Room:
         except (sqlite3.OperationalError, OSError) as error:
             if not is_full(error):
                 raise
-        # make room, and use it to bring the log's pages into the database
+        # the reserve's room lets the log's pages get into the database
         (self._folder / "reserve").unlink(missing_ok=True)
         db.empty_log()
         db.limit(size_of(self._folder / "frames.db") // PAGE)

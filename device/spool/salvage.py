@@ -26,7 +26,7 @@ __all__ = ["PAGE", "Salvage", "is_log_torn", "is_log_whole"]
 PAGE = 4096
 LOG_HEADER, FRAME_HEADER = 32, 24
 LOG_MAGIC = b"\x37\x7f\x06"
-MAX_ROUNDS = 8  # through the log that are looked at if its header is damaged
+MAX_ROUNDS = 8  # rounds through the log that are looked at if its header is damaged
 LEAF = 0x0D  # type of a page with a table's rows
 MAX_LOCAL = PAGE - 35  # bytes of a row in its page
 MIN_LOCAL = (PAGE - 12) * 32 // 255 - 23
@@ -281,7 +281,7 @@ def _log_frames(file: BinaryIO) -> tuple[list[LogFrame], bytes | None]:
     frames: list[LogFrame] = []
     offset = LOG_HEADER
     while len(data := os.pread(file.fileno(), FRAME_HEADER + PAGE, offset)) == FRAME_HEADER + PAGE:
-        # the checksum goes on from frame to frame, so each is checked from what the one before says of itself
+        # each checksum continues that of the frame before, so a damaged frame leaves the later ones checkable
         said = struct.unpack(">2I", data[16:24])
         whole = before is not None and _sums(data[:8] + data[FRAME_HEADER:], order, before) == said
         follows = follows and whole and data[8:16] == salt

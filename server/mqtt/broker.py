@@ -3,9 +3,7 @@
 import asyncio
 import logging
 import math
-import random
 import re
-import ssl
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from rjpeg._backoff import Backoff
+from rjpeg._network import tls_context
 from rjpeg._protocol import broker_address
 from rjpeg.errors import ConfigError, DeliveryError, RjpegError
 from server.events.camera_metrics import LatestMetrics
@@ -103,7 +103,7 @@ class Broker:
         self._budget = budget
         self._metrics = metrics
         self._tls, self._host, self._port = broker_address("--broker", settings.broker)
-        self._tls_context = _tls_context(settings.ca_file) if self._tls else None
+        self._tls_context = tls_context(settings.ca_file, "ca file") if self._tls else None
 
     async def connections(self) -> AsyncGenerator[Connection, None]:
         """Yield a connection, and the next one after that is lost, for ever.
@@ -113,7 +113,8 @@ class Broker:
         Raises:
             ConfigError: another attempt won't help.
         """
-        pause = FIRST_PAUSE
+        # at random, so that the workers of a broker don't come back at the same moment
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=0.5)
         while True:
             connected = math.inf
             try:
@@ -123,11 +124,10 @@ class Broker:
                 raise self._loss_of(connection)
             except DeliveryError as error:
                 if time.monotonic() - connected > STABLE_SECONDS:
-                    pause = FIRST_PAUSE
+                    backoff.reset()
+                pause = backoff.next()
                 logger.warning("%s; trying again in %.1f s", error, pause)
-            # at random, so that the workers of a broker don't come back at the same moment
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
-            pause = min(2 * pause, MAX_PAUSE)
+            await asyncio.sleep(pause)
 
     async def _connect(self) -> Connection:
         """Return a connection that is subscribed to frames.
@@ -202,11 +202,3 @@ class Broker:
         # mosquitto 2.0 takes a session over without a reason code
         why = reason or f"no reason given; is there another worker of the name {settings.name}?"
         return DeliveryError(f"the connection to broker {settings.broker} is lost ({why})")
-
-
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return a client's TLS settings. Raises ConfigError."""
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise ConfigError(f"can't use ca file {ca_file}: {error.strerror or error}") from error

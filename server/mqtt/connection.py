@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +15,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from rjpeg._network import send_at_once
 from rjpeg._protocol import METRICS_BYTES
 from rjpeg.errors import DeliveryError
 from server.events.camera_metrics import LatestMetrics
@@ -239,15 +239,10 @@ def make_client(client_id: str) -> WatchedClient:
         manual_ack=True,
     )
     client.connect_timeout = CONNECT_SECONDS
-    client.on_socket_open = _send_at_once
+    client.on_socket_open = send_at_once
     return client
 
 
 def held_bytes(message: MQTTMessage) -> int:
     """Return the bytes that a message takes while it is held."""
     return len(message.payload) + MESSAGE_BYTES
-
-
-def _send_at_once(_client: Client, _data: Any, connection: Any) -> None:
-    """Disable Nagle's algorithm, so that small acknowledgments don't wait for those of TCP."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

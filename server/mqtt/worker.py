@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from paho.mqtt.client import MQTTMessage
 
+from rjpeg._backoff import Backoff
 from rjpeg.errors import InputError, JpegError, RjpegError
 from server.background import Done
 from server.core import Service
@@ -238,8 +239,9 @@ class Worker:
             JpegError: the frame can't be decoded.
             InputError: the frame is not taken, or has failed MAX_ATTEMPTS times for a defect of ours.
         """
-        pause, attempts = FIRST_PAUSE, 0
+        backoff, attempts = Backoff(FIRST_PAUSE, MAX_PAUSE), 0
         while True:
+            pause = backoff.next()
             try:
                 await self._service.receiver.take(frame)
                 return
@@ -255,7 +257,6 @@ class Worker:
                         "failure", f"it failed {attempts} times, at last with {type(error).__name__}"
                     ) from error
             await asyncio.sleep(pause)
-            pause = min(2 * pause, MAX_PAUSE)
 
 
 @dataclass(frozen=True, eq=False)

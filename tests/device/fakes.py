@@ -1,4 +1,4 @@
-"""A camera for the tests, whose cable can be pulled, whose driver can hang, and which counts what is done to it."""
+"""A clock that stands still, and a camera whose cable can be pulled and whose driver can hang."""
 
 import datetime
 import threading
@@ -8,6 +8,15 @@ import numpy as np
 
 from device.sources import Frame
 from rjpeg.errors import CameraError
+
+
+class Clock:
+    """Seconds, which pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
 class FakeCamera:

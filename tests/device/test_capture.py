@@ -24,8 +24,8 @@ import device.cameras
 import rjpeg
 from device import config
 from device.cameras import Cameras
-from device.capture import PriorityFormatter, TextFormatter
 from device.delivery.sender import RefusedError
+from device.logs import PriorityFormatter, TextFormatter
 from device.report import Report
 from device.sources import Frame
 from device.spool import Spool
@@ -236,8 +236,12 @@ def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
     command = [sys.executable, "-m", "device.capture", "--source", str(pictures), "--fps", "0.02", "--json"]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
     with process:
         try:
             assert process.stdout is not None
@@ -300,9 +304,12 @@ def taken(pixels, monkeypatch, settings, count, source=None):
     cameras = Cameras(settings, count, report, records)
     try:
         cameras.start()
-        while any(pipeline.running for pipeline in cameras.pipelines):
-            time.sleep(0.02)
+
+        def ended():
             cameras.raise_failure()
+            return not any(pipeline.running for pipeline in cameras.pipelines)
+
+        until(ended, 120)
     finally:
         cameras.close()
     cameras.raise_failure()
@@ -485,6 +492,30 @@ def test_a_camera_whose_driver_hangs_at_the_start_does_not_keep_the_others_from_
         cameras.close()
 
 
+def test_frames_in_the_spool_of_a_camera_that_came_to_its_end_are_counted_while_others_go_on(
+    pictures, recorder, tmp_path
+):
+    recorder.answers = [(503, {})]
+    settings = config.Config(
+        cameras=[config.CameraConfig(id="ends", source=str(pictures)), config.CameraConfig(id="goes", source="sample")],
+        encoding=config.EncodingConfig(quality=20),
+        delivery=config.DeliveryConfig(
+            server=recorder.url, policy="record", spool=config.SpoolConfig(folder=str(tmp_path / "spool"))
+        ),
+    )
+    records = Records()
+    cameras = Cameras(settings, None, Report(), records)
+    try:
+        cameras.start()
+        until(lambda: not cameras.pipelines[0].running)
+        assert records == []
+        recorder.answers = [(201, {})]
+        until(lambda: sum(record["camera"] == "ends" for record in records) == 3, 30)
+        assert cameras.pipelines[1].running
+    finally:
+        cameras.close()
+
+
 @pytest.mark.parametrize("service", [True, False])
 def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorded_is_sent(
     photograph, monkeypatch, recorder, tmp_path, service
@@ -561,8 +592,11 @@ def test_a_missing_camera_does_not_keep_the_others_from_their_work(capture, vide
     )
     process = subprocess.Popen(
         [sys.executable, "device/capture.py", "--config", str(path), "--json"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["camera"] == "film"
     process.send_signal(signal.SIGTERM)
@@ -701,8 +735,10 @@ def test_a_supervisor_is_told_that_the_program_runs_works_and_ends(video, tmp_pa
         environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
         process = subprocess.Popen(
             [sys.executable, "device/capture.py", "--config", str(path)],
-            cwd=ROOT, stderr=subprocess.DEVNULL, env=environment,
-        )  # fmt: skip
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
         assert supervisor.recv(1000) == b"READY=1"
         assert supervisor.recv(1000) == b"WATCHDOG=1"
         process.terminate()

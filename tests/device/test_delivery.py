@@ -24,6 +24,7 @@ from device.spool import DISK_FULL, Spool
 from device.spool.database import Database
 from rjpeg.errors import ConfigError, DeliveryError, StorageError
 from tests.brokers import needs_broker
+from tests.device.fakes import Clock
 from tests.device.outcomes import Outcomes
 from tests.service import Service
 from tests.waiting import until
@@ -155,29 +156,26 @@ def test_live_a_newer_frame_overtakes_one_that_waits(live, frame, counts):
 
 def test_live_after_an_outage_frames_flow_soon_and_are_new(live, frame, counts, caplog):
     caplog.set_level("INFO")
-    server = Server(away)
-    outbox = live(server)
-    started, sequence, put_at = time.monotonic(), 0, {}
-    while time.monotonic() - started < 4.5:
-        if outbox.ready:
-            put_at[sequence] = time.monotonic()
-            outbox.put(frame(sequence))
-            sequence += 1
-        time.sleep(0.005)
-    # at 0, 0.25, 0.75, 1.75, 3.75 seconds
-    assert 4 <= len(server.tried) <= 6
-    assert len(server.tried) == sequence, "no frame is encoded in vain"
+    clock, server, tries = Clock(), Server(away), []
+    outbox = live(server, clock=clock)
+
+    def goes_on(seconds):
+        for _ in range(round(64 * seconds)):
+            if outbox.ready:
+                tries.append(clock.now)
+                outbox.put(frame(len(tries) - 1))
+                assert outbox.flush(5)
+            clock.now += 1 / 64
+
+    goes_on(4.5)
+    assert tries == [0, 0.25, 0.75, 1.75, 3.75]
+    assert len(server.tried) == len(tries), "no frame is encoded in vain"
     server.behavior = lambda _: None
-    back = time.monotonic()
-    while not counts.sent:
-        assert time.monotonic() - back < 2.5
-        if outbox.ready:
-            put_at[sequence] = time.monotonic()
-            outbox.put(frame(sequence))
-            sequence += 1
-        time.sleep(0.005)
-    assert time.monotonic() - put_at[counts.sent[0]] < 0.2, "what arrives first is new"
-    assert counts.dropped == [(number, SERVER_AWAY) for number in range(counts.sent[0])]
+    goes_on(1.5)
+    assert tries[5] == 5.75, "the first that arrives is new, and two seconds at most after the last try"
+    assert len(tries) > 10, "then all are wanted"
+    assert counts.sent == list(range(5, len(tries)))
+    assert counts.dropped == [(number, SERVER_AWAY) for number in range(5)]
     said = ["server can't be reached; trying again", "server takes frames again"]
     assert [record.getMessage() for record in caplog.records] == said
     assert outbox.failure is None
@@ -190,11 +188,13 @@ def test_live_does_not_ask_for_frames_while_a_server_that_is_away_is_asked(live,
         release.wait(10)
         raise DeliveryError("no answer in time")
 
-    server = Server(away)
-    outbox = live(server)
+    clock, server = Clock(), Server(away)
+    outbox = live(server, clock=clock)
     outbox.put(frame(0))
-    until(lambda: not outbox.ready)
-    until(lambda: outbox.ready)
+    assert outbox.flush(5)
+    assert not outbox.ready
+    clock.now += 0.25
+    assert outbox.ready
     server.behavior = hang
     outbox.put(frame(1))
     until(lambda: len(server.tried) == 2)
@@ -206,13 +206,15 @@ def test_live_a_pause_that_the_server_asks_for_is_kept(live, frame):
     def later(_frame):
         raise RetryLaterError("server answered 503", 0.9)
 
-    server = Server(later)
-    outbox = live(server)
+    clock, server = Clock(), Server(later)
+    outbox = live(server, clock=clock)
     outbox.put(frame(0))
-    until(lambda: not outbox.ready)
-    started = time.monotonic()
-    until(lambda: outbox.ready)
-    assert 0.7 < time.monotonic() - started < 2
+    assert outbox.flush(5)
+    assert not outbox.ready
+    clock.now += 0.89
+    assert not outbox.ready
+    clock.now += 0.02
+    assert outbox.ready
 
 
 def test_live_a_rejected_frame_is_counted_and_the_next_is_sent_at_once(live, frame, counts, caplog):
@@ -285,13 +287,15 @@ class Bucket:
     """Room for so many bytes a second."""
 
     def __init__(self, bytes_per_second):
-        self.rate, self.free_at, self.spent = bytes_per_second, time.monotonic(), 0
+        self.rate, self.free_at, self.spent, self.refused = bytes_per_second, time.monotonic(), 0, 0
 
     def take(self, size):
         pause = max(0.0, self.free_at - time.monotonic())
         if pause == 0:
             self.spent += size
             self.free_at = max(self.free_at, time.monotonic()) + size / self.rate
+        else:
+            self.refused += 1
         return pause
 
 
@@ -301,7 +305,7 @@ def test_live_sends_the_newest_once_there_is_room(live, frame, counts):
     outbox.put(frame(0, bytes(300)))
     until(lambda: counts.sent)
     outbox.put(frame(1, bytes(300)))
-    time.sleep(0.1)
+    until(lambda: bucket.refused)
     outbox.put(frame(2, bytes(300)))
     assert outbox.flush(5)
     assert (counts.sent, counts.dropped) == ([0, 2], [(1, OVERTAKEN)])
@@ -469,23 +473,31 @@ def test_record_close_cuts_a_try_that_hangs_and_the_frame_stays(record, frame, c
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         outbox = record(HttpSender(url, timeout=30), close_seconds=0.2)
         outbox.put(frame(0))
-        time.sleep(0.3)
-        started = time.monotonic()
-        outbox.close()
-        assert time.monotonic() - started < 1
+        with silent.accept()[0] as connection:
+            assert connection.recv(1), "the try is under way"
+            started = time.monotonic()
+            outbox.close()
+            assert time.monotonic() - started < 1
     assert not threads("record outbox cam")
     assert (spool.count, counts.sent, counts.dropped) == (1, [], [])
 
 
 @needs_broker
 def test_close_cuts_a_goodbye_to_a_broker_that_hangs(broker, frame, counts):
-    outbox = counts.of(LiveOutbox(Link(MqttSender(broker.url, "cam", timeout=30))))
+    tried = []
+
+    class Noted(MqttSender):
+        def send(self, frame):
+            tried.append(frame)
+            return super().send(frame)
+
+    outbox = counts.of(LiveOutbox(Link(Noted(broker.url, "cam", timeout=30))))
     outbox.put(frame(0))
     assert outbox.flush(10)
     broker.process.send_signal(signal.SIGSTOP)
     try:
         outbox.put(frame(1))
-        time.sleep(0.2)
+        until(lambda: len(tried) == 2)
         started = time.monotonic()
         outbox.close()
         assert time.monotonic() - started < 2
@@ -496,11 +508,12 @@ def test_close_cuts_a_goodbye_to_a_broker_that_hangs(broker, frame, counts):
 
 
 def test_record_a_server_that_rejects_everything_does_not_empty_the_spool_in_no_time(record, frame, counts, spool):
+    started = time.monotonic()
     outbox = record(Server(reject))
     for number in range(50):
         outbox.put(frame(0, b"%d" % number))
-    time.sleep(2)
-    assert 1 <= len(counts.dropped) <= 4
+    until(lambda: len(counts.dropped) >= 3)
+    assert time.monotonic() - started >= 0.7, "pauses of 0.25 and 0.5 s lie between them"
     assert spool.count >= 46
 
 
@@ -631,10 +644,11 @@ def test_a_server_that_never_answers_is_given_up_in_time(frame, wait):
 
 
 def test_a_wait_for_the_server_ends_when_the_program_does(frame, wait, counts):
-    outbox = wait(Server(away), retry_seconds=1000)
+    server = Server(away)
+    outbox = wait(server, retry_seconds=1000)
     thread = threading.Thread(target=outbox.put, args=[frame(0)])
     thread.start()
-    time.sleep(0.1)
+    until(lambda: server.tried)
     outbox.close()
     thread.join(5)
     assert not thread.is_alive()

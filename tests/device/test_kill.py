@@ -41,9 +41,12 @@ class Program:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            self._command,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
     def stop(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -68,7 +71,7 @@ def programs() -> Iterator[list[Program]]:
 
 
 def camera(tmp_path: Path, film: Path, server: str) -> Program:
-    path = tmp_path / "kit.yaml"
+    path = tmp_path / "camera.yaml"
     path.write_text(
         f"cameras: [{{id: cam, source: {film}, live: true}}]\n"
         "encoding: {quality: 10}\n"
@@ -94,8 +97,8 @@ def drained(camera: Program, tmp_path: Path, kills: int) -> set[int]:
     """Lets the camera send what it has; the numbers of all frames that it ever put into its spool."""
     camera.stop(signal.SIGKILL)
     # nothing new is to be recorded: a camera that never gives a frame in time, beside the same spool
-    config = (tmp_path / "kit.yaml").read_text()
-    (tmp_path / "kit.yaml").write_text(config.replace("live: true", "live: true, fps: 0.001"))
+    config = (tmp_path / "camera.yaml").read_text()
+    (tmp_path / "camera.yaml").write_text(config.replace("live: true", "live: true, fps: 0.001"))
     camera.start()
     deadline = time.monotonic() + 60 + 2 * kills
     while True:

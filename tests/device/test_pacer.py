@@ -5,14 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device.delivery.pacer import WINDOW_SECONDS, Pacer
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
+from tests.device.fakes import Clock
 
 gaps = st.lists(st.floats(0, 20), min_size=1, max_size=60)
 

@@ -32,16 +32,19 @@ def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, write_fil
     write_film(film, chelsea, (640, 480), 60, 60, 5)
     unlimited = tmp_path / "server.yaml"
     unlimited.write_text("limits: {frames_per_second: 10000}\n")
+    options = ["--data", str(tmp_path / "data"), "--config", str(unlimited), "--log-level", "error"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "server", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data"),
-         "--config", str(unlimited), "--log-level", "error"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "server", "--listen", "127.0.0.1:0", *options],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     camera = None
     try:
         assert server.stderr is not None
         url = server.stderr.readline().split()[-1]
-        config = tmp_path / "kit.yaml"
+        config = tmp_path / "camera.yaml"
         config.write_text(
             f"cameras: [{{id: cam, source: {film}, live: true}}]\n"
             f"encoding: {{quality: 30}}\ndelivery: {{server: '{url}', policy: {policy}, "
@@ -52,8 +55,10 @@ def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, write_fil
         with output.open("w") as lines:
             camera = subprocess.Popen(
                 [sys.executable, "device/capture.py", "--config", str(config), "--json"],
-                cwd=ROOT, stdout=lines, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+                cwd=ROOT,
+                stdout=lines,
+                stderr=subprocess.DEVNULL,
+            )
         memory, files = [], []
         end = time.monotonic() + SOAK
         while time.monotonic() < end:

@@ -132,8 +132,8 @@ def test_a_row_of_which_pages_belong_to_another_does_not_take_them_along(tmp_pat
     data = bytearray((tmp_path / "frames.db").read_bytes())
     first, second = (data.find(frames[n].jpeg[:1000]) // 4096 for n in (2, 3))
     assert first != second
-    shared = [n for n in range(len(data) // 4096) if data[4096 * n] == 0 and frames[3].jpeg[:2000] in
-              data[4096 * n : 4096 * n + 4096]]  # fmt: skip
+    pages = [data[at : at + 4096] for at in range(0, len(data), 4096)]
+    shared = [number for number, page in enumerate(pages) if page[0] == 0 and frames[3].jpeg[:2000] in page]
     wrong = [n for n in range(len(data) // 4096) if frames[2].jpeg[:2000] in data[4096 * n : 4096 * n + 4096]]
     assert shared
     assert wrong

@@ -29,8 +29,11 @@ class Program:
         with self._messages.open("w") as messages, (folder / "lines").open("w") as lines:
             self.process = subprocess.Popen(
                 [sys.executable, "device/capture.py", "--config", str(folder / "c.yaml"), "--json", *arguments],
-                cwd=ROOT, stdout=lines, stderr=messages, env=os.environ,
-            )  # fmt: skip
+                cwd=ROOT,
+                stdout=lines,
+                stderr=messages,
+                env=os.environ,
+            )
         self._lines = folder / "lines"
 
     @property

@@ -27,8 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
 ROOM = 4_000_000
-FILES = ["frames.db", "frames.db", "frames.db", "frames.db-wal", "frames.db-wal", "sequences.json", "numbers",
-         "reserve", "lock"]  # fmt: skip
+FILES = [*3 * ["frames.db"], *2 * ["frames.db-wal"], "sequences.json", "numbers", "reserve", "lock"]
 
 
 class Server:
@@ -92,8 +91,8 @@ def where(folder):
     try:
         places = places_of_rows(copy, "frames.db", "frames")
         with contextlib.closing(sqlite3.connect(copy / "frames.db")) as db:
-            rows = {row: (camera, sequence) for row, camera, sequence in db.execute(
-                "SELECT id, camera, sequence FROM frames")}  # fmt: skip
+            found = db.execute("SELECT id, camera, sequence FROM frames")
+            rows = {row: (camera, sequence) for row, camera, sequence in found}
         return {rows[row]: spans for row, spans in places.items()}
     finally:
         shutil.rmtree(copy)
