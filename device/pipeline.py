@@ -16,7 +16,7 @@ from device.frames import OutgoingFrame
 from device.metrics import Metrics
 from device.reader import FrameReader
 from device.report import FrameRecords, Report, bare_record, frame_record
-from device.sources import Frame, parse_size
+from device.sources import CapturedFrame, parse_size
 from device.view import View
 from rjpeg.errors import InputError, RjpegError, TargetError
 
@@ -214,7 +214,7 @@ class Pipeline:
             self._taken += 1
             self._process(frame)
 
-    def _next_frame(self) -> Frame | None:
+    def _next_frame(self) -> CapturedFrame | None:
         """Return the next frame when it is time for it; None after the last or when stopped."""
         self._settle()
         while (early := self._due - time.monotonic()) > 0 and not self._stop.is_set():
@@ -239,7 +239,7 @@ class Pipeline:
         self._stop.wait(min(seconds, LOOK_SECONDS))
         self._settle()
 
-    def _process(self, frame: Frame) -> None:
+    def _process(self, frame: CapturedFrame) -> None:
         self._settle()
         now = time.monotonic()
         new = self._change.is_new(frame.pixels) or self._missed
@@ -296,7 +296,7 @@ class Pipeline:
         self._encoder.spend_aside(len(metrics))
         return metrics
 
-    def _hand_on(self, frame: Frame, encoded: rjpeg.EncodedFrame, metrics: str | None) -> None:
+    def _hand_on(self, frame: CapturedFrame, encoded: rjpeg.EncodedFrame, metrics: str | None) -> None:
         """Give a file to the local page and to the outbox."""
         if self._observers.view is not None:
             self._observers.view.show(self.camera, encoded.jpeg)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from device.sources import Frame, Source, frame_size
+from device.sources import CapturedFrame, Source, frame_size
 from rjpeg._backoff import Backoff
 from rjpeg._codec import Planes
 from rjpeg.errors import CameraError, StorageError
@@ -82,7 +82,7 @@ class FrameReader(Protocol):
     def is_well(self) -> bool:
         """False while a source that should give frames gives none."""
 
-    def read(self, timeout: float) -> Frame | None:
+    def read(self, timeout: float) -> CapturedFrame | None:
         """Return the next frame; None if there is none within some seconds, or if there are no more."""
 
     def take_events(self) -> ReaderEvents:
@@ -120,7 +120,7 @@ class DirectReader:
         """See `FrameReader`."""
         return self._source.unreadable
 
-    def read(self, timeout: float) -> Frame | None:  # noqa: ARG002 - files are there at once
+    def read(self, timeout: float) -> CapturedFrame | None:  # noqa: ARG002 - files are there at once
         """See `FrameReader`.
 
         Raises:
@@ -201,7 +201,7 @@ class Reader:
         lock = threading.Lock()
         # `_arrived`: a frame to hand out, or the end; `_changed`: something that the watching thread has to look at
         self._arrived, self._changed = threading.Condition(lock), threading.Condition(lock)
-        self._frame: Frame | None = None
+        self._frame: CapturedFrame | None = None
         self._last: float | None = None
         self._size: tuple[int, int] | None = None
         self._fps: float | None = None
@@ -214,7 +214,7 @@ class Reader:
         self._watcher = threading.Thread(target=self._watch, name=f"{name} watcher", daemon=True)
         self._watcher.start()
 
-    def read(self, timeout: float) -> Frame | None:
+    def read(self, timeout: float) -> CapturedFrame | None:
         """Return the newest frame, which has not been handed out before; wait for one.
 
         Args:
@@ -388,7 +388,7 @@ class Reader:
                 except OUTSIDE as error:
                     logger.debug("closing %s: %s", self.name, error)
 
-    def _keep(self, session: _Session, source: Source, frame: Frame) -> None:
+    def _keep(self, session: _Session, source: Source, frame: CapturedFrame) -> None:
         size = _checked_size(self.name, frame)
         with self._arrived:
             if self._session is not session:
@@ -419,11 +419,11 @@ class Reader:
             self._changed.notify_all()
 
 
-def _checked_size(name: str, frame: Frame) -> tuple[int, int]:
+def _checked_size(name: str, frame: CapturedFrame) -> tuple[int, int]:
     """Return (width, height) in pixels.
 
     Raises:
-        CameraError: The pixels are not what `Frame` says.
+        CameraError: The pixels are not what `CapturedFrame` says.
     """
     pixels = frame.pixels
     if isinstance(pixels, Planes):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from device.frames import FrameSummary
-from device.sources import Frame, frame_size
+from device.sources import CapturedFrame, frame_size
 from rjpeg import EncodedFrame
 from rjpeg._protocol import time_text
 
@@ -18,7 +18,7 @@ __all__ = ["FrameRecords", "Report", "bare_record", "frame_record"]
 MAX_RECORDS = 1000  # frames on their way that are remembered; older ones were given up by the spool
 
 
-def frame_record(frame: Frame, encoded: EncodedFrame, camera: str, seconds: dict[str, float]) -> dict[str, Any]:
+def frame_record(frame: CapturedFrame, encoded: EncodedFrame, camera: str, seconds: dict[str, float]) -> dict[str, Any]:
     """Return the JSON line of a frame that is not delivered yet.
 
     Args:

@@ -27,7 +27,6 @@ from rjpeg.errors import ConfigError, StorageError
 __all__ = [
     "CaptureSource",
     "CapturedFrame",
-    "Frame",
     "PicameraSource",
     "PictureSource",
     "RepeatedVideoSource",
@@ -42,7 +41,6 @@ __all__ = [
     "without_password",
 ]
 
-Frame = CapturedFrame
 LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|sample$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
 
 # files of JPEGs one after another; OpenCV would take the first for a picture

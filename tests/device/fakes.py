@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from device.sources import Frame
+from device.sources import CapturedFrame
 from rjpeg.errors import CameraError
 
 
@@ -73,7 +73,7 @@ class FakeSource:
         camera.given += 1
         width, height = camera.size
         pixels = np.full((height, width, 3), camera.given % 256, np.uint8) if camera.pixels is None else camera.pixels
-        return Frame(pixels, datetime.datetime.now(datetime.UTC), None, time.monotonic())
+        return CapturedFrame(pixels, datetime.datetime.now(datetime.UTC), None, time.monotonic())
 
     def close(self):
         self.camera.closed += 1

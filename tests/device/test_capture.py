@@ -27,7 +27,7 @@ from device.cameras import Cameras
 from device.delivery.sender import RefusedError
 from device.logs import PriorityFormatter, TextFormatter
 from device.report import Report
-from device.sources import Frame
+from device.sources import CapturedFrame
 from device.spool import Spool
 from rjpeg.errors import CameraError, TargetError
 from tests.waiting import until
@@ -283,7 +283,7 @@ class Camera:
 
     def read(self, due=0.0):
         time.sleep(0.05)
-        return Frame(self.pixels, datetime.datetime.now(datetime.UTC), None, time.monotonic())
+        return CapturedFrame(self.pixels, datetime.datetime.now(datetime.UTC), None, time.monotonic())
 
     def close(self):
         pass

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # what a shell finds: this machine's programs, but no index of packages
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PIP_INDEX_URL": "http://127.0.0.1:9/"}
+# that of `make lint`, or the system's
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -347,10 +349,10 @@ def test_systemd_accepts_the_service_and_finds_it_shut_in(bundle, root):
     assert security.returncode == 0, security.stdout + security.stderr
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize(
     "script", ["device/install.sh", "device/uninstall.sh", "device/service/check", "scripts/arm64", "scripts/bundle"]
 )
 def test_scripts_pass_shellcheck(script):
-    checked = run("shellcheck", ROOT / script)
+    checked = run(SHELLCHECK, ROOT / script)
     assert checked.returncode == 0, checked.stdout
