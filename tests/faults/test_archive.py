@@ -150,9 +150,17 @@ def no_disk(folder: Path, rng: random.Random) -> str:
 
 
 DAMAGES: list[Callable[[Path, random.Random], str]] = [
-    flip, flip, flip, zero, zero, zero, cut, cut, remove, remove, remove_mark, foreign_mark, swap_cameras, swap_stores,
-    swap_databases, no_disk,
-]  # fmt: skip
+    *[flip] * 3,
+    *[zero] * 3,
+    *[cut] * 2,
+    *[remove] * 2,
+    remove_mark,
+    foreign_mark,
+    swap_cameras,
+    swap_stores,
+    swap_databases,
+    no_disk,
+]
 
 
 def contents(folder: Path) -> collections.Counter[int]:
@@ -332,8 +340,12 @@ def test_a_database_that_is_lost_under_a_service_is_made_again(start, jpeg: byte
         lost += cameras.lost()
         cameras.service.stop()
     assert lost == 0
-    faults.record("database removed under the service, or before its start; rebuild", tried=count, lost=lost,
-                  ended="not ready or refused to start; in service after rebuild")  # fmt: skip
+    faults.record(
+        "database removed under the service, or before its start; rebuild",
+        tried=count,
+        lost=lost,
+        ended="not ready or refused to start; in service after rebuild",
+    )
 
 
 def test_a_database_that_is_replaced_under_a_service_mixes_nothing_up(start, jpeg, tmp_path, faults) -> None:
@@ -362,8 +374,12 @@ def test_a_database_that_is_replaced_under_a_service_mixes_nothing_up(start, jpe
         cameras.service.stop()
     lost += stranger.lost()
     assert lost == 0
-    faults.record("database replaced by another store's, then by an older one; rebuild", tried=count, lost=lost,
-                  ended="not ready, then in service")  # fmt: skip
+    faults.record(
+        "database replaced by another store's, then by an older one; rebuild",
+        tried=count,
+        lost=lost,
+        ended="not ready, then in service",
+    )
 
 
 def test_a_disk_that_is_removed_full_or_read_only_acknowledges_nothing_in_vain(start, jpeg, tmp_path, faults) -> None:
@@ -402,8 +418,12 @@ def test_a_disk_that_is_removed_full_or_read_only_acknowledges_nothing_in_vain(s
             for folder in (disk, kept):
                 subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
     assert lost == 0
-    faults.record("disk of the files read-only, full, unmounted, and back", tried=count, lost=lost,
-                  ended="503 and 507, then in service")  # fmt: skip
+    faults.record(
+        "disk of the files read-only, full, unmounted, and back",
+        tried=count,
+        lost=lost,
+        ended="503 and 507, then in service",
+    )
 
 
 def test_a_database_that_is_locked_zeroed_or_without_its_log_takes_nothing_in_vain(
@@ -448,5 +468,9 @@ def test_a_database_that_is_locked_zeroed_or_without_its_log_takes_nothing_in_va
         lost += cameras.lost()
         cameras.service.stop()
     assert lost == 0
-    faults.record("database locked, its log removed, its pages zeroed under the service; rebuild", tried=count,
-                  lost=lost, ended="not ready; refused to start; in service after rebuild")  # fmt: skip
+    faults.record(
+        "database locked, its log removed, its pages zeroed under the service; rebuild",
+        tried=count,
+        lost=lost,
+        ended="not ready; refused to start; in service after rebuild",
+    )
