@@ -61,15 +61,15 @@ class Connection:
         self._connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         self._connection.close()
 
     def get(self, path: str) -> float:
-        """Seconds of a GET. Raises DeliveryError where the answer is not 200."""
+        """Return the seconds that a GET takes. Raises DeliveryError when the answer is not 200."""
         return self._request("GET", path, None, {}, 200)
 
     def post(self, jpeg: bytes) -> float:
-        """Seconds of sending a frame. Raises DeliveryError where it is not answered 201."""
+        """Return the seconds that sending a frame takes. Raises DeliveryError when the answer is not 201."""
         return self._request("POST", POST, jpeg, {"Content-Type": "image/jpeg"}, 201)
 
     def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str], expected: int) -> float:
@@ -148,7 +148,7 @@ def compared(server: Sequence[float], peer: Sequence[float]) -> dict[str, float]
 
 @contextlib.contextmanager
 def running(command: Sequence[str], log: Path) -> Iterator[str]:
-    """A Python program that says where it listens, until the end of the block; gives the URL."""
+    """Run a Python program that says where it listens, until the end of the block. Yield its URL."""
     with log.open("wb") as messages:
         process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=messages)
     try:
@@ -164,7 +164,7 @@ def running(command: Sequence[str], log: Path) -> Iterator[str]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures for reading."""
+    """Render the figures as a table."""
     lines = [f"{'ms':10} {'median':>8} {'99 %':>8} {'bare uvicorn':>13} {'99 %':>8} {'ratio':>7}"]
     for kind, found in report["kinds"].items():
         lines.append(
@@ -179,7 +179,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     p = argparse.ArgumentParser(
         prog="python -m benchmarks.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,7 +3,7 @@
 The real service (`python -m server`) and the real `device/capture.py`, several cameras a process, which play recorded
 films at their own speed and send over loopback. Reported are frames a second, times from receipt to result and from
 capture to acknowledgment, the service's CPU time a frame and its memory, refusals (429), and whether the database has
-every frame that a camera was told is stored; it is an error where it hasn't.
+every frame that a camera was told is stored. It is an error if it hasn't.
 
 Encoding costs far more than decoding, and is done on the same cores: the machine has to have room for both.
 """
@@ -97,7 +97,7 @@ def key_of(record: dict[str, Any]) -> Key:
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Run everything in an empty folder. Returns what is reported. Raises DeliveryError where a program fails."""
+    """Run everything in an empty folder. Returns what is reported. Raises DeliveryError when a program fails."""
     load_before = os.getloadavg()
     with ExitStack() as stack:
         service = start(stack, "service", service_command(settings, folder), folder)

@@ -50,7 +50,7 @@ METRICS = {"temperature": 51.2, "fps": 9.9, "queued": 0}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The program; returns its exit code."""
+    """Run the program and return its exit code."""
     args = build_parser().parse_args(argv)
     try:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     p = argparse.ArgumentParser(
         prog="python -m benchmarks.store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -86,14 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def measure(database: str, files: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """All figures by name. Raises RjpegError."""
+    """Return all figures by name. Raises RjpegError."""
     store = Store.open(database, files)
     results: dict[str, float] = {}
     try:
         for writers in args.writers:
-            rate, _, _ = rate_of(lambda n: write_durably(store, n, args.size), writers, args.seconds)
+            rate, _, _ = measure_rate(lambda n: write_durably(store, n, args.size), writers, args.seconds)
             results[f"files alone per second, {writers} writers"] = rate
-            rate, latencies, cpu = rate_of(lambda n: add(store, n, args.size), writers, args.seconds)
+            rate, latencies, cpu = measure_rate(lambda n: add(store, n, args.size), writers, args.seconds)
             results[f"adds per second, {writers} writers"] = rate
             results[f"median ms of an add, {writers} writers"] = latencies[len(latencies) // 2]
             results[f"99 % ms of an add, {writers} writers"] = latencies[len(latencies) * 99 // 100]
@@ -108,8 +108,8 @@ def measure(database: str, files: str, folder: Path, args: argparse.Namespace) -
     return results
 
 
-def rate_of(work: Callable[[int], None], writers: int, seconds: float) -> tuple[float, list[float], float]:
-    """Times a second that threads do some work, how long it took each, sorted, and the CPU's share, milliseconds."""
+def measure_rate(work: Callable[[int], None], writers: int, seconds: float) -> tuple[float, list[float], float]:
+    """Measure work in threads: times a second, sorted milliseconds of each, and CPU milliseconds of each."""
     end = time.perf_counter() + seconds
     lock = threading.Lock()
     count = 0
@@ -133,7 +133,7 @@ def rate_of(work: Callable[[int], None], writers: int, seconds: float) -> tuple[
 
 
 def write_durably(store: Store, number: int, size: int) -> None:
-    """What an add does besides the database."""
+    """Write a file, which is what an add does besides the database."""
     store.files.write(make_key(f"files{number % 50}", datetime.datetime.now(datetime.UTC)), bytes(size))()
 
 
@@ -152,7 +152,7 @@ def add(store: Store, number: int, size: int) -> None:
 
 
 def fill(store: Store, rows: int) -> None:
-    """Rows without files, ten a second by their times, as `add` would make them."""
+    """Insert rows without files, ten a second by their times, as `add` would make them."""
     with store.database.writing() as connection:
         camera = connection.execute(
             sa.insert(cameras).values(name="full", frames=rows, bytes=rows * 20_000).returning(cameras.c.id)
@@ -176,7 +176,7 @@ def fill(store: Store, rows: int) -> None:
 
 
 def row_of(camera: int, number: int) -> dict[str, Any]:
-    """A row of the table."""
+    """Make a row of the table."""
     when = START + number * INTERVAL
     return {
         "camera_id": camera,
@@ -192,7 +192,7 @@ def row_of(camera: int, number: int) -> dict[str, Any]:
 
 
 def ask(store: Store, rows: int) -> dict[str, float]:
-    """Milliseconds of questions, each the median of seven."""
+    """Return the milliseconds of questions, each the median of seven."""
     middle, end = START + rows // 2 * INTERVAL, START + rows * INTERVAL
     before = store.frames("full", until=middle, limit=1)[0].id
     hour = datetime.timedelta(hours=1)

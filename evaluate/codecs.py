@@ -207,7 +207,7 @@ class RegionJpeg(Codec):
     """Region JPEG as it is shipped, or with a part of it changed.
 
     `name` is one of VARIANTS, `model` the model folder, None for the shipped one. Raises ModelError for a broken model
-    and CodecMissingError where the variant needs something that is not there.
+    and CodecMissingError when the variant needs something that is not there.
     """
 
     def __init__(self, name: str, model: str | None = None) -> None:
@@ -268,7 +268,7 @@ def make_codec(name: str, model: str | None = None) -> Codec:
 
     With `@FRACTION` after it, a peer codes at that fraction of height and width; Region JPEG chooses by itself.
     `model` is as in RegionJpeg.
-    Raises InputError for an unknown name or a fraction outside (0, 1], CodecMissingError where a package or
+    Raises InputError for an unknown name or a fraction outside (0, 1], CodecMissingError when a package or
     something else that it needs is missing.
     """
     if name in VARIANTS:

@@ -326,7 +326,7 @@ def digest(path: AnyPath) -> str:
 def add_differences(results: dict[str, Any], reference: str) -> None:
     """Add to every point "difference" and "difference_error": paired, against `reference` at the same point.
 
-    Nothing is added where the reference has no such point. Raises InputError when the reference was not run.
+    Nothing is added when the reference has no such point. Raises InputError when the reference was not run.
     """
     by_name = {series["codec"]: series for series in results["series"]}
     if reference not in by_name:

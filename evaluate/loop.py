@@ -119,7 +119,7 @@ def shows(png: bytes, frame: Pixels) -> bool:
 
 
 def read_picture(path: Path) -> Pixels:
-    """Read a picture, (H, W, 3) uint8 BGR. Raises StorageError where the file is not to be read or no picture."""
+    """Read a picture, (H, W, 3) uint8 BGR. Raises StorageError when the file is not to be read or no picture."""
     try:
         frame = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except OSError as error:
@@ -134,7 +134,7 @@ def read_picture(path: Path) -> Pixels:
 def choose_pictures(source: Path | None, frames: int | None) -> list[Picture]:
     """List the pictures of a folder, or one picture; None: those that calibration_data keeps for evaluation.
 
-    Raises StorageError where there are none, or a file isn't what its manifest says.
+    Raises StorageError when there are none, or a file isn't what its manifest says.
     """
     if source is None:
         pictures = [

@@ -198,7 +198,7 @@ def row(cells: list[str]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Plot score against mean bpp with standard errors: full size and, where there is one, the best coding size."""
+    """Plot score against mean bpp with standard errors: full size and, if there is one, the best coding size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

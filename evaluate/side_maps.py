@@ -1,8 +1,8 @@
 """Maps that a real decoder cannot know, for the ablation: stand-ins in the predictor's place.
 
 Encoder and decoder ask `model.predictor` for a map by the DC terms of a file. A stand-in answers both from the frame
-that it was shown, which is a map sent on the side at no cost. Importance and networks come from `train`, loaded only
-where a variant needs them, since they bring TensorFlow.
+that it was shown. That is a map sent on the side at no cost. Importance and networks come from `train`. They bring
+TensorFlow, so they are loaded only when a variant needs them.
 """
 
 import functools
@@ -82,7 +82,7 @@ class SideMap:
 def attach(source: Literal["generator", "oracle"], model: Model) -> SideMap:
     """Put a stand-in in the place of the model's predictor, for both ends, and return it.
 
-    Raises ImportError, which names the package, where one is missing.
+    Raises ImportError, which names the package, when one is missing.
     """
     if source == "generator":
         side_map = SideMap(

@@ -23,7 +23,7 @@ FETCH_SECONDS = 30
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is sent: its file, what it shows, and whose it is ("" where nobody said)."""
+    """A picture that is sent: its file, what it shows, and whose it is ("" if nobody said)."""
 
     path: Path
     title: str

@@ -86,7 +86,7 @@ def to_whole_numbers(network: keras.Model, calibration: Iterable[np.ndarray]) ->
     """Convert a network to a TFLite file: int8 in, int8 out, input shape (None, None, None, channels).
 
     network: a generator or a predictor of `train.networks`. calibration: features (rows, cols, channels) float32, from
-    whose answers the output's scale follows. Raises ExportError where a layer's sums do not fit float32.
+    whose answers the output's scale follows. Raises ExportError when a layer's sums do not fit float32.
     """
     return file_of(quantized(network, calibration))
 

@@ -63,7 +63,7 @@ def load_network(path: Path, with_optimizer: bool = False) -> keras.Model:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint. Raises ModelError where something is missing or doesn't fit the library's features."""
+    """Read a checkpoint. Raises ModelError when something is missing or doesn't fit the library's features."""
     path = folder / "checkpoint.json"
     try:
         facts = json.loads(path.read_text("utf-8"))

@@ -32,7 +32,7 @@ MIN_PROBABILITY = 1e-6
 def activation_of(tensor: Any) -> str | None:
     """Name the activation ("softmax", "sigmoid", "linear", ...) that a functional model's output comes from.
 
-    None where the graph doesn't say.
+    None if the graph doesn't say.
     """
     operation, _, index = tensor._keras_history
     while isinstance(operation, keras.Model):

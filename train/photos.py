@@ -108,7 +108,7 @@ def sharpened(picture: np.ndarray, amount: float) -> np.ndarray:
 
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize the picture to (height, width): area-averaged where it shrinks, cubic where it grows."""
+    """Resize the picture to (height, width): area-averaged when it shrinks, cubic when it grows."""
     shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=method)

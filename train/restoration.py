@@ -136,7 +136,7 @@ def restored(outputs: Any, coded: Any, size: int) -> Any:
 def with_features(teacher: Teacher) -> keras.Model:
     """Let a teacher give its last features of every size up to a quarter of the frame before its answer.
 
-    There are none where all its layers lie inside of one, as those of a Keras file do; its answer must do then.
+    There are none if all its layers lie inside of one, as those of a Keras file do. Its answer must do then.
     """
     last: dict[int, Any] = {}
     for layer in teacher.layers:

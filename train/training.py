@@ -1,4 +1,4 @@
-"""The stages of training, each of which continues where an interrupted run stopped."""
+"""The stages of training. Each one continues where an interrupted run stopped."""
 
 import contextlib
 import dataclasses

@@ -69,11 +69,11 @@ ALONE = Workers()
 
 
 def join(patience: float = 1800.0) -> Workers:
-    """Meet the other workers that TF_CONFIG names; ALONE where there is none. Call it before TensorFlow computes.
+    """Meet the other workers that TF_CONFIG names, and return when all are there. Call it before TensorFlow computes.
 
-    Returns when all of them are there; ends the process with code 1 if they are not within `patience` seconds, because
-    TensorFlow's waiting can't be interrupted. Raises ConfigError for a TF_CONFIG that is damaged or of
-    another backend.
+    Return ALONE if it names none. If the others don't come within `patience` seconds, the process ends with code 1,
+    because TensorFlow's waiting can't be interrupted.
+    Raises ConfigError for a TF_CONFIG that is damaged or of another backend.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
