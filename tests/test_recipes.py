@@ -80,8 +80,10 @@ def server(tmp_path_factory):
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "server", "--listen", "127.0.0.1:0", "--data", str(folder / "data")],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     try:
         yield wait_for(lambda: re.search(r"^listening on (\S+)$", (folder / "log").read_text(), re.MULTILINE))[1]
     finally:
@@ -97,10 +99,15 @@ def at(text, address, instead):
 
 def test_all_blocks_are_tested():
     tested = {
-        ("", "sh"), ("NumPy", "python"), ("tf.data", "python"), ("PyTorch", "python"), ("OpenCV", "python"),
-        ("The server's API with curl", "sh"), ("The server's API with the Python client", "python"),
+        ("", "sh"),
+        ("NumPy", "python"),
+        ("tf.data", "python"),
+        ("PyTorch", "python"),
+        ("OpenCV", "python"),
+        ("The server's API with curl", "sh"),
+        ("The server's API with the Python client", "python"),
         ("MQTT", "python"),
-    }  # fmt: skip
+    }
     assert set(RECIPES) == tested
     assert set(CLIENT) == {("From other programs", "sh"), ("From other programs", "python")}
 

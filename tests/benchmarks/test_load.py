@@ -21,11 +21,26 @@ MOMENT = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
 
 def stored(sequence, size=1000):
     return Frame(
-        id=sequence + 1, camera="a", sequence=sequence, capture_time=MOMENT, received_time=MOMENT, stored_time=MOMENT,
-        bytes=size, bpp=1.0, width=8, height=8, coding_width=8, coding_height=8, mean_level_luma=None,
-        mean_level_chroma=None, mean_quality_luma=None, mean_quality_chroma=None, map_crc32=None, refinement_bytes=0,
+        id=sequence + 1,
+        camera="a",
+        sequence=sequence,
+        capture_time=MOMENT,
+        received_time=MOMENT,
+        stored_time=MOMENT,
+        bytes=size,
+        bpp=1.0,
+        width=8,
+        height=8,
+        coding_width=8,
+        coding_height=8,
+        mean_level_luma=None,
+        mean_level_chroma=None,
+        mean_quality_luma=None,
+        mean_quality_chroma=None,
+        map_crc32=None,
+        refinement_bytes=0,
         ms={},
-    )  # fmt: skip
+    )
 
 
 def fleet(*sequences):

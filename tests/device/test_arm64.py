@@ -120,10 +120,22 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
             (here / "video.avi").rename(here / "video")
         # as the service's user, who may read the configuration and write nowhere but here
         captured = arm64(
-            "setpriv", "--reuid=rjpeg", "--regid=rjpeg", "--init-groups",
-            python, "/opt/rjpeg/device/capture.py", "--config", "/etc/rjpeg/config.yaml",
-            "--source", scratch / "video", "--quality", "50", "--out", scratch / "sent", "--json",
-        )  # fmt: skip
+            "setpriv",
+            "--reuid=rjpeg",
+            "--regid=rjpeg",
+            "--init-groups",
+            python,
+            "/opt/rjpeg/device/capture.py",
+            "--config",
+            "/etc/rjpeg/config.yaml",
+            "--source",
+            scratch / "video",
+            "--quality",
+            "50",
+            "--out",
+            scratch / "sent",
+            "--json",
+        )
         assert captured.returncode == 0, captured.stderr
         *records, summary = map(json.loads, captured.stdout.splitlines())
         assert len(records) == summary["summary"]["frames"] > 0
@@ -140,8 +152,10 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
             assert decoded.frame.shape == (record["height"], record["width"], 3)
         assert len({record["map_crc32"] for record in records}) > len(records) // 2, "maps differ between pictures"
         refined = sum(record["refinement_bytes"] > 0 for record in records)
-        print(f"\n{release}: {len(records)} maps of {len(records)} exact across architectures, {refined} of them "
-              f"refined; {size / 1e6:.0f} MB of packages")  # fmt: skip
+        print(
+            f"\n{release}: {len(records)} maps of {len(records)} exact across architectures, {refined} of them "
+            f"refined; {size / 1e6:.0f} MB of packages"
+        )
         if not video:
             assert refined > 0, "the generator had its say"
 

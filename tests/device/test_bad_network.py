@@ -64,10 +64,22 @@ def received(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
     server = Lines(hosts, hosts.run(hosts.server, "-m", "server", *listen, "--data", tmp_path / "data", "--json"))
     # --tcp-hosts: passed on as bytes, whatever they mean
     proxy = hosts.run(
-        hosts.server, "--quiet", "--mode", "reverse:http://127.0.0.1:8001", "--tcp-hosts", ".*",
-        "--listen-host", SERVER, "--listen-port", "8000",
-        "--set", f"confdir={tmp_path / 'mitmproxy'}", "--scripts", "tests/device/delay.py", program="mitmdump",
-    )  # fmt: skip
+        hosts.server,
+        "--quiet",
+        "--mode",
+        "reverse:http://127.0.0.1:8001",
+        "--tcp-hosts",
+        ".*",
+        "--listen-host",
+        SERVER,
+        "--listen-port",
+        "8000",
+        "--set",
+        f"confdir={tmp_path / 'mitmproxy'}",
+        "--scripts",
+        "tests/device/delay.py",
+        program="mitmdump",
+    )
     hosts.read(lambda: print(*proxy.communicate()))
     nft(hosts, "-f", "-", rules=FAULTS)
     return server

@@ -264,9 +264,14 @@ def check_of(root: Path) -> list[str]:
     """The command that `check` shall start."""
     release = (root / "opt/rjpeg").resolve()
     return [
-        f"{release}/venv/bin/python", f"{release}/device/capture.py", "check",
-        "--config", f"{root}/etc/rjpeg/config.yaml", "--source", "a b",
-    ]  # fmt: skip
+        f"{release}/venv/bin/python",
+        f"{release}/device/capture.py",
+        "check",
+        "--config",
+        f"{root}/etc/rjpeg/config.yaml",
+        "--source",
+        "a b",
+    ]
 
 
 def test_check_runs_as_the_service_s_user_without_root_s_environment(bundle, root, system):

@@ -44,9 +44,15 @@ def test_a_supervisor_that_reads_nothing_does_not_stop_the_program(systemd):
 
 @pytest.mark.parametrize(
     ("microseconds", "pid", "seconds"),
-    [("30000000", None, 15), ("30000000", "own", 15), ("30000000", "1", None), (None, None, None), ("0", None, None),
-     ("soon", None, None)],
-)  # fmt: skip
+    [
+        ("30000000", None, 15),
+        ("30000000", "own", 15),
+        ("30000000", "1", None),
+        (None, None, None),
+        ("0", None, None),
+        ("soon", None, None),
+    ],
+)
 def test_the_watchdog_is_fed_twice_as_often_as_the_unit_asks(monkeypatch, microseconds, pid, seconds):
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)

@@ -78,10 +78,22 @@ def run(system: Path, bundle: Path) -> Iterator[Run]:
     with log.open("w") as output:
         container = subprocess.Popen(
             # its network is this machine's; what it changes is gone with it
-            ["systemd-nspawn", "--quiet", "--directory", system, "--volatile=overlay", f"--bind-ro={bundle}:/bundle",
-             "--register=no", "--keep-unit", "--console=pipe", "--boot"],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                "systemd-nspawn",
+                "--quiet",
+                "--directory",
+                system,
+                "--volatile=overlay",
+                f"--bind-ro={bundle}:/bundle",
+                "--register=no",
+                "--keep-unit",
+                "--console=pipe",
+                "--boot",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
     def first_process() -> str:
         children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
@@ -103,8 +115,12 @@ def run(system: Path, bundle: Path) -> Iterator[Run]:
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return subprocess.run(
             [*entered, "env", "-i", f"PATH={path}", "HOME=/root", "LANG=C.UTF-8", *map(str, command)],
-            input=given, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
 
     try:
         end = time.monotonic() + 60

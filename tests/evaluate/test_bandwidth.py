@@ -95,9 +95,26 @@ def test_what_make_eval_writes_becomes_what_the_server_reads(
     for index in range(3):
         cv2.imwrite(str(folder / f"{index}.png"), colored(index))
     (folder / "labels.csv").write_text("file,label\n0.png,0\n1.png,1\n2.png,2\n", encoding="utf-8")
-    arguments = ["--data", folder, "--classifier", classifiers["uint8"], "--out", tmp_path / "eval", "--workers", 1,
-                 "--bpp", 2, 4, "--qualities", "--fractions", 0.5,
-                 "--codecs", "region-jpeg", "region-jpeg-restored", "libjpeg-turbo"]  # fmt: skip
+    arguments = [
+        "--data",
+        folder,
+        "--classifier",
+        classifiers["uint8"],
+        "--out",
+        tmp_path / "eval",
+        "--workers",
+        1,
+        "--bpp",
+        2,
+        4,
+        "--qualities",
+        "--fractions",
+        0.5,
+        "--codecs",
+        "region-jpeg",
+        "region-jpeg-restored",
+        "libjpeg-turbo",
+    ]
     monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
     assert command.main() == 0
     assert run(tmp_path / "eval", "--out", tmp_path / "bandwidth.json") == 0

@@ -206,8 +206,11 @@ def test_ray_gives_the_same_results_from_s3_as_one_process_from_the_disk(data, c
         command = options(folder, classifiers["uint8"], tmp_path / "out", "--no-cache", *more, *arguments)
         done = subprocess.run(
             [sys.executable, "-m", "evaluate", *map(str, command)],
-            capture_output=True, text=True, timeout=150, env=os.environ | environment,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=150,
+            env=os.environ | environment,
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) | {"command": None}
 

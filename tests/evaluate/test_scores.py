@@ -112,8 +112,12 @@ def test_the_mean_of_no_values_is_refused(values):
 cells = st.integers(0, 6)
 boxes = st.builds(
     lambda kind, left, top, width, height: Box(kind, left, top, left + width, top + height),
-    st.integers(0, 1), cells, cells, st.integers(1, 5), st.integers(1, 5),
-)  # fmt: skip
+    st.integers(0, 1),
+    cells,
+    cells,
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
 
 
 def covered(box: Box) -> set[tuple[int, int]]:

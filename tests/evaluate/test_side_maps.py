@@ -62,8 +62,11 @@ def test_a_variant_changes_what_it_names_and_nothing_else():
     changed = VARIANTS["region-jpeg-annex-k"].changed(model)
     assert changed.base_tables[0][:3].tolist() == [16, 11, 10]
     assert changed.base_tables[1].reshape(8, 8)[:4, :4].tolist() == [
-        [17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99],
-    ]  # fmt: skip
+        [17, 18, 24, 47],
+        [18, 21, 26, 66],
+        [24, 26, 56, 99],
+        [47, 66, 99, 99],
+    ]
     assert [table.shape for table in changed.base_tables] == [(64,), (64,)]
     same = [f.name for f in dataclasses.fields(model) if f.name not in ("base_tables", "map_quantizer")]
     assert all(getattr(changed, name) == getattr(model, name) for name in same)

@@ -77,10 +77,17 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = path.read_bytes()
         entries.append(
             {
-                "file": path.name, "title": "noise", "source": "this test", "author": "this test", "license": "CC0-1.0",
-                "use": "calibration" if number < 2 else "evaluation", "width": width, "height": height,
-                "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
+                "file": path.name,
+                "title": "noise",
+                "source": "this test",
+                "author": "this test",
+                "license": "CC0-1.0",
+                "use": "calibration" if number < 2 else "evaluation",
+                "width": width,
+                "height": height,
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
             }
-        )  # fmt: skip
+        )
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "pictures": entries}))
     return folder

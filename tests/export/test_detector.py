@@ -54,15 +54,23 @@ def weights():
 def file(weights, tmp_path):
     """A box for each of 2x4 cells of a picture: a convolution with bias, a depthwise one with bias and ReLU."""
     nodes = [
-        {"name": "tower_0/images", "op": "Placeholder", "attr": {
-            "dtype": {"type": "DT_FLOAT"}, "shape": {"shape": {"dim": [{"size": s} for s in (1, *SIDES, 3)]}}}},
+        {
+            "name": "tower_0/images",
+            "op": "Placeholder",
+            "attr": {"dtype": {"type": "DT_FLOAT"}, "shape": {"shape": {"dim": [{"size": s} for s in (1, *SIDES, 3)]}}},
+        },
         *({"name": name, "op": "Const"} for name in weights),
         _node("cells", "_FusedConv2D", ["tower_0/images", "kernel", "bias"], **_convolution(CELL), **_fused("BiasAdd")),
-        _node("scaled", "FusedDepthwiseConv2dNative", ["cells", "scale", "shift"], **_convolution(1),
-              **_fused("BiasAdd", "Relu")),
+        _node(
+            "scaled",
+            "FusedDepthwiseConv2dNative",
+            ["cells", "scale", "shift"],
+            **_convolution(1),
+            **_fused("BiasAdd", "Relu"),
+        ),
         _node("rows", "Reshape", ["scaled", "shape"], Tshape={"type": "DT_INT32"}),
         _node("tower_0/detections", "Identity", ["rows"]),
-    ]  # fmt: skip
+    ]
     entries = [
         {"name": name, "shape": list(values.shape), "dtype": "int32"}
         if values.dtype == np.int32

@@ -42,8 +42,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--only", metavar="WORDS", help="tests whose names match, as pytest's -k (default: all)")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="tests at a time (default: %(default)s)")
-    p.add_argument("--out", type=Path, default=ROOT / "out" / "faults", metavar="FOLDER",
-                   help="for faults.jsonl (default: out/faults)")  # fmt: skip
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "out" / "faults",
+        metavar="FOLDER",
+        help="for faults.jsonl (default: out/faults)",
+    )
     p.add_argument("--resume", action="store_true", help="keep the lines of earlier runs (default: no)")
     p.add_argument("--write", action="store_true", help="put the table into docs/reliability.md (default: no)")
     return p

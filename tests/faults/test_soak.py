@@ -47,14 +47,23 @@ def start_fleet(folder: Path, way: str, server: str) -> "tuple[subprocess.Popen[
     delivery = {"server": server, "policy": "record", "spool": {"folder": str(folder / f"spool-{way}")}}
     path, lines = folder / f"{way}.yaml", folder / f"{way}.jsonl"
     # JSON is YAML
-    path.write_text(json.dumps({
-        "cameras": cameras, "encoding": {"quality": 40}, "delivery": delivery, "skip": {"heartbeat_seconds": 5},
-    }))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "cameras": cameras,
+                "encoding": {"quality": 40},
+                "delivery": delivery,
+                "skip": {"heartbeat_seconds": 5},
+            }
+        )
+    )
     with lines.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "device/capture.py", "--config", path, "--json", "--log-level", "error"],
-            cwd=ROOT, stdout=out, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+        )
     return process, lines
 
 
@@ -83,8 +92,10 @@ def test_memory_stays_flat_and_nothing_is_lost_with_twenty_cameras(
         # without --listen: nobody looks on there, and nothing may be kept for those who might
         worker = subprocess.Popen(
             [sys.executable, "-m", "server", "worker", "--broker", hub.url, "--data", str(data)],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         programs.append(worker)
         fleets = [start_fleet(tmp_path, way, url) for way, url in (("http", service.url), ("mqtt", hub.url))]
         programs += [process for process, _ in fleets]
@@ -112,8 +123,10 @@ def test_memory_stays_flat_and_nothing_is_lost_with_twenty_cameras(
         text = ", ".join(f"{name} {max(memory[name]):.0f} MB at most, {by:+.1f} MB" for name, by in grown.items())
         faults.record(
             f"{2 * CAMERAS} cameras for {seconds} s over HTTP and MQTT, a worker without a page",
-            tried=len(sent), lost=lost, ended=text,
-        )  # fmt: skip
+            tried=len(sent),
+            lost=lost,
+            ended=text,
+        )
         assert lost == 0
         assert len(sent) > seconds * CAMERAS
         # in seconds no allocator has settled

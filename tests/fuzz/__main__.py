@@ -77,9 +77,12 @@ def parser() -> argparse.ArgumentParser:
         "--sanitized", metavar="FOLDER", help="an environment made by `make .venv-sanitized/.ready` (default: none)"
     )
     p.add_argument(
-        "--out", type=Path, default=ROOT / "out" / "fuzz", metavar="FOLDER",
+        "--out",
+        type=Path,
+        default=ROOT / "out" / "fuzz",
+        metavar="FOLDER",
         help="where files that something is wrong with go (default: out/fuzz)",
-    )  # fmt: skip
+    )
     return p
 
 
@@ -96,7 +99,7 @@ def sanitized(environment: str) -> tuple[str, dict[str, str]]:
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:abort_on_error=1",
         "LD_PRELOAD": " ".join(libraries),
         "PYTHONMALLOC": "malloc",
-    }  # fmt: skip
+    }
     return str(Path(environment) / "bin" / "python"), variables
 
 
@@ -145,9 +148,18 @@ class Run:
         args = self.args
         python, variables = sanitized(args.sanitized) if args.sanitized else (sys.executable, {})
         command = [
-            python, "-m", "tests.fuzz.worker", "--seed", str(args.seed), "--max-pixels", str(args.max_pixels),
-            "--cpu-seconds", str(args.cpu_seconds), "--memory", str(0 if args.sanitized else args.memory * 2**20),
-        ]  # fmt: skip
+            python,
+            "-m",
+            "tests.fuzz.worker",
+            "--seed",
+            str(args.seed),
+            "--max-pixels",
+            str(args.max_pixels),
+            "--cpu-seconds",
+            str(args.cpu_seconds),
+            "--memory",
+            str(0 if args.sanitized else args.memory * 2**20),
+        ]
         command += [flag for flag, wanted in (("--bombs", args.bombs), ("--restore", args.restore)) if wanted]
         process = Process(command, os.environ | variables)
         with self._lock:

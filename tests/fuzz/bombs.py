@@ -32,8 +32,12 @@ def make(max_pixels: int) -> dict[str, bytes]:
         "65500x1, padded to 32": _file(65500, 1, 0xC2, (0x41, 0x14, 0x11), progressive),
         "1x65500, padded to 32": _file(1, 65500, 0xC2, (0x41, 0x14, 0x11), progressive),
         "as many scans as fit": _file(
-            side, side, 0xC0, sizes["4:4:4"],
-            _dht(0, END_OF_BLOCK) + _dht(0x10, END_OF_BLOCK)
+            side,
+            side,
+            0xC0,
+            sizes["4:4:4"],
+            _dht(0, END_OF_BLOCK)
+            + _dht(0x10, END_OF_BLOCK)
             + (_sos((1,), 0, 63, 0, 0) + bytes(side * side // 256)) * (MOST_BYTES // (side * side // 256 + 12) - 1),
         ),
         "scans without end": _file(
@@ -44,19 +48,23 @@ def make(max_pixels: int) -> dict[str, bytes]:
         ),
         "arithmetic coding without data": _file(side, side, 0xC9, sizes["4:4:4"], _sos((1, 2, 3), 0, 63, 0, 0)),
         "arithmetic coding, progressive": _file(side, side, 0xCA, sizes["4:4:4"], b"".join(_all_refinements(data=0))),
-        "segments of four bytes": b"\xff\xd8" + b"\xff\xea\x00\x02" * (MOST_BYTES // 4 - 200_000)
+        "segments of four bytes": b"\xff\xd8"
+        + b"\xff\xea\x00\x02" * (MOST_BYTES // 4 - 200_000)
         + _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600])[2:],
         "parts of a marker": _with_segments(
             _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600]), b"\xff\xea\x00\x05RJ\x00" * 1_000_000
         ),
-        "comments": b"\xff\xd8" + b"\xff\xfe\x00\x02" * (MOST_BYTES // 4 - 200_000)
+        "comments": b"\xff\xd8"
+        + b"\xff\xfe\x00\x02" * (MOST_BYTES // 4 - 200_000)
         + _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600])[2:],
-        "Huffman tables": b"\xff\xd8" + _dht(0x13, 0) * 300_000
+        "Huffman tables": b"\xff\xd8"
+        + _dht(0x13, 0) * 300_000
         + _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600])[2:],
-        "fill bytes": b"\xff\xd8" + b"\xff" * (MOST_BYTES - 100_000)
+        "fill bytes": b"\xff\xd8"
+        + b"\xff" * (MOST_BYTES - 100_000)
         + _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600])[3:],
         "rubbish behind the scan": _file(16, 16, 0xC0, sizes["4:2:0"], baseline[:600] + bytes(MOST_BYTES - 10_000)),
-    }  # fmt: skip
+    }
     # every coefficient of every block -1, in two bits
     dense = _dht(0, 0) + _dht(0x10, 0x01) + _sos((1, 2, 3), 0, 63, 0, 0) + bytes(MOST_BYTES - 2000)
     made["every coefficient, gray"] = _file(
@@ -87,7 +95,7 @@ def make(max_pixels: int) -> dict[str, bytes]:
             f"region, one long refinement {name}": _region(
                 small, max_pixels, kind=2, correction=b"\x0f" + b"\xff" * 799_000
             ),
-        }  # fmt: skip
+        }
     return made
 
 

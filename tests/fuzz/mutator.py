@@ -149,8 +149,9 @@ def _lie_about_length(rng: random.Random, parts: list[Part]) -> None:
 
 @_on_parts
 def _rename(rng: random.Random, parts: list[Part]) -> None:
-    rng.choice(parts).code = rng.choice((*FRAMES, *STANDING_ALONE, SOS, DQT, DHT, DRI, DNL, COM, 0xCC, 0xDE, 0xDF,
-                                         *range(0xE0, 0xF0), 0x00, 0xFF, 0xF7))  # fmt: skip
+    rng.choice(parts).code = rng.choice(
+        (*FRAMES, *STANDING_ALONE, SOS, DQT, DHT, DRI, DNL, COM, 0xCC, 0xDE, 0xDF, *range(0xE0, 0xF0), 0x00, 0xFF, 0xF7)
+    )
 
 
 @_on_parts
@@ -238,8 +239,19 @@ def _edit_application(rng: random.Random, parts: list[Part]) -> None:
 def _insert_application(rng: random.Random, parts: list[Part]) -> None:
     adobe = b"Adobe\x00\x64\x00\x00\x00\x00" + bytes((rng.randrange(4),))
     jfif = b"JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
-    content = rng.choice((adobe, jfif, b"RJ", b"RJ\x00", b"RJ\x00" + bytes(9), b"", b"RJ\x10",
-                          b"Exif\x00\x00MM", rng.randbytes(rng.choice((1, 12, 65533)))))  # fmt: skip
+    content = rng.choice(
+        (
+            adobe,
+            jfif,
+            b"RJ",
+            b"RJ\x00",
+            b"RJ\x00" + bytes(9),
+            b"",
+            b"RJ\x10",
+            b"Exif\x00\x00MM",
+            rng.randbytes(rng.choice((1, 12, 65533))),
+        )
+    )
     code = rng.choice((0xEA, 0xEA, 0xE0, 0xEE, 0xE1, COM))
     for _ in range(rng.choice((1, 1, 1, 2, 3000))):
         parts.insert(min(rng.choice((1, 2, 99)), len(parts)), Part(code, bytearray(content[:65533]), bytearray()))
@@ -251,8 +263,16 @@ def _insert_scan(rng: random.Random, parts: list[Part]) -> None:
     if scan is not None:
         header = bytearray(scan.data)
         if len(header) >= 4 and rng.random() < 0.5:
-            header = bytearray((1, rng.choice((1, 2, 3)), rng.choice((0, 0x11)), rng.choice((0, 1)),
-                                rng.choice((0, 5, 63)), rng.choice((0, 0x10, 0x21, 1))))  # fmt: skip
+            header = bytearray(
+                (
+                    1,
+                    rng.choice((1, 2, 3)),
+                    rng.choice((0, 0x11)),
+                    rng.choice((0, 1)),
+                    rng.choice((0, 5, 63)),
+                    rng.choice((0, 0x10, 0x21, 1)),
+                )
+            )
         content = bytearray(scan.scan[: rng.randrange(len(scan.scan) + 1)])
         parts.insert(max(1, len(parts) - rng.choice((0, 1))), Part(SOS, header, content))
 
@@ -392,12 +412,34 @@ def _append(rng: random.Random, jpeg: bytes) -> bytes:
 
 
 CHANGES_AND_WEIGHTS = {
-    _reorder: 3, _drop: 2, _double: 2, _lie_about_length: 3, _rename: 2, _resize: 5, _edit_frame: 4,
-    _edit_quantization: 5, _edit_huffman: 4, _edit_scan_header: 4, _edit_restarts: 2, _edit_application: 3,
-    _insert_application: 2, _insert_scan: 3, _edit_scan_data: 8, _swap_tables_of_another_file: 4, _splice: 2,
-    _edit_marker: 12, _continue_marker: 2, _flip_bits: 10, _set_bytes: 8, _truncate: 4, _cut_out: 4,
-    _insert_bytes: 4, _repeat_bytes: 2, _splice_bytes: 2, _append: 1,
-}  # fmt: skip
+    _reorder: 3,
+    _drop: 2,
+    _double: 2,
+    _lie_about_length: 3,
+    _rename: 2,
+    _resize: 5,
+    _edit_frame: 4,
+    _edit_quantization: 5,
+    _edit_huffman: 4,
+    _edit_scan_header: 4,
+    _edit_restarts: 2,
+    _edit_application: 3,
+    _insert_application: 2,
+    _insert_scan: 3,
+    _edit_scan_data: 8,
+    _swap_tables_of_another_file: 4,
+    _splice: 2,
+    _edit_marker: 12,
+    _continue_marker: 2,
+    _flip_bits: 10,
+    _set_bytes: 8,
+    _truncate: 4,
+    _cut_out: 4,
+    _insert_bytes: 4,
+    _repeat_bytes: 2,
+    _splice_bytes: 2,
+    _append: 1,
+}
 CHANGES, WEIGHTS = list(CHANGES_AND_WEIGHTS), list(CHANGES_AND_WEIGHTS.values())
 
 

@@ -97,9 +97,14 @@ def test_thousands_of_mutants_do_no_harm_under_the_sanitizers(tmp_path):
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
     made = subprocess.run(
-        ["make", ".venv-sanitized/.ready"], cwd=ROOT, capture_output=True, text=True, timeout=900,
-        env=os.environ | {"PYTHON": sys.executable}, check=False,
-    )  # fmt: skip
+        ["make", ".venv-sanitized/.ready"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"PYTHON": sys.executable},
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
     summary, said = fuzz("--sanitized", ".venv-sanitized", "--count", "5000", "--seed", "8", "--out", str(tmp_path))
     assert summary["sanitized"]

@@ -49,9 +49,13 @@ class Worker:
         else:
             mutant = mutator.make(self.seed, number)
         result: dict[str, Any] = {
-            "number": number, "seed": mutant.seed, "steps": mutant.steps, "signed": mutant.signed,
-            "bytes": len(mutant.jpeg), "finding": None,
-        }  # fmt: skip
+            "number": number,
+            "seed": mutant.seed,
+            "steps": mutant.steps,
+            "signed": mutant.signed,
+            "bytes": len(mutant.jpeg),
+            "finding": None,
+        }
         before = reset_peak()
         started, cpu_started = time.perf_counter(), time.process_time()
         signal.setitimer(signal.ITIMER_PROF, self.cpu_seconds)

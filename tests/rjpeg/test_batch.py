@@ -141,8 +141,11 @@ def test_many_threads_on_one_decoder_get_what_one_thread_gets(files, serial):
         order = np.random.default_rng(number).permutation(len(files))
         if number % 2:
             chunks = np.array_split(order, 9)
-            return [pair for chunk in chunks
-                    for pair in zip(chunk, decoder.decode_batch([files[i] for i in chunk]), strict=True)]  # fmt: skip
+            return [
+                pair
+                for chunk in chunks
+                for pair in zip(chunk, decoder.decode_batch([files[i] for i in chunk]), strict=True)
+            ]
         return [(index, outcome(decoder, files[index])) for index in order]
 
     with ThreadPoolExecutor(8) as pool:

@@ -135,9 +135,14 @@ def test_shapes_that_do_not_fit_and_levels_without_steps_are_refused():
 
 
 @given(
-    st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 128), st.sampled_from([0.5, 1.0, 1.3]),
-    st.integers(-20, 20), st.integers(0, 2**32 - 1),
-)  # fmt: skip
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.booleans(),
+    st.integers(0, 128),
+    st.sampled_from([0.5, 1.0, 1.3]),
+    st.integers(-20, 20),
+    st.integers(0, 2**32 - 1),
+)
 def test_the_predictors_input_is_exactly_its_quantized_features(rows, cols, whole, rate, scale, zero_point, seed):
     random = np.random.default_rng(seed)
     chroma = (rows, cols) if whole else (codec.halved(rows), codec.halved(cols))
@@ -179,8 +184,9 @@ def test_extreme_coefficients_stay_within_the_generators_input():
 
 @given(
     st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda grid: arrays.arrays(np.int8, (*grid, 2))),
-    st.sampled_from([0.011, 0.0265, 0.1]), st.integers(1, 120),
-)  # fmt: skip
+    st.sampled_from([0.011, 0.0265, 0.1]),
+    st.integers(1, 120),
+)
 def test_levels_are_those_of_the_plain_formula(model, output, scale, step):
     map_quantizer, table = model.map_quantizer, np.full(64, step)
     found = maps.levels_from_output(output, runtime.Quantization(scale, 3), map_quantizer, table)

@@ -114,8 +114,10 @@ def test_a_batch_depends_on_its_epoch_and_number_only_and_workers_share_it(photo
     for found, expected in zip(other[1], one[1], strict=True):
         np.testing.assert_array_equal(found, expected)
     one.start_epoch(3)
-    assert any(one[number][0].shape != other[number][0].shape or (one[number][0] != other[number][0]).any()
-               for number in range(len(one)))  # fmt: skip
+    assert any(
+        one[number][0].shape != other[number][0].shape or (one[number][0] != other[number][0]).any()
+        for number in range(len(one))
+    )
     parts = [dataset.Batches(crops, targets, "predictor", rates, 4, 1, Workers(index, 2)) for index in (0, 1)]
     whole = dataset.Batches(crops, targets, "predictor", rates, 4, 1)
     for number in range(len(whole)):

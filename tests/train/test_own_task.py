@@ -29,8 +29,12 @@ def test_the_example_trains_exports_encodes_and_decodes(tmp_path):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "TF_CONFIG": ""}
     done = subprocess.run(
         ["/bin/sh", "-e", "-c", make + blocks["sh"]],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
     # Wherever the document shows a line of output, its words are those that were printed.
     assert "teacher detector.keras: values (N, 2, 4), classes (N, 3)" in done.stdout

@@ -71,8 +71,9 @@ def test_mirrored_inputs_are_the_inputs_of_the_mirrored_picture(pairs):
     group = next(iter(pairs.values()))
     mirrored = training.network_inputs(group, np.array([0]), True)
     np.testing.assert_array_equal(mirrored["clean"][0], group.clean[0][:, ::-1])
-    np.testing.assert_array_equal(mirrored["features"][0, :, 0, 48:50], 16 * np.repeat(
-        group.octaves[0][:, -1], 4, axis=0) - 64)  # fmt: skip
+    np.testing.assert_array_equal(
+        mirrored["features"][0, :, 0, 48:50], 16 * np.repeat(group.octaves[0][:, -1], 4, axis=0) - 64
+    )
     assert mirrored["features"][0, 0, 0, 0] == group.coded[0, 0, -1, 0] - 128.0
 
 
