@@ -29,7 +29,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness results serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test test-all faults fuzz train restorer export-tflite eval ablation eval-video exactness results serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -48,8 +48,11 @@ help: ## list the targets
 run: .venv/.ready ## the whole loop on this machine: capture, send, decode, report in out/run
 	$(run_python) -m evaluate.loop $(call flag,--out,$(OUT)) $(ARGS)
 
-test: .venv-dev/.ready ## run the tests; ARGS="-m slow" for the long ones
-	$(dev_python) -m pytest -n 2 $(ARGS)
+test: .venv-dev/.ready ## run the quick tests; ARGS="-m slow" for the slow ones
+	$(dev_python) -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-all: .venv-dev/.ready ## run all tests that need no camera or board, as before a release
+	$(dev_python) -m pytest -n 2 --dist worksteal -m "not hardware" $(ARGS)
 
 faults: .venv-dev/.ready ## try every fault of docs/reliability.md as often as it says: hours; ARGS="--only spool" for some
 	$(dev_python) -m tests.faults $(call flag,--out,$(OUT)) $(ARGS)

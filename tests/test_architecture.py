@@ -121,6 +121,7 @@ def check(text, heading, real):
     assert [(a, b) for a, b in drawn if order.index(a) >= order.index(b)] == [], "upwards"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heading", "package"), [("The device", "device"), ("The server", "server"), ("The library", "rjpeg")]
 )
@@ -155,6 +156,7 @@ def test_no_modules_import_each_other():
     assert circles(graph) == set()
 
 
+@pytest.mark.slow
 def test_tensorflow_is_imported_when_a_network_is_trained_or_exported_and_nowhere_else():
     for name, path in modules(ROOT, PACKAGES).items():
         if name.partition(".")[0] in ("train", "export"):

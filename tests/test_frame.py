@@ -237,6 +237,7 @@ def normal(name):
 RUN = [f"evaluate/{name}.py" for name in ("loop", "loop_report", "transfer", "child")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("packages", "groups"),
     [

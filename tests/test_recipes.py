@@ -112,6 +112,7 @@ def test_all_blocks_are_tested():
     assert set(CLIENT) == {("From other programs", "sh"), ("From other programs", "python")}
 
 
+@pytest.mark.slow
 def test_numpy(sent, frames):
     run(RECIPES["NumPy", "python"], sent, tail="np.save('numpy', batch)\n")
     np.testing.assert_array_equal(np.load(sent / "numpy.npy"), frames)
@@ -142,6 +143,7 @@ def test_opencv(sent, frames):
     np.testing.assert_allclose(np.load(sent / "motion.npy"), np.abs(np.diff(gray, axis=0)).mean(axis=(1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl(sent, frames, server):
     run(at(RECIPES["The server's API with curl", "sh"], SERVER, server), sent, "sh")
@@ -167,6 +169,7 @@ def test_the_python_client(sent, frames, server):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_section_about_other_programs(sent, frames, server, tmp_path):
     shutil.copy(min((sent / "sent").iterdir()), tmp_path / "frame.jpg")
@@ -180,6 +183,7 @@ def test_the_section_about_other_programs(sent, frames, server, tmp_path):
     assert said.endswith(f"{facts['bpp']:.3f} bpp None (240, 320, 3) {facts['quality_map'].shape}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(MOSQUITTO is None, reason="needs the broker mosquitto (apt install mosquitto)")
 def test_mqtt(sent, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -32,7 +32,7 @@ def test_the_table_tells_ratios_to_the_peers():
     assert "| cv2.imencode | 10.00 | 1000 |  |" in text
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(600)  # under Valgrind a busy machine takes minutes
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_every_operation_is_counted(monkeypatch, capsys):

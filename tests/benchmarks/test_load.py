@@ -117,6 +117,7 @@ def test_a_load_that_is_none_is_refused(flags, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_start_is_an_error_with_its_words(tmp_path, capsys):
     assert load.main(["--cameras", "1", "--task", str(tmp_path / "no.tflite"), "--minutes", "0.05"]) == 1
     said = capsys.readouterr().err
@@ -124,7 +125,7 @@ def test_a_service_that_does_not_start_is_an_error_with_its_words(tmp_path, caps
     assert "no.tflite" in said
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_five_cameras_for_twenty_seconds(tmp_path):
     command = [sys.executable, "-m", "benchmarks.load", "--cameras", "5", "--minutes", "0.34", "--fps", "1"]
     command += ["--size", "320x240", "--json", "--out", tmp_path / "load.json"]

@@ -32,6 +32,7 @@ def measured():
     }
 
 
+@pytest.mark.slow
 def test_a_small_run_measures_what_it_says(tmp_path):
     done = run("--engines", "local", "--frames", 12, "--rounds", 1, "--size", "161x120", "--out", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
@@ -72,6 +73,7 @@ def test_the_file_of_assumptions_says_what_the_program_assumes_without_one(tmp_p
         read_assumptions(str(tmp_path / "own.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--size", "big"], "size 'big'"), (["--rounds", 0], "--rounds"), (["--assumptions", "/nowhere"], "/nowhere")],

@@ -5,6 +5,7 @@ import pytest
 from benchmarks import store
 
 
+@pytest.mark.slow
 def test_adds_and_questions_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
     assert store.main(["--rows", "2000", "--seconds", "0.3", "--writers", "1", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)

@@ -67,6 +67,7 @@ def write_video(path: Path) -> None:
     writer.release()
 
 
+@pytest.mark.release
 # One test, since its parts follow from each other and the system is one.
 @pytest.mark.parametrize("release", PYTHONS)
 def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again_here(tmp_path, release):

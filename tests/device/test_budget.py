@@ -26,6 +26,7 @@ def share_of(bitrate, fps):
 gaps = st.lists(st.floats(0, 20), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @given(
     bitrate=st.floats(100, 1e8),
     fps=st.floats(0.01, 120),
@@ -62,6 +63,7 @@ def test_frames_that_come_on_time_share_the_rate_evenly():
     assert sum(sizes) <= 50 * 900
 
 
+@pytest.mark.slow
 @given(fps=st.floats(2, 60), parts=st.lists(st.floats(0.7, 1), min_size=200, max_size=200))
 def test_a_frame_that_the_budget_has_room_for_leaves_at_once(fps, parts):
     clock = Clock()
@@ -170,6 +172,7 @@ def many(draw, slowest=2.0):
     return [Camera(*each, least=draw(st.floats(0, 0.99))) for each in zip(fps, phases, strict=True)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(cameras=many(), seed=st.integers(0, 1000))
 def test_no_camera_loses_a_frame_that_its_share_has_room_for_whatever_the_others_do(cameras, seed):
@@ -191,6 +194,7 @@ def test_no_camera_loses_a_frame_that_its_share_has_room_for_whatever_the_others
         assert total <= 400_000 / 8 * WINDOW_SECONDS
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(cameras=many(slowest=0.05), seed=st.integers(0, 1000))
 def test_cameras_of_a_time_lapse_lose_no_frame_either(cameras, seed):
@@ -198,6 +202,7 @@ def test_cameras_of_a_time_lapse_lose_no_frame_either(cameras, seed):
     assert [camera.dropped for camera in cameras] == [[]] * len(cameras)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(number=st.integers(2, 16), fps=st.floats(2, 30), jitter=st.floats(0, 0.5), seed=st.integers(0, 1000))
 def test_jitter_costs_no_frame_that_there_is_room_for(number, fps, jitter, seed):
@@ -206,6 +211,7 @@ def test_jitter_costs_no_frame_that_there_is_room_for(number, fps, jitter, seed)
     assert sum(len(camera.dropped) for camera in cameras) == 0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(cameras=many(), busy=st.integers(0, 15), seed=st.integers(0, 1000))
 def test_a_busy_camera_gets_what_idle_ones_leave_and_gives_it_back_when_they_return(cameras, busy, seed):

@@ -54,7 +54,7 @@ def test_the_wrong_python_is_refused(tmp_path):
     assert f"is not Python 3.{13 if OTHER == 'trixie' else 11}, which {OTHER} has" in failed.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="needs g++-aarch64-linux-gnu")
 @pytest.mark.skipif(OS is None, reason="no Raspberry Pi OS has this Python")

@@ -39,6 +39,7 @@ def lines(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_pictures_go_into_a_folder_as_files_that_are_what_their_lines_say(capture, pictures, tmp_path):
     result = capture("--source", pictures, "--quality", 40, "--out", tmp_path / "out", "--json")
     assert result.returncode == 0, result.stderr
@@ -67,6 +68,7 @@ def test_pictures_go_into_a_folder_as_files_that_are_what_their_lines_say(captur
     )
 
 
+@pytest.mark.slow
 def test_without_json_standard_output_is_empty_and_frames_limits_their_number(capture, video, tmp_path):
     result = capture("--source", video, "--target-bytes", 900, "--frames", 5, "--out", tmp_path)
     assert (result.returncode, result.stdout) == (0, "")
@@ -75,6 +77,7 @@ def test_without_json_standard_output_is_empty_and_frames_limits_their_number(ca
     assert max(sizes) <= 900
 
 
+@pytest.mark.slow
 def test_the_sample_needs_nothing_but_the_program(capture, tmp_path):
     done = capture("--source", "sample", "--size", "201x150", "--fps", 20, "--frames", 4, "--out", tmp_path / "sent")
     assert done.returncode == 0, done.stderr
@@ -83,12 +86,14 @@ def test_the_sample_needs_nothing_but_the_program(capture, tmp_path):
     assert shapes == [(150, 201, 3)] * 4
 
 
+@pytest.mark.slow
 def test_a_second_run_adds_to_the_first(capture, pictures, tmp_path):
     for _ in range(2):
         assert capture("--source", pictures / "1.png", "--out", tmp_path / "out").returncode == 0
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_frames_are_resized_and_paced(capture, video, tmp_path):
     result = capture("--source", video, "--size", "81x63", "--fps", 10, "--out", tmp_path, "--json")
     *records, last = lines(result)
@@ -100,6 +105,7 @@ def test_frames_are_resized_and_paced(capture, video, tmp_path):
     assert last["summary"]["fps"] < 13
 
 
+@pytest.mark.slow
 def test_a_bitrate_is_kept_over_a_video_at_its_own_speed(capture, video, tmp_path):
     result = capture("--source", video, "--bitrate", 300_000, "--out", tmp_path, "--json")
     assert result.returncode == 0, result.stderr
@@ -110,6 +116,7 @@ def test_a_bitrate_is_kept_over_a_video_at_its_own_speed(capture, video, tmp_pat
     assert sum(record["bytes"] for record in records) <= 300_000 / 8 * (seconds + 1.1)
 
 
+@pytest.mark.slow
 def test_a_bitrate_without_a_frame_rate_or_far_too_low_is_an_error(capture, pictures, tmp_path):
     without = capture("--source", pictures, "--bitrate", 10_000, "--out", tmp_path / "out")
     assert without.returncode == 1
@@ -120,6 +127,7 @@ def test_a_bitrate_without_a_frame_rate_or_far_too_low_is_an_error(capture, pict
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_or_encoded_is_skipped_and_the_exit_code_tells(capture, pictures, tmp_path):
     (pictures / "3.png").write_bytes(b"broken")
     cv2.imwrite(str(pictures / "4.png"), np.zeros((1, 65_501, 3), np.uint8))
@@ -131,6 +139,7 @@ def test_a_picture_that_cannot_be_read_or_encoded_is_skipped_and_the_exit_code_t
     assert result.stderr.splitlines()[-1] == "error: not sent: 1 not encoded, 1 unreadable"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -162,6 +171,7 @@ def test_what_cannot_work_ends_with_one_line_that_says_why(capture, pictures, vi
     assert message in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--quality", "50", "--bitrate", "9"], ["--server", "http://a", "--out", "b"], ["--frames", "0"], ["picture"]],
@@ -172,6 +182,7 @@ def test_wrong_usage_exits_with_2(capture, arguments):
     assert "usage:" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_flag_overrides_whichever_of_its_group_the_configuration_has(capture, pictures, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
@@ -183,6 +194,7 @@ def test_a_flag_overrides_whichever_of_its_group_the_configuration_has(capture, 
     assert all(record["bytes"] <= 1200 for record in lines(result)[:-1])
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_an_error_in_time_and_says_so_once(capture, pictures, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("encoding: {quality: 50}\ndelivery: {server: 'http://127.0.0.1:1', retry_seconds: 1}\n")
@@ -194,6 +206,7 @@ def test_a_server_that_stays_away_is_an_error_in_time_and_says_so_once(capture, 
     assert last.startswith("error: server http://127.0.0.1:1 can't be reached: Connection refused; gave up after 1 s")
 
 
+@pytest.mark.slow
 def test_a_frame_that_the_server_rejects_is_counted_and_the_others_are_sent(capture, pictures, recorder):
     recorder.answers = [(422, {}), (201, {})]
     result = capture("--source", pictures, "--server", recorder.url)
@@ -202,6 +215,7 @@ def test_a_frame_that_the_server_rejects_is_counted_and_the_others_are_sent(capt
     assert result.stderr.splitlines()[-1] == "error: not sent: 1 rejected"
 
 
+@pytest.mark.slow
 def test_a_wrong_token_ends_the_run_at_once(capture, pictures, recorder):
     recorder.answers = [(401, {})]
     result = capture("--source", pictures, "--server", recorder.url)
@@ -210,6 +224,7 @@ def test_a_wrong_token_ends_the_run_at_once(capture, pictures, recorder):
     assert "answered 401" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_leaves_whole_files_only(capture, pictures, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
@@ -231,6 +246,7 @@ def test_a_full_disk_is_an_error_and_leaves_whole_files_only(capture, pictures, 
         subprocess.run(["umount", str(full)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
     command = [sys.executable, "-m", "device.capture", "--source", str(pictures), "--fps", "0.02", "--json"]
@@ -256,6 +272,7 @@ def test_a_signal_ends_the_run_with_its_summary(pictures, tmp_path, number):
     assert Path(first["delivered"]).exists()
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_ends_the_run_without_a_traceback(video, tmp_path):
     capture = shlex.join(
         [sys.executable, "device/capture.py", "--source", str(video), "--out", str(tmp_path), "--json"]
@@ -266,6 +283,7 @@ def test_a_closed_standard_output_ends_the_run_without_a_traceback(video, tmp_pa
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_help_says_the_policies(capture):
     result = capture("--help")
     assert result.returncode == 0
@@ -334,6 +352,7 @@ def test_a_live_source_drops_and_counts_frames_while_the_server_is_away(recorder
     assert 2 <= report.not_sent["server away"] <= 11
 
 
+@pytest.mark.slow
 def test_a_live_source_drops_frames_where_the_bitrate_has_no_room_for_all(photograph, monkeypatch, tmp_path):
     least = len(rjpeg.Encoder().encode(photograph, quality=1))
     bitrate = 8 * least * 4  # four small files a second, twenty frames
@@ -371,6 +390,7 @@ def test_frames_in_which_nothing_changes_are_left_out_but_for_a_heartbeat_with_m
     assert all(beat for beat in beats)
 
 
+@pytest.mark.slow
 def test_in_a_still_scene_the_frame_that_failed_is_made_up_for_and_not_only_by_the_next_heartbeat(
     photograph, monkeypatch, recorder
 ):
@@ -552,6 +572,7 @@ def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorde
         cameras.close()
 
 
+@pytest.mark.slow
 def test_a_bitrate_takes_about_one_attempt_a_frame_and_keeps_the_quality_even(photograph, monkeypatch, tmp_path):
     settings = config.Config(
         encoding=config.EncodingConfig(bitrate=200_000), delivery=config.DeliveryConfig(out=str(tmp_path))
@@ -568,6 +589,7 @@ def test_a_bitrate_takes_about_one_attempt_a_frame_and_keeps_the_quality_even(ph
     assert 0.7 * 200_000 < used < 1.3 * 200_000
 
 
+@pytest.mark.slow
 def test_several_cameras_share_one_server_and_a_flag_for_one_of_them_is_an_error(capture, pictures, video, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
@@ -584,6 +606,7 @@ def test_several_cameras_share_one_server_and_a_flag_for_one_of_them_is_an_error
     assert "--source is for one camera; the configuration has 2" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_missing_camera_does_not_keep_the_others_from_their_work(capture, video, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
@@ -606,6 +629,7 @@ def test_a_missing_camera_does_not_keep_the_others_from_their_work(capture, vide
     assert "Traceback" not in messages
 
 
+@pytest.mark.slow
 def test_log_lines_can_be_json(capture, pictures, tmp_path):
     result = capture("--source", pictures, "--out", tmp_path / "out", "--log-format", "json")
     entries = [json.loads(line) for line in result.stderr.splitlines()]
@@ -613,6 +637,7 @@ def test_log_lines_can_be_json(capture, pictures, tmp_path):
     assert entries[-1]["message"].startswith("total: 3 frames")
 
 
+@pytest.mark.slow
 def test_where_log_lines_are_json_so_is_the_last_which_says_why_it_ended(capture, pictures, tmp_path):
     missing = capture("--source", 97, "--log-format", "json")
     assert missing.returncode == 1
@@ -626,6 +651,7 @@ def test_where_log_lines_are_json_so_is_the_last_which_says_why_it_ended(capture
     assert (last["level"], last["message"]) == ("error", "not sent: 1 unreadable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_defect_of_the_program_is_told_with_its_traceback_in_the_format_that_was_asked_for(log_format):
     script = (
@@ -657,6 +683,7 @@ def to_the_journal(*arguments):
         return file.read().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_every_line_for_the_journal_begins_with_its_priority(pictures, recorder, log_format):
     (pictures / "3.png").write_bytes(b"broken")
@@ -686,11 +713,13 @@ def test_each_line_of_a_traceback_has_its_priority():
     assert all(line.startswith("<3>") for line in lines)
 
 
+@pytest.mark.slow
 def test_where_standard_error_is_no_longer_the_journal_lines_have_no_priority(capture, monkeypatch):
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")
     assert capture("--source", 97).stderr.splitlines()[-1].startswith("error: camera 97 is missing")
 
 
+@pytest.mark.slow
 def test_with_a_spool_all_frames_arrive_and_a_later_run_sends_what_an_earlier_one_could_not(
     capture, pictures, tmp_path, recorder
 ):
@@ -710,6 +739,7 @@ def test_with_a_spool_all_frames_arrive_and_a_later_run_sends_what_an_earlier_on
     assert [headers["Rjpeg-Sequence"] for _, headers, _ in recorder.requests] == list("012345")
 
 
+@pytest.mark.slow
 def test_check_says_what_would_not_work_and_how_to_mend_it(capture, pictures, tmp_path, recorder):
     path = tmp_path / "c.yaml"
     path.write_text(f"cameras: [{{source: {pictures}}}]\nencoding: {{quality: 50}}\ndelivery: {{out: {tmp_path}}}\n")
@@ -723,6 +753,7 @@ def test_check_says_what_would_not_work_and_how_to_mend_it(capture, pictures, tm
     assert any("video97" in line for line in wrong)
 
 
+@pytest.mark.slow
 def test_a_supervisor_is_told_that_the_program_runs_works_and_ends(video, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))

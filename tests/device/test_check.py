@@ -198,6 +198,7 @@ def server_of(config):
     return limited("server", lambda: check(config))
 
 
+@pytest.mark.slow
 def test_a_device_in_order_passes(server, token_file, pictures, monkeypatch):
     monkeypatch.setattr(health, "clock_synchronized", lambda: True)
     config = Config(
@@ -214,6 +215,7 @@ def test_a_device_in_order_passes(server, token_file, pictures, monkeypatch):
     assert found["local page"].ok is True
 
 
+@pytest.mark.slow
 def test_a_device_in_disorder_is_told_everything_at_once(tmp_path, capfd):
     config = Config(
         cameras=[CameraConfig(id="a", source=987), CameraConfig(id="a", source=str(tmp_path / "none.mp4"))],
@@ -243,6 +245,7 @@ def test_a_device_in_disorder_is_told_everything_at_once(tmp_path, capfd):
     assert not (tmp_path / "spool").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "found"),
     [
@@ -282,6 +285,7 @@ def test_a_right_token_is_told_from_a_wrong_one(server, token_file, tmp_path):
     assert (missing.ok, missing.found) == (False, f"{server} wants a token (401)")
 
 
+@pytest.mark.slow
 def test_every_camera_shows_a_token_of_its_own(server, data, tmp_path):
     def found(second):
         cameras = [CameraConfig(id=name, source=str(tmp_path)) for name in ("left", second)]
@@ -351,6 +355,7 @@ def test_a_broker_takes_the_right_password_and_says_why_it_refuses_another(broke
         assert re.search(r"refuses: (Not authorized|Bad user name or password)", result.found)
 
 
+@pytest.mark.slow
 def test_a_broker_with_tls_is_believed_by_its_authority_only(broker, authority):
     port = broker("allow_anonymous true", f"certfile {authority / 'good.pem'}", f"keyfile {authority / 'good.key'}")
     url = f"mqtts://localhost:{port}"
@@ -444,6 +449,7 @@ def test_a_broker_that_ends_the_connection_over_a_topic_says_why():
     assert "access list" in result.remedy
 
 
+@pytest.mark.slow
 def test_without_ca_file_an_https_server_is_trusted_by_the_systems_authorities(authority, monkeypatch):
     service = Service("--tls-certificate", authority / "good.pem", "--tls-key", authority / "good.key")
     try:
@@ -564,6 +570,7 @@ def test_a_camera_that_hangs_is_given_up(tmp_path):
     assert (result.ok, result.found) == (False, "no result after 1 s")
 
 
+@pytest.mark.slow
 def test_all_checks_are_there_for_a_program_too():
     names = [entry.name for entry in run_checks(Config(delivery=DeliveryConfig(server="mqtt://127.0.0.1:1")))]
     assert names == [

@@ -154,6 +154,7 @@ def test_live_a_newer_frame_overtakes_one_that_waits(live, frame, counts):
     assert counts.dropped == [(sequence, OVERTAKEN) for sequence in range(1, 5)]
 
 
+@pytest.mark.slow
 def test_live_after_an_outage_frames_flow_soon_and_are_new(live, frame, counts, caplog):
     caplog.set_level("INFO")
     clock, server, tries = Clock(), Server(away), []
@@ -390,6 +391,7 @@ def test_record_goes_on_recording_while_a_server_refuses_all(record, frame, coun
     assert (counts.sent, counts.dropped, outbox.trouble) == ([0, 1], [], None)
 
 
+@pytest.mark.slow
 def test_record_a_frame_over_which_the_server_fails_is_tried_again_and_given_up_in_the_end(
     record, frame, counts, spool, monkeypatch
 ):
@@ -410,6 +412,7 @@ def test_record_a_frame_over_which_the_server_fails_is_tried_again_and_given_up_
     assert counts.dropped == [(1, REJECTED)]
 
 
+@pytest.mark.slow
 def test_record_while_a_server_fails_over_every_frame_none_is_given_up_and_then_all_arrive_once(
     record, frame, counts, spool, monkeypatch
 ):
@@ -434,6 +437,7 @@ def test_record_while_a_server_fails_over_every_frame_none_is_given_up_and_then_
     assert sorted(f.sequence for f in server.taken) == list(range(6)), "each once"
 
 
+@pytest.mark.slow
 def test_record_of_several_frames_that_a_proxy_keeps_out_each_is_given_up_and_no_other(
     record, frame, counts, spool, monkeypatch
 ):
@@ -453,6 +457,7 @@ def test_record_of_several_frames_that_a_proxy_keeps_out_each_is_given_up_and_no
     until(lambda: spool.count == 0)
 
 
+@pytest.mark.slow
 def test_record_a_last_frame_over_which_the_server_fails_is_kept_while_there_is_no_other_to_try(
     record, frame, counts, spool, monkeypatch
 ):
@@ -507,6 +512,7 @@ def test_close_cuts_a_goodbye_to_a_broker_that_hangs(broker, frame, counts):
     assert (counts.sent, counts.dropped) == ([0], [(1, STOPPED)])
 
 
+@pytest.mark.slow
 def test_record_a_server_that_rejects_everything_does_not_empty_the_spool_in_no_time(record, frame, counts, spool):
     started = time.monotonic()
     outbox = record(Server(reject))
@@ -737,6 +743,7 @@ def test_the_settings_choose_the_way_and_the_policy(tmp_path, spool):
         open_outbox(record, Link(open_sender(record, "cam")), "cam", None, live=True)
 
 
+@pytest.mark.slow
 def test_record_delivers_every_frame_once_to_a_server_that_is_killed_again_and_again(record, spool, moment, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

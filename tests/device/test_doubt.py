@@ -1,5 +1,6 @@
 """Whose fault it is that a frame doesn't get through."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +38,7 @@ def deliver(bad, outages, frames, seconds=3):
     return taken, given_up, done
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     bad=st.sets(st.integers(0, 11), max_size=5),

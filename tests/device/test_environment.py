@@ -15,6 +15,7 @@ import rjpeg
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.release
 @pytest.mark.timeout(600)
 def test_capture_and_decode_run_with_the_device_s_packages_only(pictures, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}

@@ -81,6 +81,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
+@pytest.mark.slow
 def test_a_bundle_installs_without_a_network(bundle, root):
     installed = run(bundle / "install.sh", "--root", root)
     assert installed.returncode == 0, installed.stderr
@@ -96,6 +97,7 @@ def test_a_bundle_installs_without_a_network(bundle, root):
     )
 
 
+@pytest.mark.slow
 def test_the_configuration_that_is_made_is_valid_and_secrets_are_the_service_s_own(bundle, root):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     made = config.load(root / "etc/rjpeg/config.yaml")
@@ -108,6 +110,7 @@ def test_the_configuration_that_is_made_is_valid_and_secrets_are_the_service_s_o
     assert mode(root / "var/lib/rjpeg/spool") == "drwx------"
 
 
+@pytest.mark.slow
 def test_the_token_is_left_empty_for_the_one_that_the_server_makes_and_the_next_steps_say_so(bundle, root):
     installed = run(bundle / "install.sh", "--root", root)
     assert (root / "etc/rjpeg/token").read_bytes() == b"", "a server takes none that it has not made"
@@ -124,6 +127,7 @@ def test_the_token_is_left_empty_for_the_one_that_the_server_makes_and_the_next_
     assert min(places) >= 0
 
 
+@pytest.mark.slow
 def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundle, root, tmp_path):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     kept = {
@@ -146,6 +150,7 @@ def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundl
     assert len(list((root / "opt").iterdir())) == 2, "the link and one release"
 
 
+@pytest.mark.slow
 def test_upgrading_and_uninstalling_remove_only_releases_that_the_installer_made(bundle, root):
     kept = {"rjpeg-server", "rjpeg-20260131T235959Z", "rjpeg-20260131T235959Z-12-mine", "rjpeg-20260131T2359Z-12"}
     for name in [*kept, "rjpeg-20260131T235959Z-12"]:
@@ -167,6 +172,7 @@ def test_uninstalling_leaves_an_opt_rjpeg_that_the_installer_did_not_make(root):
     assert (root / "opt/rjpeg").is_dir()
 
 
+@pytest.mark.slow
 def test_a_release_that_does_not_run_leaves_the_one_before(bundle, root, tmp_path):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     before = tree(root)
@@ -209,6 +215,7 @@ def test_an_unfit_system_is_told_so(bundle, root, tmp_path, system, message):
     assert tree(root) == {}
 
 
+@pytest.mark.slow
 def test_uninstalling_leaves_configuration_and_spool_unless_it_purges(bundle, root):
     (root / "etc").mkdir(parents=True)
     (root / "etc/hostname").write_text("pi\n")
@@ -233,6 +240,7 @@ def test_unknown_flags_are_answered_with_the_usage(root):
     assert not root.exists()
 
 
+@pytest.mark.slow
 def test_the_service_starts_what_is_installed_and_reads_what_is_configured(bundle, root):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     unit = (root / "etc/systemd/system/rjpeg-capture.service").read_text()
@@ -274,6 +282,7 @@ def check_of(root: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_check_runs_as_the_service_s_user_without_root_s_environment(bundle, root, system):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     path = system(id="echo 0", setpriv='printf "%s\\n" "$PWD" "$HOME" "${SECRET:-unset}" "$@"; exit 1')
@@ -285,6 +294,7 @@ def test_check_runs_as_the_service_s_user_without_root_s_environment(bundle, roo
     assert checked.stderr == ""
 
 
+@pytest.mark.slow
 def test_check_under_systemd_is_shut_in_as_the_service_is_and_says_that_the_service_has_the_camera(
     bundle, root, system, tmp_path
 ):
@@ -317,6 +327,7 @@ def test_check_under_systemd_is_shut_in_as_the_service_is_and_says_that_the_serv
     assert given == [*wanted, "ReadWritePaths=/mnt/usb  /mnt/other", "MemoryMax=", "MemoryMax=200M"]
 
 
+@pytest.mark.slow
 def test_check_says_nothing_of_a_service_that_is_stopped(bundle, root, system):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     (root / "run/systemd/system").mkdir(parents=True)
@@ -330,6 +341,7 @@ def test_check_says_nothing_of_a_service_that_is_stopped(bundle, root, system):
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_check_is_refused_to_others_than_root_in_one_line(bundle, root, system):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     refused = run(root / "opt/rjpeg/check", PATH=system(id="echo 1000", setpriv="echo started"))
@@ -340,6 +352,7 @@ def test_check_is_refused_to_others_than_root_in_one_line(bundle, root, system):
     assert line.endswith(f"must run as root: sudo {root}/opt/rjpeg/check")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_service_and_finds_it_shut_in(bundle, root):
     assert run(bundle / "install.sh", "--root", root).returncode == 0

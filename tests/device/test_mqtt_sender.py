@@ -302,6 +302,7 @@ def test_no_recorded_frame_is_lost_while_the_broker_is_started_anew(broker, reco
     until(lambda: spool.count == 0)
 
 
+@pytest.mark.slow
 @needs_broker
 def test_while_the_broker_hangs_nothing_piles_up_to_come_later_and_out_of_order(broker, view, record, frame, caplog):
     viewer = view(broker)
@@ -565,6 +566,7 @@ def test_connections_that_last_or_end_with_the_broker_itself_are_no_reason_to_sl
     assert (takeovers.wait, takeovers.number) == (0, 0)
 
 
+@pytest.mark.slow
 @needs_broker
 def test_two_devices_of_one_camera_id_are_told_of_each_other_and_slow_down(broker, moment, caplog):
     stop, outboxes = threading.Event(), []

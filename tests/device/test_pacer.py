@@ -10,6 +10,7 @@ from tests.device.fakes import Clock
 gaps = st.lists(st.floats(0, 20), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @given(bitrate=st.floats(800, 1e8), gaps=gaps, parts=st.lists(st.floats(0, 0.6), min_size=60, max_size=60))
 def test_no_window_carries_more_than_the_cap_on_the_wire(bitrate, gaps, parts):
     clock, left = Clock(), []

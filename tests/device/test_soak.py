@@ -26,6 +26,7 @@ def open_files(process: int) -> int:
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("policy", ["live", "record"])
 def test_memory_and_file_descriptors_stay_flat_at_full_speed(tmp_path, write_film, chelsea, policy):
     film = tmp_path / "film.avi"

@@ -95,6 +95,7 @@ def test_a_closed_spool_says_so(tmp_path, moment):
         spool.append("a", moment, b"x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_bytes", "size"), [(MIN_BYTES, 15_000), (3 * MB, 9_000), (30 * MB, 150_000)])
 def test_it_never_takes_more_of_the_disk_than_it_may_and_thins_what_is_old(tmp_path, moment, max_bytes, size):
     spool = Spool(tmp_path, max_bytes)
@@ -130,6 +131,7 @@ def test_a_frame_that_is_larger_than_all_the_room_costs_no_other_frame(tmp_path,
     spool.close()
 
 
+@pytest.mark.slow
 def test_space_is_used_again_and_given_back(tmp_path, moment):
     spool = Spool(tmp_path, 100 * MB)
     for _ in range(3):
@@ -201,6 +203,7 @@ def kill_again_and_again(folder, times, seed):
     return len(acknowledged)
 
 
+@pytest.mark.slow
 def test_every_frame_that_was_acknowledged_is_there_after_a_kill(tmp_path):
     kill_again_and_again(tmp_path, 20, seed=1)
 
@@ -321,6 +324,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_frames_are_thinned_and_deliveries_go_on(small_disk, moment):
     spool = Spool(small_disk / "spool", 20 * MB)
     for _ in range(500):

@@ -148,6 +148,7 @@ def test_a_row_of_which_pages_belong_to_another_does_not_take_them_along(tmp_pat
     spool.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("byte", [18, 19, 20, 21, 47, 59, 3700])
 def test_a_header_or_schema_that_a_bit_makes_another_is_no_reason_to_stop(tmp_path, moment, byte):
     frames = filled(tmp_path / "spool", moment)

@@ -77,6 +77,7 @@ def waiting(tmp_path):
         return spool.count
 
 
+@pytest.mark.slow
 def test_with_a_spool_and_no_server_the_program_ends_at_once_and_says_how_many_frames_it_keeps(start, tmp_path):
     program = start(settings(tmp_path, "http://127.0.0.1:1", "record"))
     until(lambda: "wait in the spool" in program.messages, 30)
@@ -90,6 +91,7 @@ def test_with_a_spool_and_no_server_the_program_ends_at_once_and_says_how_many_f
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["record", "live"])
 def test_a_server_that_does_not_answer_keeps_the_program_for_two_seconds_or_so(start, tmp_path, policy):
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -106,6 +108,7 @@ def test_a_server_that_does_not_answer_keeps_the_program_for_two_seconds_or_so(s
         assert waiting(tmp_path) >= 1
 
 
+@pytest.mark.slow
 @needs_broker
 @pytest.mark.parametrize("policy", ["record", "live"])
 def test_a_broker_that_does_not_answer_keeps_the_program_for_two_seconds_or_so(start, tmp_path, broker, policy):
@@ -121,6 +124,7 @@ def test_a_broker_that_does_not_answer_keeps_the_program_for_two_seconds_or_so(s
     assert seconds < 4
 
 
+@pytest.mark.slow
 def test_pictures_that_wait_for_a_server_do_not_keep_the_program(start, tmp_path, pictures):
     program = start(settings(tmp_path, "http://127.0.0.1:1", "live", source=pictures))
     until(lambda: "trying again" in program.messages, 30)
@@ -130,6 +134,7 @@ def test_pictures_that_wait_for_a_server_do_not_keep_the_program(start, tmp_path
     assert program.summary()["not_sent"] == {"stopped": 1}
 
 
+@pytest.mark.slow
 def test_pictures_that_came_to_their_end_leave_what_the_server_does_not_take_in_the_spool(start, tmp_path, pictures):
     started = time.monotonic()
     program = start(settings(tmp_path, "http://127.0.0.1:1", "record", source=pictures))
@@ -138,6 +143,7 @@ def test_pictures_that_came_to_their_end_leave_what_the_server_does_not_take_in_
     assert "keeps 3 frames for the next run" in program.messages
 
 
+@pytest.mark.slow
 def test_pictures_that_came_to_their_end_are_all_sent_to_a_server_that_takes_them(start, tmp_path, pictures, recorder):
     program = start(settings(tmp_path, recorder.url, "record", source=pictures))
     assert program.process.wait(30) == 0

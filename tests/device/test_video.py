@@ -131,6 +131,7 @@ def test_a_stream_that_changes_its_size_goes_on_with_the_new_one(small, large, r
     assert all(a != b for a, b in itertools.pairwise(seen)), "no picture comes twice in a row"
 
 
+@pytest.mark.slow
 def test_an_rtsp_camera_that_changes_its_size_gives_every_picture_once_at_its_own(chelsea, small, large):
     tiny = moving(chelsea, (66, 50), 12, first=24)
     pictures = [*small, *large, *tiny]
@@ -158,6 +159,7 @@ def test_a_wrong_password_is_told_without_the_password(small, caplog):
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.slow
 def test_what_a_stream_sent_while_it_was_opened_is_not_handed_out_as_new(chelsea):
     pictures, sent = moving(chelsea, SMALL, 150), []
     with rtsp_stream(units(film(pictures, "h264")), "me", "secret", sent=sent) as port:
@@ -421,6 +423,7 @@ def last_read(source):
             return str(error), time.monotonic() - before
 
 
+@pytest.mark.slow
 def test_a_stream_that_stalls_ends_the_read_by_itself(chelsea):
     content, stop = film(moving(chelsea, SMALL, 60), "mpegts"), threading.Event()
     parts = [content[start : start + 900] for start in range(0, len(content), 900)]
@@ -444,6 +447,7 @@ def test_a_stream_of_which_only_the_sound_goes_on_counts_as_stalled(small, short
     assert seconds < 5
 
 
+@pytest.mark.slow
 def test_closing_while_another_thread_reads_ends_the_read_and_the_connection(small, short):
     stop = threading.Event()
     with http_stream(lambda: itertools.chain([film(small, "mpegts")], until(stop))) as port:

@@ -214,6 +214,7 @@ def test_at_most_eight_streams_and_a_place_is_free_again_once_a_viewer_leaves(vi
     until(lambda: requests.head(url, timeout=10).status_code == 200)
 
 
+@pytest.mark.slow
 def test_a_hundred_connections_are_turned_away_beyond_sixteen(view):
     connections = [connect(view) for _ in range(100)]
     try:

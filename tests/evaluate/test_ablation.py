@@ -37,6 +37,7 @@ def options(data: Path, classifier: Path, out: Path, *more: object) -> list[obje
 FEW = ("region-jpeg-flat", "region-jpeg-generator", "region-jpeg-oracle")
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_beside_the_full_system_or_says_why_not(data, classifiers, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     monkeypatch.setattr(side_maps, "TEACHERS", ("levitating-net",))

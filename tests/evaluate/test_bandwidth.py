@@ -85,6 +85,7 @@ def test_no_results_are_an_error_that_says_how_to_make_them(tmp_path, capsys):
     assert "`make eval` writes it" in error
 
 
+@pytest.mark.slow
 def test_what_make_eval_writes_becomes_what_the_server_reads(
     photographs, colored, classifiers, tmp_path, monkeypatch, capsys
 ):

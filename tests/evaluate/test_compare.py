@@ -45,6 +45,7 @@ def options(data: Path, classifier: Path, out: Path, *more: object) -> list[obje
     return ["--data", data, "--classifier", classifier, "--out", out, "--workers", 1, *more]
 
 
+@pytest.mark.slow
 def test_the_results_agree_with_a_plain_loop(data, classifiers, tmp_path, monkeypatch, capsys):
     more = ["--codecs", "libjpeg-turbo", "region-jpeg", "--bpp", 5, "--qualities", 40, "--fractions", 0.5, "--json"]
     status, out, _ = run(monkeypatch, capsys, *options(data, classifiers["uint8"], tmp_path / "out", *more))
@@ -77,6 +78,7 @@ def test_the_results_agree_with_a_plain_loop(data, classifiers, tmp_path, monkey
         assert plain[1]["prediction"][index] == 2 - int(decoded.reshape(-1, 3).mean(axis=0).argmax())
 
 
+@pytest.mark.slow
 def test_every_file_of_the_results_is_written_and_says_the_same(data, classifiers, tmp_path, monkeypatch, capsys):
     more = ["--codecs", "libjpeg-turbo", "webp", "--bpp", 3, 6, "--qualities", "--fractions", 0.5]
     status, out, _ = run(monkeypatch, capsys, *options(data, classifiers["uint8"], tmp_path / "out", *more))
@@ -92,6 +94,7 @@ def test_every_file_of_the_results_is_written_and_says_the_same(data, classifier
     assert read_frame(tmp_path / "out" / "results.png").shape[0] > 300
 
 
+@pytest.mark.slow
 def test_finished_points_are_not_run_again_and_new_ones_are(data, classifiers, tmp_path, monkeypatch, capsys):
     more = ["--codecs", "libjpeg-turbo", "--qualities", "--fractions", "--json", "--bpp"]
     arguments = options(data, classifiers["uint8"], tmp_path / "out", *more)
@@ -142,6 +145,7 @@ def test_whole_pictures_are_coded_at_their_own_size(tmp_path, photographs, class
     assert point["prediction"] == [1]
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(data, classifiers, tmp_path):
     results = []
     for workers in ("1", "2"):

@@ -21,6 +21,7 @@ def files() -> list[Path]:
     return sorted(CALIBRATION_DATA.glob("*.jpg"))
 
 
+@pytest.mark.slow
 def test_the_pictures_differ_in_place_and_size_and_reach_every_file(files):
     pictures = varied_pictures(files, 150)
     windows = {(picture.path, picture.window) for picture in pictures}
@@ -96,6 +97,7 @@ def test_a_file_larger_than_its_target_counts(case):
     assert figures["largest_shortfall"] == pytest.approx(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="no TFLite runtime")
 def test_the_command_crosses_the_runtimes_that_are_here(monkeypatch, capsys):
     arguments = ["exactness", "--pictures", "8", "--qualities", "20", "80", "--workers", "2", "--json", "--runtimes"]
@@ -113,6 +115,7 @@ def test_the_command_crosses_the_runtimes_that_are_here(monkeypatch, capsys):
         assert (pair["differing"], pair["targets_exceeded"]) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

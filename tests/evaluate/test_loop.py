@@ -31,6 +31,7 @@ def finished(tmp_path_factory):
     return code, out
 
 
+@pytest.mark.slow
 def test_every_frame_arrives_and_every_map_is_recovered(finished):
     code, out = finished
     assert code == 0
@@ -72,6 +73,7 @@ def test_without_a_source_the_pictures_kept_for_evaluation_are_sent():
     assert len(loop.choose_pictures(None, 3)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -166,6 +168,7 @@ def test_the_plain_jpeg_is_the_one_nearest_in_bytes(size):
     assert np.frombuffer(jpeg, np.uint8)[:2].tolist() == [0xFF, 0xD8]
 
 
+@pytest.mark.slow
 def test_a_report_is_made_from_the_checkout_whatever_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = loop.main(["--frames", "1", "--out", "relative"])

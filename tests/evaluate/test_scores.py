@@ -20,6 +20,7 @@ outcomes = st.lists(st.booleans(), min_size=1, max_size=50)
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50)
 
 
+@pytest.mark.slow
 @given(outcomes)
 def test_standard_error_is_the_deviation_of_the_outcomes_over_the_root_of_their_number(values):
     p, error = proportion(values)
@@ -27,6 +28,7 @@ def test_standard_error_is_the_deviation_of_the_outcomes_over_the_root_of_their_
     assert error == pytest.approx(statistics.pstdev(map(int, values)) / len(values) ** 0.5, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(pairs)
 def test_paired_error_is_the_deviation_of_the_differences_over_the_root_of_their_number(values):
     here, there = ([pair[side] for pair in values] for side in (0, 1))
@@ -71,6 +73,7 @@ def test_values_of_one_cluster_do_not_count_as_independent():
     assert clustered_mean([[1.0, 0.0]]) == (0.5, math.inf)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=20))
 def test_the_error_of_clusters_of_one_size_is_that_of_their_means(values):
     mean, error = clustered_mean(values)
@@ -85,6 +88,7 @@ def test_a_larger_cluster_counts_for_more():
     assert error == pytest.approx((3 / 2 * (0.75**2 + 0.75**2)) ** 0.5 / 4)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(*[st.lists(st.booleans(), min_size=4, max_size=4)] * 2), min_size=2, max_size=20))
 def test_the_error_of_a_difference_is_that_of_the_clusters_differences(rows):
     here, there = ([row[side] for row in rows] for side in (0, 1))

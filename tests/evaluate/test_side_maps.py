@@ -115,6 +115,7 @@ def oracle(monkeypatch, tmp_path):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(224, 224), (144, 144), (97, 131)])
 def test_the_oracle_is_finer_where_its_teacher_looks(oracle, photographs, size):
     frame = photographs[0]

@@ -84,6 +84,7 @@ def test_every_file_of_the_results_is_written_and_says_the_same(film, classifier
     assert read_frame(tmp_path / "out" / "results.png").shape[1] > 600
 
 
+@pytest.mark.slow
 def test_finished_frames_are_not_coded_again(film, classifiers, tmp_path, monkeypatch, capsys):
     more = ["--sizes", "64x48", "--codecs", "libjpeg-turbo", "--json", "--bpp"]
     arguments = options(film, classifiers["uint8"], tmp_path / "out", *more)
@@ -108,6 +109,7 @@ def no_boxes(frame, meta):
     return {"mean": float(frame.mean()), **meta}
 
 
+@pytest.mark.slow
 def test_a_detector_s_boxes_are_compared_with_those_of_the_clean_frame(
     film, classifiers, tmp_path, monkeypatch, capsys
 ):

@@ -84,6 +84,7 @@ def file(weights, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_converted_detector_finds_what_the_graph_says(file, weights, tmp_path, capsys):
     assert detector.main([str(file), "--out", str(tmp_path / "out"), "--threshold", "0"]) == 0
     task = capsys.readouterr().out.strip()

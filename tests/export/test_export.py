@@ -46,6 +46,7 @@ def export_anyhow(checkpoint, calibration, teacher_file, out):
     return out, manifest
 
 
+@pytest.mark.slow
 def test_the_library_codes_and_decodes_with_the_exported_folder(exported):
     out, manifest = exported
     assert sorted(path.name for path in out.iterdir()) == ["generator.tflite", "manifest.json", "predictor.tflite"]
@@ -57,6 +58,7 @@ def test_the_library_codes_and_decodes_with_the_exported_folder(exported):
     np.testing.assert_array_equal(decoded.quality_map, encoded.quality_map)
 
 
+@pytest.mark.slow
 def test_a_restorer_is_exported_with_the_others(restoring):
     out, manifest = restoring
     assert (out / "restorer.tflite").stat().st_size == manifest["restorer"]["bytes"]
@@ -110,6 +112,7 @@ def test_networks_are_int8_and_open_in_size(exported):
         assert network.input_quantization == pytest.approx((1.0, 0))
 
 
+@pytest.mark.slow
 def test_int8_answers_are_near_the_float_ones(checkpoint):
     network = load_checkpoint(checkpoint).predictor
     rng = np.random.default_rng(0)
@@ -125,6 +128,7 @@ def test_int8_answers_are_near_the_float_ones(checkpoint):
         assert np.abs(found - expected).mean() < 3 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -146,6 +150,7 @@ def test_a_model_that_fails_is_refused_and_nothing_is_written(
     assert not any(tmp_path.rglob("*.tflite"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
     image = keras.Input((None, None, 5))
     wrong = keras.Model(image, keras.layers.Conv2D(2, 1)(image), name="predictor")
@@ -165,6 +170,7 @@ def test_a_broken_checkpoint_ends_the_command_with_one_line_and_code_1(content, 
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_the_configured_networks_are_within_the_budget():
     config = load_config(CONFIG_FILE)
     networks = {"generator": build_generator(config.generator), "predictor": build_predictor(config.predictor)}

@@ -57,6 +57,7 @@ def expected_answer(network: WholeNetwork, given: np.ndarray) -> np.ndarray:
     return np.clip(x + network.zero_point, -128, 127).astype(np.int8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "stem_kernel"), [(3, 1), (5, 3), (7, 1), (9, 3)])
 @pytest.mark.parametrize("runtime", INSTALLED)
 def test_every_runtime_and_kernel_gives_the_integers_of_exact_sums(kernel, stem_kernel, runtime):
@@ -83,6 +84,7 @@ def test_reference_kernels_give_the_same_integers_too(build):
                 np.testing.assert_array_equal(made.run(given), expected_answer(whole, given))
 
 
+@pytest.mark.slow
 def test_the_integers_are_near_what_keras_answers():
     keras.utils.set_random_seed(4)
     network = build_predictor(NetworkConfig(width=16, blocks=2, kernel=7, stem_kernel=3))

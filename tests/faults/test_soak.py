@@ -77,6 +77,7 @@ def stored(store: Store) -> set[tuple[str, int | None, str]]:
     return {(row.camera, row.sequence, time_text(row.capture_time)) for row in rows}
 
 
+@pytest.mark.release
 @pytest.mark.timeout(7200)
 def test_memory_stays_flat_and_nothing_is_lost_with_twenty_cameras(
     tmp_path: Path,

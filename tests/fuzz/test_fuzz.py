@@ -60,6 +60,7 @@ def test_the_oracle_knows_a_wrong_map_a_wrong_picture_and_a_forged_checksum():
     assert "checksum" in oracle.check(forged, decoded, decoder.model, signed=False)
 
 
+@pytest.mark.slow
 def test_a_mutant_is_the_same_file_each_time_and_none_is_like_another():
     first = [mutator.make(3, number).jpeg for number in range(200)]
     assert first == [mutator.make(3, number).jpeg for number in range(200)]
@@ -72,6 +73,7 @@ def test_a_file_taken_apart_and_joined_is_the_same_file():
         assert mutator.join(mutator.split(jpeg)) == jpeg
 
 
+@pytest.mark.slow
 def test_a_thousand_mutants_do_no_harm(tmp_path):
     summary, said = fuzz("--count", "1000", "--seed", "7", "--workers", "1", "--out", str(tmp_path))
     assert summary["findings"] == 0, said
@@ -91,7 +93,7 @@ def test_small_files_that_ask_for_the_most_stay_within_two_seconds_and_the_memor
     assert summary["most memory"]["memory"] < 24 * 2**24, "bytes a pixel"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(1800)
 def test_thousands_of_mutants_do_no_harm_under_the_sanitizers(tmp_path):
     if shutil.which("gcc") is None:

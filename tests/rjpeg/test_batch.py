@@ -122,6 +122,7 @@ def test_the_limit_of_pixels_holds_for_every_file_of_a_batch(model, encoder, pho
     assert_same(third, first)
 
 
+@pytest.mark.slow
 def test_a_frame_is_let_go_of_before_the_next_is_decoded(decoder, encoder, photos):
     files = [encoder.encode(photo, quality=50) for photo in photos[:4]]
     last = None

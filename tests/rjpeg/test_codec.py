@@ -32,6 +32,7 @@ def test_a_plane_that_is_a_view_with_strides_gives_the_same_coefficients():
         np.testing.assert_array_equal(codec.forward_dct(view), codec.forward_dct(view.copy()))
 
 
+@pytest.mark.slow
 @given(
     arrays.arrays(np.float32, (2, 3, 64), elements=st.floats(-1100, 1100, width=32)),
     arrays.arrays(np.uint8, (2, 3), elements=st.integers(0, 12)),
@@ -42,6 +43,7 @@ def test_quantized_coefficients_are_exactly_those_of_the_reference(coefficients,
     np.testing.assert_array_equal(found, reference.quantize(coefficients, some_steps(), levels, dead_zone))
 
 
+@pytest.mark.slow
 @given(
     arrays.arrays(np.int16, (2, 3, 64), elements=st.integers(-1023, 1023)),
     arrays.arrays(np.uint8, (2, 3), elements=st.integers(0, 12)),
@@ -58,6 +60,7 @@ def test_quantizing_by_ones_and_back_keeps_every_sample_within_one():
     assert np.abs(back.astype(int) - plane).max() <= 2
 
 
+@pytest.mark.slow
 @given(arrays.arrays(np.float32, (3, 2, 64), elements=st.floats(-1100, 1100, width=32)), st.integers(1, 255))
 def test_dc_terms_known_before_the_map_are_those_in_the_file_whatever_the_map(coefficients, step):
     table = np.full(64, 7)

@@ -12,6 +12,7 @@ import rjpeg
 from rjpeg._validation import MAX_SIDE
 
 
+@pytest.mark.slow
 def test_one_step_of_quality_never_saves_as_much_as_one_percent(encoder, photos):
     for photo in photos[:3]:
         sizes = [len(encoder.encode(photo, quality=quality)) for quality in range(1, 101)]

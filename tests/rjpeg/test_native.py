@@ -59,6 +59,7 @@ def test_every_color_is_converted_as_opencv_does():
             np.testing.assert_array_equal(plane, expected)
 
 
+@pytest.mark.slow
 @given(frames)
 def test_half_size_chroma_is_the_whole_one_halved(frame):
     y, u, v = codec.planes_from_frame(frame, "4:4:4")
@@ -182,6 +183,7 @@ def test_extreme_coefficients_stay_within_the_generators_input():
         assert abs(int(found[0, 0, 0, 0])) <= 128
 
 
+@pytest.mark.slow
 @given(
     st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda grid: arrays.arrays(np.int8, (*grid, 2))),
     st.sampled_from([0.011, 0.0265, 0.1]),
@@ -375,6 +377,7 @@ def test_a_frame_that_is_kept_is_not_written_to_by_the_next_ones(encoder, decode
         np.testing.assert_array_equal(frame, copy)
 
 
+@pytest.mark.slow
 def test_coding_hundreds_of_frames_takes_no_more_memory_than_coding_one(encoder, decoder, photos):
     def resident():
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123

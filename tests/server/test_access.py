@@ -54,6 +54,7 @@ def frame(guarded, jpeg):
     return answer.json()
 
 
+@pytest.mark.slow
 def test_without_a_right_token_nothing_is_taken_and_nothing_shown(guarded, frame, jpeg):
     service, secrets = guarded
     right = secrets["yard"]
@@ -172,6 +173,7 @@ def test_a_session_with_anything_but_a_reader_s_token_is_refused(guarded, body, 
     assert answer.status_code == 401
 
 
+@pytest.mark.slow
 def test_a_revoked_token_ends_within_two_seconds_and_with_it_its_streams(start, jpeg, tmp_path):
     camera, reader = make_token(tmp_path, "--camera", "cam"), make_token(tmp_path, "--reader")
     service = start("--auth", "on", data=tmp_path)
@@ -193,6 +195,7 @@ def test_a_revoked_token_ends_within_two_seconds_and_with_it_its_streams(start, 
             assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_tokens_are_made_listed_and_revoked_on_the_command_line_and_kept_as_hashes(tmp_path):
     made = tokens(tmp_path, "add", "--camera", "yard", "--note", "by the gate")
     secret = made.stdout.strip()
@@ -212,6 +215,7 @@ def test_tokens_are_made_listed_and_revoked_on_the_command_line_and_kept_as_hash
     assert len(tokens(tmp_path, "list", "--json").stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -237,6 +241,7 @@ def server(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -273,6 +278,7 @@ def test_what_cannot_work_ends_with_one_line_that_says_why(tmp_path, arguments, 
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["--workers", "0"], ["--auth", "maybe"], ["serve", "extra"]])
 def test_wrong_usage_exits_with_2(arguments):
     result = server(*arguments)
@@ -280,6 +286,7 @@ def test_wrong_usage_exits_with_2(arguments):
     assert "usage:" in result.stderr
 
 
+@pytest.mark.slow
 def test_away_from_loopback_a_token_is_needed_by_itself(start, tmp_path, jpeg):
     reader = make_token(tmp_path, "--reader")
     service = start("--listen", "0.0.0.0:0", data=tmp_path)
@@ -289,12 +296,14 @@ def test_away_from_loopback_a_token_is_needed_by_itself(start, tmp_path, jpeg):
     assert any("tokens travel unencrypted" in message for message in service.messages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("auth", "status"), [("on", 401), ("off", 200), ("auto", 200), ("'on'", 401)])
 def test_auth_in_the_configuration_is_on_off_or_auto(start, tmp_path, auth, status):
     (tmp_path / "server.yaml").write_text(f"auth: {auth}")
     assert start("--config", tmp_path / "server.yaml").get("/v1/cameras").status_code == status
 
 
+@pytest.mark.slow
 def test_over_tls_everything_is_encrypted_and_the_cookie_is_for_tls_only(start, tmp_path, jpeg):
     made = ["-keyout", "key.pem", "-out", "cert.pem"]
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -332,6 +341,7 @@ def test_over_tls_everything_is_encrypted_and_the_cookie_is_for_tls_only(start, 
         assert b"ok" not in connection.recv(4096), "nothing is answered without TLS"
 
 
+@pytest.mark.slow
 def test_a_web_page_from_elsewhere_can_not_read_here_by_a_name_of_its_own(start, tmp_path):
     (tmp_path / "server.yaml").write_text("hosts: [camera-server.lan]")
     service = start("--config", tmp_path / "server.yaml")
@@ -348,6 +358,7 @@ def test_a_web_page_from_elsewhere_can_not_read_here_by_a_name_of_its_own(start,
         assert service.get("/v1/cameras", headers={"Host": host}).status_code == status, host
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "local"),
     [

@@ -37,6 +37,7 @@ def revoke(data, token):
     assert main(["tokens", "revoke", token.split("_")[1], "--data", str(data)]) == 0
 
 
+@pytest.mark.slow
 def test_what_a_browser_has_is_not_sent_again_and_asked_for_each_time(start, jpeg, encoder, photograph):
     service = start()
     first, second = post(service, jpeg), post(service, encoder.encode(photograph, quality=30))
@@ -59,6 +60,7 @@ def test_what_a_browser_has_is_not_sent_again_and_asked_for_each_time(start, jpe
     assert "ETag" not in latest.headers
 
 
+@pytest.mark.slow
 def test_a_tag_opens_nothing_without_a_token(start, jpeg, tmp_path):
     camera, reader = make_token(tmp_path, "--camera", "cam"), make_token(tmp_path, "--reader")
     other = make_token(tmp_path, "--reader", "--camera", "other")
@@ -81,6 +83,7 @@ def test_a_tag_opens_nothing_without_a_token(start, jpeg, tmp_path):
     assert service.get(path, headers={"If-None-Match": tag}).status_code == 401
 
 
+@pytest.mark.slow
 def test_the_same_number_of_another_store_has_another_tag(start, jpeg, tmp_path):
     tags = set()
     for folder in ("one", "two"):
@@ -92,6 +95,7 @@ def test_the_same_number_of_another_store_has_another_tag(start, jpeg, tmp_path)
     assert len(tags) == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     some.lists(
@@ -146,6 +150,7 @@ def opened(stack, service):
     return found
 
 
+@pytest.mark.slow
 def test_streams_of_any_pace_end_within_two_seconds_of_a_revocation(start, jpeg, tmp_path):
     camera, reader = make_token(tmp_path, "--camera", "cam"), make_token(tmp_path, "--reader")
     service = start("--auth", "on", data=tmp_path)
@@ -162,6 +167,7 @@ def test_streams_of_any_pace_end_within_two_seconds_of_a_revocation(start, jpeg,
     assert "Traceback" not in "".join(service.messages)
 
 
+@pytest.mark.slow
 def test_streams_of_any_pace_do_not_keep_the_service_from_stopping(start, jpeg):
     service = start()
     post(service, jpeg)

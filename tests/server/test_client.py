@@ -85,6 +85,7 @@ def jpegs(encoder, photograph):
     return [encoder.encode(np.roll(photograph, 7 * number, axis=1), quality=40) for number in range(5)]
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_sent_is_there_with_all_that_is_known_of_it(client, jpegs, decoder):
     sent = client.send("one", jpegs[0], sequence=7, capture_time=MOMENT, metrics={"celsius": 41.5})
     expected = decoder.decode_with_details(jpegs[0])
@@ -266,6 +267,7 @@ def test_a_stream_gives_the_very_pictures_where_they_are_decoded_here(server, cl
         assert cv2.PSNR(there, picture) > 30
 
 
+@pytest.mark.slow
 def test_events_and_streams_go_on_when_the_server_comes_back(tmp_path, jpegs, decoder, caplog):
     server = Server(tmp_path / "data")
     events, pictures = [], []
@@ -292,6 +294,7 @@ def test_events_and_streams_go_on_when_the_server_comes_back(tmp_path, jpegs, de
     assert "what happens until it is there again is missed" in caplog.text
 
 
+@pytest.mark.slow
 def test_events_end_with_an_error_where_the_server_stays_away(tmp_path, jpegs):
     server = Server(tmp_path / "data")
     with Client(server.url, patience=1.0) as client:
@@ -303,6 +306,7 @@ def test_events_end_with_an_error_where_the_server_stays_away(tmp_path, jpegs):
         assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_tokens_and_certificates_of_ones_own(tmp_path, jpegs):
     subprocess.run(
@@ -402,6 +406,7 @@ MAP = b'{"levels": %b, "quality": null, "bits": null, "predictor": null, "refine
 NONE = (200, {}, b'{"cameras": []}')
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_when_it_says(other):
     url, asked = other(BUSY, BUSY, NONE)
     with Client(url) as client:
@@ -484,6 +489,7 @@ def test_a_token_goes_to_its_server_and_is_not_overridden_by_a_netrc(other, tmp_
     assert seen[0][0].headers["Authorization"] == "Bearer s3cret"
 
 
+@pytest.mark.slow
 def test_the_client_needs_nothing_of_the_service():
     code = "import sys, rjpeg.client; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
     done = subprocess.run([sys.executable, "-c", "import json; " + code], cwd=ROOT, capture_output=True, text=True)

@@ -111,6 +111,7 @@ def test_a_time_of_receipt_is_never_further_from_the_clock_than_a_second(steps: 
     assert all(one != other for one, other in itertools.pairwise(given))
 
 
+@pytest.mark.slow
 def test_the_time_of_the_last_frame_is_that_of_the_last_frame_though_the_clock_was_once_ahead(kept: Kept) -> None:
     kept.machine.set_by = YEAR
     kept.add()
@@ -125,6 +126,7 @@ def test_the_time_of_the_last_frame_is_that_of_the_last_frame_though_the_clock_w
 # --- jumps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [YEAR, -YEAR, 2 * DAY, -2 * DAY])
 @pytest.mark.parametrize("how", ["running", "off"])
 def test_a_clock_that_jumps_deletes_nothing_and_is_believed_when_it_is_right_again(
@@ -163,6 +165,7 @@ def test_a_clock_that_disagrees_with_the_newest_frame_is_not_believed_at_the_fir
     assert len(kept.ids()) == 1
 
 
+@pytest.mark.slow
 def test_a_clock_that_runs_away_in_small_steps_is_found_out(kept: Kept) -> None:
     kept.add()
     refused = []
@@ -174,6 +177,7 @@ def test_a_clock_that_runs_away_in_small_steps_is_found_out(kept: Kept) -> None:
     assert len(kept.ids()) == 1
 
 
+@pytest.mark.slow
 def test_frames_are_deleted_by_the_time_that_is_proven_while_the_clock_is_not_believed(kept: Kept) -> None:
     kept.live(10)
     before = kept.ids()
@@ -192,6 +196,7 @@ def test_frames_are_deleted_by_the_time_that_is_proven_while_the_clock_is_not_be
     assert kept.machine.wall() - oldest < MONTH + DAY
 
 
+@pytest.mark.slow
 def test_a_machine_that_was_off_counts_the_days_only_where_they_are_proven(kept: Kept) -> None:
     kept.live(29, DAY)
     before = kept.ids()
@@ -210,6 +215,7 @@ def test_a_machine_that_was_off_counts_the_days_only_where_they_are_proven(kept:
     assert kept.tend().refused is None
 
 
+@pytest.mark.slow
 def test_being_off_again_and_again_does_not_keep_frames_for_ever(kept: Kept) -> None:
     for _ in range(15):
         kept.live(5, DAY)
@@ -343,6 +349,7 @@ def connection() -> Iterator[sa.Connection]:
     engine.dispose()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(events=EVENTS, max_age=st.sampled_from([5 * DAY, 12 * DAY]))
 def test_whatever_the_clock_does_no_frame_is_deleted_early_and_none_is_kept_for_ever(
@@ -384,6 +391,7 @@ def test_frames_from_the_future_are_passed_over_when_there_are_many(kept: Kept) 
 # --- the command
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_confirms_and_running_programs_take_it_up(
     tmp_path: Path, open_store: Callable[..., Store], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,7 @@ def lines(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_file_becomes_the_picture_that_the_library_decodes_and_a_line_that_describes_it(
     decode, jpeg, photograph, tmp_path
 ):
@@ -37,6 +38,7 @@ def test_a_file_becomes_the_picture_that_the_library_decodes_and_a_line_that_des
     np.testing.assert_array_equal(cv2.imread(record["picture"]), details.frame)
 
 
+@pytest.mark.slow
 def test_raw_pictures_are_numpy_arrays(decode, jpeg, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg)
     [record] = lines(decode(tmp_path / "a.jpg", "--out", tmp_path, "--format", "raw"))
@@ -44,6 +46,7 @@ def test_raw_pictures_are_numpy_arrays(decode, jpeg, tmp_path):
     np.testing.assert_array_equal(frame, rjpeg.Decoder().decode(jpeg))
 
 
+@pytest.mark.slow
 def test_standard_input_is_one_file(decode, jpeg, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "server.decode", "-", "--out", str(tmp_path)],
@@ -57,6 +60,7 @@ def test_standard_input_is_one_file(decode, jpeg, tmp_path):
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "stdin.png")), rjpeg.Decoder().decode(jpeg))
 
 
+@pytest.mark.slow
 def test_a_folder_is_decoded_past_its_broken_files_and_the_exit_code_tells(decode, jpeg, photograph, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -76,6 +80,7 @@ def test_a_folder_is_decoded_past_its_broken_files_and_the_exit_code_tells(decod
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["10.png", "2.png"]
 
 
+@pytest.mark.slow
 def test_files_that_differ_only_in_their_ending_get_two_pictures(decode, jpeg, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -85,6 +90,7 @@ def test_files_that_differ_only_in_their_ending_get_two_pictures(decode, jpeg, t
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.jpeg.png", "a.jpg.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -108,6 +114,7 @@ def test_what_cannot_work_ends_with_one_line_that_says_why(decode, jpeg, tmp_pat
     assert message in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [[], ["a.jpg", "--listen", "127.0.0.1:0"], ["a.jpg", "--max-bytes", "0"], ["a.jpg", "--keep-jpeg"]],
@@ -118,6 +125,7 @@ def test_wrong_usage_exits_with_2(decode, arguments):
     assert "usage:" in result.stderr
 
 
+@pytest.mark.slow
 def test_limits_on_bytes_and_pixels_are_kept(decode, jpeg, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg)
     by_bytes = decode(tmp_path / "a.jpg", "--max-bytes", str(len(jpeg) - 1))
@@ -128,6 +136,7 @@ def test_limits_on_bytes_and_pixels_are_kept(decode, jpeg, tmp_path):
     assert (by_bytes.returncode, by_pixels.returncode, within.returncode) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_leaves_no_half_of_a_picture(decode, encoder, tmp_path):
     noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
     (tmp_path / "a.jpg").write_bytes(encoder.encode(noise, quality=90))

@@ -106,6 +106,7 @@ def kill_often(tmp_path, encoder, kills):
     return len(senders.acknowledged)
 
 
+@pytest.mark.slow
 def test_acknowledged_frames_survive_kill_9(tmp_path, encoder):
     kill_often(tmp_path, encoder, 4)
 
@@ -121,6 +122,7 @@ def test_acknowledged_frames_survive_kill_9_again_and_again(tmp_path, encoder, f
     )
 
 
+@pytest.mark.slow
 def test_a_server_whose_store_fails_says_that_it_is_not_ready_and_takes_nothing(start, jpeg, tmp_path):
     service = start(data=tmp_path)
     url = service.post_url()
@@ -144,6 +146,7 @@ def test_a_server_whose_store_fails_says_that_it_is_not_ready_and_takes_nothing(
     assert [frame["sequence"] for frame in service.frames()] == [1, 2]
 
 
+@pytest.mark.slow
 def test_retention_by_bytes_gives_up_the_oldest_frames_of_the_running_server(start, jpeg, tmp_path):
     (tmp_path / "server.yaml").write_text(f"retention: {{bytes: {3 * len(jpeg)}, every_seconds: 0.2}}")
     service = start("--config", tmp_path / "server.yaml", data=tmp_path / "data")
@@ -155,6 +158,7 @@ def test_retention_by_bytes_gives_up_the_oldest_frames_of_the_running_server(sta
     until(lambda: 'rjpeg_frames_deleted_total{reason="bytes"} 5.0' in service.get("/metrics").text)
 
 
+@pytest.mark.slow
 def test_retention_by_age_counts_from_when_a_frame_was_stored(start, jpeg, tmp_path):
     (tmp_path / "server.yaml").write_text(f"retention: {{days: {2 / 86400}, every_seconds: 0.2}}")
     service = start("--config", tmp_path / "server.yaml", data=tmp_path / "data")

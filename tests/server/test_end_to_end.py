@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 import rjpeg
 from tests.service import make_token
@@ -24,6 +25,7 @@ def capture(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_every_picture_arrives_and_is_what_the_decoder_makes_of_the_file(start, photograph, tmp_path):
     sizes = [(201, 150), (64, 64), (17, 33), (8, 8), (1, 1), (3, 200), (199, 5)]
     (tmp_path / "in").mkdir()
@@ -60,6 +62,7 @@ def test_every_picture_arrives_and_is_what_the_decoder_makes_of_the_file(start, 
         assert cv2.PSNR(frame, cv2.imread(str(tmp_path / "in" / there["source"]))) > 20
 
 
+@pytest.mark.slow
 def test_two_cameras_of_one_device_send_with_a_token_each(start, photograph, tmp_path):
     service = start("--auth", "on", data=tmp_path / "data")
     service.token = make_token(tmp_path / "data", "--reader")
@@ -78,6 +81,7 @@ def test_two_cameras_of_one_device_send_with_a_token_each(start, photograph, tmp
     assert [len(service.frames(name)) for name in ("left", "right")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_told_to_the_owner_of_the_camera(start, photograph, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), photograph)
     service = start("--auth", "on")
@@ -87,6 +91,7 @@ def test_a_wrong_token_is_told_to_the_owner_of_the_camera(start, photograph, tmp
     assert messages.endswith(f"error: server {service.url} answered 401: wrong or missing token\n")
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_the_server_is_killed_midway_and_comes_back(start, photograph, tmp_path):
     video = tmp_path / "v.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 20, (200, 150))
@@ -112,6 +117,7 @@ def test_nothing_is_lost_when_the_server_is_killed_midway_and_comes_back(start, 
         assert again.picture(frame).shape == (150, 200, 3)
 
 
+@pytest.mark.slow
 def test_a_busy_server_slows_a_folder_down_and_loses_nothing(start, photograph, tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(6):

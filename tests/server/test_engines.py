@@ -56,12 +56,14 @@ def slowly(folder):
 
 
 class TestLocalProcesses:
+    @pytest.mark.slow
     @pytest.mark.parametrize("workers", [1, 2])
     def test_results_come_in_the_order_of_the_things(self, workers):
         with open_engine("local", workers) as engine:
             assert list(engine.run(double, range(50), chunk=3)) == list(range(0, 100, 2))
             assert list(engine.run(double, [], chunk=3)) == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("workers", [1, 2])
     def test_an_error_is_raised_after_the_results_before_it(self, workers):
         with open_engine("local", workers) as engine:
@@ -70,16 +72,19 @@ class TestLocalProcesses:
             with pytest.raises(InputError, match="three is not allowed"):
                 next(results)
 
+    @pytest.mark.slow
     def test_a_worker_that_dies_is_told(self):
         with open_engine("local", 2) as engine, pytest.raises(WorkerDiedError, match="a worker process died"):
             list(engine.run(die_at_three, range(10)))
 
+    @pytest.mark.slow
     def test_a_process_is_started_once_and_has_one_thread(self):
         with open_engine("local", 2, start) as engine:
             found = set(engine.run(environment_of, range(40)))
         assert {(started, threads) for _, started, threads in found} == {("once", "1")}
         assert os.getpid() not in {process for process, _, _ in found}
 
+    @pytest.mark.slow
     def test_what_is_not_taken_is_not_run(self):
         class Endless:
             def __len__(self):
@@ -94,6 +99,7 @@ class TestLocalProcesses:
             assert [next(results) for _ in range(100)] == list(range(0, 200, 2))
             results.close()
 
+    @pytest.mark.slow
     def test_processes_end_with_the_one_that_started_them_however_that_ends(self, tmp_path):
         script = (
             f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
@@ -163,6 +169,7 @@ def same_lines(records, plain, old, new):
     return json.dumps(records) == text
 
 
+@pytest.mark.slow
 def test_the_pictures_are_those_of_the_library_in_the_files_order(plainly, archive):
     records, pictures, _ = plainly
     assert [Path(record["file"]).name for record in records] == [f"{number}.jpg" for number in range(12)]
@@ -174,6 +181,7 @@ def test_the_pictures_are_those_of_the_library_in_the_files_order(plainly, archi
         np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), expected)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes_as_one(plainly, archive, tmp_path, decode):
     result = decode(archive, "--out", tmp_path / "out", "--workers", "2")
     records, pictures, out = plainly
@@ -200,6 +208,7 @@ def s3(archive):
     server.stop()
 
 
+@pytest.mark.slow
 def test_s3_is_read_and_written_as_a_disk_is(plainly, archive, s3, decode):
     environment, url = s3
     records, pictures, out = plainly
@@ -209,12 +218,14 @@ def test_s3_is_read_and_written_as_a_disk_is(plainly, archive, s3, decode):
     assert bucket_contents(url, "out") == pictures
 
 
+@pytest.mark.slow
 def test_one_file_of_s3_is_decoded_to_the_disk(plainly, s3, tmp_path, decode):
     result = decode(f"s3://{BUCKET}/in/3.jpg", "--out", tmp_path, env=s3[0])
     assert result.returncode == 0, result.stderr
     assert contents(tmp_path) == {"3.png": plainly[1]["3.png"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "message"),
     [
@@ -229,11 +240,13 @@ def test_a_file_of_s3_that_is_not_there_or_empty_gets_a_line_that_says_so(place,
     assert message in record["error"]
 
 
+@pytest.mark.slow
 def test_file_urls_are_paths(plainly, archive, tmp_path, decode):
     assert decode(f"file://{archive}/3.jpg", "--out", f"file://{tmp_path}").returncode == 0
     assert contents(tmp_path) == {"3.png": plainly[1]["3.png"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
@@ -256,6 +269,7 @@ def test_what_is_missing_is_named_on_one_line(module, arguments, message, archiv
     assert message in line
 
 
+@pytest.mark.slow
 def test_standard_input_is_not_for_ray(decode):
     assert decode("-", "--engine", "ray").returncode == 2
 

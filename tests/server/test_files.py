@@ -62,6 +62,7 @@ def test_removing_what_is_not_there_is_no_error(files: Files) -> None:
     assert list(keys_between(files.names, NOON, NOON + SECOND)) == []
 
 
+@pytest.mark.slow
 def test_files_are_found_by_their_time(files: Files) -> None:
     times = [NOON - HOUR, NOON - SECOND, NOON, NOON + SECOND, NOON + 12 * HOUR]
     keys = {(camera, when): make_key(camera, when) for camera in ("a", "b") for when in times}
@@ -89,6 +90,7 @@ def test_a_file_is_moved_as_idle_only_when_nobody_owns_it(files: Files) -> None:
     assert (files.read(key), files.size(aside)) == (b"x", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     [
@@ -126,6 +128,7 @@ def test_a_working_place_answers_a_ping(files: Files) -> None:
     files.ping()
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
@@ -316,11 +319,13 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
 # --- object storage
 
 
+@pytest.mark.slow
 def test_a_missing_bucket_is_named(s3: str) -> None:
     with pytest.raises(StorageError, match="can't read s3://elsewhere/x"):
         open_files("s3://elsewhere/x")
 
 
+@pytest.mark.slow
 def test_storage_that_does_not_answer_is_an_error_and_no_hang(s3: str, monkeypatch) -> None:
     files = open_files(s3)
     assert isinstance(files, Objects)

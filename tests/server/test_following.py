@@ -208,6 +208,7 @@ def test_ids_that_become_visible_late_are_found_once(postgresql: PostgreSQL, tmp
     store.close()
 
 
+@pytest.mark.slow
 def test_many_writers_that_commit_in_any_order_are_followed_exactly(postgresql: PostgreSQL, tmp_path: Path) -> None:
     store = Store(Database(postgresql.new_database()), open_files(str(tmp_path / "frames")))
     store.add(received(), MEASURES, None)
@@ -286,6 +287,7 @@ def test_an_error_at_the_start_does_not_end_the_following(service: Service, monk
     other.close()
 
 
+@pytest.mark.slow
 def test_the_bus_holds_nothing_of_the_frames_that_went_by() -> None:
     bus = EventBus()
     names = [f"cam-{number}" for number in range(20)]

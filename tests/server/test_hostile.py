@@ -146,6 +146,7 @@ def bombs():
     return {name: jpeg for name, jpeg in make(MAX_PIXELS).items() if len(jpeg) <= MAX_BYTES}
 
 
+@pytest.mark.slow
 def test_bombs_are_answered_and_take_no_more_than_their_pixels(target, bombs):
     assert len(bombs) > 25
     with target.serving(), concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -158,6 +159,7 @@ def test_bombs_are_answered_and_take_no_more_than_their_pixels(target, bombs):
     assert "application segments" not in refused["as large as allowed, cut short"]
 
 
+@pytest.mark.slow
 def test_maps_and_pictures_of_the_largest_frames_are_bounded_too(target, bombs):
     for name in ("region, as large as allowed 4:4:4", "gray picture 4:2:0"):
         assert target.post(bombs[name], "large").status_code == 201
@@ -184,6 +186,7 @@ def test_a_frame_that_is_sent_over_and_over_is_stored_once(target):
 # --- connections ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_more_slow_heads_than_connections_keep_nobody_out(target):
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(target.connect()) for _ in range(2 * CONNECTIONS)]
@@ -199,6 +202,7 @@ def test_more_slow_heads_than_connections_keep_nobody_out(target):
             assert slow[0].recv(100) == b""
 
 
+@pytest.mark.slow
 def test_slow_bodies_are_ended_and_hold_few_places(target):
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(target.connect()) for _ in range(20)]
@@ -243,6 +247,7 @@ def test_requests_that_stop_halfway_leave_nothing_behind(target):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_nothing_does_not_stop_the_others(target):
     with contextlib.ExitStack() as stack:
         for path in (b"/v1/events", b"/v1/cameras/honest/stream", b"/v1/cameras/honest/stream?view=plain"):
@@ -314,6 +319,7 @@ def test_a_request_whose_end_is_in_doubt_is_refused_and_nothing_behind_it_is_hea
     assert not answer or b'"error"' in answer
 
 
+@pytest.mark.slow
 def test_pipelined_requests_are_answered_each_and_in_order(target):
     frame = HEAD + b"Content-Length: 4\r\n\r\nabcd"
     answer = target.say((HEALTH + frame) * 20)
@@ -520,6 +526,7 @@ def test_metrics_that_are_traps_are_refused_or_kept_harmless(target, metrics):
 # --- tokens -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tokens_of_all_wrong_shapes_open_nothing(tmp_path, jpeg, start):
     own = make_token(tmp_path, "--camera", "own")
     revoked = make_token(tmp_path, "--camera", "gone")

@@ -47,6 +47,7 @@ def lose(folder: Path, name: str = "store.sqlite3") -> None:
 # --- at the start
 
 
+@pytest.mark.slow
 def test_a_new_store_marks_its_files_and_opens_again(open_store: OpenStore, database_url: str, files_url: str) -> None:
     store = open_store(database_url, files_url)
     add(store, 2)
@@ -57,6 +58,7 @@ def test_a_new_store_marks_its_files_and_opens_again(open_store: OpenStore, data
     assert len(open_store(database_url, files_url).frames("gate")) == 2
 
 
+@pytest.mark.slow
 def test_a_lost_database_is_refused_again_and_again_and_nothing_is_deleted(
     open_store: OpenStore, sqlite_url: str, files_url: str, tmp_path: Path
 ) -> None:
@@ -74,6 +76,7 @@ def test_a_lost_database_is_refused_again_and_again_and_nothing_is_deleted(
     assert [files.read(row.key) for row in rows] == [received("gate", n, NOON + n * SECOND).jpeg for n in range(3)]
 
 
+@pytest.mark.slow
 def test_a_second_store_on_the_same_files_is_refused(open_store: OpenStore, tmp_path: Path, files_url: str) -> None:
     first = open_store(f"sqlite:///{tmp_path}/first.sqlite3", files_url)
     second = open_store(f"sqlite:///{tmp_path}/second.sqlite3", str(tmp_path / "second"))
@@ -185,6 +188,7 @@ def test_of_databases_that_take_a_folder_at_once_one_gets_it(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "frames").iterdir() if path.is_file()] == ["rjpeg-store.json"]
 
 
+@pytest.mark.slow
 def test_tokens_need_no_files(tmp_path: Path) -> None:
     def tokens(*arguments: str) -> str:
         command = [sys.executable, "-m", "server", "tokens", *arguments, "--data", str(tmp_path / "data")]
@@ -360,6 +364,7 @@ def test_a_disk_that_is_unmounted_while_a_file_is_written_is_noticed(
     assert stored_files(disk) == set()
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_another_one_gets_nothing(open_store: OpenStore, sqlite_url: str, s3: str) -> None:
     import s3fs
 
@@ -430,6 +435,7 @@ def test_files_that_an_older_database_does_not_know_are_set_aside_and_none_is_de
         store.jpeg(rows[0])
 
 
+@pytest.mark.slow
 def test_a_file_whose_row_is_there_again_is_put_back(open_store: OpenStore, database_url: str, files_url: str) -> None:
     store = open_store(database_url, files_url)
     rows = add(store, 2)
@@ -497,6 +503,7 @@ def test_a_postgresql_that_only_reads_is_not_ready(open_store: OpenStore, postgr
         reader.ping()
 
 
+@pytest.mark.slow
 def test_a_service_shows_what_is_set_aside(start, tmp_path: Path) -> None:
     service = start(data=tmp_path)
     service.stop()

@@ -48,6 +48,7 @@ def test_what_is_written_to_an_accepted_connection_is_sent_at_once(listen):
     assert asyncio.run(option()) == 1
 
 
+@pytest.mark.slow
 def test_a_kept_connection_is_answered_within_milliseconds(steady):
     service, _ = steady
     host = urllib.parse.urlsplit(service.url)

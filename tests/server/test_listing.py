@@ -52,6 +52,7 @@ def filled(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_readers_who_list_hostile_frames_take_little_memory_and_keep_no_camera_waiting(filled, start, jpeg):
     service = start(data=filled)
     headers = {"Content-Type": "image/jpeg"}
@@ -87,6 +88,7 @@ def test_readers_who_list_hostile_frames_take_little_memory_and_keep_no_camera_w
     assert max(seconds) < 5
 
 
+@pytest.mark.slow
 def test_a_page_ends_at_its_bytes_and_the_next_one_goes_on(filled, start):
     service = start(data=filled)
     seen, url, pages = [], "/v1/cameras/hostile/frames?limit=1000", 0
@@ -101,6 +103,7 @@ def test_a_page_ends_at_its_bytes_and_the_next_one_goes_on(filled, start):
     assert (frame["metrics"], frame["results"]) == (HOSTILE_METRICS, HOSTILE_RESULTS)
 
 
+@pytest.mark.slow
 def test_cameras_are_listed_in_pages_too(start, tmp_path):
     store = Store.open(f"sqlite:///{tmp_path}/server.sqlite3", str(tmp_path / "frames"))
     names = [f"camera-{number:04}" for number in range(1203)]
@@ -119,6 +122,7 @@ def test_cameras_are_listed_in_pages_too(start, tmp_path):
         assert [camera.camera for camera in client.cameras()] == names
 
 
+@pytest.mark.slow
 def test_a_page_of_cameras_ends_at_its_bytes(open_store, database_url):
     store = open_store(database_url)
     for number in range(300):
@@ -191,6 +195,7 @@ class TestMetrics:
         deep = '{"a":' * (MAX_NESTING - 1) + "{}" + "}" * (MAX_NESTING - 1)
         assert parse_metrics(deep.encode()) == json.loads(deep)
 
+    @pytest.mark.slow
     @settings(max_examples=200, deadline=None)
     @given(
         some.dictionaries(
@@ -227,6 +232,7 @@ class TestMetrics:
             assert drops_of(text) is None
 
 
+@pytest.mark.slow
 def test_events_that_wait_for_a_slow_reader_are_bounded_by_their_bytes():
     bus = EventBus()
     slow = bus.subscribe(None, 256)

@@ -9,6 +9,7 @@ import urllib.parse
 
 import cv2
 import numpy as np
+import pytest
 import requests
 
 import rjpeg
@@ -64,6 +65,7 @@ def parts(answer):
         yield head, body
 
 
+@pytest.mark.slow
 def test_events_tell_every_frame_as_it_is_stored(start, jpeg):
     service = start()
     with contextlib.closing(Events(service)) as all_cameras, contextlib.closing(Events(service, "?camera=b")) as of_b:
@@ -81,6 +83,7 @@ def test_events_tell_every_frame_as_it_is_stored(start, jpeg):
         raise AssertionError("streams that were closed still count")
 
 
+@pytest.mark.slow
 def test_motion_jpeg_shows_the_newest_frame_decoded_or_as_a_plain_viewer_does(start, jpeg, encoder, photograph):
     service = start()
     first = post(service, jpeg, 1)
@@ -104,6 +107,7 @@ def test_motion_jpeg_shows_the_newest_frame_decoded_or_as_a_plain_viewer_does(st
         assert next(sent)[1] == other
 
 
+@pytest.mark.slow
 def test_a_slow_reader_of_a_stream_sees_the_newest_frame_and_holds_nothing_up(start, encoder):
     service = start()
     rng = np.random.default_rng(1)
@@ -131,6 +135,7 @@ def test_a_slow_reader_of_a_stream_sees_the_newest_frame_and_holds_nothing_up(st
     assert len(numbers) < 50, "others were left out"
 
 
+@pytest.mark.slow
 def test_frames_a_second_of_a_stream_are_limited_to_what_is_asked(start, jpeg):
     service = start()
     post(service, jpeg, 0)
@@ -157,6 +162,7 @@ def test_frames_a_second_of_a_stream_are_limited_to_what_is_asked(start, jpeg):
             sender.join()
 
 
+@pytest.mark.slow
 def test_more_streams_than_allowed_are_told_to_come_later(start, jpeg, tmp_path):
     (tmp_path / "server.yaml").write_text("limits: {streams: 1}")
     service = start("--config", tmp_path / "server.yaml")
@@ -168,6 +174,7 @@ def test_more_streams_than_allowed_are_told_to_come_later(start, jpeg, tmp_path)
         assert int(answer.headers["Retry-After"]) >= 1
 
 
+@pytest.mark.slow
 def test_frames_that_another_program_stored_are_told_and_shown_too(start, jpeg, tmp_path):
     reading, storing = start(data=tmp_path), start(data=tmp_path)
     first = post(storing, jpeg, 1)

@@ -102,6 +102,7 @@ OPERATIONS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_description_names_every_operation_with_answers_examples_and_errors(api):
     document = requests.get(api.service.url + "/openapi.json", timeout=10).json()
     described = {
@@ -171,6 +172,7 @@ def test_what_programs_rely_on_has_not_changed(api, tmp_path):
     assert lines == DESCRIBED.read_text().splitlines(), f"if that is meant, take {tmp_path / DESCRIBED.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_answers_are_as_they_are_described(api, name, mode):

@@ -302,6 +302,7 @@ def test_pixels_are_limited_and_so_is_what_is_decoded_together(make, files, enco
         assert f"larger than the limit of {pixels - 1}" in str(result)
 
 
+@pytest.mark.slow
 def test_pictures_are_let_go_of(make, files):
     processor = make(workers=2, task=lambda frame, meta: None)
     results = process_all(processor, files[:4] * 3)

@@ -30,6 +30,7 @@ def stored(steady, jpeg, photograph):
     return service, post(service, jpeg, "region", 1), post(service, ordinary, "plain", 1)
 
 
+@pytest.mark.slow
 def test_cameras_are_listed_by_name_with_their_last_minute(start, jpeg):
     service = start()
     assert service.get("/v1/cameras").json() == {"cameras": [], "next": None}
@@ -49,6 +50,7 @@ def test_cameras_are_listed_by_name_with_their_last_minute(start, jpeg):
     assert b["drops"] is None
 
 
+@pytest.mark.slow
 def test_frames_are_listed_newest_first_page_by_page(start, jpeg):
     service = start()
     for number in range(7):
@@ -66,6 +68,7 @@ def test_frames_are_listed_newest_first_page_by_page(start, jpeg):
     assert rest["next"] is None
 
 
+@pytest.mark.slow
 def test_one_frame_is_given_by_its_id_or_as_the_latest(stored):
     service, region, _ = stored
     assert service.get(f"/v1/cameras/region/frames/{region['id']}").json() == region
@@ -141,6 +144,7 @@ def test_the_picture_is_what_the_library_decodes_in_every_form(stored, jpeg):
     assert service.get("/v1/cameras/region/frames/latest/picture").headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.slow
 def test_a_picture_is_restored_where_that_is_asked_for(stored, start, jpeg):
     service, region, _ = stored
     restored = rjpeg.Decoder(restore=True).decode(jpeg)
@@ -188,6 +192,7 @@ def test_the_map_as_a_picture_lies_over_the_frame(stored, jpeg, of):
         np.testing.assert_array_equal(picture[..., :3], drawn)
 
 
+@pytest.mark.slow
 def test_the_timeline_counts_frames_by_capture_time(start, jpeg):
     service = start()
     for number, second in enumerate((0, 1, 5, 9)):
@@ -211,6 +216,7 @@ def test_bandwidth_is_compared_with_a_plain_jpeg_of_equal_task_quality(stored, j
     assert service.get("/v1/cameras/nobody/bandwidth").status_code == 404
 
 
+@pytest.mark.slow
 def test_prometheus_can_read_the_figures(start, jpeg):
     service = start()
     post(service, jpeg, "cam", 1)
@@ -244,6 +250,7 @@ def test_every_answer_has_the_security_headers(stored):
         assert "Server" not in headers
 
 
+@pytest.mark.slow
 def test_a_reader_that_asks_for_many_pictures_at_a_time_is_told_to_come_later_or_served(stored):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -85,6 +85,7 @@ def test_what_is_no_key_says_nothing(key: str) -> None:
         parse_key(key)
 
 
+@pytest.mark.slow
 def test_all_frames_are_back_after_the_database_was_lost(
     open_store: OpenStore,
     sqlite_url: str,
@@ -232,6 +233,7 @@ def test_a_frame_whose_row_was_made_of_its_own_file_keeps_it(
     assert store.jpeg(caught.value.row) == received("gate", 7).jpeg
 
 
+@pytest.mark.slow
 def test_the_program_brings_a_service_back_whose_database_is_lost(start, jpeg: bytes, tmp_path: Path) -> None:
     service = start(data=tmp_path)
     sent = []

@@ -37,6 +37,7 @@ def configured(tmp_path, text):
     return path
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_acknowledged_is_stored_and_given_out_as_it_came(start, jpeg, tmp_path):
     service = start(data=tmp_path / "data")
     answer = post(service, jpeg)
@@ -53,6 +54,7 @@ def test_a_frame_that_is_acknowledged_is_stored_and_given_out_as_it_came(start, 
     assert service.records() == [record]
 
 
+@pytest.mark.slow
 def test_a_frame_sent_again_is_a_duplicate_and_one_without_name_gets_its_own(start, jpeg):
     service = start()
     first = post(service, jpeg)
@@ -71,6 +73,7 @@ def test_a_frame_sent_again_is_a_duplicate_and_one_without_name_gets_its_own(sta
     assert len(service.records()) == 1 + 3 + 1, "a duplicate gets no line"
 
 
+@pytest.mark.slow
 def test_frames_differ_by_camera_number_or_time(steady, jpeg):
     service, _ = steady
     assert post(service, jpeg, "differ").status_code == 201
@@ -80,6 +83,7 @@ def test_frames_differ_by_camera_number_or_time(steady, jpeg):
     assert post(service, jpeg, "differ", Rjpeg_Capture_Time="2026-03-04T06:06:07.000089+01:00").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_duplicate_is_known_after_the_server_was_killed(start, jpeg, tmp_path):
     service = start(data=tmp_path)
     first = post(service, jpeg).json()
@@ -100,6 +104,7 @@ def test_a_frame_that_failed_is_no_duplicate_when_it_comes_again(steady, jpeg):
     assert post(service, jpeg, "failing").status_code == 201
 
 
+@pytest.mark.slow
 def test_a_frame_that_comes_over_many_connections_at_once_is_stored_once(start, encoder):
     service = start("--workers", "4")
     noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
@@ -113,6 +118,7 @@ def test_a_frame_that_comes_over_many_connections_at_once_is_stored_once(start, 
     assert len(service.records()) == 1
 
 
+@pytest.mark.slow
 def test_frames_of_a_camera_are_stored_in_the_order_in_which_they_came(start, encoder):
     service = start("--workers", "4")
     rng = np.random.default_rng(1)
@@ -199,6 +205,7 @@ def test_a_malformed_request_is_refused_in_json_and_stores_nothing(steady, jpeg,
     assert sorted(path for path in (folder / "frames").rglob("*") if path.is_file()) == before
 
 
+@pytest.mark.slow
 def test_names_and_errors_cannot_forge_lines_of_the_log(start, jpeg):
     service = start()
     assert post(service, jpeg, "a%0a2026-01-01 ERROR forged").status_code == 400
@@ -208,6 +215,7 @@ def test_names_and_errors_cannot_forge_lines_of_the_log(start, jpeg):
     assert "\x1b" not in "".join(service.messages)
 
 
+@pytest.mark.slow
 def test_a_body_that_is_no_whole_jpeg_is_answered_422_and_told(start, jpeg, photograph):
     service = start()
     huge = bytearray(cv2.imencode(".jpg", photograph)[1].tobytes())
@@ -226,6 +234,7 @@ def test_a_body_that_is_no_whole_jpeg_is_answered_422_and_told(start, jpeg, phot
     assert {(record["camera"], record["sequence"]) for record in records} == {("cam", 7)}
 
 
+@pytest.mark.slow
 def test_a_body_over_the_limit_is_refused_by_its_announcement_or_when_it_gets_there(start, jpeg, tmp_path):
     service = start("--config", configured(tmp_path, f"limits: {{max_bytes: {len(jpeg)}}}"))
     assert post(service, jpeg + b"x").status_code == 413
@@ -242,6 +251,7 @@ def test_a_body_over_the_limit_is_refused_by_its_announcement_or_when_it_gets_th
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_slow_body_and_slow_headers_are_cut_off_while_others_are_served(start, jpeg, tmp_path):
     service = start("--config", configured(tmp_path, "limits: {body_seconds: 1}"))
     host = urllib.parse.urlsplit(service.url)
@@ -277,6 +287,7 @@ def trickle_until_closed(connection):
     pytest.fail("the server never closed a connection that sends its headers byte by byte")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["pending", "pending_of_camera"])
 def test_more_frames_than_allowed_at_a_time_are_told_to_come_later(start, jpeg, tmp_path, limit):
     service = start("--config", configured(tmp_path, f"limits: {{{limit}: 1}}"))
@@ -299,6 +310,7 @@ def test_more_frames_than_allowed_at_a_time_are_told_to_come_later(start, jpeg, 
     assert post(service, jpeg).status_code == 201
 
 
+@pytest.mark.slow
 def test_a_camera_that_sends_more_frames_a_second_than_it_may_is_told_to_come_later(start, jpeg, tmp_path):
     service = start("--config", configured(tmp_path, "limits: {frames_per_second: 0.5}"))
     assert post(service, jpeg).status_code == 201
@@ -311,6 +323,7 @@ def test_a_camera_that_sends_more_frames_a_second_than_it_may_is_told_to_come_la
     assert post(service, jpeg, Rjpeg_Sequence="8").status_code == 201
 
 
+@pytest.mark.slow
 def test_names_of_cameras_can_not_be_made_up_without_end(start, jpeg, tmp_path):
     service = start("--config", configured(tmp_path, "limits: {cameras: 2}"), data=tmp_path / "data")
     assert [post(service, jpeg, name).status_code for name in ("a", "b", "c", "a")] == [201, 201, 403, 200]
@@ -319,6 +332,7 @@ def test_names_of_cameras_can_not_be_made_up_without_end(start, jpeg, tmp_path):
     assert [post(service, jpeg, name).status_code for name in ("c", "b")] == [403, 200]
 
 
+@pytest.mark.slow
 def test_frames_of_many_senders_at_a_time_are_all_decoded_right(start, encoder):
     service = start("--workers", "4")
     rng = np.random.default_rng(3)
@@ -338,6 +352,7 @@ def test_frames_of_many_senders_at_a_time_are_all_decoded_right(start, encoder):
     assert len(service.records()) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server_cleanly_once_the_frame_under_way_is_stored(start, jpeg, tmp_path, number):
     service = start(data=tmp_path)
@@ -362,11 +377,13 @@ def test_a_signal_ends_the_server_cleanly_once_the_frame_under_way_is_stored(sta
     assert len(start(data=tmp_path).frames()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_right_after_the_start_ends_the_server_too(start, number):
     assert start().stop(number) == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_answered_507_and_leaves_no_file(start, encoder, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
@@ -392,6 +409,7 @@ def test_a_full_disk_is_answered_507_and_leaves_no_file(start, encoder, tmp_path
         subprocess.run(["umount", str(full)], check=True)
 
 
+@pytest.mark.slow
 def test_the_server_goes_on_when_nobody_reads_its_lines_any_more(jpeg, tmp_path):
     command = [sys.executable, "-m", "server", "--listen", "127.0.0.1:0", "--data", str(tmp_path), "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -419,6 +437,7 @@ def test_health_unknown_paths_and_methods_are_answered_in_json(steady):
     assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
 
 
+@pytest.mark.slow
 def test_capture_time_is_the_time_of_receipt_where_none_is_given(steady, jpeg):
     service, _ = steady
     before = datetime.datetime.now(datetime.UTC)

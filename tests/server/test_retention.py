@@ -162,6 +162,7 @@ def make_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
     return lambda _: server.new_database()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(frames, steps)
 def test_nothing_newer_is_deleted_before_what_is_older(
@@ -197,6 +198,7 @@ def test_nothing_newer_is_deleted_before_what_is_older(
         store.close()
 
 
+@pytest.mark.slow
 def test_two_programs_that_delete_at_once_delete_no_more_than_one(
     database_url: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +350,7 @@ def test_tending_without_limits_keeps_all(store: Store, clock: Clock) -> None:
     assert len(ids(store)) == 1
 
 
+@pytest.mark.slow
 def test_tending_sweeps_once_an_hour(store: Store, clock: Clock) -> None:
     swept = []
     for _ in range(200):

@@ -164,6 +164,7 @@ def wait_for(text: str, caplog: pytest.LogCaptureFixture) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_pages_that_are_zeroed_end_the_taking_until_a_sound_file_is_there(
     open_store: OpenStore,
     sqlite_url: str,
@@ -196,6 +197,7 @@ def test_pages_that_are_zeroed_end_the_taking_until_a_sound_file_is_there(
     assert len(store.frames("gate", limit=1000)) == 301
 
 
+@pytest.mark.slow
 def test_a_transaction_that_meets_damage_ends_the_taking(open_store: OpenStore, sqlite_url: str, tmp_path) -> None:
     store = open_store(sqlite_url)
     add(store, 300)
@@ -208,6 +210,7 @@ def test_a_transaction_that_meets_damage_ends_the_taking(open_store: OpenStore, 
         store.ping()
 
 
+@pytest.mark.slow
 def test_damage_is_found_in_the_background(
     open_store: OpenStore,
     sqlite_url: str,

@@ -147,6 +147,7 @@ def test_a_row_that_the_database_refuses_does_not_fail_its_neighbors(store: Stor
     check_sums(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "results",
     [
@@ -193,6 +194,7 @@ def test_results_that_are_no_json_do_not_lose_the_frame(store: Store, results: o
     assert store.frame("gate", row.id) == row
 
 
+@pytest.mark.slow
 def test_results_that_nest_too_deep_do_not_lose_the_frame(store: Store) -> None:
     def nested(depth: int) -> list:
         value: list = []
@@ -315,6 +317,7 @@ def run_python(program: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_programs_share_a_new_store(open_store: OpenStore, database_url: str, tmp_path: Path) -> None:
     # all programs create it at once
     programs = [run_python(ADDING, database_url, tmp_path / "frames", f"camera{n % 2}{n}", 30) for n in range(3)]

@@ -244,6 +244,7 @@ def test_a_frame_whose_file_is_gone_is_an_error_and_one_that_was_deleted_says_so
         store.jpeg(rows[1])
 
 
+@pytest.mark.slow
 def test_a_postgresql_that_is_restarted_is_taken_again(open_store: OpenStore, tmp_path: Path) -> None:
     server = own_postgresql()
     try:
@@ -290,6 +291,7 @@ def test_an_unsure_commit_is_not_done_twice(store: Store, tmp_path: Path, monkey
     check_sums(store)
 
 
+@pytest.mark.slow
 def test_frames_go_to_s3(open_store: OpenStore, database_url: str, s3: str, request: pytest.FixtureRequest) -> None:
     store = open_store(database_url, f"{s3}/{request.node.name}")
     with ThreadPoolExecutor(8) as threads:

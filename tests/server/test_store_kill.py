@@ -132,6 +132,7 @@ def kill_often(url: str, folder: Path, kills: int) -> int:
     return len(acknowledged)
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_is_there_after_a_kill(database_url: str, tmp_path: Path) -> None:
     kill_often(database_url, tmp_path / "frames", 3)
 

@@ -111,6 +111,7 @@ def networks(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uint8", "int8", "float32"])
 def test_the_best_classes_come_first_with_real_scores_whatever_the_network_s_dtype(networks, kind):
     frame = np.zeros((21, 35, 3), np.uint8)
@@ -153,6 +154,7 @@ def test_a_network_that_takes_no_picture_is_refused(networks):
         TfliteClassifier(str(networks / "vector.tflite"))
 
 
+@pytest.mark.slow
 def test_decode_asks_the_classifier(networks, decode, tmp_path, encoder):
     red = np.zeros((32, 32, 3), np.uint8)
     red[:16, 16:, 2] = 255
@@ -161,6 +163,7 @@ def test_decode_asks_the_classifier(networks, decode, tmp_path, encoder):
     assert '"task": [{"index": 1, "score": ' in result.stdout
 
 
+@pytest.mark.slow
 def test_decode_takes_labels_and_input_range_of_a_classifier_from_a_task_file(networks, decode, tmp_path, encoder):
     white_at_top_right = np.zeros((32, 32, 3), np.uint8)
     white_at_top_right[:16, 16:] = 255
@@ -267,6 +270,7 @@ def test_a_wrong_configuration_is_refused_and_the_key_named(text, message):
         config_of(text)
 
 
+@pytest.mark.slow
 def test_a_keras_classifier_answers_as_its_tflite_file_does(networks):
     program = f"""
 import json, numpy as np
@@ -311,6 +315,7 @@ def test_where_keras_is_not_installed_the_message_says_so_and_what_to_do(monkeyp
         load_task(KerasTask(model=str(tmp_path / "a.keras")))
 
 
+@pytest.mark.slow
 def test_nothing_of_the_server_imports_keras_or_tensorflow():
     for path in (ROOT / "server").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

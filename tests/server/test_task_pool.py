@@ -199,6 +199,7 @@ def test_a_call_that_fails_is_an_error_and_its_process_goes_on(make, what, text)
     assert pool(FRAME, meta()) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["sleeps", "loops", "holds-lock", "backtracks", "stops"])
 def test_a_call_that_hangs_is_ended_and_the_next_frames_are_looked_at(make, what):
     reasons = []
@@ -217,6 +218,7 @@ def test_the_log_says_where_a_call_hangs(make, capfd):
     assert re.search(r'File ".*task_in_a_process_\d+.py", line \d+ in look', capfd.readouterr().err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "how"),
     [
@@ -238,6 +240,7 @@ def test_a_process_that_ends_is_told_of_and_started_again(make, what, how):
     assert reasons == ["crash"]
 
 
+@pytest.mark.slow
 def test_a_frame_does_not_wait_for_a_process_to_start_unless_it_is_to(make, task, monkeypatch):
     monkeypatch.setattr(task_pool, "MIN_PAUSE", 0.5)
     config = task()
@@ -253,6 +256,7 @@ def test_a_frame_does_not_wait_for_a_process_to_start_unless_it_is_to(make, task
             assert time.monotonic() - started < 0.4
 
 
+@pytest.mark.slow
 def test_while_one_process_hangs_the_other_goes_on(make, task, tmp_path):
     config = task()
     pool = make(config, processes=2, seconds=3.0)
@@ -279,6 +283,7 @@ def test_no_more_calls_run_at_a_time_than_there_are_processes(make, task):
     assert set(answers) == set(pool.pids)
 
 
+@pytest.mark.slow
 def test_an_idle_process_that_is_killed_is_started_again(make):
     reasons = []
     pool = make(restarted=reasons.append)
@@ -289,6 +294,7 @@ def test_an_idle_process_that_is_killed_is_started_again(make):
         assert reasons == ["crash"] * number
 
 
+@pytest.mark.slow
 def test_starting_again_takes_longer_each_time_until_a_frame_is_answered(make, task, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(task_pool, "MAX_PAUSE", 0.04)
     text = f"import os, pathlib\nword = pathlib.Path({str(tmp_path)!r}, 'fine')\n"
@@ -304,6 +310,7 @@ def test_starting_again_takes_longer_each_time_until_a_frame_is_answered(make, t
     assert re.findall(r"started again in (\S+) s", caplog.text) == ["0.01", "0.02", "0.04", "0.04", "0.04", "0.01"]
 
 
+@pytest.mark.slow
 def test_a_task_counts_as_failing_when_nothing_is_answered_for_long(make, task, tmp_path, monkeypatch):
     monkeypatch.setattr(task_pool, "FAILING_SECONDS", 1.0)
     config = task()
@@ -373,6 +380,7 @@ def test_a_task_that_ends_or_hangs_while_it_loads_is_an_error(task, text, messag
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_a_task_that_loads_no_more_is_tried_again(make, task, tmp_path, caplog):
     pool = make(task(f"import pathlib, os\nif pathlib.Path({str(tmp_path)!r}, 'broken').exists():\n    1 / 0\n{TASK}"))
     [pid] = pool.pids
@@ -423,6 +431,7 @@ def test_a_process_holds_no_files_and_sockets_of_the_service(make, tmp_path):
     assert kinds == ["/memfd", "socket"]
 
 
+@pytest.mark.slow
 def test_starting_again_leaves_no_file_open_and_no_process(make):
     pool = make()
     [pid] = pool.pids
@@ -472,6 +481,7 @@ def test_closing_lets_an_idle_process_end_by_itself(make, tmp_path):
     pool.close()
 
 
+@pytest.mark.slow
 def test_closing_ends_a_process_that_hangs(make, task, tmp_path):
     config = task()
     pool = make(config)
@@ -487,6 +497,7 @@ def test_closing_ends_a_process_that_hangs(make, task, tmp_path):
         assert hanging.result(1) == {"error": "the task's process was killed by SIGKILL"}
 
 
+@pytest.mark.slow
 def test_whatever_kills_hit_every_call_returns(make):
     pool = make(processes=2, seconds=5.0, patience=20)
     end = time.monotonic() + 6
@@ -595,6 +606,7 @@ def metric(service, name):
     return float(re.search(rf"^{re.escape(name)} (\S+)$", service.get("/metrics").text, re.MULTILINE)[1])
 
 
+@pytest.mark.slow
 def test_a_hanging_call_holds_up_neither_the_service_nor_the_task_for_other_cameras(serve, jpeg):
     service = serve(seconds=1.5)
     assert service.get("/readyz").json() == {"status": "ok", "pending": 0, "warnings": [], "task": "running"}
@@ -625,6 +637,7 @@ def test_a_hanging_call_holds_up_neither_the_service_nor_the_task_for_other_came
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_task_is_told_counted_and_over_within_seconds(serve, jpeg):
     service = serve()
     assert send(service, jpeg, "SIGSEGV")["results"] == {"error": "the task's process was killed by SIGSEGV"}
@@ -636,6 +649,7 @@ def test_a_crash_of_the_task_is_told_counted_and_over_within_seconds(serve, jpeg
     assert "in look" in "".join(service.messages), "faulthandler says where"
 
 
+@pytest.mark.slow
 def test_what_a_task_prints_is_no_record_of_a_frame(serve, jpeg):
     service = serve()
     assert "pid" in send(service, jpeg, "prints")["results"]
@@ -644,6 +658,7 @@ def test_what_a_task_prints_is_no_record_of_a_frame(serve, jpeg):
     assert "to standard output\n" in service.messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_service_leaves_no_process_of_its_task(serve, jpeg, number):
     service = serve(seconds=60)
@@ -676,6 +691,7 @@ def test_readiness_ends_while_the_task_does_not_answer_and_frames_are_stored_all
     assert send(service, jpeg, "other")["results"] == 1
 
 
+@pytest.mark.slow
 def test_a_file_on_which_the_task_hangs_costs_the_others_nothing(decode, tmp_path, task, jpeg):
     text = "import ctypes\ndef look(frame, meta):\n"
     text += "    return ctypes.PyDLL(None).sleep(60) if meta['width'] == 7 else meta['width']\n"

@@ -169,6 +169,7 @@ def identities(store):
     return [(row.camera, row.sequence) for each in store.cameras() for row in store.frames(each.name, limit=100_000)]
 
 
+@pytest.mark.slow
 def test_frames_of_capture_are_stored_as_they_were_sent_with_what_the_camera_says_of_itself(
     broker, start_worker, look, tmp_path, photograph
 ):
@@ -198,6 +199,7 @@ def test_frames_of_capture_are_stored_as_they_were_sent_with_what_the_camera_say
     assert [record["sequence"] for record in worker.records()] == list(range(6)), "each camera's frames in order"
 
 
+@pytest.mark.slow
 def test_a_worker_alone_gives_up_what_its_configuration_says(broker, start_worker, cameras, look, jpegs, tmp_path):
     (tmp_path / "worker.yaml").write_text(f"retention: {{bytes: {3 * max(map(len, jpegs))}, every_seconds: 0.2}}")
     worker = start_worker(broker, "--config", tmp_path / "worker.yaml").ready()
@@ -210,6 +212,7 @@ def test_a_worker_alone_gives_up_what_its_configuration_says(broker, start_worke
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_three_workers_share_the_frames_and_when_one_is_killed_none_is_lost_or_there_twice(
     database, broker, start_worker, cameras, look, jpegs, tmp_path, request
@@ -247,6 +250,7 @@ def test_three_workers_share_the_frames_and_when_one_is_killed_none_is_lost_or_t
         assert store.jpeg(row) == jpegs[number % 5]
 
 
+@pytest.mark.slow
 def test_what_holds_no_frame_is_acknowledged_counted_and_told_and_does_not_come_again(
     broker, start_worker, cameras, look, jpegs
 ):
@@ -280,6 +284,7 @@ def figure(port, name):
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)[1])
 
 
+@pytest.mark.slow
 def test_a_frame_that_comes_again_is_acknowledged_and_not_stored_again(broker, start_worker, cameras, look, jpegs):
     worker = start_worker(broker).ready()
     for _ in range(3):
@@ -292,6 +297,7 @@ def test_a_frame_that_comes_again_is_acknowledged_and_not_stored_again(broker, s
     assert sorted(identities(store)) == [("cam", 5), ("cam", 6)]
 
 
+@pytest.mark.slow
 def test_what_is_sent_while_a_worker_is_away_waits_for_it(broker, start_worker, cameras, look, jpegs):
     start_worker(broker).ready().stop()
     for number in range(20):
@@ -303,6 +309,7 @@ def test_what_is_sent_while_a_worker_is_away_waits_for_it(broker, start_worker, 
     until(lambda: count(store) == 20, PATIENCE)
 
 
+@pytest.mark.slow
 def test_a_worker_that_leaves_finishes_what_waits_and_keeps_no_place(broker, start_worker, cameras, look, jpegs):
     start_worker(broker, "--name", "it").ready().stop()
     for number in range(20):
@@ -328,6 +335,7 @@ def session_is_there(broker, name):
         client.loop_stop()
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_or_restarts_is_reached_again_and_keeps_what_was_not_acknowledged(
     start_broker, start_worker, look, jpegs
 ):
@@ -350,6 +358,7 @@ def test_a_broker_that_is_away_or_restarts_is_reached_again_and_keeps_what_was_n
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 def test_no_more_frames_are_taken_than_may_be_pending(broker, start_worker, cameras, look, jpegs, tmp_path):
     (tmp_path / "slow.py").write_text("import time\ndef look(frame, meta):\n    time.sleep(0.1)\n    return 1\n")
     (tmp_path / "task.yaml").write_text("kind: python\nfunction: slow:look\n")
@@ -369,6 +378,7 @@ def test_no_more_frames_are_taken_than_may_be_pending(broker, start_worker, came
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_is_waited_for_and_nothing_is_acknowledged_meanwhile(
     broker, start_worker, cameras, look, jpegs, tmp_path
 ):
@@ -387,6 +397,7 @@ def test_a_store_that_fails_is_waited_for_and_nothing_is_acknowledged_meanwhile(
     until(lambda: count(store) == 5, PATIENCE)
 
 
+@pytest.mark.slow
 def test_tls_and_passwords(start_broker, start_worker, look, jpegs, tmp_path):
     broker = start_broker()
     (tmp_path / "password").write_text("password-viewer\n")
@@ -401,6 +412,7 @@ def test_tls_and_passwords(start_broker, start_worker, look, jpegs, tmp_path):
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_wrong_password_or_certificate_is_told(start_broker, start_worker, tmp_path):
     broker = start_broker()
     broker.url = broker.tls_url
@@ -415,6 +427,7 @@ def test_a_wrong_password_or_certificate_is_told(start_broker, start_worker, tmp
     until(lambda: distrusting.said("certificate"), PATIENCE)
 
 
+@pytest.mark.slow
 def test_workers_of_one_name_are_told_of_each_other_and_store_every_frame_once(
     broker, start_worker, cameras, look, jpegs
 ):
@@ -428,6 +441,7 @@ def test_workers_of_one_name_are_told_of_each_other_and_store_every_frame_once(
     assert sum(len(worker.records()) for worker in workers if worker.stop() == 0) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -526,6 +540,7 @@ def flood(cameras, jpeg, frames, name="flood"):
     cameras.wait()
 
 
+@pytest.mark.slow
 def test_a_flood_of_one_camera_keeps_no_other_waiting_and_is_not_lost(broker, start_worker, cameras, look, jpegs):
     store = look()
     worker = start_worker(broker).ready()
@@ -545,6 +560,7 @@ def test_a_flood_of_one_camera_keeps_no_other_waiting_and_is_not_lost(broker, st
     assert numbers == list(range(1000)), "in their order, once"
 
 
+@pytest.mark.slow
 def test_a_camera_over_its_rate_waits_and_loses_nothing(broker, start_worker, cameras, look, jpegs, tmp_path):
     (tmp_path / "server.yaml").write_text("limits: {frames_per_second: 5}")
     worker = start_worker(broker, "--config", tmp_path / "server.yaml").ready()
@@ -557,6 +573,7 @@ def test_a_camera_over_its_rate_waits_and_loses_nothing(broker, start_worker, ca
     assert worker.stop() == 0
 
 
+@pytest.mark.slow
 def test_what_is_held_when_a_worker_ends_comes_again(broker, start_worker, cameras, look, jpegs, tmp_path):
     (tmp_path / "server.yaml").write_text("limits: {frames_per_second: 5}")
     worker = start_worker(broker, "--config", tmp_path / "server.yaml").ready()
@@ -571,6 +588,7 @@ def test_what_is_held_when_a_worker_ends_comes_again(broker, start_worker, camer
     assert sorted(identities(store)) == [("flood", number) for number in range(100)]
 
 
+@pytest.mark.slow
 def test_frames_of_qos_0_are_taken_counted_and_warned_of_once(broker, start_worker, cameras, look, jpegs):
     [port] = free_ports(1)
     worker = start_worker(broker, "--listen", f"127.0.0.1:{port}").ready()
@@ -583,6 +601,7 @@ def test_frames_of_qos_0_are_taken_counted_and_warned_of_once(broker, start_work
     assert sum("camera old sends with QoS 0" in message for message in worker.messages) == 1
 
 
+@pytest.mark.slow
 def test_messages_are_refused_by_the_limits_of_http_and_counted_by_reason(
     broker, start_worker, cameras, look, jpegs, tmp_path
 ):
@@ -606,6 +625,7 @@ def test_messages_are_refused_by_the_limits_of_http_and_counted_by_reason(
     assert count(store) == 1
 
 
+@pytest.mark.slow
 def test_metrics_that_no_server_takes_cost_no_frame(broker, start_worker, cameras, look, jpegs):
     start_worker(broker).ready()
     store = look()
@@ -641,6 +661,7 @@ def publish_packet(topic, *, qos=1, payload=b"x"):
     return bytes([0x30 | qos << 1, len(body)]) + body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "packet",
     [

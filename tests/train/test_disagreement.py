@@ -110,6 +110,7 @@ def detector(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_teacher_with_several_outputs_is_read_whatever_its_size(detector):
     teacher = load_teacher(detector, 48)
     assert teacher.kinds == ("values", "classes", "scores")
@@ -117,6 +118,7 @@ def test_a_teacher_with_several_outputs_is_read_whatever_its_size(detector):
     assert shapes == [(2, 4), (2, 10, 14, 3), (2, 5)]
 
 
+@pytest.mark.slow
 def test_the_kinds_can_be_told(detector):
     assert load_teacher(detector, 48, ["ignore", "ignore", "values"]).kinds == ("ignore", "ignore", "values")
     for outputs in (["values"], ["values", "classes", "nonsense"], ["ignore"] * 3, ["scores", "classes", "scores"]):

@@ -36,6 +36,7 @@ def test_spectrum_keeps_the_gradients_energy():
     np.testing.assert_allclose(importance.block_energy(block)[0], expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_shards_hold_every_photo_once_a_round_and_are_computed_once(photos, config, teacher_file, tmp_path):
     names = list_photos(photos)
     teacher = load_teacher(str(teacher_file), 48)
@@ -60,6 +61,7 @@ def test_shards_hold_every_photo_once_a_round_and_are_computed_once(photos, conf
     assert [path.stat().st_mtime_ns for path in (paths[0], paths[1], paths[3])] == times
 
 
+@pytest.mark.slow
 def test_rounds_of_details_follow_the_others_and_see_small_parts_of_the_photos(photos, config, teacher_file, tmp_path):
     """An edge is less steep the smaller the part of the photo that is enlarged."""
     names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
@@ -84,6 +86,7 @@ def test_targets_are_centered_and_coarser_where_importance_is_low():
     assert np.corrcoef(values.ravel(), target.ravel())[0, 1] < -0.9
 
 
+@pytest.mark.slow
 def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_path):
     names = list_photos(photos)
     teacher = load_teacher(str(teacher_file), 48)
@@ -102,6 +105,7 @@ def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_pa
     np.testing.assert_allclose(predicted[0, ..., 0], expected[..., 0], atol=2.0**4.9 / 16 + 0.1)
 
 
+@pytest.mark.slow
 def test_a_batch_depends_on_its_epoch_and_number_only_and_workers_share_it(photos, config, teacher_file, tmp_path):
     teacher = load_teacher(str(teacher_file), 48)
     paths = compute_importance(Photos(photos, list_photos(photos), 0.3), [teacher], config.importance, tmp_path, 5)
@@ -127,6 +131,7 @@ def test_a_batch_depends_on_its_epoch_and_number_only_and_workers_share_it(photo
         assert joined == {target.tobytes() for target in whole[number][1]}
 
 
+@pytest.mark.slow
 def test_several_workers_compute_each_shard_once(photos, config, teacher_file, tmp_path):
     names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
     first, second = (Workers(index, 2, patience=0.2) for index in (0, 1))

@@ -14,7 +14,7 @@ import rjpeg
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(400)
 def test_the_example_trains_exports_encodes_and_decodes(tmp_path):
     text = (ROOT / "docs" / "own-task.md").read_text("utf-8")

@@ -93,6 +93,7 @@ def test_the_exported_form_computes_the_same():
     assert not any(isinstance(layer, keras.layers.Rescaling) for layer in plain.layers)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_path, monkeypatch):
     real, saved = checkpoints.save_network, []
 
@@ -119,6 +120,7 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_
         training.train_restorer(photos, model, tmp_path / "run", training.Settings())
 
 
+@pytest.mark.slow
 def test_a_network_trained_in_bfloat16_is_a_float32_one_afterwards(photos, model, tiny, tmp_path):
     settings = dataclasses.replace(tiny, precision="bfloat16")
     network, figures = training.train_restorer(photos, model, tmp_path / "run", settings)
@@ -138,6 +140,7 @@ def test_of_a_keras_file_only_the_answer_is_compared(side, tmp_path):
     assert [tensor.shape for tensor in training.with_features(teacher).outputs] == [(None, 4, 4, 3)]
 
 
+@pytest.mark.slow
 def test_a_teacher_s_values_are_told_apart_by_their_spread_over_photos_not_over_noise(photos, model, tiny, tmp_path):
     # the brightness of large squares, which is nearly the same all over noise
     image = keras.Input((224, 224, 3))
@@ -148,6 +151,7 @@ def test_a_teacher_s_values_are_told_apart_by_their_spread_over_photos_not_over_
     assert 0 < figures["divergence"]["enlarged"] < 0.001
 
 
+@pytest.mark.slow
 def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file, tiny, tmp_path, monkeypatch, capsys):
     shutil.copytree(checkpoints.FOLDER, tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "restorer.keras").unlink(missing_ok=True)
@@ -163,6 +167,7 @@ def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file,
     assert read.training["command"]
 
 
+@pytest.mark.slow
 def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teacher_file, tiny, tmp_path, capsys):
     checkpoint = shutil.copytree(checkpoints.FOLDER, tmp_path / "checkpoint")
     before = checkpoints.load_checkpoint(checkpoint)

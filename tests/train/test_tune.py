@@ -55,6 +55,7 @@ def test_changes_are_those_of_the_model_and_of_nothing_else():
         tune.changed(model, "colour=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scenes", "count"), [("single", 14), ("sharp", 14), ("mosaic", 2), ("enlarged", 14)])
 def test_every_setting_is_held_against_the_first_at_equal_bytes(
     photos, teacher_file, tmp_path, capsys, monkeypatch, scenes, count
