@@ -29,7 +29,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test coverage faults fuzz train restorer export-tflite eval ablation eval-video exactness serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -50,6 +50,9 @@ run: .venv/.ready ## the whole loop on this machine: capture, send, decode, repo
 
 test: .venv-dev/.ready ## run the tests; ARGS="-m slow" for the long ones
 	$(dev_python) -m pytest -n 2 $(ARGS)
+
+coverage: .venv-dev/.ready ## what the quick tests of rjpeg and server run through, and whether it has become less
+	$(dev_python) -m pytest -n 2 --cov --cov-report=term tests/rjpeg tests/server $(ARGS)
 
 faults: .venv-dev/.ready ## try every fault of docs/reliability.md as often as it says: hours; ARGS="--only spool" for some
 	$(dev_python) -m tests.faults $(call flag,--out,$(OUT)) $(ARGS)
