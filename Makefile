@@ -117,7 +117,7 @@ format: .venv-dev/.ready ## let ruff mend and format the Python files, and clang
 	.venv-dev/bin/clang-format -i $(native_files)
 
 clean: ## remove environments, builds and caches; out/ stays
-	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: $(build_files)
