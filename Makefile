@@ -29,7 +29,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test test-all faults fuzz train restorer export-tflite eval ablation eval-video exactness results serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video exactness results serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -53,6 +53,10 @@ test: .venv-dev/.ready ## run the quick tests; ARGS="-m slow" for the slow ones
 
 test-all: .venv-dev/.ready ## run all tests that need no camera or board, as before a release
 	$(dev_python) -m pytest -n 2 --dist worksteal -m "not hardware" $(ARGS)
+
+coverage: .venv-dev/.ready ## what the tests of rjpeg and server run through; fails below the floor in pyproject.toml
+	$(dev_python) -m pytest -n 2 --dist worksteal -m "not release and not hardware" --cov --cov-report=term \
+		tests/rjpeg tests/server $(ARGS)
 
 faults: .venv-dev/.ready ## try every fault of docs/reliability.md as often as it says: hours; ARGS="--only spool" for some
 	$(dev_python) -m tests.faults $(call flag,--out,$(OUT)) $(ARGS)
@@ -120,7 +124,7 @@ format: .venv-dev/.ready ## let ruff mend and format the Python files, and clang
 	.venv-dev/bin/clang-format -i $(native_files)
 
 clean: ## remove environments, builds and caches; out/ stays
-	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: $(build_files)

@@ -97,7 +97,8 @@ if [ -d "$wheels" ]; then
     # a bundle holds what the device needs and nothing else, so all of it is installed
     # shellcheck disable=SC2086 # a list of words
     find "$wheels" -name '*.whl' ! -name 'pip-*' -exec \
-        "$release/venv/bin/python" "$1/pip" install $pip_flags --no-cache-dir --no-index --find-links "$wheels" {} + >&2 ||
+        "$release/venv/bin/python" "$1/pip" install $pip_flags --no-cache-dir --no-index \
+        --find-links "$wheels" {} + >&2 ||
         fail "pip could not install the bundle's wheels"
 else
     "$python" -c 'import ensurepip' 2>/dev/null || fail "the venv module is missing: sudo apt-get install -y python3-venv"
