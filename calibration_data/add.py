@@ -39,15 +39,19 @@ def add_frame(
     use: Use = "calibration",
     long_side: int = 640,
 ) -> Picture | None:
-    """Write a frame as a JPEG in `folder`, and its entry in the manifest there, which is made if need be.
-
-    The frame is reduced to `long_side` pixels (by area) where it is larger. Nothing but pixels gets into
-    the file.
+    """Write a frame as a JPEG file, and its entry in the folder's manifest. Only pixels get into the file.
 
     Args:
         frame: (H, W, 3) uint8 BGR.
-        name: what the file is to be called, without suffix; other characters than letters, digits and hyphens
-            become hyphens, and a number is added where the name is taken.
+        folder: of pictures and manifest, which is made if it is missing.
+        name: of the file, without suffix. Characters other than letters, digits and hyphens become hyphens. A number
+            is added if the name is taken.
+        title: what the picture shows.
+        source: where it is from, such as a URL.
+        author: who made it.
+        license: its name.
+        use: what the picture is for.
+        long_side: pixels; a larger frame is reduced to it, by area.
 
     Returns:
         The entry; None when the very same picture is there already.
