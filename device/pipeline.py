@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty
 from typing import Any, Protocol
@@ -85,12 +86,13 @@ class Pipeline:
         encoder: Makes files of them.
         outbox: Delivers the files.
         observers: Are told of frames.
+        clock: Returns seconds of a monotonic clock.
 
     Attributes:
         camera: Id.
         live: Frames come whether they are taken or not.
         failure: What ended the thread early, if anything did.
-        last_step: When the thread last came round, in seconds of the monotonic clock; for a watchdog.
+        last_step: When the thread last came round, in seconds of the clock; for a watchdog.
     """
 
     def __init__(
@@ -100,11 +102,13 @@ class Pipeline:
         encoder: FrameEncoder,
         outbox: Outbox,
         observers: Observers,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         camera = settings.camera
         self.camera, self.live = camera.id, reader.live
         self.failure: BaseException | None = None
-        self.last_step = time.monotonic()
+        self._clock = clock
+        self.last_step = self._clock()
         self._settings, self._reader, self._encoder, self._outbox = settings, reader, encoder, outbox
         self._observers, self._counts = observers, observers.metrics.camera(camera.id)
         self._size = parse_size(camera.size)
@@ -113,7 +117,7 @@ class Pipeline:
         own_fps = reader.fps if encoder.is_capped and not self.live else None
         fps = camera.fps or own_fps
         self._interval = 1 / fps if fps else 0.0
-        self._due = time.monotonic()
+        self._due = self._clock()
         self._taken = self._put = 0
         self._read_seconds = 0.0
         self._last_sent = self._last_heartbeat = LONG_AGO
@@ -149,7 +153,7 @@ class Pipeline:
         """
         came_to_its_end = not self._stop.is_set()
         self.stop()
-        deadline = time.monotonic() + seconds
+        deadline = self._clock() + seconds
         started = self._thread.ident is not None
         if started:
             self._ended.wait(seconds)
@@ -165,7 +169,7 @@ class Pipeline:
         self._reader.close()
 
     def _flush(self, deadline: float) -> None:
-        while (left := deadline - time.monotonic()) > 0 and not self._outbox.flush(min(LOOK_SECONDS, left)):
+        while (left := deadline - self._clock()) > 0 and not self._outbox.flush(min(LOOK_SECONDS, left)):
             if self._outbox.is_durable and self._outbox.is_away:
                 return
 
@@ -217,15 +221,15 @@ class Pipeline:
     def _next_frame(self) -> CapturedFrame | None:
         """Return the next frame when it is time for it; None after the last or when stopped."""
         self._settle()
-        while (early := self._due - time.monotonic()) > 0 and not self._stop.is_set():
+        while (early := self._due - self._clock()) > 0 and not self._stop.is_set():
             self._pause(early)
-        started = time.monotonic()
+        started = self._clock()
         frame = None
         while frame is None and not self._stop.is_set() and not self._reader.ended:
             frame = self._reader.read(LOOK_SECONDS)
             if frame is None:
                 self._settle()
-        now = time.monotonic()
+        now = self._clock()
         self._read_seconds = now - started
         self._due = max(self._due + self._interval, now)
         if frame is not None:
@@ -241,7 +245,7 @@ class Pipeline:
 
     def _process(self, frame: CapturedFrame) -> None:
         self._settle()
-        now = time.monotonic()
+        now = self._clock()
         new = self._change.is_new(frame.pixels) or self._missed
         if self.live and not new and now - self._last_sent < self._settings.skip.heartbeat_seconds:
             self._counts.skipped()
@@ -273,17 +277,17 @@ class Pipeline:
     def _encode(self, pixels: Pixels) -> rjpeg.EncodedFrame | None:
         """Return the file; None if there is no room for a live frame, or when stopped."""
         while not self._stop.is_set():
-            found = self._encoder.encode(pixels, time.monotonic(), self._outbox.backlog)
+            found = self._encoder.encode(pixels, self._clock(), self._outbox.backlog)
             if not isinstance(found, NoRoom):
                 return found
             if found.is_hopeless and not (self.live and self._observers.report.frames):
                 raise found.error
             # from now on the share saves up for such a frame
-            seconds = self._encoder.save_up(found, time.monotonic())
+            seconds = self._encoder.save_up(found, self._clock())
             if self.live:
                 return None
-            due = time.monotonic() + max(seconds, MIN_PAUSE_SECONDS)
-            while (early := due - time.monotonic()) > 0 and not self._stop.is_set():
+            due = self._clock() + max(seconds, MIN_PAUSE_SECONDS)
+            while (early := due - self._clock()) > 0 and not self._stop.is_set():
                 self._pause(early)
         return None
 
@@ -313,7 +317,7 @@ class Pipeline:
 
     def _settle(self) -> None:
         """Count what happened since the last call, and act on it."""
-        self.last_step = time.monotonic()
+        self.last_step = self._clock()
         events = self._reader.take_events()
         if events.overtaken:
             self._counts.dropped(NEWER_CAME, events.overtaken)

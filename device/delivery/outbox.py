@@ -61,10 +61,15 @@ Outcome = Sent | Dropped
 
 
 class Pace(Protocol):
-    """A cap on bytes a second, which several senders may share."""
+    """A cap on bytes a second, which several cameras may share."""
 
-    def take(self, size: int) -> float:
-        """Return 0 and count `size` bytes as sent now, or return the seconds after which to ask again."""
+    def take(self, size: int, camera: str) -> float:
+        """Return 0 and count `size` bytes as sent now, or return the seconds after which to ask again.
+
+        Args:
+            size: Bytes.
+            camera: Id of the camera whose frame it is. Cameras that wait take turns.
+        """
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Link:
         if self.pace is None:
             return 0.0
         size = len(frame.jpeg) + len(frame.metrics or "")
-        return self.pace.take(size + self.sender.overhead(size))
+        return self.pace.take(size + self.sender.overhead(size), frame.camera)
 
 
 class Outbox(Protocol):

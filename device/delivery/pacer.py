@@ -3,13 +3,13 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 __all__ = ["WINDOW_SECONDS", "Pacer"]
 
 # Over every window of so many seconds, bytes on the wire stay within the cap.
 WINDOW_SECONDS = 10.0
-# Whoever was told to wait, and doesn't ask for so long after that, has given up its turn.
+# A camera that was told to wait, and doesn't ask for so long after that, has given up its turn.
 PATIENCE_SECONDS = 1.0
 # Seconds to wait at least, and if there is room for a frame but others wait before it.
 MIN_WAIT, TURN_WAIT = 0.001, 0.05
@@ -19,8 +19,8 @@ class Pacer:
     """Holds frames back so that no window of `WINDOW_SECONDS` carries more than the cap.
 
     `Budget` plans, the pacer looks at what really leaves and when: a frame that was kept for long leaves together with
-    later ones. Those who wait are let go in the order in which they came. Else small frames of one camera would keep
-    the large ones of another waiting for ever. For any number of threads.
+    later ones. Cameras that wait take turns, in the order in which they came. Else small frames of one camera would
+    keep the large ones of another waiting for ever. For any number of threads.
 
     Args:
         bitrate: Bits a second, > 0.
@@ -32,26 +32,26 @@ class Pacer:
         self._clock = clock
         self._left: deque[tuple[float, int]] = deque()
         self._sum = 0
-        self._queue: dict[Hashable, float] = {}  # who waits, in order, and until when each has to ask again
+        self._queue: dict[str, float] = {}  # cameras that wait, in order, and until when each has to ask again
         self._lock = threading.Lock()
 
-    def take(self, size: int, who: Hashable = None) -> float:
+    def take(self, size: int, camera: str) -> float:
         """Return 0 if `size` bytes leave now, else the seconds after which to ask again.
 
         Args:
             size: Bytes. More than a whole window has leave alone.
-            who: Asks, and waits with one frame at a time.
+            camera: Id of the camera that asks. It waits with one frame at a time.
         """
         with self._lock:
             now = self._forget()
-            self._queue = {each: until for each, until in self._queue.items() if until > now or each == who}
+            self._queue = {each: until for each, until in self._queue.items() if until > now or each == camera}
             wait = self._wait(size, now)
-            if next(iter(self._queue), who) != who:
+            if next(iter(self._queue), camera) != camera:
                 wait = max(wait, TURN_WAIT)
             if wait > 0:
-                self._queue[who] = now + wait + PATIENCE_SECONDS
+                self._queue[camera] = now + wait + PATIENCE_SECONDS
                 return wait
-            self._queue.pop(who, None)
+            self._queue.pop(camera, None)
             self._left.append((now, size))
             self._sum += size
             return 0.0

@@ -6,7 +6,7 @@ from collections import Counter
 from device.frames import OutgoingFrame
 from device.spool.database import Database
 from device.spool.errors import DISK_FULL, SpoolError
-from device.spool.folder import Folder
+from device.spool.folder import Folder, Inode
 from device.spool.losses import Losses
 from device.spool.numbers import Numbers
 from device.spool.room import Room
@@ -32,12 +32,15 @@ class Contents:
         losses: Is told of frames that are given up or damaged.
 
     Attributes:
+        folder, numbers, room, losses: See above.
         waiting: The frames that wait, by camera. The list stays when the database is let go.
+        files: The open database's files, by name, as they were when it was opened.
     """
 
     def __init__(self, folder: Folder, numbers: Numbers, room: Room, losses: Losses) -> None:
         self.folder, self.numbers, self.room, self.losses = folder, numbers, room, losses
         self.waiting: dict[str, Waiting] = {}
+        self.files: dict[str, Inode] = {}
         # deleting a frame takes about two pages of the log
         self._batch = max(1, min(MAX_BATCH, room.log_pages // 4))
         self._victims: list[tuple[str, int]] = []  # cameras and numbers of the frames to be given up next
@@ -74,23 +77,33 @@ class Contents:
             self.room.made_for(self.database, lambda: db.mark(identity))
 
     def settle(self) -> None:
-        """Take the files that are there now for those that were opened, and keep the reserve."""
-        self.folder.pin()
+        """Remember the files that are there now as those that were opened, and keep the reserve."""
+        self.files = self.folder.database_files()
         self.room.fill_reserve(self.database)
 
     def let_go(self) -> None:
         """Close the database, if it is open."""
+        self.files = {}
         db, self._db = self._db, None
         if db is not None:
             db.close()
 
+    def has_its_place(self) -> bool:
+        """Return True if the open database is the one that a start would find."""
+        return self.folder.is_same() and self.folder.database_files().get("frames.db") == self.files.get("frames.db")
+
     def retire_if_spent(self) -> None:
         """Set the database aside if it holds nothing but what is damaged, and begin a new one."""
-        if self._damaged and not any(self.waiting.values()):
+        if self._damaged and not any(self.waiting.values()) and self.has_its_place():
             self.folder.set_aside("damaged", f"no frame waits, and {self._damaged} rows are damaged")
             self.let_go()
-            self.begin()
-            self.settle()
+            try:
+                self.begin()
+                self.settle()
+            except BaseException:
+                # one that is open must be one whose files are known
+                self.let_go()
+                raise
             self.folder.remove_old_damaged(self.room.max_bytes)
 
     def _list(self, db: Database) -> None:

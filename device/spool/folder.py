@@ -13,15 +13,18 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 from device.spool.sealed import seal, unseal
 from rjpeg.errors import StorageError
 
-__all__ = ["Folder", "Place", "size_of"]
+__all__ = ["Folder", "Inode", "Place", "size_of"]
 
 logger = logging.getLogger(__name__)
+
+Inode = tuple[int, int]  # device and number, which say whether two names lead to one file
 
 MAX_LOCK_BYTES = 1000
 MAX_DAMAGED = 3  # databases that are kept for whoever wants to look
@@ -60,7 +63,6 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._pinned: dict[str, tuple[int, int]] = {}
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = [entry.name for entry in os.scandir(path)]
@@ -94,36 +96,39 @@ class Folder:
         os.fsync(self._lock)
         return self.identity
 
-    def pin(self) -> None:
-        """Remember the database's files that are there now as those that were opened."""
+    def database_files(self) -> dict[str, Inode]:
+        """Return the database's files that are there now, by name."""
         found = {name: _inode(self.path / name) for name in ("frames.db", "frames.db-wal")}
-        self._pinned = {name: inode for name, inode in found.items() if inode is not None}
+        return {name: inode for name, inode in found.items() if inode is not None}
 
-    def place(self) -> Place:
+    def place(self, files: Mapping[str, Inode]) -> Place:
         """Return what became of the folder that was opened. A `lock` that was removed is made again.
+
+        Args:
+            files: The open database's, by name, as they were when it was opened; none if no database is open.
 
         Raises:
             OSError: The system's reason why nobody knows.
             StorageError: Another program has the folder open.
         """
         if not self.is_same():
-            return Place.CHANGED if self.identity and _read_mark(self.path / "lock") == self.identity else Place.GONE
+            return Place.CHANGED if self._has_name() else Place.GONE
         if self._lock == -1 or _inode(self.path / "lock") != _inode(self._lock):
             name = self.identity
             self._take_lock()
             # on a full disk only the database has the name; a later start takes it from there
             with contextlib.suppress(OSError):
                 self.mark(name)
-        same = all(_inode(self.path / name) == inode for name, inode in self._pinned.items())
+        same = all(_inode(self.path / name) == inode for name, inode in files.items())
         return Place.SAME if same else Place.CHANGED
 
     def is_same(self) -> bool:
         """Return True if the path leads to the folder that was opened."""
         return _inode(self.path) == _inode(self._folder)
 
-    def has(self, name: str) -> bool:
-        """Return True if the file of that name is the one that was opened."""
-        return _inode(self.path / name) == self._pinned.get(name)
+    def is_ours(self) -> bool:
+        """Return True if the path leads to this spool's folder, be it the one that was opened or another."""
+        return self.is_same() or self._has_name()
 
     def set_aside(self, kind: str, why: str) -> None:
         """Rename the database so that a new one can begin.
@@ -170,6 +175,9 @@ class Folder:
                 os.close(descriptor)
         self._lock = self._folder = -1
 
+    def _has_name(self) -> bool:
+        return self.identity is not None and _read_mark(self.path / "lock") == self.identity
+
     def _take_lock(self) -> None:
         if self._lock != -1:
             os.close(self._lock)
@@ -190,7 +198,7 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def _inode(where: Path | int) -> tuple[int, int] | None:
+def _inode(where: Path | int) -> Inode | None:
     try:
         found = os.fstat(where) if isinstance(where, int) else where.stat()
     except (FileNotFoundError, NotADirectoryError):

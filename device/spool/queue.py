@@ -147,7 +147,7 @@ class Spool:
                 return
             self._closed = True
             # nothing is written below a mount point
-            if self._folder.is_same():
+            if self._folder.is_ours():
                 self._numbers.write(closed=True, flush=True)
             self._folder.close()
 
@@ -173,7 +173,7 @@ class Spool:
                 raise StorageError(f"spool {self._path} is closed")
             if not self._contents.is_open:
                 # an earlier attempt to set a damaged database aside, or to make a new one, had failed
-                open_contents(self._contents, self._expected)
+                self._open()
             return work()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not is_damage(error):
@@ -182,10 +182,18 @@ class Spool:
                 camera: {sequence for sequence in waiting.sequences if sequence > self._numbers.done(camera)}
                 for camera, waiting in self._contents.waiting.items()
             }
-            self._folder.set_aside("salvage", str(error))
+            # if other files took its place since, they are not what is damaged
+            if self._contents.has_its_place():
+                self._folder.set_aside("salvage", str(error))
             self._contents.let_go()
-            open_contents(self._contents, self._expected)
+            self._open()
             return work()
+
+    def _open(self) -> None:
+        """Open the database, unless the folder is gone. None is open before."""
+        self._stay()
+        if not self._contents.is_open:
+            open_contents(self._contents, self._expected)
 
     def _stay(self) -> None:
         """See that what is written to is what was opened.
@@ -193,7 +201,7 @@ class Spool:
         Raises:
             SpoolError: The folder is gone.
         """
-        place = self._folder.place()
+        place = self._folder.place(self._contents.files)
         if place is Place.GONE:
             raise SpoolError(
                 f"spool {self._path}: its folder or disk is gone; no frame is kept until it is back", DISK_ERROR
@@ -202,21 +210,29 @@ class Spool:
             self._open_again()
 
     def _open_again(self) -> None:
-        """Open what is there now. What was removed can still be read while it is open, and goes into the new one."""
-        logger.error("spool %s: its files were removed or replaced; it is opened again", self._path)
+        """Open what is there now. What was removed can still be read while it is open, and goes into the new one.
+
+        If that fails, folder and contents stay those of before, so that the next call finds them changed again.
+        """
         before = self._contents
-        if not self._folder.is_same():
-            folder, self._folder = self._folder, Folder(self._path)
-            before.folder = self._folder
-            folder.close()
-        elif self._folder.has("frames.db"):
+        if before.has_its_place():
             # only its log is gone: closing brings into the database what that held
             before.let_go()
             open_contents(before, self._expected)
+            logger.error("spool %s: its log was removed; it is opened again", self._path)
             return
-        contents = Contents(self._folder, self._numbers, self._room, self._losses)
-        open_contents(contents, self._expected)
+        folder = self._folder if self._folder.is_same() else Folder(self._path)
+        contents = Contents(folder, self._numbers, self._room, self._losses)
+        try:
+            open_contents(contents, self._expected)
+        except BaseException:
+            if folder is not self._folder:
+                folder.close()
+            raise
+        if folder is not self._folder:
+            self._folder.close()
+            self._folder = folder
         self._contents = contents
-        if before.is_open:
-            take_over(before, contents)
-            before.let_go()
+        logger.error("spool %s: its files were removed or replaced; it is opened again", self._path)
+        take_over(before, contents)
+        before.let_go()

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import sqlite3
-from collections import Counter
 from pathlib import Path
 
 from device.frames import OutgoingFrame
@@ -12,6 +11,7 @@ from device.spool.database import is_damage
 from device.spool.errors import SpoolError
 from device.spool.folder import size_of
 from device.spool.salvage import PAGE, Salvage, is_log_torn, is_log_whole
+from rjpeg.errors import StorageError
 
 __all__ = ["open_contents", "take_over"]
 
@@ -33,40 +33,51 @@ def open_contents(contents: Contents, expected: dict[str, set[int]]) -> None:
     torn = _look_at_log(contents)
     try:
         try:
-            contents.begin()
+            _open(contents, torn, expected)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not is_damage(error):
                 raise
             contents.folder.set_aside("salvage", str(error))
             contents.let_go()
-            contents.begin()
-        contents.settle()
-        for frame in torn:
-            contents.take_in(frame)
-        for path in contents.folder.aside("salvage"):
-            _salvage(path, contents, expected)
-        contents.retire_if_spent()
+            _open(contents, torn, expected)
     except BaseException:
         contents.let_go()
         raise
 
 
 def take_over(before: Contents, contents: Contents) -> None:
-    """Take in the frames of a database whose files were removed: what is open can still be read."""
-    places = (
-        (camera, sequence, waiting) for camera, waiting in before.waiting.items() for sequence in waiting.sequences
-    )
-    missing: Counter[str] = Counter({camera: len(waiting) for camera, waiting in before.waiting.items()})
+    """Take in the frames of a database whose files were removed: what is open can still be read.
+
+    Args:
+        before: Lists the frames. If it is let go, those that `contents` lacks count as lost.
+        contents: Open.
+    """
+    missing = {
+        camera: [sequence for sequence in waiting.sequences if not contents.is_known(camera, sequence)]
+        for camera, waiting in before.waiting.items()
+    }
+    lost = {camera: set(sequences) for camera, sequences in missing.items()}
     try:
-        for camera, sequence, waiting in places:
-            frame = before.database.read(waiting.row(sequence) or 0)
-            if frame is not None and frame[:2] == (camera, sequence):
-                contents.take_in(frame)
-                missing[camera] -= 1
-    except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
-        logger.error("spool %s: what was removed can't be read: %s", contents.folder.path, error)
-    for camera, frames in missing.items():
-        contents.losses.damage(camera, frames)
+        for camera, sequences in missing.items():
+            for sequence in sequences:
+                frame = before.database.read(before.listed(camera).row(sequence) or 0)
+                if frame is not None and frame[:2] == (camera, sequence):
+                    contents.take_in(frame)
+                    lost[camera].remove(sequence)
+    except (sqlite3.Error, UnicodeDecodeError, OSError, StorageError) as error:
+        logger.error("spool %s: what was removed can't be saved: %s", contents.folder.path, error)
+    for camera, left in lost.items():
+        contents.losses.damage_once(camera, left)
+
+
+def _open(contents: Contents, torn: list[OutgoingFrame], expected: dict[str, set[int]]) -> None:
+    contents.begin()
+    contents.settle()
+    for frame in torn:
+        contents.take_in(frame)
+    for path in contents.folder.aside("salvage"):
+        _salvage(path, contents, expected)
+    contents.retire_if_spent()
 
 
 def _look_at_log(contents: Contents) -> list[OutgoingFrame]:

@@ -74,7 +74,7 @@ def test_a_frame_that_the_budget_has_room_for_leaves_at_once(fps, parts):
         size = int(max(budget.smooth_room(clock.now), 0) * part)
         budget.spend(size)
         total += size
-        assert pacer.take(size) == 0.0, "one that waits may be overtaken"
+        assert pacer.take(size, "cam") == 0.0, "one that waits may be overtaken"
     assert total >= 0.99 * PLANNED * 10_000 * clock.now - budget.capacity
 
 
@@ -158,7 +158,7 @@ def simulate(bitrate, cameras, seconds, seed=0):
         share.spend(size)
         camera.sizes.append(size)
         camera.times.append(clock.now)
-        camera.waited.append(pacer.take(size, number))
+        camera.waited.append(pacer.take(size, str(number)))
     return cameras, fair
 
 

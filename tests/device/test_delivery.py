@@ -290,7 +290,7 @@ class Bucket:
     def __init__(self, bytes_per_second):
         self.rate, self.free_at, self.spent, self.refused = bytes_per_second, time.monotonic(), 0, 0
 
-    def take(self, size):
+    def take(self, size, camera):
         pause = max(0.0, self.free_at - time.monotonic())
         if pause == 0:
             self.spent += size

@@ -305,6 +305,148 @@ def test_a_disk_that_comes_back_as_another_device_is_taken_for_what_it_is(tmp_pa
     spool.close()
 
 
+def swap(folder, elsewhere):
+    """Replace an open spool's folder by a copy, as when its disk is cloned and mounted anew."""
+    shutil.copytree(folder, elsewhere / "again")
+    folder.rename(elsewhere / "old")
+    (elsewhere / "again").rename(folder)
+
+
+def after_power_cut(folder, copy):
+    """Return the pictures that a start finds if power fails now: what is in the folder is all there is."""
+    shutil.copytree(folder, copy)
+    with contextlib.closing(Spool(copy, 10 * MB)) as after:
+        return [frame.jpeg for frame in drain(after, "yard")]
+
+
+def test_no_frame_is_kept_while_a_folder_that_was_replaced_cannot_be_opened(tmp_path, moment):
+    folder = tmp_path / "disk"
+    spool = Spool(folder, 10 * MB)
+    for n in range(5):
+        spool.append("yard", moment, b"%d" % n)
+    swap(folder, tmp_path)
+    # nobody can open a database in this place
+    (folder / "frames.db").rename(tmp_path / "database")
+    (folder / "frames.db").mkdir()
+    for _ in range(3):
+        with pytest.raises(SpoolError, match="Is a directory") as caught:
+            spool.append("yard", moment, b"into a file that nobody finds again")
+        assert caught.value.reason == DISK_ERROR
+    assert spool.count == 5
+    (folder / "frames.db").rmdir()
+    (tmp_path / "database").rename(folder / "frames.db")
+    number = spool.append("yard", moment, b"back")
+    expected = [b"%d" % n for n in range(5)] + [b"back"]
+    assert after_power_cut(folder, tmp_path / "copy") == expected
+    frames = drain(spool, "yard")
+    assert [frame.jpeg for frame in frames] == expected
+    assert frames[-1].sequence == number == 5
+    spool.close()
+
+
+def test_no_frame_is_kept_in_a_removed_database_if_opening_its_successor_fails_late(tmp_path, moment):
+    folder = tmp_path / "spool"
+    spool = Spool(folder, 10 * MB)
+    for n in range(5):
+        spool.append("yard", moment, b"%d" % n)
+    for name in ("frames.db", "frames.db-wal", "reserve"):
+        (folder / name).unlink()
+    # the new database is there and open when this is found
+    (folder / "reserve").mkdir()
+    with pytest.raises(SpoolError):
+        spool.append("yard", moment, b"refused")
+    (folder / "reserve").rmdir()
+    spool.append("yard", moment, b"kept")
+    expected = [b"%d" % n for n in range(5)] + [b"kept"]
+    assert after_power_cut(folder, tmp_path / "copy") == expected
+    assert [frame.jpeg for frame in drain(spool, "yard")] == expected
+    spool.close()
+
+
+def test_a_spool_that_could_not_be_opened_again_writes_nothing_below_the_mount_point(tmp_path, moment):
+    folder = tmp_path / "disk"
+    spool = Spool(folder, 10 * MB)
+    spool.append("yard", moment, b"before")
+    for name in ("frames.db-wal", "reserve"):
+        (folder / name).unlink()
+    (folder / "reserve").mkdir()
+    with pytest.raises(SpoolError):
+        spool.append("yard", moment, b"refused")
+    folder.rename(tmp_path / "elsewhere")
+    folder.mkdir()
+    for work in (lambda: spool.append("yard", moment, b"refused"), lambda: spool.oldest("yard")):
+        with pytest.raises(SpoolError, match="folder or disk is gone"):
+            work()
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    (tmp_path / "elsewhere").rename(folder)
+    (folder / "reserve").rmdir()
+    spool.append("yard", moment, b"back")
+    assert [frame.jpeg for frame in drain(spool, "yard")] == [b"before", b"back"]
+    spool.close()
+
+
+def test_damage_in_a_folder_that_is_gone_does_not_touch_the_one_in_its_place(tmp_path, moment):
+    folder = tmp_path / "disk"
+    spool = Spool(folder, 10 * MB)
+    for n in range(3):
+        spool.append("yard", moment, b"%d" % n)
+    filled(tmp_path / "other", moment, 5)
+    before = (tmp_path / "other" / "frames.db").read_bytes()
+    folder.rename(tmp_path / "old")
+    (tmp_path / "other").rename(folder)
+    spool._contents.database._db.execute("DELETE FROM frames")
+    with pytest.raises(SpoolError, match="folder or disk is gone"):
+        spool.oldest("yard")
+    assert (folder / "frames.db").read_bytes() == before
+    assert not list(folder.glob("frames.db.*"))
+    spool.close()
+    with contextlib.closing(Spool(folder, 10 * MB)) as other:
+        assert other.count == 5
+
+
+def test_numbers_go_on_though_a_replaced_folder_could_never_be_opened(tmp_path, moment):
+    folder = tmp_path / "disk"
+    spool = Spool(folder, 10 * MB)
+    spool.append("yard", moment, b"0")
+    shutil.copytree(folder, tmp_path / "again")
+    for n in range(1, 5):
+        spool.append("yard", moment, b"%d" % n)
+    folder.rename(tmp_path / "old")
+    (tmp_path / "again").rename(folder)
+    (folder / "frames.db").rename(tmp_path / "database")
+    (folder / "frames.db").mkdir()
+    with pytest.raises(SpoolError):
+        spool.append("yard", moment, b"refused")
+    spool.close()
+    (folder / "frames.db").rmdir()
+    (tmp_path / "database").rename(folder / "frames.db")
+    with contextlib.closing(Spool(folder, 10 * MB)) as after:
+        assert after.append("yard", moment, b"next") >= 5
+
+
+def test_frames_that_were_only_in_a_folder_that_was_replaced_count_as_lost(tmp_path, moment):
+    folder = tmp_path / "disk"
+    spool = Spool(folder, 10 * MB)
+    spool.append("yard", moment, b"0")
+    shutil.copytree(folder, tmp_path / "older")
+    for n in range(1, 4):
+        spool.append("yard", moment, b"%d" % n)
+    for name in ("frames.db-wal", "reserve"):
+        (folder / name).unlink()
+    (folder / "reserve").mkdir()
+    with pytest.raises(SpoolError):
+        spool.append("yard", moment, b"refused")
+    # no database is open now from which they could be read
+    folder.rename(tmp_path / "old")
+    (tmp_path / "older").rename(folder)
+    number = spool.append("yard", moment, b"next")
+    assert number >= 4
+    assert [frame.jpeg for frame in drain(spool, "yard")] == [b"0", b"next"]
+    assert sum(loss.frames for loss in losses(spool, DAMAGED)) >= 3
+    spool.close()
+
+
 def test_a_database_of_another_spool_is_not_taken_for_this_one_s(tmp_path, moment, caplog):
     filled(tmp_path / "mine", moment, 3)
     filled(tmp_path / "other", moment, 5)
