@@ -97,9 +97,9 @@ def planes_from_frame(frame: NDArray[np.uint8], subsampling: Subsampling, out: P
 
 
 def empty_planes(height: int, width: int, subsampling: Subsampling) -> Planes:
-    """Allocate planes for a frame of this size, with arbitrary contents."""
+    """Allocate planes for a frame of this size, with arbitrary contents, see `_native.empty`."""
     chroma = (halved(height), halved(width)) if subsampling == "4:2:0" else (height, width)
-    return Planes(*(np.empty(size, np.uint8) for size in ((height, width), chroma, chroma)))
+    return Planes(*(_native.empty(size, np.dtype(np.uint8)) for size in ((height, width), chroma, chroma)))
 
 
 def reduce(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,7 +18,7 @@ from rjpeg._features import quantizer_index
 from rjpeg._maps import levels_from_output
 from rjpeg._model import Model
 from rjpeg._timing import StageTimer
-from rjpeg._workspace import Workspace, borrow_workspace
+from rjpeg._workspace import Workspace
 
 __all__ = ["SAMPLING", "Coder", "EncodedFrame", "Job", "Picture"]
 
@@ -136,20 +134,19 @@ class Coder:
         self._bits_lost = _bits_lost(model.map_quantizer.scales)
         self._quantizers = functools.lru_cache(_KEPT_TABLES)(functools.partial(_quantizers_of, model))
 
-    @contextlib.contextmanager
-    def prepare(self, job: Job, coding_size: tuple[int, int], *, single_pass: bool = False) -> Iterator[Picture]:
-        """Reduce and transform a frame for the passes within the `with` block.
+    def prepare(self, job: Job, coding_size: tuple[int, int], *, single_pass: bool = False) -> Picture:
+        """Reduce and transform a frame for the passes to come.
 
         single_pass: one pass with the caller's own map is all, so the coefficients are not kept.
         """
-        with borrow_workspace(coding_size, job.subsampling) as workspace:
-            with StageTimer(job.seconds, "convert"):
-                planes = _planes_of(job, coding_size, workspace)
-            picture = Picture(job, coding_size, planes, workspace)
-            if not single_pass:
-                with StageTimer(job.seconds, "transform"):
-                    _transform(picture)
-            yield picture
+        workspace = Workspace(coding_size, job.subsampling)
+        with StageTimer(job.seconds, "convert"):
+            planes = _planes_of(job, coding_size, workspace)
+        picture = Picture(job, coding_size, planes, workspace)
+        if not single_pass:
+            with StageTimer(job.seconds, "transform"):
+                _transform(picture)
+        return picture
 
     def code(self, picture: Picture, quality: float, dead_zone: float) -> EncodedFrame:
         """Make one file at a quality of 1..100. dead_zone: 0..0.5, see `Model`."""

@@ -1,6 +1,10 @@
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]: ...
 def planes_from_bgr(
     frame: NDArray[np.uint8], y: NDArray[np.uint8], cb: NDArray[np.uint8], cr: NDArray[np.uint8]
 ) -> None: ...

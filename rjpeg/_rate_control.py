@@ -111,8 +111,7 @@ def _first_size(coder: Coder, job: Job, sizing: Sizing, target: Target) -> tuple
 
 
 def _search_at(coder: Coder, job: Job, coding_size: tuple[int, int], target: Target) -> tuple[EncodedFrame | None, int]:
-    with coder.prepare(job, coding_size) as picture:
-        return _search_quality(coder, picture, target)
+    return _search_quality(coder, coder.prepare(job, coding_size), target)
 
 
 def _search_quality(coder: Coder, picture: Picture, target: Target) -> tuple[EncodedFrame | None, int]:

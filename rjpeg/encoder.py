@@ -128,5 +128,5 @@ class Encoder:
             with StageTimer(job.seconds, "size"):
                 sizing = sizing_of(job.frame, self.model.coding_fractions)
             coding_size = size_for_quality(sizing, job.frame_size, self.model, quality)
-        with self._coder.prepare(job, coding_size, single_pass=job.own_map is not None) as picture:
-            return self._coder.code(picture, quality, self.model.dead_zone)
+        picture = self._coder.prepare(job, coding_size, single_pass=job.own_map is not None)
+        return self._coder.code(picture, quality, self.model.dead_zone)

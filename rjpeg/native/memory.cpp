@@ -8,7 +8,7 @@
 namespace rjpeg {
 namespace {
 
-constexpr std::size_t kMaxKept = std::size_t{32} << 20;
+constexpr std::size_t kMaxKept = std::size_t{64} << 20;
 
 struct Kept {
   void* memory;

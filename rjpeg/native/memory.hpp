@@ -1,4 +1,5 @@
-// Large buffers that are used again, since fresh memory from the system costs more than what is done in it.
+// Large buffers that are used again, since fresh memory from the system costs more than what is done in it. Arrays that
+// Python gets are such buffers, too.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +7,8 @@
 
 namespace rjpeg {
 
-// Memory for `count` values that are not set. A buffer that is given up is kept for the next one of its size, 32
-// MB of them in all. Any thread may take and give up. Throws std::bad_alloc.
+// Memory of arbitrary contents. What is given up is kept for the next one of its size, 64 MB in all. Any thread may take
+// and give up. Throws std::bad_alloc.
 void* take_memory(std::size_t bytes);
 void give_memory(void* memory, std::size_t bytes) noexcept;
 

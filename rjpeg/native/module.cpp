@@ -23,6 +23,20 @@ namespace {
 using rjpeg::Array, rjpeg::array_of, rjpeg::blocks_with_masks, rjpeg::covers, rjpeg::Exact, rjpeg::expect,
     rjpeg::is_blocks;
 
+// An array with arbitrary contents, in memory that is used again: see memory.hpp.
+py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+  auto bytes = static_cast<std::size_t>(dtype.itemsize());
+  for (const py::ssize_t side : shape) {
+    expect(side >= 0, "shape: expected sides of 0 or more");
+    bytes *= static_cast<std::size_t>(side);
+  }
+  auto owned = std::make_unique<rjpeg::Buffer<unsigned char>>(bytes);
+  unsigned char* const values = owned->data();
+  const py::capsule owner(owned.get(), [](void* memory) { delete static_cast<rjpeg::Buffer<unsigned char>*>(memory); });
+  owned.release();
+  return {dtype, shape, {}, values, owner};
+}
+
 void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>& y, Exact<std::uint8_t>& cb,
                      Exact<std::uint8_t>& cr) {
   expect(frame.ndim() == 3 && frame.shape(2) == 3 && frame.strides(2) == 1 && frame.strides(1) == 3,
@@ -394,6 +408,7 @@ PYBIND11_MODULE(_native, module) {
       PyErr_SetString(py::module_::import("rjpeg.errors").attr("JpegError").ptr(), failure.what());
     }
   });
+  module.def("empty", &empty, py::arg("shape"), py::arg("dtype"));
   module.def("planes_from_bgr", &planes_from_bgr, py::arg("frame").noconvert(), py::arg("y").noconvert(),
              py::arg("cb").noconvert(), py::arg("cr").noconvert());
   module.def("forward_dct", &forward_dct, py::arg("plane"), py::arg("block_rows"), py::arg("block_cols"),
