@@ -1,6 +1,6 @@
 """The large arrays of one frame's coding.
 
-They come from `_native.empty`, whose memory is used again from frame to frame. Fresh memory costs more time than coding.
+They come from `_native.empty`, whose memory is used again: fresh memory costs more time than coding.
 """
 
 from __future__ import annotations

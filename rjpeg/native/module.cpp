@@ -33,7 +33,7 @@ py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
   auto owned = std::make_unique<rjpeg::Buffer<unsigned char>>(bytes);
   unsigned char* const values = owned->data();
   const py::capsule owner(owned.get(), [](void* memory) { delete static_cast<rjpeg::Buffer<unsigned char>*>(memory); });
-  owned.release();
+  static_cast<void>(owned.release());  // the capsule has it now
   return {dtype, shape, {}, values, owner};
 }
 
