@@ -44,14 +44,20 @@ inline Blocks blocks_with_masks(const Exact<std::int16_t>& values, const Exact<M
   return {values.data(), masks.data(), values.shape(0), values.shape(1)};
 }
 
+// What owns a buffer on behalf of arrays of its values.
+template <typename T>
+py::capsule owner_of(Buffer<T>&& buffer) {
+  auto owned = std::make_unique<Buffer<T>>(std::move(buffer));
+  py::capsule owner(owned.get(), [](void* memory) { delete static_cast<Buffer<T>*>(memory); });
+  owned.release();
+  return owner;
+}
+
 // An array of the buffer's values, which lives as long as the array does.
 template <typename T>
 py::array_t<T> array_of(Buffer<T>&& buffer, const std::vector<py::ssize_t>& shape) {
-  auto owned = std::make_unique<Buffer<T>>(std::move(buffer));
-  T* const values = owned->data();
-  py::capsule owner(owned.get(), [](void* memory) { delete static_cast<Buffer<T>*>(memory); });
-  owned.release();
-  return py::array_t<T>(shape, values, owner);
+  T* const values = buffer.data();
+  return py::array_t<T>(shape, values, owner_of(std::move(buffer)));
 }
 
 }  // namespace rjpeg

@@ -30,11 +30,9 @@ py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
     expect(side >= 0, "shape: expected sides of 0 or more");
     bytes *= static_cast<std::size_t>(side);
   }
-  auto owned = std::make_unique<rjpeg::Buffer<unsigned char>>(bytes);
-  unsigned char* const values = owned->data();
-  const py::capsule owner(owned.get(), [](void* memory) { delete static_cast<rjpeg::Buffer<unsigned char>*>(memory); });
-  static_cast<void>(owned.release());  // the capsule has it now
-  return {dtype, shape, {}, values, owner};
+  rjpeg::Buffer<unsigned char> buffer(bytes);
+  unsigned char* const values = buffer.data();
+  return {dtype, shape, {}, values, rjpeg::owner_of(std::move(buffer))};
 }
 
 void planes_from_bgr(const py::array_t<std::uint8_t>& frame, Exact<std::uint8_t>& y, Exact<std::uint8_t>& cb,
