@@ -101,6 +101,7 @@ def capture(hosts: Hosts, tmp_path: Path, film: Path, policy: str, seconds: floa
     assert camera.wait(30) == 0
 
 
+@pytest.mark.release
 def test_live_frames_are_fresh_through_delay_loss_cuts_and_silence(hosts, received, tmp_path, video):
     capture(hosts, tmp_path, video, "live", 25)
     ages = [seconds_old(at, record) for at, record in received.found]
@@ -111,6 +112,7 @@ def test_live_frames_are_fresh_through_delay_loss_cuts_and_silence(hosts, receiv
     assert max(ages) < 2
 
 
+@pytest.mark.release
 def test_recorded_frames_all_arrive_once_and_in_order(hosts, received, tmp_path, video):
     capture(hosts, tmp_path, video, "record", 20)
     faults = counted(hosts)

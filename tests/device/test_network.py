@@ -69,6 +69,7 @@ def start(hosts: Hosts, tmp_path: Path, film: Path, encoding: str, delivery: str
     return received, sent, camera
 
 
+@pytest.mark.release
 def test_the_cap_holds_on_the_wire_over_every_ten_seconds(hosts, tmp_path, film):
     bitrate = 60_000
     sampler = hosts.run(hosts.server, "-c", SAMPLER)
@@ -115,6 +116,7 @@ def test_after_an_outage_live_frames_are_fresh(hosts, tmp_path, film):
     print(f"{OUTAGE:g} s away; first frame after {first:.1f} s; oldest frame {max(ages):.2f} s")
 
 
+@pytest.mark.release
 def test_nothing_is_lost_in_an_outage_with_policy_record(hosts, tmp_path, film):
     spool = tmp_path / "spool"
     received, _, camera = start(hosts, tmp_path, film, "quality: 5", f", policy: record, spool: {{folder: {spool}}}")

@@ -201,7 +201,7 @@ def test_a_worker_that_dies_is_told():
         workers.run(os._exit, [1], "webp")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ray_gives_the_same_results_from_s3_as_one_process_from_the_disk(data, classifiers, tmp_path):
     more = ["--codecs", "libjpeg-turbo", "region-jpeg", "--bpp", 5, "--qualities", 40, "--fractions", "--json"]
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -111,7 +111,7 @@ def test_acknowledged_frames_survive_kill_9(tmp_path, encoder):
     kill_often(tmp_path, encoder, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.faults
 @pytest.mark.timeout(5000)
 def test_acknowledged_frames_survive_kill_9_again_and_again(tmp_path, encoder, faults):

@@ -327,6 +327,7 @@ class TestRay:
         assert same_lines(lines(result), records, [out], [tmp_path / "out"])
         assert contents(tmp_path / "out") == pictures
 
+    @pytest.mark.release
     def test_s3_goes_to_s3(self, plainly, archive, s3, decode):
         environment, url = s3
         records, pictures, out = plainly
@@ -336,6 +337,7 @@ class TestRay:
         assert same_lines(lines(result), records, [archive, out], places)
         assert bucket_contents(url, "ray") == pictures
 
+    @pytest.mark.release
     def test_a_cluster_of_two_machines_is_found_by_its_address_and_sent_what_it_lacks(
         self, plainly, archive, tmp_path, decode
     ):
@@ -346,6 +348,7 @@ class TestRay:
         assert same_lines(lines(result), records, [out], [tmp_path / "out"])
         assert contents(tmp_path / "out") == pictures
 
+    @pytest.mark.release
     def test_it_works_from_any_folder(self, archive, tmp_path):
         command = [sys.executable, str(ROOT / "server" / "decode.py"), str(archive / "3.jpg"), "--engine", "ray"]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -357,6 +360,7 @@ class TestRay:
         assert result.stderr.splitlines()[-1].startswith("error: Ray can't be reached at RAY_ADDRESS=127.0.0.1:9")
         assert "Traceback" not in result.stderr
 
+    @pytest.mark.release
     def test_workers_that_die_are_told(self):
         script = (
             f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"

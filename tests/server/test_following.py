@@ -305,7 +305,7 @@ def test_the_bus_holds_nothing_of_the_frames_that_went_by() -> None:
     assert grown < 100_000, f"{grown} bytes more after 100,000 frames"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_thousands_of_frames_leave_no_memory_behind_in_a_service_that_nobody_follows(
     service: Service, jpeg: bytes
 ) -> None:

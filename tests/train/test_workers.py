@@ -142,7 +142,7 @@ def test_two_workers_share_the_work_and_end_with_the_same_networks(start, tmp_pa
     assert checkpoint.training["crops"] + checkpoint.training["held_back_crops"] == 24
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(400)
 def test_when_a_worker_is_killed_the_other_ends_and_both_continue(start, tmp_path):
     epochs = ("--set", "distill_generator.epochs=60")
