@@ -23,7 +23,7 @@ assert rjpeg.Decoder().decode(jpeg).shape == frame.shape
 print(rjpeg.__version__, rjpeg.__file__)
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.release, pytest.mark.timeout(900)]
 
 
 def run(*command, **options):

@@ -87,7 +87,7 @@ def received(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
 
 def capture(hosts: Hosts, tmp_path: Path, film: Path, policy: str, seconds: float) -> None:
     """Send frames for so long, counted from when the program and the proxy are there."""
-    path = tmp_path / "kit.yaml"
+    path = tmp_path / "camera.yaml"
     path.write_text(
         f"cameras: [{{id: cam, source: {film}, live: true, fps: 5}}]\nencoding: {{quality: 10}}\n"
         f"delivery: {{server: 'http://{SERVER}:8000', policy: {policy}, timeout_seconds: 1, "

@@ -132,7 +132,7 @@ def test_every_frame_of_the_spool_reaches_the_server_once(tmp_path, film, progra
         frames = service.frames()
         sequences = sorted(frame["sequence"] for frame in frames)
         assert sequences == sorted(recorded), "none is missing and none is there twice"
-        assert len(recorded) > 5 * kills
+        assert len(recorded) > 2 * kills, "there was something to lose, on a busy machine, too"
         decoder = rjpeg.Decoder()
         for frame in frames[:: max(1, len(frames) // 50)]:
             assert decoder.decode(service.jpeg(frame)).shape == (120, 160, 3)
@@ -189,5 +189,5 @@ def test_every_frame_of_the_spool_reaches_a_subscriber_through_a_broker_that_is_
         lost=len(missing),
         ended=f"{len(recorded):,} frames, {again} came again under their numbers",
     )
-    assert len(recorded) > 5 * kills
+    assert len(recorded) > 2 * kills, "there was something to lose, on a busy machine, too"
     assert not missing

@@ -57,7 +57,7 @@ def start(hosts: Hosts, tmp_path: Path, film: Path, encoding: str, delivery: str
     while not any(line.startswith("listening") for line in received.messages):
         assert time.monotonic() < deadline, received.messages
         time.sleep(0.05)
-    path = tmp_path / "kit.yaml"
+    path = tmp_path / "camera.yaml"
     path.write_text(
         f"cameras: [{{id: field, source: {film}, live: true}}]\n"
         f"encoding: {{{encoding}}}\n"
@@ -126,7 +126,7 @@ def test_nothing_is_lost_in_an_outage_with_policy_record(hosts, tmp_path, film):
     time.sleep(1)
     camera.send_signal(signal.SIGTERM)
     camera.wait(20)
-    again = Lines(hosts, hosts.run(hosts.camera, "device/capture.py", "--config", tmp_path / "kit.yaml", "--json"))
+    again = Lines(hosts, hosts.run(hosts.camera, "device/capture.py", "--config", tmp_path / "camera.yaml", "--json"))
     deadline = time.monotonic() + 30 + 4 * OUTAGE
     while not any(seconds_old(at, record) < 2 for at, record in received.found[-3:]) or len(again.found) < 5:
         assert time.monotonic() < deadline, again.messages

@@ -39,7 +39,7 @@ def test_frames_wait_while_the_token_is_revoked_and_arrive_under_a_new_one(
     service = Service("--auth", "on", data=data)
     service.token = make_token(data, "--reader")
     recorder = camera(tmp_path, film, service.url)
-    config = tmp_path / "kit.yaml"
+    config = tmp_path / "camera.yaml"
     config.write_text(config.read_text().replace("policy: record", f"policy: record, token_file: {token_file}"))
     programs.append(recorder)
     with contextlib.ExitStack() as stack:
