@@ -130,6 +130,7 @@ def test_the_diagram_shows_the_imports_between_the_parts(heading, package):
     check(text, heading, part_arrows(all_imports(), package, parts_of(section(text, heading))))
 
 
+@pytest.mark.slow
 def test_the_diagram_shows_the_imports_between_the_packages():
     text = DOCUMENT.read_text("utf-8")
     assert sorted(parts_of(section(text, "Packages"))) == sorted(PACKAGES)
@@ -169,6 +170,7 @@ def test_tensorflow_is_imported_when_a_network_is_trained_or_exported_and_nowher
         assert not at_once & NETWORK_LIBRARIES, name
 
 
+@pytest.mark.slow
 def test_http_is_spoken_in_the_api_of_the_server_and_nowhere_else_in_it():
     speaking = {
         name

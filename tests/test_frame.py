@@ -172,6 +172,7 @@ class TestSetup:
         assert not (tmp_path / "apt").exists()
         assert not (tmp_path / "venv").exists()
 
+    @pytest.mark.slow
     def test_root_gets_it_installed_without_being_asked(self, machine, tmp_path):
         (machine.folder / "c++").unlink()
         machine.script("id", "echo 0")

@@ -136,6 +136,7 @@ def test_pytorch(sent, frames):
     np.testing.assert_array_equal(np.load(sent / "torch.npy"), frames[..., ::-1].transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 def test_opencv(sent, frames):
     said = run(RECIPES["OpenCV", "python"], sent, tail="import numpy as np; np.save('motion', motion)\n")
     assert said == "40.0 frames, the first 320.0 wide\n"
@@ -156,6 +157,7 @@ def test_curl(sent, frames, server):
     assert cv2.imread(str(sent / "map.png")).shape == (240, 320, 3)
 
 
+@pytest.mark.slow
 def test_the_python_client(sent, frames, server):
     text = at(RECIPES["The server's API with the Python client", "python"], SERVER, server)
     said = run(text, sent, tail="np.save('quality', quality)\n")

@@ -59,6 +59,7 @@ def test_the_peer_is_measured_at_equal_bytes(pictures):
         assert abs(sizes[quality - 1] - size) == min(abs(other - size) for other in sizes)
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     arguments = [
         "--sizes",

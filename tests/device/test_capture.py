@@ -339,6 +339,7 @@ def seconds_of(records):
     return (times[-1] - times[0]) / np.timedelta64(1, "s")
 
 
+@pytest.mark.slow
 def test_a_live_source_drops_and_counts_frames_while_the_server_is_away(recorder, photograph, monkeypatch):
     recorder.answers = [(201, {}), (503, {}), (201, {})]
     settings = config.Config(
@@ -373,6 +374,7 @@ def test_a_bitrate_that_is_hopeless_for_a_camera_is_an_error(photograph, monkeyp
         taken(photograph, monkeypatch, settings, 60)
 
 
+@pytest.mark.slow
 def test_frames_in_which_nothing_changes_are_left_out_but_for_a_heartbeat_with_metrics(
     photograph, monkeypatch, recorder
 ):
@@ -438,6 +440,7 @@ class Refusing:
         return 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("refused", "ends"), [({"one"}, False), ({"one", "two"}, True)])
 def test_a_server_that_refuses_one_camera_does_not_stop_the_others(photograph, monkeypatch, recorder, refused, ends):
     recorder.answers = Refusing(recorder, refused)
@@ -474,6 +477,7 @@ def test_frames_of_a_camera_that_is_no_longer_configured_are_told_of(
         assert "holds 3 frames of camera former, which nobody sends" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_camera_whose_driver_hangs_at_the_start_does_not_keep_the_others_from_theirs(
     photograph, monkeypatch, tmp_path
 ):
@@ -512,6 +516,7 @@ def test_a_camera_whose_driver_hangs_at_the_start_does_not_keep_the_others_from_
         cameras.close()
 
 
+@pytest.mark.slow
 def test_frames_in_the_spool_of_a_camera_that_came_to_its_end_are_counted_while_others_go_on(
     pictures, recorder, tmp_path
 ):
@@ -536,6 +541,7 @@ def test_frames_in_the_spool_of_a_camera_that_came_to_its_end_are_counted_while_
         cameras.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", [True, False])
 def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorded_is_sent(
     photograph, monkeypatch, recorder, tmp_path, service
@@ -778,6 +784,7 @@ def test_a_supervisor_is_told_that_the_program_runs_works_and_ends(video, tmp_pa
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_frames_of_the_same_time_are_told_apart(photograph, monkeypatch, recorder, tmp_path):
     recorder.answers = [(503, {}), (503, {}), (201, {})]  # so that several wait
 
@@ -802,6 +809,7 @@ def test_frames_of_the_same_time_are_told_apart(photograph, monkeypatch, recorde
         assert rjpeg.Decoder().decode(body).shape == (record["height"], record["width"], 3)
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_neither_stops_frames_nor_their_numbers(photograph, monkeypatch, recorder):
     class Jumping(Camera):
         days = itertools.cycle((0, -400, 5000))

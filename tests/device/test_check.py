@@ -276,6 +276,7 @@ def test_numpy_2_with_the_old_runtime_is_found_out_before_it_crashes(monkeypatch
     assert "NumPy 2.1.0" in result.found
 
 
+@pytest.mark.slow
 def test_a_right_token_is_told_from_a_wrong_one(server, token_file, tmp_path):
     assert server_of(to_server(server, token_file=token_file)).ok is True
     (tmp_path / "wrong").write_text("guess")
@@ -326,6 +327,7 @@ def test_a_portal_in_front_is_not_taken_for_the_server(recorder, status):
     assert "portal or proxy" in result.remedy
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_or_says_nothing_is_reported_in_time():
     assert "Connection refused" in server_of(to_server("http://user:pass@127.0.0.1:1")).found
     assert "pass" not in server_of(to_server("http://user:pass@127.0.0.1:1")).found
@@ -380,6 +382,7 @@ def users(broker, folder, *cameras, username="{camera}"):
     return Config(cameras=[CameraConfig(id=camera) for camera in cameras], delivery=delivery)
 
 
+@pytest.mark.slow
 @needs_broker
 def test_every_camera_connects_as_itself_and_publishes_empty_metrics(start_broker, tmp_path):
     broker, messages = start_broker(), []
@@ -465,6 +468,7 @@ def test_without_ca_file_an_https_server_is_trusted_by_the_systems_authorities(a
         service.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "host", "trusted", "found", "remedy"),
     [
@@ -564,6 +568,7 @@ def test_a_check_that_fails_unexpectedly_or_hangs_reports_itself():
     hang.set()
 
 
+@pytest.mark.slow
 def test_a_camera_that_hangs_is_given_up(tmp_path):
     os.mkfifo(tmp_path / "never.avi")
     result = check_camera(CameraConfig(id="yard", source=str(tmp_path / "never.avi")), seconds=1.0)

@@ -233,6 +233,7 @@ def test_live_a_rejected_frame_is_counted_and_the_next_is_sent_at_once(live, fra
     assert caplog.text.count("422") == 1, "said once"
 
 
+@pytest.mark.slow
 def test_live_a_server_that_refuses_all_is_asked_again_and_what_it_said_is_known(live, frame, counts, caplog):
     outbox = live(Server(lambda f: refuse(f) if f.sequence in (0, 1, 3) else None))
     outbox.put(frame(0))
@@ -265,6 +266,7 @@ def test_live_every_frame_is_reported_once_whatever_happens(live, frame, counts)
     assert sorted(counts.sent + [sequence for sequence, _ in counts.dropped]) == list(range(401))
 
 
+@pytest.mark.slow
 def test_live_close_tries_nothing_more_and_does_not_hang(live, frame, counts):
     release = threading.Event()
     server = Server(lambda _: release.wait(20))
@@ -325,6 +327,7 @@ def test_record_sends_all_in_order_and_empties_the_spool(record, frame, counts, 
     until(lambda: spool.count == 0)
 
 
+@pytest.mark.slow
 def test_record_keeps_everything_through_an_outage(record, frame, counts, spool, caplog):
     server = Server(away)
     outbox = record(server)
@@ -352,6 +355,7 @@ def test_record_pauses_grow_to_ten_seconds_and_no_further():
     assert backoff.failed(DeliveryError("away")) == 0.25
 
 
+@pytest.mark.slow
 def test_record_a_bad_frame_holds_up_no_other(record, frame, counts, spool):
     server = Server(lambda f: reject(f) if f.sequence % 2 else None)
     outbox = record(server)
@@ -376,6 +380,7 @@ def test_record_what_is_not_sent_stays_in_the_spool_for_the_next_start(record, f
     assert counts.sent == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_record_goes_on_recording_while_a_server_refuses_all(record, frame, counts, spool):
     willing = threading.Event()
     server = Server(lambda f: None if willing.is_set() else refuse(f))
@@ -487,6 +492,7 @@ def test_record_close_cuts_a_try_that_hangs_and_the_frame_stays(record, frame, c
     assert (spool.count, counts.sent, counts.dropped) == (1, [], [])
 
 
+@pytest.mark.slow
 @needs_broker
 def test_close_cuts_a_goodbye_to_a_broker_that_hangs(broker, frame, counts):
     tried = []
@@ -534,6 +540,7 @@ def test_record_cameras_share_a_spool_and_one_that_is_stuck_holds_up_no_other(re
     assert (spool.waiting("one"), spool.waiting("two")) == (10, 0)
 
 
+@pytest.mark.slow
 def test_record_keeps_to_the_pace_and_close_interrupts_the_wait(record, frame):
     bucket = Bucket(1000)
     server = Server()
@@ -598,6 +605,7 @@ def test_record_a_disk_that_cannot_delete_does_not_send_a_frame_again_and_again(
     assert counts.sent == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_frame_of_a_file_waits_until_the_server_takes_it(recorder, frame, wait, counts, caplog):
     caplog.set_level("INFO")
     recorder.answers = [(503, {}), (429, {}), (201, {})]
@@ -628,6 +636,7 @@ def test_a_refusal_of_files_is_raised_at_once(frame, wait):
     outbox.close()
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_given_up_in_time(frame, wait):
     outbox = wait(HttpSender("http://127.0.0.1:1"), retry_seconds=1)
     started = time.monotonic()
@@ -661,6 +670,7 @@ def test_a_wait_for_the_server_ends_when_the_program_does(frame, wait, counts):
     assert counts.dropped == [(0, STOPPED)]
 
 
+@pytest.mark.slow
 def test_a_file_s_frame_whose_try_hangs_at_the_end_counts_once(frame, wait, counts):
     release = threading.Event()
     server = Server(lambda _: release.wait(20))

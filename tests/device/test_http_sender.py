@@ -126,6 +126,7 @@ def test_no_proxy_or_netrc_comes_between_this_machine_and_itself(recorder, open_
     assert recorder.requests[0][1]["Authorization"] == "Bearer s3cret"
 
 
+@pytest.mark.slow
 def test_a_proxy_is_used_where_the_environment_names_one(open_http, frame, monkeypatch):
     seen = []
 
@@ -307,6 +308,7 @@ def trickle(start, rest=b"x"):
     return talk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "talk",
     [
@@ -330,6 +332,7 @@ def test_a_server_that_hangs_or_answers_byte_by_byte_is_given_up_in_time(open_ht
             assert 0.3 < time.monotonic() - started < 1.5
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_in_nothing_is_given_up_in_time(open_http, frame):
     with Talker(hang, read_first=False) as server:
         sender = open_http(server.url, timeout=0.6)
@@ -339,6 +342,7 @@ def test_a_server_that_takes_in_nothing_is_given_up_in_time(open_http, frame):
         assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [b"", b"\x16\x03\x03"])
 def test_a_tls_handshake_that_hangs_is_given_up_in_time(open_http, frame, words):
     with Talker(trickle(b"", words)) as server:
@@ -349,6 +353,7 @@ def test_a_tls_handshake_that_hangs_is_given_up_in_time(open_http, frame, words)
         assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.slow
 def test_a_frame_that_took_long_does_not_cut_off_the_next(open_http, frame):
     def talk(connection):
         while True:
@@ -471,6 +476,7 @@ def tls_server(certificates):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_server_with_a_certificate_of_your_own_is_trusted_by_ca_file_alone(
     tls_server, certificates, open_http, frame, monkeypatch
 ):

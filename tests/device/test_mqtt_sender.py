@@ -287,6 +287,7 @@ def record(tmp_path):
         yield start
 
 
+@pytest.mark.slow
 @needs_broker
 def test_no_recorded_frame_is_lost_while_the_broker_is_started_anew(broker, record, frame):
     outbox, spool, outcomes = record(MqttSender(broker.url, "one", timeout=2))
@@ -392,6 +393,7 @@ def test_files_are_not_left_open_by_connections_that_fail(open_mqtt, frame):
     assert max(open_files[10:]) <= max(open_files[:5]) + 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("talk", [swallow, accept_and_swallow, trickle])
 def test_a_broker_that_hangs_is_given_up_in_time(open_mqtt, frame, talk):
     with Silent(talk) as server:
@@ -406,6 +408,7 @@ def test_a_broker_that_hangs_is_given_up_in_time(open_mqtt, frame, talk):
         assert time.monotonic() - started < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silence", [b"", b"\x16\x03\x03"])
 def test_a_tls_handshake_that_hangs_is_given_up_in_time(open_mqtt, frame, silence):
     def talk(connection):
@@ -421,6 +424,7 @@ def test_a_tls_handshake_that_hangs_is_given_up_in_time(open_mqtt, frame, silenc
         assert time.monotonic() - started < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x02\x00\x01", bytes(100), b"\xff" * 9])
 def test_a_server_that_is_no_broker_is_an_error_and_no_traceback(open_mqtt, frame, garbage):
     def talk(connection):

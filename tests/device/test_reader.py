@@ -72,6 +72,7 @@ def test_the_newest_frame_is_handed_out_and_the_others_are_counted(camera, start
     assert reader.fps == 200
 
 
+@pytest.mark.slow
 def test_no_frame_is_handed_out_twice_even_to_many_who_ask(camera, start):
     reader = start()
     got = []
@@ -88,6 +89,7 @@ def test_no_frame_is_handed_out_twice_even_to_many_who_ask(camera, start):
     assert len(got) == len(set(got)) >= 100
 
 
+@pytest.mark.slow
 def test_waiting_for_a_frame_ends_with_its_time_and_uses_none_of_the_processor(camera, start):
     camera.stalled = True
     reader = start()
@@ -132,6 +134,7 @@ def test_a_camera_that_is_missing_at_first_is_waited_for(camera, start, hurry):
     assert reader.take_events().restarts == (), "it never ran before"
 
 
+@pytest.mark.slow
 def test_pauses_between_attempts_grow_and_start_small_again_after_good_seconds(camera, start, monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.16)
@@ -156,6 +159,7 @@ def test_pauses_between_attempts_grow_and_start_small_again_after_good_seconds(c
     assert attempts[1] - attempts[0] < 0.5 * (attempts[3] - attempts[2]), "they grow from the start again"
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs_is_left_behind_and_the_camera_opened_anew(camera, start, hurry):
     reader = start(stall_seconds=0.5)
     assert reader.read(10)
@@ -276,6 +280,7 @@ def test_closing_closes_the_camera_and_ends_the_threads(camera, start):
     reader.close()
 
 
+@pytest.mark.slow
 def test_closing_wakes_who_waits_for_a_frame(camera, start):
     camera.stalled = True
     reader = start()
@@ -287,6 +292,7 @@ def test_closing_wakes_who_waits_for_a_frame(camera, start):
     assert got == [None]
 
 
+@pytest.mark.slow
 def test_closing_takes_less_than_a_second_though_the_driver_hangs(camera, start):
     reader = start()
     assert reader.read(10)
@@ -329,6 +335,7 @@ def test_a_close_that_hangs_does_not_keep_the_camera_from_returning(camera, star
     wait_until(lambda: threads() == 2)
 
 
+@pytest.mark.slow
 def test_two_hundred_restarts_leave_neither_threads_nor_files_behind(camera, start, hurry, video):
     camera.last = 2
 
@@ -419,6 +426,7 @@ class StreamServer:
         self.server.server_close()
 
 
+@pytest.mark.slow
 def test_a_network_camera_that_stalls_and_is_switched_off_and_on_is_read_on(start, hurry, monkeypatch):
     monkeypatch.setattr(module, "OPEN_SECONDS", 20.0)
     server = StreamServer()
@@ -448,6 +456,7 @@ def test_a_network_camera_that_stalls_and_is_switched_off_and_on_is_read_on(star
         server.stop()
 
 
+@pytest.mark.slow
 def test_a_video_file_played_as_a_camera_goes_on_for_ever(start, video):
     camera = CameraConfig(source=str(video), live=True)
     reader = start(lambda: open_source(camera))

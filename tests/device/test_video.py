@@ -103,6 +103,7 @@ def test_a_film_that_changes_its_size_gives_every_picture_at_its_own(chelsea, wr
     assert source.unreadable == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("container", "kind"), [("mpegts", "video/mp2t"), ("h264", "video/h264")])
 def test_a_stream_that_changes_its_size_goes_on_with_the_new_one(small, large, read, caplog, container, kind):
     caplog.set_level(logging.INFO)
@@ -179,6 +180,7 @@ def multipart(jpeg):
     return b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
 
 
+@pytest.mark.slow
 def test_a_damaged_picture_of_an_mjpeg_camera_is_passed_over_and_the_next_is_whole(chelsea, read):
     jpegs = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in moving(chelsea, SMALL, 40)]
     whole = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in jpegs]
@@ -436,6 +438,7 @@ def test_a_stream_that_stalls_ends_the_read_by_itself(chelsea):
     assert seconds < 3
 
 
+@pytest.mark.slow
 def test_a_stream_of_which_only_the_sound_goes_on_counts_as_stalled(small, short):
     content = film(small, "matroska", sound=600.0)
     parts = [content[start : start + 4000] for start in range(0, len(content), 4000)]
@@ -581,6 +584,7 @@ def test_pyav_is_imported_only_when_it_is_needed():
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
+@pytest.mark.slow
 def test_two_hundred_openings_leave_no_file_open_and_no_memory_behind(small, write):
     path = write(film(small, "matroska"))
     files = len(list(Path("/proc/self/fd").iterdir()))
@@ -591,6 +595,7 @@ def test_two_hundred_openings_leave_no_file_open_and_no_memory_behind(small, wri
     assert len(list(Path("/proc/self/fd").iterdir())) <= files
 
 
+@pytest.mark.slow
 def test_reading_leaves_no_picture_behind_in_memory(chelsea, write):
     content = film(moving(chelsea, (640, 480), 100), "mp4")
     for name, matrix in (("flat.mp4", (1, 0, 0, 1)), ("turned.mp4", (0, 1, -1, 0))):

@@ -179,6 +179,7 @@ def test_opencv_plays_the_stream(view):
     assert all(read and abs(int(frame.mean()) - 100) < 3 for read, frame in frames)
 
 
+@pytest.mark.slow
 def test_an_unchanged_picture_comes_again(view, monkeypatch):
     monkeypatch.setattr(view_module, "REPEAT_SECONDS", 0.0)
     view.show("yard", jpeg(7))
@@ -202,6 +203,7 @@ def test_a_slow_viewer_misses_pictures_and_holds_nothing_up(view):
         assert received < 10_000_000
 
 
+@pytest.mark.slow
 def test_at_most_eight_streams_and_a_place_is_free_again_once_a_viewer_leaves(view):
     streams = [open_stream(view) for _ in range(MAX_STREAMS)]
     for stream in streams:
@@ -232,6 +234,7 @@ def test_a_hundred_connections_are_turned_away_beyond_sixteen(view):
     until(lambda: requests.get(view.address + "/status", timeout=10).ok)
 
 
+@pytest.mark.slow
 def test_a_request_that_trickles_in_is_given_up(view, monkeypatch):
     monkeypatch.setattr(page_server, "REQUEST_SECONDS", 0.5)
     with connect(view) as connection:

@@ -58,6 +58,7 @@ def test_every_row_is_measured_beside_the_full_system_or_says_why_not(data, clas
     assert (out / "results.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
 
 
+@pytest.mark.slow
 def test_a_new_row_is_one_entry_and_costs_no_old_one(data, classifiers, tmp_path, monkeypatch, capsys):
     arguments = options(data, classifiers["uint8"], tmp_path / "out", "--rows", "region-jpeg-flat")
     run(monkeypatch, capsys, *arguments)

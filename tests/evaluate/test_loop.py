@@ -49,6 +49,7 @@ def test_every_frame_arrives_and_every_map_is_recovered(finished):
     assert summary["bpp"] == pytest.approx(8 * sum(sizes) / (233 * 171 + 129 * 97))
 
 
+@pytest.mark.slow
 def test_the_page_holds_all_its_pictures_and_asks_nobody_for_more(finished):
     page = (finished[1] / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
@@ -123,6 +124,7 @@ def test_a_child_is_gone_when_its_block_is_left(tmp_path):
     assert children[0].process.poll() is not None
 
 
+@pytest.mark.slow
 def test_a_child_that_will_not_end_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr("evaluate.child.STOP_SECONDS", 0.5)
     started = time.monotonic()

@@ -71,6 +71,7 @@ def test_a_restorer_is_exported_with_the_others(restoring):
     assert not np.array_equal(plain, restored)
 
 
+@pytest.mark.slow
 def test_a_restored_frame_is_the_float_networks_within_int8(checkpoint_with_restorer, restoring):
     out, _ = restoring
     frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (67, 85, 3)).astype(np.uint8), (0, 0), 3)
@@ -81,6 +82,7 @@ def test_a_restored_frame_is_the_float_networks_within_int8(checkpoint_with_rest
     assert np.abs(integer.astype(int) - floating).mean() < 2
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_the_codec_file_says(exported):
     _, manifest = exported
     settings = load_codec(CODEC_FILE)
@@ -92,6 +94,7 @@ def test_the_manifest_says_what_the_codec_file_says(exported):
     assert manifest["versions"]["keras"] == keras.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(BOTH) < 2, reason="one TFLite runtime is installed")
 @pytest.mark.parametrize("name", ["generator", "predictor"])
 def test_both_runtimes_give_the_same_integers_at_any_grid_size(exported, name):

@@ -133,6 +133,7 @@ def test_a_frame_is_let_go_of_before_the_next_is_decoded(decoder, encoder, photo
         del decoded
 
 
+@pytest.mark.slow
 def test_many_threads_on_one_decoder_get_what_one_thread_gets(files, serial):
     decoder = rjpeg.Decoder()  # a fresh one: they race for its networks too
     start = threading.Barrier(8)

@@ -33,6 +33,7 @@ def test_encode_inspect_and_decode_make_the_round_trip(tmp_path, picture, photo,
     np.testing.assert_array_equal(cv2.imread(str(back)), rjpeg.Decoder().decode(jpeg.read_bytes()))
 
 
+@pytest.mark.slow
 def test_pipes_carry_pictures_and_nothing_else(picture, photo):
     command = [sys.executable, "-m", "rjpeg.cli"]
     encoded = subprocess.run(

@@ -471,6 +471,7 @@ def test_refinements_are_read_as_the_reference_reads_them_whatever_the_bytes(dat
     assert answer(_native.rice_decode) == answer(reference.rice_decode)
 
 
+@pytest.mark.slow
 def test_threads_that_transform_at_a_time_do_not_harm_each_other():
     # Python objects that are touched without the interpreter's lock lose count of their references, and the process
     # ends sooner or later: so it is one of its own, and looks at the count

@@ -257,6 +257,7 @@ def test_a_stream_that_breaks_off_gives_what_came_whole_and_an_error(stream, dec
     assert capture.read() == (False, None)
 
 
+@pytest.mark.slow
 def test_a_stream_that_falls_silent_is_an_error_in_time(stream, decoder, jpegs, pictures):
     handler, url = stream
     handler.cut, handler.stall = len(jpegs[-1]), threading.Event()

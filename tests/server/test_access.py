@@ -90,6 +90,7 @@ def test_without_a_right_token_nothing_is_taken_and_nothing_shown(guarded, frame
     assert len(service.get("/v1/cameras/yard/frames", headers=bearer(secrets["reader"])).json()["frames"]) == 1
 
 
+@pytest.mark.slow
 def test_a_token_in_the_address_is_none(guarded, frame):
     service, secrets = guarded
     for name in ("token", "access_token", "rjpeg"):
@@ -147,6 +148,7 @@ def test_a_session_lets_a_browser_read_and_not_send(guarded, frame, jpeg):
         assert browser.get(service.url + "/v1/cameras", timeout=10).status_code == 401
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "content_type", "status"),
     [

@@ -103,6 +103,7 @@ def test_a_frame_that_is_sent_is_there_with_all_that_is_known_of_it(client, jpeg
     assert (again.id, again.duplicate) == (sent.id, True)
 
 
+@pytest.mark.slow
 def test_the_picture_is_what_the_decoder_makes_of_the_file(client, jpegs, decoder, photograph):
     region = client.send("picture", jpegs[1])
     restored = rjpeg.Decoder(restore=True)
@@ -416,6 +417,7 @@ def test_a_busy_server_is_asked_again_when_it_says(other):
     assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times))
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_busy_is_an_error_in_time(other):
     url, asked = other(BUSY)
     with Client(url, patience=1.5) as client, pytest.raises(errors.DeliveryError, match=r"429 .*: busy with 32 frames"):
@@ -497,6 +499,7 @@ def test_the_client_needs_nothing_of_the_service():
     assert not {"fastapi", "uvicorn", "sqlalchemy", "starlette", "pydantic"} & set(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_the_client_offers_what_reads_its_streams_and_the_short_name_of_a_frame():
     assert rjpeg.client.VideoReader is rjpeg.VideoReader
     assert rjpeg.client.Frame is rjpeg.client.StoredFrame

@@ -154,6 +154,7 @@ def test_a_clock_that_jumps_deletes_nothing_and_is_believed_when_it_is_right_aga
     assert kept.ids()[0] > added[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
 def test_a_clock_that_disagrees_with_the_newest_frame_is_not_believed_at_the_first_look(
     kept: Kept, jump: datetime.timedelta

@@ -57,6 +57,7 @@ def test_a_database_of_a_newer_program_is_refused(open_store: OpenStore, databas
         open_store(database_url)
 
 
+@pytest.mark.slow
 def test_the_store_opens_where_the_program_is_installed_without_its_checkout(tmp_path: Path) -> None:
     # the path has characters that have a meaning in configuration files
     folder = tmp_path / "site %(here)s packages"

@@ -429,6 +429,7 @@ def test_the_engine_of_one_worker_is_the_calling_process():
     engine.close()
 
 
+@pytest.mark.slow
 def test_ray_is_not_imported_unless_it_is_asked_for():
     script = "import sys; import server.decode, evaluate.__main__; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
@@ -72,6 +73,7 @@ def test_whatever_comes_is_begun_once_within_the_limits_and_of_a_camera_in_order
     assert not line.queue._begun
 
 
+@pytest.mark.slow
 def test_a_camera_over_its_rate_waits_while_others_pass_and_goes_on_by_itself():
     async def run():
         line = Line(at_a_time=9, of_camera=8, per_second=20)

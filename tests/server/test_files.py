@@ -40,6 +40,7 @@ def names_below(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_what_was_written_is_read_until_it_is_removed(files: Files) -> None:
     key, other = make_key("gate", NOON), make_key("gate", NOON)
     content = bytes(range(256)) * 99
@@ -225,6 +226,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
         assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.slow
 def test_a_file_on_its_way_is_not_idle_for_another_program(tmp_path: Path) -> None:
     files = open_files(str(tmp_path))
     key = make_key("gate", NOON)
@@ -244,6 +246,7 @@ def test_a_file_on_its_way_is_not_idle_for_another_program(tmp_path: Path) -> No
     assert moved_by_another() == "True"
 
 
+@pytest.mark.slow
 def test_writing_goes_on_while_others_remove_empty_folders(tmp_path: Path) -> None:
     files = open_files(str(tmp_path))
     done = threading.Event()
@@ -334,6 +337,7 @@ def test_storage_that_does_not_answer_is_an_error_and_no_hang(s3: str, monkeypat
         open_files(s3)
 
 
+@pytest.mark.slow
 def test_many_threads_write_to_s3(s3: str) -> None:
     files = open_files(f"{s3}/threads")
     keys = [make_key("gate", NOON) for _ in range(40)]

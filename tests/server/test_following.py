@@ -253,6 +253,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.slow
 def test_an_error_at_the_start_does_not_end_the_following(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Store(Database(f"sqlite:///{service.config.storage.data}/server.sqlite3"), service.store.files)
     reading, failing = service.store.database.reading, iter([True, True])
@@ -413,6 +414,7 @@ def test_a_store_whose_writer_meets_a_defect_answers_and_goes_on(
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_store_without_its_writer_says_so_at_once(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -171,6 +171,7 @@ def test_maps_and_pictures_of_the_largest_frames_are_bounded_too(target, bombs):
             assert set(got) <= {200, 429}, name
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_sent_over_and_over_is_stored_once(target):
     headers = {"Rjpeg-Sequence": "7", "Rjpeg-Capture-Time": "2026-01-02T03:04:05Z"}
     with target.serving(), concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -226,6 +227,7 @@ def test_a_body_in_tiny_chunks_is_ended_before_it_keeps_others_waiting(target):
             assert statuses(answer)[:1] in ([], [400], [429]), "or the connection is reset, as more comes in"
 
 
+@pytest.mark.slow
 def test_chunks_beyond_the_limit_of_bytes_are_refused_while_they_come(target):
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     with target.serving():
@@ -234,6 +236,7 @@ def test_chunks_beyond_the_limit_of_bytes_are_refused_while_they_come(target):
     assert statuses(target.say(HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1))) == [413]
 
 
+@pytest.mark.slow
 def test_requests_that_stop_halfway_leave_nothing_behind(target):
     whole = HEAD + b"Content-Length: %d\r\n\r\n" % len(target.jpeg) + target.jpeg
     with target.serving():
@@ -284,6 +287,7 @@ def test_pictures_do_not_wait_for_a_slow_reader_of_events():
 # --- shapes of requests -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("framing", "status"),
     [
@@ -497,6 +501,7 @@ def test_every_answer_forbids_to_be_taken_for_something_else(target):
     assert b"nosniff" in target.say(b"rubbish\r\n\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "metrics",
     [

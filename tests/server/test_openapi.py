@@ -166,6 +166,7 @@ def lines_of(document):
         yield f"{name}: {json.dumps(plain(scheme))}"
 
 
+@pytest.mark.slow
 def test_what_programs_rely_on_has_not_changed(api, tmp_path):
     lines = list(lines_of(requests.get(api.service.url + "/openapi.json", timeout=10).json()))
     (tmp_path / DESCRIBED.name).write_text("".join(f"{line}\n" for line in lines))

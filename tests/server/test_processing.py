@@ -328,6 +328,7 @@ def test_a_stored_file_is_decoded_again_in_the_thread_that_asks_restored_or_not(
         processor.decode_stored(b"no picture")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_memory_of_one_frame_serves_the_next():
     program = """

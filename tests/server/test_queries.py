@@ -111,6 +111,7 @@ names = (f"camera{n}" for n in itertools.count())
 offsets = st.lists(st.integers(0, 5), max_size=9)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(offsets, st.integers(1, 4), st.data())
 def test_pages_give_every_frame_once_newest_first(shared: Store, offsets: list[int], limit: int, data) -> None:
@@ -136,6 +137,7 @@ def test_pages_give_every_frame_once_newest_first(shared: Store, offsets: list[i
     assert found == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-10, 8000), st.sampled_from([(8, 8), (65, 33)])), max_size=9),

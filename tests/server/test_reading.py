@@ -76,6 +76,7 @@ def test_one_frame_is_given_by_its_id_or_as_the_latest(stored):
     assert service.get(f"/v1/cameras/region/frames/{region['id']}/results").json() == {"results": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [
@@ -239,6 +240,7 @@ def test_prometheus_can_read_the_figures(start, jpeg):
     assert "process_resident_memory_bytes" in lines
 
 
+@pytest.mark.slow
 def test_every_answer_has_the_security_headers(stored):
     service, region, _ = stored
     for path in ("/healthz", "/nowhere", f"/v1/cameras/region/frames/{region['id']}/jpeg", "/openapi.json"):

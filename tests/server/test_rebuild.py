@@ -192,6 +192,7 @@ def test_it_takes_files_without_a_mark_for_a_new_database(open_store: OpenStore,
     assert rebuild(adopted(open_store, sqlite_url, str(tmp_path / "frames")), measure) == Rebuilt(made=3)
 
 
+@pytest.mark.slow
 def test_frames_that_are_added_meanwhile_are_kept_once(
     open_store: OpenStore, database_url: str, tmp_path: Path
 ) -> None:

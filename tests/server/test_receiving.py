@@ -97,6 +97,7 @@ def test_a_duplicate_is_known_after_the_server_was_killed(start, jpeg, tmp_path)
     assert service_frames == [7, 8]
 
 
+@pytest.mark.slow
 def test_a_frame_that_failed_is_no_duplicate_when_it_comes_again(steady, jpeg):
     service, _ = steady
     assert post(service, jpeg[:-10], "failing").status_code == 422

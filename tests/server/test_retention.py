@@ -321,6 +321,7 @@ def test_a_row_that_comes_much_later_than_its_file_is_refused(
     assert store.frames("gate") == []
 
 
+@pytest.mark.slow
 def test_sweeping_s3(open_store: Callable[..., Store], sqlite_url: str, s3: str) -> None:
     store = open_store(sqlite_url, f"{s3}/swept")
     row = store.add(received(), MEASURES, None)

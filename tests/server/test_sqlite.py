@@ -48,6 +48,7 @@ def test_a_log_that_was_removed_takes_nothing_with_it(
     check_sums(store)
 
 
+@pytest.mark.slow
 def test_a_log_that_is_removed_again_and_again_while_frames_come_takes_nothing(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def ping_error(store: Store) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_database_that_another_program_has_locked_is_not_ready(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

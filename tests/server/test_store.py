@@ -106,6 +106,7 @@ def test_of_equal_frames_at_once_one_is_taken(store: Store, tmp_path: Path) -> N
     check_sums(store)
 
 
+@pytest.mark.slow
 def test_many_adds_at_once_share_commits(store: Store) -> None:
     commits = []
     sa.event.listen(store.database._engine, "commit", commits.append)

@@ -103,6 +103,7 @@ def test_a_database_that_was_replaced_by_a_copy_is_gone_on_with(
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_database_that_another_program_holds_is_waited_for(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_database_that_another_program_holds_is_waited_for(
     other.close()
 
 
+@pytest.mark.slow
 def test_a_database_that_another_program_never_lets_go_is_an_error(
     open_store: OpenStore, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,7 @@ def test_the_best_classes_come_first_with_real_scores_whatever_the_network_s_dty
     assert answer[0]["score"] > answer[1]["score"] > answer[2]["score"] + 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 def test_integer_networks_agree_with_the_float_one(networks, kind):
     exact, coarse = (
@@ -177,6 +178,7 @@ def test_decode_takes_labels_and_input_range_of_a_classifier_from_a_task_file(ne
     assert best == {"index": 1, "score": pytest.approx(5, abs=0.1), "label": "tr"}
 
 
+@pytest.mark.slow
 def test_decode_takes_a_file_that_describes_a_task(networks, decode, tmp_path, encoder):
     red = np.zeros((64, 64, 3), np.uint8)
     red[16:32, 32:48, 2] = 255

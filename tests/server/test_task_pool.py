@@ -154,6 +154,7 @@ def restarted(pool, pid):
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 3), (150, 201, 3), (17, 1, 3), (480, 640, 3), (1500, 2001, 3), (3, 5, 3)])
 def test_a_process_sees_the_frame_byte_for_byte_and_what_is_known_of_it(make, shape):
     pool = make()
@@ -180,6 +181,7 @@ def test_a_frame_that_a_task_keeps_stays_as_it_was(make):
     assert answer == [zlib.crc32(frame.tobytes()) for frame in frames]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "text"),
     [
@@ -213,6 +215,7 @@ def test_a_call_that_hangs_is_ended_and_the_next_frames_are_looked_at(make, what
     assert reasons == ["timeout"]
 
 
+@pytest.mark.slow
 def test_the_log_says_where_a_call_hangs(make, capfd):
     make(seconds=0.3)(FRAME, meta("holds-lock"))
     assert re.search(r'File ".*task_in_a_process_\d+.py", line \d+ in look', capfd.readouterr().err)
@@ -271,6 +274,7 @@ def test_while_one_process_hangs_the_other_goes_on(make, task, tmp_path):
     until(lambda: pool.running == 2)
 
 
+@pytest.mark.slow
 def test_no_more_calls_run_at_a_time_than_there_are_processes(make, task):
     pool = make(
         task("import os, time\ndef look(frame, meta):\n    time.sleep(0.02)\n    return os.getpid()"), processes=2
@@ -332,6 +336,7 @@ def test_a_task_counts_as_failing_when_nothing_is_answered_for_long(make, task, 
     assert pool.state == "running"
 
 
+@pytest.mark.slow
 def test_a_task_without_frames_is_no_failing_one(make, monkeypatch):
     monkeypatch.setattr(task_pool, "FAILING_SECONDS", 0.0)
     pool = make()
@@ -350,6 +355,7 @@ def test_a_task_that_cannot_be_loaded_is_the_same_error_as_without_a_process(tas
         TaskPool(config, processes=2, seconds=1)
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_read_is_the_same_error_as_without_a_process(tmp_path):
     (tmp_path / "a.tflite").write_bytes(b"no network")
     for name in ("a.tflite", "nowhere.tflite"):
@@ -360,6 +366,7 @@ def test_a_network_that_cannot_be_read_is_the_same_error_as_without_a_process(tm
             TaskPool(config, processes=1, seconds=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -392,6 +399,7 @@ def test_a_task_that_loads_no_more_is_tried_again(make, task, tmp_path, caplog):
     restarted(pool, pid)
 
 
+@pytest.mark.slow
 def test_no_process_to_spare_is_an_error_at_the_start_and_later_tried_again(make, monkeypatch, task, caplog):
     pool = make()
     [pid] = pool.pids
@@ -454,6 +462,7 @@ def test_signals_for_the_service_do_not_end_a_task_and_are_not_ignored_by_its_pr
     assert pool(FRAME, meta("programs that end")) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["sleeps", "SIGKILL", "exit code 3"])
 def test_what_a_task_has_started_ends_with_it(make, what):
     pool = make(seconds=1.0)
@@ -468,6 +477,7 @@ def test_when_memory_is_short_the_task_goes_before_the_service(make):
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) >= task_process.OOM_SCORE
 
 
+@pytest.mark.slow
 def test_closing_lets_an_idle_process_end_by_itself(make, tmp_path):
     pool = make(processes=2)
     assert "pid" in pool(FRAME, meta("leaves word", path=str(tmp_path / "word")))
@@ -533,6 +543,7 @@ def mapped_files(pid):
     return maps + [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hangs", [False, True])
 @pytest.mark.parametrize("how", ["SIGKILL", "os._exit"])
 def test_processes_end_with_the_service_however_it_ends_and_leave_nothing(task, tmp_path, how, hangs):

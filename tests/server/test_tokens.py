@@ -88,6 +88,7 @@ def test_a_revoked_token_grants_nothing_any_more(store: Store) -> None:
     assert not tokens.revoke(store, 10**14)
 
 
+@pytest.mark.slow
 def test_another_program_sees_a_revocation_within_two_seconds(store: Store, other: Store) -> None:
     token = tokens.make(store, "reader")
     assert tokens.check(other, token) is not None

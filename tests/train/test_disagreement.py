@@ -51,6 +51,7 @@ def test_for_a_classifier_it_is_kl_between_softmaxes():
     np.testing.assert_allclose(nats("classes", clean + 7, other - 3), nats("classes", clean, other), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_scores_that_are_certain_and_wrong_cost_much_but_not_without_end():
     cost = nats("scores", np.array([[1.0]]), np.array([[0.0]]))
     assert 10 < cost[0] < 20
