@@ -161,6 +161,7 @@ def test_the_index_names_every_document():
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= links
 
 
+@pytest.mark.slow
 def test_both_ends_of_the_readme_run(tmp_path):
     first, second = [code for language, code in code_of((ROOT / "README.md").read_text()) if language == "python"][:2]
     assert cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.imread(str(ROOT / "device" / "sample.jpg")))
@@ -182,6 +183,7 @@ def test_the_readme_shows_the_commands_that_first_steps_and_client_try():
         assert call in tried, call
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_fuzzer_that_security_builds_is_a_program():
     text = (ROOT / "docs" / "security.md").read_text("utf-8")

@@ -117,6 +117,7 @@ def command_line(packages):
 
 
 class TestSetup:
+    @pytest.mark.slow
     def test_a_complete_machine_lacks_nothing(self, machine):
         checked = machine.setup("--check")
         assert checked.returncode == 0, checked.stderr
@@ -144,6 +145,7 @@ class TestSetup:
         assert command_line("python3 python3-venv python3-dev") in checked.stderr
         assert "PYTHON=" in checked.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("probe", "words", "package"),
         [("ensurepip", "the venv module", "python3-venv"), ("Python.h", "Python.h", "python3-dev")],
@@ -189,6 +191,7 @@ class TestSetup:
         assert "making" in done.stderr
         assert done.returncode == 7
 
+    @pytest.mark.slow
     def test_what_apt_cannot_install_is_still_named(self, machine, tmp_path):
         (machine.folder / "c++").unlink()
         machine.script("id", "echo 0")

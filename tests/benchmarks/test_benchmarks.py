@@ -51,6 +51,7 @@ def test_tiles_lie_side_by_side_and_are_whole():
     np.testing.assert_array_equal(frames.tiles(frame, 7, 9), [frame])
 
 
+@pytest.mark.slow
 def test_the_peer_is_measured_at_equal_bytes(pictures):
     frame = frames.compose(pictures, 224, 224, 0)
     for size in (2000, 5000, 9000):

@@ -409,6 +409,7 @@ def test_in_a_still_scene_the_frame_that_failed_is_made_up_for_and_not_only_by_t
     assert "Rjpeg-Metrics" in headers, "those of the frame that failed did not arrive either"
 
 
+@pytest.mark.slow
 def test_one_frame_that_does_not_fit_is_dropped_and_the_camera_goes_on(photograph, monkeypatch, tmp_path):
     class Growing(Camera):
         number = 0
@@ -458,6 +459,7 @@ def test_a_server_that_refuses_one_camera_does_not_stop_the_others(photograph, m
     assert report.not_sent["refused"] >= 1
 
 
+@pytest.mark.slow
 def test_frames_of_a_camera_that_is_no_longer_configured_are_told_of(
     photograph, monkeypatch, recorder, tmp_path, caplog
 ):

@@ -253,6 +253,7 @@ def test_live_a_server_that_refuses_all_is_asked_again_and_what_it_said_is_known
     assert caplog.text.count("401; trying again") == 2, "said once, until it changes"
 
 
+@pytest.mark.slow
 def test_live_every_frame_is_reported_once_whatever_happens(live, frame, counts):
     server = Server(lambda f: {0: time.sleep, 1: away, 2: reject}.get(f.sequence % 5, len)([] if f.sequence % 5 else 0))
     outbox = live(server)
@@ -302,6 +303,7 @@ class Bucket:
         return pause
 
 
+@pytest.mark.slow
 def test_live_sends_the_newest_once_there_is_room(live, frame, counts):
     bucket = Bucket(1000)
     outbox = live(Server(), pace=bucket)
@@ -646,6 +648,7 @@ def test_an_unreachable_server_is_given_up_in_time(frame, wait):
     outbox.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_given_up_in_time(frame, wait):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

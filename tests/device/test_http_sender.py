@@ -240,6 +240,7 @@ def test_an_acknowledgment_may_say_more_and_the_time_in_its_own_way(recorder, op
     open_http(recorder.url).send(frame)
 
 
+@pytest.mark.slow
 def test_half_an_acknowledgment_is_none_wherever_it_is_cut(recorder, open_http, frame):
     whole = json.dumps(RECORD).encode()
     sender = open_http(recorder.url)
@@ -403,6 +404,7 @@ def test_of_a_long_answer_only_the_beginning_is_read(open_http, frame, status):
     assert sum(sent) < 50_000_000
 
 
+@pytest.mark.slow
 def test_a_reason_that_is_no_json_is_no_traceback(open_http, frame):
     for body in (b"[" * 60_000, b"\xff", b'{"error": {}}', b"[]", b"null"):
         head = b"HTTP/1.1 422 No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -255,6 +255,7 @@ def test_a_frame_larger_than_the_broker_takes_is_rejected_and_others_go_on(start
     sender.send(frame)
 
 
+@pytest.mark.slow
 @needs_broker
 def test_after_a_broker_was_started_anew_frames_flow_again(broker, view, open_mqtt, frame):
     sender = open_mqtt(broker.url)
@@ -649,6 +650,7 @@ class CountingProxy(Silent):
                 connection.sendall(data)
 
 
+@pytest.mark.slow
 @needs_broker
 @pytest.mark.parametrize("tls", [False, True])
 def test_the_overhead_is_an_estimate_that_is_rather_too_high(broker, open_mqtt, frame, tls):

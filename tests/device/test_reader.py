@@ -185,6 +185,7 @@ def test_a_driver_that_hangs_again_and_again_is_given_up(camera, start, hurry):
     assert camera.closed == camera.opened == 4
 
 
+@pytest.mark.slow
 def test_one_hanging_call_that_holds_the_device_for_long_is_given_up_too(camera, start, hurry, monkeypatch):
     monkeypatch.setattr(module, "HANGING_SECONDS", 0.2)
 

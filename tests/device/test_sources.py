@@ -305,6 +305,7 @@ def test_a_buffer_that_a_driver_gives_again_is_no_new_frame(stamps, new):
     assert everything == list(range(len(stamps))), "a pipeline's position says nothing"
 
 
+@pytest.mark.slow
 def test_a_driver_that_gives_one_buffer_for_ever_counts_as_stalled():
     stamps = [40.0, 80.0] + 10**7 * [80.0]
     source = CaptureSource(Stamped(stamps), "camera 5", advice="look", stamped=True, stall_seconds=0.2)

@@ -144,6 +144,7 @@ def test_space_is_used_again_and_given_back(tmp_path, moment):
     spool.close()
 
 
+@pytest.mark.slow
 def test_less_room_than_before_is_kept_to_as_well(tmp_path, moment):
     spool = Spool(tmp_path, 40 * MB)
     for _ in range(25):
@@ -339,6 +340,7 @@ def test_on_a_full_disk_frames_are_thinned_and_deliveries_go_on(small_disk, mome
     spool.close()
 
 
+@pytest.mark.slow
 def test_a_disk_that_others_fill_costs_no_frame_that_is_kept_and_is_used_again_when_there_is_room(small_disk, moment):
     spool = Spool(small_disk / "spool", 20 * MB)
     kept = [spool.append("a", moment, os.urandom(20_000)) for _ in range(20)]

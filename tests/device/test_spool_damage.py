@@ -42,6 +42,7 @@ def as_sqlite_has_it(values):
     return [value.encode() if isinstance(value, str) else value for value in values]
 
 
+@pytest.mark.slow
 @given(FRAMES)
 def test_a_row_is_the_frame_that_was_put_in(frame):
     values = as_sqlite_has_it(row_of(frame))
@@ -50,6 +51,7 @@ def test_a_row_is_the_frame_that_was_put_in(frame):
     assert (head.camera, head.sequence, head.size) == (frame.camera, frame.sequence, len(frame.jpeg))
 
 
+@pytest.mark.slow
 @given(FRAMES, st.data())
 def test_no_bit_of_a_row_changes_unseen(frame, data):
     values = as_sqlite_has_it(row_of(frame))
@@ -71,6 +73,7 @@ def test_a_row_of_any_values_is_no_frame_and_no_error(values):
     assert opened(*values) is None
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5)), st.binary(max_size=20))
 def test_sealed_text_tells_whether_it_is_whole(content, rest):
     assert unseal(seal(content) + rest) == content

@@ -493,6 +493,7 @@ def test_a_film_is_closed_while_it_is_read_by_another_thread(small, write):
         assert failed == []
 
 
+@pytest.mark.slow
 def test_a_camera_that_signed_its_own_certificate_is_read(small, tmp_path):
     openssl(
         tmp_path,
@@ -579,6 +580,7 @@ def test_a_missing_pyav_says_how_to_get_it(monkeypatch, write, small):
         open_source(CameraConfig(source=str(write(film(small, "matroska")))))
 
 
+@pytest.mark.slow
 def test_pyav_is_imported_only_when_it_is_needed():
     code = "import sys, device.sources, device.capture; sys.exit('av' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

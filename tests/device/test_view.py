@@ -584,6 +584,7 @@ def test_many_cameras_do_not_take_all_of_a_browsers_connections(view, browser):
     assert page.complaints == []
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_but_the_standard_library_and_prometheus():
     code = "import device.view, sys; print([m for m in ('starlette', 'uvicorn', 'fastapi') if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd(), timeout=60)

@@ -196,6 +196,7 @@ def test_a_folder_that_cannot_be_written_is_told(data, classifiers, tmp_path, mo
     assert "results cannot be kept in" in err
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told():
     with Workers(2) as workers, pytest.raises(RjpegError, match="at webp: a worker process died"):
         workers.run(os._exit, [1], "webp")
@@ -244,6 +245,7 @@ def test_a_codec_whose_package_is_missing_is_skipped_and_named(data, classifiers
     assert "Skipped: jpegli (package pyjpegli is not installed)." in out
 
 
+@pytest.mark.slow
 def test_differences_are_to_the_reference_at_the_same_rate(data, classifiers, tmp_path, monkeypatch, capsys):
     more = ["--codecs", "libjpeg-turbo", "--bpp", 4, "--qualities", 10, "--fractions", 0.25, "--json"]
     arguments = options(data, classifiers["uint8"], tmp_path / "out", *more, "--reference", "libjpeg-turbo@0.25")

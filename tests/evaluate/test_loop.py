@@ -134,6 +134,7 @@ def test_a_child_that_will_not_end_is_killed(tmp_path, monkeypatch):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 def test_waiting_for_a_child_has_an_end(tmp_path):
     with sleeper(tmp_path, "") as child:
         with pytest.raises(DeliveryError, match=r"said no 'listening' within 0\.2 s"):

@@ -138,6 +138,7 @@ def test_boxes_without_an_area_overlap_nothing():
     assert overlap(point, point) == 0
 
 
+@pytest.mark.slow
 @given(st.lists(boxes, max_size=6), st.lists(boxes, max_size=6))
 def test_every_shared_box_has_one_counterpart_of_its_class_that_overlaps_it_enough(truth, found):
     shared = shared_boxes(truth, found)

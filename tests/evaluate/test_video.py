@@ -70,6 +70,7 @@ def test_the_results_agree_with_a_plain_loop(film, classifiers, tmp_path, monkey
             assert plain["points"][0]["bytes"][number // 2] == max(fitting)
 
 
+@pytest.mark.slow
 def test_every_file_of_the_results_is_written_and_says_the_same(film, classifiers, tmp_path, monkeypatch, capsys):
     more = ["--sizes", "64x48", "40x40", "--codecs", "libjpeg-turbo", "webp", "--bpp", 4]
     status, out, _ = run(monkeypatch, capsys, *options(film, classifiers["uint8"], tmp_path / "out", *more))

@@ -31,6 +31,7 @@ def fuzz(*arguments):
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_the_second_reader_reads_what_libjpeg_turbo_reads():
     compared = 0
     for name, jpeg in corpus.files().items():

@@ -36,6 +36,7 @@ def tiny(teacher_file, monkeypatch):
     return training.Settings(width=8, blocks=1, rounds=1, steps=6, batch=3, teachers=(teacher,), judge=teacher)
 
 
+@pytest.mark.slow
 def test_a_pair_is_a_crop_and_what_is_left_of_it(pairs):
     assert sum(len(group.clean) for group in pairs.values()) == 12
     for size, group in pairs.items():
@@ -132,6 +133,7 @@ def test_a_network_trained_in_bfloat16_is_a_float32_one_afterwards(photos, model
     np.testing.assert_allclose(trained(features), network(features), atol=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [224, 48])
 def test_of_a_keras_file_only_the_answer_is_compared(side, tmp_path):
     image = keras.Input((side, side, 3))
@@ -184,6 +186,7 @@ def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teac
     assert "has no restorer" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--data", "/nowhere"], "/nowhere"), (["--data", ".", "--steps", "0"], "--rounds and --steps")],
