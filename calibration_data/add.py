@@ -39,13 +39,12 @@ def add_frame(
     use: Use = "calibration",
     long_side: int = 640,
 ) -> Picture | None:
-    """Write a frame as a JPEG file, and its entry in the folder's manifest. Only pixels get into the file.
+    """Write a frame as a JPEG file, of pixels only, and its entry in the folder's manifest.
 
     Args:
         frame: (H, W, 3) uint8 BGR.
         folder: of pictures and manifest, which is made if it is missing.
-        name: of the file, without suffix. Characters other than letters, digits and hyphens become hyphens. A number
-            is added if the name is taken.
+        name: of the file, without suffix. Other characters than letters, digits and hyphens become hyphens.
         title: what the picture shows.
         source: where it is from, such as a URL.
         author: who made it.
@@ -82,14 +81,18 @@ def add_frame(
         sha256=digest,
     )
     write_whole(folder / picture.file, data)
-    manifest = Manifest(format=1, pictures=sorted([*entries, picture], key=lambda entry: entry.file))
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     try:
-        write_whole(folder / "manifest.json", text + b"\n")
+        _write_manifest(folder, [*entries, picture])
     except StorageError:
         (folder / picture.file).unlink(missing_ok=True)
         raise
     return picture
+
+
+def _write_manifest(folder: Path, pictures: list[Picture]) -> None:
+    manifest = Manifest(format=1, pictures=sorted(pictures, key=lambda entry: entry.file))
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_whole(folder / "manifest.json", text + b"\n")
 
 
 def _free_name(name: str, folder: Path) -> str:
