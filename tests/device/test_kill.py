@@ -86,7 +86,8 @@ def kill_and_revive(programs: list[Program], kills: int) -> None:
     for program in programs:
         program.start()
     for _ in range(kills):
-        time.sleep(chance.uniform(0.3, 3.0))
+        # on a busy machine a start takes seconds, and frames are wanted between two kills
+        time.sleep(chance.uniform(0.3, 5.0))
         program = chance.choice(programs)
         program.stop(signal.SIGKILL)
         time.sleep(chance.choice((0, 0.5)))
@@ -132,7 +133,7 @@ def test_every_frame_of_the_spool_reaches_the_server_once(tmp_path, film, progra
         frames = service.frames()
         sequences = sorted(frame["sequence"] for frame in frames)
         assert sequences == sorted(recorded), "none is missing and none is there twice"
-        assert len(recorded) > 2 * kills, "there was something to lose, on a busy machine, too"
+        assert len(recorded) > 5 * kills
         decoder = rjpeg.Decoder()
         for frame in frames[:: max(1, len(frames) // 50)]:
             assert decoder.decode(service.jpeg(frame)).shape == (120, 160, 3)
@@ -189,5 +190,5 @@ def test_every_frame_of_the_spool_reaches_a_subscriber_through_a_broker_that_is_
         lost=len(missing),
         ended=f"{len(recorded):,} frames, {again} came again under their numbers",
     )
-    assert len(recorded) > 2 * kills, "there was something to lose, on a busy machine, too"
+    assert len(recorded) > 5 * kills
     assert not missing
