@@ -6,6 +6,7 @@ frame = rjpeg.Decoder().decode(jpeg)
 """
 
 from rjpeg._codec import Planes
+from rjpeg._identity import FileIdentity, identify
 from rjpeg._inspection import inspect, region_bits
 from rjpeg._model import Model, load_model
 from rjpeg.decoder import DecodedFrame, Decoder
@@ -14,6 +15,7 @@ from rjpeg.errors import (
     CameraError,
     InputError,
     JpegError,
+    KeyMissingError,
     MarkerError,
     ModelError,
     RjpegError,
@@ -30,8 +32,10 @@ __all__ = [
     "Decoder",
     "EncodedFrame",
     "Encoder",
+    "FileIdentity",
     "InputError",
     "JpegError",
+    "KeyMissingError",
     "MarkerError",
     "Model",
     "ModelError",
@@ -40,6 +44,7 @@ __all__ = [
     "StorageError",
     "TargetError",
     "VideoReader",
+    "identify",
     "inspect",
     "load_model",
     "region_bits",
