@@ -6,7 +6,7 @@ frame = rjpeg.Decoder().decode(jpeg)
 """
 
 from rjpeg._codec import Planes
-from rjpeg._identity import FileIdentity, identify
+from rjpeg._identity import Base, FileIdentity, identify
 from rjpeg._inspection import inspect, region_bits
 from rjpeg._model import Model, load_model
 from rjpeg.decoder import DecodedFrame, Decoder
@@ -27,6 +27,7 @@ from rjpeg.reader import VideoReader
 __version__ = "0.1.0"
 
 __all__ = [
+    "Base",
     "CameraError",
     "DecodedFrame",
     "Decoder",

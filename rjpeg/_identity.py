@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from rjpeg._codec import read_header
 from rjpeg._marker import unpack
+from rjpeg._region_file import read_header
 
-__all__ = ["FileIdentity", "identify"]
+__all__ = ["Base", "FileIdentity", "identify"]
+
+
+class Base:
+    """What later files need of a key or a patch."""
 
 
 class FileIdentity(NamedTuple):

@@ -18,6 +18,7 @@ from server.events.camera_metrics import drops_of
 from server.frames import CAMERA_ID
 from server.store import Store
 from server.store.queries import newest_first
+from server.store.rows import kind_of
 from server.store.tables import cameras, frames
 from server.store.times import clamped_time
 from server.store.values import measures_or_error
@@ -36,6 +37,7 @@ STREAMED = {"yield_per": 16}
 
 FRAME_COLUMNS = [
     *(frames.c[name] for name in ("id", "sequence", "capture_time", "received_time", "stored_time")),
+    *(frames.c[name] for name in ("kind", "file_id", "key_frame", "patch_frame")),
     *(sa.cast(frames.c[name], sa.Text).label(name) for name in ("measures", "results", "metrics")),
 ]
 
@@ -193,10 +195,13 @@ def camera_records(
 def _frame_record(camera: str, row: sa.RowMapping) -> dict[str, Any]:
     """Return a frame as `FrameRow.record` does, with what the camera and the task said as text."""
     times = {name: time_text(clamped_time(row[name])) for name in ("capture_time", "received_time", "stored_time")}
+    measures = _measures_of(row["measures"])
     return (
         {"id": row["id"], "camera": camera, "sequence": row["sequence"]}
         | times
-        | _measures_of(row["measures"])
+        | measures
+        | {"kind": kind_of(row["kind"], measures)}
+        | {name: row[name] for name in ("file_id", "key_frame", "patch_frame")}
         | {"results": _raw(row["results"]), "metrics": _raw(row["metrics"])}
     )
 

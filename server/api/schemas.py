@@ -116,6 +116,10 @@ FRAME_EXAMPLE: dict[str, Any] = {
     "mean_quality_luma": 41.2,
     "mean_quality_chroma": 36.4,
     "refinement_bytes": 12,
+    "kind": "key",
+    "file_id": "3fa2c1",
+    "key_frame": None,
+    "patch_frame": None,
     "ms": {"decode": 18.2},
     "results": [{"index": 281, "score": 0.71, "label": "tabby"}],
     "metrics": None,
@@ -145,6 +149,13 @@ class Frame(Answer):
     mean_quality_chroma: float | None
     refinement_bytes: int
     ms: dict[str, float] = Field(description="Milliseconds by stage")
+    kind: Literal["plain", "key", "patch", "follower"] = Field(
+        description="An ordinary JPEG; a Region JPEG by itself; one that needs a key, and others may need it; one that "
+        "needs a key, and perhaps a patch"
+    )
+    file_id: str | None = Field(description="What other files call it; null: an ordinary JPEG, or an old frame")
+    key_frame: int | None = Field(description="id of the frame that it can't be decoded without; null: it needs none")
+    patch_frame: int | None = Field(description="id of the patch that it needs besides; null: it needs none")
     results: Json = Field(description='What the task says, any JSON; {"error": text} where it failed')
     metrics: dict[str, Any] | None = Field(description="What the camera said of itself with this frame")
     duplicate: bool = Field(default=False, description="True: it was there already, and nothing was done again")
@@ -233,6 +244,8 @@ class TimelineBin(Answer):
     start: TimeText
     frames: int = Field(ge=0)
     bytes: int = Field(ge=0)
+    followers: int = Field(ge=0, description="Those of the frames that refer to others: patches and followers")
+    follower_bytes: int = Field(ge=0)
     bpp: float | None = Field(description="Mean of the frames; null: there are none")
 
 
