@@ -6,7 +6,6 @@ frame = rjpeg.Decoder().decode(jpeg)
 """
 
 from rjpeg._codec import Planes
-from rjpeg._identity import Base, FileIdentity, identify
 from rjpeg._inspection import inspect, region_bits
 from rjpeg._model import Model, load_model
 from rjpeg.decoder import DecodedFrame, Decoder
@@ -15,7 +14,6 @@ from rjpeg.errors import (
     CameraError,
     InputError,
     JpegError,
-    KeyMissingError,
     MarkerError,
     ModelError,
     RjpegError,
@@ -27,16 +25,13 @@ from rjpeg.reader import VideoReader
 __version__ = "0.1.0"
 
 __all__ = [
-    "Base",
     "CameraError",
     "DecodedFrame",
     "Decoder",
     "EncodedFrame",
     "Encoder",
-    "FileIdentity",
     "InputError",
     "JpegError",
-    "KeyMissingError",
     "MarkerError",
     "Model",
     "ModelError",
@@ -45,7 +40,6 @@ __all__ = [
     "StorageError",
     "TargetError",
     "VideoReader",
-    "identify",
     "inspect",
     "load_model",
     "region_bits",

@@ -12,7 +12,6 @@ __all__ = [
     "DeliveryError",
     "InputError",
     "JpegError",
-    "KeyMissingError",
     "MarkerError",
     "ModelError",
     "RjpegError",
@@ -35,15 +34,6 @@ class JpegError(RjpegError):
 
 class MarkerError(JpegError):
     """The region marker is damaged, of an unknown version or model, or its checksum does not match."""
-
-
-class KeyMissingError(MarkerError):
-    """A file refers to another one that is not there. `id`: of that one. `kind`: key, patch, or base if unknown."""
-
-    def __init__(self, message: str, id: str, kind: str = "base") -> None:  # noqa: A002
-        super().__init__(message)
-        self.id = id
-        self.kind = kind
 
 
 class ModelError(RjpegError):

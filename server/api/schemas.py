@@ -24,8 +24,11 @@ __all__ = [
     "Frames",
     "Health",
     "Id",
+    "Importance",
     "Json",
+    "KeyMissing",
     "Map",
+    "MapVersion",
     "Readiness",
     "Results",
     "Sequence",
@@ -70,6 +73,7 @@ Time = Annotated[
 # pydantic describes no bounds that a function checks, so they are written here
 Sequence = Annotated[int, _digits(0, MAX_SEQUENCE), WithJsonSchema(_integer_schema(0, MAX_SEQUENCE))]
 Id = Annotated[int, _digits(1, MAX_ID), WithJsonSchema(_integer_schema(1, MAX_ID))]
+MapVersion = Annotated[int, _digits(1, 2**32 - 1), WithJsonSchema(_integer_schema(1, 2**32 - 1))]
 UpTo1000 = Annotated[int, _digits(1, 1000), WithJsonSchema(_integer_schema(1, 1000))]
 CameraName = Annotated[
     str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
@@ -95,6 +99,13 @@ class Error(Answer):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"error": "sequence: expected an integer"}]})
     error: str
+
+
+class KeyMissing(Error):  # noqa: N818  an answer, nothing that is raised
+    """The server lacks a file that the frame refers to. The camera sends that one again, or a new key."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"error": "key missing", "id": "3fa2c1"}]})
+    id: str = Field(pattern="^[0-9a-f]{6}$", description="Of the key or patch")
 
 
 FRAME_EXAMPLE: dict[str, Any] = {
@@ -262,6 +273,15 @@ class Bandwidth(Answer):
     plain_jpeg_bpp: float | None = Field(description="null: that was not measured for files of so many bits")
     ratio: float | None = Field(description="plain_jpeg_bpp / bpp")
     source: str = Field(description="What was measured")
+
+
+class Importance(Answer):
+    """A map of importance that was set."""
+
+    camera: str = Field(pattern=CAMERA_PATTERN, examples=["yard"])
+    version: int = Field(ge=1, le=2**32 - 1, examples=[7])
+    rows: int = Field(ge=1, examples=[30])
+    cols: int = Field(ge=1, examples=[40])
 
 
 class Health(Answer):

@@ -21,6 +21,7 @@ from server.store.bases import BaseFiles
 from server.store.database import Database
 from server.store.files import Files
 from server.store.identity import attach
+from server.store.importance import ImportanceMaps
 from server.store.insertion import restore_frames
 from server.store.opening import open_files
 from server.store.reading import read_file
@@ -47,6 +48,7 @@ class Store:
         writer: this program's id, 16 characters. Only the rows of frames that were added here have it.
         uncertain: keys of frames whose `add` failed although the database may have, or may get, their rows.
         quarantined: what is set aside, as last counted; None: it was not counted yet.
+        importance: the cameras' maps of importance.
 
     Raises:
         StorageError: files and database do not belong together, see `server.store.identity`.
@@ -67,6 +69,7 @@ class Store:
         self.writer = secrets.token_hex(8)
         self.quarantined: Quarantine | None = None
         self._adder = FrameAdder(database, files, self.writer)
+        self.importance = ImportanceMaps(database)
         self._bases = BaseFiles(database, files, MAX_BASE_BYTES)
         database.watch()
 

@@ -61,6 +61,8 @@ cameras = sa.Table(
     sa.Column("last_frame", sa.BigInteger),
     # of the frame that was stored last, even if it was deleted since
     sa.Column("last_received_time", sa.BigInteger),
+    # version of the newest map in `importance`; None: there never was one
+    sa.Column("importance", sa.BigInteger),
     sqlite_autoincrement=True,
 )
 frames = sa.Table(

@@ -32,6 +32,7 @@ def upgrade() -> None:
         op.create_index(name, "frames", columns, sqlite_where=where, postgresql_where=where)
     for name in ("followers", "follower_bytes"):
         op.add_column("minutes", sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("cameras", sa.Column("importance", sa.BigInteger))
     op.create_table(
         "importance",
         sa.Column("camera_id", IDENTITY, nullable=False),
