@@ -23,6 +23,8 @@ from server.store import Duplicate, FrameRow, Store
 
 __all__ = ["ArrivalOrder", "Receiver"]
 
+MAX_PIXELS = 2**32
+"""Of a file whose header is read. The processor has the limit that is meant."""
 MAX_PICTURE_BYTES = 2**23
 """Pictures that go with their events. Larger ones would wait for many slow streams, so they are decoded again."""
 
@@ -129,7 +131,7 @@ class Receiver:
             JpegError: it is no file whose header can be read.
             StorageError: the store can't be read.
         """
-        identity = rjpeg.identify(frame.jpeg)
+        identity = rjpeg.identify(frame.jpeg, max_pixels=MAX_PIXELS)
         if identity.base_id is None:
             return replace(frame, identity=identity)
         arguments = (self._store.bases, frame.camera, identity.base_id, frame.capture_time)
