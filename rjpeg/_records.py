@@ -102,6 +102,7 @@ class Map:
         bits: (rows, cols) float64, what a region's coefficients take; None: that can't be said.
         predictor: as levels, what the predictor gave; None: the file holds its whole map, or none.
         refined: number of levels in which the two differ.
+        kept: (rows, cols) bool, the regions that a follower takes from its base; None for other files.
     """
 
     levels: npt.NDArray[np.uint8] | None
@@ -109,6 +110,7 @@ class Map:
     bits: npt.NDArray[np.float64] | None
     predictor: npt.NDArray[np.uint8] | None
     refined: int
+    kept: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, record: "MapRecord") -> Self:
@@ -123,6 +125,7 @@ class Map:
             bits=array(record.bits, np.float64),
             predictor=array(record.predictor, np.uint8),
             refined=record.refined,
+            kept=array(record.kept, np.bool_),
         )
 
 
@@ -134,6 +137,7 @@ class MapRecord(msgspec.Struct):
     bits: list[list[float]] | None
     predictor: list[list[list[Level]]] | None
     refined: int
+    kept: list[list[bool]] | None = None
 
 
 class CameraPage(msgspec.Struct):

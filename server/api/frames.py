@@ -17,7 +17,7 @@ from server.api.answers import Answers, StoredFile
 from server.api.dependencies import AnswersDep, PicturesDep, ServiceDep, check_reader
 from server.api.listing import FramePage, frame_page
 from server.api.openapi import binary, error_answers, tagged
-from server.api.pictures import MEDIA_TYPES, colored, encoded, map_of
+from server.api.pictures import MEDIA_TYPES, colored, encoded, map_of, sent_only
 from server.api.schemas import CameraName, FrameId, Id, Time, UpTo1000
 from server.core import Service
 from server.errors import NotFoundError
@@ -109,19 +109,27 @@ async def get_picture(
     restore: Annotated[
         bool | None, Query(description="Let the restorer undo what coding did; default: as the server is set")
     ] = None,
+    view: Annotated[
+        Literal["decoded", "sent"],
+        Query(description="sent: only the regions that the file sends, and not those that a follower keeps"),
+    ] = "decoded",
     _: IfNoneMatch = None,
 ) -> Response:
     """Send the decoded picture."""
     stored = await _stored(service, answers, camera, frame)
     wanted = service.config.decoding.restore if restore is None else restore
-    tag = _tag(stored, frame, f"picture {format} {wanted}")
+    tag = _tag(stored, frame, f"picture {format} {wanted} {view}")
     if (known := answers.unchanged(request, tag)) is not None:
         return known
     try:
         decoded = await pictures.decoded(stored.row, wanted, jpeg=stored.jpeg)
     except ModelError as error:
         raise HTTPException(400, f"restore: {error}") from error
-    return answers.body(await pictures.run(encoded, decoded.frame, format), MEDIA_TYPES[format], tag=tag)
+
+    def picture() -> bytes:
+        return encoded(sent_only(decoded) if view == "sent" else decoded.frame, format)
+
+    return answers.body(await pictures.run(picture), MEDIA_TYPES[format], tag=tag)
 
 
 @router.get(FRAME + "/map", responses=tagged({}) | ERRORS, response_model=schemas.Map)
