@@ -35,6 +35,10 @@ class StoredFrame(msgspec.Struct, frozen=True, kw_only=True):
         results: what the task says, any JSON.
         metrics: what the camera said of itself.
         duplicate: whether it had been there already when it was sent.
+        kind: "plain", "key", "patch" or "follower", see `rjpeg.identify`; None: the server is of an earlier version.
+        file_id: what other files call it, six hex digits; None for an ordinary JPEG.
+        key_frame, patch_frame: ids of the frames that it can't be decoded without; None: it needs none.
+        kept: share of the regions that a follower takes from its base; None for other files.
     """
 
     id: int
@@ -59,6 +63,11 @@ class StoredFrame(msgspec.Struct, frozen=True, kw_only=True):
     results: Any = None
     metrics: dict[str, Any] | None = None
     duplicate: bool = False
+    kind: str | None = None
+    file_id: str | None = None
+    key_frame: int | None = None
+    patch_frame: int | None = None
+    kept: float | None = None
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True):

@@ -285,9 +285,7 @@ class Client:
             query["fps"] = fps
         return self._pictures(camera, f"{_path(camera)}/stream?{urllib.parse.urlencode(query)}", decoder)
 
-    def _pictures(
-        self, camera: str, path: str, decoder: rjpeg.Decoder | None
-    ) -> Iterator[npt.NDArray[np.uint8]]:
+    def _pictures(self, camera: str, path: str, decoder: rjpeg.Decoder | None) -> Iterator[npt.NDArray[np.uint8]]:
         stream = None if decoder is None else rjpeg.StreamDecoder(decoder)
         splitter = Splitter(MAX_PICTURE_BYTES)
         # a camera may be silent for as long as it likes
@@ -305,7 +303,6 @@ class Client:
                 if pixels is None:
                     raise self._server.unexpected("a picture in its stream that OpenCV doesn't read")
                 yield pixels.astype(np.uint8, copy=False)
-
 
     def _decode(self, camera: str, jpeg: bytes, stream: rjpeg.StreamDecoder) -> npt.NDArray[np.uint8]:
         """Decode a file of a stream, after the key and the patch that it needs and that the decoder lacks."""

@@ -10,9 +10,11 @@ import datetime
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from rjpeg.errors import RjpegError
+import rjpeg
+from rjpeg.errors import KeyMissingError, RjpegError
 from server.events.bus import Event, EventBus
 from server.frames import Processed, ReceivedFrame
 from server.metrics import Metrics
@@ -71,6 +73,7 @@ class Receiver:
             Its row, and whether it is a duplicate: a frame of the same camera, sequence and capture time was stored.
 
         Raises:
+            KeyMissingError: it refers to a file that is not stored for its camera.
             JpegError: it can't be decoded.
             InputError: its camera's name or its sequence is out of range.
             ModelError: the networks do not run.
@@ -105,6 +108,7 @@ class Receiver:
             if row is not None:
                 self._metrics.duplicate(frame.camera)
                 return row, True
+        frame = await self._with_bases(frame, is_next)
         processed = await self._processor.process(frame)
         await is_next.wait()
         try:
@@ -116,6 +120,25 @@ class Receiver:
         self._metrics.stored(frame, processed)
         self._bus.publish(event)
         return event.row, False
+
+    async def _with_bases(self, frame: ReceivedFrame, is_next: asyncio.Event) -> ReceivedFrame:
+        """Find the stored files that a frame can't be decoded without. The earlier frames may be among them.
+
+        Raises:
+            KeyMissingError: one of them is not stored.
+            JpegError: it is no file whose header can be read.
+            StorageError: the store can't be read.
+        """
+        identity = rjpeg.identify(frame.jpeg)
+        if identity.base_id is None:
+            return replace(frame, identity=identity)
+        arguments = (self._store.bases, frame.camera, identity.base_id, frame.capture_time)
+        try:
+            bases = await self._in_thread(*arguments)
+        except KeyMissingError:
+            await is_next.wait()
+            bases = await self._in_thread(*arguments)
+        return replace(frame, identity=identity, bases=bases)
 
     def _add(self, frame: ReceivedFrame, processed: Processed) -> Event:
         """Store a frame and return its event, in a thread: its JSON may be large, and standard output slow."""

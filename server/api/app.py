@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import FileResponse, Response
 
 import rjpeg
-from server.api import cameras, frames, live, openapi, operations, receiving, session
+from server.api import cameras, frames, importance, live, openapi, operations, receiving, session
 from server.api.access import Access
 from server.api.answers import Answers
 from server.api.bandwidth import Comparisons
@@ -31,7 +31,15 @@ from server.core import Service
 __all__ = ["make_app"]
 
 PAGE = Path(__file__).parents[1] / "page"
-ROUTERS = (receiving.router, cameras.router, frames.router, live.router, operations.router, session.router)
+ROUTERS = (
+    receiving.router,
+    cameras.router,
+    importance.router,
+    frames.router,
+    live.router,
+    operations.router,
+    session.router,
+)
 MAX_QUESTIONS = 32
 """Short questions to the store, as about tokens, that are asked at a time."""
 

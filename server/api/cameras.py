@@ -97,7 +97,14 @@ async def get_timeline(
         found = service.store.timeline(camera, start, end, bins)
         return {
             "bins": [
-                {"start": time_text(each.start), "frames": each.frames, "bytes": each.bytes, "bpp": each.bpp}
+                {
+                    "start": time_text(each.start),
+                    "frames": each.frames,
+                    "bytes": each.bytes,
+                    "followers": each.followers,
+                    "follower_bytes": each.follower_bytes,
+                    "bpp": each.bpp,
+                }
                 for each in found
             ]
         }

@@ -32,6 +32,7 @@ IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
 ]
 ERRORS = error_answers(400, 401, 403, 404, 429, 500, 503)
+FILE_ID = "^[0-9a-f]{6}$"
 FRAMES = "/v1/cameras/{camera}/frames"
 FRAME = FRAMES + "/{frame}"
 
@@ -44,6 +45,9 @@ async def list_frames(
     before: Annotated[Id | None, Query(description="Only smaller ids")] = None,
     since: Annotated[Time | None, Query(description="Captured then or later")] = None,
     until: Annotated[Time | None, Query(description="Captured earlier")] = None,
+    file_id: Annotated[
+        Annotated[str, Query(pattern=FILE_ID)] | None, Query(description="Only keys and patches of this id")
+    ] = None,
     limit: Annotated[UpTo1000, Query(description="Most frames of an answer")] = 100,
 ) -> Response:
     """List frames of a camera, newest first.
@@ -52,10 +56,10 @@ async def list_frames(
     """
 
     def page() -> bytes | None:
-        found = frame_page(service.store, camera, before=before, since=since, until=until, limit=limit)
+        found = frame_page(service.store, camera, before=before, since=since, until=until, file_id=file_id, limit=limit)
         if found is None:
             return None
-        following = _next_page(camera, found, {"since": since, "until": until}, limit)
+        following = _next_page(camera, found, {"since": since, "until": until}, {"file_id": file_id, "limit": limit})
         return msgspec.json.encode({"frames": found.frames, "next": following})
 
     async with answers.listing() as run:
@@ -209,10 +213,12 @@ def _tag(stored: StoredFile, number: FrameNumber, view: str) -> str | None:
     return None if number == "latest" else stored.tag(view)
 
 
-def _next_page(camera: str, page: FramePage, times: dict[str, datetime.datetime | None], limit: int) -> str | None:
+def _next_page(
+    camera: str, page: FramePage, times: dict[str, datetime.datetime | None], rest: dict[str, Any]
+) -> str | None:
     """Return the address of the page that follows. None: there is none."""
     if page.last is None:
         return None
     query: dict[str, Any] = {name: time_text(value) for name, value in times.items() if value}
-    query |= {"limit": limit, "before": page.last}
+    query |= {name: value for name, value in rest.items() if value is not None} | {"before": page.last}
     return f"/v1/cameras/{camera}/frames?{urllib.parse.urlencode(query)}"

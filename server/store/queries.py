@@ -18,6 +18,7 @@ __all__ = [
     "newest_first",
     "read_camera_names",
     "read_frame",
+    "read_frame_of",
     "read_latest",
     "read_page",
     "read_summaries",
@@ -53,6 +54,13 @@ def read_frame(database: Database, camera: str, frame_id: int) -> FrameRow | Non
         query = sa.select(frames).where(frames.c.id == frame_id, frames.c.camera_id == camera_id)
         row = connection.execute(query).mappings().one_or_none()
     return None if row is None else frame_row(camera, row)
+
+
+def read_frame_of(connection: sa.Connection, frame_id: int) -> FrameRow | None:
+    """Return a frame of any camera by id, None if there is none, as the connection's transaction sees it."""
+    query = sa.select(frames, cameras.c.name).join(cameras, cameras.c.id == frames.c.camera_id)
+    row = connection.execute(query.where(frames.c.id == frame_id)).mappings().one_or_none()
+    return None if row is None else frame_row(row["name"], row)
 
 
 def read_latest(database: Database, camera: str) -> FrameRow | None:

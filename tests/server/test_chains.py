@@ -82,9 +82,7 @@ def test_a_folder_of_followers_is_decoded_to_what_the_stream_shows(stream, folde
         np.testing.assert_array_equal(np.load(record["picture"]), stream.decoded[place].frame)
 
 
-def test_a_follower_without_its_key_is_an_error_that_names_it_and_its_plain_view_if_asked_for(
-    stream, folder, tmp_path
-):
+def test_a_follower_without_its_key_is_an_error_that_names_it_and_its_plain_view_if_asked_for(stream, folder, tmp_path):
     (folder / "0.jpg").unlink()
     records = decode(folder, tmp_path / "out")
     assert len(records) == len(stream.files) - 1

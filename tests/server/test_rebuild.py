@@ -5,7 +5,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OpenStore = Callable[..., Store]
 
 
-def measure(jpeg: bytes) -> dict[str, Any]:
+def measure(jpeg: bytes, bases: Sequence[bytes]) -> dict[str, Any]:
     """As of a decoder, for the files that these tests make."""
     if not jpeg.startswith((b"gate ", b"yard ")):
         raise JpegError("no JPEG")
