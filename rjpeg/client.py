@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 import rjpeg
 from rjpeg._protocol import CAMERA_ID, time_text
-from rjpeg.errors import InputError, JpegError
+from rjpeg.errors import InputError, JpegError, KeyMissingError
 from rjpeg.reader import Splitter, VideoReader
 
 try:
@@ -44,6 +44,8 @@ SILENCE_SECONDS = 40.0
 MAX_EVENT_BYTES = 2**24
 MAX_PICTURE_BYTES = 2**26
 PAGE_FRAMES = 500
+# files that a file needs: a key, and a patch on it
+MAX_BASES = 2
 
 Frame = StoredFrame
 """The same, for short."""
@@ -208,6 +210,15 @@ class Client:
             raise self._server.unexpected("no (H, W, 3) uint8 array")
         return pixels
 
+    def bases(self, camera: str, frame: FrameId = "latest") -> list[bytes]:
+        """Return the files that a frame's file can't be decoded without: its key, and then its patch if it has one.
+
+        They go through a `rjpeg.StreamDecoder` before it. Raises InputError: there is no such frame; DeliveryError.
+        """
+        stored = self.frame(camera, frame)
+        needed = [number for number in (stored.key_frame, stored.patch_frame) if number is not None]
+        return [self.jpeg(camera, number) for number in needed]
+
     def map(self, camera: str, frame: FrameId = "latest") -> Map:
         """Return the quality map of a frame. Raises InputError: there is no such frame; DeliveryError."""
         record = self._server.get_as(f"{_path(camera, frame)}/map", MapRecord)
@@ -257,8 +268,9 @@ class Client:
         Args:
             camera: name.
             fps: pictures a second at most; None: as the server is set.
-            decoder: decodes the camera's files here: the very pictures, for a fraction of the bytes. None: the server
-                decodes, and sends the pictures as JPEG of high quality.
+            decoder: decodes the camera's files here: the very pictures, for a fraction of the bytes. A key or a patch
+                that a file needs and that has not been seen is fetched. None: the server decodes, and sends the
+                pictures as JPEG of high quality.
 
         Returns:
             Iterator of (H, W, 3) uint8, BGR.
@@ -271,9 +283,10 @@ class Client:
         query: dict[str, str | float] = {"view": "decoded" if decoder is None else "plain"}
         if fps is not None:
             query["fps"] = fps
-        return self._pictures(f"{_path(camera)}/stream?{urllib.parse.urlencode(query)}", decoder)
+        return self._pictures(camera, f"{_path(camera)}/stream?{urllib.parse.urlencode(query)}", decoder)
 
-    def _pictures(self, path: str, decoder: rjpeg.Decoder | None) -> Iterator[npt.NDArray[np.uint8]]:
+    def _pictures(self, camera: str, path: str, decoder: rjpeg.Decoder | None) -> Iterator[npt.NDArray[np.uint8]]:
+        stream = None if decoder is None else rjpeg.StreamDecoder(decoder)
         splitter = Splitter(MAX_PICTURE_BYTES)
         # a camera may be silent for as long as it likes
         for data in self._server.live(path, None):
@@ -283,13 +296,35 @@ class Client:
             for jpeg in splitter.feed(data):
                 if isinstance(jpeg, JpegError):
                     raise jpeg
-                if decoder is not None:
-                    yield decoder.decode(jpeg)
+                if stream is not None:
+                    yield self._decode(camera, jpeg, stream)
                     continue
                 pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
                 if pixels is None:
                     raise self._server.unexpected("a picture in its stream that OpenCV doesn't read")
                 yield pixels.astype(np.uint8, copy=False)
+
+    def _decode(self, camera: str, jpeg: bytes, stream: rjpeg.StreamDecoder) -> npt.NDArray[np.uint8]:
+        """Decode a file of a stream, after the key and the patch that it needs and that the decoder lacks."""
+        files = [jpeg]
+        while True:
+            try:
+                frame = stream.decode(files[-1])
+            except KeyMissingError as error:
+                if len(files) > MAX_BASES:
+                    raise
+                files.append(self._file(camera, error.id))
+                continue
+            files.pop()
+            if not files:
+                return frame
+
+    def _file(self, camera: str, file_id: str) -> bytes:
+        """Return a camera's newest file of this id. Raises InputError: there is none; DeliveryError."""
+        page = self._server.get_as(f"{_path(camera)}/frames?file_id={file_id}&limit=1", FramePage)
+        if not page.frames:
+            raise InputError(f"camera {camera!r} has no file {file_id}, to which others refer")
+        return self.jpeg(camera, page.frames[0].id)
 
 
 def _name(camera: str) -> str:

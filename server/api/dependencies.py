@@ -8,6 +8,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 
 from server.api.access import COOKIE, Access
 from server.api.answers import Answers
+from server.api.bandwidth import Comparisons
 from server.api.pictures import Pictures
 from server.core import Service
 from server.limits import Slots
@@ -50,6 +51,7 @@ class Api:
         access: checks tokens.
         pictures: decodes stored frames for readers.
         answers: makes the answers to readers.
+        comparisons: codes frames as plain JPEG files.
         streams: limits the streams that are open.
     """
 
@@ -57,6 +59,7 @@ class Api:
     access: Access
     pictures: Pictures
     answers: Answers
+    comparisons: Comparisons
     streams: Slots = field(init=False)
 
     def __post_init__(self) -> None:

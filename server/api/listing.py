@@ -19,7 +19,7 @@ from server.frames import CAMERA_ID
 from server.store import Store
 from server.store.queries import newest_first
 from server.store.rows import kind_of
-from server.store.tables import cameras, frames
+from server.store.tables import IS_BASE, cameras, frames
 from server.store.times import clamped_time
 from server.store.values import measures_or_error
 
@@ -79,6 +79,7 @@ def frame_page(
     before: int | None = None,
     since: datetime.datetime | None = None,
     until: datetime.datetime | None = None,
+    file_id: str | None = None,
     limit: int,
 ) -> FramePage | None:
     """List frames of a camera, newest first.
@@ -89,6 +90,7 @@ def frame_page(
         before: id of the last frame of the page before.
         since: only frames captured then or later.
         until: only frames captured earlier.
+        file_id: only keys and patches of this id, 6 hexadecimal digits.
         limit: frames at most. There are fewer if they would exceed MAX_PAGE_BYTES, but at least one if there is one.
 
     Returns:
@@ -107,6 +109,8 @@ def frame_page(
         if camera_id is None:
             return None
         query = newest_first(connection, FRAME_COLUMNS, camera_id, before_id=before, since=since, until=until)
+        if file_id is not None:
+            query = query.where(frames.c.file_id == file_id, IS_BASE)
         with connection.execute(query.limit(limit + 1), execution_options=STREAMED) as found:
             for row in found.mappings():
                 entry = msgspec.json.encode(_frame_record(camera, row))
@@ -133,7 +137,7 @@ def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tu
         StorageError: the database can't be read.
     """
     query = (
-        sa.select(cameras, sa.cast(frames.c.metrics, sa.Text).label("metrics"))
+        sa.select(cameras, frames.c.kind.label("last_kind"), sa.cast(frames.c.metrics, sa.Text).label("metrics"))
         .join(frames, cameras.c.last_frame == frames.c.id, isouter=True)
         .where(cameras.c.name > after, sa.true() if only is None else cameras.c.name == only)
         .order_by(cameras.c.name)
@@ -153,7 +157,8 @@ def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tu
             for name in ("first_capture_time", "last_capture_time", "last_received_time"):
                 record[name] = None if row[name] is None else time_text(clamped_time(row[name]))
             last = None if row["last_received_time"] is None else clamped_time(row["last_received_time"])
-            page.append(CameraEntry(row["name"], record | {"last_frame": row["last_frame"]}, last, row["metrics"]))
+            record |= {"last_frame": row["last_frame"], "last_kind": row["last_kind"]}
+            page.append(CameraEntry(row["name"], record, last, row["metrics"]))
     return page, None
 
 

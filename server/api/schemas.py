@@ -127,6 +127,7 @@ FRAME_EXAMPLE: dict[str, Any] = {
     "mean_quality_luma": 41.2,
     "mean_quality_chroma": 36.4,
     "refinement_bytes": 12,
+    "kept": None,
     "kind": "key",
     "file_id": "3fa2c1",
     "key_frame": None,
@@ -153,12 +154,13 @@ class Frame(Answer):
     height: int = Field(ge=1)
     coding_width: int = Field(ge=1, description="Width of the JPEG itself")
     coding_height: int = Field(ge=1)
-    mean_level_luma: float | None = Field(description="null, as what follows: an ordinary JPEG, without a map")
+    mean_level_luma: float | None = Field(description="null, as the next two: no map, an ordinary JPEG or a follower")
     mean_level_chroma: float | None
     map_crc32: str | None
-    mean_quality_luma: float | None
+    mean_quality_luma: float | None = Field(description="Of the regions as shown; null, as the next: ordinary JPEG")
     mean_quality_chroma: float | None
     refinement_bytes: int
+    kept: float | None = Field(description="Share of the regions taken from the base; null: no follower", default=None)
     ms: dict[str, float] = Field(description="Milliseconds by stage")
     kind: Literal["plain", "key", "patch", "follower"] = Field(
         description="An ordinary JPEG; a Region JPEG by itself; one that needs a key, and others may need it; one that "
@@ -192,6 +194,9 @@ class Camera(Answer):
     last_capture_time: TimeText | None
     last_received_time: TimeText | None
     last_frame: int | None = Field(description="id of the newest frame", examples=[18])
+    last_kind: str | None = Field(
+        description="`kind` of the newest frame; null: there is none, or an older version stored it", examples=["key"]
+    )
     silent_seconds: float | None = Field(
         description="Since its last frame, by a clock that nobody sets; null: none ever came, or that can't be said",
         examples=[0.4],
@@ -226,21 +231,30 @@ class Map(Answer):
                     "bits": [[412, 97]],
                     "predictor": [[[3, 4], [8, 8]]],
                     "refined": 1,
+                    "kept": [[False, True]],
                 }
             ]
         }
     )
     rows: int = Field(ge=1)
     cols: int = Field(ge=1)
-    levels: list[list[list[int]]] | None = Field(description="Rows x cols x (luma, chroma); null: an ordinary JPEG")
-    quality: list[list[list[float]]] | None = Field(description="The same as IJG quality factors, 1 to 100")
+    levels: list[list[list[int]]] | None = Field(
+        description="Rows x cols x (luma, chroma); null: an ordinary JPEG, or a follower, which has no map"
+    )
+    quality: list[list[list[float]]] | None = Field(
+        description="Rows x cols x (luma, chroma): IJG quality factors, 1 to 100, as each region is shown; null: an "
+        "ordinary JPEG"
+    )
     bits: list[list[float]] | None = Field(
-        description="Rows x cols: bits that the coefficients of a region take; null: a progressive file"
+        description="Rows x cols: bits of a region's coefficients, 0 if it is kept; null: a progressive file"
     )
     predictor: list[list[list[int]]] | None = Field(
         description="Levels as the predictor gives them; null: the file holds its whole map, or none"
     )
     refined: int = Field(ge=0, description="Levels at which the file corrects the predictor")
+    kept: list[list[bool]] | None = Field(
+        description="Rows x cols: whether a follower takes the region from its base; null: it is no follower"
+    )
 
 
 class Results(Answer):
@@ -267,12 +281,17 @@ class Timeline(Answer):
 
 
 class Bandwidth(Answer):
-    """What plain JPEG files of equal task quality would take."""
+    """What a camera's files take, beside plain JPEG files of the same quality. Of the hour up to its last frame."""
 
-    bpp: float | None = Field(description="Of the camera's last minute, or of its last frame; null: it has none")
-    plain_jpeg_bpp: float | None = Field(description="null: that was not measured for files of so many bits")
+    bpp: float | None = Field(description="Of all files, keys too; null: it has no frames")
+    plain_jpeg_bpp: float | None = Field(
+        description="Of a sample of the frames, coded again as plain JPEG; null: none of them was coded yet"
+    )
     ratio: float | None = Field(description="plain_jpeg_bpp / bpp")
-    source: str = Field(description="What was measured")
+    frames: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    follower_bytes: int = Field(ge=0, description="Those of the bytes that are of followers and patches")
+    sample: int = Field(ge=0, description="Frames that were coded again")
 
 
 class Importance(Answer):
