@@ -40,7 +40,8 @@ class Receiver:
         processor: decodes them, and asks the task.
         bus: told of every frame that was stored.
         metrics: where they are counted.
-        emit: called in a thread with the record of every frame that was stored or refused, but for duplicates.
+        emit: called in a thread with the record of every frame that was stored or refused, but for duplicates and for
+            frames whose key is missing.
         threads: additions to the store at a time, which share its commits.
     """
 
@@ -98,6 +99,9 @@ class Receiver:
         with self._order.join(frame.camera) as is_next:
             try:
                 return await self._process(frame, is_next)
+            except KeyMissingError:
+                # it comes again, after its key
+                raise
             except RjpegError as error:
                 self._metrics.failed(error)
                 record = {"camera": frame.camera, "sequence": frame.sequence, "error": str(error)}

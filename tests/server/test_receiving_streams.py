@@ -128,10 +128,11 @@ def test_a_key_is_kept_for_its_followers_and_deleted_with_the_last(start, stream
         assert service.picture(record).shape == (160, 208, 3)
 
 
-def test_a_refused_follower_is_counted_and_gets_a_line(start, stream):
+def test_a_missing_key_is_no_failure_of_the_frame(start, stream):
     service = start()
     assert post(service, stream, stream.first("follower")).status_code == 409
-    assert 'rjpeg_frames_failed_total{reason="key"} 1.0' in service.get("/metrics").text
+    metrics = service.get("/metrics").text
+    assert 'rjpeg_http_answers_total{method="POST",status="409"} 1.0' in metrics
+    assert "rjpeg_frames_failed_total{" not in metrics
     service.stop()
-    [record] = service.records()
-    assert stream.files[0].id in record["error"]
+    assert service.records() == []
