@@ -14,7 +14,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import rjpeg
-from rjpeg.errors import JpegError, KeyMissingError, RjpegError, StorageError
+from rjpeg.errors import JpegError, RjpegError, StorageError
 from server.frames import Processed, ReceivedFrame
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -44,7 +44,7 @@ class Metrics:
         self._frames = counter("rjpeg_frames_received", "Frames stored.", "camera")
         self._bytes = counter("rjpeg_received_bytes", "Bytes of stored files.", "camera")
         self._duplicates = counter("rjpeg_duplicates", "Frames that were there already.", "camera")
-        text = "Frames not stored: not decodable, their key is missing, or the store failed."
+        text = "Frames not stored: not decodable, or the store failed."
         self._failed = counter("rjpeg_frames_failed", text, "reason")
         self._task_errors = counter("rjpeg_task_errors", "Frames at which the task failed.")
         text = "Processes of the task started again, by why the one before had ended."
@@ -116,7 +116,7 @@ class Metrics:
 
     def failed(self, error: RjpegError) -> None:
         """Count a frame that was not stored."""
-        reason = {KeyMissingError: "key", JpegError: "jpeg", StorageError: "storage"}
+        reason = {JpegError: "jpeg", StorageError: "storage"}
         self._failed.labels(next((name for kind, name in reason.items() if isinstance(error, kind)), "other")).inc()
 
     def answered(self, method: str, status: int) -> None:

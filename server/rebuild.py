@@ -359,7 +359,7 @@ def _row_of(decodable: _Decodable, measured: dict[str, Any]) -> dict[str, Any]:
 def _identify(jpeg: bytes) -> rjpeg.FileIdentity | None:
     """Return what a file says of itself. None: it can't be read, as decoding will tell."""
     try:
-        return rjpeg.identify(jpeg)
+        return rjpeg.identify(jpeg, max_pixels=2**32)
     except (JpegError, InputError):
         return None
 

@@ -23,6 +23,8 @@ from server.store import Duplicate, FrameRow, Store
 
 __all__ = ["ArrivalOrder", "Receiver"]
 
+MAX_PIXELS = 2**32
+"""Of a file whose header is read. The processor has the limit that is meant."""
 MAX_PICTURE_BYTES = 2**23
 """Pictures that go with their events. Larger ones would wait for many slow streams, so they are decoded again."""
 
@@ -38,7 +40,8 @@ class Receiver:
         processor: decodes them, and asks the task.
         bus: told of every frame that was stored.
         metrics: where they are counted.
-        emit: called in a thread with the record of every frame that was stored or refused, but for duplicates.
+        emit: called in a thread with the record of every frame that was stored or refused, but for duplicates and for
+            frames whose key is missing.
         threads: additions to the store at a time, which share its commits.
     """
 
@@ -96,6 +99,9 @@ class Receiver:
         with self._order.join(frame.camera) as is_next:
             try:
                 return await self._process(frame, is_next)
+            except KeyMissingError:
+                # it comes again, after its key
+                raise
             except RjpegError as error:
                 self._metrics.failed(error)
                 record = {"camera": frame.camera, "sequence": frame.sequence, "error": str(error)}
@@ -129,7 +135,7 @@ class Receiver:
             JpegError: it is no file whose header can be read.
             StorageError: the store can't be read.
         """
-        identity = rjpeg.identify(frame.jpeg)
+        identity = rjpeg.identify(frame.jpeg, max_pixels=MAX_PIXELS)
         if identity.base_id is None:
             return replace(frame, identity=identity)
         arguments = (self._store.bases, frame.camera, identity.base_id, frame.capture_time)

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 import rjpeg
+from rjpeg._importance import MAX_IMPORTANCE_BYTES
 from rjpeg.errors import InputError
 from server.api import schemas
 from server.api.body import check_content_type, read_body
@@ -15,7 +16,6 @@ from server.api.dependencies import AnswersDep, ServiceDep, check_importance_rea
 from server.api.openapi import IMPORTANCE_HEADER, binary, error_answers, tagged
 from server.api.schemas import CameraName, MapVersion
 from server.errors import NotFoundError
-from server.store.importance import MAX_IMPORTANCE_BYTES
 
 __all__ = ["MEDIA_TYPE", "router"]
 

@@ -15,7 +15,6 @@ from rjpeg import _maps as maps
 from rjpeg._codec import REGION
 from rjpeg.errors import InputError, JpegError
 from server.events.bus import Event
-from server.frames import BaseFile
 from server.limits import QueuedSlots
 from server.processing.decoding import picture_bytes, region_quality
 from server.processing.processor import Processor
@@ -126,16 +125,7 @@ class Pictures:
 
     def _decode(self, row: FrameRow, restore: bool, jpeg: bytes | None) -> rjpeg.DecodedFrame:
         content = self._store.jpeg(row) if jpeg is None else jpeg
-        return self._processor.decode_stored(content, self._bases_of(row), restore=restore)
-
-    def _bases_of(self, row: FrameRow) -> tuple[BaseFile, ...]:
-        """Return the files that a stored frame needs: its key, and then its patch. Raises StorageError."""
-        ids = [frame_id for frame_id in (row.key_frame, row.patch_frame) if frame_id is not None]
-        files = self._store.base_files(row.id) if ids else []
-        return tuple(
-            BaseFile(frame_id=frame_id, file_id=rjpeg.identify(jpeg).id or "", jpeg=jpeg)
-            for frame_id, jpeg in zip(ids, files, strict=True)
-        )
+        return self._processor.decode_stored(content, self._store.bases_of(row), restore=restore)
 
     def _remember(self, key: tuple[str, bool], decoded: rjpeg.DecodedFrame) -> None:
         if key in self._cache or decoded.frame.nbytes > MAX_CACHE_BYTES:

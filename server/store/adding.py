@@ -73,7 +73,7 @@ class FrameAdder:
                 raise Duplicate(row)
             case MissingBase(frame_id=number):
                 name = next((base.file_id for base in frame.bases if base.frame_id == number), "")
-                raise KeyMissingError(f"key missing: file {name} was deleted", name)
+                raise KeyMissingError(name)
             case Refused(error=error):
                 raise error
 

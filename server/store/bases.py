@@ -17,7 +17,7 @@ from server.store.errors import GoneError
 from server.store.files import Files
 from server.store.queries import find_camera_id, read_frame_of
 from server.store.reading import read_file
-from server.store.rows import MAX_ID, FrameRow, frame_row
+from server.store.rows import FrameRow, frame_row
 from server.store.tables import IS_BASE, frames
 
 __all__ = ["BaseFiles", "find_bases", "missing_bases"]
@@ -47,12 +47,12 @@ def find_bases(connection: sa.Connection, camera_id: int, base_id: str, capture_
     row = connection.execute(named.where(frames.c.capture_time <= capture_time)).mappings().one_or_none()
     row = row or connection.execute(named).mappings().one_or_none()
     if row is None:
-        raise KeyMissingError(f"key missing: no file {base_id} of this camera is stored", base_id)
+        raise KeyMissingError(base_id)
     if row["key_frame"] is None:
         return [row]
     key = connection.execute(sa.select(frames).where(frames.c.id == row["key_frame"])).mappings().one_or_none()
     if key is None:
-        raise KeyMissingError(f"key missing: the key of patch {base_id} is not stored", base_id, "patch")
+        raise KeyMissingError(base_id, "patch")
     return [key, row]
 
 
@@ -92,31 +92,31 @@ class BaseFiles:
         with self._database.reading() as connection:
             camera_id = find_camera_id(connection, camera)
             if camera_id is None:
-                raise KeyMissingError(f"key missing: no file {base_id} of this camera is stored", base_id)
+                raise KeyMissingError(base_id)
             rows = [frame_row(camera, row) for row in find_bases(connection, camera_id, base_id, capture_time)]
         try:
-            return tuple(BaseFile(frame_id=row.id, file_id=row.file_id or "", jpeg=self._read(row)) for row in rows)
+            return tuple(map(self._base_file, rows))
         except GoneError as error:
-            raise KeyMissingError(f"key missing: file {base_id} was deleted", base_id) from error
+            raise KeyMissingError(base_id) from error
 
-    def of_stored(self, frame_id: int) -> list[bytes]:
-        """Return the files that a stored frame needs: the key, then the patch. Most need none.
+    def of_stored(self, row: FrameRow) -> tuple[BaseFile, ...]:
+        """Return the files that a stored frame needs: the key, then the patch. Most need at most the key.
 
         Raises:
-            GoneError: the frame, or one that it needs, was deleted.
+            GoneError: the frame was deleted with what it needs.
             StorageError: the database or a file can't be read.
         """
-        if not 0 <= frame_id <= MAX_ID:
-            raise GoneError(f"frame {frame_id} was deleted")
+        needed = [number for number in (row.key_frame, row.patch_frame) if number is not None]
+        if not needed:
+            return ()
         with self._database.reading() as connection:
-            named = sa.select(frames.c.key_frame, frames.c.patch_frame).where(frames.c.id == frame_id)
-            found = connection.execute(named).one_or_none()
-            if found is None:
-                raise GoneError(f"frame {frame_id} was deleted")
-            rows = [read_frame_of(connection, number) for number in found if number is not None]
-        if None in rows:
-            raise GoneError(f"frame {frame_id} was deleted, or a frame that it needs")
-        return [self._read(row) for row in rows if row is not None]
+            found = [read_frame_of(connection, number, row.camera) for number in needed]
+        if None in found:
+            raise GoneError(f"frame {row.id} of camera {row.camera} was deleted with what it needs")
+        return tuple(map(self._base_file, filter(None, found)))
+
+    def _base_file(self, row: FrameRow) -> BaseFile:
+        return BaseFile(frame_id=row.id, file_id=row.file_id or "", jpeg=self._read(row))
 
     def _read(self, row: FrameRow) -> bytes:
         with self._lock:

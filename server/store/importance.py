@@ -14,12 +14,10 @@ from server.store.queries import find_camera_id
 from server.store.tables import cameras, importance
 from server.store.times import to_microseconds
 
-__all__ = ["KEPT_VERSIONS", "MAX_IMPORTANCE_BYTES", "ImportanceMaps"]
+__all__ = ["KEPT_VERSIONS", "ImportanceMaps"]
 
 KEPT_VERSIONS = 10
 """Maps that are kept of each camera: the newest ones."""
-MAX_IMPORTANCE_BYTES = 2**18 + 64
-"""Of a packed map: a byte for each region of the largest picture that is decoded by default."""
 FRESH_SECONDS = 2.0
 """Age up to which versions that were read are relied on."""
 MAX_VERSION = 2**32 - 1
@@ -40,7 +38,7 @@ class ImportanceMaps:
         self._versions: dict[str, int] = {}
         self._read_at = float("-inf")
 
-    def write(self, camera: str, octaves: "rjpeg.Importance", now: datetime.datetime) -> int | None:
+    def write(self, camera: str, octaves: rjpeg.Importance, now: datetime.datetime) -> int | None:
         """Store a map as the camera's newest.
 
         Args:

@@ -56,11 +56,16 @@ def read_frame(database: Database, camera: str, frame_id: int) -> FrameRow | Non
     return None if row is None else frame_row(camera, row)
 
 
-def read_frame_of(connection: sa.Connection, frame_id: int) -> FrameRow | None:
-    """Return a frame of any camera by id, None if there is none, as the connection's transaction sees it."""
-    query = sa.select(frames, cameras.c.name).join(cameras, cameras.c.id == frames.c.camera_id)
-    row = connection.execute(query.where(frames.c.id == frame_id)).mappings().one_or_none()
-    return None if row is None else frame_row(row["name"], row)
+def read_frame_of(connection: sa.Connection, frame_id: int, camera: str) -> FrameRow | None:
+    """Return a frame by id, None if there is none, as the connection's transaction sees it.
+
+    Args:
+        connection: to the database.
+        frame_id: from another row.
+        camera: name of the camera, which the other row has, too.
+    """
+    row = connection.execute(sa.select(frames).where(frames.c.id == frame_id)).mappings().one_or_none()
+    return None if row is None else frame_row(camera, row)
 
 
 def read_latest(database: Database, camera: str) -> FrameRow | None:

@@ -194,14 +194,14 @@ class Store:
         """
         return self._bases.of_received(camera, base_id, to_microseconds(capture_time))
 
-    def base_files(self, frame_id: int) -> list[bytes]:
-        """Return the files that a stored frame can't be decoded without: the key, then the patch; [] if it needs none.
+    def bases_of(self, row: FrameRow) -> tuple[BaseFile, ...]:
+        """Return the files that a stored frame can't be decoded without: the key, then the patch; () if it needs none.
 
         Raises:
-            GoneError: the frame was deleted.
+            GoneError: the frame was deleted with what it needs.
             StorageError: the database or a file can't be read.
         """
-        return self._bases.of_stored(frame_id)
+        return self._bases.of_stored(row)
 
     def delete_older_than(self, when: datetime.datetime) -> int:
         """Delete the oldest frames, see `deletion.delete_older_than`; return their number. Raises StorageError."""

@@ -210,7 +210,7 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(open_store: Open
     assert row is not None
     store.frame("indexed", row.id)
     store.find("indexed", 0, NOON)
-    store.base_files(row.id)
+    store.bases_of(row)
     with pytest.raises(KeyMissingError):
         store.bases("indexed", "3fa2c1", NOON)
     for options in ({}, {"before_id": row.id}, {"since": NOON, "until": NOON + SECOND}):
