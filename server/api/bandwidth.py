@@ -156,12 +156,12 @@ def sample_times(first: datetime.datetime, last: datetime.datetime) -> list[date
     They are multiples of a step that is a power of two in seconds. So most of them stay the same as time goes on.
     """
     step = 1
-    while (last - first).total_seconds() >= step * (MAX_SAMPLE - 1):
+    while (last - first).total_seconds() > step * (MAX_SAMPLE - 1):
         step *= 2
     epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     latest = epoch + datetime.timedelta(seconds=(last - epoch) // datetime.timedelta(seconds=step) * step)
-    times = [latest - datetime.timedelta(seconds=step * back) for back in range(MAX_SAMPLE - 1)]
-    return [last, *(when for when in times if first <= when < last)]
+    times = [latest - datetime.timedelta(seconds=step * back) for back in range(MAX_SAMPLE)]
+    return [last, *(when for when in times if first <= when < last)][:MAX_SAMPLE]
 
 
 def plain_bits(decoded: rjpeg.DecodedFrame, encoder: rjpeg.Encoder) -> float | None:
@@ -190,10 +190,11 @@ def plain_bits(decoded: rjpeg.DecodedFrame, encoder: rjpeg.Encoder) -> float | N
     octaves = np.log2(np.vectorize(percent_of_quality)(qualities[..., 0]))
     quality = quality_of_percent(float(2 ** octaves.mean()))
     ours = encoder.encode(frame, quality, quality_map=np.zeros((rows, cols, 2), np.uint8))
-    size = len(_as_near(frame, _distance(_opened(ours), frame)))
-    # the same bits for each coded pixel, of all that are coded
-    coded = decoded.coding_size[0] * decoded.coding_size[1]
-    return 8 * size / (frame.shape[0] * frame.shape[1]) * coded / (decoded.frame.shape[0] * decoded.frame.shape[1])
+    plain = _as_near(frame, _distance(_opened(ours), frame))
+    scan = rjpeg.inspect(plain)["segments"]["scan"]
+    # as many bits for each pixel of the edges that were left out
+    scan_of_all = scan * decoded.coding_size[0] * decoded.coding_size[1] / (frame.shape[0] * frame.shape[1])
+    return 8 * (len(plain) - scan + scan_of_all) / (decoded.frame.shape[0] * decoded.frame.shape[1])
 
 
 def _as_near(frame: Pixels, distance: float) -> bytes:

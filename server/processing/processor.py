@@ -228,15 +228,15 @@ class Processor:
         for index, result in decoder.decode_each([job.frame.jpeg for job in alone]):
             yield alone[index], result
         for job in jobs:
-            if job.frame.bases:
-                try:
-                    result: rjpeg.DecodedFrame | JpegError = decoder.decode_with_details(
-                        job.frame.jpeg, self.bases.of(job.frame.bases)
-                    )
-                except JpegError as error:
-                    # a traceback would keep what was decoded so far
-                    result = error.with_traceback(None)
-                yield job, result
+            if not job.frame.bases:
+                continue
+            try:
+                decoded = decoder.decode_with_details(job.frame.jpeg, self.bases.of(job.frame.bases))
+            except JpegError as error:
+                # a traceback would keep what was decoded so far
+                yield job, error.with_traceback(None)
+            else:
+                yield job, decoded
 
     def _finish_decoding(self, job: "_Job", result: rjpeg.DecodedFrame | JpegError, start: float) -> None:
         """Pass a picture on to the task, or answer the caller if there is no task or no picture.

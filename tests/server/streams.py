@@ -37,7 +37,10 @@ class Stream(NamedTuple):
 
 
 def make_stream(background: npt.NDArray[np.uint8], count: int = 12) -> Stream:
-    """Code a scene in which a square moves over a picture. There are a key, followers on it, a patch and others on that."""
+    """Code a scene in which a square moves over a picture.
+
+    There are a key, followers on it, patches on it, and followers on these.
+    """
     encoder, decoder = rjpeg.StreamEncoder(), rjpeg.StreamDecoder()
     files = []
     for number in range(count):
