@@ -11,7 +11,8 @@ __all__ = ["Policy"]
 class Policy:
     """Numbers that were chosen by measurement, see docs/streams.md.
 
-    key_octaves: how much finer than followers the steps of a key are. patch_octaves: the same for a patch.
+    key_octaves: how much finer than followers the steps of a key would be if all were kept.
+    patch_octaves: how much finer than followers the steps of a patch are.
     lagrange: how much squared error, in squared steps, one bit must save for a region to be sent.
     trim: price of a bit in a coefficient, as a share of that in the decision whether to send a region.
     low_share: share of a region's error that is measured on its 4x4 means alone, 0..1. Leaves and noise change detail,
@@ -21,7 +22,6 @@ class Policy:
     standing: a region's change stands if what it changed since the frame before is at most this share of it.
     still: mean squared difference, in gray levels, up to which a region of two frames is the same.
     key_price, patch_price: how many times its bytes a key, or a patch, must be worth.
-    adaptive: whether keys are finer where more is kept.
     patches: whether any are made.
     most_quality: of followers that are coded to a size.
     """
@@ -39,6 +39,5 @@ class Policy:
     still: float = 9.0
     key_price: float = 2.0
     patch_price: float = 2.0
-    adaptive: bool = True
     patches: bool = True
     most_quality: float = 80.0

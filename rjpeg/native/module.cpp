@@ -313,13 +313,14 @@ void trim(const Exact<float>& coefficients, Exact<std::int16_t>& quantized, Exac
   expect(is_blocks(coefficients, blocks.rows, blocks.cols), "coefficients: expected the shape of the blocks");
   expect(steps.ndim() == 1 && steps.shape(0) == rjpeg::kCoefficients, "steps: expected 64");
   expect(prices.ndim() == 2 && prices.shape(0) > 0, "prices: expected shape (rows, cols)");
-  const py::ssize_t across = blocks.rows / prices.shape(0);
-  expect(across >= 1 && blocks.rows == across * prices.shape(0) && blocks.cols == across * prices.shape(1),
-         "blocks: expected as many for every region");
+  const py::ssize_t rows = prices.shape(0), cols = prices.shape(1);
+  const bool same = blocks.rows == rows && blocks.cols == cols;
+  expect(covers(blocks.rows, rows, same) && covers(blocks.cols, cols, same),
+         "blocks: expected one or four blocks a region");
   std::int16_t* values = quantized.mutable_data();
   rjpeg::Mask* target_masks = masks.mutable_data();
   py::gil_scoped_release unlocked;
-  rjpeg::trim(coefficients.data(), blocks.rows, blocks.cols, steps.data(), across, prices.data(), values, target_masks);
+  rjpeg::trim(coefficients.data(), blocks.rows, blocks.cols, steps.data(), same ? 1 : 2, prices.data(), cols, values, target_masks);
 }
 
 // Error and bits of every region of a component, added to `errors` and `bits`.

@@ -134,8 +134,7 @@ void level_kept(std::int16_t* blocks, std::ptrdiff_t block_rows, std::ptrdiff_t 
 }
 
 void trim(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* steps,
-          std::ptrdiff_t across, const float* prices, std::int16_t* quantized, Mask* masks) {
-  const std::ptrdiff_t cols = block_cols / across;
+          std::ptrdiff_t across, const float* prices, std::ptrdiff_t cols, std::int16_t* quantized, Mask* masks) {
   for (std::ptrdiff_t row = 0; row < block_rows; ++row)
     for (std::ptrdiff_t col = 0; col < block_cols; ++col) {
       const std::ptrdiff_t at = row * block_cols + col;

@@ -26,9 +26,9 @@ void level_kept(std::int16_t* blocks, std::ptrdiff_t block_rows, std::ptrdiff_t 
                 const std::uint8_t* kept, std::ptrdiff_t rows, std::ptrdiff_t cols, int bound);
 
 // Makes smaller, or zero, each AC coefficient whose bits are worth more than the squared error that this adds: `prices`
-// is the error that one bit is worth, of each region of a component with `across` x `across` blocks a region. Masks are
+// is the error that one bit is worth, of each region, in rows of `cols`, of a component with `across` x `across` blocks a region. Masks are
 // kept right.
 void trim(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* steps,
-          std::ptrdiff_t across, const float* prices, std::int16_t* quantized, Mask* masks);
+          std::ptrdiff_t across, const float* prices, std::ptrdiff_t cols, std::int16_t* quantized, Mask* masks);
 
 }  // namespace rjpeg
