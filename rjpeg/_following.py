@@ -78,23 +78,19 @@ def change_of(planes: Planes, base: Base, weights: NDArray[np.float32], policy: 
     return Change(base, planes, errors, weights)
 
 
-def choose(
-    change: Change, quality: float, octaves: float, model: Model, policy: Policy, dead_zone: float | None = None
-) -> Choice:
-    """Choose the regions to send at a quality of 1..100. octaves: how much finer than that their steps are."""
+def choose(change: Change, quality: float, dead_zone: float, model: Model, policy: Policy) -> Choice:
+    """Choose the regions to send at a quality of 1..100. dead_zone: 0..0.5, see `Model`."""
     base = change.base
     height, width = base.frame_size
     reduction = base.coding_size[0] * base.coding_size[1] / (height * width)
     percent = tables.percent_of_quality(quality) * reduction**0.5
-    table = tables.scaled(model.base_tables[0], percent * 2.0**-octaves)
-    # The decision is that of the quality asked for, however fine the steps are.
+    table = tables.scaled(model.base_tables[0], percent)
     price = policy.lagrange * (percent / 100.0 * model.mean_base_step) ** 2
     weighted = change.errors * change.weights
     candidates = weighted > price * _LEAST_BITS
     if not candidates.any():
         candidates.flat[int(np.argmax(weighted))] = True
-    zone = policy.dead_zone if dead_zone is None else dead_zone
-    blocks, masks, errors, bits = _quantized(change, candidates, table, zone, price, policy)
+    blocks, masks, errors, bits = _quantized(change, candidates, table, dead_zone, price, policy)
     gains = weighted[candidates] - (1 - policy.low_share) * change.weights[candidates] * errors
     picked = gains > price * (bits + policy.tile_bits)
     shape = _make_fit(picked, gains - price * bits)

@@ -11,8 +11,7 @@ __all__ = ["Policy"]
 class Policy:
     """Numbers that were chosen by measurement, see docs/streams.md.
 
-    key_octaves: how much finer than followers the steps of a key would be if all were kept.
-    patch_octaves: how much finer than followers the steps of a patch are.
+    key_octaves: how much finer than followers the steps of a key are, times the square of the share that is kept.
     lagrange: how much squared error, in squared steps, one bit must save for a region to be sent.
     trim: price of a bit in a coefficient, as a share of that in the decision whether to send a region.
     low_share: share of a region's error that is measured on its 4x4 means alone, 0..1. Leaves and noise change detail,
@@ -26,8 +25,7 @@ class Policy:
     most_quality: of followers that are coded to a size.
     """
 
-    key_octaves: float = 1.4
-    patch_octaves: float = 0.25
+    key_octaves: float = 2.0
     lagrange: float = 0.15
     trim: float = 0.4
     low_share: float = 0.0

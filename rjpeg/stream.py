@@ -264,7 +264,7 @@ class StreamEncoder:
         return awaited is not None and awaited.kind == kind and self._clock() - awaited.since < _AWAIT_SECONDS
 
     def _encode_key(self, frame: NDArray[np.uint8] | Planes, goal: _Goal, *, still: bool) -> EncodedFrame:
-        octaves = self._policy.key_octaves * self._ledger.kept_share if still else 0.0
+        octaves = self._policy.key_octaves * self._ledger.kept_share**2 if still else 0.0
         size = goal.coding_size or self._size_for(frame, goal)
         coded = self._file_of_its_own(frame, goal, size, octaves)
         self._sent_base(coded, fine=still)
@@ -314,7 +314,7 @@ class StreamEncoder:
         weights = self._weights(base.grid)
         with StageTimer(seen.seconds, "compare"):
             change = change_of(seen.planes, base, weights, self._policy)
-        coded, choice = self._follower(change, goal, 0.0, seen, patch=False)
+        coded, choice = self._follower(change, goal, seen, patch=False)
         if float(np.mean(choice.sent)) > _MOST_SENT:
             own = self._file_of_its_own(frame, goal._replace(quality=coded.quality), base.coding_size, 0.0)
             if len(own.jpeg) <= len(coded.jpeg):
@@ -328,21 +328,19 @@ class StreamEncoder:
         if key is not base:
             with StageTimer(seen.seconds, "compare"):
                 change = change_of(seen.planes, key, weights, self._policy)
-        patch, _ = self._follower(change, goal, self._policy.patch_octaves, seen, patch=True)
+        patch, _ = self._follower(change, goal, seen, patch=True)
         if not self._ledger.wants_patch(len(patch.jpeg)):
             return coded
         self._sent_base(patch)
         return patch
 
-    def _follower(
-        self, change: Change, goal: _Goal, octaves: float, seen: _Seen, *, patch: bool
-    ) -> tuple[EncodedFrame, Choice]:
+    def _follower(self, change: Change, goal: _Goal, seen: _Seen, *, patch: bool) -> tuple[EncodedFrame, Choice]:
         model, policy = self._encoder.model, self._policy
         choices: dict[str, Choice] = {}
 
         def code(quality: float, dead_zone: float) -> EncodedFrame:
             with StageTimer(seen.seconds, "choose"):
-                choice = choose(change, quality, octaves, model, policy, dead_zone)
+                choice = choose(change, quality, dead_zone, model, policy)
             coded = write_follower(change, choice, patch=patch, soft=self._soft, seconds=seen.seconds)
             choices[coded.id] = choice
             return coded
