@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rjpeg import _codec as codec
 from rjpeg import _validation as validation
 from rjpeg._base import Base, whole_regions
-from rjpeg._codec import Planes
+from rjpeg._codec import REGION, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._following import Change, Choice, change_of, choose, write_follower
 from rjpeg._importance import check_importance
@@ -26,7 +26,7 @@ from rjpeg._marker import Kind
 from rjpeg._policy import Policy
 from rjpeg._rate_control import LEAST_FILL, Target, search_quality
 from rjpeg._sizing import coding_size_for, size_for_quality, sizing_of
-from rjpeg._standing import changes_between, thumbnail_of
+from rjpeg._standing import changes_between, shift_between, thumbnail_of
 from rjpeg._tables import finer
 from rjpeg._timing import StageTimer
 from rjpeg.decoder import DecodedFrame, Decoder, identify
@@ -312,8 +312,7 @@ class StreamEncoder:
     def _encode_on(self, frame: NDArray[np.uint8] | Planes, seen: _Seen, base: Base, goal: _Goal) -> EncodedFrame:
         """Code a frame as a follower or a patch, or as a file of its own if that is smaller."""
         weights = self._weights(base.grid)
-        with StageTimer(seen.seconds, "compare"):
-            change = change_of(seen.planes, base, weights, self._policy)
+        change = self._change(seen, base, weights)
         coded, choice = self._follower(change, goal, seen, patch=False)
         if float(np.mean(choice.sent)) > _MOST_SENT:
             own = self._file_of_its_own(frame, goal._replace(quality=coded.quality), base.coding_size, 0.0)
@@ -326,8 +325,7 @@ class StreamEncoder:
             return coded
         key = base.key or base
         if key is not base:
-            with StageTimer(seen.seconds, "compare"):
-                change = change_of(seen.planes, key, weights, self._policy)
+            change = self._change(seen, key, weights)
         patch, _ = self._follower(change, goal, seen, patch=True)
         if not self._ledger.wants_patch(len(patch.jpeg)):
             return coded
@@ -355,12 +353,24 @@ class StreamEncoder:
             )
         return found, choices[found.id]
 
+    def _change(self, seen: _Seen, base: Base, weights: NDArray[np.float32]) -> Change:
+        """Compare a frame with its base, moved as the camera has."""
+        with StageTimer(seen.seconds, "compare"):
+            change = change_of(seen.planes, base, (0, 0), weights, self._policy)
+            changed = float(np.mean(change.errors > self._policy.still * REGION**2))
+            if changed > self._policy.moved_share:
+                shift = shift_between(change.shown.y, seen.planes.y)
+                if any(shift):
+                    other = change_of(seen.planes, base, shift, weights, self._policy)
+                    if float(other.errors.sum()) < float(change.errors.sum()):
+                        return other
+        return change
+
     def _standing_share(self, seen: _Seen, change: Change, choice: Choice) -> float:
         """Return the share of the bits that show what was there in the frame before, 0..1."""
         if seen.moved is None or self._before is None:
             return 0.0
-        shown, _ = change.base.shown()
-        changed = changes_between(self._before, thumbnail_of(shown.y))
+        changed = changes_between(self._before, thumbnail_of(change.shown.y))
         standing = choice.sent & (seen.moved <= self._policy.standing * changed)
         return float(choice.bits[standing].sum() / max(float(choice.bits.sum()), 1.0))
 
