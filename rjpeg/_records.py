@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Camera", "CameraPage", "FramePage", "Map", "MapRecord", "StoredFrame"]
+__all__ = ["Camera", "CameraPage", "FramePage", "Map", "MapRecord", "MapVersion", "StoredFrame"]
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
@@ -147,6 +147,12 @@ class MapRecord(msgspec.Struct):
     predictor: list[list[list[Level]]] | None
     refined: int
     kept: list[list[bool]] | None = None
+
+
+class MapVersion(msgspec.Struct):
+    """What the server says of a map of importance that it took."""
+
+    version: int
 
 
 class CameraPage(msgspec.Struct):

@@ -11,6 +11,7 @@ All errors are `rjpeg.RjpegError`:
 
 - InputError: the server finds something wrong with the request (400, 404, 413, 415).
 - JpegError: the server can't decode the file (422).
+- KeyMissingError, a JpegError: the server lacks the key or patch that the file refers to (409). Send that one first.
 - DeliveryError: everything else. The server can't be reached, answers 401, 403 or 5xx, or stays busy.
 """
 
@@ -32,7 +33,7 @@ from rjpeg.errors import InputError, JpegError, KeyMissingError
 from rjpeg.reader import Splitter, VideoReader
 
 try:
-    from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, StoredFrame
+    from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, MapVersion, StoredFrame
     from rjpeg._transport import Transport
 except ModuleNotFoundError as error:
     raise ImportError(f"rjpeg.client needs more packages ({error}): pip install 'rjpeg[client]'") from error
@@ -58,7 +59,7 @@ class Client:
 
     Args:
         url: such as http://127.0.0.1:8000.
-        token: a camera's to send, a reader's for everything else; None: the server wants none.
+        token: a camera's to send, a manager's to set maps, a reader's for the rest; None: the server wants none.
         ca_file: PEM file with the certificate authority of an https server; None: the usual ones.
         timeout: seconds to connect, and that an answer may make a pause.
         patience: seconds to spend on a server that says it is busy (429), and on one that went away while `events` or
@@ -114,6 +115,8 @@ class Client:
 
         Raises:
             InputError: the name, number, time or metrics are not of that kind, or the file is too large.
+            KeyMissingError: the server lacks the file `id`, to which this one refers. Send that one again, and then
+                this one; or tell the encoder: `StreamEncoder.lost(error.id)`.
             JpegError: the server can't decode it.
             DeliveryError: see the module.
         """
@@ -226,6 +229,35 @@ class Client:
             return Map.of(record)
         except (ValueError, OverflowError) as error:
             raise self._server.unexpected("a map that is no array") from error
+
+    def importance(self, camera: str) -> rjpeg.Importance:
+        """Return a camera's map of importance, for `StreamEncoder.importance`.
+
+        A camera's own token is enough. Raises InputError: there is none; DeliveryError.
+        """
+        data = self._server.get(f"{_path(camera)}/importance")
+        try:
+            return rjpeg.unpack_importance(data)
+        except InputError as error:
+            raise self._server.unexpected(str(error)) from error
+
+    def set_importance(self, camera: str, octaves: npt.NDArray[np.floating]) -> int:
+        """Give a camera a map of importance. It takes a manager's token.
+
+        Args:
+            camera: name. It has sent a frame.
+            octaves: (rows, cols) over the frame's mean, on any grid; -32 to 31.75.
+
+        Returns:
+            The map's version.
+
+        Raises:
+            InputError: there is no such camera, or `octaves` is no map.
+            DeliveryError: see the module.
+        """
+        data = rjpeg.pack_importance(octaves, 0)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._server.decode(self._server.put(f"{_path(camera)}/importance", data, headers), MapVersion).version
 
     def events(self, camera: str | None = None) -> Iterator[StoredFrame]:
         """Wait for every frame as it is stored, of one camera or of all, without an end.

@@ -13,7 +13,7 @@ import pytest
 from server.store import Store
 from tests.brokers import Broker, needs_broker
 from tests.faults.record import Faults
-from tests.server.test_worker import Cameras, RunningWorker, identities
+from tests.server.workers import Cameras, RunningWorker, identities
 from tests.waiting import until
 
 CAMERAS = 6

@@ -9,6 +9,8 @@ import pytest
 import requests
 
 import rjpeg
+from rjpeg.client import Client
+from rjpeg.errors import InputError
 from server.store import Store
 from server.store.importance import KEPT_VERSIONS, ImportanceMaps
 from tests.server.stores import MEASURES, NOON, received
@@ -154,6 +156,22 @@ def test_a_manager_sets_maps_and_cameras_and_readers_read_them(start, jpeg, tmp_
     url = f"{service.url}/v1/cameras/yard/importance"
     assert session.get(url, timeout=30).status_code == 200
     assert session.put(url, data=data, headers=BINARY, timeout=30).status_code == 401
+
+
+@pytest.mark.slow
+def test_the_client_sets_and_reads_maps(cameras: Service) -> None:
+    with Client(cameras.url) as client:
+        with pytest.raises(InputError, match="404"):
+            client.importance("unmapped")
+        first = client.set_importance("mapped", OCTAVES)
+        assert client.set_importance("mapped", OCTAVES + 2) == first + 1
+        found = client.importance("mapped")
+        assert found.version == first + 1
+        np.testing.assert_array_equal(found.octaves, OCTAVES + 2)
+        with pytest.raises(InputError, match="404"):
+            client.set_importance("nobody", OCTAVES)
+        with pytest.raises(InputError, match="shape"):
+            client.set_importance("mapped", np.zeros((2, 2, 2)))
 
 
 def test_a_map_is_as_old_as_it_was_set(store: Store) -> None:

@@ -9,6 +9,8 @@ import pytest
 import requests
 
 import rjpeg
+from rjpeg.client import Client
+from rjpeg.errors import KeyMissingError
 from tests.server.streams import Stream
 from tests.service import Service
 from tests.waiting import until
@@ -136,3 +138,19 @@ def test_a_missing_key_is_no_failure_of_the_frame(start, stream):
     assert "rjpeg_frames_failed_total{" not in metrics
     service.stop()
     assert service.records() == []
+
+
+def test_the_client_names_the_missing_key_so_that_its_encoder_can_do_without(steady, photograph):
+    service, _ = steady
+    encoder = rjpeg.StreamEncoder()
+    with Client(service.url) as client:
+        # the key is lost on its way
+        key, follower = (encoder.encode(photograph, quality=50) for _ in range(2))
+        assert (key.kind, follower.kind) == ("key", "follower")
+        with pytest.raises(KeyMissingError) as caught:
+            client.send("client", follower.jpeg, sequence=1)
+        assert caught.value.id == key.id
+        encoder.lost(caught.value.id)
+        again = client.send("client", encoder.encode(photograph, quality=50).jpeg, sequence=2)
+        last = client.send("client", encoder.encode(photograph, quality=50).jpeg, sequence=3)
+        assert (again.kind, last.kind, last.key_frame) == ("key", "follower", again.id)

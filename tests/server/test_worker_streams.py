@@ -11,13 +11,14 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import rjpeg
+from rjpeg._protocol import time_text
 from rjpeg.errors import DeliveryError
 from server.mqtt.connection import make_client
 from server.mqtt.retained import read_retained
 from server.store import Store
 from tests.brokers import free_ports, needs_broker
 from tests.server.stores import NOON
-from tests.server.test_worker import PATIENCE, Cameras, count, look, start_worker  # noqa: F401
+from tests.server.workers import PATIENCE, count, moment
 from tests.waiting import until
 
 pytestmark = [needs_broker, pytest.mark.slow]
@@ -29,19 +30,9 @@ def start_broker(start_broker):
     return functools.partial(start_broker, "max_queued_messages 0")
 
 
-@pytest.fixture
-def cameras(broker):
-    publisher = Cameras(broker)
-    yield publisher
-    publisher.close()
-
-
 def retain(cameras, name, number, jpeg, kind):
     """Publish a key or patch as a device does besides the frame."""
     properties = Properties(PacketTypes.PUBLISH)
-    from rjpeg._protocol import time_text
-    from tests.server.test_worker import moment
-
     names = {"camera": name, "sequence": str(number), "capture_time": time_text(moment(number))}
     properties.UserProperty = list(names.items())
     cameras.client.publish(f"rjpeg/{name}/{kind}", jpeg, 1, retain=True, properties=properties).wait_for_publish(10)
@@ -51,7 +42,7 @@ def rows(store: Store, camera: str):
     return sorted(store.frames(camera, limit=1000), key=lambda row: row.sequence)
 
 
-def test_three_workers_share_streams_and_every_frame_has_its_key(broker, start_worker, cameras, look, stream):  # noqa: F811
+def test_three_workers_share_streams_and_every_frame_has_its_key(broker, start_worker, cameras, look, stream):
     for _ in range(3):
         start_worker(broker).ready()
     names = [f"cam{number}" for number in range(4)]
@@ -76,7 +67,7 @@ def test_three_workers_share_streams_and_every_frame_has_its_key(broker, start_w
 
 def test_a_key_that_the_store_lost_comes_from_the_broker_and_is_stored_once(
     broker, start_worker, cameras, look, stream
-):  # noqa: F811
+):
     place = next(number for number in range(len(stream.files)) if len(stream.chain(number)) == 2)
     key, patch = stream.chain(place)
     retain(cameras, "yard", key, stream.files[key].jpeg, "key")
@@ -105,8 +96,6 @@ def test_a_follower_whose_key_nobody_has_is_refused_in_time_and_others_go_on(
     look,
     stream,
     jpeg,
-    tmp_path,
-    monkeypatch,  # noqa: F811
 ):
     worker = start_worker(broker).ready()
     place = stream.first("follower")
@@ -127,7 +116,7 @@ def test_a_follower_whose_key_nobody_has_is_refused_in_time_and_others_go_on(
     assert worker.stop() == 0
 
 
-def test_a_map_of_importance_is_published_when_its_camera_sends(broker, start_worker, cameras, look, jpeg):  # noqa: F811
+def test_a_map_of_importance_is_published_when_its_camera_sends(broker, start_worker, cameras, look, jpeg):
     start_worker(broker).ready()
     seen, arrived = [], threading.Event()
     device = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
