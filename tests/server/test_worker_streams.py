@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 import rjpeg
-from rjpeg._protocol import time_text
 from rjpeg.errors import DeliveryError
 from server.mqtt.connection import make_client
 from server.mqtt.retained import read_retained
 from server.store import Store
 from tests.brokers import free_ports, needs_broker
 from tests.server.stores import NOON
-from tests.server.workers import PATIENCE, count, moment
+from tests.server.workers import PATIENCE, count
 from tests.waiting import until
 
 pytestmark = [needs_broker, pytest.mark.slow]
@@ -28,14 +25,6 @@ pytestmark = [needs_broker, pytest.mark.slow]
 def start_broker(start_broker):
     """With no limit of what waits for a worker."""
     return functools.partial(start_broker, "max_queued_messages 0")
-
-
-def retain(cameras, name, number, jpeg, kind):
-    """Publish a key or patch as a device does besides the frame."""
-    properties = Properties(PacketTypes.PUBLISH)
-    names = {"camera": name, "sequence": str(number), "capture_time": time_text(moment(number))}
-    properties.UserProperty = list(names.items())
-    cameras.client.publish(f"rjpeg/{name}/{kind}", jpeg, 1, retain=True, properties=properties).wait_for_publish(10)
 
 
 def rows(store: Store, camera: str):
@@ -51,7 +40,7 @@ def test_three_workers_share_streams_and_every_frame_has_its_key(broker, start_w
         for name in names:
             cameras.publish(name, place, file.jpeg)
             if file.kind in ("key", "patch"):
-                retain(cameras, name, place, file.jpeg, file.kind)
+                cameras.retain(name, place, file.jpeg, file.kind)
     store = look()
     until(lambda: count(store) == len(names) * len(stream.files), PATIENCE)
     decoder = rjpeg.Decoder()
@@ -70,9 +59,10 @@ def test_a_key_that_the_store_lost_comes_from_the_broker_and_is_stored_once(
 ):
     place = next(number for number in range(len(stream.files)) if len(stream.chain(number)) == 2)
     key, patch = stream.chain(place)
-    retain(cameras, "yard", key, stream.files[key].jpeg, "key")
-    retain(cameras, "yard", patch, stream.files[patch].jpeg, "patch")
-    retain(cameras, "other", key, stream.files[key].jpeg, "key")
+    cameras.retain("yard", key, stream.files[key].jpeg, "key")
+    cameras.retain("yard", patch, stream.files[patch].jpeg, "patch")
+    cameras.retain("other", key, stream.files[key].jpeg, "key")
+    cameras.wait()
     worker = start_worker(broker).ready()
     cameras.publish("yard", place, stream.files[place].jpeg)
     store = look()
@@ -154,8 +144,9 @@ def test_a_map_of_importance_is_published_when_its_camera_sends(broker, start_wo
 
 def test_what_is_retained_is_read_for_a_moment_and_nothing_else(broker, cameras):
     for name in ("yard", "gate"):
-        retain(cameras, name, 1, b"key", "key")
-    retain(cameras, "yard", 2, bytes(5000), "patch")
+        cameras.retain(name, 1, b"key", "key")
+    cameras.retain("yard", 2, bytes(5000), "patch")
+    cameras.wait()
 
     def read(*topics, size=2**20):
         return read_retained(make_client("reader"), "127.0.0.1", broker.port, topics, max_packet_bytes=size, seconds=5)

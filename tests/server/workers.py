@@ -92,12 +92,16 @@ class Cameras:
         self.client.loop_start()
         self.sent = 0
 
-    def publish(self, name, number, jpeg, topic="rjpeg/{}/image", **others):
+    def publish(self, name, number, jpeg, topic="rjpeg/{}/image", retain=False, **others):
         properties = Properties(PacketTypes.PUBLISH)
         names = {"camera": name, "sequence": str(number), "capture_time": time_text(moment(number))}
         properties.UserProperty = list((names | others).items())
-        self.client.publish(topic.format(name), jpeg, 1, properties=properties)
+        self.client.publish(topic.format(name), jpeg, 1, retain, properties=properties)
         self.sent += 1
+
+    def retain(self, name, number, jpeg, kind):
+        """Publish a key or a patch besides its frame, for whoever comes later."""
+        self.publish(name, number, jpeg, f"rjpeg/{{}}/{kind}", retain=True)
 
     def wait(self):
         until(lambda: len(self.reasons) == self.sent, PATIENCE)
