@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import rjpeg
-from rjpeg.errors import InputError, JpegError, StorageError
+from rjpeg.errors import JpegError, StorageError
 from server.paths import AnyPath, read_head
 
 __all__ = ["Chain", "Heads"]
@@ -20,8 +20,8 @@ __all__ = ["Chain", "Heads"]
 Chain = tuple[AnyPath, ...]
 """The files that a file needs, its key first. Empty: it needs none, or one that it needs is not there."""
 
-HEAD_BYTES = 2**16
-"""Of a file: more than the segments before the picture take."""
+HEAD_BYTES = (2**12, 2**16)
+"""Of a file, with the segments before the picture. The longer head is read if the shorter one breaks off in them."""
 REQUESTS = 32
 """Heads that are read at a time where each takes a request."""
 REFERRED_TO = ("key", "patch")
@@ -96,7 +96,11 @@ class Heads:
 
 def _identity(path: AnyPath) -> rjpeg.FileIdentity | None:
     """Return what a file says it is. None: it can't be read or is no JPEG, and decoding it will tell why."""
-    try:
-        return rjpeg.identify(read_head(path, HEAD_BYTES))
-    except (InputError, JpegError, StorageError):
-        return None
+    for size in HEAD_BYTES:
+        try:
+            return rjpeg.identify(read_head(path, size))
+        except JpegError:
+            continue
+        except StorageError:
+            return None
+    return None

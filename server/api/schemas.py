@@ -154,10 +154,10 @@ class Frame(Answer):
     height: int = Field(ge=1)
     coding_width: int = Field(ge=1, description="Width of the JPEG itself")
     coding_height: int = Field(ge=1)
-    mean_level_luma: float | None = Field(description="null, as the next two: no map, an ordinary JPEG or a follower")
+    mean_level_luma: float | None = Field(description="null, as what follows: an ordinary JPEG, without a map")
     mean_level_chroma: float | None
     map_crc32: str | None
-    mean_quality_luma: float | None = Field(description="Of the regions as shown; null, as the next: ordinary JPEG")
+    mean_quality_luma: float | None = Field(description="Of the regions as they are shown, kept ones too")
     mean_quality_chroma: float | None
     refinement_bytes: int
     kept: float | None = Field(description="Share of the regions taken from the base; null: no follower", default=None)

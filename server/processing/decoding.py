@@ -139,10 +139,9 @@ def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict
 
     Returns:
         bytes, bpp; width, height, coding_width, coding_height in pixels; refinement_bytes; ms, milliseconds by stage:
-        decode. kept, the share of regions that a follower takes from its base; None for other files. Mean IJG quality
-        factors as shown, mean_quality_luma and mean_quality_chroma; None for an ordinary JPEG. Of the map, the mean
-        levels, mean_level_luma and mean_level_chroma, and the CRC-32, map_crc32, eight hex digits; None also for a
-        follower, which has no map.
+        decode. kept, the share of regions that a follower takes from its base; None for other files. Of the map, the
+        mean levels, mean_level_luma and mean_level_chroma, and the CRC-32, map_crc32, eight hex digits. Mean IJG
+        quality factors as shown, mean_quality_luma and mean_quality_chroma. They are None for an ordinary JPEG.
     """
     height, width = decoded.frame.shape[:2]
     record: dict[str, Any] = {
@@ -161,10 +160,8 @@ def measures(decoded: rjpeg.DecodedFrame, size: int, model: rjpeg.Model) -> dict
         "kept": None if decoded.kept is None else round(float(decoded.kept.mean()), 4),
     }
     quality = region_quality(decoded, model)
-    if quality is not None:
-        record |= _means("quality", quality)
-    if decoded.kept is None and decoded.quality_map is not None:
-        record |= _means("level", decoded.quality_map)
+    if quality is not None and decoded.quality_map is not None:
+        record |= _means("level", decoded.quality_map) | _means("quality", quality)
         record["map_crc32"] = f"{zlib.crc32(decoded.quality_map.tobytes()):08x}"
     record["ms"] = {"decode": milliseconds(sum(decoded.seconds.values()))}
     return record

@@ -56,6 +56,15 @@ def test_of_several_files_of_one_id_the_nearest_before_is_taken_else_one_after(s
     assert [heads.chain(place) for place in (0, 2, 4, 5)] == [(files[1],), (), (files[3],), (files[3],)]
 
 
+def test_a_file_with_much_before_its_picture_is_known_too(stream, tmp_path):
+    comment = b"\xff\xfe" + (2 + 20_000).to_bytes(2, "big") + bytes(20_000)
+    for number, file in enumerate(stream.files[:2]):
+        (tmp_path / f"{number}.jpg").write_bytes(file.jpeg[:2] + comment + file.jpeg[2:])
+    assert Heads(paths(tmp_path, range(2))).chain(1) == paths(tmp_path, [0])
+    [_, record] = decode(tmp_path)
+    assert "error" not in record
+
+
 def test_of_a_single_file_only_heads_back_to_its_key_are_read(stream, folder, monkeypatch):
     read = []
     monkeypatch.setattr(chains, "read_head", lambda path, size: read.append(path) or read_head(path, size))
@@ -66,6 +75,7 @@ def test_of_a_single_file_only_heads_back_to_its_key_are_read(stream, folder, mo
     [job] = make_jobs(str(folder / f"{place}.jpg"), None, Options(form="raw", **OPTIONS))
     assert job.bases == (str(folder / "0.jpg"),)
     assert set(read) == set(paths(folder, range(place + 1)))
+    assert len(read) <= 2 * len(set(read))
 
 
 def test_a_folder_of_followers_is_decoded_to_what_the_stream_shows(stream, folder, tmp_path):
