@@ -11,6 +11,8 @@ PLANNED = 0.9
 SAVED_FRAMES, SAVED_SECONDS = 2, 1.0
 # No frame takes more than so many seconds of the whole cap: half a window of the pacer.
 MAX_FRAME_SECONDS = 5.0
+# A key may take what comes in so many seconds, ahead of time. Files that refer to it are small, and pay for it.
+KEY_SECONDS = 4.0
 # A camera that asks for no room for so many seconds, or frames, leaves its part to the others.
 IDLE_SECONDS, IDLE_FRAMES = 2.0, 3.0
 # A share's idea of the usual frame moves by this part of the difference with each frame.
@@ -49,11 +51,31 @@ class Share:
             self._budget.fill(now, self)
             return int(min(self._room, 2 * max(self._usual, self._budget.frame_bytes)))
 
+    def key_room(self, now: float) -> int:
+        """Return what a key could have now: all the room, and that of the next seconds, unless it is spent already."""
+        with self._budget.lock:
+            self._budget.fill(now, self)
+            ahead = KEY_SECONDS * self._budget.rate(self) * self.portion
+            return int(min(self._room + ahead, self._budget.most_for_a_key))
+
+    @property
+    def key_capacity(self) -> int:
+        """Bytes that a key may have at most."""
+        with self._budget.lock:
+            most = self._budget.most(self) + KEY_SECONDS * self._budget.rate(self)
+            return int(min(most, self._budget.most_for_a_key))
+
     def spend(self, size: int) -> None:
         """Take the bytes of a frame out of the room that is left."""
         with self._budget.lock:
             self._room -= size
             self._usual += USUAL_WEIGHT * (size - self._usual)
+            self._need = 0.0
+
+    def spend_on_key(self, size: int) -> None:
+        """Take the bytes of a key out of the room that is left. They don't count as usual."""
+        with self._budget.lock:
+            self._room -= size
             self._need = 0.0
 
     def spend_aside(self, size: int) -> None:
@@ -82,6 +104,9 @@ class Budget:
     the bytes of one frame, which are kept until it sends again. So no camera can take what another one needs, whichever
     comes first. Frames that come evenly get even room. One that comes after a pause gets twice what was usual, so that
     quality changes smoothly.
+
+    A key is larger than other frames, and rare. It may take what the share gets in the next seconds, so that a share
+    may hold less than nothing. That is the camera's own: the others lose no room by it.
 
     The shares fill with PLANNED of the cap. So what they hold and what flows in over a window are within the cap
     together, and no frame that was planned waits for the pacer and is overtaken meanwhile.
@@ -113,6 +138,11 @@ class Budget:
     def capacity(self) -> int:
         """Bytes that one frame may have at most, if no other camera needs them."""
         return int(self._cap * min(max(SAVED_SECONDS, SAVED_FRAMES / self._total_fps), MAX_FRAME_SECONDS))
+
+    @property
+    def most_for_a_key(self) -> float:
+        """Bytes that a key may have, whatever the shares hold."""
+        return self._cap * MAX_FRAME_SECONDS
 
     @property
     def frame_bytes(self) -> float:
