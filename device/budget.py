@@ -13,6 +13,8 @@ SAVED_FRAMES, SAVED_SECONDS = 2, 1.0
 MAX_FRAME_SECONDS = 5.0
 # A key may take what comes in so many seconds, ahead of time. Files that refer to it are small, and pay for it.
 KEY_SECONDS = 4.0
+# While that is paid back, other frames get the rest of what comes in.
+PAID_BACK = 0.5
 # A camera that asks for no room for so many seconds, or frames, leaves its part to the others.
 IDLE_SECONDS, IDLE_FRAMES = 2.0, 3.0
 # A share's idea of the usual frame moves by this part of the difference with each frame.
@@ -32,6 +34,7 @@ class Share:
         self._fps = fps
         self._room = self._usual = 0.0
         self._need = 0.0  # bytes of a frame that the usual room has no place for
+        self._debt = 0.0  # bytes that a key took ahead of time
         self._asked = float("-inf")
 
     @property
@@ -56,7 +59,7 @@ class Share:
         with self._budget.lock:
             self._budget.fill(now, self)
             ahead = KEY_SECONDS * self._budget.rate(self) * self.portion
-            return int(min(self._room + ahead, self._budget.most_for_a_key))
+            return int(min(self._room + ahead - self._debt, self._budget.most_for_a_key))
 
     @property
     def key_capacity(self) -> int:
@@ -73,9 +76,10 @@ class Share:
             self._need = 0.0
 
     def spend_on_key(self, size: int) -> None:
-        """Take the bytes of a key out of the room that is left. They don't count as usual."""
+        """Take the bytes of a key out of the room that is left, and of that to come. They don't count as usual."""
         with self._budget.lock:
-            self._room -= size
+            left = self._room - size
+            self._room, self._debt = max(left, 0.0), self._debt + max(-left, 0.0)
             self._need = 0.0
 
     def spend_aside(self, size: int) -> None:
@@ -105,8 +109,8 @@ class Budget:
     comes first. Frames that come evenly get even room. One that comes after a pause gets twice what was usual, so that
     quality changes smoothly.
 
-    A key is larger than other frames, and rare. It may take what the share gets in the next seconds, so that a share
-    may hold less than nothing. That is the camera's own: the others lose no room by it.
+    A key is larger than other frames, and rare. It may take what the share gets in the next seconds. Half of what comes
+    in then pays that back. It is the camera's own: the others lose no room by it.
 
     The shares fill with PLANNED of the cap. So what they hold and what flows in over a window are within the cap
     together, and no frame that was planned waits for the pacer and is overtaken meanwhile.
@@ -172,7 +176,10 @@ class Budget:
             fps = sum(share._fps for share in free)
             rest = 0.0
             for share in [*free]:
-                room = share._room + flow * share._fps / fps * share.portion
+                part = flow * share._fps / fps * share.portion
+                back = min(share._debt, PAID_BACK * part)
+                share._debt -= back
+                room = share._room + part - back
                 share._room = min(room, free[share])
                 if room >= free[share]:
                     rest += room - free.pop(share)

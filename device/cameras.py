@@ -252,12 +252,9 @@ class Cameras:
             return None
         settings, delivery = self._config.encoding.stream, self._config.delivery
         usual: Literal["tiles", "soft"] = "tiles" if delivery.mqtt.discovery is None else "soft"
-        stream = rjpeg.StreamEncoder(
-            encoder,
-            key_seconds=settings.key_seconds,
-            plain_view=settings.plain_view or usual,
-            acknowledge="explicit",
-        )
+        view = settings.plain_view or usual
+        options: dict[str, Any] = {} if view == "tiles" else {"plain_view": view}
+        stream = rjpeg.StreamEncoder(encoder, key_seconds=settings.key_seconds, acknowledge="explicit", **options)
         # cameras begin together, and their next keys come one after another
         return CameraStream(stream, camera_map, settings.key_seconds * number / len(self._config.cameras) or None)
 

@@ -270,7 +270,7 @@ class Connection:
         self._events.put(_Event("suback", mid, reasons[0]))
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        self._received.append(message.payload)
+        self._received.append(bytes(message.payload))
 
     def _on_disconnect(
         self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None

@@ -368,7 +368,7 @@ def test_a_live_source_drops_frames_where_the_bitrate_has_no_room_for_all(photog
 
 def test_a_bitrate_that_is_hopeless_for_a_camera_is_an_error(photograph, monkeypatch, tmp_path):
     settings = config.Config(
-        encoding=config.EncodingConfig(bitrate=800), delivery=config.DeliveryConfig(out=str(tmp_path))
+        encoding=config.EncodingConfig(bitrate=300), delivery=config.DeliveryConfig(out=str(tmp_path))
     )
     with pytest.raises(TargetError):
         taken(photograph, monkeypatch, settings, 60)
