@@ -15,6 +15,8 @@ MAX_FRAME_SECONDS = 5.0
 KEY_SECONDS = 4.0
 # While that is paid back, other frames get the rest of what comes in.
 PAID_BACK = 0.5
+# A camera puts its key off for so many seconds after another's, if it can do without.
+KEY_GAP = 2.0
 # A camera that asks for no room for so many seconds, or frames, leaves its part to the others.
 IDLE_SECONDS, IDLE_FRAMES = 2.0, 3.0
 # A share's idea of the usual frame moves by this part of the difference with each frame.
@@ -75,9 +77,15 @@ class Share:
             self._usual += USUAL_WEIGHT * (size - self._usual)
             self._need = 0.0
 
-    def spend_on_key(self, size: int) -> None:
+    def key_may_come(self, now: float) -> bool:
+        """Return True if no camera has sent a key just now."""
+        with self._budget.lock:
+            return now - self._budget.last_key >= KEY_GAP
+
+    def spend_on_key(self, size: int, now: float) -> None:
         """Take the bytes of a key out of the room that is left, and of that to come. They don't count as usual."""
         with self._budget.lock:
+            self._budget.last_key = now
             left = self._room - size
             self._room, self._debt = max(left, 0.0), self._debt + max(-left, 0.0)
             self._need = 0.0
@@ -123,10 +131,12 @@ class Budget:
     Attributes:
         shares: One a camera, in the order of `fps`.
         lock: Held while the shares change.
+        last_key: When a camera last sent a key.
     """
 
     def __init__(self, bitrate: float, fps: Sequence[float], now: float) -> None:
         self.lock = threading.Lock()
+        self.last_key = float("-inf")
         self._cap = bitrate / 8
         self._time = now
         self.shares = [Share(self, each) for each in fps]

@@ -93,9 +93,7 @@ class Cameras:
                 Pipeline(
                     CameraSettings(camera, config.skip, self._max_frames),
                     reader,
-                    FrameEncoder(
-                        encoder, config.encoding, shares[number], sender, self._stream(encoder, number, maps[number])
-                    ),
+                    FrameEncoder(encoder, config.encoding, shares[number], sender, self._stream(encoder, maps[number])),
                     outbox,
                     observers,
                 )
@@ -247,7 +245,7 @@ class Cameras:
             return None
         return CameraMap(camera.id, settings.importance_folder)
 
-    def _stream(self, encoder: rjpeg.Encoder, number: int, camera_map: CameraMap | None) -> CameraStream | None:
+    def _stream(self, encoder: rjpeg.Encoder, camera_map: CameraMap | None) -> CameraStream | None:
         if camera_map is None:
             return None
         settings, delivery = self._config.encoding.stream, self._config.delivery
@@ -255,8 +253,7 @@ class Cameras:
         view = settings.plain_view or usual
         options: dict[str, Any] = {} if view == "tiles" else {"plain_view": view}
         stream = rjpeg.StreamEncoder(encoder, key_seconds=settings.key_seconds, acknowledge="explicit", **options)
-        # cameras begin together, and their next keys come one after another
-        return CameraStream(stream, camera_map, settings.key_seconds * number / len(self._config.cameras) or None)
+        return CameraStream(stream, camera_map)
 
     def _reader(self, camera: CameraConfig, opened: Source | None) -> FrameReader:
         if opened is not None and not opened.live:

@@ -101,7 +101,7 @@ class FrameEncoder:
             return NoRoom(error, size, self._with_overhead(error.smallest) > capacity)
         size = self.wire_bytes(len(encoded.jpeg), encoded.kind)
         if self.stream is not None and encoded.kind == "key":
-            share.spend_on_key(size)
+            share.spend_on_key(size, now)
         else:
             share.spend(size)
         return encoded
@@ -182,7 +182,8 @@ class FrameEncoder:
     def _coded(self, pixels: Pixels, now: float, **goal: Any) -> rjpeg.EncodedFrame:
         if self.stream is None:
             return self._encoder.encode_with_details(pixels, **goal)
-        return self.stream.encode(pixels, now, **goal)
+        key_may_come = self._share is None or self._share.key_may_come(now)
+        return self.stream.encode(pixels, now, key_may_come=key_may_come, **goal)
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -1,4 +1,4 @@
-"""What one camera has sent before: its keys and patches on their way, and when new ones come."""
+"""What one camera has sent before: which keys and patches the other side has, and which are on their way."""
 
 import datetime
 from typing import Any
@@ -25,15 +25,12 @@ class CameraStream:
     Args:
         encoder: Of this camera alone, which waits for acknowledgments.
         camera_map: Says what matters in the picture; None if nobody does.
-        second_key: Seconds from the first key to the second, so that cameras that start together don't send all their
-            keys together; None: when the encoder sends it.
     """
 
-    def __init__(
-        self, encoder: rjpeg.StreamEncoder, camera_map: CameraMap | None = None, second_key: float | None = None
-    ) -> None:
-        self._encoder, self._camera_map, self._second_key = encoder, camera_map, second_key
-        self._second_key_at: float | None = None
+    def __init__(self, encoder: rjpeg.StreamEncoder, camera_map: CameraMap | None = None) -> None:
+        self._encoder, self._camera_map = encoder, camera_map
+        # True if a key was put off, as another camera had just sent one
+        self._owes_key = False
         self._importance: rjpeg.Importance | None = None
         self._under_way: dict[tuple[datetime.datetime, int], rjpeg.EncodedFrame] = {}
         self._key: str | None = None
@@ -48,12 +45,13 @@ class CameraStream:
         """True if the other side has a key. Else the next file is one."""
         return self._key is not None
 
-    def encode(self, pixels: Pixels, now: float, **goal: Any) -> rjpeg.EncodedFrame:
+    def encode(self, pixels: Pixels, now: float, *, key_may_come: bool, **goal: Any) -> rjpeg.EncodedFrame:
         """Encode a frame.
 
         Args:
             pixels: (H, W, 3) uint8 BGR, or planes.
             now: Seconds of the monotonic clock.
+            key_may_come: False if a key is better put off, as long as the last one is of use.
             **goal: What `StreamEncoder.encode` takes.
 
         Raises:
@@ -63,14 +61,15 @@ class CameraStream:
         if self._camera_map is not None and (found := self._camera_map.current) is not self._importance:
             self._importance = found
             self._encoder.importance = None if found is None else found.octaves
-        if self._second_key_at is not None and now >= self._second_key_at:
-            self._second_key_at = None
+        if self._owes_key and key_may_come:
             self._begin_anew()
         coded = self._encoder.encode(pixels, **goal)
+        if coded.kind == "key" and self.has_key and not key_may_come:
+            self._owes_key = True
+            self._encoder.lost(str(coded.id))
+            coded = self._encoder.encode(pixels, **goal)
         if self._camera_map is not None:
             self._camera_map.look(pixels, now, is_key=coded.kind == "key")
-        if coded.kind == "key" and self._second_key is not None:
-            self._second_key_at, self._second_key = now + self._second_key, None
         return coded
 
     def encode_key(self, pixels: Pixels, **goal: Any) -> rjpeg.EncodedFrame:
@@ -80,7 +79,7 @@ class CameraStream:
 
     def _begin_anew(self) -> None:
         self._encoder.new_key()
-        self._key = None
+        self._key, self._owes_key = None, False
 
     def put(self, frame: FrameSummary, coded: rjpeg.EncodedFrame) -> None:
         """Note that a file is on its way."""
