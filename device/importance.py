@@ -178,15 +178,13 @@ class CameraMap:
         try:
             write_whole(self._path(suffix), data)
         except StorageError as error:
-            logger.warning(
-                "camera %s: what it knows of importance is lost with the next start: %s", self._camera, error
-            )
+            logger.warning("camera %s: its importance map is not kept for the next start: %s", self._camera, error)
 
     def _remove(self, suffix: str) -> None:
         try:
             self._path(suffix).unlink(missing_ok=True)
         except OSError as error:
-            logger.warning("camera %s: can't remove %s: %s", self._camera, self._path(suffix), error.strerror)
+            logger.debug("camera %s: can't remove %s: %s", self._camera, self._path(suffix), error.strerror)
 
 
 def _read(path: Path) -> bytes | None:
