@@ -71,7 +71,7 @@ class Cameras:
         config = self._config
         if config.view.listen is not None:
             password = read_token(config.view.password_file) if config.view.password_file else None
-            self._view = View(config.view.listen, password, self._metrics, self.status)
+            self._view = View(config.view.listen, password, self._metrics, self.status, config.encoding.model)
         encoder = rjpeg.Encoder(config.encoding.model)
         maps = [self._map_of(camera) for camera in config.cameras]
         senders = [
