@@ -47,6 +47,7 @@ fails:
   server rejects a frame  logged and counted, the run goes on, exit 1 at its end; policy record then waits up to 10 s
                           before the next one, so that a server that is wrong does not empty the spool
   portal or proxy answers as if the server were away; only an answer that names the frame counts as delivery
+  server lacks a key      it is sent again, and then the frame; a frame whose key is here no more is counted as lost
   server fails over one   tried again (HTTP 500); policy record gives it up after ten minutes, if others get through
   server refuses all      its token or address: exit 1 at once, for a live camera where that is so for all of them from
                           the start; else tried again, at last every minute, and policy record keeps recording
