@@ -128,13 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="BITS",
         help="bits a second on the wire; needs --fps where the source has no frame rate",
     )
-    parser.add_argument(
-        "--stream", choices=["auto", "off"], help="leave out what a live camera has already sent (auto), or never"
-    )
-    parser.add_argument("--key-seconds", type=float, metavar="S", help="a whole picture is sent at least this often")
-    parser.add_argument(
-        "--plain-view", choices=["tiles", "soft"], help="what other viewers show: new parts, or the whole picture"
-    )
+    add_stream_flags(parser)
     to = parser.add_mutually_exclusive_group()
     to.add_argument("--server", metavar="URL", help="such as http://192.168.1.2:8000 or mqtts://broker:8883")
     to.add_argument("--out", metavar="FOLDER", help="write {capture time}-{sequence}.jpg there, send nothing")
@@ -161,6 +155,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="(default: %(default)s)",
     )
     return parser
+
+
+def add_stream_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a camera leaves out what it has already sent."""
+    parser.add_argument(
+        "--stream", choices=["auto", "off"], help="leave out what a live camera has already sent (auto), or never"
+    )
+    parser.add_argument("--key-seconds", type=float, metavar="S", help="a whole picture is sent at least this often")
+    parser.add_argument(
+        "--plain-view", choices=["tiles", "soft"], help="what other viewers show: new parts, or the whole picture"
+    )
 
 
 def apply_flags(config: Config, args: argparse.Namespace) -> None:
