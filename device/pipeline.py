@@ -366,7 +366,7 @@ class Pipeline:
         frame, reason, lost = outcome
         record = self._records.pop(frame)
         if self._stream is not None:
-            self._stream.dropped(frame, lost)
+            self._stream.dropped(frame, lost, rejected=reason == REJECTED)
         if reason == OVERTAKEN and record is not None:
             self._encoder.give_back(record["wire_bytes"] + len(frame.metrics or ""))
         # a frame that was overtaken or rejected needs no other one that shows the same

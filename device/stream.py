@@ -1,6 +1,7 @@
 """What one camera has sent before: which keys and patches the other side has, and which are on their way."""
 
 import datetime
+import logging
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,14 @@ from rjpeg._codec import Planes
 
 __all__ = ["CameraStream", "Pixels"]
 
+logger = logging.getLogger(__name__)
+
 Pixels = npt.NDArray[np.uint8] | Planes
 
 # Keys and patches on their way that are remembered. More than that wait nowhere but in a spool.
 MAX_UNDER_WAY = 4
+# A server that rejects so many followers in a row, such as an older one, gets only keys for so many seconds.
+MAX_REJECTED, KEYS_ONLY_SECONDS = 3, 600.0
 
 
 class CameraStream:
@@ -34,6 +39,8 @@ class CameraStream:
         self._importance: rjpeg.Importance | None = None
         self._under_way: dict[tuple[datetime.datetime, int], rjpeg.EncodedFrame] = {}
         self._key: str | None = None
+        self._rejected = 0
+        self._keys_only_until = float("-inf")
 
     @property
     def waits_for_key(self) -> bool:
@@ -61,7 +68,10 @@ class CameraStream:
         if self._camera_map is not None and (found := self._camera_map.current) is not self._importance:
             self._importance = found
             self._encoder.importance = None if found is None else found.octaves
-        if self._owes_key and key_may_come:
+        if self._rejected >= MAX_REJECTED:
+            self._rejected, self._keys_only_until = 0, now + KEYS_ONLY_SECONDS
+            logger.warning("the server takes no file that refers to another one; it gets none for some time")
+        if now < self._keys_only_until or (self._owes_key and key_may_come):
             self._begin_anew()
         coded = self._encoder.encode(pixels, **goal)
         if coded.kind == "key" and self.has_key and not key_may_come:
@@ -90,19 +100,24 @@ class CameraStream:
 
     def arrived(self, frame: FrameSummary) -> None:
         """Note that the other side has a file, or will have it before all that comes later."""
+        if frame.kind != "key":
+            self._rejected = 0
         coded = self._under_way.pop((frame.time, frame.checksum), None)
         if coded is not None:
             self._encoder.acknowledged(coded)
             if coded.kind == "key":
                 self._key = coded.id
 
-    def dropped(self, frame: FrameSummary, lost: str | None) -> None:
+    def dropped(self, frame: FrameSummary, lost: str | None, *, rejected: bool = False) -> None:
         """Note that a file will not arrive.
 
         Args:
             frame: Which one.
             lost: Id of a key or patch that the other side has lost, or will never have.
+            rejected: The other side does not take such a file.
         """
+        if rejected and frame.kind != "key":
+            self._rejected += 1
         coded = self._under_way.pop((frame.time, frame.checksum), None)
         for name in {lost, None if coded is None else coded.id} - {None}:
             self._key = None if name == self._key else self._key
