@@ -77,13 +77,17 @@ class FrameEncoder:
         """Return what a file of `size` bytes takes on the wire. kind: as in `rjpeg.FileIdentity`."""
         return size + self._sender.overhead(size, is_base=kind in BASES)
 
-    def encode(self, pixels: Pixels, now: float, backlog: int) -> rjpeg.EncodedFrame | NoRoom:
+    def encode(
+        self, pixels: Pixels, now: float, backlog: int, *, is_probe: bool = False
+    ) -> rjpeg.EncodedFrame | NoRoom:
         """Encode a frame; with a share, spend its bytes.
 
         Args:
             pixels: (H, W, 3) uint8 BGR, or planes.
             now: Seconds of the monotonic clock.
             backlog: Frames that wait on disk to be sent.
+            is_probe: The server was away, and may still be. A key then takes no room ahead of time, and another one
+                follows it.
 
         Raises:
             InputError: The frame can't be encoded.
@@ -94,7 +98,7 @@ class FrameEncoder:
             return self._coded(pixels, now, quality=settings.quality, target_bytes=settings.target_bytes)
         share.portion = PORTION if backlog > BACKLOG else 1.0
         try:
-            encoded = self._fitted(pixels, share, now)
+            encoded = self._fitted(pixels, share, now, is_probe=is_probe)
         except TargetError as error:
             size = self._with_overhead(SMALLEST_MARGIN * error.smallest)
             capacity = max(share.capacity, share.key_capacity) if self._needs_key else share.capacity
@@ -125,7 +129,7 @@ class FrameEncoder:
         """True if the next file is certainly a key, and of use to others."""
         return self.stream is not None and not self.stream.has_key
 
-    def _fitted(self, pixels: Pixels, share: Share, now: float) -> rjpeg.EncodedFrame:
+    def _fitted(self, pixels: Pixels, share: Share, now: float, *, is_probe: bool) -> rjpeg.EncodedFrame:
         """Return a file that fits: smoothly, or if it can't, small and within all the room there is.
 
         A key is not held to what is usual: it may take all the room there is, and some ahead of time.
@@ -134,15 +138,21 @@ class FrameEncoder:
             TargetError: There is no such file.
         """
         room = self._file_room(share.smooth_room(now))
-        key_room = room if self.stream is None else max(room, self._key_room(share, now))
+        key_room = room if self.stream is None or is_probe else max(room, self._key_room(share, now))
         try:
             found = self._within(pixels, now, room, key_room)
         except TargetError as error:
-            most = key_room if self._needs_key else self._file_room(share.room(now))
+            everything = self._file_room(share.room(now))
+            most = max(everything, key_room) if self._needs_key else everything
             if most < error.smallest:
                 raise
-            found = self._within(pixels, now, min(most, int(SMALLEST_MARGIN * error.smallest)), key_room)
-        if self.stream is None or found.kind != "key" or found.quality <= MOST_KEY_QUALITY:
+            least = min(most, int(SMALLEST_MARGIN * error.smallest))
+            found = self._within(pixels, now, least, max(key_room, least))
+        if self.stream is None or found.kind != "key":
+            return found
+        if is_probe:
+            self.stream.owe_key()
+        if found.quality <= MOST_KEY_QUALITY:
             return found
         usual = self.stream.encode_key(pixels, quality=KEY_QUALITY)
         return usual if len(usual.jpeg) <= len(found.jpeg) else found

@@ -283,7 +283,9 @@ class Pipeline:
     def _encode(self, pixels: Pixels) -> rjpeg.EncodedFrame | None:
         """Return the file; None if there is no room for a live frame, or when stopped."""
         while not self._stop.is_set():
-            found = self._encoder.encode(pixels, self._clock(), self._outbox.backlog)
+            outbox = self._outbox
+            is_probe = outbox.is_away and not outbox.is_durable
+            found = self._encoder.encode(pixels, self._clock(), outbox.backlog, is_probe=is_probe)
             if not isinstance(found, NoRoom):
                 return found
             if found.is_hopeless and not (self.live and self._observers.report.frames):

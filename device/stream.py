@@ -34,7 +34,7 @@ class CameraStream:
 
     def __init__(self, encoder: rjpeg.StreamEncoder, camera_map: CameraMap | None = None) -> None:
         self._encoder, self._camera_map = encoder, camera_map
-        # True if a key was put off, as another camera had just sent one
+        # True if a key was put off, as another camera had just sent one, or if the last one is coarse
         self._owes_key = False
         self._importance: rjpeg.Importance | None = None
         self._under_way: dict[tuple[datetime.datetime, int], rjpeg.EncodedFrame] = {}
@@ -86,6 +86,10 @@ class CameraStream:
         """Encode a frame as a key in place of the one that `encode` made of it; see there."""
         self._begin_anew()
         return self._encoder.encode(pixels, **goal)
+
+    def owe_key(self) -> None:
+        """Send another key when one may come, as the last one is coarse."""
+        self._owes_key = True
 
     def _begin_anew(self) -> None:
         self._encoder.new_key()

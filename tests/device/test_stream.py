@@ -360,6 +360,35 @@ def test_cameras_that_need_a_new_key_at_the_same_time_send_theirs_one_after_anot
     assert worst_window(sent) <= 200_000 / 8 * WINDOW_SECONDS
 
 
+def test_while_the_server_is_away_keys_are_small_and_a_finer_one_follows_the_first_that_arrives(encoder):
+    clock, server = Clock(), Server()
+    budget = Budget(40_000, [1.0], 0.0)
+    stream = CameraStream(rjpeg.StreamEncoder(encoder, acknowledge="explicit", clock=clock))
+    frames = FrameEncoder(encoder, EncodingConfig(bitrate=40_000), budget.shares[0], server, stream)
+    probes = []
+    for _ in range(5):
+        clock.now += 2
+        coded = frames.encode(scene(int(clock.now)), clock.now, 0, is_probe=True)
+        summary = OutgoingFrame("cam", 0, START, coded.jpeg).summary
+        stream.put(summary, coded)
+        probes.append(len(coded.jpeg))
+        assert coded.kind == "key"
+        if len(probes) < 5:
+            stream.dropped(summary, None)
+    stream.arrived(summary)
+    assert max(probes) <= 2 * 0.9 * 40_000 / 8
+    kinds = []
+    for _ in range(4):
+        clock.now += 1
+        coded = frames.encode(scene(int(clock.now)), clock.now, 0)
+        kinds.append(coded.kind)
+        if coded.kind == "key":
+            assert len(coded.jpeg) > 1.3 * max(probes)
+            break
+    assert kinds[-1] == "key"
+    assert kinds[0] != "key", "not at once after the last one"
+
+
 def test_a_key_pays_back_what_it_took_ahead_and_frames_go_on_meanwhile():
     share = Budget(80_000, [10], 0.0).shares[0]
     assert share.key_room(0.0) == 900 + 36_000
