@@ -7,7 +7,7 @@ from device.delivery.outbox import Link
 from device.delivery.sender import BaseMissingError, RejectedError
 from device.frames import BASES, OutgoingFrame
 from device.spool import Spool
-from rjpeg.errors import DeliveryError
+from rjpeg.errors import DeliveryError, StorageError
 
 __all__ = ["Resender"]
 
@@ -78,4 +78,10 @@ class Resender:
         for frame in self._kept.values():
             if frame.identity.id == name:
                 return frame
-        return None if self._spool is None else self._spool.base(camera, name)
+        if self._spool is None:
+            return None
+        try:
+            return self._spool.base(camera, name)
+        except StorageError as error:
+            # the disk may work again
+            raise DeliveryError(str(error)) from error

@@ -10,7 +10,7 @@ from device.delivery.outbox import KEY_MISSING, REJECTED, Dropped, Link
 from device.delivery.resending import Resender
 from device.delivery.sender import BaseMissingError, RejectedError
 from device.frames import OutgoingFrame
-from device.spool import Spool
+from device.spool import Spool, SpoolError
 from rjpeg.errors import DeliveryError
 from tests.device.linked import follower, key, patch
 from tests.device.outcomes import Outcomes
@@ -197,6 +197,16 @@ def test_a_key_comes_from_the_spool_if_this_program_never_sent_it(frame, spool):
     server = Server()
     Resender(Link(server), spool).send(spool.oldest("cam", 1), threading.Event())
     assert server.sent == ["000001", PATCH, KEY, PATCH, "000001"]
+
+
+def test_a_disk_that_fails_is_waited_for_and_costs_no_frame(frame, spool, monkeypatch):
+    def fail(*_):
+        raise SpoolError("can't write spool: disk error", "disk error")
+
+    monkeypatch.setattr(spool, "base", fail)
+    with pytest.raises(DeliveryError, match="disk error") as caught:
+        Resender(Link(Server()), spool).send(frame(follower(KEY)), threading.Event())
+    assert not isinstance(caught.value, RejectedError)
 
 
 def test_record_a_frame_whose_key_is_nowhere_is_counted_and_holds_up_nothing(record, frame, spool, counts):
