@@ -41,8 +41,8 @@ class Contents:
         self.folder, self.numbers, self.room, self.losses = folder, numbers, room, losses
         self.waiting: dict[str, Waiting] = {}
         self.files: dict[str, Inode] = {}
-        # deleting a frame takes about two pages of the log
-        self._batch = max(1, min(MAX_BATCH, room.log_pages // 4))
+        # deleting a frame takes about two pages of the log; a key and a patch may go with their last follower
+        self._batch = max(3, min(MAX_BATCH, room.log_pages // 4))
         self._victims: list[tuple[str, int]] = []  # cameras and numbers of the frames to be given up next
         self._damaged = 0  # rows of the database that are left out
         self._db: Database | None = None

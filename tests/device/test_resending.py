@@ -1,7 +1,9 @@
 """A server that lacks a key: what is sent again, what is counted as lost, and that nothing waits for it for ever."""
 
 import contextlib
+import random
 import threading
+import time
 
 import pytest
 
@@ -10,10 +12,10 @@ from device.delivery.outbox import KEY_MISSING, REJECTED, Dropped, Link
 from device.delivery.resending import Resender
 from device.delivery.sender import BaseMissingError, RejectedError
 from device.frames import OutgoingFrame
-from device.spool import Spool, SpoolError
+from device.spool import MIN_BYTES, THINNED, Spool, SpoolError
 from rjpeg.errors import DeliveryError
 from tests.device.linked import follower, key, patch
-from tests.device.outcomes import Outcomes
+from tests.device.outcomes import Outcomes, losses
 from tests.waiting import until
 
 KEY, PATCH = "aaaaaa", "bbbbbb"
@@ -255,3 +257,35 @@ def test_record_all_that_refers_to_a_rejected_key_goes_at_once(record, frame, sp
     until(lambda: counts.sent == [6])
     assert [reason for _, reason in counts.dropped] == [REJECTED] + 5 * [KEY_MISSING]
     assert len(pauses) <= 1, "one for the key itself"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_record_every_frame_is_sent_or_counted_whatever_the_server_does(tmp_path, moment, counts, seed):
+    chance, server, given_up, put = random.Random(seed), Server(), 0, 0
+    with contextlib.closing(Spool(tmp_path, MIN_BYTES)) as spool:
+        outbox = counts.of(RecordOutbox(Link(server, close_seconds=5), "cam", spool))
+        outbox._sleep = lambda seconds: time.sleep(0.001)
+        base = None
+        for number in range(150):
+            name, size = f"{number:06x}", chance.choice([500, 3000, 20_000])
+            jpeg = key(name, size) if base is None or chance.random() < 0.1 else follower(base, name, size)
+            put += 1
+            taken = outbox.put(OutgoingFrame("cam", 0, moment, jpeg)) >= 0
+            base = name if taken and jpeg == key(name, size) else base
+            if not taken:
+                base = None
+            what = chance.random()
+            if what < 0.05:
+                server.has.clear()
+            elif what < 0.1:
+                server.rejects.add(name)
+            server.is_away = chance.random() < 0.7 if what > 0.8 else server.is_away
+        server.is_away = False
+        assert outbox.flush(30)
+        outbox.close()
+        given_up = sum(loss.frames for loss in losses(spool, THINNED))
+        assert spool.count == 0
+        assert spool.bytes == 0
+    assert len(counts.sent) + len(counts.dropped) + given_up == put
+    assert len(counts.sent) > 50
