@@ -11,7 +11,7 @@ from device.delivery.outbox import (
     Link,
     Sent,
 )
-from device.delivery.sender import BaseMissingError, RefusedError, RejectedError
+from device.delivery.sender import BaseForgottenError, BaseMissingError, RefusedError, RejectedError
 from device.delivery.sending import FrameUnderWay, SendingThread
 from device.frames import OutgoingFrame
 from rjpeg.errors import DeliveryError
@@ -108,7 +108,7 @@ class LiveOutbox(SendingThread):
         started = self._clock()
         try:
             where = self._resender.send(frame, self._stopping)
-        except BaseMissingError as error:
+        except (BaseMissingError, BaseForgottenError) as error:
             # the next frame refers to something else
             self._backoff.rejected(frame, error)
             self._drop_under_way(KEY_MISSING, error.id)

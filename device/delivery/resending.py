@@ -4,7 +4,7 @@ import logging
 import threading
 
 from device.delivery.outbox import Link
-from device.delivery.sender import BaseMissingError, RejectedError
+from device.delivery.sender import BaseForgottenError, BaseMissingError, RejectedError
 from device.frames import BASES, OutgoingFrame
 from device.spool import Spool
 from rjpeg.errors import DeliveryError, StorageError
@@ -37,8 +37,8 @@ class Resender:
             stopping: Ends a wait for the link's pace.
 
         Raises:
-            BaseMissingError: The server lacks a key or patch that is here no more, that it doesn't take, or that it was
-                sent again in vain.
+            BaseMissingError: The server lacks a key or patch that is here no more, or that it doesn't take.
+            BaseForgottenError: It lacks one that it was just sent again.
             DeliveryError: See `Sender`.
         """
         return self._send(frame, stopping, set())
@@ -49,8 +49,10 @@ class Resender:
                 where = self._link.sender.send(frame)
             except BaseMissingError as error:
                 base = self._find(frame.camera, error.id)
-                if base is None or error.id in again:
+                if base is None:
                     raise
+                if error.id in again:
+                    raise BaseForgottenError(f"{error}, although it was sent again", error.id) from error
                 again.add(error.id)
                 logger.info("%s; sending it again", error)
                 self._send_base(base, error.id, stopping, again)

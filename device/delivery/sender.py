@@ -12,6 +12,7 @@ from rjpeg._protocol import time_text
 from rjpeg.errors import DeliveryError
 
 __all__ = [
+    "BaseForgottenError",
     "BaseMissingError",
     "FaultError",
     "FolderSender",
@@ -49,6 +50,14 @@ class RefusedError(DeliveryError):
 
 class FaultError(DeliveryError):
     """The server failed over this frame, by its own fault or by the frame's: see `device.delivery.doubt`."""
+
+
+class BaseForgottenError(FaultError):
+    """The server lacks a key or patch, although it has just taken it. `id`: that file's, six hex digits."""
+
+    def __init__(self, message: str, missing: str) -> None:
+        super().__init__(message)
+        self.id = missing
 
 
 class RetryLaterError(DeliveryError):

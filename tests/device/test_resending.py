@@ -10,7 +10,7 @@ import pytest
 from device.delivery import LiveOutbox, RecordOutbox, WaitOutbox
 from device.delivery.outbox import KEY_MISSING, REJECTED, Dropped, Link
 from device.delivery.resending import Resender
-from device.delivery.sender import BaseMissingError, RejectedError
+from device.delivery.sender import BaseForgottenError, BaseMissingError, RejectedError
 from device.frames import OutgoingFrame
 from device.spool import MIN_BYTES, THINNED, Spool, SpoolError
 from rjpeg.errors import DeliveryError
@@ -151,10 +151,42 @@ def test_a_server_that_never_keeps_a_key_is_not_sent_it_for_ever(frame):
     resender.send(frame(key(KEY)), never)
     server.has = Forgetful()
     server.sent.clear()
-    with pytest.raises(BaseMissingError) as caught:
+    with pytest.raises(BaseForgottenError, match="although it was sent again") as caught:
         resender.send(frame(follower(KEY, "000001")), never)
     assert caught.value.id == KEY
     assert server.sent == ["000001", KEY, "000001"]
+
+
+def test_live_a_key_that_the_server_never_keeps_is_referred_to_no_more(frame):
+    server = Server()
+    outbox = LiveOutbox(Link(server, close_seconds=5))
+    outbox.put(frame(key(KEY)))
+    assert outbox.flush(5)
+    server.has = Forgetful()
+    outbox.put(frame(follower(KEY)))
+    assert outbox.flush(5)
+    outbox.outcomes.get_nowait()
+    assert outbox.outcomes.get(timeout=5).lost == KEY
+    outbox.close()
+
+
+def test_record_a_server_that_forgets_a_key_as_it_is_sent_again_costs_no_frame(record, frame, counts):
+    server = Server()
+    outbox = record(server)
+    outbox.put(frame(key(KEY)))
+    until(lambda: counts.sent == [0])
+    send, forgets = server.send, [True, True, True]
+
+    def forget_sometimes(each):
+        if forgets and each.identity.base_id is not None:
+            forgets.pop()
+            server.has.clear()
+        return send(each)
+
+    server.send = forget_sometimes
+    outbox.put(frame(follower(KEY)))
+    until(lambda: counts.sent == [0, 1])
+    assert counts.dropped == []
 
 
 def test_a_key_that_is_rejected_the_second_time_is_missing_for_good(frame):
