@@ -54,7 +54,7 @@ class Pictures(StreamCodec):
     def __init__(self, name: str, model: str | None = None, settings: Sequence[float] | None = None) -> None:
         self._codec: Codec = make_codec(name, model)
         self.name, self.version = name, self._codec.version
-        self.settings = settings or (5, 10, 15, 20, 25, 30, 37, 45, 55, 65, 75, 85, 92)
+        self.settings = settings or (1, 3, 5, 10, 15, 20, 25, 30, 37, 45, 55, 65, 75, 85, 92)
 
     def run(self, clip: Clip, setting: float) -> list[Coded]:
         """Code all frames of a clip at a quality."""

@@ -1,6 +1,6 @@
 """Region JPEG as a stream: as it is shipped, or with a part of it changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import rjpeg
 from evaluate.codecs import CodecMissingError, fingerprint
 from evaluate.streams.clips import Clip
 from evaluate.streams.codecs import Coded, StreamCodec
+from rjpeg._policy import Policy
 from rjpeg.errors import StorageError
 
 __all__ = ["STREAMS", "Options", "StreamJpeg"]
@@ -33,11 +34,15 @@ class Options:
 
 
 STREAMS = {
-    "stream": Options("stream"),
-    "stream-restored": Options("stream, restored", decoder={"restore": True}),
-    "stream-soft": Options("followers for viewers: the whole frame, soft", stream={"plain_view": "soft"}),
+    "stream": Options("full system"),
+    "stream-restored": Options("with restoration at the decoder", decoder={"restore": True}),
     "stream-no-importance": Options("without the camera's map", importance=False),
+    "stream-no-patches": Options("without patches", stream={"policy": Policy(patches=False)}),
+    "stream-one-quality": Options(
+        "one quality for keys, patches and followers", stream={"policy": Policy(key_octaves=0.0, patch_octaves=0.0)}
+    ),
 }
+"""All streams by the name of their codec, in the order of the ablation's rows."""
 
 
 class StreamJpeg(StreamCodec):
@@ -55,7 +60,7 @@ class StreamJpeg(StreamCodec):
         CodecMissingError: it lacks what the options need.
     """
 
-    settings = (10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85)
+    settings: Sequence[float] = (2, 4, 6, 8, 11, 14, 17, 21, 25, 30, 37, 45, 55, 65, 75, 85, 92)
 
     def __init__(
         self,
@@ -91,7 +96,8 @@ class StreamJpeg(StreamCodec):
         encoder = rjpeg.StreamEncoder(self._encoder, clock=clock, **options)
         decoder = rjpeg.StreamDecoder(self._decoder)
         height, width = clip.frames[0].shape[:2]
-        size = self._fraction and (round(height * self._fraction), round(width * self._fraction))
+        fraction = self._fraction
+        size = None if fraction is None else (round(height * fraction), round(width * fraction))
         found = []
         for frame in clip.frames:
             coded = encoder.encode(frame, quality=setting, coding_size=size)
