@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 FRACTIONS = (0.857, 0.714)
 PLAIN = ("libjpeg-turbo", "mozjpeg")
+# boxes in a clean frame, in the mean, below which a clip says nothing of a codec
+LEAST_BOXES = 0.5
 OVER = {"plain": PLAIN, "webp": ("webp",), "x264-veryfast": ("x264-veryfast",)}
 CODECS = (
     "stream",
@@ -136,7 +138,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             condition["clips"].append(clip)
             results["series"] += series
             curves.append(found)
-        condition["means"] = list(_means(curves, [clip["name"] for clip in condition["clips"]]))
+        judged = zip(condition["clips"], curves, strict=True)
+        condition["means"] = _means({clip["name"]: found for clip, found in judged if clip["judged"]})
     report.write(results, args.out, markdown(results), plot, CSV_COLUMNS)
     return results
 
@@ -165,12 +168,14 @@ def _measure(
     series = [{**where, "codec": codec.name, "points": _points(curves, codec.name, clip.pixels)} for codec in codecs]
     rates = {name: _rate(curves, [name], clip.pixels) for name in curves.families()}
     height, width = clip.frames[0].shape[:2]
+    boxes = sum(map(len, bench.truth))
     about = {
         "name": clip.name,
         "frames": len(clip.frames),
         "seconds_between": clip.spacing,
         "size": f"{width}x{height}",
-        "boxes": sum(map(len, bench.truth)),
+        "boxes": boxes,
+        "judged": boxes >= LEAST_BOXES * len(clip.frames),
         "f1": reference.f1,
         "f1_error": curves.f1_error(reference),
         "reference_bpp": reference.bpp(clip.pixels),
@@ -210,12 +215,12 @@ def _rate(curves: Curves, families: Sequence[str], pixels: int) -> dict[str, Any
     }
 
 
-def _means(curves: Sequence[Curves], clips: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the geometric means over the clips of every codec's bytes over those of others, for JSON."""
+def _means(curves: dict[str, Curves]) -> list[dict[str, Any]]:
+    """Return the geometric means over the clips, by name, of every codec's bytes over those of others, for JSON."""
     means = []
-    for codec in dict.fromkeys(name for one in curves for name in one.families()):
+    for codec in dict.fromkeys(name for one in curves.values() for name in one.families()):
         for over, theirs in OVER.items():
-            ratios = {clip: ratio(one, codec, theirs) for clip, one in zip(clips, curves, strict=True)}
+            ratios = {clip: ratio(one, codec, theirs) for clip, one in curves.items()}
             found: dict[str, Ratio] = {clip: one for clip, one in ratios.items() if one is not None}
             if found and (codec,) != theirs:
                 mean = geometric_mean(list(found.values()))

@@ -46,6 +46,9 @@ def clip_table(condition: dict[str, Any], codecs: Sequence[str] = ()) -> list[st
     lines = report.header(["clip (F1, frames)", *map(_name, names)])
     for clip in condition["clips"]:
         about = f"{clip['name']} ({100 * clip['f1']:.0f}, {clip['frames']})"
+        if not clip["judged"]:
+            lines.append(report.row([f"{about}: {clip['boxes']} boxes, too few", *([""] * len(names))]))
+            continue
         lines.append(report.row([about, *(_rate(clip["rates"].get(name)) for name in names)]))
     return lines
 

@@ -84,6 +84,17 @@ def test_the_documents_get_tables_of_what_is_kept(run, tmp_path):
         assert what in text
 
 
+@pytest.mark.slow
+def test_a_clip_in_which_nothing_is_found_is_said_to_say_nothing(run, judge, tmp_path):
+    judge.write_text("kind: python\nfunction: tests.evaluate.streams.test_command:blind\n", "utf-8")
+    assert "| yard (100, 4): 0 boxes, too few |" in run("--codecs", "webp")[1]
+    assert results_of(tmp_path / "out")["conditions"][0]["means"] == []
+
+
+def blind(frame, meta):
+    return []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
