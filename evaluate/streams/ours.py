@@ -37,10 +37,11 @@ STREAMS = {
     "stream": Options("full system"),
     "stream-restored": Options("with restoration at the decoder", decoder={"restore": True}),
     "stream-no-importance": Options("without the camera's map", importance=False),
+    "stream-soft": Options("followers for viewers: the whole frame, soft", stream={"plain_view": "soft"}),
     "stream-no-patches": Options("without patches", stream={"policy": Policy(patches=False)}),
-    "stream-one-quality": Options(
-        "one quality for keys, patches and followers", stream={"policy": Policy(key_octaves=0.0, patch_octaves=0.0)}
-    ),
+    "stream-one-quality": Options("keys of the followers' quality", stream={"policy": Policy(key_octaves=0.0)}),
+    "stream-no-shift": Options("without a shift of the key", stream={"policy": Policy(moved_share=1.0)}),
+    "stream-no-trim": Options("coefficients not weighed against bits", stream={"policy": Policy(trim=0.0)}),
 }
 """All streams by the name of their codec, in the order of the ablation's rows."""
 
