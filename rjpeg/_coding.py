@@ -16,17 +16,13 @@ from rjpeg import _tables as tables
 from rjpeg._codec import Planes, Subsampling
 from rjpeg._features import quantizer_index
 from rjpeg._maps import levels_from_output
+from rjpeg._marker import Kind
 from rjpeg._model import Model
+from rjpeg._region_file import SAMPLING_OF
 from rjpeg._timing import StageTimer
 from rjpeg._workspace import Workspace
 
-__all__ = ["SAMPLING", "Coder", "EncodedFrame", "Job", "Picture"]
-
-SAMPLING: dict[str, list[tuple[int, int]]] = {
-    "4:2:0": [(2, 2), (1, 1), (1, 1)],
-    "4:4:4": [(1, 1), (1, 1), (1, 1)],
-}
-"""Sampling factors (horizontal, vertical) of Y, Cb and Cr."""
+__all__ = ["Coder", "EncodedFrame", "Job", "Picture"]
 
 _KEPT_TABLES = 16
 """Scales whose tables and steps are kept: a video's frames mostly use those of the frame before."""
@@ -42,6 +38,10 @@ class EncodedFrame:
     tables: the DQT's (64,) luma and chroma tables, natural order, read-only.
     marker_bytes: size of the whole region marker. refinement_bytes: the part of it that corrects the predictor's map.
     seconds: by stage, summed over all passes of a search.
+    kind: "key" for a file that is decoded by itself. id: its six hex digits in a stream.
+    base_id: the id of the key or patch that it refers to, key_id that of the key that it needs in the end; None for a
+    key. kept: (rows, cols) bool, the regions that it does not send; None for a key.
+    A follower's map is of the regions that it sends, all at level 0.
     """
 
     jpeg: bytes
@@ -54,6 +54,11 @@ class EncodedFrame:
     marker_bytes: int
     refinement_bytes: int
     seconds: dict[str, float]
+    id: str
+    kind: Kind = "key"
+    base_id: str | None = None
+    key_id: str | None = None
+    kept: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,7 @@ class Coder:
             marker.Marker(self.model.identity, frame_size, checksum, chosen.correction_kind, chosen.correction)
         )
         with StageTimer(job.seconds, "write"):
-            sampling = SAMPLING[job.subsampling]
+            sampling = SAMPLING_OF[job.subsampling]
             jpeg = _native.write_file(width, height, quantized, masks, file_tables, sampling, segments)
         return EncodedFrame(
             jpeg=jpeg,
@@ -240,6 +245,7 @@ class Coder:
             marker_bytes=sum(len(data) + 4 for _, data in segments),
             refinement_bytes=len(chosen.correction) + 4 * (len(segments) - 1),
             seconds=dict(job.seconds),
+            id=marker.file_id(checksum),
         )
 
 

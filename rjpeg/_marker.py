@@ -10,13 +10,22 @@
 
 Integers are big-endian. Without a correction, the segment has 12 or 16 bytes with its own four of code and length. A
 correction that does not fit continues in further segments: "RJ", a zero byte, data.
+
+A follower's marker is shorter. Model, sizes and sampling are those of its base.
+
+    bytes  contents
+    2      "RJ"
+    1      2 for a follower or 3 for a patch in the high four bits; bit 0: the whole frame, not tiles
+    3      low 24 bits of the CRC-32 over blocks, tables and the regions that are sent, continued from the base's CRC-32
+    3      the base's checksum, which is its id
+    n      the regions that are sent, see `_native.encode_flags`
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,21 +37,35 @@ __all__ = [
     "SEGMENT_CODE",
     "VERSION",
     "WHOLE_MAP",
+    "FileIdentity",
+    "FollowerMarker",
+    "Kind",
     "Marker",
     "checksum_of",
     "corrected",
     "correction_between",
+    "crc_of",
+    "file_id",
+    "follower_crc_of",
+    "identity_of",
     "is_region_segment",
     "pack",
+    "pack_follower",
     "unpack",
     "whole_map",
 ]
 
+Kind = Literal["key", "patch", "follower"]
+"""What a Region JPEG is in a stream: decoded by itself, referring to a key and referred to, or referring only."""
+
 SEGMENT_CODE = 0xEA
 VERSION = 1
+_FOLLOWER, _PATCH = 2, 3
 _MAGIC = b"RJ"
 _CONTINUED = _MAGIC + b"\x00"
 _HAS_SIZE, _DIFFERENCES, WHOLE_MAP = 1, 2, 4
+_SOFT = 1
+_FOLLOWER_BYTES = 9
 _MAX_SEGMENT_BYTES = 65533
 # A correction that changes more levels than this is written as a whole map, deflated. The two numbers also bound the
 # work that a hostile file can ask for.
@@ -64,6 +87,47 @@ class Marker(NamedTuple):
     correction: bytes
 
 
+class FollowerMarker(NamedTuple):
+    """What a follower's marker says.
+
+    patch: later files may refer to it. soft: the file holds the whole frame, not tiles. checksum: 24 bits.
+    base_id: the checksum of the key or patch that it refers to. sent: which regions it sends, coded.
+    """
+
+    patch: bool
+    soft: bool
+    checksum: int
+    base_id: int
+    sent: bytes
+
+
+class FileIdentity(NamedTuple):
+    """What a file is in a stream, told by its header.
+
+    kind: "plain" for an ordinary JPEG, which has no ids. id, base_id: six hex digits. base_id: of the key or patch
+    that a follower, or a patch, refers to; None for others.
+    """
+
+    kind: Literal["plain"] | Kind
+    id: str | None
+    base_id: str | None
+
+
+def identity_of(marker: Marker | FollowerMarker | None) -> FileIdentity:
+    """Return what a file with this marker is in a stream. marker: of `unpack`."""
+    if marker is None:
+        return FileIdentity("plain", None, None)
+    if isinstance(marker, FollowerMarker):
+        kind: Kind = "patch" if marker.patch else "follower"
+        return FileIdentity(kind, file_id(marker.checksum), file_id(marker.base_id))
+    return FileIdentity("key", file_id(marker.checksum), None)
+
+
+def file_id(checksum: int) -> str:
+    """Return the id of a file, six hex digits. checksum: 24 bits, as in its marker."""
+    return f"{checksum:06x}"
+
+
 def checksum_of(
     blocks: list[NDArray[np.int16]],
     levels: NDArray[np.uint8],
@@ -72,7 +136,19 @@ def checksum_of(
     frame_size: tuple[int, int],
     masks: list[NDArray[np.uint64]] | None = None,
 ) -> int:
-    """Return 24 bits of the CRC-32 over all that makes the picture: quantized blocks, map, tables, sizes.
+    """Return the low 24 bits of `crc_of`."""
+    return crc_of(blocks, levels, tables, coding_size, frame_size, masks) & 0xFFFFFF
+
+
+def crc_of(
+    blocks: list[NDArray[np.int16]],
+    levels: NDArray[np.uint8],
+    tables: list[NDArray[np.uint16]],
+    coding_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    masks: list[NDArray[np.uint64]] | None = None,
+) -> int:
+    """Return the CRC-32 over all that makes the picture: quantized blocks, map, tables, sizes.
 
     Numbers are taken as 16 bits, little-endian. What a lossless transcoder may change is not among them.
     blocks, tables: of each component. masks: of the blocks, if they are known (`_native.find_masks`).
@@ -80,7 +156,23 @@ def checksum_of(
     crc = _native.checksum(blocks, masks or [_native.find_masks(component) for component in blocks], 0)
     numbers = b"".join(table.astype("<u2", copy=False).tobytes() for table in tables)
     numbers += struct.pack("<4H", *coding_size, *frame_size)
-    return zlib.crc32(numbers + levels.tobytes(), crc) & 0xFFFFFF
+    return zlib.crc32(numbers + levels.tobytes(), crc)
+
+
+def follower_crc_of(
+    blocks: list[NDArray[np.int16]],
+    tables: list[NDArray[np.uint16]],
+    sent: NDArray[np.uint8],
+    base_crc: int,
+    masks: list[NDArray[np.uint64]] | None = None,
+) -> int:
+    """Return the CRC-32 over all that makes a follower's picture, continued from its base's.
+
+    blocks: of the tiles. tables: of each component. sent: (rows, cols) uint8, 1 for the regions that are sent.
+    """
+    crc = _native.checksum(blocks, masks or [_native.find_masks(component) for component in blocks], base_crc)
+    numbers = b"".join(table.astype("<u2", copy=False).tobytes() for table in tables)
+    return zlib.crc32(numbers + sent.tobytes(), crc)
 
 
 def pack(marker: Marker) -> list[tuple[int, bytes]]:
@@ -96,12 +188,25 @@ def pack(marker: Marker) -> list[tuple[int, bytes]]:
     return [(SEGMENT_CODE, segment) for segment in segments]
 
 
+def pack_follower(marker: FollowerMarker) -> list[tuple[int, bytes]]:
+    """Return the segment, (code, data), that holds a follower's marker.
+
+    Raises MarkerError if the regions take more than a segment: far more of them than a picture has.
+    """
+    kind = (_PATCH if marker.patch else _FOLLOWER) << 4 | (_SOFT if marker.soft else 0)
+    ids = marker.checksum.to_bytes(3, "big") + marker.base_id.to_bytes(3, "big")
+    data = _MAGIC + bytes([kind]) + ids + marker.sent
+    if len(data) > _MAX_SEGMENT_BYTES:
+        raise MarkerError(f"follower's marker has {len(data)} bytes, expected at most {_MAX_SEGMENT_BYTES}")
+    return [(SEGMENT_CODE, data)]
+
+
 def is_region_segment(code: int, data: bytes) -> bool:
     """Tell whether an application segment is a region marker's. Other programs write APP10 segments, too."""
     return code == SEGMENT_CODE and data.startswith(_MAGIC) and len(data) > len(_MAGIC)
 
 
-def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
+def unpack(segments: list[tuple[int, bytes]]) -> Marker | FollowerMarker | None:
     """Read the marker among a file's application segments. Return None if there is none.
 
     Raises MarkerError for a marker that is cut short, doubled or of another version.
@@ -114,6 +219,8 @@ def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
         raise MarkerError("region marker is doubled or its parts are out of order, expected one")
     data = first + b"".join(segment[len(_CONTINUED) :] for segment in rest)
     version, flags = data[2] >> 4, data[2] & 15
+    if version in (_FOLLOWER, _PATCH):
+        return _unpack_follower(data, version == _PATCH, flags, bool(rest))
     if version != VERSION:
         raise MarkerError(f"region marker has format version {version}, expected {VERSION}")
     kind = flags & (_DIFFERENCES | WHOLE_MAP)
@@ -132,6 +239,22 @@ def unpack(segments: list[tuple[int, bytes]]) -> Marker | None:
         checksum=int.from_bytes(data[checksum_at : checksum_at + 3], "big"),
         correction_kind=kind,
         correction=data[checksum_at + 3 :],
+    )
+
+
+def _unpack_follower(data: bytes, patch: bool, flags: int, continued: bool) -> FollowerMarker:
+    if flags & ~_SOFT:
+        raise MarkerError(f"follower's marker has unknown flags {flags:#x}")
+    if continued or len(data) < _FOLLOWER_BYTES:
+        raise MarkerError(
+            f"follower's marker has {len(data)} bytes, expected at least {_FOLLOWER_BYTES} in one segment"
+        )
+    return FollowerMarker(
+        patch=patch,
+        soft=bool(flags & _SOFT),
+        checksum=int.from_bytes(data[3:6], "big"),
+        base_id=int.from_bytes(data[6:9], "big"),
+        sent=data[_FOLLOWER_BYTES:],
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rjpeg import _tables as tables
-from rjpeg._coding import Coder, EncodedFrame, Job, Picture
+from rjpeg._coding import Coder, EncodedFrame, Job
 from rjpeg._sizing import Sizing, coding_size_for, sizing_of
 from rjpeg._timing import StageTimer
 from rjpeg.errors import TargetError
 
-__all__ = ["LEAST_FILL", "Target", "encode_to_target"]
+__all__ = ["LEAST_FILL", "Target", "encode_to_target", "search_quality"]
 
 LEAST_FILL = 0.985
 """Share of the target from which a file ends the search, by default."""
@@ -111,24 +113,32 @@ def _first_size(coder: Coder, job: Job, sizing: Sizing, target: Target) -> tuple
 
 
 def _search_at(coder: Coder, job: Job, coding_size: tuple[int, int], target: Target) -> tuple[EncodedFrame | None, int]:
-    return _search_quality(coder, coder.prepare(job, coding_size), target)
+    code = functools.partial(coder.code, coder.prepare(job, coding_size))
+    return search_quality(code, coder.model.dead_zone, target)
 
 
-def _search_quality(coder: Coder, picture: Picture, target: Target) -> tuple[EncodedFrame | None, int]:
+def search_quality(
+    code: Callable[[float, float], EncodedFrame],
+    dead_zone: float,
+    target: Target,
+    quality_range: tuple[float, float] = tables.QUALITY_RANGE,
+) -> tuple[EncodedFrame | None, int]:
     """Find the largest file that fits. Return it, or None, and the size of the smallest one in bytes.
+
+    code: makes a file at a quality and a dead zone. dead_zone: the usual one. quality_range: least and most.
 
     This is a bracketed secant search over the logarithm of the tables' scale, along which file size is nearly a line.
     The dead zone fills what is left after the tables' last step.
     """
-    coarse, fine = (float(np.log2(tables.percent_of_quality(q))) for q in tables.QUALITY_RANGE)
+    coarse, fine = (float(np.log2(tables.percent_of_quality(q))) for q in quality_range)
     fitting: EncodedFrame | None = None
     start = 100.0 if target.start is None else tables.percent_of_quality(target.start)
-    at, slope = float(np.log2(start)), _FIRST_SLOPE
+    at, slope = min(max(float(np.log2(start)), fine), coarse), _FIRST_SLOPE
     # As far below the target, within what is close enough, whatever `least_fill` is.
     aim = _AIM_OCTAVES * float(np.log2(target.least_fill) / np.log2(LEAST_FILL))
     points: list[tuple[float, float]] = []
     for _ in range(_MAX_PASSES):
-        result = _code_at(coder, picture, at, coder.model.dead_zone)
+        result = _code_at(code, at, dead_zone)
         excess = float(np.log2(len(result.jpeg) / target.max_bytes))
         if excess <= 0:
             coarse = at
@@ -147,10 +157,10 @@ def _search_quality(coder: Coder, picture: Picture, target: Target) -> tuple[Enc
         points.append((at, excess))
         at = _within_bracket(at + (excess + aim) / slope, fine, coarse, {point for point, _ in points})
     if fitting is None:
-        fitting = _code_at(coder, picture, coarse, coder.model.dead_zone)
+        fitting = _code_at(code, coarse, dead_zone)
         if len(fitting.jpeg) > target.max_bytes:
             return None, len(fitting.jpeg)
-    return _fill(coder, picture, fine, fitting, target), len(fitting.jpeg)
+    return _fill(code, dead_zone, fine, fitting, target), len(fitting.jpeg)
 
 
 def _within_bracket(wanted: float, fine: float, coarse: float, tested: set[float]) -> float:
@@ -161,17 +171,23 @@ def _within_bracket(wanted: float, fine: float, coarse: float, tested: set[float
     return float(np.clip(wanted, low, high))
 
 
-def _fill(coder: Coder, picture: Picture, octaves: float, fitting: EncodedFrame, target: Target) -> EncodedFrame:
+def _fill(
+    code: Callable[[float, float], EncodedFrame],
+    dead_zone: float,
+    octaves: float,
+    fitting: EncodedFrame,
+    target: Target,
+) -> EncodedFrame:
     """Widen the dead zone at a scale that is just too fine to fit, until the file fits. Return the largest file.
 
     octaves: log2 of that scale in percent. fitting: the largest file so far.
     """
-    low, high = coder.model.dead_zone, _MAX_DEAD_ZONE
+    low, high = dead_zone, _MAX_DEAD_ZONE
     for _ in range(_MAX_FILL_PASSES):
         if len(fitting.jpeg) >= target.least_fill * target.max_bytes:
             break
         zone = (low + high) / 2
-        result = _code_at(coder, picture, octaves, zone)
+        result = _code_at(code, octaves, zone)
         if len(result.jpeg) > target.max_bytes:
             low = zone
         else:
@@ -181,6 +197,6 @@ def _fill(coder: Coder, picture: Picture, octaves: float, fitting: EncodedFrame,
     return fitting
 
 
-def _code_at(coder: Coder, picture: Picture, octaves: float, dead_zone: float) -> EncodedFrame:
+def _code_at(code: Callable[[float, float], EncodedFrame], octaves: float, dead_zone: float) -> EncodedFrame:
     """Code at a scale of the tables. octaves: log2 of the scale in percent."""
-    return coder.code(picture, tables.quality_of_percent(2.0**octaves), dead_zone)
+    return code(tables.quality_of_percent(2.0**octaves), dead_zone)

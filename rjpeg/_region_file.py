@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _native
+from rjpeg._codec import Subsampling
 from rjpeg._features import quantizer_index
 from rjpeg._maps import levels_from_output
 from rjpeg._marker import (
     SEGMENT_CODE,
     WHOLE_MAP,
+    FollowerMarker,
     Marker,
     checksum_of,
     corrected,
+    file_id,
     is_region_segment,
     unpack,
 )
@@ -26,10 +29,11 @@ from rjpeg._model import Model
 from rjpeg._restoration import restore, step_octaves
 from rjpeg._runtime import Network
 from rjpeg._timing import StageTimer
-from rjpeg.errors import InputError, JpegError, MarkerError
+from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError
 
 __all__ = [
     "MAX_PIXELS",
+    "SAMPLING_OF",
     "OpenedFile",
     "RegionFile",
     "check_bytes",
@@ -46,7 +50,11 @@ __all__ = [
 MAX_PIXELS = 2**26
 """Default limit of a picture's pixels, coded or decoded: 67 million, 200 MB as a frame."""
 
-_REGION_SAMPLINGS = ([(2, 2), (1, 1), (1, 1)], [(1, 1), (1, 1), (1, 1)])
+SAMPLING_OF: dict[Subsampling, list[tuple[int, int]]] = {
+    "4:2:0": [(2, 2), (1, 1), (1, 1)],
+    "4:4:4": [(1, 1), (1, 1), (1, 1)],
+}
+"""Sampling factors (horizontal, vertical) of Y, Cb and Cr."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +128,15 @@ def open_region_file(jpeg: bytes, model: Model, max_pixels: int, seconds: dict[s
     marker = unpack(file["segments"])
     if marker is None:
         raise MarkerError("JPEG has no region marker, so it holds no quality map")
+    if isinstance(marker, FollowerMarker):
+        raise KeyMissingError(file_id(marker.base_id))
     if marker.model_id != model.identity:
         raise MarkerError(
             f"file was made with model {marker.model_id.hex()}, this is model {model.identity.hex()} "
             f"({model.manifest.get('name', model.folder.name)}); give the one that the camera uses"
         )
     sampling = [tuple(factors) for factors in file["sampling"]]
-    if not file["ycc"] or sampling not in _REGION_SAMPLINGS:
+    if not file["ycc"] or sampling not in SAMPLING_OF.values():
         raise MarkerError(f"region marker in a file of sampling {sampling}, expected YCbCr at 4:2:0 or 4:4:4")
     coding_size = (file["height"], file["width"])
     frame_size = frame_size_of(marker, coding_size, max_pixels)

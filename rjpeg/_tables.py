@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FINEST_PERCENT", "QUALITY_RANGE", "mean_step", "percent_of_quality", "quality_of_percent", "scaled"]
+__all__ = [
+    "FINEST_PERCENT",
+    "QUALITY_RANGE",
+    "finer",
+    "mean_step",
+    "percent_of_quality",
+    "quality_of_percent",
+    "scaled",
+]
 
 QUALITY_RANGE = (1.0, 100.0)
 FINEST_PERCENT = 0.5
@@ -22,6 +30,11 @@ def quality_of_percent(percent: float) -> float:
     """Return the IJG quality for a scale in percent, limited to 1..100. The inverse of `percent_of_quality`."""
     quality = 5000.0 / percent if percent > 100 else 100.0 - percent / 2.0
     return float(min(max(quality, QUALITY_RANGE[0]), QUALITY_RANGE[1]))
+
+
+def finer(quality: float, octaves: float) -> float:
+    """Return the IJG quality whose steps are so many octaves below those of another one."""
+    return quality_of_percent(percent_of_quality(quality) * 2.0**-octaves)
 
 
 def scaled(base_table: NDArray[np.floating], percent: float) -> NDArray[np.uint16]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rjpeg import _codec as codec
 from rjpeg import _tables as tables
 from rjpeg._codec import Planes
-from rjpeg._coding import SAMPLING
+from rjpeg._region_file import SAMPLING_OF
 from rjpeg.errors import InputError
 
 __all__ = [
@@ -71,8 +71,8 @@ def check_one_goal(quality: float | None, target_bytes: int | None) -> None:
 
 def check_subsampling(subsampling: str, frame: NDArray[np.uint8] | Planes) -> None:
     """It is one that is coded, and that of the frame's planes, if it has any."""
-    if subsampling not in SAMPLING:
-        raise InputError(f"subsampling is {subsampling!r}, expected one of {', '.join(SAMPLING)}")
+    if subsampling not in SAMPLING_OF:
+        raise InputError(f"subsampling is {subsampling!r}, expected one of {', '.join(SAMPLING_OF)}")
     if isinstance(frame, Planes) and subsampling != "4:2:0":
         raise InputError(f"subsampling is {subsampling!r}, expected 4:2:0, which is that of Planes")
 

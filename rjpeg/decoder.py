@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rjpeg import _codec as codec
 from rjpeg import _native
-from rjpeg._marker import unpack
+from rjpeg._base import Base, base_of_key
+from rjpeg._follower import base_of_patch, read_follower, sent_regions
+from rjpeg._marker import FileIdentity, FollowerMarker, identity_of, unpack
 from rjpeg._model import Model, load_model
 from rjpeg._region_file import (
     MAX_PIXELS,
@@ -22,12 +25,14 @@ from rjpeg._region_file import (
     open_region_file,
     predicted_maps,
     read_header,
+    read_region_file,
     recover_map,
 )
+from rjpeg._restoration import restore, step_octaves
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
 
-__all__ = ["MAX_PIXELS", "DecodedFrame", "Decoder"]
+__all__ = ["MAX_PIXELS", "DecodedFrame", "Decoder", "identify"]
 
 _BATCH_PIXELS = 2**20
 """Pixels of the files that the predictor is asked about at once.
@@ -46,6 +51,9 @@ class DecodedFrame:
     order. Both are None for an ordinary JPEG.
     predictor_map: as quality_map, or None if the file holds its whole map.
     marker_bytes, refinement_bytes: as in EncodedFrame. seconds: by stage.
+    identity: what the file is in a stream. kept: (rows, cols) bool, the regions that were taken from a follower's base,
+    None for other files. A follower's map and tables are of the regions that it sends, all at level 0.
+    octaves: (rows, cols, 2) float32, log2 of every region's mean quantization step as shown; None for an ordinary JPEG.
     """
 
     frame: NDArray[np.uint8]
@@ -56,6 +64,17 @@ class DecodedFrame:
     marker_bytes: int
     refinement_bytes: int
     seconds: dict[str, float]
+    identity: FileIdentity
+    kept: NDArray[np.bool_] | None = None
+    octaves: NDArray[np.float32] | None = None
+
+
+def identify(jpeg: bytes, *, max_pixels: int = MAX_PIXELS) -> FileIdentity:
+    """Return what a file is in a stream, and its ids. It reads the header alone, in microseconds.
+
+    Raises InputError, JpegError and MarkerError for a file whose header tells that `Decoder.decode` would.
+    """
+    return identity_of(unpack(read_header(jpeg, max_pixels)["segments"]))
 
 
 class Decoder:
@@ -78,29 +97,63 @@ class Decoder:
         self.max_pixels = max_pixels
         self.restorer = self.model.restorer if restore else None
 
-    def decode(self, jpeg: bytes) -> NDArray[np.uint8]:
+    def decode(self, jpeg: bytes, base: Base | None = None) -> NDArray[np.uint8]:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.
 
         An ordinary JPEG (baseline or progressive, gray or YCbCr, any subsampling) gives what libjpeg-turbo gives. Its
         Exif orientation is not applied. A Region JPEG that lost its marker is an ordinary one.
 
+        base: what a follower refers to, of `base_of`. Other files do not need it.
+
         Raises:
+            KeyMissingError: a follower without its base.
             JpegError: no JPEG, damaged, CMYK, 12 bit, arithmetic coding, or too large.
             MarkerError: made with another model or version, or the contents fail their checksum.
             InputError: not bytes.
         """
-        return self.decode_with_details(jpeg).frame
+        return self.decode_with_details(jpeg, base).frame
 
-    def decode_with_details(self, jpeg: bytes) -> DecodedFrame:
+    def decode_with_details(self, jpeg: bytes, base: Base | None = None) -> DecodedFrame:
         """Decode a file as `decode` does. Return also the map and the time of every stage."""
         seconds: dict[str, float] = {}
+        if identify(jpeg, max_pixels=self.max_pixels).base_id is not None:
+            return self._decode_follower(jpeg, base, seconds)
         opened = self._open(jpeg, seconds)
         if opened is None:
             return self._decode_plain(jpeg, seconds)
         [predicted] = predicted_maps([opened], self.model, [seconds])
         return self._rebuild(opened, predicted, seconds)
 
-    def frame_size(self, jpeg: bytes) -> tuple[int, int]:
+    def decode_and_keep(self, jpeg: bytes, base: Base | None = None) -> tuple[DecodedFrame, Base | None]:
+        """Decode a file as `decode_with_details` does. Return also what later files need of it, None if they can't.
+
+        It takes less time than `decode_with_details` and `base_of` together.
+        """
+        identity = identify(jpeg, max_pixels=self.max_pixels)
+        if identity.kind in ("plain", "follower"):
+            return self.decode_with_details(jpeg, base), None
+        kept = self.base_of(jpeg, base)
+        return self.decode_with_details(jpeg, base), kept
+
+    def base_of(self, jpeg: bytes, base: Base | None = None) -> Base:
+        """Return what later files need of a key or a patch. base: of the patch's key.
+
+        Raises KeyMissingError for a patch without its key, MarkerError for a file that nothing can refer to, and all
+        that `decode` raises.
+        """
+        if identify(jpeg, max_pixels=self.max_pixels).base_id is None:
+            return base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
+        return base_of_patch(read_follower(jpeg, base, self.max_pixels, {}))
+
+    def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
+        """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR.
+
+        Raises JpegError and InputError as `decode` does.
+        """
+        check_bytes(jpeg)
+        return _native.decode_plain(jpeg, self.max_pixels)
+
+    def frame_size(self, jpeg: bytes, base: Base | None = None) -> tuple[int, int]:
         """Return (height, width) of the frame that `decode` gives. It reads the header alone, in microseconds.
 
         Raises InputError, and JpegError and MarkerError if the header tells that `decode` would.
@@ -108,6 +161,8 @@ class Decoder:
         header = read_header(jpeg, self.max_pixels)
         marker = unpack(header["segments"])
         size = (header["height"], header["width"])
+        if isinstance(marker, FollowerMarker):
+            return sent_regions(marker, size, base).base.frame_size
         return size if marker is None else frame_size_of(marker, size, self.max_pixels)
 
     def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
@@ -180,7 +235,33 @@ class Decoder:
         with StageTimer(seconds, "plain"):
             frame = _native.decode_plain(jpeg, self.max_pixels)
         size = (int(frame.shape[0]), int(frame.shape[1]))
-        return DecodedFrame(frame, size, None, None, None, 0, 0, seconds)
+        return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
+
+    def _decode_follower(self, jpeg: bytes, base: Base | None, seconds: dict[str, float]) -> DecodedFrame:
+        file = read_follower(jpeg, base, self.max_pixels, seconds)
+        base = file.base
+        with StageTimer(seconds, "join"):
+            planes, octaves = base.shown(file.tiles)
+            coded = _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
+        if self.restorer is None:
+            with StageTimer(seconds, "enlarge"):
+                frame = codec.enlarge(coded, base.frame_size)
+        else:
+            with StageTimer(seconds, "restore"):
+                frame = restore(self.restorer, coded, octaves, base.frame_size)
+        return DecodedFrame(
+            frame=frame,
+            coding_size=base.coding_size,
+            quality_map=np.zeros((*base.grid, 2), np.uint8),
+            predictor_map=None,
+            tables=file.tables,
+            marker_bytes=file.marker_bytes,
+            refinement_bytes=0,
+            seconds=seconds,
+            identity=file.identity,
+            kept=~file.tiles.sent,
+            octaves=octaves,
+        )
 
     def _rebuild(
         self, opened: OpenedFile, predicted: NDArray[np.uint8] | None, seconds: dict[str, float]
@@ -196,4 +277,6 @@ class Decoder:
             marker_bytes=file.marker_bytes,
             refinement_bytes=file.refinement_bytes,
             seconds=seconds,
+            identity=identity_of(file.marker),
+            octaves=step_octaves(file.quality_map, (file.tables[0], file.tables[1]), self.model.map_quantizer.scales),
         )

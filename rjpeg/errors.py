@@ -12,6 +12,7 @@ __all__ = [
     "DeliveryError",
     "InputError",
     "JpegError",
+    "KeyMissingError",
     "MarkerError",
     "ModelError",
     "RjpegError",
@@ -34,6 +35,16 @@ class JpegError(RjpegError):
 
 class MarkerError(JpegError):
     """The region marker is damaged, of an unknown version or model, or its checksum does not match."""
+
+
+class KeyMissingError(MarkerError):
+    """A follower's key or patch is not at hand. `id`: six hex digits. `kind`: "key", "patch", or "base" for either."""
+
+    def __init__(self, missing: str, kind: str = "base") -> None:
+        name = "key or patch" if kind == "base" else kind
+        super().__init__(f"follower refers to {name} {missing}, which is not at hand: give it first")
+        self.id = missing
+        self.kind = kind
 
 
 class ModelError(RjpegError):

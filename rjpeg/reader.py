@@ -288,7 +288,9 @@ def _frame_size(jpeg: bytes, max_pixels: int) -> tuple[int, int]:
     header = read_header(jpeg, max_pixels)
     said = marker.unpack(header["segments"])
     own = int(header["height"]), int(header["width"])
-    return own if said is None or said.frame_size is None else said.frame_size
+    if said is None or isinstance(said, marker.FollowerMarker) or said.frame_size is None:
+        return own
+    return said.frame_size
 
 
 def _open_url(url: str, token: str | None, timeout: float) -> io.BufferedIOBase:

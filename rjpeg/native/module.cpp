@@ -9,11 +9,12 @@
 #include "color.hpp"
 #include "features.hpp"
 #include "jpeg_file.hpp"
-
+#include "kept.hpp"
 #include "memory.hpp"
 #include "picture.hpp"
 #include "region_bits.hpp"
 #include "rice.hpp"
+#include "tiles.hpp"
 #include "transform.hpp"
 
 namespace py = pybind11;
@@ -223,6 +224,94 @@ py::array_t<std::uint8_t> picture_of(const std::vector<Exact<std::int16_t>>& blo
   return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
 }
 
+// The samples of a component that has one or four blocks a region, (rows * 8, cols * 8).
+py::array_t<std::uint8_t> samples_of(const Exact<std::int16_t>& blocks, const Exact<float>& steps,
+                                     const Exact<std::uint8_t>& levels, int channel) {
+  expect(blocks.ndim() == 3 && blocks.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
+  expect(steps.ndim() == 2 && steps.shape(1) == rjpeg::kCoefficients, "steps: expected shape (levels, 64)");
+  expect(levels.ndim() == 3 && levels.shape(2) == 2 && (channel == 0 || channel == 1),
+         "levels: expected shape (rows, cols, 2)");
+  const py::ssize_t rows = blocks.shape(0), cols = blocks.shape(1);
+  const bool same = rows == levels.shape(0) && cols == levels.shape(1);
+  expect(covers(rows, levels.shape(0), same) && covers(cols, levels.shape(1), same),
+         "levels: expected one or four blocks a region");
+  const std::uint8_t* level = levels.data();
+  for (py::ssize_t i = channel; i < levels.size(); i += 2)
+    expect(level[i] < steps.shape(0), "levels: level without steps");
+  const rjpeg::QuantizedPlane plane{
+      blocks.data(), rows, cols, steps.data(), {level + channel, levels.shape(0), levels.shape(1)}, !same};
+  rjpeg::Buffer<std::uint8_t> samples(static_cast<std::size_t>(blocks.size()));
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::samples_of(plane, samples.data());
+  }
+  return array_of(std::move(samples), {rows * rjpeg::kBlock, cols * rjpeg::kBlock});
+}
+
+py::array_t<std::uint8_t> bgr_of(const std::vector<Exact<std::uint8_t>>& planes, bool half, py::ssize_t height,
+                                 py::ssize_t width) {
+  expect(planes.size() == 3, "planes: expected three");
+  expect(height > 0 && width > 0, "size: expected at least 1x1");
+  const std::uint8_t* samples[3];
+  std::ptrdiff_t strides[3];
+  for (std::size_t c = 0; c < 3; ++c) {
+    const bool halved = half && c > 0;
+    const py::ssize_t high = halved ? (height + 1) / 2 : height, wide = halved ? (width + 1) / 2 : width;
+    expect(planes[c].ndim() == 2 && planes[c].shape(0) >= high && planes[c].shape(1) >= wide,
+           "planes: expected at least the size that height, width and sampling give");
+    samples[c] = planes[c].data();
+    strides[c] = planes[c].shape(1);
+  }
+  rjpeg::Buffer<std::uint8_t> pixels(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::bgr_of(samples, strides, half, height, width, pixels.data());
+  }
+  return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
+}
+
+py::bytes encode_flags(const Exact<std::uint8_t>& flags) {
+  expect(flags.ndim() == 2, "flags: expected shape (rows, cols)");
+  return {rjpeg::encode_flags(flags.data(), flags.shape(0), flags.shape(1))};
+}
+
+py::array_t<std::uint8_t> decode_flags(const py::bytes& data, py::ssize_t rows, py::ssize_t cols) {
+  expect(rows > 0 && cols > 0, "size: expected at least one row and column");
+  py::array_t<std::uint8_t> flags({rows, cols});
+  rjpeg::decode_flags(data, rows, cols, flags.mutable_data());
+  return flags;
+}
+
+// (rows, cols) squared differences of two planes of whole regions, added to `errors`.
+void add_squared_differences(const Exact<std::uint8_t>& a, const Exact<std::uint8_t>& b, float weight,
+                             Exact<float>& errors) {
+  expect(errors.ndim() == 2 && errors.shape(0) > 0 && errors.shape(1) > 0, "errors: expected shape (rows, cols)");
+  expect(a.ndim() == 2 && b.ndim() == 2 && a.shape(0) == b.shape(0) && a.shape(1) == b.shape(1),
+         "a, b: expected two planes of a size");
+  const py::ssize_t rows = errors.shape(0), cols = errors.shape(1), side = a.shape(0) / rows;
+  expect(a.shape(0) == rows * side && a.shape(1) == cols * side, "a, b: expected planes of whole regions");
+  py::gil_scoped_release unlocked;
+  rjpeg::add_squared_differences(a.data(), cols * side, b.data(), cols * side, rows, cols, side, weight,
+                                 errors.mutable_data());
+}
+
+// Error and bits of every region of a component, added to `errors` and `bits`.
+void add_costs(const Exact<float>& coefficients, const Exact<std::int16_t>& quantized, const Exact<rjpeg::Mask>& masks,
+               const Exact<float>& steps, float weight, Exact<float>& errors, Exact<float>& bits) {
+  const rjpeg::Blocks blocks = blocks_with_masks(quantized, masks);
+  expect(is_blocks(coefficients, blocks.rows, blocks.cols), "coefficients: expected the shape of the blocks");
+  expect(steps.ndim() == 1 && steps.shape(0) == rjpeg::kCoefficients, "steps: expected 64");
+  expect(errors.ndim() == 2 && bits.ndim() == 2 && errors.shape(0) == bits.shape(0) &&
+             errors.shape(1) == bits.shape(1) && errors.shape(0) > 0,
+         "errors, bits: expected two of shape (rows, cols)");
+  const py::ssize_t across = blocks.rows / errors.shape(0);
+  expect(across >= 1 && blocks.rows == across * errors.shape(0) && blocks.cols == across * errors.shape(1),
+         "blocks: expected as many for every region");
+  py::gil_scoped_release unlocked;
+  rjpeg::add_costs(coefficients.data(), blocks, steps.data(), across, weight, errors.mutable_data(),
+                   bits.mutable_data());
+}
+
 py::array_t<std::int32_t> dequantized_dc(const Exact<float>& coefficients, int step) {
   expect(coefficients.ndim() == 3 && coefficients.shape(2) == rjpeg::kCoefficients,
          "coefficients: expected shape (rows, cols, 64)");
@@ -423,6 +512,16 @@ PYBIND11_MODULE(_native, module) {
              py::arg("quantized").noconvert(), py::arg("masks").noconvert());
   module.def("picture_of", &picture_of, py::arg("blocks").noconvert(), py::arg("steps").noconvert(),
              py::arg("levels").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
+  module.def("samples_of", &samples_of, py::arg("blocks").noconvert(), py::arg("steps").noconvert(),
+             py::arg("levels").noconvert(), py::arg("channel"));
+  module.def("bgr_of", &bgr_of, py::arg("planes").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
+  module.def("encode_flags", &encode_flags, py::arg("flags").noconvert());
+  module.def("decode_flags", &decode_flags, py::arg("data"), py::arg("rows"), py::arg("cols"));
+  module.def("add_squared_differences", &add_squared_differences, py::arg("a").noconvert(), py::arg("b").noconvert(),
+             py::arg("weight"), py::arg("errors").noconvert());
+  module.def("add_costs", &add_costs, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
+             py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("weight"),
+             py::arg("errors").noconvert(), py::arg("bits").noconvert());
   module.def("dequantized_dc", &dequantized_dc, py::arg("coefficients").noconvert(), py::arg("step"));
   module.def("generator_input", &generator_input, py::arg("y").noconvert(), py::arg("cb").noconvert(),
              py::arg("cr").noconvert(), py::arg("rate"), py::arg("scale"), py::arg("zero_point"));

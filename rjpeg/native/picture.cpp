@@ -58,8 +58,65 @@ RJPEG_INLINE void join(const std::uint8_t* __restrict y, const std::uint8_t* __r
     for (int color = 0; color < 3; ++color) bgr[3 * i + color] = rows[color * width + i];
 }
 
-std::size_t samples_of(std::ptrdiff_t rows, std::ptrdiff_t cols) {
+std::size_t product(std::ptrdiff_t rows, std::ptrdiff_t cols) {
   return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
+}
+
+// Rows of samples of a component, one after another, from blocks that are transformed when their first row is wanted.
+class TransformedRows {
+ public:
+  explicit TransformedRows(const QuantizedPlane& plane)
+      : plane_(plane), samples_(product(kBlock, plane.cols * kBlock)) {}
+  RJPEG_INLINE const std::uint8_t* row(std::ptrdiff_t at) {
+    if (at % kBlock == 0) inverse_row(plane_, at / kBlock, samples_.data());
+    return samples_.data() + at % kBlock * plane_.cols * kBlock;
+  }
+
+ private:
+  const QuantizedPlane& plane_;
+  Buffer<std::uint8_t> samples_;
+};
+
+// Rows of samples that are there already.
+class PlainRows {
+ public:
+  PlainRows(const std::uint8_t* samples, std::ptrdiff_t stride) : samples_(samples), stride_(stride) {}
+  RJPEG_INLINE const std::uint8_t* row(std::ptrdiff_t at) const { return samples_ + at * stride_; }
+
+ private:
+  const std::uint8_t* samples_;
+  std::ptrdiff_t stride_;
+};
+
+// Joins y, cb and cr, whose rows are asked for once each and in order (luma's again for each row of pixels).
+template <typename Rows>
+RJPEG_INLINE void weave(Rows (&planes)[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width, std::uint8_t* bgr) {
+  Buffer<std::uint8_t> colors(product(3, width));
+  if (!half) {
+    for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width)
+      join(planes[0].row(row), planes[1].row(row), planes[2].row(row), width, colors.data(), bgr);
+    return;
+  }
+
+  const std::ptrdiff_t half_height = (height + 1) / 2, half_width = (width + 1) / 2, wide = 2 * half_width;
+  Buffer<std::uint8_t> mixed(product(2, wide));
+  // Of each chroma plane the rows around the one in work, widened: row r is at r % 3.
+  Buffer<std::uint16_t> widened(product(2 * 3 * 2, wide));
+  const auto near = [&](int plane, std::ptrdiff_t row) { return widened.data() + (6 * plane + 2 * (row % 3)) * wide; };
+  const auto far = [&](int plane, std::ptrdiff_t row) { return near(plane, row) + wide; };
+  std::ptrdiff_t next = 0;  // row of chroma that was not widened yet
+  for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width) {
+    const std::ptrdiff_t nearer = row / 2;
+    const std::ptrdiff_t beside = row % 2 ? nearer + 1 : nearer - 1;
+    const std::ptrdiff_t farther = std::min(std::max<std::ptrdiff_t>(beside, 0), half_height - 1);
+    const std::uint8_t* const luma = planes[0].row(row);
+    for (; next <= std::max(nearer, farther); ++next)
+      for (int plane = 0; plane < 2; ++plane)
+        widen(planes[1 + plane].row(next), half_width, near(plane, next), far(plane, next));
+    for (int plane = 0; plane < 2; ++plane)
+      mix(near(plane, nearer), far(plane, farther), wide, mixed.data() + plane * wide);
+    join(luma, mixed.data(), mixed.data() + wide, width, colors.data(), bgr);
+  }
 }
 
 }  // namespace
@@ -67,46 +124,21 @@ std::size_t samples_of(std::ptrdiff_t rows, std::ptrdiff_t cols) {
 RJPEG_WIDE
 void picture_of(const QuantizedPlane planes[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width,
                 std::uint8_t* bgr) {
-  const std::ptrdiff_t stride = planes[0].cols * kBlock, chroma_stride = planes[1].cols * kBlock;
-  Buffer<std::uint8_t> luma(samples_of(kBlock, stride)), colors(samples_of(3, width));
-  if (!half) {
-    Buffer<std::uint8_t> chroma(samples_of(2 * kBlock, stride));
-    std::uint8_t *const blue = chroma.data(), *const red = blue + kBlock * stride;
-    for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width) {
-      const std::ptrdiff_t at = row % kBlock * stride;
-      if (at == 0) {
-        inverse_row(planes[0], row / kBlock, luma.data());
-        inverse_row(planes[1], row / kBlock, blue);
-        inverse_row(planes[2], row / kBlock, red);
-      }
-      join(luma.data() + at, blue + at, red + at, width, colors.data(), bgr);
-    }
-    return;
-  }
+  TransformedRows rows[3]{TransformedRows(planes[0]), TransformedRows(planes[1]), TransformedRows(planes[2])};
+  weave(rows, half, height, width, bgr);
+}
 
-  const std::ptrdiff_t half_height = (height + 1) / 2, half_width = (width + 1) / 2, wide = 2 * half_width;
-  Buffer<std::uint8_t> mixed(samples_of(2, wide));
-  // Of each chroma plane the rows around the one in work, widened: row r is at r % 3.
-  Buffer<std::uint16_t> widened(samples_of(2 * 3 * 2, wide));
-  const auto near = [&](int plane, std::ptrdiff_t row) { return widened.data() + (6 * plane + 2 * (row % 3)) * wide; };
-  const auto far = [&](int plane, std::ptrdiff_t row) { return near(plane, row) + wide; };
-  Buffer<std::uint8_t> chroma(samples_of(2 * kBlock, chroma_stride));
-  std::ptrdiff_t next = 0;  // row of chroma that was not widened yet
-  for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width) {
-    const std::ptrdiff_t at = row % kBlock * stride, nearer = row / 2;
-    const std::ptrdiff_t beside = row % 2 ? nearer + 1 : nearer - 1;
-    const std::ptrdiff_t farther = std::min(std::max<std::ptrdiff_t>(beside, 0), half_height - 1);
-    if (at == 0) inverse_row(planes[0], row / kBlock, luma.data());
-    for (; next <= std::max(nearer, farther); ++next)
-      for (int plane = 0; plane < 2; ++plane) {
-        std::uint8_t* const samples = chroma.data() + plane * kBlock * chroma_stride;
-        if (next % kBlock == 0) inverse_row(planes[1 + plane], next / kBlock, samples);
-        widen(samples + next % kBlock * chroma_stride, half_width, near(plane, next), far(plane, next));
-      }
-    for (int plane = 0; plane < 2; ++plane)
-      mix(near(plane, nearer), far(plane, farther), wide, mixed.data() + plane * wide);
-    join(luma.data() + at, mixed.data(), mixed.data() + wide, width, colors.data(), bgr);
-  }
+RJPEG_WIDE
+void samples_of(const QuantizedPlane& plane, std::uint8_t* samples) {
+  for (std::ptrdiff_t row = 0; row < plane.rows; ++row)
+    inverse_row(plane, row, samples + row * plane.cols * kCoefficients);
+}
+
+RJPEG_WIDE
+void bgr_of(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half, std::ptrdiff_t height,
+            std::ptrdiff_t width, std::uint8_t* bgr) {
+  PlainRows rows[3]{{planes[0], strides[0]}, {planes[1], strides[1]}, {planes[2], strides[2]}};
+  weave(rows, half, height, width, bgr);
 }
 
 }  // namespace rjpeg

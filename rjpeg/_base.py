@@ -1,0 +1,130 @@
+"""What later files of a stream need of a key or a patch: its samples, and what vouches for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import _codec as codec
+from rjpeg import _marker as marker
+from rjpeg import _native
+from rjpeg import _tiles as tiles
+from rjpeg._codec import Planes, Subsampling
+from rjpeg._model import Model
+from rjpeg._region_file import RegionFile
+from rjpeg._restoration import step_octaves
+
+__all__ = ["Base", "Tiles", "base_of_key", "whole_regions"]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The regions that a follower sends.
+
+    planes: of the tiles. shape: (rows, cols) of tiles. sent: (rows, cols) bool, the regions of the frame that they are.
+    octaves: log2 of their mean quantization step, luma and chroma.
+    """
+
+    planes: Planes
+    shape: tuple[int, int]
+    sent: NDArray[np.bool_]
+    octaves: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A decoded key, or a patch on one, to which later files may refer. Nothing in it changes.
+
+    id: six hex digits. frame_size, coding_size: (height, width). model_id: two bytes.
+    crc: CRC-32 over all that makes its picture. planes: the key's, filled up to whole regions.
+    octaves: (rows, cols, 2) float16, log2 of the mean quantization step in every region of the key, luma and chroma.
+    key: a patch's key, None for a key. tiles: a patch's, None for a key.
+    """
+
+    id: str
+    frame_size: tuple[int, int]
+    coding_size: tuple[int, int]
+    subsampling: Subsampling
+    model_id: bytes
+    crc: int
+    planes: Planes
+    octaves: NDArray[np.float16]
+    key: Base | None = None
+    tiles: Tiles | None = None
+
+    @property
+    def base_id(self) -> str | None:
+        """The id of a patch's key, None for a key."""
+        return None if self.key is None else self.key.id
+
+    @property
+    def kind(self) -> Literal["key", "patch"]:
+        """What the file is."""
+        return "key" if self.key is None else "patch"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, cols) of regions."""
+        return self.octaves.shape[0], self.octaves.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, with that of a patch's key."""
+        size = sum(plane.nbytes for plane in self.planes) + self.octaves.nbytes
+        return size if self.tiles is None else size + sum(plane.nbytes for plane in self.tiles.planes)
+
+    def shown(self, own: Tiles | None = None) -> tuple[Planes, NDArray[np.float32]]:
+        """Return samples and step octaves of the frame: the key's, the patch's over it, and `own` over both.
+
+        The planes are copies if anything lies over the key's.
+        """
+        over = [each for each in (self.tiles, own) if each is not None]
+        octaves = self.octaves.astype(np.float32)
+        if not over:
+            return self.planes, octaves
+        planes = Planes(*(plane.copy() for plane in self.planes))
+        for each in over:
+            tiles.put(each.planes, each.sent, each.shape, planes)
+            octaves[each.sent] = each.octaves
+        return planes, octaves
+
+
+def base_of_key(file: RegionFile, model: Model) -> Base:
+    """Return what later files need of a file that is decoded by itself."""
+    scales = model.map_quantizer.scales
+    planes = []
+    for index, (blocks, table) in enumerate(zip(file.blocks, file.tables, strict=True)):
+        steps = codec.level_steps(table, scales)
+        planes.append(_native.samples_of(blocks, steps, file.quality_map, min(index, 1)))
+    subsampling: Subsampling = "4:2:0" if file.sampling[0] == (2, 2) else "4:4:4"
+    octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), scales)
+    return Base(
+        id=marker.file_id(file.marker.checksum),
+        frame_size=file.frame_size,
+        coding_size=file.coding_size,
+        subsampling=subsampling,
+        model_id=file.marker.model_id,
+        crc=marker.crc_of(file.blocks, file.quality_map, file.tables, file.coding_size, file.frame_size),
+        planes=whole_regions(Planes(*planes), file.coding_size, subsampling),
+        octaves=octaves.astype(np.float16),
+    )
+
+
+def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:
+    """Return planes that whole regions fill. The last samples of a (height, width) picture are repeated."""
+    rows, cols = tiles.grid_of(size)
+    filled = []
+    for index, plane in enumerate(planes):
+        half = index > 0 and subsampling == "4:2:0"
+        high, wide = (codec.halved(side) for side in size) if half else size
+        side = codec.REGION // 2 if half else codec.REGION
+        below, right = rows * side - high, cols * side - wide
+        plane = plane[:high, :wide]
+        if below or right:
+            plane = cv2.copyMakeBorder(plane, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        filled.append(np.ascontiguousarray(plane))
+    return Planes(*filled)

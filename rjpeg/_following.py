@@ -1,0 +1,177 @@
+"""Code a frame as a follower: choose the regions to send, and write them as tiles.
+
+A region is kept if showing the base in its place costs less than its bits would (a Lagrangian decision): weight times
+the squared error that sending would save is held against the bits that sending takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import _codec as codec
+from rjpeg import _marker as marker
+from rjpeg import _native
+from rjpeg import _tables as tables
+from rjpeg import _tiles as tiles
+from rjpeg._base import Base
+from rjpeg._codec import Planes
+from rjpeg._coding import EncodedFrame
+from rjpeg._model import Model
+from rjpeg._policy import Policy
+from rjpeg._region_file import SAMPLING_OF
+from rjpeg._timing import StageTimer
+
+__all__ = ["Change", "Choice", "change_of", "choose", "write_follower"]
+
+_LEAST_BITS = 24.0
+"""Bits that no region is sent for less than: four luma blocks and two of chroma, each with a DC term and its end."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A frame beside what would be shown of the base.
+
+    planes: of the frame, whole regions. errors: (rows, cols) float32, squared error of showing the base.
+    weights: (rows, cols) float32 of these errors.
+    """
+
+    base: Base
+    planes: Planes
+    errors: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The regions that a follower sends, quantized.
+
+    quality: 1..100. table: (64,), of all components. sent: (rows, cols) bool. bits: (rows, cols) float32, about what
+    each takes. blocks, masks: of the tiles.
+    """
+
+    quality: float
+    table: NDArray[np.uint16]
+    sent: NDArray[np.bool_]
+    bits: NDArray[np.float32]
+    shape: tuple[int, int]
+    blocks: list[NDArray[np.int16]]
+    masks: list[NDArray[np.uint64]]
+
+
+def change_of(planes: Planes, base: Base, weights: NDArray[np.float32], policy: Policy) -> Change:
+    """Compare a frame, planes of whole regions at the base's coding size, with its base."""
+    shown, _ = base.shown()
+    errors = np.zeros(base.grid, np.float32)
+    for index, (plane, other) in enumerate(zip(planes, shown, strict=True)):
+        _native.add_squared_differences(plane, other, policy.chroma_weight if index else 1.0, errors)
+    return Change(base, planes, errors, weights)
+
+
+def choose(
+    change: Change, quality: float, octaves: float, model: Model, policy: Policy, dead_zone: float | None = None
+) -> Choice:
+    """Choose the regions to send at a quality of 1..100. octaves: how much finer than that their steps are."""
+    base = change.base
+    height, width = base.frame_size
+    reduction = base.coding_size[0] * base.coding_size[1] / (height * width)
+    percent = tables.percent_of_quality(quality) * reduction**0.5
+    table = tables.scaled(model.base_tables[0], percent * 2.0**-octaves)
+    # The decision is that of the quality asked for, however fine the steps are.
+    price = policy.lagrange * (percent / 100.0 * model.mean_base_step) ** 2
+    weighted = change.errors * change.weights
+    candidates = weighted > price * _LEAST_BITS
+    if not candidates.any():
+        candidates.flat[int(np.argmax(weighted))] = True
+    zone = policy.dead_zone if dead_zone is None else dead_zone
+    blocks, masks, errors, bits = _quantized(change, candidates, table, zone, policy)
+    gains = weighted[candidates] - change.weights[candidates] * errors
+    picked = gains > price * (bits + policy.tile_bits)
+    shape = _make_fit(picked, gains - price * bits)
+    sent = np.zeros(base.grid, np.bool_)
+    sent[candidates] = picked
+    all_bits = np.zeros(base.grid, np.float32)
+    all_bits[candidates] = bits
+    all_bits[~sent] = 0
+    indices = np.flatnonzero(picked)
+    across = [blocks[0].shape[0], blocks[1].shape[0], blocks[2].shape[0]]
+    return Choice(
+        quality=quality,
+        table=table,
+        sent=sent,
+        bits=all_bits,
+        shape=shape,
+        blocks=[tiles.blocks_at(each, indices, shape, n) for each, n in zip(blocks, across, strict=True)],
+        masks=[tiles.blocks_at(each, indices, shape, n) for each, n in zip(masks, across, strict=True)],
+    )
+
+
+def _quantized(
+    change: Change, candidates: NDArray[np.bool_], table: NDArray[np.uint16], dead_zone: float, policy: Policy
+) -> tuple[list[NDArray[np.int16]], list[NDArray[np.uint64]], NDArray[np.float32], NDArray[np.float32]]:
+    """Return blocks, masks, errors and bits of the candidates in one line."""
+    line = (1, int(np.count_nonzero(candidates)))
+    flat = np.zeros((*line, 2), np.uint8)
+    steps = table.astype(np.float32)[np.newaxis]
+    errors, bits = np.zeros(line, np.float32), np.zeros(line, np.float32)
+    coefficients, blocks, masks = [], [], []
+    for plane in change.planes:
+        component = codec.forward_dct(tiles.tiles_of(plane, candidates, line))
+        coefficients.append(component)
+        blocks.append(_native.empty(component.shape, np.dtype(np.int16)))
+        masks.append(_native.empty(component.shape[:2], np.dtype(np.uint64)))
+    _native.quantize_regions(coefficients, (steps, steps), flat, None, dead_zone, blocks, masks)
+    for index, component in enumerate(coefficients):
+        weight = policy.chroma_weight if index else 1.0
+        _native.add_costs(component, blocks[index], masks[index], steps[0], weight, errors, bits)
+    return blocks, masks, errors[0], bits[0]
+
+
+def _make_fit(picked: NDArray[np.bool_], gains: NDArray[np.float32]) -> tuple[int, int]:
+    """Return the tiles' shape. Pick one if none is, and drop those with least to gain until the others fill a shape."""
+    if not picked.any():
+        picked[int(np.argmax(gains))] = True
+    order = iter(np.argsort(np.where(picked, gains, np.inf), kind="stable"))
+    while (shape := tiles.shape_for(int(np.count_nonzero(picked)))) is None:
+        picked[next(order)] = False
+    return shape
+
+
+def write_follower(change: Change, choice: Choice, *, patch: bool, seconds: dict[str, float]) -> EncodedFrame:
+    """Write the chosen regions as a JPEG of tiles. seconds: by stage; changed in place."""
+    base = change.base
+    file_tables = [choice.table] * 3
+    with StageTimer(seconds, "checksum"):
+        crc = marker.follower_crc_of(choice.blocks, file_tables, choice.sent.view(np.uint8), base.crc, choice.masks)
+    with StageTimer(seconds, "write"):
+        segments = marker.pack_follower(
+            marker.FollowerMarker(
+                patch=patch,
+                soft=False,
+                checksum=crc & 0xFFFFFF,
+                base_id=int(base.id, 16),
+                sent=_native.encode_flags(choice.sent.view(np.uint8)),
+            )
+        )
+        height, width = (codec.REGION * count for count in choice.shape)
+        sampling = SAMPLING_OF[base.subsampling]
+        jpeg = _native.write_file(width, height, choice.blocks, choice.masks, file_tables, sampling, segments)
+    return EncodedFrame(
+        jpeg=jpeg,
+        quality=choice.quality,
+        coding_size=base.coding_size,
+        quality_map=np.zeros((*base.grid, 2), np.uint8),
+        predictor_map=None,
+        generator_map=None,
+        tables=(choice.table, choice.table),
+        marker_bytes=sum(len(data) + 4 for _, data in segments),
+        refinement_bytes=0,
+        seconds=dict(seconds),
+        id=marker.file_id(crc & 0xFFFFFF),
+        kind="patch" if patch else "follower",
+        base_id=base.id,
+        key_id=base.base_id or base.id,
+        kept=~choice.sent,
+    )

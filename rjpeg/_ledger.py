@@ -1,0 +1,72 @@
+"""When a key or a patch pays: the accounts of a stream.
+
+What has changed and stays is sent again with every follower. That is rent. Once as much rent was paid as the purchase
+would cost, it is made: a patch, or a key. At no time has more than twice the best price been paid (the ski rental
+problem: Karlin et al., Competitive snoopy caching, 1988).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Ledger"]
+
+_FEW_FRAMES = 3
+"""Frames that a camera must have stood still before a coarse key is replaced, and between two patches at least."""
+
+
+@dataclass
+class Ledger:
+    """What was paid since the latest key and the latest patch, in bytes.
+
+    key_time: seconds of the clock. key_bytes, follower_bytes: sizes of the latest key and follower.
+    key_rent, patch_rent: bytes that showed what was there in the frame before.
+    still_frames: frames since the camera moved. frames: since the latest key or patch.
+    """
+
+    key_time: float = 0.0
+    key_bytes: int = 0
+    key_is_fine: bool = True
+    follower_bytes: int = 0
+    key_rent: float = 0.0
+    patch_rent: float = 0.0
+    still_frames: int = 0
+    frames: int = 0
+
+    def start_key(self, now: float, size: int, *, fine: bool) -> None:
+        """Note a key. fine: whether it is finer than followers."""
+        self.key_time, self.key_bytes, self.key_is_fine = now, size, fine
+        self.key_rent = self.patch_rent = 0.0
+        self.frames = 0
+
+    def start_patch(self) -> None:
+        """Note a patch."""
+        self.patch_rent = 0.0
+        self.frames = 0
+
+    def count_frame(self, *, still: bool) -> None:
+        """Note a frame. still: whether most of it is as in the frame before."""
+        self.still_frames = self.still_frames + 1 if still else 0
+        self.frames += 1
+
+    def pay(self, rent: float, size: int) -> None:
+        """Note a follower of so many bytes and its rent."""
+        self.follower_bytes = size
+        self.key_rent += rent
+        self.patch_rent += rent
+
+    def wants_key(self) -> bool:
+        """Tell whether a key pays."""
+        return self.key_rent > max(self.key_bytes - self.follower_bytes, 0)
+
+    def wants_finer_key(self) -> bool:
+        """Tell whether a coarse key, made when the camera moved, should be replaced."""
+        return not self.key_is_fine and self.still_frames >= _FEW_FRAMES
+
+    def may_want_patch(self) -> bool:
+        """Tell whether it is worth trying how large a patch is."""
+        return self.frames >= _FEW_FRAMES and self.patch_rent > 0.3 * self.follower_bytes
+
+    def wants_patch(self, size: int) -> bool:
+        """Tell whether a patch of so many bytes, in place of the latest follower, pays."""
+        return self.patch_rent > size - self.follower_bytes

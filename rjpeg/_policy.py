@@ -1,0 +1,34 @@
+"""The numbers behind a stream encoder's decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Policy"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Numbers that were chosen by measurement, see docs/streams.md.
+
+    key_octaves: how much finer than followers the steps of a key are. patch_octaves: the same for a patch.
+    lagrange: how much squared error, in squared steps, one bit must save for a region to be sent.
+    chroma_weight: of a chroma sample's squared error. tile_bits: what a region costs besides its coefficients.
+    dead_zone: 0..0.5, of followers' AC terms. importance_power: of the weight that an octave of importance doubles.
+    standing: a region's change stands if what it changed since the frame before is at most this share of it.
+    still: mean squared difference, in gray levels, up to which a region of two frames is the same.
+    patches: whether any are made.
+    most_quality: of followers that are coded to a size.
+    """
+
+    key_octaves: float = 1.0
+    patch_octaves: float = 0.5
+    lagrange: float = 0.15
+    chroma_weight: float = 1.0
+    tile_bits: float = 6.0
+    dead_zone: float = 0.1
+    importance_power: float = 0.5
+    standing: float = 0.25
+    still: float = 9.0
+    patches: bool = True
+    most_quality: float = 80.0

@@ -1,0 +1,74 @@
+"""Tiles: some regions of a frame, laid out side by side as one small picture.
+
+The regions follow one another row by row, in the frame as in the small picture. Its shape follows from their number
+alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg._codec import REGION, Planes
+
+__all__ = ["blocks_at", "grid_of", "put", "shape_for", "tiles_of"]
+
+_MOST_TILES_IN_LINE = 65500 // REGION
+
+
+def shape_for(count: int) -> tuple[int, int] | None:
+    """Return (rows, cols) of tiles for a number of regions above 0: the most nearly square shape that they fill.
+
+    Return None if no shape fits into a JPEG without a gap.
+    """
+    for rows in range(math.isqrt(count), 0, -1):
+        if count % rows == 0:
+            return (rows, count // rows) if count // rows <= _MOST_TILES_IN_LINE else None
+    return None
+
+
+def grid_of(size: tuple[int, int]) -> tuple[int, int]:
+    """Return (rows, cols) of regions that cover a (height, width)."""
+    return -(-size[0] // REGION), -(-size[1] // REGION)
+
+
+def tiles_of(plane: NDArray[np.uint8], chosen: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the chosen regions of a plane of whole regions as one small plane.
+
+    chosen: (rows, cols) bool. shape: (rows, cols) of tiles, as many as are chosen.
+    """
+    regions = _regions(plane, chosen.shape)
+    side = regions.shape[2]
+    tiles = regions[chosen].reshape(*shape, side, side)
+    return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3)).reshape(shape[0] * side, shape[1] * side)
+
+
+def put(tiles: Planes, chosen: NDArray[np.bool_], shape: tuple[int, int], planes: Planes) -> None:
+    """Write tiles to the chosen regions of planes of whole regions, in place. shape: (rows, cols) of tiles."""
+    for small, plane in zip(tiles, planes, strict=True):
+        side = plane.shape[0] // chosen.shape[0]
+        tile_regions = small.reshape(shape[0], side, shape[1], side).transpose(0, 2, 1, 3)
+        _regions(plane, chosen.shape)[chosen] = tile_regions.reshape(-1, side, side)
+
+
+def blocks_at(blocks: NDArray, picked: NDArray[np.intp], shape: tuple[int, int], across: int) -> NDArray:
+    """Return the blocks of some regions as those of tiles.
+
+    blocks: (across * rows, across * cols, n), whatever a block holds. picked: indices of regions, row by row.
+    shape: (rows, cols) of tiles. across: blocks along a region's side, 1 or 2.
+    """
+    rows, cols, *each = blocks.shape
+    regions = blocks.reshape(rows // across, across, cols // across, across, *each)
+    row, col = np.divmod(picked, cols // across)
+    chosen = regions[row, :, col].reshape(*shape, across, across, *each)
+    order = (0, 2, 1, 3, *range(4, 4 + len(each)))
+    return np.ascontiguousarray(chosen.transpose(order)).reshape(shape[0] * across, shape[1] * across, *each)
+
+
+def _regions(plane: NDArray[np.uint8], grid: tuple[int, ...]) -> NDArray[np.uint8]:
+    """View a plane of whole regions as (rows, cols, side, side)."""
+    rows, cols = grid
+    side = plane.shape[0] // rows
+    return plane.reshape(rows, side, cols, side).transpose(0, 2, 1, 3)

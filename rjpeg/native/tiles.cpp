@@ -1,0 +1,87 @@
+#include "tiles.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "clones.hpp"
+#include "lanes.hpp"
+
+namespace rjpeg {
+namespace {
+
+int size_of_value(int magnitude) { return magnitude == 0 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(magnitude)); }
+
+// Bits of a run of zeros and the value behind it: they grow with the run and the value's size.
+float bits_of_pair(int run, int size) {
+  const int longest = run > 15 ? 15 : run;
+  return static_cast<float>(run / 16) * 11.0f + 2.0f + 1.6f * static_cast<float>(size) - 1.0f +
+         0.9f * std::sqrt(static_cast<float>(longest)) * 1.6f + static_cast<float>(size);
+}
+
+struct PairBits {
+  float of[64][12];
+  PairBits() noexcept : of() {
+    for (int run = 0; run < 64; ++run)
+      for (int size = 0; size < 12; ++size) of[run][size] = bits_of_pair(run, size);
+  }
+};
+
+const PairBits kPairBits;
+
+float bits_of_block(const std::int16_t* block, Mask mask, int dc_before) {
+  constexpr float end_of_block = 3.0f, dc_code = 2.5f;
+  float bits = dc_code + static_cast<float>(size_of_value(std::abs(block[0] - dc_before)));
+  int before = 0;
+  for (mask &= ~Mask{1}; mask; mask &= mask - 1) {
+    const int k = __builtin_ctzll(mask);
+    bits += kPairBits.of[k - before - 1][size_of_value(std::abs(block[kZigzag[k]]))];
+    before = k;
+  }
+  return before < 63 ? bits + end_of_block : bits;
+}
+
+}  // namespace
+
+RJPEG_WIDE
+void add_squared_differences(const std::uint8_t* a, std::ptrdiff_t a_stride, const std::uint8_t* b,
+                             std::ptrdiff_t b_stride, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t side,
+                             float weight, float* errors) {
+  for (std::ptrdiff_t row = 0; row < rows; ++row)
+    for (std::ptrdiff_t col = 0; col < cols; ++col) {
+      std::int32_t sum = 0;
+      for (std::ptrdiff_t i = 0; i < side; ++i) {
+        const std::uint8_t* p = a + (row * side + i) * a_stride + col * side;
+        const std::uint8_t* q = b + (row * side + i) * b_stride + col * side;
+        for (std::ptrdiff_t j = 0; j < side; ++j) {
+          const std::int32_t difference = static_cast<std::int32_t>(p[j]) - q[j];
+          sum += difference * difference;
+        }
+      }
+      errors[row * cols + col] += weight * static_cast<float>(sum);
+    }
+}
+
+RJPEG_WIDE
+void add_costs(const float* coefficients, const Blocks& quantized, const float* steps, std::ptrdiff_t across,
+               float weight, float* errors, float* bits) {
+  const std::ptrdiff_t cols = quantized.cols / across;
+  int dc = 0;
+  for (std::ptrdiff_t row = 0; row < quantized.rows; ++row)
+    for (std::ptrdiff_t col = 0; col < quantized.cols; ++col) {
+      const std::ptrdiff_t at = row * quantized.cols + col;
+      const float* c = coefficients + at * kCoefficients;
+      const std::int16_t* q = quantized.values + at * kCoefficients;
+      float error = 0;
+      for (int k = 0; k < kCoefficients; ++k) {
+        const float left = c[k] - static_cast<float>(q[k]) * steps[k];
+        error += left * left;
+      }
+      const std::ptrdiff_t region = row / across * cols + col / across;
+      errors[region] += weight * error;
+      bits[region] += bits_of_block(q, quantized.masks[at], dc);
+      dc = q[0];
+    }
+}
+
+}  // namespace rjpeg

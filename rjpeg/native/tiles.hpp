@@ -1,0 +1,22 @@
+// What a region's change is worth: the error of showing the base in its place, and what coding it costs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "sparse.hpp"
+
+namespace rjpeg {
+
+// Adds the squared differences of every region, of `side` x `side` samples, between two planes of whole regions.
+void add_squared_differences(const std::uint8_t* a, std::ptrdiff_t a_stride, const std::uint8_t* b,
+                             std::ptrdiff_t b_stride, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t side,
+                             float weight, float* errors);
+
+// Adds, for every region of a component with `across` x `across` blocks a region: to `errors` the squared error that
+// quantization leaves, times `weight`, and to `bits` about how many bits the blocks take. The length of a symbol is
+// that of a typical Huffman code (T.81, annex K.3).
+void add_costs(const float* coefficients, const Blocks& quantized, const float* steps, std::ptrdiff_t across,
+               float weight, float* errors, float* bits);
+
+}  // namespace rjpeg

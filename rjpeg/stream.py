@@ -1,0 +1,361 @@
+"""Streams: one camera's frames, of which later ones send only what is new."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import _codec as codec
+from rjpeg import _validation as validation
+from rjpeg._base import Base, whole_regions
+from rjpeg._codec import Planes
+from rjpeg._coding import EncodedFrame
+from rjpeg._following import Change, Choice, change_of, choose, write_follower
+from rjpeg._importance import check_importance
+from rjpeg._ledger import Ledger
+from rjpeg._marker import Kind
+from rjpeg._policy import Policy
+from rjpeg._rate_control import LEAST_FILL, Target, search_quality
+from rjpeg._sizing import size_for_quality, sizing_of
+from rjpeg._standing import changes_between, thumbnail_of
+from rjpeg._tables import finer
+from rjpeg._timing import StageTimer
+from rjpeg.decoder import DecodedFrame, Decoder, identify
+from rjpeg.encoder import Encoder
+from rjpeg.errors import InputError, KeyMissingError, TargetError
+
+__all__ = ["StreamDecoder", "StreamEncoder"]
+
+_MOST_BASES = 4
+_AWAIT_SECONDS = 10.0
+"""How long followers wait for a key or patch to be acknowledged before another one is made."""
+_MOST_SENT = 0.5
+"""Share of regions above which a file of its own is tried as well."""
+
+
+class _Goal(NamedTuple):
+    """What a file is coded to: a quality, or targets for followers and for keys. coding_size: of the next key."""
+
+    quality: float | None
+    target: Target
+    key_target: Target
+    coding_size: tuple[int, int] | None
+
+
+class _Seen(NamedTuple):
+    """A frame at the coding size. moved: (rows, cols), its change since the frame before, if that is known."""
+
+    planes: Planes
+    moved: NDArray[np.float32] | None
+    seconds: dict[str, float]
+
+
+class _Awaited(NamedTuple):
+    """A key or patch that was sent. since: seconds of the clock."""
+
+    id: str
+    kind: Kind
+    since: float
+
+
+class StreamDecoder:
+    """Decode one stream's files. It keeps the latest keys and patches that it saw. For one thread at a time."""
+
+    def __init__(self, decoder: Decoder | None = None, *, max_bases: int = _MOST_BASES) -> None:
+        """decoder: None for that of the shipped model. max_bases: keys and patches that are kept, 1 or more.
+
+        Raises InputError, and ModelError as `Decoder` does.
+        """
+        if max_bases < 1:
+            raise InputError(f"max_bases is {max_bases}, expected 1 or more")
+        self._decoder = decoder or Decoder()
+        self._max_bases = max_bases
+        self._bases: OrderedDict[str, Base] = OrderedDict()
+
+    def decode(self, jpeg: bytes, *, without_key: Literal["error", "plain"] = "error") -> NDArray[np.uint8]:
+        """Decode a file to a (H, W, 3) uint8 BGR frame, and remember it if later files may refer to it.
+
+        without_key: what to do with a follower whose key or patch was not seen: raise, or return what a viewer shows
+        that knows nothing of streams. Raises KeyMissingError, and all that `Decoder.decode` raises.
+        """
+        try:
+            return self.decode_with_details(jpeg).frame
+        except KeyMissingError:
+            if without_key == "error":
+                raise
+            return self._decoder.decode_plain(jpeg)
+
+    def decode_with_details(self, jpeg: bytes) -> DecodedFrame:
+        """Decode a file as `decode` does. Return also the map and the time of every stage."""
+        decoded, base = self._decoder.decode_and_keep(jpeg, self._base_for(jpeg))
+        if base is not None:
+            self._bases[base.id] = base
+            self._bases.move_to_end(base.id)
+            while len(self._bases) > self._max_bases:
+                self._bases.popitem(last=False)
+        return decoded
+
+    def _base_for(self, jpeg: bytes) -> Base | None:
+        base_id = identify(jpeg, max_pixels=self._decoder.max_pixels).base_id
+        base = None if base_id is None else self._bases.get(base_id)
+        if base is not None:
+            for used in (base.key or base, base):
+                if used.id in self._bases:
+                    self._bases.move_to_end(used.id)
+        return base
+
+
+class StreamEncoder:
+    """Code one camera's frames, 4:2:0. For one thread at a time."""
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        *,
+        key_seconds: float = 600.0,
+        importance: NDArray[np.floating] | None = None,
+        acknowledge: Literal["assume", "explicit"] = "assume",
+        clock: Callable[[], float] = time.monotonic,
+        policy: Policy | None = None,
+    ) -> None:
+        """encoder: None for that of the shipped model.
+
+        key_seconds: the longest time that followers refer to one key, above 0. importance: see the property.
+        acknowledge: "assume" if all that is coded arrives. With "explicit" followers refer only to keys and patches
+        that `acknowledged` was called for. clock: seconds. policy: numbers behind the decisions, for measurements.
+        Raises InputError, and ModelError as `Encoder` does.
+        """
+        if not key_seconds > 0:
+            raise InputError(f"key_seconds is {key_seconds}, expected above 0")
+        if acknowledge not in ("assume", "explicit"):
+            raise InputError(f"acknowledge is {acknowledge!r}, expected assume or explicit")
+        self._encoder = encoder or Encoder()
+        self._decoder = Decoder(self._encoder.model)
+        self._key_seconds = key_seconds
+        self._assume = acknowledge == "assume"
+        self._clock = clock
+        self._policy = policy or Policy()
+        self.importance = importance
+        self._key: Base | None = None
+        self._patch: Base | None = None
+        self._awaited: _Awaited | None = None
+        self._ledger = Ledger()
+        self._before: NDArray[np.int16] | None = None
+
+    @property
+    def importance(self) -> NDArray[np.float32] | None:
+        """What matters where: (rows, cols) float32, octaves over the frame's mean, on any grid. None: all the same.
+
+        It may be set at any time. The decoder needs nothing of it. Setting it raises InputError for what is no map.
+        """
+        return self._importance
+
+    @importance.setter
+    def importance(self, octaves: NDArray[np.floating] | None) -> None:
+        self._importance = None if octaves is None else check_importance(octaves)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes that the stream holds between frames."""
+        base = self._base()
+        thumbnail = 0 if self._before is None else self._before.nbytes
+        return thumbnail + (0 if base is None else base.nbytes)
+
+    def encode(
+        self,
+        frame: NDArray[np.uint8] | Planes,
+        quality: float | None = None,
+        target_bytes: int | None = None,
+        *,
+        key_bytes: int | None = None,
+        coding_size: tuple[int, int] | None = None,
+        start: float | None = None,
+        least_fill: float = LEAST_FILL,
+    ) -> EncodedFrame:
+        """Code a frame as a key, a patch or a follower. Give one of quality and target_bytes.
+
+        Args:
+            frame: as for `Encoder.encode`. One of another size than the frame before gives a key.
+            quality: 1..100, of followers. A key and a patch are finer.
+            target_bytes: the largest file allowed. A key that is coarse for it is mended by what follows.
+            key_bytes: the largest key allowed, in place of target_bytes.
+            coding_size: (height, width) for the next key, as for `Encoder.encode`.
+            start: the quality, 1..100, that a search for target_bytes tries first.
+            least_fill: as for `Encoder.encode_with_details`.
+
+        Raises:
+            InputError, TargetError, ModelError: as `Encoder.encode`.
+        """
+        frame_size = validation.check_frame(frame)
+        validation.check_one_goal(quality, target_bytes)
+        if quality is not None:
+            validation.check_quality(quality)
+        target = Target(0, None, least_fill, None)
+        if quality is None:
+            target = Target(validation.check_target(target_bytes), start, least_fill, None)
+        most = target.max_bytes if key_bytes is None else validation.check_target(key_bytes)
+        goal = _Goal(quality, target, replace(target, max_bytes=most), coding_size)
+        base = self._base()
+        if base is None or base.frame_size != frame_size:
+            self._before = None
+            return self._encode_key(frame, goal, still=True)
+        seconds: dict[str, float] = {}
+        with StageTimer(seconds, "convert"):
+            planes = _planes_at(frame, base.coding_size)
+        before, self._before = self._before, thumbnail_of(planes.y)
+        moved = None if before is None or before.shape != self._before.shape else changes_between(self._before, before)
+        still = moved is None or float(np.mean(moved <= self._policy.still)) > 0.5
+        self._ledger.count_frame(still=still)
+        if self._key_is_due(still):
+            return self._encode_key(frame, goal, still=still)
+        return self._encode_on(frame, _Seen(planes, moved, seconds), base, goal)
+
+    def acknowledged(self, coded: EncodedFrame) -> None:
+        """Let followers refer to a key or patch from now on: the other side has it. Followers may be given, too."""
+        if self._awaited is not None and self._awaited.id == coded.id:
+            self._awaited = None
+        if coded.kind == "key":
+            self._key, self._patch = self._decoder.base_of(coded.jpeg), None
+        elif coded.kind == "patch" and self._key is not None and self._key.id == coded.base_id:
+            self._patch = self._decoder.base_of(coded.jpeg, self._key)
+
+    def lost(self, base_id: str) -> None:
+        """Refer no more to a key or patch, six hex digits: the other side does not have it, or never got it."""
+        if self._awaited is not None and self._awaited.id == base_id:
+            self._awaited = None
+        if self._patch is not None and base_id in (self._patch.id, self._patch.base_id):
+            self._patch = None
+        if self._key is not None and self._key.id == base_id:
+            self._key = None
+
+    def new_key(self) -> None:
+        """Make the next frame a key."""
+        self._key = self._patch = self._awaited = None
+
+    def _base(self) -> Base | None:
+        return self._patch or self._key
+
+    def _key_is_due(self, still: bool) -> bool:
+        if self._awaits("key"):
+            return False
+        ledger = self._ledger
+        if self._clock() - ledger.key_time >= self._key_seconds:
+            return True
+        return ledger.wants_key() or (still and ledger.wants_finer_key())
+
+    def _awaits(self, kind: Kind) -> bool:
+        """Tell whether a key, or a patch, is on its way. One that is not acknowledged in time is not waited for."""
+        awaited = self._awaited
+        return awaited is not None and awaited.kind == kind and self._clock() - awaited.since < _AWAIT_SECONDS
+
+    def _encode_key(self, frame: NDArray[np.uint8] | Planes, goal: _Goal, *, still: bool) -> EncodedFrame:
+        octaves = self._policy.key_octaves if still else 0.0
+        if goal.quality is not None:
+            size = goal.coding_size
+            if size is None:
+                sizing = sizing_of(frame, self._encoder.model.coding_fractions)
+                size = size_for_quality(sizing, validation.check_frame(frame), self._encoder.model, goal.quality)
+            quality = finer(goal.quality, octaves)
+            coded = self._encoder.encode_with_details(frame, quality, coding_size=size)
+        else:
+            target = goal.key_target
+            coded = self._encoder.encode_with_details(
+                frame,
+                target_bytes=target.max_bytes,
+                coding_size=goal.coding_size,
+                start=target.start,
+                least_fill=target.least_fill,
+            )
+        self._sent_base(coded, fine=still)
+        return coded
+
+    def _sent_base(self, coded: EncodedFrame, *, fine: bool = True) -> None:
+        now = self._clock()
+        if coded.kind == "key":
+            self._ledger.start_key(now, len(coded.jpeg), fine=fine)
+        else:
+            self._ledger.start_patch()
+        self._awaited = _Awaited(coded.id, coded.kind, now)
+        if self._assume:
+            self.acknowledged(coded)
+
+    def _encode_on(self, frame: NDArray[np.uint8] | Planes, seen: _Seen, base: Base, goal: _Goal) -> EncodedFrame:
+        """Code a frame as a follower or a patch, or as a file of its own if that is smaller."""
+        weights = self._weights(base.grid)
+        with StageTimer(seen.seconds, "compare"):
+            change = change_of(seen.planes, base, weights, self._policy)
+        coded, choice = self._follower(change, goal, 0.0, seen, patch=False)
+        if float(np.mean(choice.sent)) > _MOST_SENT:
+            own = self._encoder.encode_with_details(frame, coded.quality, coding_size=base.coding_size)
+            if len(own.jpeg) <= len(coded.jpeg):
+                self._sent_base(own, fine=False)
+                return own
+        standing = self._standing_share(seen, change, choice)
+        self._ledger.pay(standing * len(coded.jpeg), len(coded.jpeg))
+        if not self._policy.patches or self._awaits("patch") or not self._ledger.may_want_patch():
+            return coded
+        key = base.key or base
+        if key is not base:
+            with StageTimer(seen.seconds, "compare"):
+                change = change_of(seen.planes, key, weights, self._policy)
+        patch, _ = self._follower(change, goal, self._policy.patch_octaves, seen, patch=True)
+        if not self._ledger.wants_patch(len(patch.jpeg)):
+            return coded
+        self._sent_base(patch)
+        return patch
+
+    def _follower(
+        self, change: Change, goal: _Goal, octaves: float, seen: _Seen, *, patch: bool
+    ) -> tuple[EncodedFrame, Choice]:
+        model, policy = self._encoder.model, self._policy
+        choices: dict[str, Choice] = {}
+
+        def code(quality: float, dead_zone: float) -> EncodedFrame:
+            with StageTimer(seen.seconds, "choose"):
+                choice = choose(change, quality, octaves, model, policy, dead_zone)
+            coded = write_follower(change, choice, patch=patch, seconds=seen.seconds)
+            choices[coded.id] = choice
+            return coded
+
+        if goal.quality is not None:
+            coded = code(goal.quality, policy.dead_zone)
+            return coded, choices[coded.id]
+        found, smallest = search_quality(code, policy.dead_zone, goal.target, (1.0, policy.most_quality))
+        if found is None:
+            raise TargetError(
+                f"target_bytes is {goal.target.max_bytes}, but the smallest follower has {smallest} bytes", smallest
+            )
+        return found, choices[found.id]
+
+    def _standing_share(self, seen: _Seen, change: Change, choice: Choice) -> float:
+        """Return the share of the bits that show what was there in the frame before, 0..1."""
+        if seen.moved is None or self._before is None:
+            return 0.0
+        shown, _ = change.base.shown()
+        changed = changes_between(self._before, thumbnail_of(shown.y))
+        standing = choice.sent & (seen.moved <= self._policy.standing * changed)
+        return float(choice.bits[standing].sum() / max(float(choice.bits.sum()), 1.0))
+
+    def _weights(self, grid: tuple[int, int]) -> NDArray[np.float32]:
+        if self._importance is None:
+            return np.ones(grid, np.float32)
+        octaves = self._importance
+        if octaves.shape != grid:
+            octaves = cv2.resize(octaves, (grid[1], grid[0]), interpolation=cv2.INTER_LINEAR)
+        weights: NDArray[np.float32] = np.exp2(self._policy.importance_power * octaves)
+        return weights
+
+
+def _planes_at(frame: NDArray[np.uint8] | Planes, size: tuple[int, int]) -> Planes:
+    if isinstance(frame, Planes):
+        planes = codec.reduce_planes(frame, size)
+    else:
+        planes = codec.planes_from_frame(codec.reduce(frame, size), "4:2:0")
+    return whole_regions(planes, size, "4:2:0")

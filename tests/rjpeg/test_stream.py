@@ -1,0 +1,147 @@
+"""Streams: what followers show, and that nothing else is ever shown."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import rjpeg
+from rjpeg import _native
+
+
+def scene(height: int, width: int, seed: int = 1) -> NDArray[np.uint8]:
+    """Return a soft random picture, (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (height // 16 + 2, width // 16 + 2, 3), np.uint8)
+    large = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(large, np.uint8).copy()
+
+
+def with_box(frame: NDArray[np.uint8], at: int, side: int = 24) -> NDArray[np.uint8]:
+    """Return the frame with a bright box `at` pixels from its top and left."""
+    changed = frame.copy()
+    changed[at : at + side, at : at + side] = 250
+    return changed
+
+
+def test_a_follower_of_a_small_change_is_a_small_jpeg_of_tiles_that_other_decoders_open():
+    frame = scene(160, 240)
+    stream = rjpeg.StreamEncoder()
+    key = stream.encode(frame, quality=50)
+    follower = stream.encode(with_box(frame, 40), quality=50)
+    assert (key.kind, follower.kind) == ("key", "follower")
+    assert (follower.base_id, follower.key_id) == (key.id, key.id)
+    assert len(follower.jpeg) < len(key.jpeg) / 3
+    sent = int(np.count_nonzero(~follower.kept))
+    with Image.open(io.BytesIO(follower.jpeg)) as viewed:
+        viewed.load()
+        assert viewed.width * viewed.height == sent * 16 * 16
+
+
+def test_the_decoded_frame_is_the_key_where_regions_are_kept_and_new_elsewhere():
+    frame = scene(160, 240)
+    stream, decoder = rjpeg.StreamEncoder(), rjpeg.StreamDecoder()
+    size = (160, 240)
+    shown = decoder.decode(stream.encode(frame, quality=60, coding_size=size).jpeg)
+    new = with_box(frame, 48, 32)
+    follower = stream.encode(new, quality=60)
+    decoded = decoder.decode(follower.jpeg)
+    outside = np.ones(size, bool)
+    # Chroma is smoothed across a region's edge.
+    outside[46:82, 46:82] = False
+    assert np.array_equal(decoded[outside], shown[outside])
+    assert np.mean(np.abs(decoded[48:80, 48:80].astype(int) - 250)) < 10
+    assert np.argwhere(~follower.kept).tolist() == [[3, 3], [3, 4], [4, 3], [4, 4]]
+
+
+def test_a_decoder_without_the_key_says_which_one_is_missing():
+    stream = rjpeg.StreamEncoder()
+    frame = scene(96, 96)
+    key = stream.encode(frame, quality=50)
+    follower = stream.encode(with_box(frame, 20), quality=50)
+    for decode in (rjpeg.Decoder().decode, rjpeg.StreamDecoder().decode, rjpeg.Decoder().frame_size):
+        with pytest.raises(rjpeg.KeyMissingError, match=key.id) as caught:
+            decode(follower.jpeg)
+        assert caught.value.id == key.id
+    plain = rjpeg.StreamDecoder().decode(follower.jpeg, without_key="plain")
+    with Image.open(io.BytesIO(follower.jpeg)) as viewed:
+        assert plain.shape == (viewed.height, viewed.width, 3)
+
+
+def test_another_key_of_the_same_size_is_not_taken_for_the_missing_one():
+    frame = scene(96, 96)
+    stream, other = rjpeg.StreamEncoder(), rjpeg.StreamEncoder()
+    stream.encode(frame, quality=50)
+    follower = stream.encode(with_box(frame, 20), quality=50)
+    decoder = rjpeg.StreamDecoder()
+    decoder.decode(other.encode(scene(96, 96, 2), quality=50).jpeg)
+    with pytest.raises(rjpeg.KeyMissingError):
+        decoder.decode(follower.jpeg)
+
+
+def test_files_tell_what_they_are_by_their_header():
+    frame = scene(96, 96)
+    stream = rjpeg.StreamEncoder()
+    key, follower = stream.encode(frame, quality=50), stream.encode(with_box(frame, 20), quality=50)
+    assert rjpeg.identify(key.jpeg) == ("key", key.id, None)
+    assert rjpeg.identify(follower.jpeg) == ("follower", follower.id, key.id)
+    plain = io.BytesIO()
+    Image.fromarray(frame).save(plain, "JPEG")
+    assert rjpeg.identify(plain.getvalue()) == ("plain", None, None)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.floats(0, 1),
+    st.integers(0, 2**31),
+)
+def test_regions_that_are_sent_survive_their_coding(rows: int, cols: int, share: float, seed: int):
+    flags = (np.random.default_rng(seed).random((rows, cols)) < share).astype(np.uint8)
+    data = _native.encode_flags(flags)
+    assert np.array_equal(_native.decode_flags(data, rows, cols), flags)
+    assert len(data) <= rows * cols / 8 * 1.3 + 4
+
+
+@given(st.binary(max_size=40), st.integers(1, 30), st.integers(1, 30))
+def test_any_bytes_are_some_regions(data: bytes, rows: int, cols: int):
+    assert set(np.unique(_native.decode_flags(data, rows, cols))) <= {0, 1}
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.booleans()), min_size=1, max_size=6),
+    st.integers(20, 95),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_is_lost_a_decoder_gives_the_encoders_picture_or_names_the_key(
+    height: int, width: int, changes: list[tuple[int, int, bool]], quality: int, random
+):
+    stream, whole = rjpeg.StreamEncoder(acknowledge="assume"), rjpeg.StreamDecoder(max_bases=20)
+    frame = scene(height, width)
+    coded = [stream.encode(frame, quality=quality)]
+    for at, side, cut in changes:
+        frame = scene(height, width, at) if cut else with_box(frame, min(at, height, width), side)
+        coded.append(stream.encode(frame, quality=quality))
+    right = {each.id: whole.decode(each.jpeg) for each in coded}
+    arriving = [each for each in coded * 2 if random.random() < 0.6]
+    random.shuffle(arriving)
+    decoder = rjpeg.StreamDecoder(max_bases=2)
+    missing: list[tuple[rjpeg.EncodedFrame, str]] = []
+    for each in arriving:
+        try:
+            decoded = decoder.decode(each.jpeg)
+        except rjpeg.KeyMissingError as error:
+            missing.append((each, error.id))
+        else:
+            assert np.array_equal(decoded, right[each.id])
+    assert all(each.kind != "key" and missed == each.base_id for each, missed in missing)
