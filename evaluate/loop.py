@@ -31,6 +31,7 @@ from evaluate.loop_report import (
     embed_frame,
     print_table,
     summarize,
+    typical_follower,
     write_report,
 )
 from evaluate.transfer import CAMERA, Arrival, Settings, picture_source, send
@@ -68,6 +69,7 @@ def compare(
     size = len(arrival.jpeg)
     viewer = cv2.imdecode(np.frombuffer(arrival.jpeg, np.uint8), cv2.IMREAD_COLOR)
     opens = viewer is not None and viewer.ndim == 3
+    recovered = "map_crc32" if found.kept is None else "kept"
     return {
         "file": original.name,
         "title": original.title,
@@ -87,7 +89,8 @@ def compare(
         "kept": None if found.kept is None else round(float(found.kept.mean()), 4),
         "checks": {
             "all_bytes_arrived": size == arrival.sent["bytes"],
-            "map_recovered": arrival.received["map_crc32"] == arrival.sent["map_crc32"],
+            # a follower has no map, but regions that it keeps
+            "map_recovered": arrival.received[recovered] == arrival.sent[recovered],
             "picture_as_in_file": shows(arrival.png, found.frame),
             "opens_in_plain_viewer": opens,
         },
@@ -193,13 +196,12 @@ def compare_all(
 def choose_shown(kinds: Sequence[str], sizes: Sequence[int]) -> set[int]:
     """Choose the frames that the report shows: all pictures that stand alone, else MAX_SHOWN over the whole stream.
 
-    The largest follower is always among those of a stream: the report begins with it.
+    The report begins with a typical follower, which is among them.
     """
-    followers = [index for index, kind in enumerate(kinds) if kind == "follower"]
-    if not followers:
+    if "follower" not in kinds:
         return set(range(len(kinds)))
     chosen = {int(index) for index in np.linspace(0, len(kinds) - 1, MAX_SHOWN - 1).round()}
-    return chosen | {max(followers, key=sizes.__getitem__)}
+    return chosen | {typical_follower(kinds, sizes)}
 
 
 def run(source: Path | None, frames: int | None, settings: Settings, out: Path) -> bool:

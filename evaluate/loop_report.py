@@ -20,7 +20,16 @@ from rjpeg import _maps as maps
 from rjpeg._codec import REGION
 from rjpeg._files import write_whole
 
-__all__ = ["compose_images", "data_uri", "embed_file", "embed_frame", "print_table", "summarize", "write_report"]
+__all__ = [
+    "compose_images",
+    "data_uri",
+    "embed_file",
+    "embed_frame",
+    "print_table",
+    "summarize",
+    "typical_follower",
+    "write_report",
+]
 
 MAX_SHOWN_SIDE = 1024
 MAX_EMBEDDED_BYTES = 2**20
@@ -59,14 +68,17 @@ def embed_map(factors: npt.NDArray[np.float64], lowest: float, highest: float, c
 
 
 def compose_images(entry: dict[str, Any], found: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict[str, Any]:
-    """Return the decoded picture, what of it is new, and the map's quality factors; the entry gets their range."""
+    """Return the decoded picture, and what of it is new, or the map's quality factors; the entry gets their range.
+
+    A follower has no map of its own.
+    """
     images: dict[str, Any] = {"decoded": embed_frame(found.frame)}
     if found.kept is not None:
         coding_height, coding_width = found.coding_size
         kept = found.kept.astype(np.uint8).repeat(REGION, axis=0).repeat(REGION, axis=1)[:coding_height, :coding_width]
         kept = cv2.resize(kept, found.frame.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
         images["new"] = embed_frame(np.where(kept[..., None] > 0, found.frame // 4, found.frame))
-    if found.quality_map is not None and found.tables is not None:
+    elif found.quality_map is not None and found.tables is not None:
         factors = maps.quality_factors(found.quality_map, model.map_quantizer.scales, found.tables, model.base_tables)
         for channel, name in enumerate(("luma", "chroma")):
             entry[f"{name}_quality"] = {
@@ -76,6 +88,14 @@ def compose_images(entry: dict[str, Any], found: rjpeg.DecodedFrame, model: rjpe
             }
         images["factors"] = factors
     return images
+
+
+def typical_follower(kinds: Sequence[str], sizes: Sequence[int]) -> int:
+    """Return the index of the follower of median bytes; 0 if there is none."""
+    followers = sorted(
+        (size, index) for index, (kind, size) in enumerate(zip(kinds, sizes, strict=True)) if kind == "follower"
+    )
+    return followers[len(followers) // 2][1] if followers else 0
 
 
 def draw_pair(entry: dict[str, Any], frame: Pixels, jpeg: bytes) -> Pixels:
@@ -180,10 +200,10 @@ def write_report(
         write_whole(out / "frames" / f"{stem}.png", arrival.png)
     write_whole(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     shown = [{"entry": entry, "images": image} for entry, image in zip(entries, images, strict=True) if image]
-    factors = [frame["images"].pop("factors") for frame in shown]
-    lowest = min(float(values.min()) for values in factors)
-    highest = max(float(values.max()) for values in factors)
-    for values, frame in zip(factors, shown, strict=True):
+    mapped = [(frame, frame["images"].pop("factors")) for frame in shown if "factors" in frame["images"]]
+    lowest = min((float(values.min()) for _, values in mapped), default=1.0)
+    highest = max((float(values.max()) for _, values in mapped), default=100.0)
+    for frame, values in mapped:
         coding_size = (frame["entry"]["coding_height"], frame["entry"]["coding_width"])
         for channel, name in enumerate(("luma", "chroma")):
             frame["images"][name] = embed_map(values[..., channel], lowest, highest, coding_size)
@@ -191,10 +211,9 @@ def write_report(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    # the picture at the top: the follower that sends most, or the first picture
-    followers = [index for index, entry in enumerate(entries) if entry["kind"] == "follower" and entry["shown"]]
-    first = max(followers, key=lambda index: entries[index]["bytes"], default=0)
-    if followers:
+    # the picture at the top
+    first = typical_follower([entry["kind"] for entry in entries], [entry["bytes"] for entry in entries])
+    if entries[first]["kind"] == "follower":
         decoded = cv2.imdecode(np.frombuffer(arrivals[first].png, np.uint8), cv2.IMREAD_COLOR)
         pair = draw_pair(entries[first], decoded.astype(np.uint8, copy=False), arrivals[first].jpeg)
         write_whole(out / "stream.png", cv2.imencode(".png", pair)[1].tobytes())
