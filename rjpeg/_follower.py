@@ -17,7 +17,7 @@ from rjpeg._marker import FileIdentity, FollowerMarker
 from rjpeg._region_file import SAMPLING_OF, read_header
 from rjpeg._tables import mean_step
 from rjpeg._timing import StageTimer
-from rjpeg.errors import JpegError, KeyMissingError, MarkerError
+from rjpeg.errors import KeyMissingError, MarkerError
 
 __all__ = ["Follower", "Sent", "base_of_patch", "read_follower", "sent_regions"]
 
@@ -93,7 +93,7 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
     shape = tiles.shape_for(int(np.count_nonzero(sent))) or (1, 1)
     blocks = file["blocks"]
     if found.soft:
-        blocks = _tiles_of_frame(blocks, sent, shape, base)
+        blocks = tiles.tiles_of_frame(blocks, sent, shape)
     with StageTimer(seconds, "checksum"):
         crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), base.crc)
     if crc & 0xFFFFFF != found.checksum:
@@ -135,21 +135,3 @@ def base_of_patch(follower: Follower) -> Base:
 
 def _size_of(shape: tuple[int, int]) -> tuple[int, int]:
     return shape[0] * REGION, shape[1] * REGION
-
-
-def _tiles_of_frame(
-    blocks: list[NDArray[np.int16]], sent: NDArray[np.bool_], shape: tuple[int, int], base: Base
-) -> list[NDArray[np.int16]]:
-    """Return the blocks of the tiles in a whole frame's, whose last row and column may lack some."""
-    rows, cols = sent.shape
-    picked = np.flatnonzero(sent)
-    found = []
-    for index, component in enumerate(blocks):
-        across = 1 if index > 0 and base.subsampling == "4:2:0" else 2
-        below, right = rows * across - component.shape[0], cols * across - component.shape[1]
-        if below or right:
-            component = np.pad(component, ((0, below), (0, right), (0, 0)), mode="edge")
-        found.append(tiles.blocks_at(component, picked, shape, across))
-    if any(component.size == 0 for component in found):
-        raise JpegError("follower holds no blocks")
-    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,15 +18,18 @@ from rjpeg import _native
 from rjpeg import _tables as tables
 from rjpeg import _tiles as tiles
 from rjpeg._base import Base
-from rjpeg._codec import Planes
+from rjpeg._codec import REGION, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._model import Model
 from rjpeg._policy import Policy
 from rjpeg._region_file import SAMPLING_OF
+from rjpeg._standing import changes_between, thumbnail_of
 from rjpeg._timing import StageTimer
 
 __all__ = ["Change", "Choice", "change_of", "choose", "write_follower"]
 
+_SOFT_GRAY_LEVELS = 4
+"""How far from its own mean a kept block may be shown to viewers that do not know streams."""
 _LEAST_BITS = 24.0
 """Bits that no region is sent for less than: four luma blocks and two of chroma, each with a DC term and its end."""
 
@@ -65,8 +69,12 @@ def change_of(planes: Planes, base: Base, weights: NDArray[np.float32], policy: 
     """Compare a frame, planes of whole regions at the base's coding size, with its base."""
     shown, _ = base.shown()
     errors = np.zeros(base.grid, np.float32)
+    share = policy.low_share
     for index, (plane, other) in enumerate(zip(planes, shown, strict=True)):
-        _native.add_squared_differences(plane, other, policy.chroma_weight if index else 1.0, errors)
+        weight = policy.chroma_weight if index else 1.0
+        _native.add_squared_differences(plane, other, weight * (1 - share), errors)
+    if share > 0:
+        errors += share * REGION * REGION * changes_between(thumbnail_of(planes.y), thumbnail_of(shown.y))
     return Change(base, planes, errors, weights)
 
 
@@ -86,8 +94,8 @@ def choose(
     if not candidates.any():
         candidates.flat[int(np.argmax(weighted))] = True
     zone = policy.dead_zone if dead_zone is None else dead_zone
-    blocks, masks, errors, bits = _quantized(change, candidates, table, zone, policy)
-    gains = weighted[candidates] - change.weights[candidates] * errors
+    blocks, masks, errors, bits = _quantized(change, candidates, table, zone, price, policy)
+    gains = weighted[candidates] - (1 - policy.low_share) * change.weights[candidates] * errors
     picked = gains > price * (bits + policy.tile_bits)
     shape = _make_fit(picked, gains - price * bits)
     sent = np.zeros(base.grid, np.bool_)
@@ -109,7 +117,12 @@ def choose(
 
 
 def _quantized(
-    change: Change, candidates: NDArray[np.bool_], table: NDArray[np.uint16], dead_zone: float, policy: Policy
+    change: Change,
+    candidates: NDArray[np.bool_],
+    table: NDArray[np.uint16],
+    dead_zone: float,
+    price: float,
+    policy: Policy,
 ) -> tuple[list[NDArray[np.int16]], list[NDArray[np.uint64]], NDArray[np.float32], NDArray[np.float32]]:
     """Return blocks, masks, errors and bits of the candidates in one line."""
     line = (1, int(np.count_nonzero(candidates)))
@@ -123,7 +136,10 @@ def _quantized(
         blocks.append(_native.empty(component.shape, np.dtype(np.int16)))
         masks.append(_native.empty(component.shape[:2], np.dtype(np.uint64)))
     _native.quantize_regions(coefficients, (steps, steps), flat, None, dead_zone, blocks, masks)
+    prices = (policy.trim * price / change.weights[candidates]).astype(np.float32).reshape(line)
     for index, component in enumerate(coefficients):
+        if policy.trim > 0:
+            _native.trim(component, blocks[index], masks[index], steps[0], prices)
         weight = policy.chroma_weight if index else 1.0
         _native.add_costs(component, blocks[index], masks[index], steps[0], weight, errors, bits)
     return blocks, masks, errors[0], bits[0]
@@ -139,25 +155,36 @@ def _make_fit(picked: NDArray[np.bool_], gains: NDArray[np.float32]) -> tuple[in
     return shape
 
 
-def write_follower(change: Change, choice: Choice, *, patch: bool, seconds: dict[str, float]) -> EncodedFrame:
-    """Write the chosen regions as a JPEG of tiles. seconds: by stage; changed in place."""
+def write_follower(
+    change: Change, choice: Choice, *, patch: bool, soft: bool, seconds: dict[str, float]
+) -> EncodedFrame:
+    """Write the chosen regions as a JPEG: of tiles, or soft, of the whole frame. seconds: by stage; changed."""
     base = change.base
     file_tables = [choice.table] * 3
+    height, width = (REGION * count for count in choice.shape)
+    blocks, masks = choice.blocks, choice.masks
+    with StageTimer(seconds, "write"):
+        if soft:
+            height, width = base.coding_size
+            blocks = _whole_frame(change, choice)
+            masks = [_native.find_masks(component) for component in blocks]
     with StageTimer(seconds, "checksum"):
-        crc = marker.follower_crc_of(choice.blocks, file_tables, choice.sent.view(np.uint8), base.crc, choice.masks)
+        told = tiles.tiles_of_frame(blocks, choice.sent, choice.shape) if soft else blocks
+        crc = marker.follower_crc_of(
+            told, file_tables, choice.sent.view(np.uint8), base.crc, None if soft else choice.masks
+        )
     with StageTimer(seconds, "write"):
         segments = marker.pack_follower(
             marker.FollowerMarker(
                 patch=patch,
-                soft=False,
+                soft=soft,
                 checksum=crc & 0xFFFFFF,
                 base_id=int(base.id, 16),
                 sent=_native.encode_flags(choice.sent.view(np.uint8)),
             )
         )
-        height, width = (codec.REGION * count for count in choice.shape)
         sampling = SAMPLING_OF[base.subsampling]
-        jpeg = _native.write_file(width, height, choice.blocks, choice.masks, file_tables, sampling, segments)
+        jpeg = _native.write_file(width, height, blocks, masks, file_tables, sampling, segments)
     return EncodedFrame(
         jpeg=jpeg,
         quality=choice.quality,
@@ -175,3 +202,23 @@ def write_follower(change: Change, choice: Choice, *, patch: bool, seconds: dict
         key_id=base.base_id or base.id,
         kept=~choice.sent,
     )
+
+
+def _whole_frame(change: Change, choice: Choice) -> list[NDArray[np.int16]]:
+    """Return the blocks of a whole frame: the sent regions as they are, the others flat, for the fewest bits."""
+    base, step = change.base, int(choice.table[0])
+    shown, _ = base.shown()
+    kept = (~choice.sent).view(np.uint8)
+    frame = []
+    for index, (plane, own) in enumerate(zip(shown, choice.blocks, strict=True)):
+        size = (plane.shape[1] // codec.BLOCK, plane.shape[0] // codec.BLOCK)
+        means = cv2.resize(plane, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        blocks = np.zeros((size[1], size[0], codec.BLOCK**2), np.int16)
+        blocks[..., 0] = np.rint((means - 128) * (codec.BLOCK / step))
+        tiles.put_blocks(own, choice.sent, choice.shape, blocks)
+        half = index > 0 and base.subsampling == "4:2:0"
+        height, width = (codec.halved(side) if half else side for side in base.coding_size)
+        blocks = np.ascontiguousarray(blocks[: codec.blocks_of(height), : codec.blocks_of(width)])
+        _native.level_kept(blocks, kept, max(1, _SOFT_GRAY_LEVELS * codec.BLOCK // step))
+        frame.append(blocks)
+    return frame

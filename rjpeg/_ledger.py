@@ -32,6 +32,13 @@ class Ledger:
     patch_rent: float = 0.0
     still_frames: int = 0
     frames: int = 0
+    kept_share: float = 0.8
+    worth: float = 0.5
+    claimed: float = 0.0
+    before_patch: int = 0
+    latest_rent: float = 0.0
+    key_price: float = 1.0
+    patch_price: float = 1.0
 
     def start_key(self, now: float, size: int, *, fine: bool) -> None:
         """Note a key. fine: whether it is finer than followers."""
@@ -43,21 +50,29 @@ class Ledger:
         """Note a patch."""
         self.patch_rent = 0.0
         self.frames = 0
+        self.before_patch = self.follower_bytes
+        self.claimed = self.latest_rent
 
     def count_frame(self, *, still: bool) -> None:
         """Note a frame. still: whether most of it is as in the frame before."""
         self.still_frames = self.still_frames + 1 if still else 0
         self.frames += 1
 
-    def pay(self, rent: float, size: int) -> None:
-        """Note a follower of so many bytes and its rent."""
-        self.follower_bytes = size
-        self.key_rent += rent
-        self.patch_rent += rent
+    def pay(self, rent: float, size: int, kept_share: float) -> None:
+        """Note a follower of so many bytes, its rent, and the share of regions that it keeps."""
+        if self.claimed > 0:
+            # What a patch really took off the next follower, of what it was to take off.
+            found = min(max((self.before_patch - size) / self.claimed, 0.0), 1.0)
+            self.worth += 0.3 * (found - self.worth)
+            self.claimed = 0.0
+        self.follower_bytes, self.latest_rent = size, rent
+        self.key_rent += self.worth * rent
+        self.patch_rent += self.worth * rent
+        self.kept_share += 0.2 * (kept_share - self.kept_share)
 
     def wants_key(self) -> bool:
         """Tell whether a key pays."""
-        return self.key_rent > max(self.key_bytes - self.follower_bytes, 0)
+        return self.key_rent > self.key_price * max(self.key_bytes - self.follower_bytes, 0)
 
     def wants_finer_key(self) -> bool:
         """Tell whether a coarse key, made when the camera moved, should be replaced."""
@@ -69,4 +84,4 @@ class Ledger:
 
     def wants_patch(self, size: int) -> bool:
         """Tell whether a patch of so many bytes, in place of the latest follower, pays."""
-        return self.patch_rent > size - self.follower_bytes
+        return self.patch_rent > self.patch_price * (size - self.follower_bytes)

@@ -46,6 +46,14 @@ def decode_flags(data: bytes, rows: int, cols: int) -> NDArray[np.uint8]: ...
 def add_squared_differences(
     a: NDArray[np.uint8], b: NDArray[np.uint8], weight: float, errors: NDArray[np.float32]
 ) -> None: ...
+def level_kept(blocks: NDArray[np.int16], kept: NDArray[np.uint8], bound: int) -> None: ...
+def trim(
+    coefficients: NDArray[np.float32],
+    quantized: NDArray[np.int16],
+    masks: NDArray[np.uint64],
+    steps: NDArray[np.float32],
+    prices: NDArray[np.float32],
+) -> None: ...
 def add_costs(
     coefficients: NDArray[np.float32],
     quantized: NDArray[np.int16],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rjpeg._codec import REGION, Planes
 
-__all__ = ["blocks_at", "grid_of", "put", "shape_for", "tiles_of"]
+__all__ = ["blocks_at", "grid_of", "put", "put_blocks", "shape_for", "tiles_of", "tiles_of_frame"]
 
 _MOST_TILES_IN_LINE = 65500 // REGION
 
@@ -65,6 +65,36 @@ def blocks_at(blocks: NDArray, picked: NDArray[np.intp], shape: tuple[int, int],
     chosen = regions[row, :, col].reshape(*shape, across, across, *each)
     order = (0, 2, 1, 3, *range(4, 4 + len(each)))
     return np.ascontiguousarray(chosen.transpose(order)).reshape(shape[0] * across, shape[1] * across, *each)
+
+
+def tiles_of_frame(
+    blocks: list[NDArray[np.int16]], chosen: NDArray[np.bool_], shape: tuple[int, int]
+) -> list[NDArray[np.int16]]:
+    """Return the blocks of chosen regions in a whole frame's, component by component.
+
+    A region at the edge may lack blocks of a component that has 2x2 of them. Those are taken as the ones beside them.
+    """
+    rows, cols = chosen.shape
+    picked = np.flatnonzero(chosen)
+    found = []
+    for component in blocks:
+        across = 1 if component.shape[:2] == (rows, cols) else 2
+        below, right = rows * across - component.shape[0], cols * across - component.shape[1]
+        if below or right:
+            component = np.pad(component, ((0, below), (0, right), (0, 0)), mode="edge")
+        found.append(blocks_at(component, picked, shape, across))
+    return found
+
+
+def put_blocks(
+    tile_blocks: NDArray[np.int16], chosen: NDArray[np.bool_], shape: tuple[int, int], blocks: NDArray[np.int16]
+) -> None:
+    """Write tiles' blocks to the chosen regions of a whole frame's, (across * rows, across * cols, 64), in place."""
+    rows, cols = chosen.shape
+    across = blocks.shape[0] // rows
+    source = tile_blocks.reshape(shape[0], across, shape[1], across, -1).transpose(0, 2, 1, 3, 4)
+    regions = blocks.reshape(rows, across, cols, across, -1).transpose(0, 2, 1, 3, 4)
+    regions[chosen] = source.reshape(-1, across, across, source.shape[-1])
 
 
 def _regions(plane: NDArray[np.uint8], grid: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -121,6 +121,7 @@ class StreamEncoder:
         *,
         key_seconds: float = 600.0,
         importance: NDArray[np.floating] | None = None,
+        plain_view: Literal["tiles", "soft"] = "tiles",
         acknowledge: Literal["assume", "explicit"] = "assume",
         clock: Callable[[], float] = time.monotonic,
         policy: Policy | None = None,
@@ -128,6 +129,8 @@ class StreamEncoder:
         """encoder: None for that of the shipped model.
 
         key_seconds: the longest time that followers refer to one key, above 0. importance: see the property.
+        plain_view: what followers show to those who do not know streams: "tiles", the new regions side by side, or
+        "soft", the whole frame, blurred where nothing is new. Soft files are larger.
         acknowledge: "assume" if all that is coded arrives. With "explicit" followers refer only to keys and patches
         that `acknowledged` was called for. clock: seconds. policy: numbers behind the decisions, for measurements.
         Raises InputError, and ModelError as `Encoder` does.
@@ -136,8 +139,11 @@ class StreamEncoder:
             raise InputError(f"key_seconds is {key_seconds}, expected above 0")
         if acknowledge not in ("assume", "explicit"):
             raise InputError(f"acknowledge is {acknowledge!r}, expected assume or explicit")
+        if plain_view not in ("tiles", "soft"):
+            raise InputError(f"plain_view is {plain_view!r}, expected tiles or soft")
         self._encoder = encoder or Encoder()
         self._decoder = Decoder(self._encoder.model)
+        self._soft = plain_view == "soft"
         self._key_seconds = key_seconds
         self._assume = acknowledge == "assume"
         self._clock = clock
@@ -146,7 +152,7 @@ class StreamEncoder:
         self._key: Base | None = None
         self._patch: Base | None = None
         self._awaited: _Awaited | None = None
-        self._ledger = Ledger()
+        self._ledger = Ledger(key_price=self._policy.key_price, patch_price=self._policy.patch_price)
         self._before: NDArray[np.int16] | None = None
 
     @property
@@ -257,6 +263,8 @@ class StreamEncoder:
 
     def _encode_key(self, frame: NDArray[np.uint8] | Planes, goal: _Goal, *, still: bool) -> EncodedFrame:
         octaves = self._policy.key_octaves if still else 0.0
+        if self._policy.adaptive:
+            octaves *= self._ledger.kept_share
         if goal.quality is not None:
             size = goal.coding_size
             if size is None:
@@ -298,7 +306,7 @@ class StreamEncoder:
                 self._sent_base(own, fine=False)
                 return own
         standing = self._standing_share(seen, change, choice)
-        self._ledger.pay(standing * len(coded.jpeg), len(coded.jpeg))
+        self._ledger.pay(standing * len(coded.jpeg), len(coded.jpeg), 1 - float(np.mean(choice.sent)))
         if not self._policy.patches or self._awaits("patch") or not self._ledger.may_want_patch():
             return coded
         key = base.key or base
@@ -320,7 +328,7 @@ class StreamEncoder:
         def code(quality: float, dead_zone: float) -> EncodedFrame:
             with StageTimer(seen.seconds, "choose"):
                 choice = choose(change, quality, octaves, model, policy, dead_zone)
-            coded = write_follower(change, choice, patch=patch, seconds=seen.seconds)
+            coded = write_follower(change, choice, patch=patch, soft=self._soft, seconds=seen.seconds)
             choices[coded.id] = choice
             return coded
 

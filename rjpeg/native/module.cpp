@@ -295,6 +295,33 @@ void add_squared_differences(const Exact<std::uint8_t>& a, const Exact<std::uint
                                  errors.mutable_data());
 }
 
+void level_kept(Exact<std::int16_t>& blocks, const Exact<std::uint8_t>& kept, int bound) {
+  expect(blocks.ndim() == 3 && blocks.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
+  expect(kept.ndim() == 2, "kept: expected shape (rows, cols)");
+  const py::ssize_t rows = kept.shape(0), cols = kept.shape(1);
+  const bool same = blocks.shape(0) == rows && blocks.shape(1) == cols;
+  expect(covers(blocks.shape(0), rows, same) && covers(blocks.shape(1), cols, same),
+         "blocks: expected one or four blocks a region");
+  rjpeg::level_kept(blocks.mutable_data(), blocks.shape(0), blocks.shape(1), same ? 1 : 2, kept.data(), rows, cols,
+                    bound);
+}
+
+// Coefficients that are not worth their bits, made smaller in place. prices: (rows, cols), a bit's squared error.
+void trim(const Exact<float>& coefficients, Exact<std::int16_t>& quantized, Exact<rjpeg::Mask>& masks,
+          const Exact<float>& steps, const Exact<float>& prices) {
+  const rjpeg::Blocks blocks = blocks_with_masks(quantized, masks);
+  expect(is_blocks(coefficients, blocks.rows, blocks.cols), "coefficients: expected the shape of the blocks");
+  expect(steps.ndim() == 1 && steps.shape(0) == rjpeg::kCoefficients, "steps: expected 64");
+  expect(prices.ndim() == 2 && prices.shape(0) > 0, "prices: expected shape (rows, cols)");
+  const py::ssize_t across = blocks.rows / prices.shape(0);
+  expect(across >= 1 && blocks.rows == across * prices.shape(0) && blocks.cols == across * prices.shape(1),
+         "blocks: expected as many for every region");
+  std::int16_t* values = quantized.mutable_data();
+  rjpeg::Mask* target_masks = masks.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::trim(coefficients.data(), blocks.rows, blocks.cols, steps.data(), across, prices.data(), values, target_masks);
+}
+
 // Error and bits of every region of a component, added to `errors` and `bits`.
 void add_costs(const Exact<float>& coefficients, const Exact<std::int16_t>& quantized, const Exact<rjpeg::Mask>& masks,
                const Exact<float>& steps, float weight, Exact<float>& errors, Exact<float>& bits) {
@@ -519,6 +546,9 @@ PYBIND11_MODULE(_native, module) {
   module.def("decode_flags", &decode_flags, py::arg("data"), py::arg("rows"), py::arg("cols"));
   module.def("add_squared_differences", &add_squared_differences, py::arg("a").noconvert(), py::arg("b").noconvert(),
              py::arg("weight"), py::arg("errors").noconvert());
+  module.def("level_kept", &level_kept, py::arg("blocks").noconvert(), py::arg("kept").noconvert(), py::arg("bound"));
+  module.def("trim", &trim, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
+             py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("prices").noconvert());
   module.def("add_costs", &add_costs, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
              py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("weight"),
              py::arg("errors").noconvert(), py::arg("bits").noconvert());

@@ -29,6 +29,42 @@ struct PairBits {
 
 const PairBits kPairBits;
 
+// The nonzero AC coefficients of a block, last first, each weighed against its bits.
+RJPEG_INLINE Mask trimmed(const float* coefficients, const float* steps, float price, std::int16_t* block, Mask mask) {
+  Mask left = mask & ~Mask{1};
+  int next = 64, next_size = 0;  // the coefficient behind, if there is one
+  while (left != 0) {
+    const int k = 63 - __builtin_clzll(left);
+    left &= ~(Mask{1} << k);
+    const int before = left != 0 ? 63 - __builtin_clzll(left) : 0;
+    const int at = kZigzag[k], value = block[at], magnitude = std::abs(value), size = size_of_value(magnitude);
+    const float c = std::fabs(coefficients[at]), step = steps[at];
+    const float error = c - static_cast<float>(magnitude) * step;
+    const float own = kPairBits.of[k - before - 1][size];
+    const float behind = next < 64 ? kPairBits.of[next - k - 1][next_size] : 0.0f;
+    const float joined = next < 64 ? kPairBits.of[next - before - 1][next_size] : 0.0f;
+    const float saved = own + behind - joined, added = c * c - error * error;
+    if (added < price * saved) {
+      block[at] = 0;
+      mask &= ~(Mask{1} << k);
+      continue;
+    }
+    const int smaller = magnitude - 1;
+    int kept_size = size;
+    if (smaller > 0 && size_of_value(smaller) < size) {
+      const float left_over = c - static_cast<float>(smaller) * step;
+      const float less = own - kPairBits.of[k - before - 1][size - 1];
+      if (left_over * left_over - error * error < price * less) {
+        block[at] = static_cast<std::int16_t>(value < 0 ? -smaller : smaller);
+        kept_size = size - 1;
+      }
+    }
+    next = k;
+    next_size = kept_size;
+  }
+  return mask;
+}
+
 float bits_of_block(const std::int16_t* block, Mask mask, int dc_before) {
   constexpr float end_of_block = 3.0f, dc_code = 2.5f;
   float bits = dc_code + static_cast<float>(size_of_value(std::abs(block[0] - dc_before)));
@@ -81,6 +117,30 @@ void add_costs(const float* coefficients, const Blocks& quantized, const float* 
       errors[region] += weight * error;
       bits[region] += bits_of_block(q, quantized.masks[at], dc);
       dc = q[0];
+    }
+}
+
+void level_kept(std::int16_t* blocks, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, std::ptrdiff_t across,
+                const std::uint8_t* kept, std::ptrdiff_t rows, std::ptrdiff_t cols, int bound) {
+  int before = 0;
+  for (std::ptrdiff_t region = 0; region < rows * cols; ++region)
+    for (std::ptrdiff_t i = 0; i < across * across; ++i) {
+      const std::ptrdiff_t row = region / cols * across + i / across, col = region % cols * across + i % across;
+      if (row >= block_rows || col >= block_cols) continue;
+      std::int16_t& dc = blocks[(row * block_cols + col) * kCoefficients];
+      if (kept[region] != 0 && std::abs(dc - before) <= bound) dc = static_cast<std::int16_t>(before);
+      before = dc;
+    }
+}
+
+void trim(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* steps,
+          std::ptrdiff_t across, const float* prices, std::int16_t* quantized, Mask* masks) {
+  const std::ptrdiff_t cols = block_cols / across;
+  for (std::ptrdiff_t row = 0; row < block_rows; ++row)
+    for (std::ptrdiff_t col = 0; col < block_cols; ++col) {
+      const std::ptrdiff_t at = row * block_cols + col;
+      masks[at] = trimmed(coefficients + at * kCoefficients, steps, prices[row / across * cols + col / across],
+                          quantized + at * kCoefficients, masks[at]);
     }
 }
 

@@ -19,4 +19,16 @@ void add_squared_differences(const std::uint8_t* a, std::ptrdiff_t a_stride, con
 void add_costs(const float* coefficients, const Blocks& quantized, const float* steps, std::ptrdiff_t across,
                float weight, float* errors, float* bits);
 
+// Gives each block of a region that is kept the DC term of the block before it in the scan, if that is at most `bound`
+// from its own: it then takes the fewest bits. A component has `across` x `across` blocks a region, of which the last
+// row and column of blocks may be missing.
+void level_kept(std::int16_t* blocks, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, std::ptrdiff_t across,
+                const std::uint8_t* kept, std::ptrdiff_t rows, std::ptrdiff_t cols, int bound);
+
+// Makes smaller, or zero, each AC coefficient whose bits are worth more than the squared error that this adds: `prices`
+// is the error that one bit is worth, of each region of a component with `across` x `across` blocks a region. Masks are
+// kept right.
+void trim(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* steps,
+          std::ptrdiff_t across, const float* prices, std::int16_t* quantized, Mask* masks);
+
 }  // namespace rjpeg

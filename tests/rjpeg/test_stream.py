@@ -145,3 +145,23 @@ def test_whatever_is_lost_a_decoder_gives_the_encoders_picture_or_names_the_key(
         else:
             assert np.array_equal(decoded, right[each.id])
     assert all(each.kind != "key" and missed == each.base_id for each, missed in missing)
+
+
+@pytest.mark.parametrize("size", [(160, 240), (50, 75), (17, 130)])
+def test_soft_followers_show_viewers_the_whole_frame_and_decode_to_the_same_picture(size: tuple[int, int]):
+    frame = scene(*size)
+    coded, key_bytes = {}, 0
+    for view in ("tiles", "soft"):
+        stream, decoder = rjpeg.StreamEncoder(plain_view=view), rjpeg.StreamDecoder()
+        key = stream.encode(frame, quality=60, coding_size=size)
+        decoder.decode(key.jpeg)
+        key_bytes = len(key.jpeg)
+        follower = stream.encode(with_box(frame, 9), quality=60)
+        coded[view] = follower, decoder.decode(follower.jpeg)
+    assert np.array_equal(coded["tiles"][1], coded["soft"][1])
+    with Image.open(io.BytesIO(coded["soft"][0].jpeg)) as viewed:
+        seen = np.asarray(viewed.convert("RGB"))[..., ::-1].astype(int)
+    assert seen.shape == (*size, 3)
+    assert np.mean(np.abs(seen - with_box(frame, 9))) < 30
+    assert np.mean(np.abs(seen[9:33, 9:33] - 250)) < 10
+    assert len(coded["soft"][0].jpeg) < key_bytes
