@@ -140,9 +140,10 @@ def print_table(entries: Sequence[dict[str, Any]], summary: dict[str, Any]) -> N
     """Print one line a frame, and a last one for all."""
     console = Console(width=None if sys.stdout.isatty() else 118)
     table = Table(header_style="bold", show_footer=True)
+    keys = summary["kinds"].get("key", {"frames": 0})["frames"]
     footer = {
         "picture": f"{summary['frames']} frames",
-        "kind": f"{summary['kinds'].get('key', {'frames': 0})['frames']} keys",
+        "kind": f"{keys} key{'s' * (keys != 1)}",
         "bytes": f"{summary['bytes']:,}",
         "bpp": f"{summary['bpp']:.3f}",
         "marker": f"{summary['marker_bytes']:,}",
