@@ -241,7 +241,8 @@ class Decoder:
         file = read_follower(jpeg, base, self.max_pixels, seconds)
         base = file.base
         with StageTimer(seconds, "join"):
-            planes, octaves = base.shown(file.tiles)
+            planes = base.shown(file.marker.shift, file.tiles)
+            octaves = base.step_octaves(file.tiles)
             coded = _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
         if self.restorer is None:
             with StageTimer(seconds, "enlarge"):
