@@ -12,9 +12,9 @@ from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg import _tiles as tiles
 from rjpeg._base import Base, Tiles
-from rjpeg._codec import REGION, Planes
+from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._marker import FileIdentity, FollowerMarker
-from rjpeg._region_file import SAMPLING_OF, read_header
+from rjpeg._region_file import read_header
 from rjpeg._tables import mean_step
 from rjpeg._timing import StageTimer
 from rjpeg.errors import KeyMissingError, MarkerError

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _native
-from rjpeg._codec import Subsampling
+from rjpeg._codec import SAMPLING_OF
 from rjpeg._features import quantizer_index
 from rjpeg._maps import levels_from_output
 from rjpeg._marker import (
@@ -33,7 +33,6 @@ from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError
 
 __all__ = [
     "MAX_PIXELS",
-    "SAMPLING_OF",
     "OpenedFile",
     "RegionFile",
     "check_bytes",
@@ -50,12 +49,6 @@ __all__ = [
 
 MAX_PIXELS = 2**26
 """Default limit of a picture's pixels, coded or decoded: 67 million, 200 MB as a frame."""
-
-SAMPLING_OF: dict[Subsampling, list[tuple[int, int]]] = {
-    "4:2:0": [(2, 2), (1, 1), (1, 1)],
-    "4:4:4": [(1, 1), (1, 1), (1, 1)],
-}
-"""Sampling factors (horizontal, vertical) of Y, Cb and Cr."""
 
 
 @dataclass(frozen=True)
