@@ -161,7 +161,7 @@ def _pixels_of(regions: npt.NDArray[np.bool_], decoded: rjpeg.DecodedFrame) -> n
 
 
 def _bits_of(jpeg: bytes, decoded: rjpeg.DecodedFrame) -> npt.NDArray[np.float64] | None:
-    """Return the bits of each region, (rows, cols): 0 for one that a follower keeps.
+    """Return the bits of each region, (rows, cols): 0 for one that a follower's tiles lack.
 
     None: a progressive file, whose bits can't be told apart.
     """
