@@ -12,9 +12,9 @@ from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg import _tiles as tiles
 from rjpeg._base import Base, Tiles
-from rjpeg._codec import REGION, Planes
+from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._marker import FileIdentity, FollowerMarker
-from rjpeg._region_file import SAMPLING_OF, read_header
+from rjpeg._region_file import read_header
 from rjpeg._tables import mean_step
 from rjpeg._timing import StageTimer
 from rjpeg.errors import KeyMissingError, MarkerError
@@ -53,11 +53,13 @@ def sent_regions(found: FollowerMarker, coded_size: tuple[int, int], base: Base 
     """Return which regions a follower sends. coded_size: (height, width) of the JPEG.
 
     Raises KeyMissingError if `base` is not the one that it refers to. Raises MarkerError if the regions do not fill the
-    JPEG. Nothing is read of the JPEG's contents.
+    JPEG, and for a patch on a patch. Nothing is read of the JPEG's contents.
     """
     wanted = marker.file_id(found.base_id)
     if base is None or base.id != wanted:
-        raise KeyMissingError(wanted)
+        raise KeyMissingError(wanted, "key" if found.patch else "base")
+    if found.patch and base.key is not None:
+        raise MarkerError(f"patch refers to {wanted}, which is a patch as well, expected a key")
     rows, cols = base.grid
     sent = _native.decode_flags(found.sent, rows, cols).astype(np.bool_)
     count = int(np.count_nonzero(sent))
@@ -95,7 +97,7 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
     if found.soft:
         blocks = tiles.tiles_of_frame(blocks, sent, shape)
     with StageTimer(seconds, "checksum"):
-        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), base.crc)
+        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), found.shift, base.crc)
     if crc & 0xFFFFFF != found.checksum:
         raise MarkerError(
             f"checksum is {crc & 0xFFFFFF:06x}, the file says {found.checksum:06x}: it or its base {base.id} is damaged"
@@ -111,14 +113,14 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
     luma, chroma = file["tables"][0], file["tables"][1]
     octaves = (float(np.log2(mean_step(luma))), float(np.log2(mean_step(chroma))))
     marker_bytes = sum(len(data) + 4 for code, data in file["segments"] if marker.is_region_segment(code, data))
-    return Follower(found, base, Tiles(planes, shape, sent, octaves), (luma, chroma), crc, marker_bytes)
+    return Follower(found, base, Tiles(planes, shape, sent, octaves, found.shift), (luma, chroma), crc, marker_bytes)
 
 
 def base_of_patch(follower: Follower) -> Base:
-    """Return what later files need of a patch. Raises MarkerError if the file is no patch, or not on a key."""
+    """Return what later files need of a patch. Raises MarkerError if the file is none."""
     key = follower.base
-    if not follower.marker.patch or key.key is not None:
-        raise MarkerError("file is no patch on a key, so no later file can refer to it")
+    if not follower.marker.patch:
+        raise MarkerError("file is a follower and no patch, so no later file can refer to it")
     return Base(
         id=marker.file_id(follower.marker.checksum),
         frame_size=key.frame_size,

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from rjpeg.errors import KeyMissingError
+from rjpeg.errors import KeyMissingError, StorageError
 from server.frames import BaseFile
 from server.store.database import Database
 from server.store.errors import GoneError
 from server.store.files import Files
+from server.store.keys import is_key
 from server.store.queries import find_camera_id, read_frame_of
 from server.store.reading import read_file
 from server.store.rows import FrameRow, frame_row
@@ -94,10 +95,7 @@ class BaseFiles:
             if camera_id is None:
                 raise KeyMissingError(base_id)
             rows = [frame_row(camera, row) for row in find_bases(connection, camera_id, base_id, capture_time)]
-        try:
-            return tuple(map(self._base_file, rows))
-        except GoneError as error:
-            raise KeyMissingError(base_id) from error
+        return tuple(self._base_file(row, missing=base_id) for row in rows)
 
     def of_stored(self, row: FrameRow) -> tuple[BaseFile, ...]:
         """Return the files that a stored frame needs: the key, then the patch. Most need at most the key.
@@ -113,10 +111,31 @@ class BaseFiles:
             found = [read_frame_of(connection, number, row.camera) for number in needed]
         if None in found:
             raise GoneError(f"frame {row.id} of camera {row.camera} was deleted with what it needs")
-        return tuple(map(self._base_file, filter(None, found)))
+        return tuple(self._base_file(row) for row in found if row is not None)
 
-    def _base_file(self, row: FrameRow) -> BaseFile:
-        return BaseFile(frame_id=row.id, file_id=row.file_id or "", jpeg=self._read(row))
+    def _base_file(self, row: FrameRow, missing: str | None = None) -> BaseFile:
+        """Return a file that others need.
+
+        Args:
+            row: its row.
+            missing: what a new follower calls its base. It can go without a file that is lost. None: there is none.
+
+        Raises:
+            KeyMissingError: a new follower needs the file, and it is lost.
+            StorageError: the file can't be read.
+        """
+        try:
+            jpeg = self._read(row)
+        except StorageError as error:
+            if missing is not None and (isinstance(error, GoneError) or self._is_lost(row)):
+                raise KeyMissingError(missing) from error
+            raise
+        return BaseFile(frame_id=row.id, file_id=row.file_id or "", jpeg=jpeg)
+
+    def _is_lost(self, row: FrameRow) -> bool:
+        """Return whether there is no such file, though there are the store's files. Raises StorageError."""
+        self._files.check()
+        return is_key(row.key) and self._files.size(row.key) is None
 
     def _read(self, row: FrameRow) -> bytes:
         with self._lock:

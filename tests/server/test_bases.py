@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rjpeg
-from rjpeg.errors import KeyMissingError
+from rjpeg.errors import KeyMissingError, StorageError
 from server.frames import ReceivedFrame
 from server.store import Database, FrameRow, GoneError, Store, open_files
+from server.store.bases import BaseFiles
 from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, check_sums, received, rows_of, stored_files
 
 OpenStore = Callable[..., Store]
@@ -115,6 +116,40 @@ def test_a_follower_whose_key_was_deleted_meanwhile_is_not_stored(store: Store, 
     assert store.frames("gate") == []
     assert stored_files(tmp_path / "frames") == set()
     check_sums(store)
+
+
+def test_a_key_whose_file_is_lost_is_missing_and_one_out_of_reach_is_not(store: Store, tmp_path: Path) -> None:
+    stream = Stream(store)
+    key = stream.send("key", "aaaaaa")
+    file = tmp_path / "frames" / key.key
+    away = file.rename(tmp_path / "away.jpg")
+    with pytest.raises(KeyMissingError):
+        store.bases("gate", "aaaaaa", NOON)
+    away.rename(file)
+    # the disk is not mounted: no reason to give frames up
+    (tmp_path / "frames").rename(tmp_path / "unmounted")
+    (tmp_path / "frames").mkdir()
+    with pytest.raises(StorageError):
+        store.bases("gate", "aaaaaa", NOON)
+    (tmp_path / "frames").rmdir()
+    (tmp_path / "unmounted").rename(tmp_path / "frames")
+    assert store.bases("gate", "aaaaaa", NOON)[0].jpeg == store.jpeg(key)
+
+
+def test_a_key_that_was_read_is_kept_in_memory_within_a_limit(store: Store, tmp_path: Path) -> None:
+    stream = Stream(store)
+    rows = [stream.send("key", f"{number:06x}", size=1000) for number in range(5)]
+    files = BaseFiles(store.database, store.files, 3000)
+    for number in range(5):
+        assert files.of_received("gate", f"{number:06x}", 2**60)[0].jpeg == store.jpeg(rows[number])
+    for row in rows:
+        (tmp_path / "frames" / row.key).unlink()
+    for number in range(5):
+        if number < 2:
+            with pytest.raises(KeyMissingError):
+                files.of_received("gate", f"{number:06x}", 2**60)
+        else:
+            assert len(files.of_received("gate", f"{number:06x}", 2**60)[0].jpeg) == 1000
 
 
 def test_a_follower_is_gone_and_not_wrong_once_it_was_deleted(store: Store) -> None:

@@ -281,7 +281,7 @@ def test_standard_input_is_not_for_ray(decode):
     assert decode("-", "--engine", "ray").returncode == 2
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.release)])
 def test_ctrl_c_ends_all_processes_and_leaves_whole_pictures(engine, archive, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

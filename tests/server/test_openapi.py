@@ -1,6 +1,6 @@
 """The API against its own description: schemathesis makes requests up, right ones and wrong ones.
 
-RJPEG_API_EXAMPLES=2000 tries so many of each kind in the slow test.
+RJPEG_API_EXAMPLES=2000 tries so many of each kind in the release test.
 """
 
 import json
@@ -190,7 +190,7 @@ def test_answers_are_as_they_are_described(api, name, mode):
     try_out(api, name, mode, 15)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(60 + EXAMPLES)
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
