@@ -263,7 +263,7 @@ class Pipeline:
             encoded = self._encode(frame.pixels)
         except (InputError, TargetError) as error:
             # one odd picture among many is no reason to end, but the first one of a camera is
-            if frame.name is None and self._put == 0:
+            if (self.live or frame.name is None) and self._put == 0:
                 raise
             if not self._told_of_failure:
                 logger.error("skipped %s: %s", frame.name or f"a frame of camera {self.camera}", error)
