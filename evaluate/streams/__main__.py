@@ -33,7 +33,7 @@ FRACTIONS = (0.857, 0.714)
 PLAIN = ("libjpeg-turbo", "mozjpeg")
 # boxes in a clean frame, in the mean, below which a clip says nothing of a codec
 LEAST_BOXES = 0.5
-OVER = {"plain": PLAIN, "webp": ("webp",), "x264-veryfast": ("x264-veryfast",)}
+OVER = {"plain": PLAIN, "webp": ("webp",), "x264-veryfast": ("x264-veryfast",), "stream": ("stream",)}
 CODECS = (
     "stream",
     "stream-restored",

@@ -9,7 +9,7 @@ from evaluate import report
 __all__ = ["CSV_COLUMNS", "bound", "clip_table", "markdown", "mean_table", "plot"]
 
 CSV_COLUMNS = ("noise", "fps", "clip", "codec", "setting", "bpp", "f1", "f1_error", "key_share", "keys")
-OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast"}
+OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast", "stream": "the stream"}
 NAMES = {
     "stream": "**Region JPEG, stream**",
     "stream-restored": "**Region JPEG, stream, restored**",
