@@ -253,7 +253,7 @@ RUN = [f"evaluate/{name}.py" for name in ("loop", "loop_report", "transfer", "ch
         (["rjpeg"], ["client"]),
         (["device"], ["device"]),
         (["server"], ["server"]),
-        ([*RUN, "calibration_data", "device", "server"], ["device", "server", "run"]),
+        ([*RUN, "device", "server"], ["device", "server", "run"]),
         (["train", "export"], ["train", "jax"]),
         (["evaluate", "benchmarks"], ["server", "run", "train", "evaluate"]),
         (["tests"], ["dev"]),
