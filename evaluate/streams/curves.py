@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate.streams.codecs import family
-from evaluate.streams.measure import Point
+from evaluate.streams.measure import Point, rising
 
 __all__ = ["SAMPLES", "Curves", "Rate", "Ratio", "geometric_mean", "rate_at", "ratio"]
 
@@ -36,21 +36,18 @@ class Ratio:
 def rate_at(points: Sequence[tuple[float, float]], f1: float) -> tuple[float, str]:
     """Return bits per pixel at an F1, and the bound as of Rate.
 
-    points: (bpp, F1) in any order. One that is no better than a smaller one is left out; between the others the
+    points: (bpp, F1) in any order, of one codec at one size. They are made a rising curve, between whose points the
     logarithm of bpp is linear in F1.
     """
-    best: list[tuple[float, float]] = []
-    for bpp, score in sorted(points):
-        if not best or score > best[-1][1]:
-            best.append((bpp, score))
-    if f1 <= best[0][1]:
-        return best[0][0], "" if f1 == best[0][1] else "<"
-    if f1 > best[-1][1]:
-        return best[-1][0], ">"
-    at = next(at for at, (_, score) in enumerate(best) if score >= f1)
-    (low, worse), (high, better) = best[at - 1], best[at]
-    share = (f1 - worse) / (better - worse)
-    return math.exp((1 - share) * math.log(low) + share * math.log(high)), ""
+    curve = rising([(math.log(bpp), score) for bpp, score in sorted(points)])
+    if f1 < curve[0][1]:
+        return math.exp(curve[0][0]), "<"
+    if f1 > curve[-1][1]:
+        return math.exp(curve[-1][0]), ">"
+    at = next(at for at, (_, score) in enumerate(curve) if score >= f1)
+    (low, worse), (high, better) = curve[max(at - 1, 0)], curve[at]
+    share = (f1 - worse) / (better - worse) if at else 1.0
+    return math.exp((1 - share) * low + share * high), ""
 
 
 class Curves:

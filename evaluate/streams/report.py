@@ -33,8 +33,8 @@ def markdown(results: dict[str, Any]) -> str:
     )
     lines = ["# Streams: bytes at equal F1", "", about]
     for condition in results["conditions"]:
-        title = f"noise of {condition['noise']:g} gray levels, {condition['fps']:g} frames a second"
-        lines += ["", f"## {title[0].upper()}{title[1:]}", "", *clip_table(condition), "", *mean_table(condition)]
+        title = f"Noise {condition['noise']:g}, {condition['fps']:g} fps"
+        lines += ["", f"## {title}", "", *clip_table(condition), "", *mean_table(condition)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
