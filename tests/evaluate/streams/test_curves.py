@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluate.streams.curves import Curves, Ratio, geometric_mean, rate_at, ratio
+from evaluate.streams.curves import Curves, Ratio, geometric_mean, rate_at, ratio, score_at
 from evaluate.streams.measure import Point
 
 PIXELS = 8000
@@ -61,7 +61,7 @@ def test_the_error_of_a_rate_comes_from_the_frames():
     shared = [4, 9, 7, 10, 8, 3, 9, 9, 6, 10]
     reference = point("a", 1, 100, shared)
     curves = Curves([reference], reference, PIXELS)
-    assert curves.f1_error(reference) == pytest.approx(np.std(shared) / 10 / math.sqrt(10), rel=0.15)
+    assert curves.error_of(reference) == pytest.approx(np.std(shared) / 10 / math.sqrt(10), rel=0.15)
 
 
 def test_a_key_is_paid_once_in_every_draw():
@@ -85,3 +85,18 @@ def test_a_bound_of_either_codec_is_one_of_their_ratio():
 def test_the_mean_over_clips_is_geometric():
     found = geometric_mean([Ratio(0.5, 0.03, ""), Ratio(2, 0.04, ">")])
     assert (found.value, found.error, found.bound) == (pytest.approx(1), pytest.approx(0.025), ">")
+
+
+def test_the_f1_that_all_are_compared_at_is_that_of_the_reference_s_curve_not_of_a_lucky_point():
+    reference = point("a", 30, 200, 9)
+    points = [reference, point("a", 20, 100, 7), point("a", 40, 400, 8)]
+    curves = Curves(points, reference, PIXELS)
+    # the two better ones count as one of 8.5 at the middle of their rates
+    share = math.log(2) / math.log(math.sqrt(8))
+    assert curves.f1 == pytest.approx(0.7 + share * 0.15)
+    assert curves.rate("a").bpp == pytest.approx(8 * 2000 / PIXELS)
+
+
+def test_beyond_a_curve_the_f1_is_that_of_its_end():
+    assert score_at([(0.1, 0.7), (0.4, 0.9)], 0.2) == pytest.approx(0.8)
+    assert [score_at([(0.1, 0.7), (0.4, 0.9)], bpp) for bpp in (0.05, 1)] == [0.7, 0.9]
