@@ -9,7 +9,7 @@ from evaluate import report
 __all__ = ["CSV_COLUMNS", "bound", "clip_table", "markdown", "mean_table", "plot"]
 
 CSV_COLUMNS = ("noise", "fps", "clip", "codec", "setting", "bpp", "f1", "f1_error", "key_share", "keys")
-OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast"}
+OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast", "stream": "the stream"}
 NAMES = {
     "stream": "**Region JPEG, stream**",
     "stream-restored": "**Region JPEG, stream, restored**",
@@ -33,8 +33,8 @@ def markdown(results: dict[str, Any]) -> str:
     )
     lines = ["# Streams: bytes at equal F1", "", about]
     for condition in results["conditions"]:
-        title = f"noise of {condition['noise']:g} gray levels, {condition['fps']:g} frames a second"
-        lines += ["", f"## {title[0].upper()}{title[1:]}", "", *clip_table(condition), "", *mean_table(condition)]
+        title = f"Noise {condition['noise']:g}, {condition['fps']:g} fps"
+        lines += ["", f"## {title}", "", *clip_table(condition), "", *mean_table(condition)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
