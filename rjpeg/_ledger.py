@@ -22,7 +22,8 @@ class Ledger:
     key_price, patch_price: how many times its bytes a key, or a patch, must have cost in rent.
     key_time: seconds of the clock. key_bytes, follower_bytes: sizes of the latest key and follower.
     key_is_fine: whether the key is finer than followers.
-    key_rent, patch_rent: bytes that showed what was there in the frame before. latest_rent: those of the latest file.
+    key_rent: bytes that showed what was there in the frame before. patch_rent: the same, less those that showed what
+    was not, but not below 0. latest_net: these of the latest follower.
     worth: share of the rent that a patch really takes off, by what earlier ones did, 0..1.
     claimed, before_patch: rent that the latest patch was to take off a follower of so many bytes; 0 once it is known.
     kept_share: of regions, over the latest followers, 0..1. still_frames: frames since the camera moved.
@@ -37,7 +38,7 @@ class Ledger:
     follower_bytes: int = 0
     key_rent: float = 0.0
     patch_rent: float = 0.0
-    latest_rent: float = 0.0
+    latest_net: float = 0.0
     worth: float = 0.5
     claimed: float = 0.0
     before_patch: int = 0
@@ -56,7 +57,7 @@ class Ledger:
         self.patch_rent = 0.0
         self.frames = 0
         self.before_patch = self.follower_bytes
-        self.claimed = self.latest_rent
+        self.claimed = self.latest_net
 
     def count_frame(self, *, still: bool) -> None:
         """Note a frame. still: whether most of it is as in the frame before."""
@@ -70,9 +71,11 @@ class Ledger:
             found = min(max((self.before_patch - size) / self.claimed, 0.0), 1.0)
             self.worth += 0.3 * (found - self.worth)
             self.claimed = 0.0
-        self.follower_bytes, self.latest_rent = size, rent
+        # What moves would be part of the patch, too, and later frames would have to show again what it hides.
+        net = 2 * rent - size
+        self.follower_bytes, self.latest_net = size, net
         self.key_rent += self.worth * rent
-        self.patch_rent += self.worth * rent
+        self.patch_rent = max(self.patch_rent + self.worth * net, 0.0)
         self.kept_share += 0.2 * (kept_share - self.kept_share)
 
     def wants_key(self) -> bool:

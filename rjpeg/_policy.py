@@ -31,10 +31,10 @@ class Policy:
     tile_bits: float = 6.0
     dead_zone: float = 0.03
     importance_power: float = 0.5
-    standing: float = 0.25
+    standing: float = 0.4
     still: float = 9.0
-    key_price: float = 2.0
-    patch_price: float = 2.0
+    key_price: float = 4.0
+    patch_price: float = 0.25
     moved_share: float = 0.2
     patches: bool = True
     most_quality: float = 80.0

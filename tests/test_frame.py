@@ -45,6 +45,11 @@ class TestMake:
                 "-m evaluate.ablation --data 'my pictures' --limit 9",
             ),
             ("eval-video", ["VIDEO=a.avi"], "-m evaluate.video --video 'a.avi'"),
+            (
+                "eval-streams",
+                ["DATA=films", "IMPORTANCE=maps", "DETECTOR=d.yaml"],
+                "-m evaluate.streams --data 'films' --judge 'd.yaml' --importance 'maps'",
+            ),
             ("serve", ["ARGS=--listen [::1]:0"], " --listen [::1]:0"),
             ("run", [], "-m evaluate.loop"),
         ],
