@@ -15,10 +15,9 @@ from rjpeg import _native
 from rjpeg import _tiles as tiles
 from rjpeg._codec import Planes, Subsampling
 from rjpeg._model import Model
-from rjpeg._region_file import RegionFile
-from rjpeg._restoration import step_octaves
+from rjpeg._region_file import RegionFile, octaves_of
 
-__all__ = ["Base", "Tiles", "base_of_key", "whole_regions"]
+__all__ = ["Base", "Tiles", "base_of_key", "picture_of_planes", "whole_regions"]
 
 
 @dataclass(frozen=True)
@@ -126,18 +125,22 @@ def base_of_key(file: RegionFile, model: Model) -> Base:
     for index, (blocks, table) in enumerate(zip(file.blocks, file.tables, strict=True)):
         steps = codec.level_steps(table, scales)
         planes.append(_native.samples_of(blocks, steps, file.quality_map, min(index, 1)))
-    subsampling: Subsampling = "4:2:0" if file.sampling[0] == (2, 2) else "4:4:4"
-    octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), scales)
+    subsampling: Subsampling = "4:2:0" if file.half_size_chroma else "4:4:4"
     return Base(
         id=marker.file_id(file.marker.checksum),
         frame_size=file.frame_size,
         coding_size=file.coding_size,
         subsampling=subsampling,
         model_id=file.marker.model_id,
-        crc=marker.crc_of(file.blocks, file.quality_map, file.tables, file.coding_size, file.frame_size),
+        crc=file.crc,
         planes=whole_regions(Planes(*planes), file.coding_size, subsampling),
-        octaves=octaves.astype(np.float16),
+        octaves=octaves_of(file, model).astype(np.float16),
     )
+
+
+def picture_of_planes(base: Base, planes: Planes) -> NDArray[np.uint8]:
+    """Return the (h, w, 3) uint8 BGR picture, at the coding size, of planes that `base.shown` gave."""
+    return _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
 
 
 def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:

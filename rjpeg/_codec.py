@@ -18,6 +18,7 @@ from rjpeg import _native
 __all__ = [
     "BLOCK",
     "REGION",
+    "SAMPLING_OF",
     "Planes",
     "Subsampling",
     "blocks_of",
@@ -42,6 +43,11 @@ REGION = 16
 """Side of a region in pixels of the coding size."""
 BLOCK = 8
 """Side of a block in samples of its component."""
+SAMPLING_OF: dict[Subsampling, list[tuple[int, int]]] = {
+    "4:2:0": [(2, 2), (1, 1), (1, 1)],
+    "4:4:4": [(1, 1), (1, 1), (1, 1)],
+}
+"""Sampling factors (horizontal, vertical) of Y, Cb and Cr."""
 _MIN_REDUCED_SIDE = 64
 """Frames with a side below this, in pixels, are not reduced before coding."""
 

@@ -13,12 +13,11 @@ from rjpeg import _codec as codec
 from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg import _tables as tables
-from rjpeg._codec import Planes, Subsampling
+from rjpeg._codec import SAMPLING_OF, Planes, Subsampling
 from rjpeg._features import quantizer_index
 from rjpeg._maps import levels_from_output
 from rjpeg._marker import Kind
 from rjpeg._model import Model
-from rjpeg._region_file import SAMPLING_OF
 from rjpeg._timing import StageTimer
 from rjpeg._workspace import Workspace
 

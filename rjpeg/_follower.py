@@ -12,9 +12,9 @@ from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg import _tiles as tiles
 from rjpeg._base import Base, Tiles
-from rjpeg._codec import REGION, Planes
+from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._marker import FileIdentity, FollowerMarker
-from rjpeg._region_file import SAMPLING_OF, read_header
+from rjpeg._region_file import read_header
 from rjpeg._tables import mean_step
 from rjpeg._timing import StageTimer
 from rjpeg.errors import KeyMissingError, MarkerError
@@ -53,11 +53,13 @@ def sent_regions(found: FollowerMarker, coded_size: tuple[int, int], base: Base 
     """Return which regions a follower sends. coded_size: (height, width) of the JPEG.
 
     Raises KeyMissingError if `base` is not the one that it refers to. Raises MarkerError if the regions do not fill the
-    JPEG. Nothing is read of the JPEG's contents.
+    JPEG, and for a patch on a patch. Nothing is read of the JPEG's contents.
     """
     wanted = marker.file_id(found.base_id)
     if base is None or base.id != wanted:
-        raise KeyMissingError(wanted)
+        raise KeyMissingError(wanted, "key" if found.patch else "base")
+    if found.patch and base.key is not None:
+        raise MarkerError(f"patch refers to {wanted}, which is a patch as well, expected a key")
     rows, cols = base.grid
     sent = _native.decode_flags(found.sent, rows, cols).astype(np.bool_)
     count = int(np.count_nonzero(sent))
@@ -115,10 +117,10 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
 
 
 def base_of_patch(follower: Follower) -> Base:
-    """Return what later files need of a patch. Raises MarkerError if the file is no patch, or not on a key."""
+    """Return what later files need of a patch. Raises MarkerError if the file is none."""
     key = follower.base
-    if not follower.marker.patch or key.key is not None:
-        raise MarkerError("file is no patch on a key, so no later file can refer to it")
+    if not follower.marker.patch:
+        raise MarkerError("file is a follower and no patch, so no later file can refer to it")
     return Base(
         id=marker.file_id(follower.marker.checksum),
         frame_size=key.frame_size,

@@ -18,11 +18,10 @@ from rjpeg import _native
 from rjpeg import _tables as tables
 from rjpeg import _tiles as tiles
 from rjpeg._base import Base
-from rjpeg._codec import REGION, Planes
+from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._model import Model
 from rjpeg._policy import Policy
-from rjpeg._region_file import SAMPLING_OF
 from rjpeg._timing import StageTimer
 
 __all__ = ["Change", "Choice", "change_of", "choose", "write_follower"]

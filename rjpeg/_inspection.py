@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from rjpeg import _codec as codec
 from rjpeg import _maps as maps
 from rjpeg import _marker as marker
 from rjpeg import _native
+from rjpeg._base import Base
+from rjpeg._follower import read_follower, sent_regions
+from rjpeg._marker import FollowerMarker
 from rjpeg._model import Model, load_model
-from rjpeg._region_file import MAX_PIXELS, check_bytes, read_header, read_region_file
+from rjpeg._region_file import MAX_PIXELS, read_header, read_region_file
 from rjpeg._segments import EOI, SOI, SOS, end_of_segment, find_marker
 from rjpeg.errors import JpegError
 
@@ -36,37 +40,54 @@ _APP0 = 0xE0
 
 
 def inspect(
-    jpeg: bytes, model: str | os.PathLike[str] | Model | None = None, *, max_pixels: int = MAX_PIXELS
+    jpeg: bytes,
+    model: str | os.PathLike[str] | Model | None = None,
+    *,
+    base: Base | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
     """Return header facts, coding size, map, refinements and bytes by segment of a JPEG file.
 
-    Keys of any JPEG: bytes, region (bool), coding_size and frame_size ([height, width]), components, sampling,
-    progressive, bpp (of the frame), segments ({name: bytes}, which add up to the file's; "scan" is entropy-coded data).
-    Keys of a Region JPEG besides: model_id, marker_bytes, refinement_bytes, refined_levels, rows, cols, quality_map and
-    quality_factors ((rows, cols, 2) arrays), tables ({luma, chroma}: (64,) arrays).
-    Raises JpegError and MarkerError as `Decoder.decode` does.
+    Keys of any JPEG: bytes, region (bool), kind, id and base_id (as in FileIdentity), jpeg_size, coding_size and
+    frame_size ([height, width]), components, sampling, progressive, bpp (of the frame), segments ({name: bytes}, which
+    add up to the file's; "scan" is entropy-coded data).
+    Keys of a Region JPEG that is decoded by itself, besides: model_id, marker_bytes, refinement_bytes, refined_levels,
+    rows, cols, quality_map and quality_factors ((rows, cols, 2) arrays), tables ({luma, chroma}: (64,) arrays).
+    Keys of a patch or a follower, besides: layout ("tiles" or "soft"), marker_bytes, bitmap_bytes (the part of the
+    marker that says which regions are sent), table_bytes (DQT and DHT), sent_regions (their number).
+    Only its base tells its sizes: without one, coding_size, frame_size and bpp are None, as sent_regions is if it is
+    soft.
+
+    base: what a follower refers to. The file is then checked, and has the keys rows, cols, kept ((rows, cols) bool),
+    tables, and quality_factors, which are those of the frame as shown.
+    Raises JpegError and MarkerError as `Decoder.decode` does, KeyMissingError for another base than the file's.
     """
     header = read_header(jpeg, max_pixels)
-    coding_size = [header["height"], header["width"]]
+    found = marker.unpack(header["segments"])
+    size = [header["height"], header["width"]]
     facts: dict[str, Any] = {
         "bytes": len(jpeg),
-        "region": marker.unpack(header["segments"]) is not None,
-        "coding_size": coding_size,
-        "frame_size": coding_size,
+        "region": found is not None,
+        **marker.identity_of(found)._asdict(),
+        "jpeg_size": size,
+        "coding_size": size,
+        "frame_size": size,
         "components": len(header["sampling"]),
         "sampling": [f"{h}x{v}" for h, v in header["sampling"]],
         "progressive": header["progressive"],
-        "bpp": 8 * len(jpeg) / (coding_size[0] * coding_size[1]),
+        "bpp": _bits_a_pixel(jpeg, size),
         "segments": _bytes_by_segment(jpeg),
     }
-    if not facts["region"]:
+    if found is None:
         return facts
     loaded = model if isinstance(model, Model) else load_model(model)
+    if isinstance(found, FollowerMarker):
+        facts |= _facts_of_follower(header, found, facts["segments"])
+        return facts if base is None else facts | _facts_on_base(jpeg, base, loaded, max_pixels)
     file = read_region_file(jpeg, loaded, max_pixels)
-    luma, chroma = file.tables[0], file.tables[1]
     return facts | {
         "frame_size": list(file.frame_size),
-        "bpp": 8 * len(jpeg) / (file.frame_size[0] * file.frame_size[1]),
+        "bpp": _bits_a_pixel(jpeg, file.frame_size),
         "model_id": file.marker.model_id.hex(),
         "marker_bytes": file.marker_bytes,
         "refinement_bytes": file.refinement_bytes,
@@ -77,13 +98,50 @@ def inspect(
         "cols": file.quality_map.shape[1],
         "quality_map": file.quality_map,
         "quality_factors": maps.quality_factors(
-            file.quality_map, loaded.map_quantizer.scales, (luma, chroma), loaded.base_tables
+            file.quality_map, loaded.map_quantizer.scales, (file.tables[0], file.tables[1]), loaded.base_tables
         ),
-        "tables": {"luma": luma, "chroma": chroma},
+        "tables": {"luma": file.tables[0], "chroma": file.tables[1]},
     }
 
 
-def region_bits(jpeg: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float64]:
+def _facts_of_follower(header: dict[str, Any], found: FollowerMarker, segments: dict[str, int]) -> dict[str, Any]:
+    """Return what a follower's header tells without its base."""
+    ours = [data for code, data in header["segments"] if marker.is_region_segment(code, data)]
+    regions = (header["height"] // codec.REGION) * (header["width"] // codec.REGION)
+    return {
+        "coding_size": None,
+        "frame_size": None,
+        "bpp": None,
+        "layout": "soft" if found.soft else "tiles",
+        "marker_bytes": sum(len(data) + 4 for data in ours),
+        "bitmap_bytes": len(found.sent),
+        "table_bytes": segments.get("DQT", 0) + segments.get("DHT", 0),
+        "sent_regions": None if found.soft else regions,
+    }
+
+
+def _facts_on_base(jpeg: bytes, base: Base, model: Model, max_pixels: int) -> dict[str, Any]:
+    """Return what a follower and its base tell together."""
+    file = read_follower(jpeg, base, max_pixels, {})
+    octaves = base.step_octaves(file.tiles)
+    return {
+        "coding_size": list(base.coding_size),
+        "frame_size": list(base.frame_size),
+        "bpp": _bits_a_pixel(jpeg, base.frame_size),
+        "sent_regions": int(np.count_nonzero(file.tiles.sent)),
+        "rows": base.grid[0],
+        "cols": base.grid[1],
+        "kept": ~file.tiles.sent,
+        "quality_factors": maps.quality_factors_of_octaves(octaves, model.base_tables),
+        "tables": {"luma": file.tables[0], "chroma": file.tables[1]},
+    }
+
+
+def _bits_a_pixel(jpeg: bytes, size: Sequence[int]) -> float:
+    return 8 * len(jpeg) / (size[0] * size[1])
+
+
+def region_bits(jpeg: bytes, *, base: Base | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.float64]:
     """Return the bits that the coefficients of every region take in a file, (rows, cols) float64.
 
     The count is exact: Huffman codes by the file's own tables and the bits that follow them, DC terms included. The sum
@@ -91,11 +149,23 @@ def region_bits(jpeg: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.floa
     marker, and the zero that follows every byte 0xFF. A block that spans several regions, as chroma does at 4:1:1,
     counts for them in equal parts. Blocks beyond the picture's edge count for the region at the edge.
 
+    base: what a follower refers to. Its regions are those of the frame. A kept region has 0 bits, or those of its
+    flat blocks if the file is soft.
     It takes any JPEG of one scan, ordinary ones included. Raises InputError, and JpegError as `Decoder.decode` does,
-    also for a progressive file, whose bits belong to no single region's codes.
+    also for a progressive file, whose bits belong to no single region's codes. Raises KeyMissingError for a follower
+    without its base.
     """
-    check_bytes(jpeg)
-    return _native.region_bits(jpeg, max_pixels, codec.REGION)
+    header = read_header(jpeg, max_pixels)
+    found = marker.unpack(header["segments"])
+    if not isinstance(found, FollowerMarker):
+        return _native.region_bits(jpeg, max_pixels, codec.REGION)
+    sent = sent_regions(found, (header["height"], header["width"]), base)
+    of_file = _native.region_bits(jpeg, max_pixels, codec.REGION)
+    if found.soft:
+        return of_file
+    bits = np.zeros(sent.regions.shape)
+    bits[sent.regions] = of_file.ravel()
+    return bits
 
 
 def _bytes_by_segment(jpeg: bytes) -> dict[str, int]:

@@ -13,11 +13,10 @@ from rjpeg import _codec as codec
 from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg import _tables as tables
-from rjpeg._codec import Planes
+from rjpeg._codec import SAMPLING_OF, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._model import Model
 from rjpeg._policy import Policy
-from rjpeg._region_file import SAMPLING_OF
 from rjpeg._tiles import grid_of
 from rjpeg._timing import StageTimer
 

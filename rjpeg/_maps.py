@@ -14,7 +14,10 @@ from rjpeg import _tables as tables
 from rjpeg._codec import REGION
 from rjpeg._runtime import Quantization
 
-__all__ = ["MapQuantizer", "compose", "draw", "levels_from_output", "quality_factors"]
+__all__ = ["MapQuantizer", "compose", "draw", "levels_from_output", "quality_factors", "quality_factors_of_octaves"]
+
+_HATCH = 8
+"""Pixels from one line of a hatching to the next, sideways."""
 
 
 class MapQuantizer(NamedTuple):
@@ -97,15 +100,46 @@ def quality_factors(
     return factors
 
 
-def draw(factors: NDArray[np.floating], coding_size: tuple[int, int], frame_size: tuple[int, int]) -> NDArray[np.uint8]:
+def quality_factors_of_octaves(
+    octaves: NDArray[np.floating], base_tables: tuple[NDArray, NDArray]
+) -> NDArray[np.float64]:
+    """Return IJG quality factors, (rows, cols, 2) float64 in 1..100, of log2 of every region's mean step.
+
+    base_tables: the model's luma and chroma tables, which mean quality 50.
+    """
+    factors = np.empty(octaves.shape, np.float64)
+    for channel in range(2):
+        different, at = np.unique(octaves[..., channel], return_inverse=True)
+        percents = 100.0 * 2.0 ** different.astype(np.float64) / np.mean(base_tables[channel])
+        of_step = np.array([tables.quality_of_percent(percent) for percent in percents])
+        factors[..., channel] = of_step[at].reshape(octaves.shape[:2])
+    return factors
+
+
+def draw(
+    factors: NDArray[np.floating],
+    coding_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    kept: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
     """Draw quality factors of one channel, (rows, cols) in 1..100, as (H, W, 3) uint8 BGR of the frame's size.
 
     Dark is coarse and bright is fine, on the same scale for all pictures. A region is an area of one color.
+    kept: (rows, cols), the regions that a follower took from its base. They are gray and hatched.
     """
     shades = np.clip(factors * 2.55, 0, 255).astype(np.uint8)
-    of_pixels = shades.repeat(REGION, axis=0).repeat(REGION, axis=1)[: coding_size[0], : coding_size[1]]
-    colored = cv2.applyColorMap(of_pixels, cv2.COLORMAP_VIRIDIS)
+    colored = cv2.applyColorMap(_of_pixels(shades, coding_size), cv2.COLORMAP_VIRIDIS)
+    if kept is not None:
+        gray = _of_pixels(shades // 2 + 64, coding_size)
+        across, down = np.arange(coding_size[1]), np.arange(coding_size[0])
+        gray[(across + down[:, np.newaxis]) % _HATCH == 0] = 32
+        colored = np.where(_of_pixels(kept, coding_size)[..., np.newaxis], gray[..., np.newaxis], colored)
     return cv2.resize(colored, (frame_size[1], frame_size[0]), interpolation=cv2.INTER_NEAREST)
+
+
+def _of_pixels(values: NDArray, size: tuple[int, int]) -> NDArray:
+    """Return what every region has for its pixels, (height, width) of a coding size."""
+    return values.repeat(REGION, axis=0).repeat(REGION, axis=1)[: size[0], : size[1]]
 
 
 def compose(panels: dict[str, NDArray[np.uint8]], margin: int = 8) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _native
-from rjpeg._codec import Subsampling
+from rjpeg._codec import SAMPLING_OF
 from rjpeg._features import quantizer_index
 from rjpeg._maps import levels_from_output
 from rjpeg._marker import (
@@ -19,8 +19,8 @@ from rjpeg._marker import (
     WHOLE_MAP,
     FollowerMarker,
     Marker,
-    checksum_of,
     corrected,
+    crc_of,
     file_id,
     is_region_segment,
     unpack,
@@ -33,13 +33,13 @@ from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError
 
 __all__ = [
     "MAX_PIXELS",
-    "SAMPLING_OF",
     "OpenedFile",
     "RegionFile",
     "check_bytes",
     "coded_picture",
-    "frame_of",
+    "finished",
     "frame_size_of",
+    "octaves_of",
     "open_region_file",
     "predicted_maps",
     "read_header",
@@ -49,12 +49,6 @@ __all__ = [
 
 MAX_PIXELS = 2**26
 """Default limit of a picture's pixels, coded or decoded: 67 million, 200 MB as a frame."""
-
-SAMPLING_OF: dict[Subsampling, list[tuple[int, int]]] = {
-    "4:2:0": [(2, 2), (1, 1), (1, 1)],
-    "4:4:4": [(1, 1), (1, 1), (1, 1)],
-}
-"""Sampling factors (horizontal, vertical) of Y, Cb and Cr."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +74,17 @@ class RegionFile(OpenedFile):
     """A Region JPEG taken apart, with the map that was recovered from it and checked.
 
     quality_map: (rows, cols, 2) uint8 levels. predictor_map: the same, or None if the file holds its whole map.
+    crc: CRC-32 over all that makes its picture.
     """
 
     predictor_map: NDArray[np.uint8] | None
     quality_map: NDArray[np.uint8]
+    crc: int
+
+    @property
+    def half_size_chroma(self) -> bool:
+        """Whether chroma has half the size of luma, 4:2:0."""
+        return self.sampling[0] == (2, 2)
 
 
 def check_bytes(jpeg: bytes) -> None:
@@ -111,9 +112,14 @@ def frame_size_of(marker: Marker, coding_size: tuple[int, int], max_pixels: int)
     return frame_size
 
 
-def read_region_file(jpeg: bytes, model: Model, max_pixels: int = MAX_PIXELS) -> RegionFile:
-    """Take a Region JPEG apart and recover its map. Raises JpegError and MarkerError as `Decoder.decode` does."""
-    seconds: dict[str, float] = {}
+def read_region_file(
+    jpeg: bytes, model: Model, max_pixels: int = MAX_PIXELS, seconds: dict[str, float] | None = None
+) -> RegionFile:
+    """Take a Region JPEG apart and recover its map. Raises JpegError and MarkerError as `Decoder.decode` does.
+
+    seconds: by stage; changed in place.
+    """
+    seconds = {} if seconds is None else seconds
     opened = open_region_file(jpeg, model, max_pixels, seconds)
     return recover_map(opened, predicted_maps([opened], model, [seconds])[0], model, seconds)
 
@@ -198,28 +204,38 @@ def recover_map(
         uncorrected = np.empty((codec.regions_of(size[0]), codec.regions_of(size[1]), 2), np.uint8)
     levels = corrected(uncorrected, marker.correction_kind, marker.correction, len(model.map_quantizer.scales))
     with StageTimer(seconds, "checksum"):
-        found = checksum_of(opened.blocks, levels, opened.tables, size, opened.frame_size)
-    if found != marker.checksum:
-        raise MarkerError(f"checksum is {found:06x}, the file says {marker.checksum:06x}: damaged")
-    return RegionFile(**vars(opened), predictor_map=predicted, quality_map=levels)
+        crc = crc_of(opened.blocks, levels, opened.tables, size, opened.frame_size)
+    if crc & 0xFFFFFF != marker.checksum:
+        raise MarkerError(f"checksum is {crc & 0xFFFFFF:06x}, the file says {marker.checksum:06x}: damaged")
+    return RegionFile(**vars(opened), predictor_map=predicted, quality_map=levels, crc=crc)
 
 
-def frame_of(file: RegionFile, model: Model, restorer: Network | None, seconds: dict[str, float]) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) uint8 BGR frame of a file.
+def octaves_of(file: RegionFile, model: Model) -> NDArray[np.float32]:
+    """Return log2 of the mean quantization step of every region, (rows, cols, 2) float32, luma and chroma."""
+    return step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.map_quantizer.scales)
 
-    restorer: the model's, if the frame is to be restored. seconds: by stage; changed in place.
+
+def finished(
+    coded: NDArray[np.uint8],
+    octaves: NDArray[np.float32],
+    frame_size: tuple[int, int],
+    restorer: Network | None,
+    seconds: dict[str, float],
+) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) uint8 BGR frame of a picture at its coding size.
+
+    octaves: of `octaves_of`. restorer: the model's, if the frame is to be restored. seconds: by stage; changed in
+    place.
     """
-    coded = coded_picture(file, model, seconds)
     if restorer is None:
         with StageTimer(seconds, "enlarge"):
-            return codec.enlarge(coded, file.frame_size)
-    octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.map_quantizer.scales)
+            return codec.enlarge(coded, frame_size)
     with StageTimer(seconds, "restore"):
-        return restore(restorer, coded, octaves, file.frame_size)
+        return restore(restorer, coded, octaves, frame_size)
 
 
 def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | None = None) -> NDArray[np.uint8]:
     """Return the (h, w, 3) uint8 BGR picture of a file at its coding size. seconds: by stage; changed in place."""
     with StageTimer({} if seconds is None else seconds, "transform"):
         steps = [codec.level_steps(table, model.map_quantizer.scales) for table in file.tables]
-        return codec.picture_of(file.blocks, steps, file.quality_map, file.sampling[0] == (2, 2), file.coding_size)
+        return codec.picture_of(file.blocks, steps, file.quality_map, file.half_size_chroma, file.coding_size)

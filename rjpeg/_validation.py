@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _tables as tables
-from rjpeg._codec import Planes
-from rjpeg._region_file import SAMPLING_OF
+from rjpeg._codec import SAMPLING_OF, Planes
 from rjpeg.errors import InputError
 
 __all__ = [

@@ -10,36 +10,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import _codec as codec
 from rjpeg import _native
-from rjpeg._base import Base, base_of_key
-from rjpeg._follower import base_of_patch, read_follower, sent_regions
+from rjpeg._base import Base, base_of_key, picture_of_planes
+from rjpeg._batch import sorted_batch
+from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
 from rjpeg._marker import FileIdentity, FollowerMarker, identity_of, unpack
 from rjpeg._model import Model, load_model
 from rjpeg._region_file import (
     MAX_PIXELS,
     OpenedFile,
+    RegionFile,
     check_bytes,
-    frame_of,
+    coded_picture,
+    finished,
     frame_size_of,
+    octaves_of,
     open_region_file,
     predicted_maps,
     read_header,
     read_region_file,
     recover_map,
 )
-from rjpeg._restoration import restore, step_octaves
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
 
 __all__ = ["MAX_PIXELS", "DecodedFrame", "Decoder", "identify"]
-
-_BATCH_PIXELS = 2**20
-"""Pixels of the files that the predictor is asked about at once.
-
-Measured: in a batch, files of 112x112 to 640x480 take 1 to 10 % less time, and those of 1280x720 the same. By default
-the C library gives freed memory back at once. Then holding several files costs 2 to 10 % from 640x480 on.
-"""
 
 
 @dataclass(frozen=True)
@@ -116,24 +111,34 @@ class Decoder:
     def decode_with_details(self, jpeg: bytes, base: Base | None = None) -> DecodedFrame:
         """Decode a file as `decode` does. Return also the map and the time of every stage."""
         seconds: dict[str, float] = {}
-        if identify(jpeg, max_pixels=self.max_pixels).base_id is not None:
-            return self._decode_follower(jpeg, base, seconds)
-        opened = self._open(jpeg, seconds)
-        if opened is None:
+        with StageTimer(seconds, "read"):
+            kind = identify(jpeg, max_pixels=self.max_pixels).kind
+        if kind == "plain":
             return self._decode_plain(jpeg, seconds)
+        if kind != "key":
+            return self._joined(read_follower(jpeg, base, self.max_pixels, seconds), seconds)
+        opened = open_region_file(jpeg, self.model, self.max_pixels, seconds)
         [predicted] = predicted_maps([opened], self.model, [seconds])
         return self._rebuild(opened, predicted, seconds)
 
     def decode_and_keep(self, jpeg: bytes, base: Base | None = None) -> tuple[DecodedFrame, Base | None]:
         """Decode a file as `decode_with_details` does. Return also what later files need of it, None if they can't.
 
-        It takes less time than `decode_with_details` and `base_of` together.
+        The file is read once. It takes less time than `decode_with_details` and `base_of` together.
         """
-        identity = identify(jpeg, max_pixels=self.max_pixels)
-        if identity.kind in ("plain", "follower"):
-            return self.decode_with_details(jpeg, base), None
-        kept = self.base_of(jpeg, base)
-        return self.decode_with_details(jpeg, base), kept
+        seconds: dict[str, float] = {}
+        with StageTimer(seconds, "read"):
+            kind = identify(jpeg, max_pixels=self.max_pixels).kind
+        if kind == "key":
+            file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
+            with StageTimer(seconds, "transform"):
+                kept = base_of_key(file, self.model)
+                coded = picture_of_planes(kept, kept.planes)
+            return self._finished(file, coded, seconds), kept
+        if kind == "patch":
+            follower = read_follower(jpeg, base, self.max_pixels, seconds)
+            return self._joined(follower, seconds), base_of_patch(follower)
+        return self.decode_with_details(jpeg, base), None
 
     def base_of(self, jpeg: bytes, base: Base | None = None) -> Base:
         """Return what later files need of a key or a patch. base: of the patch's key.
@@ -168,8 +173,9 @@ class Decoder:
     def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
         """Decode many files, each to what `decode_with_details` gives, or to the error that it raises.
 
-        The predictor is asked once about several small files of one size. This takes memory for all frames at once;
-        `decode_each` does not. Raises InputError, before any is decoded, if one of them is not bytes.
+        A follower is decoded if its key and its patch are among the files, in any order. Else its error is a
+        KeyMissingError. The predictor is asked once about several small files of one size. This takes memory for all
+        frames at once; `decode_each` does not. Raises InputError, before any is decoded, if one of them is not bytes.
         """
         results: dict[int, DecodedFrame | JpegError] = dict(self.decode_each(jpegs))
         return [results[index] for index in range(len(jpegs))]
@@ -177,51 +183,73 @@ class Decoder:
     def decode_each(self, jpegs: Sequence[bytes]) -> Iterator[tuple[int, DecodedFrame | JpegError]]:
         """Decode as `decode_batch` does, one by one: (index in `jpegs`, frame or error), grouped by size.
 
-        The predictor's time is shared among the files that it was asked about at once. Raises InputError as
-        `decode_batch` does.
+        Each key comes with its followers, after the files that none refers to. The predictor's time is shared among the
+        files that it was asked about at once. Raises InputError as `decode_batch` does.
         """
         for jpeg in jpegs:
             check_bytes(jpeg)
-        for group in self._groups(jpegs):
-            opened: deque[tuple[int, OpenedFile, dict[str, float]]] = deque()
-            for index in group:
-                seconds: dict[str, float] = {}
-                try:
-                    file = self._open(jpegs[index], seconds)
-                    if file is None:
-                        yield index, self._decode_plain(jpegs[index], seconds)
-                    else:
-                        opened.append((index, file, seconds))
-                except JpegError as error:
-                    # A traceback would keep the file's coefficients.
-                    yield index, error.with_traceback(None)
-            maps = predicted_maps([file for _, file, _ in opened], self.model, [seconds for *_, seconds in opened])
-            for predicted in maps:
-                # Let go of each file at once. Memory that is taken again while it is in the cache saves a sixth of
-                # the time.
-                index, file, seconds = opened.popleft()
-                try:
-                    result: DecodedFrame | JpegError = self._rebuild(file, predicted, seconds)
-                except JpegError as error:
-                    result = error.with_traceback(None)
-                del file
-                yield index, result
+        batch = sorted_batch(jpegs, self.max_pixels)
+        for index in batch.broken:
+            # `decode` has the words to refuse it.
+            yield index, self._outcome(jpegs[index], None)[0]
+        for group in batch.groups:
+            yield from self._decode_group(jpegs, group)
+        for index in batch.keys:
+            result, base = self._outcome(jpegs[index], None)
+            yield index, result
+            del result
+            if base is not None:
+                yield from self._decode_on(jpegs, base, batch.waiting)
+        for waiting in batch.waiting.values():
+            yield from waiting.items()
 
-    def _groups(self, jpegs: Sequence[bytes]) -> Iterator[list[int]]:
-        """Yield indices of files of one size, as many as are opened together. Broken ones come alone."""
-        sizes: dict[tuple[int, int], list[int]] = {}
-        for index, jpeg in enumerate(jpegs):
+    def _decode_group(self, jpegs: Sequence[bytes], group: list[int]) -> Iterator[tuple[int, DecodedFrame | JpegError]]:
+        """Decode files of one size that none refers to."""
+        opened: deque[tuple[int, OpenedFile, dict[str, float]]] = deque()
+        for index in group:
+            seconds: dict[str, float] = {}
             try:
-                header = read_header(jpeg, self.max_pixels)
-            except JpegError:
-                # `decode` has the words to refuse it.
-                yield [index]
+                file = self._open(jpegs[index], seconds)
+                if file is None:
+                    yield index, self._decode_plain(jpegs[index], seconds)
+                else:
+                    opened.append((index, file, seconds))
+            except JpegError as error:
+                # A traceback would keep the file's coefficients.
+                yield index, error.with_traceback(None)
+        maps = predicted_maps([file for _, file, _ in opened], self.model, [seconds for *_, seconds in opened])
+        for predicted in maps:
+            # Let go of each file at once. Memory that is taken again while it is in the cache saves a sixth of
+            # the time.
+            index, file, seconds = opened.popleft()
+            try:
+                result: DecodedFrame | JpegError = self._rebuild(file, predicted, seconds)
+            except JpegError as error:
+                result = error.with_traceback(None)
+            del file
+            yield index, result
+
+    def _decode_on(
+        self, jpegs: Sequence[bytes], base: Base, waiting: dict[str, dict[int, JpegError]]
+    ) -> Iterator[tuple[int, DecodedFrame | JpegError]]:
+        """Decode the files that wait for a base, and those that wait for them."""
+        for index in list(waiting.get(base.id, ())):
+            result, kept = self._outcome(jpegs[index], base)
+            if isinstance(result, JpegError):
+                # Another key may have the same id.
+                waiting[base.id][index] = result
                 continue
-            sizes.setdefault((header["height"], header["width"]), []).append(index)
-        for (height, width), indices in sizes.items():
-            count = max(1, _BATCH_PIXELS // (height * width))
-            for first in range(0, len(indices), count):
-                yield indices[first : first + count]
+            del waiting[base.id][index]
+            yield index, result
+            del result
+            if kept is not None:
+                yield from self._decode_on(jpegs, kept, waiting)
+
+    def _outcome(self, jpeg: bytes, base: Base | None) -> tuple[DecodedFrame | JpegError, Base | None]:
+        try:
+            return self.decode_and_keep(jpeg, base)
+        except JpegError as error:
+            return error.with_traceback(None), None
 
     def _open(self, jpeg: bytes, seconds: dict[str, float]) -> OpenedFile | None:
         """Take a Region JPEG apart, all but its map. Return None for an ordinary JPEG."""
@@ -237,21 +265,15 @@ class Decoder:
         size = (int(frame.shape[0]), int(frame.shape[1]))
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
-    def _decode_follower(self, jpeg: bytes, base: Base | None, seconds: dict[str, float]) -> DecodedFrame:
-        file = read_follower(jpeg, base, self.max_pixels, seconds)
+    def _joined(self, file: Follower, seconds: dict[str, float]) -> DecodedFrame:
+        """Return the frame of a follower that was read."""
         base = file.base
         with StageTimer(seconds, "join"):
             planes = base.shown(file.marker.shift, file.tiles)
             octaves = base.step_octaves(file.tiles)
-            coded = _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
-        if self.restorer is None:
-            with StageTimer(seconds, "enlarge"):
-                frame = codec.enlarge(coded, base.frame_size)
-        else:
-            with StageTimer(seconds, "restore"):
-                frame = restore(self.restorer, coded, octaves, base.frame_size)
+            coded = picture_of_planes(base, planes)
         return DecodedFrame(
-            frame=frame,
+            frame=finished(coded, octaves, base.frame_size, self.restorer, seconds),
             coding_size=base.coding_size,
             quality_map=np.zeros((*base.grid, 2), np.uint8),
             predictor_map=None,
@@ -268,9 +290,13 @@ class Decoder:
         self, opened: OpenedFile, predicted: NDArray[np.uint8] | None, seconds: dict[str, float]
     ) -> DecodedFrame:
         file = recover_map(opened, predicted, self.model, seconds)
-        frame = frame_of(file, self.model, self.restorer, seconds)
+        return self._finished(file, coded_picture(file, self.model, seconds), seconds)
+
+    def _finished(self, file: RegionFile, coded: NDArray[np.uint8], seconds: dict[str, float]) -> DecodedFrame:
+        """Return the frame of a file that is decoded by itself. coded: (h, w, 3) uint8, its picture."""
+        octaves = octaves_of(file, self.model)
         return DecodedFrame(
-            frame=frame,
+            frame=finished(coded, octaves, file.frame_size, self.restorer, seconds),
             coding_size=file.coding_size,
             quality_map=file.quality_map,
             predictor_map=file.predictor_map,
@@ -279,5 +305,5 @@ class Decoder:
             refinement_bytes=file.refinement_bytes,
             seconds=seconds,
             identity=identity_of(file.marker),
-            octaves=step_octaves(file.quality_map, (file.tables[0], file.tables[1]), self.model.map_quantizer.scales),
+            octaves=octaves,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -16,17 +17,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import _marker as marker
 from rjpeg._files import list_pictures, read_whole
-from rjpeg._region_file import read_header
 from rjpeg._segments import EOI, SOI, end_of_segment, find_marker
-from rjpeg.decoder import Decoder
-from rjpeg.errors import CameraError, InputError, JpegError, StorageError
+from rjpeg.decoder import Decoder, identify
+from rjpeg.errors import CameraError, InputError, JpegError, KeyMissingError, StorageError
+from rjpeg.stream import StreamDecoder
 
 __all__ = ["Splitter", "VideoReader"]
 
 MAX_BYTES = 2**23
 CHUNK_BYTES = 2**16
+GRABBED_BASES = 4
+"""Keys and patches that are kept as files, since they may have been grabbed and not decoded."""
+
+logger = logging.getLogger(__name__)
 
 
 class VideoReader:
@@ -34,6 +38,10 @@ class VideoReader:
 
     Unlike there, what goes wrong is raised and not passed over. A frame that can't be decoded is a JpegError; reading
     then goes on with the next frame.
+
+    It knows streams: it keeps the latest keys and patches. A follower whose key or patch did not come is skipped, since
+    a source that is joined midway begins with such. `skipped` counts them, and the first of each key is logged. If they
+    are all that the source has, the end is a KeyMissingError.
 
     Args:
         source: a folder of JPEG files, taken in natural order; or a file of one or more JPEG files, one after another
@@ -46,6 +54,7 @@ class VideoReader:
 
     Attributes:
         name: the source as text.
+        skipped: followers without their key or patch that `read` went past.
 
     Raises:
         StorageError: the folder or file can't be read, or the folder holds no JPEG file.
@@ -64,6 +73,7 @@ class VideoReader:
     ) -> None:
         self.name = str(source)
         self._decoder = Decoder() if decoder is None else decoder
+        self._bases = StreamDecoder(self._decoder)
         self._max_bytes = max_bytes
         self._stream: Any = None
         self._count = 0
@@ -85,6 +95,11 @@ class VideoReader:
         self._jpeg: bytes | None = None
         self._grabbed = 0
         self._open = True
+        # the latest keys and patches that were grabbed, decoded or not, by id
+        self._grabbed_bases: dict[str, bytes] = {}
+        self._missing: KeyMissingError | None = None
+        self._decoded = 0
+        self.skipped = 0
 
     @property
     def jpeg(self) -> bytes | None:
@@ -99,10 +114,22 @@ class VideoReader:
 
         Raises:
             JpegError, MarkerError: this frame can't be decoded, or is larger than `max_bytes`. There may be others.
+            KeyMissingError: the source ended, and all of its frames lack their keys.
             StorageError: a file can't be read.
             CameraError: the stream gives nothing any more, or breaks off.
         """
-        return self.retrieve() if self.grab() else (False, None)
+        while self.grab():
+            try:
+                return self.retrieve()
+            except KeyMissingError as error:
+                self.skipped += 1
+                if self._missing is None or self._missing.id != error.id:
+                    logger.warning("frame %d of %s is skipped: %s", self._grabbed - 1, self.name, error)
+                self._missing = error
+        missing, self._missing = self._missing, None
+        if self._open and missing is not None and not self._decoded:
+            raise missing
+        return False, None
 
     def grab(self) -> bool:
         """Take the next file without decoding it; return False after the last. Raises as `read` does."""
@@ -113,16 +140,46 @@ class VideoReader:
         if self._jpeg is None:
             return False
         self._grabbed += 1
+        self._note(self._jpeg)
         return True
 
     def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
-        """Decode what was grabbed last; return as `read` does. Raises JpegError, MarkerError."""
+        """Decode what was grabbed last; return as `read` does. Raises JpegError, MarkerError, KeyMissingError."""
         if self._jpeg is None:
             return False, None
         try:
-            return True, self._decoder.decode(self._jpeg)
+            frame = self._decode(self._jpeg)
+        except KeyMissingError:
+            raise
         except JpegError as error:
             raise type(error)(f"frame {self._grabbed - 1} of {self.name}: {error}") from error
+        self._decoded += 1
+        return True, frame
+
+    def _note(self, jpeg: bytes) -> None:
+        """Keep a key or patch: later frames may need it, whether it is decoded or not."""
+        try:
+            identity = identify(jpeg, max_pixels=self._decoder.max_pixels)
+        except JpegError:
+            # `retrieve` raises it
+            return
+        if identity.id is not None and identity.kind != "follower":
+            self._grabbed_bases[identity.id] = jpeg
+            while len(self._grabbed_bases) > GRABBED_BASES:
+                del self._grabbed_bases[next(iter(self._grabbed_bases))]
+
+    def _decode(self, jpeg: bytes) -> NDArray[np.uint8]:
+        try:
+            return self._bases.decode(jpeg)
+        except KeyMissingError as error:
+            base = self._grabbed_bases.pop(error.id, None)
+            if base is None:
+                raise
+            try:
+                self._decode(base)
+            except JpegError:
+                raise error from None
+            return self._decode(jpeg)
 
     def get(self, prop: int) -> float:
         """Return a property.
@@ -144,9 +201,18 @@ class VideoReader:
                 self._peeked = self._next()
             jpeg = self._jpeg or self._peeked
             if jpeg is not None:
-                height, width = _frame_size(jpeg, self._decoder.max_pixels)
-                return float(width if prop == cv2.CAP_PROP_FRAME_WIDTH else height)
+                return self._side(jpeg, prop)
         return 0.0
+
+    def _side(self, jpeg: bytes, prop: int) -> float:
+        try:
+            try:
+                height, width = self._bases.frame_size(jpeg)
+            except KeyMissingError:
+                height, width = self._decode(jpeg).shape[:2]
+        except KeyMissingError:
+            return 0.0
+        return float(width if prop == cv2.CAP_PROP_FRAME_WIDTH else height)
 
     def isOpened(self) -> bool:  # noqa: N802 - as OpenCV calls it
         """Return whether it was not released yet."""
@@ -281,16 +347,6 @@ class Splitter:
         del self._buffer[:end]
         self._at = 0
         return jpeg
-
-
-def _frame_size(jpeg: bytes, max_pixels: int) -> tuple[int, int]:
-    """Return (height, width) of the frame that a file decodes to. Raises JpegError, MarkerError."""
-    header = read_header(jpeg, max_pixels)
-    said = marker.unpack(header["segments"])
-    own = int(header["height"]), int(header["width"])
-    if said is None or isinstance(said, marker.FollowerMarker) or said.frame_size is None:
-        return own
-    return said.frame_size
 
 
 def _open_url(url: str, token: str | None, timeout: float) -> io.BufferedIOBase:

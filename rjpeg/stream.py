@@ -104,6 +104,13 @@ class StreamDecoder:
                 self._bases.popitem(last=False)
         return decoded
 
+    def frame_size(self, jpeg: bytes) -> tuple[int, int]:
+        """Return (height, width) of the frame that `decode` gives. It reads the header alone.
+
+        Raises KeyMissingError, and all that `Decoder.frame_size` raises.
+        """
+        return self._decoder.frame_size(jpeg, self._base_for(jpeg))
+
     def _base_for(self, jpeg: bytes) -> Base | None:
         base_id = identify(jpeg, max_pixels=self._decoder.max_pixels).base_id
         base = None if base_id is None else self._bases.get(base_id)

@@ -66,3 +66,91 @@ def rice_decode(data, size, most):
         differences.append(-magnitude if bits[at] == "1" else magnitude)
         at = magnitude_end + 1
     return positions, differences
+
+
+def decode_flags(data, rows, cols):
+    """Flags of `_native.decode_flags`, (rows, cols) uint8, on Python's integers of any size."""
+    start = (1300, 13000, 26000, 39000, 50000, 60000)
+    probability = [start[context.bit_count()] for context in range(32)]
+    seen = [5] * 32
+    low, high, at = 0, 2**32 - 1, 4
+    value = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+    # A margin of zeros stands for what is not there.
+    flags = np.zeros((rows + 1, cols + 3), np.uint8)
+    for row, col in np.ndindex(rows, cols):
+        r, c = row + 1, col + 2
+        around = (flags[r, c - 1], flags[r - 1, c], flags[r - 1, c - 1], flags[r - 1, c + 1], flags[r, c - 2])
+        context = sum(int(flag) << bit for bit, flag in enumerate(around))
+        p = probability[context]
+        split = low + ((high - low) * p >> 16)
+        flag = value <= split
+        flags[r, c] = flag
+        low, high = (low, split) if flag else (split + 1, high)
+        p = p + (2**16 - p) // seen[context] if flag else p - p // seen[context]
+        probability[context] = min(max(p, 2**16 // 512), 2**16 - 2**16 // 512)
+        seen[context] = min(seen[context] + 1, 60)
+        while low >> 24 == high >> 24:
+            low, high = low << 8 & 0xFFFFFFFF, (high << 8 | 0xFF) & 0xFFFFFFFF
+            value = (value << 8 | (data[at] if at < len(data) else 0)) & 0xFFFFFFFF
+            at += 1
+    return flags[1:, 2:-1]
+
+
+def pair_bits(run, size):
+    """About the bits of a run of zeros and a value of so many bits behind it, float32."""
+    f = np.float32
+    longest = f(min(run, 15))
+    return f(run // 16) * f(11) + f(2) + f(1.6) * f(size) - f(1) + f(0.9) * np.sqrt(longest) * f(1.6) + f(size)
+
+
+def block_bits(block, dc_before):
+    """About the bits of a (64,) int16 block in zigzag order, float32."""
+    bits = np.float32(2.5) + np.float32(abs(int(block[0]) - dc_before).bit_length())
+    before = 0
+    for k in np.flatnonzero(block[1:]) + 1:
+        bits += pair_bits(k - before - 1, abs(int(block[k])).bit_length())
+        before = k
+    return bits + np.float32(3) if before < 63 else bits
+
+
+def trimmed(coefficients, steps, price, block):
+    """A (64,) int16 block in zigzag order without the AC coefficients that are not worth their bits, last first."""
+    block = block.copy()
+    following = None  # position and size of the coefficient behind
+    f = np.float32
+    for k in (np.flatnonzero(block[1:]) + 1)[::-1]:
+        before = max((j for j in range(1, k) if block[j]), default=0)
+        magnitude = abs(int(block[k]))
+        size = magnitude.bit_length()
+        c = abs(coefficients[k])
+        error = c - f(magnitude) * steps[k]
+        own = pair_bits(k - before - 1, size)
+        behind = pair_bits(following[0] - k - 1, following[1]) if following else f(0)
+        joined = pair_bits(following[0] - before - 1, following[1]) if following else f(0)
+        if c * c - error * error < price * (own + behind - joined):
+            block[k] = 0
+            continue
+        smaller = magnitude - 1
+        if smaller and smaller.bit_length() < size:
+            left = c - f(smaller) * steps[k]
+            if left * left - error * error < price * (own - pair_bits(k - before - 1, size - 1)):
+                block[k] = np.sign(block[k]) * smaller
+                size -= 1
+        following = (k, size)
+    return block
+
+
+def level_kept(blocks, kept, bound):
+    """`_native.level_kept`: blocks in the order of the scan, region by region."""
+    blocks = blocks.copy()
+    across = 1 if blocks.shape[:2] == kept.shape else 2
+    before = 0
+    for row, col in np.ndindex(kept.shape):
+        for down, right in np.ndindex(across, across):
+            r, c = row * across + down, col * across + right
+            if r >= blocks.shape[0] or c >= blocks.shape[1]:
+                continue
+            if kept[row, col] and abs(int(blocks[r, c, 0]) - before) <= bound:
+                blocks[r, c, 0] = before
+            before = int(blocks[r, c, 0])
+    return blocks

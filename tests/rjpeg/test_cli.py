@@ -10,6 +10,7 @@ import pytest
 
 import rjpeg
 from rjpeg.cli import main
+from tests.rjpeg.streams import film
 
 
 @pytest.fixture
@@ -97,3 +98,97 @@ def test_help_shows_defaults(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["encode", "--help"])
     assert "(default: 4:2:0)" in capsys.readouterr().out
+
+
+# Streams
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of a camera that stands still, in a folder."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, frame in enumerate(film(64, 96, 4)):
+        cv2.imwrite(str(folder / f"{number + 9}.png"), frame)
+    return folder
+
+
+def facts_of(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_folder_of_pictures_becomes_a_stream_that_decodes_in_any_order(tmp_path, pictures, capsys):
+    sent, back = tmp_path / "sent", tmp_path / "back"
+    assert main(["encode", "--stream", str(pictures), str(sent), "--quality", "60", "--json"]) == 0
+    facts = facts_of(capsys.readouterr().out)
+    assert [each["file"] for each in facts] == ["9.jpg", "10.jpg", "11.jpg", "12.jpg"]
+    first, *others = [each["kind"] for each in facts]
+    assert first == "key"
+    assert "key" not in others
+    # The key comes last by name.
+    (sent / "9.jpg").rename(sent / "99.jpg")
+    assert main(["decode", str(sent), str(back)]) == 0
+    stream = rjpeg.StreamDecoder()
+    for name in ("99", "10", "11", "12"):
+        expected = stream.decode((sent / f"{name}.jpg").read_bytes())
+        np.testing.assert_array_equal(cv2.imread(str(back / f"{name}.png")), expected)
+    assert main(["decode", str(sent / "11.jpg"), str(tmp_path / "one.png")]) == 0
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "one.png")), cv2.imread(str(back / "11.png")))
+
+
+def test_pictures_one_by_one_become_a_stream_too_and_a_new_key_comes_in_time(tmp_path, pictures, caplog):
+    caplog.set_level("INFO")
+    names = [str(pictures / f"{number}.png") for number in (9, 10, 11, 12)]
+    options = ["--key-seconds", "20", "--interval", "10", "--target-bytes", "2000", "--plain-view", "soft"]
+    assert main(["encode", "--stream", *names, str(tmp_path / "sent"), *options]) == 0
+    kinds = [rjpeg.identify((tmp_path / f"sent/{number}.jpg").read_bytes()).kind for number in (9, 10, 11, 12)]
+    assert kinds == ["key", "follower", "key", "follower"]
+    assert all(path.stat().st_size <= 2000 for path in (tmp_path / "sent").iterdir())
+    assert "2 key of" in caplog.text
+
+
+def test_a_missing_key_is_named_and_the_plain_view_is_given_on_request(tmp_path, pictures, capsys, caplog):
+    sent, back = tmp_path / "sent", tmp_path / "back"
+    assert main(["encode", "--stream", str(pictures), str(sent), "--json"]) == 0
+    key = facts_of(capsys.readouterr().out)[0]["id"]
+    (sent / "9.jpg").unlink()
+    assert main(["decode", str(sent), str(back)]) == 1
+    assert "3 of 3 files" in capsys.readouterr().err
+    assert caplog.text.count(key) == 3
+    assert main(["decode", str(sent / "10.jpg"), str(tmp_path / "one.png")]) == 1
+    assert key in capsys.readouterr().err
+    assert main(["decode", str(sent), str(back), "--without-key", "plain"]) == 0
+    plain = rjpeg.Decoder().decode_plain((sent / "10.jpg").read_bytes())
+    np.testing.assert_array_equal(cv2.imread(str(back / "10.png")), plain)
+
+
+def test_inspect_and_map_of_a_follower_find_its_key_beside_it(tmp_path, pictures, capsys):
+    sent = tmp_path / "sent"
+    assert main(["encode", "--stream", str(pictures), str(sent), "--json", "--coding-size", "96x64"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(sent / "10.jpg"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kind"], facts["frame_size"]) == ("follower", [64, 96])
+    assert np.shape(facts["kept"]) == (4, 6)
+    assert main(["inspect", str(sent / "10.jpg")]) == 0
+    assert "of 24 regions" in capsys.readouterr().out
+    assert main(["map", str(sent), str(tmp_path / "maps")]) == 0
+    sheet = cv2.imread(str(tmp_path / "maps" / "10.map.png"))
+    assert sheet.shape[1] > 3 * 96
+    (sent / "9.jpg").unlink()
+    assert main(["inspect", str(sent / "10.jpg")]) == 0
+    assert "frame_size: None" in capsys.readouterr().out
+    assert main(["map", str(sent), str(tmp_path / "maps")]) == 1
+
+
+def test_what_a_stream_does_not_do_is_refused(tmp_path, pictures, capsys):
+    for arguments in (
+        ["encode", str(pictures / "9.png"), str(pictures / "10.png"), "out.jpg"],
+        ["encode", "--stream", str(pictures), "out", "--subsampling", "4:4:4"],
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+    other = tmp_path / "9.png"
+    other.write_bytes((pictures / "9.png").read_bytes())
+    assert main(["encode", "--stream", str(pictures / "9.png"), str(other), str(tmp_path / "sent")]) == 1
+    assert "written as 9.jpg" in capsys.readouterr().err

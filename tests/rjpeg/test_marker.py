@@ -124,6 +124,77 @@ def test_any_bytes_after_the_magic_give_a_marker_or_a_marker_error(data):
     assert found is None or isinstance(found, marker.FollowerMarker) or len(found.model_id) == 2
 
 
+followers = st.builds(
+    marker.FollowerMarker,
+    patch=st.booleans(),
+    soft=st.booleans(),
+    checksum=st.integers(0, 2**24 - 1),
+    base_id=st.integers(0, 2**24 - 1),
+    sent=st.binary(max_size=300) | st.just(bytes(65524)),
+)
+
+
+@given(followers)
+def test_a_followers_marker_is_one_segment_of_nine_bytes_and_its_regions(written):
+    [(code, data)] = marker.pack_follower(written)
+    assert (code, len(data)) == (marker.SEGMENT_CODE, 9 + len(written.sent))
+    assert marker.unpack([(0xE0, b"JFIF"), (code, data), (code, b"PhotoStudio")]) == written
+
+
+def test_regions_that_take_more_than_a_segment_are_refused():
+    with pytest.raises(MarkerError, match="65534 bytes, expected at most 65533"):
+        marker.pack_follower(marker.FollowerMarker(False, False, 1, 2, bytes(65525)))
+
+
+def test_a_followers_marker_in_two_segments_or_beside_another_is_refused():
+    [segment] = marker.pack_follower(marker.FollowerMarker(False, False, 1, 2, b"abc"))
+    with pytest.raises(MarkerError, match="in one segment"):
+        marker.unpack([segment, (marker.SEGMENT_CODE, b"RJ\x00more")])
+    [key] = marker.pack(marker.Marker(b"ab", None, 7, 0, b""))
+    for both in ([segment, key], [key, segment], [segment, segment]):
+        with pytest.raises(MarkerError, match="doubled"):
+            marker.unpack(both)
+
+
+@given(markers | followers | st.none())
+def test_a_files_identity_has_the_ids_of_its_marker(written):
+    kind, own, base = marker.identity_of(written)
+    if written is None:
+        assert (kind, own, base) == ("plain", None, None)
+        return
+    assert int(own, 16) == written.checksum
+    assert len(own) == 6
+    if isinstance(written, marker.FollowerMarker):
+        assert kind == ("patch" if written.patch else "follower")
+        assert int(base, 16) == written.base_id
+    else:
+        assert (kind, base) == ("key", None)
+
+
+def test_a_followers_checksum_changes_with_any_coefficient_step_region_and_base():
+    random = np.random.default_rng(8)
+    content = {
+        "blocks": [random.integers(-9, 9, (4, 4, 64)).astype(np.int16)],
+        "tables": [random.integers(1, 256, 64).astype(np.uint16)],
+        "sent": random.integers(0, 2, (5, 3)).astype(np.uint8),
+        "base_crc": 0x12345678,
+    }
+    before = marker.follower_crc_of(**content)
+    changed_block, changed_step, changed_sent = (
+        content[name].copy() if name == "sent" else content[name][0].copy() for name in ("blocks", "tables", "sent")
+    )
+    changed_block[3, 3, 63] += 1
+    changed_step[63] ^= 1
+    changed_sent[4, 2] ^= 1
+    for change in (
+        {"blocks": [changed_block]},
+        {"tables": [changed_step]},
+        {"sent": changed_sent},
+        {"base_crc": 0x92345678},
+    ):
+        assert marker.follower_crc_of(**(content | change)) & 0xFFFFFF != before & 0xFFFFFF
+
+
 def test_the_checksum_changes_with_any_coefficient_level_step_and_size():
     random = np.random.default_rng(8)
     content = {

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import rjpeg
 from rjpeg.reader import Splitter
+from tests.rjpeg.streams import coded_film
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -285,3 +286,78 @@ def test_an_answer_that_is_no_http_is_an_error(decoder):
         with pytest.raises(rjpeg.CameraError, match="can't be opened"):
             rjpeg.VideoReader(f"http://127.0.0.1:{listening.getsockname()[1]}/", decoder=decoder)
         thread.join()
+
+
+# Streams of keys, patches and followers
+
+
+@pytest.fixture(scope="module")
+def coded():
+    """A key, followers and patches."""
+    return coded_film(50, 75, 9)
+
+
+@pytest.fixture(scope="module")
+def shown(coded, decoder):
+    stream = rjpeg.StreamDecoder(decoder)
+    return [stream.decode(each.jpeg) for each in coded]
+
+
+def film_of(coded, tmp_path):
+    path = tmp_path / "film.mjpeg"
+    path.write_bytes(b"".join(each.jpeg for each in coded))
+    return path
+
+
+def test_followers_are_decoded_with_the_keys_before_them(coded, shown, decoder, tmp_path):
+    with rjpeg.VideoReader(film_of(coded, tmp_path), decoder=decoder) as capture:
+        assert same(list(capture), shown)
+        assert capture.skipped == 0
+
+
+def test_a_follower_is_decoded_though_its_key_and_patch_were_only_grabbed(coded, shown, decoder, tmp_path):
+    with rjpeg.VideoReader(film_of(coded, tmp_path), decoder=decoder) as capture:
+        for _ in coded:
+            assert capture.grab()
+        assert coded[-1].base_id != coded[-1].key_id
+        assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (75, 50)
+        np.testing.assert_array_equal(capture.retrieve()[1], shown[-1])
+
+
+def test_a_source_joined_midway_begins_with_its_next_key(coded, shown, decoder, tmp_path, caplog):
+    with rjpeg.VideoReader(film_of(coded[1:3] + coded, tmp_path), decoder=decoder) as capture:
+        assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 0
+        assert same(list(capture), shown)
+        assert capture.skipped == 2
+    assert caplog.text.count("is skipped") == 1
+    assert coded[0].id in caplog.text
+
+
+def test_followers_without_any_key_are_an_error_at_the_end(coded, decoder, tmp_path):
+    with rjpeg.VideoReader(film_of(coded[1:3], tmp_path), decoder=decoder) as capture:
+        with pytest.raises(rjpeg.KeyMissingError, match=coded[0].id):
+            capture.read()
+        assert capture.skipped == 2
+        assert capture.read() == (False, None)
+
+
+def test_a_damaged_key_is_one_error_and_its_followers_are_skipped(coded, shown, decoder, tmp_path):
+    damaged = coded[0].jpeg[:-60]
+    (tmp_path / "film").write_bytes(damaged + coded[1].jpeg + b"".join(each.jpeg for each in coded))
+    with rjpeg.VideoReader(tmp_path / "film", decoder=decoder) as capture:
+        with pytest.raises(rjpeg.JpegError, match="frame 0 of"):
+            capture.read()
+        assert same(list(capture), shown)
+        assert capture.skipped == 1
+
+
+def test_a_file_that_refers_to_itself_is_skipped_like_others(coded, decoder, tmp_path):
+    patch = next(each.jpeg for each in coded if each.kind == "patch")
+    at = patch.index(b"RJ") + 3
+    itself = patch[:at] + patch[at + 3 : at + 6] * 2 + patch[at + 6 :]
+    (tmp_path / "film").write_bytes(itself * 2)
+    with (
+        rjpeg.VideoReader(tmp_path / "film", decoder=decoder) as capture,
+        pytest.raises(rjpeg.KeyMissingError),
+    ):
+        capture.read()
