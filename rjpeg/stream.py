@@ -294,7 +294,7 @@ class StreamEncoder:
         found, smallest = search_quality(code, policy.dead_zone, goal.key_target, (1.0, policy.most_quality))
         if found is None:
             raise TargetError(
-                f"target is {goal.key_target.max_bytes} bytes, but the smallest key has {smallest}", smallest
+                f"target_bytes is {goal.key_target.max_bytes}, but the smallest key has {smallest} bytes", smallest
             )
         return found
 
