@@ -6,7 +6,7 @@ From a seed and a number comes always the same stream.
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -167,7 +167,8 @@ def _swap_contents(rng: random.Random, files: list[File]) -> list[File]:
     for part in others:
         if part.code == marker.SEGMENT_CODE:
             part.data = own.data
-    return _put(files, at, _perhaps_signed(rng, mutator.join(others)))
+    swapped = _perhaps_signed(rng, mutator.join(others))
+    return _put(files, at, replace(swapped, signed=swapped.signed or files[other].signed))
 
 
 def _edit_file(rng: random.Random, files: list[File]) -> list[File]:
@@ -191,7 +192,8 @@ def _on_marker(
 
 
 def _put(files: list[File], at: int, file: File) -> list[File]:
-    return [*files[:at], file, *files[at + 1 :]]
+    # A forged file that is changed once more may still be the forged one.
+    return [*files[:at], replace(file, signed=file.signed or files[at].signed), *files[at + 1 :]]
 
 
 def _marker_of(parts: list[mutator.Part]) -> mutator.Part | None:

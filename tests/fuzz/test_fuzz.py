@@ -129,7 +129,7 @@ def test_a_mutated_stream_is_the_same_each_time_and_forgers_get_their_checksums(
     first = [streams.make(3, number) for number in range(100)]
     assert first == [streams.make(3, number) for number in range(100)]
     assert len(set(first)) > 95
-    assert sum(file.signed for mutant in first for file in mutant.files) > 20
+    assert sum(file.signed for mutant in first for file in mutant.files) > 5
 
 
 def test_the_oracle_of_streams_knows_another_base_picture_and_map():
