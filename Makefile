@@ -9,6 +9,7 @@ DATA       ?=
 CLASSIFIER ?=
 DETECTOR   ?=
 VIDEO      ?=
+IMPORTANCE ?=
 TEACHER    ?=
 OUT        ?=
 ARGS       ?=
@@ -29,19 +30,20 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video exactness results serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams exactness results serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		while IFS='	' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
 	@printf '%s\n' '' 'variables:' \
-		'  DATA=FOLDER      photographs to train on, or labelled pictures to evaluate' \
+		'  DATA=FOLDER      photographs to train on, labelled pictures to evaluate, or videos for eval-streams' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
-		'  DETECTOR=FILE    task file of a detector that eval-video asks, too (docs/task.md)' \
-		'  VIDEO=FILE       video of a fixed camera, for eval-video; any video, for arm64' \
+		'  DETECTOR=FILE    task file of a detector that eval-video and eval-streams ask (docs/task.md)' \
+		'  VIDEO=FILE       video of a fixed camera, for eval-video and eval-streams; any video, for arm64' \
+		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
-		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, bundle, wheels and bench write' \
+		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, eval-streams, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -80,6 +82,9 @@ ablation: .venv-dev/.ready ## what every part is worth, left out or changed in t
 
 eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other sizes: VIDEO=FILE [CLASSIFIER=FILE] [DETECTOR=FILE]
 	$(dev_python) -m evaluate.video $(call flag,--video,$(VIDEO)) $(call flag,--classifier,$(CLASSIFIER)) $(call flag,--detector,$(DETECTOR)) $(call flag,--out,$(OUT)) $(ARGS)
+
+eval-streams: .venv-dev/.ready ## bytes at equal detection, streams of fixed cameras: DATA=FOLDER or VIDEO=FILE [DETECTOR=FILE] [IMPORTANCE=FILE]
+	$(dev_python) -m evaluate.streams $(call flag,--data,$(DATA)) $(call flag,--video,$(VIDEO)) $(call flag,--judge,$(DETECTOR)) $(call flag,--importance,$(IMPORTANCE)) $(call flag,--out,$(OUT)) $(ARGS)
 
 serve: .venv/.ready ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --data FOLDER" elsewhere
 	$(run_python) -m server $(ARGS)

@@ -85,9 +85,12 @@ def record(path: Path, settings: Settings, name: str) -> None:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), settings.fps, (width, height))
     if not writer.isOpened():
         raise StorageError(f"can't write {path}: this OpenCV writes no MJPG films of {settings.size}")
+    # the sample itself gives a frame a second at least
+    step = (source.fps or settings.fps) / settings.fps
     for number in range(FILM_FRAMES):
-        writer.write(source.view(number / settings.fps))
+        writer.write(source.frame(round(number * step)))
     writer.release()
+    source.close()
 
 
 def start(

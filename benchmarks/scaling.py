@@ -26,12 +26,11 @@ import msgspec
 import numpy as np
 
 import rjpeg
-from benchmarks import timed
+from benchmarks import equal_accuracy, timed
 from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from benchmarks.machine import machine
 from rjpeg._files import read_yaml, write_whole
 from rjpeg.errors import ConfigError, InputError, RjpegError
-from server.api import bandwidth
 from server.archive import Job, Options
 from server.config import Config
 from server.engines import ENGINES, open_engine
@@ -278,7 +277,7 @@ def estimate(assumed: Assumptions, measured: dict[str, Any]) -> list[dict[str, A
     rest_ms = max(0.0, live["cpu_ms"] - measured["decode_cpu_ms"])
     kinds: list[tuple[str, float, float]] = []
     for restored, ours in ((False, "Region JPEG"), (True, "Region JPEG, restored")):
-        plain = bandwidth.plain_jpeg_bpp(bpp, restored=restored)
+        plain = equal_accuracy.plain_jpeg_bpp(bpp, restored=restored)
         kinds.append((ours, bpp, rest_ms + measured["restored_cpu_ms" if restored else "decode_cpu_ms"]))
         if plain is not None:
             kinds.append((f"plain JPEG equal to {ours}", plain, rest_ms + measured["plain_jpeg_cpu_ms"]))
@@ -366,7 +365,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"| {row['computing']:,.0f} | {row['storage']:,.0f} | {row['sending']:,.0f} | {row['cellular']:,.0f} |"
         for row in results["estimate"]
     ]
-    lines += ["", *savings(results["estimate"]), "", f"Equal quality: {bandwidth.source()}"]
+    lines += ["", *savings(results["estimate"]), "", f"Equal quality: {equal_accuracy.source()}"]
     return "\n".join(lines)
 
 

@@ -11,6 +11,12 @@ PLANNED = 0.9
 SAVED_FRAMES, SAVED_SECONDS = 2, 1.0
 # No frame takes more than so many seconds of the whole cap: half a window of the pacer.
 MAX_FRAME_SECONDS = 5.0
+# A key may take what comes in so many seconds, ahead of time. Files that refer to it are small, and pay for it.
+KEY_SECONDS = 4.0
+# While that is paid back, other frames get the rest of what comes in.
+PAID_BACK = 0.5
+# A camera puts its key off for so many seconds after another's, if it can do without.
+KEY_GAP = 2.0
 # A camera that asks for no room for so many seconds, or frames, leaves its part to the others.
 IDLE_SECONDS, IDLE_FRAMES = 2.0, 3.0
 # A share's idea of the usual frame moves by this part of the difference with each frame.
@@ -30,6 +36,7 @@ class Share:
         self._fps = fps
         self._room = self._usual = 0.0
         self._need = 0.0  # bytes of a frame that the usual room has no place for
+        self._debt = 0.0  # bytes that a key took ahead of time
         self._asked = float("-inf")
 
     @property
@@ -49,11 +56,38 @@ class Share:
             self._budget.fill(now, self)
             return int(min(self._room, 2 * max(self._usual, self._budget.frame_bytes)))
 
+    def key_room(self, now: float) -> int:
+        """Return what a key could have now: all the room, and that of the next seconds, unless it is spent already."""
+        with self._budget.lock:
+            self._budget.fill(now, self)
+            ahead = KEY_SECONDS * self._budget.rate(self) * self.portion
+            return int(min(self._room + ahead - self._debt, self._budget.most_for_a_key))
+
+    @property
+    def key_capacity(self) -> int:
+        """Bytes that a key may have at most."""
+        with self._budget.lock:
+            most = self._budget.most(self) + KEY_SECONDS * self._budget.rate(self)
+            return int(min(most, self._budget.most_for_a_key))
+
     def spend(self, size: int) -> None:
         """Take the bytes of a frame out of the room that is left."""
         with self._budget.lock:
             self._room -= size
             self._usual += USUAL_WEIGHT * (size - self._usual)
+            self._need = 0.0
+
+    def key_may_come(self, now: float) -> bool:
+        """Return True if no camera has sent a key just now."""
+        with self._budget.lock:
+            return now - self._budget.last_key >= KEY_GAP
+
+    def spend_on_key(self, size: int, now: float) -> None:
+        """Take the bytes of a key out of the room that is left, and of that to come. They don't count as usual."""
+        with self._budget.lock:
+            self._budget.last_key = now
+            left = self._room - size
+            self._room, self._debt = max(left, 0.0), self._debt + max(-left, 0.0)
             self._need = 0.0
 
     def spend_aside(self, size: int) -> None:
@@ -83,6 +117,9 @@ class Budget:
     comes first. Frames that come evenly get even room. One that comes after a pause gets twice what was usual, so that
     quality changes smoothly.
 
+    A key is larger than other frames, and rare. It may take what the share gets in the next seconds. Half of what comes
+    in then pays that back. It is the camera's own: the others lose no room by it.
+
     The shares fill with PLANNED of the cap. So what they hold and what flows in over a window are within the cap
     together, and no frame that was planned waits for the pacer and is overtaken meanwhile.
 
@@ -94,10 +131,12 @@ class Budget:
     Attributes:
         shares: One a camera, in the order of `fps`.
         lock: Held while the shares change.
+        last_key: When a camera last sent a key.
     """
 
     def __init__(self, bitrate: float, fps: Sequence[float], now: float) -> None:
         self.lock = threading.Lock()
+        self.last_key = float("-inf")
         self._cap = bitrate / 8
         self._time = now
         self.shares = [Share(self, each) for each in fps]
@@ -113,6 +152,11 @@ class Budget:
     def capacity(self) -> int:
         """Bytes that one frame may have at most, if no other camera needs them."""
         return int(self._cap * min(max(SAVED_SECONDS, SAVED_FRAMES / self._total_fps), MAX_FRAME_SECONDS))
+
+    @property
+    def most_for_a_key(self) -> float:
+        """Bytes that a key may have, whatever the shares hold."""
+        return self._cap * MAX_FRAME_SECONDS
 
     @property
     def frame_bytes(self) -> float:
@@ -142,7 +186,10 @@ class Budget:
             fps = sum(share._fps for share in free)
             rest = 0.0
             for share in [*free]:
-                room = share._room + flow * share._fps / fps * share.portion
+                part = flow * share._fps / fps * share.portion
+                back = min(share._debt, PAID_BACK * part)
+                share._debt -= back
+                room = share._room + part - back
                 share._room = min(room, free[share])
                 if room >= free[share]:
                     rest += room - free.pop(share)

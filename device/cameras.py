@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import Any, Literal
 
 import rjpeg
 from device import notify
@@ -16,12 +16,14 @@ from device.delivery import open_outbox, open_sender
 from device.delivery.outbox import Link
 from device.delivery.pacer import Pacer
 from device.encoding import FrameEncoder
+from device.importance import CameraMap
 from device.metrics import Metrics
 from device.pipeline import CameraSettings, Observers, Pipeline, RecordOutput
 from device.reader import DirectReader, FrameReader, Reader
 from device.report import Report
 from device.sources import Source, is_live, open_source
 from device.spool import DAMAGED, Spool
+from device.stream import CameraStream
 from device.view import View
 from rjpeg._files import read_token
 from rjpeg.errors import CameraError, ConfigError, RjpegError, StorageError
@@ -69,16 +71,21 @@ class Cameras:
         config = self._config
         if config.view.listen is not None:
             password = read_token(config.view.password_file) if config.view.password_file else None
-            self._view = View(config.view.listen, password, self._metrics, self.status)
+            self._view = View(config.view.listen, password, self._metrics, self.status, config.encoding.model)
         encoder = rjpeg.Encoder(config.encoding.model)
-        senders = [open_sender(config.delivery, camera.id) for camera in config.cameras]
+        maps = [self._map_of(camera) for camera in config.cameras]
+        senders = [
+            open_sender(config.delivery, camera.id, camera_map)
+            for camera, camera_map in zip(config.cameras, maps, strict=True)
+        ]
         if config.delivery.policy == "record":
             self._spool = self._open_spool()
         self._tell_of_left_frames()
         sources = self._open_sources()
         shares, pacer = self._plan(sources)
         observers = Observers(self._metrics, self._report, self._output, self._view)
-        for camera, source, sender, share in zip(config.cameras, sources, senders, shares, strict=True):
+        for number, (camera, source) in enumerate(zip(config.cameras, sources, strict=True)):
+            sender = senders[number]
             reader = self._reader(camera, source)
             logger.info("%s: %s to %s", camera.id, reader.name, sender.name)
             outbox = open_outbox(config.delivery, Link(sender, pacer), camera.id, self._spool, live=reader.live)
@@ -86,7 +93,7 @@ class Cameras:
                 Pipeline(
                     CameraSettings(camera, config.skip, self._max_frames),
                     reader,
-                    FrameEncoder(encoder, config.encoding, share, sender),
+                    FrameEncoder(encoder, config.encoding, shares[number], sender, self._stream(encoder, maps[number])),
                     outbox,
                     observers,
                 )
@@ -230,6 +237,23 @@ class Cameras:
             return [None] * len(sources), None
         fps = [self._fps(camera, source) for camera, source in zip(self._config.cameras, sources, strict=True)]
         return [*Budget(bitrate, fps, time.monotonic()).shares], Pacer(bitrate)
+
+    def _map_of(self, camera: CameraConfig) -> CameraMap | None:
+        """Return the importance map of a live camera; None for one whose files refer to no others."""
+        settings = self._config.encoding.stream
+        if settings.keep == "off" or not is_live(camera):
+            return None
+        return CameraMap(camera.id, settings.importance_folder)
+
+    def _stream(self, encoder: rjpeg.Encoder, camera_map: CameraMap | None) -> CameraStream | None:
+        if camera_map is None:
+            return None
+        settings, delivery = self._config.encoding.stream, self._config.delivery
+        usual: Literal["tiles", "soft"] = "tiles" if delivery.mqtt.discovery is None else "soft"
+        view = settings.plain_view or usual
+        options: dict[str, Any] = {} if view == "tiles" else {"plain_view": view}
+        stream = rjpeg.StreamEncoder(encoder, key_seconds=settings.key_seconds, acknowledge="explicit", **options)
+        return CameraStream(stream, camera_map)
 
     def _reader(self, camera: CameraConfig, opened: Source | None) -> FrameReader:
         if opened is not None and not opened.live:

@@ -8,6 +8,7 @@ python device/capture.py check --config my.yaml
 import argparse
 import json
 import logging
+import operator
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ fails:
   server rejects a frame  logged and counted, the run goes on, exit 1 at its end; policy record then waits up to 10 s
                           before the next one, so that a server that is wrong does not empty the spool
   portal or proxy answers as if the server were away; only an answer that names the frame counts as delivery
+  server lacks a key      it is sent again, and then the frame; a frame whose key is here no more is counted as lost
   server fails over one   tried again (HTTP 500); policy record gives it up after ten minutes, if others get through
   server refuses all      its token or address: exit 1 at once, for a live camera where that is so for all of them from
                           the start; else tried again, at last every minute, and policy record keeps recording
@@ -126,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="BITS",
         help="bits a second on the wire; needs --fps where the source has no frame rate",
     )
+    add_stream_flags(parser)
     to = parser.add_mutually_exclusive_group()
     to.add_argument("--server", metavar="URL", help="such as http://192.168.1.2:8000 or mqtts://broker:8883")
     to.add_argument("--out", metavar="FOLDER", help="write {capture time}-{sequence}.jpg there, send nothing")
@@ -154,6 +157,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_stream_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a camera leaves out what it has already sent."""
+    parser.add_argument(
+        "--stream", choices=["auto", "off"], help="leave out what a live camera has already sent (auto), or never"
+    )
+    parser.add_argument("--key-seconds", type=float, metavar="S", help="a whole picture is sent at least this often")
+    parser.add_argument(
+        "--plain-view", choices=["tiles", "soft"], help="what other viewers show: new parts, or the whole picture"
+    )
+
+
 def apply_flags(config: Config, args: argparse.Namespace) -> None:
     """Put the flags that were given in place of what the configuration says.
 
@@ -168,6 +182,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
             "bitrate": "bitrate",
             "model": "model",
         },
+        "encoding.stream": {"stream": "keep", "key_seconds": "key_seconds", "plain_view": "plain_view"},
         "delivery": {"server": "server", "out": "out", "policy": "policy", "token_file": "token_file"},
     }
     # flags that exclude each other replace whichever of them the configuration has
@@ -186,7 +201,8 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
             if section == "camera" and len(config.cameras) > 1:
                 name = f"--{flag.replace('_', '-')}"
                 raise ConfigError(f"{name} is for one camera; the configuration has {len(config.cameras)}")
-            setattr(config.cameras[0] if section == "camera" else getattr(config, section), key, value)
+            target = config.cameras[0] if section == "camera" else operator.attrgetter(section)(config)
+            setattr(target, key, value)
 
 
 def run(config: Config, frames: int | None, *, as_json: bool) -> int:

@@ -19,6 +19,7 @@ __all__ = [
     "MqttConfig",
     "SkipConfig",
     "SpoolConfig",
+    "StreamConfig",
     "ViewConfig",
     "check",
     "for_camera",
@@ -58,6 +59,30 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
     live: bool = False
 
 
+class StreamConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """How a live camera leaves out what it has already sent.
+
+    Attributes:
+        keep: "auto": files of live cameras refer to a key; "off": each is decoded by itself. YAML reads a bare `off` as
+            False, which is taken for it.
+        key_seconds: A new key is sent at least so often.
+        plain_view: What a viewer that knows nothing shows of a follower: "tiles", which are fewest bytes, or "soft",
+            the whole frame. None: soft if Home Assistant looks on, else tiles.
+        importance_folder: Where the cameras' importance maps are kept.
+    """
+
+    keep: Literal["auto", "off"] | bool = "auto"
+    key_seconds: Positive = 600.0
+    plain_view: Literal["tiles", "soft"] | None = None
+    importance_folder: str = "importance"
+
+    def __post_init__(self) -> None:
+        """Read YAML's False as "off", and refuse its True."""
+        if self.keep is True:
+            raise ValueError("keep is True, expected auto or off")
+        self.keep = self.keep or "off"
+
+
 class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
     """How much to spend. Exactly one of `quality`, `target_bytes` and `bitrate` is given.
 
@@ -66,12 +91,14 @@ class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
         target_bytes: No file is larger.
         bitrate: Bits a second on the wire, for all cameras together.
         model: Folder of the importance model; None: the one that comes with `rjpeg`.
+        stream: How what was sent before is left out.
     """
 
     quality: Annotated[float, msgspec.Meta(ge=1, le=100)] | None = None
     target_bytes: PositiveInt | None = None
     bitrate: Positive | None = None
     model: str | None = None
+    stream: StreamConfig = msgspec.field(default_factory=StreamConfig)
 
 
 class SkipConfig(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,6 +1,6 @@
 """One camera's encoder: a fixed quality or size, or what the camera's share of the bitrate has room for."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -10,17 +10,20 @@ import rjpeg
 from device.budget import Share
 from device.config import EncodingConfig
 from device.delivery.sender import Sender
+from device.frames import BASES
+from device.stream import CameraStream, Pixels
 from rjpeg._codec import Planes
 from rjpeg.errors import TargetError
 
-__all__ = ["FrameEncoder", "NoRoom", "resized"]
-
-Pixels = npt.NDArray[np.uint8] | Planes
+__all__ = ["FrameEncoder", "NoRoom", "Pixels", "resized"]
 
 # A file under a bitrate is good enough if it fills this part of its bytes: one attempt for most frames.
 MIN_FILL = 0.8
 # A frame that fits no less gets so many times the bytes of its smallest file, so that one attempt finds it.
 SMALLEST_MARGIN = 1.25
+# A key is the background of hundreds of frames, but no room is worth more than that. One that would be finer is made as
+# for followers of KEY_QUALITY.
+MOST_KEY_QUALITY, KEY_QUALITY = 90.0, 70.0
 # With more frames than this in the spool, new ones get only a part of the bitrate, so that the spool empties.
 BACKLOG, PORTION = 5, 0.8
 
@@ -47,9 +50,21 @@ class FrameEncoder:
         settings: Exactly one of quality, target_bytes and bitrate is given.
         share: Of the bitrate; None if none is set.
         sender: Says what a file takes on the wire.
+        stream: Encodes in place of `encoder`, if what was sent before is not sent again.
+
+    Attributes:
+        stream: See above.
     """
 
-    def __init__(self, encoder: rjpeg.Encoder, settings: EncodingConfig, share: Share | None, sender: Sender) -> None:
+    def __init__(
+        self,
+        encoder: rjpeg.Encoder,
+        settings: EncodingConfig,
+        share: Share | None,
+        sender: Sender,
+        stream: CameraStream | None = None,
+    ) -> None:
+        self.stream = stream
         self._encoder, self._settings, self._share, self._sender = encoder, settings, share, sender
         self._before: rjpeg.EncodedFrame | None = None
 
@@ -58,17 +73,21 @@ class FrameEncoder:
         """True if a bitrate is set."""
         return self._share is not None
 
-    def wire_bytes(self, size: int) -> int:
-        """Return what a file of `size` bytes takes on the wire."""
-        return size + self._sender.overhead(size)
+    def wire_bytes(self, size: int, kind: str) -> int:
+        """Return what a file of `size` bytes takes on the wire. kind: as in `rjpeg.FileIdentity`."""
+        return size + self._sender.overhead(size, is_base=kind in BASES)
 
-    def encode(self, pixels: Pixels, now: float, backlog: int) -> rjpeg.EncodedFrame | NoRoom:
+    def encode(
+        self, pixels: Pixels, now: float, backlog: int, *, is_probe: bool = False
+    ) -> rjpeg.EncodedFrame | NoRoom:
         """Encode a frame; with a share, spend its bytes.
 
         Args:
             pixels: (H, W, 3) uint8 BGR, or planes.
             now: Seconds of the monotonic clock.
             backlog: Frames that wait on disk to be sent.
+            is_probe: The server was away, and may still be. A key then takes no room ahead of time, and another one
+                follows it.
 
         Raises:
             InputError: The frame can't be encoded.
@@ -76,16 +95,19 @@ class FrameEncoder:
         """
         settings, share = self._settings, self._share
         if share is None:
-            return self._encoder.encode_with_details(
-                pixels, quality=settings.quality, target_bytes=settings.target_bytes
-            )
+            return self._coded(pixels, now, quality=settings.quality, target_bytes=settings.target_bytes)
         share.portion = PORTION if backlog > BACKLOG else 1.0
         try:
-            encoded = self._fitted(pixels, share, now)
+            encoded = self._fitted(pixels, share, now, is_probe=is_probe)
         except TargetError as error:
             size = self._with_overhead(SMALLEST_MARGIN * error.smallest)
-            return NoRoom(error, size, self._with_overhead(error.smallest) > share.capacity)
-        share.spend(self.wire_bytes(len(encoded.jpeg)))
+            capacity = max(share.capacity, share.key_capacity) if self._needs_key else share.capacity
+            return NoRoom(error, size, self._with_overhead(error.smallest) > capacity)
+        size = self.wire_bytes(len(encoded.jpeg), encoded.kind)
+        if self.stream is not None and encoded.kind == "key":
+            share.spend_on_key(size, now)
+        else:
+            share.spend(size)
         return encoded
 
     def save_up(self, found: NoRoom, now: float) -> float:
@@ -102,41 +124,76 @@ class FrameEncoder:
         if self._share is not None:
             self._share.give_back(size)
 
-    def _fitted(self, pixels: Pixels, share: Share, now: float) -> rjpeg.EncodedFrame:
+    @property
+    def _needs_key(self) -> bool:
+        """True if the next file is certainly a key, and of use to others."""
+        return self.stream is not None and not self.stream.has_key
+
+    def _fitted(self, pixels: Pixels, share: Share, now: float, *, is_probe: bool) -> rjpeg.EncodedFrame:
         """Return a file that fits: smoothly, or if it can't, small and within all the room there is.
 
+        A key is not held to what is usual: it may take all the room there is, and some ahead of time.
+
         Raises:
             TargetError: There is no such file.
         """
-        room = share.smooth_room(now)
+        room = self._file_room(share.smooth_room(now))
+        key_room = room if self.stream is None or is_probe else max(room, self._key_room(share, now))
         try:
-            return self._within(pixels, room - self._sender.overhead(max(room, 0)))
+            found = self._within(pixels, now, room, key_room)
         except TargetError as error:
-            everything = share.room(now)
-            most = everything - self._sender.overhead(max(everything, 0))
+            everything = self._file_room(share.room(now))
+            most = max(everything, key_room) if self._needs_key else everything
             if most < error.smallest:
                 raise
-            return self._within(pixels, min(most, int(SMALLEST_MARGIN * error.smallest)))
+            least = min(most, int(SMALLEST_MARGIN * error.smallest))
+            found = self._within(pixels, now, least, max(key_room, least))
+        if self.stream is None or found.kind != "key":
+            return found
+        if is_probe:
+            self.stream.owe_key()
+        if found.quality <= MOST_KEY_QUALITY:
+            return found
+        usual = self.stream.encode_key(pixels, quality=KEY_QUALITY)
+        return usual if len(usual.jpeg) <= len(found.jpeg) else found
+
+    def _file_room(self, room: int) -> int:
+        """Return the bytes of a file that takes so many on the wire."""
+        return room - self._sender.overhead(max(room, 0))
+
+    def _key_room(self, share: Share, now: float) -> int:
+        """Return the bytes of a key for which there is room. Its overhead may grow with it: MQTT sends it twice."""
+        room = max(share.key_room(now), 1)
+        fixed = self._sender.overhead(0, is_base=True)
+        part = (self._sender.overhead(room, is_base=True) - fixed) / room
+        return int((room - fixed) / (1 + part))
 
     def _with_overhead(self, size: float) -> float:
-        return size + self._sender.overhead(int(size))
+        return size + self._sender.overhead(int(size), is_base=self._needs_key)
 
-    def _within(self, pixels: Pixels, room: int) -> rjpeg.EncodedFrame:
-        """Return a file of at most `room` bytes that is much like the one before.
+    def _within(self, pixels: Pixels, now: float, room: int, key_room: int) -> rjpeg.EncodedFrame:
+        """Return a file of at most `room` bytes, or a key of `key_room`, that is much like the one before.
 
         Raises:
             TargetError: There is no such file.
         """
-        before = self._before
-        self._before = None
-        self._before = self._encoder.encode_with_details(
-            pixels,
-            target_bytes=max(room, 1),
-            start=None if before is None else before.quality,
-            least_fill=MIN_FILL,
-            size_before=None if before is None else before.coding_size,
-        )
-        return self._before
+        before, self._before = self._before, None
+        start = None if before is None else before.quality
+        goal: dict[str, Any] = {"target_bytes": max(room, 1), "start": start, "least_fill": MIN_FILL}
+        if self.stream is None:
+            goal["size_before"] = None if before is None else before.coding_size
+        else:
+            goal["key_bytes"] = max(key_room, 1)
+        found = self._coded(pixels, now, **goal)
+        # a key's quality says nothing of the next follower's
+        self._before = found if self.stream is None or found.kind != "key" else before
+        return found
+
+    def _coded(self, pixels: Pixels, now: float, **goal: Any) -> rjpeg.EncodedFrame:
+        if self.stream is None:
+            return self._encoder.encode_with_details(pixels, **goal)
+        key_may_come = self._share is None or self._share.key_may_come(now)
+        return self.stream.encode(pixels, now, key_may_come=key_may_come, **goal)
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:

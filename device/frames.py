@@ -4,7 +4,14 @@ import datetime
 import zlib
 from typing import NamedTuple
 
-__all__ = ["FrameSummary", "OutgoingFrame"]
+import rjpeg
+from rjpeg.errors import RjpegError
+
+__all__ = ["BASES", "KINDS", "FrameSummary", "OutgoingFrame", "identity_of"]
+
+KINDS = ("key", "patch", "follower")
+# Files to which others refer. A server that lacks one can't decode those.
+BASES = {"key", "patch"}
 
 
 class FrameSummary(NamedTuple):
@@ -15,6 +22,7 @@ class FrameSummary(NamedTuple):
         size: Bytes of the file.
         checksum: CRC-32 of the file. Frames may bear the same time, and a spool numbers them anew, so time and checksum
             tell which frame it is.
+        kind: "key", "patch", "follower", or "plain" for a file that isn't ours.
     """
 
     camera: str
@@ -23,6 +31,7 @@ class FrameSummary(NamedTuple):
     size: int
     checksum: int
     metrics: str | None
+    kind: str = "plain"
 
 
 class OutgoingFrame(NamedTuple):
@@ -44,6 +53,20 @@ class OutgoingFrame(NamedTuple):
     metrics: str | None = None
 
     @property
+    def identity(self) -> rjpeg.FileIdentity:
+        """What the file is, and to which one it refers."""
+        return identity_of(self.jpeg)
+
+    @property
     def summary(self) -> FrameSummary:
         """The frame without its file."""
-        return FrameSummary(self.camera, self.sequence, self.time, len(self.jpeg), zlib.crc32(self.jpeg), self.metrics)
+        size, checksum = len(self.jpeg), zlib.crc32(self.jpeg)
+        return FrameSummary(self.camera, self.sequence, self.time, size, checksum, self.metrics, self.identity.kind)
+
+
+def identity_of(jpeg: bytes) -> rjpeg.FileIdentity:
+    """Return what a file is, and to which one it refers; "plain" for one that can't be read."""
+    try:
+        return rjpeg.identify(jpeg)
+    except RjpegError:
+        return rjpeg.FileIdentity("plain", None, None)

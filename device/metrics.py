@@ -42,6 +42,8 @@ class CameraMetrics:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
+        self._kinds: Counter[str] = Counter()
+        self._bytes_of_kinds: Counter[str] = Counter()
         self._queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._last_bytes: int | None = None
         self._last_quality: float | None = None
@@ -89,18 +91,21 @@ class CameraMetrics:
         with self._lock:
             self._add_stages(seconds)
 
-    def sent(self, size: int, on_the_wire: int, seconds: float | None = None) -> None:
+    def sent(self, size: int, on_the_wire: int, seconds: float | None = None, *, kind: str = "key") -> None:
         """Count a file that was delivered.
 
         Args:
             size: bytes of the file.
             on_the_wire: bytes, with all that the protocols add.
             seconds: that it took; None: unknown.
+            kind: "key", "patch" or "follower"; "key" also for files to which no others refer.
         """
         slot = int(time.monotonic() / SLOT_SECONDS)
         with self._lock:
             self._counts["sent"] += 1
             self._counts["sent_bytes"] += size
+            self._kinds[kind] += 1
+            self._bytes_of_kinds[kind] += size
             self._add_wire(slot, on_the_wire)
             if seconds is not None:
                 self._add_stages({"send": seconds})
@@ -120,6 +125,8 @@ class CameraMetrics:
                 "thinned": counts["thinned"],
                 "restarts": counts["restarts"],
                 "sent_bytes": counts["sent_bytes"],
+                "sent_of_kinds": dict(self._kinds),
+                "bytes_of_kinds": dict(self._bytes_of_kinds),
                 "wire_bytes": counts["wire_bytes"],
                 "bits_per_second": round(8 * sum(size for _, size in self._window) / WINDOW_SECONDS),
                 "queue_frames": queue_frames,
@@ -266,6 +273,15 @@ class _Families(Collector):
             for reason, number in values["dropped"].items():
                 dropped.add_metric([camera, reason], number)
         yield dropped
+        for key, name, text in (
+            ("sent_of_kinds", "files_sent", "Files that were delivered, by kind."),
+            ("bytes_of_kinds", "file_bytes", "Bytes of the files that were delivered, by kind."),
+        ):
+            kinds = CounterMetricFamily(f"rjpeg_{name}", text, labels=["camera", "kind"])
+            for camera, values, _ in cameras:
+                for kind, number in values[key].items():
+                    kinds.add_metric([camera, kind], number)
+            yield kinds
         for key, (name, text) in _GAUGES.items():
             gauge = GaugeMetricFamily(f"rjpeg_{name}", text, labels=["camera"])
             for camera, values, _ in cameras:

@@ -26,6 +26,8 @@ __all__ = ["FAILURES", "LOOK_SECONDS", "CameraSettings", "Observers", "Pipeline"
 logger = logging.getLogger(__name__)
 
 NEWER_CAME, UNREADABLE, NOT_ENCODED, NO_ROOM = "newer frame came", "unreadable", "not encoded", "bitrate"
+# A key is being sent, and a frame that could not refer to it would be as large.
+KEY_UNDER_WAY = "key on its way"
 FAILURES = {UNREADABLE, NOT_ENCODED, REJECTED, REFUSED}
 # A waiting thread looks so often if it has to stop, and what became of earlier frames.
 LOOK_SECONDS = 0.25
@@ -110,6 +112,7 @@ class Pipeline:
         self._clock = clock
         self.last_step = self._clock()
         self._settings, self._reader, self._encoder, self._outbox = settings, reader, encoder, outbox
+        self._stream = encoder.stream
         self._observers, self._counts = observers, observers.metrics.camera(camera.id)
         self._size = parse_size(camera.size)
         self._change = ChangeDetector(settings.skip.threshold if self.live else 0)
@@ -253,11 +256,14 @@ class Pipeline:
         if not self._outbox.ready:
             self._drop(SERVER_AWAY)
             return
+        if self._stream is not None and self._stream.waits_for_key:
+            self._drop(KEY_UNDER_WAY)
+            return
         try:
             encoded = self._encode(frame.pixels)
         except (InputError, TargetError) as error:
             # one odd picture among many is no reason to end, but the first one of a camera is
-            if frame.name is None and self._put == 0:
+            if (self.live or frame.name is None) and self._put == 0:
                 raise
             if not self._told_of_failure:
                 logger.error("skipped %s: %s", frame.name or f"a frame of camera {self.camera}", error)
@@ -277,7 +283,9 @@ class Pipeline:
     def _encode(self, pixels: Pixels) -> rjpeg.EncodedFrame | None:
         """Return the file; None if there is no room for a live frame, or when stopped."""
         while not self._stop.is_set():
-            found = self._encoder.encode(pixels, self._clock(), self._outbox.backlog)
+            outbox = self._outbox
+            is_probe = outbox.is_away and not outbox.is_durable
+            found = self._encoder.encode(pixels, self._clock(), outbox.backlog, is_probe=is_probe)
             if not isinstance(found, NoRoom):
                 return found
             if found.is_hopeless and not (self.live and self._observers.report.frames):
@@ -306,11 +314,17 @@ class Pipeline:
             self._observers.view.show(self.camera, encoded.jpeg)
         seconds = {"read": self._read_seconds} | encoded.seconds
         record = frame_record(frame, encoded, self.camera, seconds)
-        record["wire_bytes"] = self._encoder.wire_bytes(len(encoded.jpeg))
+        record["wire_bytes"] = self._encoder.wire_bytes(len(encoded.jpeg), encoded.kind)
         self._counts.encoded(len(encoded.jpeg), encoded.quality, seconds)
         outgoing = OutgoingFrame(self.camera, self._put, frame.time, encoded.jpeg, metrics)
-        self._records.add(outgoing.summary, record)
-        self._outbox.put(outgoing)
+        summary = outgoing.summary
+        self._records.add(summary, record)
+        if self._stream is not None:
+            self._stream.put(summary, encoded)
+        taken = self._outbox.put(outgoing) >= 0
+        if self._stream is not None and taken and self._outbox.is_durable:
+            # what is in the spool reaches the server before all that comes later
+            self._stream.arrived(summary)
         self._put += 1
 
     # --- what became of frames -------------------------------------------------------------------------------
@@ -335,7 +349,10 @@ class Pipeline:
 
     def _note_sent(self, outcome: Sent) -> None:
         frame = outcome.frame
-        self._counts.sent(frame.size, self._encoder.wire_bytes(frame.size), outcome.seconds)
+        if self._stream is not None:
+            self._stream.arrived(frame)
+        wire_bytes = self._encoder.wire_bytes(frame.size, frame.kind)
+        self._counts.sent(frame.size, wire_bytes, outcome.seconds, kind=frame.kind)
         record = self._records.pop(frame)
         if record is None:
             # an earlier run put it into the spool
@@ -348,8 +365,10 @@ class Pipeline:
         self._observers.output.emit(record)
 
     def _note_dropped(self, outcome: Dropped) -> None:
-        frame, reason = outcome
+        frame, reason, lost = outcome
         record = self._records.pop(frame)
+        if self._stream is not None:
+            self._stream.dropped(frame, lost, rejected=reason == REJECTED)
         if reason == OVERTAKEN and record is not None:
             self._encoder.give_back(record["wire_bytes"] + len(frame.metrics or ""))
         # a frame that was overtaken or rejected needs no other one that shows the same

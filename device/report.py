@@ -38,6 +38,10 @@ def frame_record(frame: CapturedFrame, encoded: EncodedFrame, camera: str, secon
         "height": height,
         "coding_width": encoded.coding_size[1],
         "coding_height": encoded.coding_size[0],
+        "kind": encoded.kind,
+        "id": encoded.id,
+        "base_id": encoded.base_id,
+        "kept": None if encoded.kept is None else round(float(encoded.kept.mean()), 4),
         "bytes": len(encoded.jpeg),
         "bpp": round(8 * len(encoded.jpeg) / (height * width), 4),
         "quality": round(float(encoded.quality), 3),
@@ -57,6 +61,7 @@ def bare_record(frame: FrameSummary) -> dict[str, Any]:
         "camera": frame.camera,
         "sequence": frame.sequence,
         "capture_time": time_text(frame.time),
+        "kind": frame.kind,
         "bytes": frame.size,
     }
 
@@ -150,10 +155,14 @@ class _Sums:
         self.started = started
         self.frames = self.bytes = self.encoded = self.encoded_bytes = self.pixels = self.refinement_bytes = 0
         self.ms: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self.bytes_of_kinds: Counter[str] = Counter()
 
     def add(self, record: dict[str, Any]) -> None:
         self.frames += 1
         self.bytes += record["bytes"]
+        self.kinds[record["kind"]] += 1
+        self.bytes_of_kinds[record["kind"]] += record["bytes"]
         # nothing more is known of a frame that an earlier run left in the spool
         if "ms" in record:
             self.encoded += 1
@@ -170,6 +179,7 @@ class _Sums:
             "seconds": round(seconds, 3),
             "fps": round(frames / seconds, 2),
             "bytes": self.bytes,
+            "kinds": {kind: {"frames": n, "bytes": self.bytes_of_kinds[kind]} for kind, n in self.kinds.items()},
             "bits_per_second": round(8 * self.bytes / seconds),
             "bpp": round(8 * self.encoded_bytes / self.pixels, 4) if self.pixels else None,
             "refinement_bytes": self.refinement_bytes,
@@ -181,9 +191,13 @@ class _Sums:
         if not self.frames:
             return f"no frame sent in {values['seconds']:.1f} s"
         bpp = f"{values['bpp']:.3f} bpp, " if values["bpp"] else ""
+        kinds = ""
+        if self.kinds.keys() & {"patch", "follower"}:
+            kinds = ", ".join(f"{kind} {n} of {self.bytes_of_kinds[kind]} bytes" for kind, n in self.kinds.items())
+            kinds = f" ({kinds})"
         stages = " ".join(f"{stage} {value:.1f}" for stage, value in values["ms"].items())
         return (
             f"{self.frames} frames, {values['fps']:.1f} fps, {bpp}"
-            f"{values['bits_per_second'] / 1000:.0f} kbit/s, {self.bytes} bytes, of which refinements "
+            f"{values['bits_per_second'] / 1000:.0f} kbit/s, {self.bytes} bytes{kinds}, of which refinements "
             f"{self.refinement_bytes}; ms: {stages}"
         )

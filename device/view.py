@@ -1,7 +1,7 @@
 """The local page: what is sent, as pictures and numbers, for a browser near the device.
 
 It never makes the pipeline wait. `show` puts down a reference to the newest file, and a visitor who is too slow misses
-files. `page_server` limits what a visitor may take.
+files. A file that refers to another one is decoded for visitors only. `page_server` limits what a visitor may take.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 
 from device.metrics import CONTENT_TYPE, Metrics
 from device.page_server import Answer, PageServer, Stream, text_answer
+from device.shown import NewestPicture
 from rjpeg._protocol import CAMERA_ID
 
 __all__ = ["View"]
@@ -48,6 +49,7 @@ class View:
         metrics: shown at /metrics, and camera by camera at /status.
         status: called for each request of /status, from any thread. Its dict is shown as it is; what it has under
             "cameras", by id, is shown with the camera's metrics; "ok": False makes /healthz answer 503.
+        model: folder of the importance model with which files were made; None: the one that comes with `rjpeg`.
 
     Attributes:
         address: URL of the page.
@@ -57,11 +59,17 @@ class View:
     """
 
     def __init__(
-        self, listen: str, password: str | None, metrics: Metrics, status: Callable[[], dict[str, Any]]
+        self,
+        listen: str,
+        password: str | None,
+        metrics: Metrics,
+        status: Callable[[], dict[str, Any]],
+        model: str | None = None,
     ) -> None:
         self._metrics = metrics
+        self._model = model
         self._status = status
-        self._pictures: dict[str, _NewestPicture] = {}
+        self._pictures: dict[str, NewestPicture] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._assets = {path: Answer((_PAGE / name).read_bytes(), kind) for path, (name, kind) in _ASSETS.items()}
@@ -87,11 +95,7 @@ class View:
 
     def show(self, camera: str, jpeg: bytes) -> None:
         """Show the newest file of a camera. Never waits."""
-        picture = self._picture(camera)
-        with picture.changed:
-            picture.jpeg = jpeg
-            picture.number += 1
-            picture.changed.notify_all()
+        self._picture(camera).put(jpeg)
 
     def close(self) -> None:
         """Stop at once, in the middle of answers too. Takes less than a second."""
@@ -119,9 +123,10 @@ class View:
             return text_answer(HTTPStatus.NOT_FOUND)
         if found[2] == "stream":
             return Stream(_parts(picture, self._closing), f"multipart/x-mixed-replace; boundary={BOUNDARY}")
-        if picture.jpeg is None:
+        jpeg = picture.jpeg if target.endswith("?sent") else picture.whole()
+        if jpeg is None:
             return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, "no picture yet", {"Retry-After": "1"})
-        return Answer(picture.jpeg, "image/jpeg")
+        return Answer(jpeg, "image/jpeg")
 
     def _answer_health(self) -> Answer:
         try:
@@ -152,40 +157,32 @@ class View:
         cameras = {name: counted.get(name, {}) | own.get(name, {}) for name in dict.fromkeys([*counted, *own, *shown])}
         return self._metrics.process() | said | {"cameras": cameras}
 
-    def _known_picture(self, camera: str) -> "_NewestPicture | None":
+    def _known_picture(self, camera: str) -> "NewestPicture | None":
         """Return a camera's place for a picture, which may be empty; None: there is no such camera."""
         if camera in self._pictures or any(camera == known.camera for known in self._metrics.cameras):
             return self._picture(camera)
         return None
 
-    def _picture(self, camera: str) -> "_NewestPicture":
+    def _picture(self, camera: str) -> "NewestPicture":
         with self._lock:
-            return self._pictures.setdefault(camera, _NewestPicture())
+            return self._pictures.setdefault(camera, NewestPicture(self._model))
 
 
-class _NewestPicture:
-    """The newest file of a camera; `number` counts them, `changed` guards both."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.jpeg: bytes | None = None
-        self.number = 0
-
-
-def _parts(picture: _NewestPicture, closing: threading.Event) -> Iterator[bytes]:
+def _parts(picture: NewestPicture, closing: threading.Event) -> Iterator[bytes]:
     """Yield the parts of a stream (RFC 2046, 5.1): each new picture, an old one now and then, else b""."""
     yield PART_HEAD
     seen, sent_at = -1, 0.0
     while not closing.is_set():
         with picture.changed:
             picture.changed.wait_for(lambda: picture.number != seen or closing.is_set(), LOOK_SECONDS)  # noqa: B023
-            jpeg, number = picture.jpeg, picture.number
+            number = picture.number
         now = time.monotonic()
-        if jpeg is None or (number == seen and now - sent_at < REPEAT_SECONDS):
+        if number == 0 or (number == seen and now - sent_at < REPEAT_SECONDS):
             seen = number
             yield b""
             continue
         seen, sent_at = number, now
+        jpeg = picture.whole() or b""
         # Chromium shows a picture once it has the next one's headers, so these come with it; the length, which is not
         # known by then, can't be among them
         yield jpeg + b"\r\n" + PART_HEAD

@@ -1,7 +1,7 @@
-"""`python -m evaluate.bandwidth`: from results of `make eval` to the points that the server's page compares with.
+"""`python -m evaluate.bandwidth`: from results of `make eval` to the points that `benchmarks.scaling` compares with.
 
-Writes server/api/bandwidth.json: accuracy against bits per pixel of Region JPEG, of Region JPEG restored, and of the
-best plain JPEG at every rate, whichever encoder and coding size that is.
+Writes benchmarks/equal_accuracy.json: accuracy against bits per pixel of Region JPEG, of Region JPEG restored, and of
+the best plain JPEG at every rate, whichever encoder and coding size that is.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rjpeg.errors import InputError, RjpegError
 
 logger = logging.getLogger(__name__)
 
-OUT = Path(__file__).resolve().parents[1] / "server" / "api" / "bandwidth.json"
+OUT = Path(__file__).resolve().parents[1] / "benchmarks" / "equal_accuracy.json"
 OURS = {"region_jpeg": "region-jpeg", "region_jpeg_restored": "region-jpeg-restored"}
 
 
@@ -29,9 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.bandwidth",
-        description="Makes the data file of server/api/bandwidth.py from the results of `make eval`.",
+        description="Makes the data file of benchmarks/equal_accuracy.py from the results of `make eval`.",
         epilog=f"The results must have {', '.join(OURS.values())} and plain JPEG ({', '.join(PLAIN_JPEG)}), each at "
-        "two rates or more. The wider the rates, the wider the range in which the page has a figure.",
+        "two rates or more. The wider the rates, the wider the range in which there is a figure.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("folder", type=Path, nargs="?", default=Path("out/eval"), help="of results.json")
@@ -40,8 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def points_of(results: dict[str, Any], date: str) -> dict[str, Any]:
-    """Return what server/api/bandwidth.json holds, of the results of `python -m evaluate`; date: of these, ISO 8601.
+    """Return what benchmarks/equal_accuracy.json holds, of the results of `python -m evaluate`.
 
+    date: of these, ISO 8601.
     Raises InputError where a codec is missing, or it has no labels to be right about.
     """
     if results["score"] != "top-1":

@@ -24,7 +24,7 @@ from evaluate.variants import FULL_SYSTEM, VARIANTS
 from rjpeg.errors import InputError, RjpegError, TargetError
 from train.framing import resize
 
-__all__ = ["PEERS", "Codec", "CodecMissingError", "Coded", "LibjpegTurbo", "Reduced", "make_codec"]
+__all__ = ["PEERS", "Codec", "CodecMissingError", "Coded", "LibjpegTurbo", "Reduced", "fingerprint", "make_codec"]
 
 # file size falls a little here and there while quality rises; so far past the first file that is too large
 # the search looks for one that fits
@@ -214,7 +214,7 @@ class RegionJpeg(Codec):
         self.name = name
         variant = VARIANTS[name]
         loaded = variant.changed(rjpeg.load_model(model))
-        files = [_fingerprint(folder) for folder in (Path(rjpeg.__file__).parent, loaded.folder)]
+        files = [fingerprint(folder) for folder in (Path(rjpeg.__file__).parent, loaded.folder)]
         self._side_map: side_maps.SideMap | None = None
         if variant.side_map is not None:
             try:
@@ -298,7 +298,7 @@ def _import(module: str) -> Any:
         raise CodecMissingError(f"package {module.partition('.')[0]} is not installed") from error
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """Return a short hash of all files of a folder: two versions of a codec never share cached results."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):

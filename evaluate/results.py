@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate import report
+from evaluate.streams.report import clip_table, mean_table
 from evaluate.summary import FLAT, OURS, summarize
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
@@ -45,6 +46,7 @@ NAMES = {
     "avif": "AVIF, speed 6",
 }
 FIRST_SCREEN = (*OURS, FLAT, "libjpeg-turbo", "libjpeg-turbo, best coding size", "avif")
+STREAM_COLUMNS = ("stream", "stream-restored", "region-jpeg", "plain", "webp", "x264-veryfast")
 # what a paired difference of two codecs is the worth of
 WORTH = {
     ("region-jpeg", FLAT): "the map",
@@ -238,9 +240,21 @@ def exactness(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def condition_of(results: dict[str, Any], text: str) -> dict[str, Any]:
+    """Return what was measured at "NOISE,FPS". Raises InputError when it was not."""
+    known = {f"{one['noise']:g},{one['fps']:g}": one for one in results["conditions"]}
+    if text not in known:
+        raise InputError(f"no streams with noise,fps of {text!r}, expected one of {' '.join(known)}")
+    return known[text]
+
+
 def source(results: dict[str, Any]) -> list[str]:
     """Render what was measured, when, and the command that did it."""
-    about = [f"{results['pictures']:,} {'frames' if results['kind'] == 'video' else 'pictures'}"]
+    if results["kind"] == "streams":
+        frames = sum(clip["frames"] for one in results["conditions"] for clip in one["clips"])
+        about = [f"{frames:,} frames, detector {results['judge']}"]
+    else:
+        about = [f"{results['pictures']:,} {'frames' if results['kind'] == 'video' else 'pictures'}"]
     if "clean" in results:
         about.append(f"clean {report.percent(results['clean']['top1'], results['clean']['standard_error'])} %")
     about.append(f"{results['date']}, commit {results['commit']}")
@@ -261,6 +275,8 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "box_differences": video_differences,
     "divergence": divergence,
     "exactness": exactness,
+    "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
+    "stream_means": lambda results, which: mean_table(condition_of(results, which)),
     "source": source,
 }
 

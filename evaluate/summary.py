@@ -1,4 +1,4 @@
-"""What results/ keeps of a run of `make eval`, `make ablation`, `make eval-video` or `make exactness`."""
+"""What results/ keeps of a run of `make eval`, `ablation`, `eval-video`, `eval-streams` or `exactness`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,13 +31,15 @@ POINT_KEYS = (
 
 
 def summarize(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]:
-    """Return what results/ keeps of a run of `make eval`, `make ablation`, `make eval-video` or `make exactness`.
+    """Return what results/ keeps of a run.
 
     results: its results.json, or what `--json` printed. date: ISO 8601. Figures of single pictures are left out,
     paired differences of ours to the others are worked out from them.
     """
     if "pairs" in results:
         return _exactness(results, date, commit)
+    if "conditions" in results:
+        return _streams(results, date, commit)
     video = "tiles" in results
     kept: dict[str, Any] = {
         "kind": "video" if video else "ablation" if "row" in results["series"][0] else "accuracy",
@@ -74,6 +76,25 @@ def _exactness(results: dict[str, Any], date: str, commit: str) -> dict[str, Any
         **{key: _rounded(fmean(figures(key))) for key in ("mean_marker_bytes", "refinement_share", "mean_shortfall")},
         "largest_shortfall": _rounded(max(figures("largest_shortfall"))),
     }
+
+
+def _streams(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]:
+    """Return rates and ratios without the curves."""
+    return {
+        "kind": "streams",
+        "command": report.without_folders(results["command"]),
+        "date": date,
+        "commit": commit,
+        "judge": results["judge"],
+        "reference": results["reference"],
+        "conditions": _all_rounded(results["conditions"]),
+    }
+
+
+def _all_rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _all_rounded(one) for key, one in value.items()}
+    return [_all_rounded(one) for one in value] if isinstance(value, list) else _rounded(value)
 
 
 def _without_points(series: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Send pictures from the camera program to the server, and fetch what arrived."""
+"""Send frames from the camera program to the server, and fetch what arrived."""
 
 import logging
 import shutil
@@ -12,7 +12,7 @@ import requests
 from evaluate.child import STOP_SECONDS, running
 from rjpeg.errors import DeliveryError
 
-__all__ = ["Arrival", "Picture", "Settings", "send"]
+__all__ = ["CAMERA", "Arrival", "Settings", "picture_source", "send"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +22,8 @@ FETCH_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that is sent: its file, what it shows, and whose it is ("" if nobody said)."""
-
-    path: Path
-    title: str
-    credit: str
-
-
-@dataclass(frozen=True)
 class Settings:
-    """What is sent and how; `quality` or `target_bytes`, the other is None."""
+    """How frames are coded; `quality` or `target_bytes`, the other is None."""
 
     quality: float | None
     target_bytes: int | None
@@ -44,29 +35,36 @@ class Settings:
 class Arrival:
     """A frame that made its way: the records of both programs, the file that traveled, the server's PNG of it."""
 
-    picture: Picture
     sent: dict[str, Any]
     received: dict[str, Any]
     jpeg: bytes
     png: bytes
 
 
-def send(pictures: Sequence[Picture], settings: Settings, work: Path, logs: Path) -> list[Arrival]:
-    """Send pictures from `device/capture.py` to `python -m server` over loopback, and ask for what became of them.
+def picture_source(paths: Sequence[Path], work: Path) -> list[str]:
+    """Copy pictures to `work`, and return the arguments of `device/capture.py` that read them in this order."""
+    folder = work / "frames"
+    folder.mkdir()
+    for index, path in enumerate(paths):
+        shutil.copyfile(path, folder / f"{index:04d}{path.suffix}")
+    return ["--source", str(folder)]
+
+
+def send(source: Sequence[str], settings: Settings, work: Path, logs: Path) -> list[Arrival]:
+    """Send frames from `device/capture.py` to `python -m server` over loopback, and ask for what became of them.
 
     Args:
-        pictures: those to send, in order.
+        source: arguments of `device/capture.py` that say what it reads, and how much of it.
         settings: how they are coded.
-        work: an empty folder for what the programs read and write.
+        work: a folder for what the programs write.
         logs: folder for server.log and capture.log.
 
+    Returns:
+        The frames that were delivered, in their order. A live camera leaves out frames that come too late.
+
     Raises:
-        DeliveryError: a program failed, or a frame did not arrive.
+        DeliveryError: a program failed, or a frame that was delivered is not at the server.
     """
-    frames = work / "frames"
-    frames.mkdir()
-    for index, picture in enumerate(pictures):
-        shutil.copyfile(picture.path, frames / f"{index:04d}{picture.path.suffix}")
     model = [] if settings.model is None else ["--model", settings.model]
     if settings.quality is not None:
         effort = ["--quality", str(settings.quality)]
@@ -76,21 +74,21 @@ def send(pictures: Sequence[Picture], settings: Settings, work: Path, logs: Path
     with running("python -m server", listen, logs / "server.log") as server:
         address = server.wait_for("listening on ", SERVER_START_SECONDS)
         logger.info("python -m server listens on %s", address)
-        capture_arguments = ["device/capture.py", "--source", str(frames), "--server", address, "--camera-id", CAMERA]
-        with running(
-            "device/capture.py", [*capture_arguments, *effort, *model, "--json"], logs / "capture.log"
-        ) as camera:
+        capture = ["device/capture.py", *source, "--server", address, "--camera-id", CAMERA, *effort, *model, "--json"]
+        with running("device/capture.py", capture, logs / "capture.log") as camera:
             camera.finish(settings.timeout)
         sent = {record["sequence"]: record for record in camera.records() if "sequence" in record}
         answers = {record["sequence"]: record for record in server.wait_for_records(len(sent), STOP_SECONDS)}
         arrivals = []
-        for index, picture in enumerate(pictures):
-            if index not in sent or index not in answers or "error" in answers[index]:
-                reason = answers.get(index, {}).get("error", "it is in the records of only one side or of none")
-                raise DeliveryError(f"{picture.path.name} did not arrive: {reason}")
-            frame = f"{address}/v1/cameras/{CAMERA}/frames/{answers[index]['id']}"
+        for sequence, record in sorted(sent.items()):
+            answer = answers.get(sequence, {"error": "the server has no record of it"})
+            if "error" in answer:
+                raise DeliveryError(f"{record['source']} did not arrive: {answer['error']}")
+            frame = f"{address}/v1/cameras/{CAMERA}/frames/{answer['id']}"
             jpeg, png = fetch(f"{frame}/jpeg"), fetch(f"{frame}/picture?format=png")
-            arrivals.append(Arrival(picture, sent[index], answers[index], jpeg, png))
+            arrivals.append(Arrival(record, answer, jpeg, png))
+    if not arrivals:
+        raise DeliveryError(f"no frame was delivered; see {logs / 'capture.log'}")
     return arrivals
 
 

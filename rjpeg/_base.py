@@ -26,12 +26,14 @@ class Tiles:
 
     planes: of the tiles. shape: (rows, cols) of tiles. sent: (rows, cols) bool, the regions of the frame that they are.
     octaves: log2 of their mean quantization step, luma and chroma.
+    shift: how far what lies below is moved, down and to the right, in quarter pixels.
     """
 
     planes: Planes
     shape: tuple[int, int]
     sent: NDArray[np.bool_]
     octaves: tuple[float, float]
+    shift: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,44 @@ class Base:
         size = sum(plane.nbytes for plane in self.planes) + self.octaves.nbytes
         return size if self.tiles is None else size + sum(plane.nbytes for plane in self.tiles.planes)
 
-    def shown(self, own: Tiles | None = None) -> tuple[Planes, NDArray[np.float32]]:
-        """Return samples and step octaves of the frame: the key's, the patch's over it, and `own` over both.
+    def shown(self, shift: tuple[int, int] = (0, 0), own: Tiles | None = None) -> Planes:
+        """Return the samples of the picture, moved by `shift`, with a follower's tiles over it.
 
-        The planes are copies if anything lies over the key's.
+        shift: down and to the right, in quarter pixels. The planes are the key's own if nothing changes them.
         """
-        over = [each for each in (self.tiles, own) if each is not None]
+        planes = self.planes
+        if self.tiles is not None:
+            planes = _moved(planes, self.tiles.shift, self.subsampling)
+            planes = _with_tiles(planes, self.tiles, copy=planes is self.planes)
+        planes = _moved(planes, shift, self.subsampling)
+        if own is not None:
+            planes = _with_tiles(planes, own, copy=planes is self.planes)
+        return planes
+
+    def step_octaves(self, own: Tiles | None = None) -> NDArray[np.float32]:
+        """Return log2 of the mean quantization step of every region, (rows, cols, 2) float32."""
         octaves = self.octaves.astype(np.float32)
-        if not over:
-            return self.planes, octaves
-        planes = Planes(*(plane.copy() for plane in self.planes))
-        for each in over:
-            tiles.put(each.planes, each.sent, each.shape, planes)
-            octaves[each.sent] = each.octaves
-        return planes, octaves
+        for each in (self.tiles, own):
+            if each is not None:
+                octaves[each.sent] = each.octaves
+        return octaves
+
+
+def _with_tiles(planes: Planes, over: Tiles, *, copy: bool) -> Planes:
+    if copy:
+        planes = Planes(*(plane.copy() for plane in planes))
+    tiles.put(over.planes, over.sent, over.shape, planes)
+    return planes
+
+
+def _moved(planes: Planes, shift: tuple[int, int], subsampling: Subsampling) -> Planes:
+    """Return planes whose picture is moved, down and to the right, in quarter pixels."""
+    if not any(shift):
+        return planes
+    down, right = shift
+    eighths = 1 if subsampling == "4:2:0" else 2
+    chroma = (_native.shifted(plane, eighths * down, eighths * right) for plane in planes[1:])
+    return Planes(_native.shifted(planes.y, 2 * down, 2 * right), *chroma)
 
 
 def base_of_key(file: RegionFile, model: Model) -> Base:

@@ -97,7 +97,7 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
     if found.soft:
         blocks = tiles.tiles_of_frame(blocks, sent, shape)
     with StageTimer(seconds, "checksum"):
-        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), base.crc)
+        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), found.shift, base.crc)
     if crc & 0xFFFFFF != found.checksum:
         raise MarkerError(
             f"checksum is {crc & 0xFFFFFF:06x}, the file says {found.checksum:06x}: it or its base {base.id} is damaged"
@@ -113,7 +113,7 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
     luma, chroma = file["tables"][0], file["tables"][1]
     octaves = (float(np.log2(mean_step(luma))), float(np.log2(mean_step(chroma))))
     marker_bytes = sum(len(data) + 4 for code, data in file["segments"] if marker.is_region_segment(code, data))
-    return Follower(found, base, Tiles(planes, shape, sent, octaves), (luma, chroma), crc, marker_bytes)
+    return Follower(found, base, Tiles(planes, shape, sent, octaves, found.shift), (luma, chroma), crc, marker_bytes)
 
 
 def base_of_patch(follower: Follower) -> Base:

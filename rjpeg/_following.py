@@ -22,7 +22,6 @@ from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._model import Model
 from rjpeg._policy import Policy
-from rjpeg._standing import changes_between, thumbnail_of
 from rjpeg._timing import StageTimer
 
 __all__ = ["Change", "Choice", "change_of", "choose", "write_follower"]
@@ -37,12 +36,15 @@ _LEAST_BITS = 24.0
 class Change:
     """A frame beside what would be shown of the base.
 
-    planes: of the frame, whole regions. errors: (rows, cols) float32, squared error of showing the base.
+    shift: how far the base is moved, down and to the right, in quarter pixels. planes: of the frame, whole regions.
+    shown: of the base, moved. errors: (rows, cols) float32, squared error of showing the base.
     weights: (rows, cols) float32 of these errors.
     """
 
     base: Base
+    shift: tuple[int, int]
     planes: Planes
+    shown: Planes
     errors: NDArray[np.float32]
     weights: NDArray[np.float32]
 
@@ -64,37 +66,32 @@ class Choice:
     masks: list[NDArray[np.uint64]]
 
 
-def change_of(planes: Planes, base: Base, weights: NDArray[np.float32], policy: Policy) -> Change:
-    """Compare a frame, planes of whole regions at the base's coding size, with its base."""
-    shown, _ = base.shown()
+def change_of(
+    planes: Planes, base: Base, shift: tuple[int, int], weights: NDArray[np.float32], policy: Policy
+) -> Change:
+    """Compare a frame, planes of whole regions at the base's coding size, with its base moved by `shift`."""
+    shown = base.shown(shift)
     errors = np.zeros(base.grid, np.float32)
-    share = policy.low_share
     for index, (plane, other) in enumerate(zip(planes, shown, strict=True)):
         weight = policy.chroma_weight if index else 1.0
-        _native.add_squared_differences(plane, other, weight * (1 - share), errors)
-    if share > 0:
-        errors += share * REGION * REGION * changes_between(thumbnail_of(planes.y), thumbnail_of(shown.y))
-    return Change(base, planes, errors, weights)
+        _native.add_squared_differences(plane, other, weight, errors)
+    return Change(base, shift, planes, shown, errors, weights)
 
 
-def choose(
-    change: Change, quality: float, octaves: float, model: Model, policy: Policy, dead_zone: float | None = None
-) -> Choice:
-    """Choose the regions to send at a quality of 1..100. octaves: how much finer than that their steps are."""
+def choose(change: Change, quality: float, dead_zone: float, model: Model, policy: Policy) -> Choice:
+    """Choose the regions to send at a quality of 1..100. dead_zone: 0..0.5, see `Model`."""
     base = change.base
     height, width = base.frame_size
     reduction = base.coding_size[0] * base.coding_size[1] / (height * width)
     percent = tables.percent_of_quality(quality) * reduction**0.5
-    table = tables.scaled(model.base_tables[0], percent * 2.0**-octaves)
-    # The decision is that of the quality asked for, however fine the steps are.
+    table = tables.scaled(model.base_tables[0], percent)
     price = policy.lagrange * (percent / 100.0 * model.mean_base_step) ** 2
     weighted = change.errors * change.weights
     candidates = weighted > price * _LEAST_BITS
     if not candidates.any():
         candidates.flat[int(np.argmax(weighted))] = True
-    zone = policy.dead_zone if dead_zone is None else dead_zone
-    blocks, masks, errors, bits = _quantized(change, candidates, table, zone, price, policy)
-    gains = weighted[candidates] - (1 - policy.low_share) * change.weights[candidates] * errors
+    blocks, masks, errors, bits = _quantized(change, candidates, table, dead_zone, price, policy)
+    gains = weighted[candidates] - change.weights[candidates] * errors
     picked = gains > price * (bits + policy.tile_bits)
     shape = _make_fit(picked, gains - price * bits)
     sent = np.zeros(base.grid, np.bool_)
@@ -170,7 +167,7 @@ def write_follower(
     with StageTimer(seconds, "checksum"):
         told = tiles.tiles_of_frame(blocks, choice.sent, choice.shape) if soft else blocks
         crc = marker.follower_crc_of(
-            told, file_tables, choice.sent.view(np.uint8), base.crc, None if soft else choice.masks
+            told, file_tables, choice.sent.view(np.uint8), change.shift, base.crc, None if soft else choice.masks
         )
     with StageTimer(seconds, "write"):
         segments = marker.pack_follower(
@@ -180,6 +177,7 @@ def write_follower(
                 checksum=crc & 0xFFFFFF,
                 base_id=int(base.id, 16),
                 sent=_native.encode_flags(choice.sent.view(np.uint8)),
+                shift=change.shift,
             )
         )
         sampling = SAMPLING_OF[base.subsampling]
@@ -206,10 +204,9 @@ def write_follower(
 def _whole_frame(change: Change, choice: Choice) -> list[NDArray[np.int16]]:
     """Return the blocks of a whole frame: the sent regions as they are, the others flat, for the fewest bits."""
     base, step = change.base, int(choice.table[0])
-    shown, _ = base.shown()
     kept = (~choice.sent).view(np.uint8)
     frame = []
-    for index, (plane, own) in enumerate(zip(shown, choice.blocks, strict=True)):
+    for index, (plane, own) in enumerate(zip(change.shown, choice.blocks, strict=True)):
         size = (plane.shape[1] // codec.BLOCK, plane.shape[0] // codec.BLOCK)
         means = cv2.resize(plane, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         blocks = np.zeros((size[1], size[0], codec.BLOCK**2), np.int16)

@@ -123,7 +123,7 @@ def _facts_of_follower(header: dict[str, Any], found: FollowerMarker, segments: 
 def _facts_on_base(jpeg: bytes, base: Base, model: Model, max_pixels: int) -> dict[str, Any]:
     """Return what a follower and its base tell together."""
     file = read_follower(jpeg, base, max_pixels, {})
-    _, octaves = base.shown(file.tiles)
+    octaves = base.step_octaves(file.tiles)
     return {
         "coding_size": list(base.coding_size),
         "frame_size": list(base.frame_size),

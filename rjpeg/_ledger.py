@@ -19,26 +19,32 @@ _FEW_FRAMES = 3
 class Ledger:
     """What was paid since the latest key and the latest patch, in bytes.
 
+    key_price, patch_price: how many times its bytes a key, or a patch, must have cost in rent.
     key_time: seconds of the clock. key_bytes, follower_bytes: sizes of the latest key and follower.
-    key_rent, patch_rent: bytes that showed what was there in the frame before.
-    still_frames: frames since the camera moved. frames: since the latest key or patch.
+    key_is_fine: whether the key is finer than followers.
+    key_rent: bytes that showed what was there in the frame before. patch_rent: the same, less those that showed what
+    was not, but not below 0. latest_net: these of the latest follower.
+    worth: share of the rent that a patch really takes off, by what earlier ones did, 0..1.
+    claimed, before_patch: rent that the latest patch was to take off a follower of so many bytes; 0 once it is known.
+    kept_share: of regions, over the latest followers, 0..1. still_frames: frames since the camera moved.
+    frames: since the latest key or patch.
     """
 
+    key_price: float
+    patch_price: float
     key_time: float = 0.0
     key_bytes: int = 0
     key_is_fine: bool = True
     follower_bytes: int = 0
     key_rent: float = 0.0
     patch_rent: float = 0.0
-    still_frames: int = 0
-    frames: int = 0
-    kept_share: float = 0.8
+    latest_net: float = 0.0
     worth: float = 0.5
     claimed: float = 0.0
     before_patch: int = 0
-    latest_rent: float = 0.0
-    key_price: float = 1.0
-    patch_price: float = 1.0
+    kept_share: float = 0.8
+    still_frames: int = 0
+    frames: int = 0
 
     def start_key(self, now: float, size: int, *, fine: bool) -> None:
         """Note a key. fine: whether it is finer than followers."""
@@ -51,7 +57,7 @@ class Ledger:
         self.patch_rent = 0.0
         self.frames = 0
         self.before_patch = self.follower_bytes
-        self.claimed = self.latest_rent
+        self.claimed = self.latest_net
 
     def count_frame(self, *, still: bool) -> None:
         """Note a frame. still: whether most of it is as in the frame before."""
@@ -65,9 +71,11 @@ class Ledger:
             found = min(max((self.before_patch - size) / self.claimed, 0.0), 1.0)
             self.worth += 0.3 * (found - self.worth)
             self.claimed = 0.0
-        self.follower_bytes, self.latest_rent = size, rent
+        # What moves would be part of the patch, too, and later frames would have to show again what it hides.
+        net = 2 * rent - size
+        self.follower_bytes, self.latest_net = size, net
         self.key_rent += self.worth * rent
-        self.patch_rent += self.worth * rent
+        self.patch_rent = max(self.patch_rent + self.worth * net, 0.0)
         self.kept_share += 0.2 * (kept_share - self.kept_share)
 
     def wants_key(self) -> bool:

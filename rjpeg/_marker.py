@@ -15,9 +15,10 @@ A follower's marker is shorter. Model, sizes and sampling are those of its base.
 
     bytes  contents
     2      "RJ"
-    1      2 for a follower or 3 for a patch in the high four bits; bit 0: the whole frame, not tiles
+    1      2 for a follower or 3 for a patch in the high four bits; bit 0: not tiles but the whole frame; bit 1: a shift
     3      low 24 bits of the CRC-32 over blocks, tables and the regions that are sent, continued from the base's CRC-32
     3      the base's checksum, which is its id
+    2      how far the base's picture is moved down and to the right, in signed quarter pixels, if at all
     n      the regions that are sent, see `_native.encode_flags`
 """
 
@@ -64,7 +65,7 @@ _FOLLOWER, _PATCH = 2, 3
 _MAGIC = b"RJ"
 _CONTINUED = _MAGIC + b"\x00"
 _HAS_SIZE, _DIFFERENCES, WHOLE_MAP = 1, 2, 4
-_SOFT = 1
+_SOFT, _SHIFTED = 1, 2
 _FOLLOWER_BYTES = 9
 _MAX_SEGMENT_BYTES = 65533
 # A correction that changes more levels than this is written as a whole map, deflated. The two numbers also bound the
@@ -92,6 +93,8 @@ class FollowerMarker(NamedTuple):
 
     patch: later files may refer to it. soft: the file holds the whole frame, not tiles. checksum: 24 bits.
     base_id: the checksum of the key or patch that it refers to. sent: which regions it sends, coded.
+    shift: how far the base's picture is moved before, down and to the right, in quarter pixels of the coding size,
+    -128..127.
     """
 
     patch: bool
@@ -99,6 +102,7 @@ class FollowerMarker(NamedTuple):
     checksum: int
     base_id: int
     sent: bytes
+    shift: tuple[int, int] = (0, 0)
 
 
 class FileIdentity(NamedTuple):
@@ -163,16 +167,18 @@ def follower_crc_of(
     blocks: list[NDArray[np.int16]],
     tables: list[NDArray[np.uint16]],
     sent: NDArray[np.uint8],
+    shift: tuple[int, int],
     base_crc: int,
     masks: list[NDArray[np.uint64]] | None = None,
 ) -> int:
     """Return the CRC-32 over all that makes a follower's picture, continued from its base's.
 
     blocks: of the tiles. tables: of each component. sent: (rows, cols) uint8, 1 for the regions that are sent.
+    shift: as in `FollowerMarker`.
     """
     crc = _native.checksum(blocks, masks or [_native.find_masks(component) for component in blocks], base_crc)
     numbers = b"".join(table.astype("<u2", copy=False).tobytes() for table in tables)
-    return zlib.crc32(numbers + sent.tobytes(), crc)
+    return zlib.crc32(numbers + struct.pack("<2b", *shift) + sent.tobytes(), crc)
 
 
 def pack(marker: Marker) -> list[tuple[int, bytes]]:
@@ -194,8 +200,11 @@ def pack_follower(marker: FollowerMarker) -> list[tuple[int, bytes]]:
     Raises MarkerError if the regions take more than a segment: far more of them than a picture has.
     """
     kind = (_PATCH if marker.patch else _FOLLOWER) << 4 | (_SOFT if marker.soft else 0)
+    if any(marker.shift):
+        kind |= _SHIFTED
     ids = marker.checksum.to_bytes(3, "big") + marker.base_id.to_bytes(3, "big")
-    data = _MAGIC + bytes([kind]) + ids + marker.sent
+    shift = struct.pack(">2b", *marker.shift) if any(marker.shift) else b""
+    data = _MAGIC + bytes([kind]) + ids + shift + marker.sent
     if len(data) > _MAX_SEGMENT_BYTES:
         raise MarkerError(f"follower's marker has {len(data)} bytes, expected at most {_MAX_SEGMENT_BYTES}")
     return [(SEGMENT_CODE, data)]
@@ -243,18 +252,18 @@ def unpack(segments: list[tuple[int, bytes]]) -> Marker | FollowerMarker | None:
 
 
 def _unpack_follower(data: bytes, patch: bool, flags: int, continued: bool) -> FollowerMarker:
-    if flags & ~_SOFT:
+    if flags & ~(_SOFT | _SHIFTED):
         raise MarkerError(f"follower's marker has unknown flags {flags:#x}")
-    if continued or len(data) < _FOLLOWER_BYTES:
-        raise MarkerError(
-            f"follower's marker has {len(data)} bytes, expected at least {_FOLLOWER_BYTES} in one segment"
-        )
+    start = _FOLLOWER_BYTES + (2 if flags & _SHIFTED else 0)
+    if continued or len(data) < start:
+        raise MarkerError(f"follower's marker has {len(data)} bytes, expected at least {start} in one segment")
     return FollowerMarker(
         patch=patch,
         soft=bool(flags & _SOFT),
         checksum=int.from_bytes(data[3:6], "big"),
         base_id=int.from_bytes(data[6:9], "big"),
-        sent=data[_FOLLOWER_BYTES:],
+        sent=data[start:],
+        shift=struct.unpack_from(">2b", data, _FOLLOWER_BYTES) if flags & _SHIFTED else (0, 0),
     )
 
 

@@ -11,34 +11,30 @@ __all__ = ["Policy"]
 class Policy:
     """Numbers that were chosen by measurement, see docs/streams.md.
 
-    key_octaves: how much finer than followers the steps of a key are. patch_octaves: the same for a patch.
+    key_octaves: how much finer than followers the steps of a key are, times the square of the share that is kept.
     lagrange: how much squared error, in squared steps, one bit must save for a region to be sent.
     trim: price of a bit in a coefficient, as a share of that in the decision whether to send a region.
-    low_share: share of a region's error that is measured on its 4x4 means alone, 0..1. Leaves and noise change detail,
-    what a task looks for changes the means.
     chroma_weight: of a chroma sample's squared error. tile_bits: what a region costs besides its coefficients.
     dead_zone: 0..0.5, of followers' AC terms. importance_power: of the weight that an octave of importance doubles.
     standing: a region's change stands if what it changed since the frame before is at most this share of it.
     still: mean squared difference, in gray levels, up to which a region of two frames is the same.
     key_price, patch_price: how many times its bytes a key, or a patch, must be worth.
-    adaptive: whether keys are finer where more is kept.
+    moved_share: share of regions that must have changed for a shift of the camera to be looked for; 1 looks for none.
     patches: whether any are made.
     most_quality: of followers that are coded to a size.
     """
 
-    key_octaves: float = 1.4
-    patch_octaves: float = 0.25
+    key_octaves: float = 2.0
     lagrange: float = 0.15
     trim: float = 0.4
-    low_share: float = 0.0
     chroma_weight: float = 1.0
     tile_bits: float = 6.0
     dead_zone: float = 0.03
     importance_power: float = 0.5
-    standing: float = 0.25
+    standing: float = 0.4
     still: float = 9.0
-    key_price: float = 2.0
-    patch_price: float = 2.0
-    adaptive: bool = True
+    key_price: float = 4.0
+    patch_price: float = 0.25
+    moved_share: float = 0.2
     patches: bool = True
     most_quality: float = 80.0

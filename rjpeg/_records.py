@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Camera", "CameraPage", "FramePage", "Map", "MapRecord", "StoredFrame"]
+__all__ = ["Camera", "CameraPage", "FramePage", "Map", "MapRecord", "MapVersion", "StoredFrame"]
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
@@ -35,6 +35,10 @@ class StoredFrame(msgspec.Struct, frozen=True, kw_only=True):
         results: what the task says, any JSON.
         metrics: what the camera said of itself.
         duplicate: whether it had been there already when it was sent.
+        kind: "plain", "key", "patch" or "follower", see `rjpeg.identify`; None: the server is of an earlier version.
+        file_id: what other files call it, six hex digits; None for an ordinary JPEG.
+        key_frame, patch_frame: ids of the frames that it can't be decoded without; None: it needs none.
+        kept: share of the regions that a follower takes from its base; None for other files.
     """
 
     id: int
@@ -59,6 +63,11 @@ class StoredFrame(msgspec.Struct, frozen=True, kw_only=True):
     results: Any = None
     metrics: dict[str, Any] | None = None
     duplicate: bool = False
+    kind: str | None = None
+    file_id: str | None = None
+    key_frame: int | None = None
+    patch_frame: int | None = None
+    kept: float | None = None
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +111,7 @@ class Map:
         bits: (rows, cols) float64, what a region's coefficients take; None: that can't be said.
         predictor: as levels, what the predictor gave; None: the file holds its whole map, or none.
         refined: number of levels in which the two differ.
+        kept: (rows, cols) bool, the regions that a follower takes from its base; None for other files.
     """
 
     levels: npt.NDArray[np.uint8] | None
@@ -109,6 +119,7 @@ class Map:
     bits: npt.NDArray[np.float64] | None
     predictor: npt.NDArray[np.uint8] | None
     refined: int
+    kept: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, record: "MapRecord") -> Self:
@@ -123,6 +134,7 @@ class Map:
             bits=array(record.bits, np.float64),
             predictor=array(record.predictor, np.uint8),
             refined=record.refined,
+            kept=array(record.kept, np.bool_),
         )
 
 
@@ -134,6 +146,13 @@ class MapRecord(msgspec.Struct):
     bits: list[list[float]] | None
     predictor: list[list[list[Level]]] | None
     refined: int
+    kept: list[list[bool]] | None = None
+
+
+class MapVersion(msgspec.Struct):
+    """What the server says of a map of importance that it took."""
+
+    version: int
 
 
 class CameraPage(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""What has changed and then stays: told from small luma pictures of the frame before, this one and the base."""
+"""What has changed, what has stayed, and how far the camera has moved: told from luma alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from rjpeg._codec import REGION
 
-__all__ = ["changes_between", "thumbnail_of"]
+__all__ = ["changes_between", "shift_between", "thumbnail_of"]
 
 _CELL = 4
 """Side in pixels of what becomes one pixel. Noise is averaged away, and the picture takes a 16th of the memory."""
+_LEAST_RESPONSE = 0.03
+"""Of phase correlation, for two pictures of one scene."""
 
 
 def thumbnail_of(luma: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -28,3 +30,17 @@ def changes_between(a: NDArray[np.int16], b: NDArray[np.int16]) -> NDArray[np.fl
     rows, cols = squares.shape[0] // side, squares.shape[1] // side
     means: NDArray[np.float32] = squares.reshape(rows, side, cols, side).mean(axis=(1, 3))
     return means
+
+
+def shift_between(before: NDArray[np.uint8], luma: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return how far a picture has moved, down and to the right, in quarter pixels within -128..127.
+
+    By phase correlation (Kuglin and Hines 1975). (0, 0) if the pictures have too little in common.
+    """
+    height, width = luma.shape
+    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
+    (right, down), response = cv2.phaseCorrelate(before.astype(np.float32), luma.astype(np.float32), window)
+    quarters = (round(4 * down), round(4 * right))
+    if response < _LEAST_RESPONSE or not all(-128 <= each <= 127 for each in quarters):
+        return 0, 0
+    return quarters

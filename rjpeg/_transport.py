@@ -4,7 +4,7 @@ import logging
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import requests
@@ -13,7 +13,7 @@ import rjpeg
 from rjpeg._backoff import Backoff, retry_after
 from rjpeg._http import Adapter, Bearer
 from rjpeg._network import is_loopback, tls_context
-from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError
+from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError, KeyMissingError
 
 __all__ = ["Transport"]
 
@@ -75,6 +75,10 @@ class Transport:
     def post(self, path: str, data: bytes, headers: dict[str, str]) -> bytes:
         """Return the whole answer to a POST request. Raises as `_request` does."""
         return self._request("POST", path, self._timeout, data=data, headers=headers).content
+
+    def put(self, path: str, data: bytes, headers: dict[str, str]) -> bytes:
+        """Return the whole answer to a PUT request. Raises as `_request` does."""
+        return self._request("PUT", path, self._timeout, data=data, headers=headers).content
 
     def live(self, path: str, silence: float | None) -> Iterator[bytes | None]:
         """Read an answer without an end. When it breaks off, ask for it again.
@@ -154,6 +158,7 @@ class Transport:
 
         Raises:
             InputError: the server finds the request wrong, or it can't be sent.
+            KeyMissingError: the server lacks a file that this one refers to.
             JpegError: the server can't decode the file.
             DeliveryError: any other answer, or none.
         """
@@ -188,6 +193,8 @@ class Transport:
         said = f"server {self._url} answered {answer.status_code} to {request}: "
         said += reason or f"{answer.reason or 'no reason given'}; is there a portal or proxy in front?"
         # what somebody in front says is no word on the request
+        if answer.status_code == 409 and (missing := _missing_id(answer)) is not None:
+            return KeyMissingError(missing)
         if reason is not None and answer.status_code == 422:
             return JpegError(said)
         if reason is not None and answer.status_code in (400, 404, 413, 415):
@@ -201,6 +208,10 @@ class _UnreachableError(DeliveryError):
 
 class _Error(msgspec.Struct):
     error: str
+
+
+class _Missing(msgspec.Struct):
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{6}$")]
 
 
 def _host_of(url: str) -> str:
@@ -219,6 +230,14 @@ def _reason(answer: requests.Response) -> str | None:
     """Return what the server says in its own words; None: the answer is somebody else's, such as a proxy's."""
     try:
         return msgspec.json.decode(answer.content, type=_Error).error[:MAX_REASON]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, requests.RequestException):
+        return None
+
+
+def _missing_id(answer: requests.Response) -> str | None:
+    """Return the id of the key or patch that the server lacks; None: it names none."""
+    try:
+        return msgspec.json.decode(answer.content, type=_Missing).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, requests.RequestException):
         return None
 

@@ -11,6 +11,7 @@ All errors are `rjpeg.RjpegError`:
 
 - InputError: the server finds something wrong with the request (400, 404, 413, 415).
 - JpegError: the server can't decode the file (422).
+- KeyMissingError, a JpegError: the server lacks the key or patch that the file refers to (409). Send that one first.
 - DeliveryError: everything else. The server can't be reached, answers 401, 403 or 5xx, or stays busy.
 """
 
@@ -28,11 +29,11 @@ import numpy.typing as npt
 
 import rjpeg
 from rjpeg._protocol import CAMERA_ID, time_text
-from rjpeg.errors import InputError, JpegError
+from rjpeg.errors import InputError, JpegError, KeyMissingError
 from rjpeg.reader import Splitter, VideoReader
 
 try:
-    from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, StoredFrame
+    from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, MapVersion, StoredFrame
     from rjpeg._transport import Transport
 except ModuleNotFoundError as error:
     raise ImportError(f"rjpeg.client needs more packages ({error}): pip install 'rjpeg[client]'") from error
@@ -44,6 +45,8 @@ SILENCE_SECONDS = 40.0
 MAX_EVENT_BYTES = 2**24
 MAX_PICTURE_BYTES = 2**26
 PAGE_FRAMES = 500
+# files that a file needs: a key, and a patch on it
+MAX_BASES = 2
 
 Frame = StoredFrame
 """The same, for short."""
@@ -56,7 +59,7 @@ class Client:
 
     Args:
         url: such as http://127.0.0.1:8000.
-        token: a camera's to send, a reader's for everything else; None: the server wants none.
+        token: a camera's to send, a manager's to set maps, a reader's for the rest; None: the server wants none.
         ca_file: PEM file with the certificate authority of an https server; None: the usual ones.
         timeout: seconds to connect, and that an answer may make a pause.
         patience: seconds to spend on a server that says it is busy (429), and on one that went away while `events` or
@@ -112,6 +115,8 @@ class Client:
 
         Raises:
             InputError: the name, number, time or metrics are not of that kind, or the file is too large.
+            KeyMissingError: the server lacks the file `id`, to which this one refers. Send that one again, and then
+                this one; or tell the encoder: `StreamEncoder.lost(error.id)`.
             JpegError: the server can't decode it.
             DeliveryError: see the module.
         """
@@ -208,6 +213,15 @@ class Client:
             raise self._server.unexpected("no (H, W, 3) uint8 array")
         return pixels
 
+    def bases(self, camera: str, frame: FrameId = "latest") -> list[bytes]:
+        """Return the files that a frame's file can't be decoded without: its key, and then its patch if it has one.
+
+        They go through a `rjpeg.StreamDecoder` before it. Raises InputError: there is no such frame; DeliveryError.
+        """
+        stored = self.frame(camera, frame)
+        needed = [number for number in (stored.key_frame, stored.patch_frame) if number is not None]
+        return [self.jpeg(camera, number) for number in needed]
+
     def map(self, camera: str, frame: FrameId = "latest") -> Map:
         """Return the quality map of a frame. Raises InputError: there is no such frame; DeliveryError."""
         record = self._server.get_as(f"{_path(camera, frame)}/map", MapRecord)
@@ -215,6 +229,35 @@ class Client:
             return Map.of(record)
         except (ValueError, OverflowError) as error:
             raise self._server.unexpected("a map that is no array") from error
+
+    def importance(self, camera: str) -> rjpeg.Importance:
+        """Return a camera's map of importance, for `StreamEncoder.importance`.
+
+        A camera's own token is enough. Raises InputError: there is none; DeliveryError.
+        """
+        data = self._server.get(f"{_path(camera)}/importance")
+        try:
+            return rjpeg.unpack_importance(data)
+        except InputError as error:
+            raise self._server.unexpected(str(error)) from error
+
+    def set_importance(self, camera: str, octaves: npt.NDArray[np.floating]) -> int:
+        """Give a camera a map of importance. It takes a manager's token.
+
+        Args:
+            camera: name. It has sent a frame.
+            octaves: (rows, cols) over the frame's mean, on any grid; -32 to 31.75.
+
+        Returns:
+            The map's version.
+
+        Raises:
+            InputError: there is no such camera, or `octaves` is no map.
+            DeliveryError: see the module.
+        """
+        data = rjpeg.pack_importance(octaves, 0)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._server.decode(self._server.put(f"{_path(camera)}/importance", data, headers), MapVersion).version
 
     def events(self, camera: str | None = None) -> Iterator[StoredFrame]:
         """Wait for every frame as it is stored, of one camera or of all, without an end.
@@ -257,8 +300,9 @@ class Client:
         Args:
             camera: name.
             fps: pictures a second at most; None: as the server is set.
-            decoder: decodes the camera's files here: the very pictures, for a fraction of the bytes. None: the server
-                decodes, and sends the pictures as JPEG of high quality.
+            decoder: decodes the camera's files here: the very pictures, for a fraction of the bytes. A key or a patch
+                that a file needs and that has not been seen is fetched. None: the server decodes, and sends the
+                pictures as JPEG of high quality.
 
         Returns:
             Iterator of (H, W, 3) uint8, BGR.
@@ -271,9 +315,10 @@ class Client:
         query: dict[str, str | float] = {"view": "decoded" if decoder is None else "plain"}
         if fps is not None:
             query["fps"] = fps
-        return self._pictures(f"{_path(camera)}/stream?{urllib.parse.urlencode(query)}", decoder)
+        return self._pictures(camera, f"{_path(camera)}/stream?{urllib.parse.urlencode(query)}", decoder)
 
-    def _pictures(self, path: str, decoder: rjpeg.Decoder | None) -> Iterator[npt.NDArray[np.uint8]]:
+    def _pictures(self, camera: str, path: str, decoder: rjpeg.Decoder | None) -> Iterator[npt.NDArray[np.uint8]]:
+        stream = None if decoder is None else rjpeg.StreamDecoder(decoder)
         splitter = Splitter(MAX_PICTURE_BYTES)
         # a camera may be silent for as long as it likes
         for data in self._server.live(path, None):
@@ -283,13 +328,35 @@ class Client:
             for jpeg in splitter.feed(data):
                 if isinstance(jpeg, JpegError):
                     raise jpeg
-                if decoder is not None:
-                    yield decoder.decode(jpeg)
+                if stream is not None:
+                    yield self._decode(camera, jpeg, stream)
                     continue
                 pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
                 if pixels is None:
                     raise self._server.unexpected("a picture in its stream that OpenCV doesn't read")
                 yield pixels.astype(np.uint8, copy=False)
+
+    def _decode(self, camera: str, jpeg: bytes, stream: rjpeg.StreamDecoder) -> npt.NDArray[np.uint8]:
+        """Decode a file of a stream, after the key and the patch that it needs and that the decoder lacks."""
+        files = [jpeg]
+        while True:
+            try:
+                frame = stream.decode(files[-1])
+            except KeyMissingError as error:
+                if len(files) > MAX_BASES:
+                    raise
+                files.append(self._file(camera, error.id))
+                continue
+            files.pop()
+            if not files:
+                return frame
+
+    def _file(self, camera: str, file_id: str) -> bytes:
+        """Return a camera's newest file of this id. Raises InputError: there is none; DeliveryError."""
+        page = self._server.get_as(f"{_path(camera)}/frames?file_id={file_id}&limit=1", FramePage)
+        if not page.frames:
+            raise InputError(f"camera {camera!r} has no file {file_id}, to which others refer")
+        return self.jpeg(camera, page.frames[0].id)
 
 
 def _name(camera: str) -> str:

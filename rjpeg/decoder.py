@@ -269,7 +269,8 @@ class Decoder:
         """Return the frame of a follower that was read."""
         base = file.base
         with StageTimer(seconds, "join"):
-            planes, octaves = base.shown(file.tiles)
+            planes = base.shown(file.marker.shift, file.tiles)
+            octaves = base.step_octaves(file.tiles)
             coded = picture_of_planes(base, planes)
         return DecodedFrame(
             frame=finished(coded, octaves, base.frame_size, self.restorer, seconds),

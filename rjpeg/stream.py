@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,16 +16,17 @@ from numpy.typing import NDArray
 from rjpeg import _codec as codec
 from rjpeg import _validation as validation
 from rjpeg._base import Base, whole_regions
-from rjpeg._codec import Planes
+from rjpeg._codec import REGION, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._following import Change, Choice, change_of, choose, write_follower
 from rjpeg._importance import check_importance
+from rjpeg._key import KeyPicture, write_key
 from rjpeg._ledger import Ledger
 from rjpeg._marker import Kind
 from rjpeg._policy import Policy
 from rjpeg._rate_control import LEAST_FILL, Target, search_quality
-from rjpeg._sizing import size_for_quality, sizing_of
-from rjpeg._standing import changes_between, thumbnail_of
+from rjpeg._sizing import coding_size_for, size_for_quality, sizing_of
+from rjpeg._standing import changes_between, shift_between, thumbnail_of
 from rjpeg._tables import finer
 from rjpeg._timing import StageTimer
 from rjpeg.decoder import DecodedFrame, Decoder, identify
@@ -221,7 +223,7 @@ class StreamEncoder:
             return self._encode_key(frame, goal, still=True)
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "convert"):
-            planes = _planes_at(frame, base.coding_size)
+            planes = whole_regions(_planes_at(frame, base.coding_size), base.coding_size, "4:2:0")
         before, self._before = self._before, thumbnail_of(planes.y)
         moved = None if before is None or before.shape != self._before.shape else changes_between(self._before, before)
         still = moved is None or float(np.mean(moved <= self._policy.still)) > 0.5
@@ -269,27 +271,40 @@ class StreamEncoder:
         return awaited is not None and awaited.kind == kind and self._clock() - awaited.since < _AWAIT_SECONDS
 
     def _encode_key(self, frame: NDArray[np.uint8] | Planes, goal: _Goal, *, still: bool) -> EncodedFrame:
-        octaves = self._policy.key_octaves if still else 0.0
-        if self._policy.adaptive:
-            octaves *= self._ledger.kept_share
-        if goal.quality is not None:
-            size = goal.coding_size
-            if size is None:
-                sizing = sizing_of(frame, self._encoder.model.coding_fractions)
-                size = size_for_quality(sizing, validation.check_frame(frame), self._encoder.model, goal.quality)
-            quality = finer(goal.quality, octaves)
-            coded = self._encoder.encode_with_details(frame, quality, coding_size=size)
-        else:
-            target = goal.key_target
-            coded = self._encoder.encode_with_details(
-                frame,
-                target_bytes=target.max_bytes,
-                coding_size=goal.coding_size,
-                start=target.start,
-                least_fill=target.least_fill,
-            )
+        octaves = self._policy.key_octaves * self._ledger.kept_share**2 if still else 0.0
+        size = goal.coding_size or self._size_for(frame, goal)
+        coded = self._file_of_its_own(frame, goal, size, octaves)
         self._sent_base(coded, fine=still)
         return coded
+
+    def _file_of_its_own(
+        self, frame: NDArray[np.uint8] | Planes, goal: _Goal, size: tuple[int, int], octaves: float
+    ) -> EncodedFrame:
+        """Code a frame to be decoded by itself. octaves: how much finer than the goal, if that is a quality."""
+        seconds: dict[str, float] = {}
+        with StageTimer(seconds, "convert"):
+            planes = _planes_at(frame, size)
+        picture = KeyPicture(planes, validation.check_frame(frame), seconds)
+        model, policy = self._encoder.model, self._policy
+        if goal.quality is not None:
+            return write_key(picture, finer(goal.quality, octaves), policy.dead_zone, model, policy)
+        code = functools.partial(write_key, picture, model=model, policy=policy)
+        found, smallest = search_quality(code, policy.dead_zone, goal.key_target, (1.0, policy.most_quality))
+        if found is None:
+            raise TargetError(
+                f"target is {goal.key_target.max_bytes} bytes, but the smallest key has {smallest}", smallest
+            )
+        return found
+
+    def _size_for(self, frame: NDArray[np.uint8] | Planes, goal: _Goal) -> tuple[int, int]:
+        """Return the coding size of a key: the model's for the goal, or a smaller one if the frame lacks detail."""
+        model = self._encoder.model
+        frame_size = validation.check_frame(frame)
+        sizing = sizing_of(frame, model.coding_fractions)
+        if goal.quality is not None:
+            return size_for_quality(sizing, frame_size, model, goal.quality)
+        bpp = 8 * goal.key_target.max_bytes / (frame_size[0] * frame_size[1])
+        return coding_size_for(frame_size, model.sizes_by_rate, bpp)
 
     def _sent_base(self, coded: EncodedFrame, *, fine: bool = True) -> None:
         now = self._clock()
@@ -304,11 +319,10 @@ class StreamEncoder:
     def _encode_on(self, frame: NDArray[np.uint8] | Planes, seen: _Seen, base: Base, goal: _Goal) -> EncodedFrame:
         """Code a frame as a follower or a patch, or as a file of its own if that is smaller."""
         weights = self._weights(base.grid)
-        with StageTimer(seen.seconds, "compare"):
-            change = change_of(seen.planes, base, weights, self._policy)
-        coded, choice = self._follower(change, goal, 0.0, seen, patch=False)
+        change = self._change(seen, base, weights)
+        coded, choice = self._follower(change, goal, seen, patch=False)
         if float(np.mean(choice.sent)) > _MOST_SENT:
-            own = self._encoder.encode_with_details(frame, coded.quality, coding_size=base.coding_size)
+            own = self._file_of_its_own(frame, goal._replace(quality=coded.quality), base.coding_size, 0.0)
             if len(own.jpeg) <= len(coded.jpeg):
                 self._sent_base(own, fine=False)
                 return own
@@ -318,23 +332,20 @@ class StreamEncoder:
             return coded
         key = base.key or base
         if key is not base:
-            with StageTimer(seen.seconds, "compare"):
-                change = change_of(seen.planes, key, weights, self._policy)
-        patch, _ = self._follower(change, goal, self._policy.patch_octaves, seen, patch=True)
+            change = self._change(seen, key, weights)
+        patch, _ = self._follower(change, goal, seen, patch=True)
         if not self._ledger.wants_patch(len(patch.jpeg)):
             return coded
         self._sent_base(patch)
         return patch
 
-    def _follower(
-        self, change: Change, goal: _Goal, octaves: float, seen: _Seen, *, patch: bool
-    ) -> tuple[EncodedFrame, Choice]:
+    def _follower(self, change: Change, goal: _Goal, seen: _Seen, *, patch: bool) -> tuple[EncodedFrame, Choice]:
         model, policy = self._encoder.model, self._policy
         choices: dict[str, Choice] = {}
 
         def code(quality: float, dead_zone: float) -> EncodedFrame:
             with StageTimer(seen.seconds, "choose"):
-                choice = choose(change, quality, octaves, model, policy, dead_zone)
+                choice = choose(change, quality, dead_zone, model, policy)
             coded = write_follower(change, choice, patch=patch, soft=self._soft, seconds=seen.seconds)
             choices[coded.id] = choice
             return coded
@@ -349,12 +360,24 @@ class StreamEncoder:
             )
         return found, choices[found.id]
 
+    def _change(self, seen: _Seen, base: Base, weights: NDArray[np.float32]) -> Change:
+        """Compare a frame with its base, moved as the camera has."""
+        with StageTimer(seen.seconds, "compare"):
+            change = change_of(seen.planes, base, (0, 0), weights, self._policy)
+            changed = float(np.mean(change.errors > self._policy.still * REGION**2))
+            if changed > self._policy.moved_share:
+                shift = shift_between(change.shown.y, seen.planes.y)
+                if any(shift):
+                    other = change_of(seen.planes, base, shift, weights, self._policy)
+                    if float(other.errors.sum()) < float(change.errors.sum()):
+                        return other
+        return change
+
     def _standing_share(self, seen: _Seen, change: Change, choice: Choice) -> float:
         """Return the share of the bits that show what was there in the frame before, 0..1."""
         if seen.moved is None or self._before is None:
             return 0.0
-        shown, _ = change.base.shown()
-        changed = changes_between(self._before, thumbnail_of(shown.y))
+        changed = changes_between(self._before, thumbnail_of(change.shown.y))
         standing = choice.sent & (seen.moved <= self._policy.standing * changed)
         return float(choice.bits[standing].sum() / max(float(choice.bits.sum()), 1.0))
 
@@ -373,4 +396,4 @@ def _planes_at(frame: NDArray[np.uint8] | Planes, size: tuple[int, int]) -> Plan
         planes = codec.reduce_planes(frame, size)
     else:
         planes = codec.planes_from_frame(codec.reduce(frame, size), "4:2:0")
-    return whole_regions(planes, size, "4:2:0")
+    return planes

@@ -7,10 +7,12 @@ import atexit
 import functools
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import rjpeg
 from rjpeg.errors import RjpegError
-from server.paths import is_folder, list_files, parse_path, read_file, read_stream
+from server.chains import Heads
+from server.paths import AnyPath, is_folder, list_files, parse_path, read_file, read_stream
 from server.processing.decoding import FrameDecoder
 from server.processing.task_config import read_task
 from server.processing.task_pool import TaskPool
@@ -20,6 +22,8 @@ __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_for", "ma
 # for a task to be restarted: files can wait, unlike cameras
 PATIENCE_SECONDS = 60.0
 SUFFIXES = (".jpeg", ".jpg")
+# decoded keys and patches that a process keeps; those of one camera follow each other
+KEPT_BASES = 4
 STANDARD_INPUT = "-"
 
 
@@ -36,6 +40,7 @@ class Options:
         keep_jpeg: also write each file as it came.
         task: file that describes a task, see `read_task`. None: there is no task.
         task_seconds: limit on the time that the task takes for a picture.
+        without_key: what becomes of a follower whose key or patch is not there: an error, or its plain view.
     """
 
     model: str | None
@@ -46,6 +51,7 @@ class Options:
     keep_jpeg: bool
     task: str | None
     task_seconds: float = 10.0
+    without_key: Literal["error", "plain"] = "error"
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,19 @@ class Job:
         file: its path or URL, or STANDARD_INPUT of the process that runs the job.
         stem: path or URL of its picture, without the ending. None: no picture is written.
         options: what is done with it.
+        bases: paths or URLs of the files that it needs, its key first, then at most a patch.
     """
 
     file: str
     stem: str | None
     options: Options
+    bases: tuple[str, ...] = ()
 
 
 def make_jobs(source: str, out: str | None, options: Options) -> list[Job]:
-    """Return a job for every JPEG file of a source, in natural order.
+    """Return a job for every JPEG file of a source, in natural order. A follower's job names its key and patch.
+
+    They are looked for in the source, or in the folder of a single file.
 
     Args:
         source: path or URL of a file or a folder, or STANDARD_INPUT.
@@ -79,13 +89,31 @@ def make_jobs(source: str, out: str | None, options: Options) -> list[Job]:
     if source == STANDARD_INPUT:
         return [Job(source, None if folder is None else str(folder / "stdin"), options)]
     path = parse_path(source)
-    files = list_files(path, SUFFIXES) if is_folder(path) else [path]
+    if not is_folder(path):
+        return [Job(str(path), None if folder is None else str(folder / path.stem), options, _bases_of(path))]
+    files = list_files(path, SUFFIXES)
+    heads = Heads(files)
+    heads.read_all()
     # a.jpg and a.jpeg must not both become a.png
     distinct = len({file.stem for file in files}) == len(files)
     return [
-        Job(str(file), None if folder is None else str(folder / (file.stem if distinct else file.name)), options)
-        for file in files
+        Job(
+            str(file),
+            None if folder is None else str(folder / (file.stem if distinct else file.name)),
+            options,
+            tuple(map(str, heads.chain(place))),
+        )
+        for place, file in enumerate(files)
     ]
+
+
+def _bases_of(path: AnyPath) -> tuple[str, ...]:
+    """Return the files that a single file needs, from its folder. A file that can't be read needs none."""
+    if not Heads([path]).is_follower(0):
+        return ()
+    siblings = list_files(path.parent, (*SUFFIXES, path.suffix.lower()))
+    place = next(place for place, file in enumerate(siblings) if file.name == path.name)
+    return tuple(map(str, Heads(siblings).chain(place)))
 
 
 def decode_file(job: Job) -> dict[str, Any]:
@@ -98,10 +126,29 @@ def decode_file(job: Job) -> dict[str, Any]:
         else:
             jpeg = read_file(parse_path(job.file), max_bytes)
         stem = None if job.stem is None else parse_path(job.stem)
-        record |= decoder_for(job.options).process(jpeg, stem)
+        record |= _decode(job, jpeg, stem)
     except RjpegError as error:
         record["error"] = str(error)
     return record
+
+
+def _decode(job: Job, jpeg: bytes, stem: AnyPath | None) -> dict[str, Any]:
+    """Return the record of a file that was read."""
+    decoder = decoder_for(job.options)
+    try:
+        base = _base(job.options, job.bases) if job.bases else None
+        return decoder.process(jpeg, stem, base)
+    except rjpeg.KeyMissingError:
+        if job.options.without_key == "error":
+            raise
+        return decoder.process_plain(jpeg, stem)
+
+
+@functools.lru_cache(maxsize=KEPT_BASES)
+def _base(options: Options, files: tuple[str, ...]) -> rjpeg.Base:
+    """Return what a key, or a patch with its key, is to later files. Raises RjpegError."""
+    key = _base(options, files[:-1]) if len(files) > 1 else None
+    return decoder_for(options).base_of(read_file(parse_path(files[-1]), options.max_bytes), key)
 
 
 @functools.cache

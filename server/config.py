@@ -87,6 +87,7 @@ class DecodingConfig(msgspec.Struct, forbid_unknown_fields=True):
         workers: number of frames decoded at a time. None: one a core.
         batch: number of frames whose maps are found together.
         task_seconds: limit on the time that the task takes for a frame. Then its process is ended.
+        base_bytes: limit on the memory for decoded keys and patches.
     """
 
     model: str | None = None
@@ -94,6 +95,7 @@ class DecodingConfig(msgspec.Struct, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(gt=0, le=1024)] | None = None
     batch: Annotated[int, msgspec.Meta(gt=0, le=256)] = 8
     task_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+    base_bytes: PositiveInt = 2**28
 
 
 class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):

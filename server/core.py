@@ -60,6 +60,9 @@ class Service:
         self.rate = RateLimiter(limits.frames_per_second)
         self.background = Background(self.metrics)
         self.metrics.watch("rjpeg_pending", "Frames being received or stored.", lambda: self.slots.taken)
+        bases = self.processor.bases
+        self.metrics.watch("rjpeg_base_bytes", "Memory of decoded keys and patches.", lambda: bases.nbytes)
+        self.metrics.watch("rjpeg_bases_decoded", "Keys and patches that were decoded.", lambda: bases.made)
         self.metrics.watch(
             "rjpeg_retention_refused",
             "Whether the clock jumped, so that retention doesn't count by it.",

@@ -34,6 +34,9 @@ EPILOG = """\
 A file that can't be decoded gets a line with "error". The others are decoded all the same, and the exit code is 1.
 Lines come in the files' order. Ctrl-C ends it, exit 130; pictures that are there by then are whole.
 
+A follower of a stream is decoded with its key, and its patch, from the same folder. If one is not there, that is an
+error, too. With --without-key plain, it is decoded to what a viewer shows that knows no keys.
+
 INPUT and OUT may be URLs, such as s3://bucket/folder (pip install --group s3; AWS_ENDPOINT_URL and the other variables
 of AWS's own programs are heeded). Both engines give the same pictures, and the same lines but for the times in them.
 local runs processes on this machine. ray runs Ray Data (pip install --group ray) on the cluster that RAY_ADDRESS
@@ -100,6 +103,13 @@ def build_parser() -> argparse.ArgumentParser:
         ("--max-pixels", 2**24, "largest picture decoded (default: %(default)s)"),
     ):
         add(flag, type=positive, default=default, metavar="N", help=text)
+    add(
+        "--without-key",
+        choices=["error", "plain"],
+        default="error",
+        help="what becomes of a follower whose key or patch is missing; plain: it is decoded to what a plain viewer "
+        "shows (default: %(default)s)",
+    )
     add("--restore", action="store_true", help="let the model's restorer undo what coding did, for networks")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info", help="(default: %(default)s)")
     return parser
@@ -136,6 +146,7 @@ def decode_files(args: argparse.Namespace) -> int:
         keep_jpeg=args.keep_jpeg,
         task=args.task,
         task_seconds=args.task_seconds,
+        without_key=args.without_key,
     )
     # a model or a task that is missing is an error now, and not one for every file
     decoder_for(options)

@@ -8,9 +8,24 @@ from typing import Any
 import rjpeg
 from rjpeg import _protocol as protocol
 
-__all__ = ["CAMERA_ID", "Processed", "ReceivedFrame", "parse_time"]
+__all__ = ["CAMERA_ID", "BaseFile", "Processed", "ReceivedFrame", "parse_time"]
 
 CAMERA_ID = re.compile(protocol.CAMERA_ID)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseFile:
+    """A stored file that another one can't be decoded without: a key, or a patch.
+
+    Attributes:
+        frame_id: id of its row, which no other file ever gets.
+        file_id: what the other file calls it, 6 hexadecimal digits.
+        jpeg: its content.
+    """
+
+    frame_id: int
+    file_id: str
+    jpeg: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +38,8 @@ class ReceivedFrame:
         capture_time, received_time: in UTC, to the microsecond.
         jpeg: the file, unchecked.
         metrics: what the camera says of itself, a JSON object.
+        identity: what the file says of itself. None: nobody has looked.
+        bases: stored files that it can't be decoded without: the key, and then the patch if there is one.
     """
 
     camera: str
@@ -31,6 +48,8 @@ class ReceivedFrame:
     received_time: datetime.datetime
     jpeg: bytes
     metrics: dict[str, Any] | None = None
+    identity: rjpeg.FileIdentity | None = None
+    bases: tuple[BaseFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

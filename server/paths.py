@@ -11,7 +11,7 @@ from upath import UPath
 from rjpeg._files import natural_key, write_whole
 from rjpeg.errors import ConfigError, JpegError, RjpegError, StorageError
 
-__all__ = ["AnyPath", "is_folder", "list_files", "parse_path", "read_file", "read_stream", "write_file"]
+__all__ = ["AnyPath", "is_folder", "list_files", "parse_path", "read_file", "read_head", "read_stream", "write_file"]
 
 AnyPath: TypeAlias = Path | UPath
 
@@ -74,6 +74,16 @@ def read_file(path: AnyPath, max_bytes: int) -> bytes:
     """
     with _storage_errors(f"can't read {path}"), path.open("rb") as file:
         return read_stream(file, str(path), max_bytes)
+
+
+def read_head(path: AnyPath, size: int) -> bytes:
+    """Read the first bytes of a file, `size` of them or all that there are.
+
+    Raises:
+        StorageError: the file can't be read.
+    """
+    with _storage_errors(f"can't read {path}"), path.open("rb") as file:
+        return file.read(size)
 
 
 def read_stream(file: BinaryIO, name: str, max_bytes: int) -> bytes:

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,14 @@ import sqlalchemy as sa
 from tqdm import tqdm
 
 import rjpeg
-from rjpeg.errors import JpegError, StorageError
+from rjpeg.errors import InputError, JpegError, KeyMissingError, StorageError
+from server.frames import BaseFile
 from server.processing.decoding import measures
 from server.processing.memory import keep_freed_memory
 from server.store import Database, Files, Store, open_files
 from server.store.identity import adopt
 from server.store.keys import hours, is_intact, parse_key, quarantine_key, stored_stamp
+from server.store.rows import identity_values
 from server.store.sweep import owned, put_back, set_aside
 from server.store.tables import frames, trash
 from server.store.times import to_microseconds
@@ -32,8 +34,11 @@ __all__ = ["Measure", "Rebuilt", "make_measure", "open_unchecked", "rebuild"]
 
 logger = logging.getLogger(__name__)
 
-Measure = Callable[[bytes], dict[str, Any]]
-"""A function that returns the measures of a file's content. It raises JpegError, and any thread may call it."""
+Measure = Callable[[bytes, Sequence[bytes]], dict[str, Any]]
+"""A function that returns the measures of a file's content, given the files that it needs: key first, at most two.
+
+It raises JpegError, and any thread may call it.
+"""
 
 FILES_A_TRANSACTION = 64
 # key of PostgreSQL's advisory lock, unlike any other program's: "rjpegr"
@@ -52,6 +57,7 @@ class Rebuilt:
         damaged: the file is not what was written under its name. It was changed, or moved to another camera's folder.
         unreadable: the file can't be read, for want of permission or for a defect of the disk.
         not_decoded: the file is no JPEG file that can be decoded.
+        no_key: the file needs a key or a patch that has no row.
         under_way: another program is adding the frame, or may be.
     """
 
@@ -62,6 +68,7 @@ class Rebuilt:
     damaged: int = 0
     unreadable: int = 0
     not_decoded: int = 0
+    no_key: int = 0
     under_way: int = 0
 
 
@@ -73,11 +80,21 @@ class _HeldFile:
         key: its name in the store.
         day: on which it was set aside, or None.
         jpeg: its content.
+        identity: what it says of itself. None: nothing that can be read.
     """
 
     key: str
     day: str | None
     jpeg: bytes
+    identity: rjpeg.FileIdentity | None
+
+
+@dataclass(frozen=True)
+class _Decodable:
+    """A file, and those that it can't be decoded without."""
+
+    file: _HeldFile
+    bases: tuple[BaseFile, ...]
 
 
 def open_unchecked(database_url: str, files_url: str) -> Store:
@@ -118,7 +135,7 @@ def rebuild(store: Store, measure: Measure, *, workers: int = 1, progress: bool 
                 known = owned(store.database, batch)
                 counts.known += len(known)
                 missing = [(key, aside.get(key)) for key in batch if key not in known]
-                _add_rows(store, missing, lambda jpegs: pool.map(functools.partial(_try, measure), jpegs), counts)
+                _add_rows(store, missing, lambda files: pool.map(functools.partial(_try, measure), files), counts)
                 bar.update(len(batch))
     return counts
 
@@ -136,18 +153,40 @@ def make_measure(model: str | None, max_pixels: int) -> Measure:
     keep_freed_memory()
     local = threading.local()
 
-    def decoder() -> rjpeg.Decoder:
-        if not hasattr(local, "decoder"):
-            local.decoder = rjpeg.Decoder(model, max_pixels=max_pixels)
-        made: rjpeg.Decoder = local.decoder
+    def measurer() -> _Measurer:
+        if not hasattr(local, "measurer"):
+            local.measurer = _Measurer(rjpeg.Decoder(model, max_pixels=max_pixels))
+        made: _Measurer = local.measurer
         return made
 
-    def measure(jpeg: bytes) -> dict[str, Any]:
-        return measures(decoder().decode_with_details(jpeg), len(jpeg), decoder().model)
+    def measure(jpeg: bytes, bases: Sequence[bytes]) -> dict[str, Any]:
+        return measurer().measure(jpeg, bases)
 
     # a model that can't be read is found now
-    decoder()
+    measurer()
     return measure
+
+
+class _Measurer:
+    """Measures files in one thread. It keeps the last base, as most files have that of the one before."""
+
+    def __init__(self, decoder: rjpeg.Decoder) -> None:
+        self._decoder = decoder
+        # by the files that they are made of: of a key, and of a key with a patch
+        self._bases: dict[int, tuple[list[bytes], rjpeg.Base]] = {}
+
+    def measure(self, jpeg: bytes, bases: Sequence[bytes]) -> dict[str, Any]:
+        decoded = self._decoder.decode_with_details(jpeg, self._base(list(bases)))
+        return measures(decoded, len(jpeg), self._decoder.model)
+
+    def _base(self, files: list[bytes]) -> rjpeg.Base | None:
+        if not files:
+            return None
+        known = self._bases.get(len(files))
+        if known is None or known[0] != files:
+            made = self._decoder.base_of(files[-1], self._base(files[:-1]))
+            known = self._bases[len(files)] = (files, made)
+        return known[1]
 
 
 def _all_keys(files: Files) -> Iterator[tuple[list[str], dict[str, str]]]:
@@ -171,10 +210,10 @@ def _all_keys(files: Files) -> Iterator[tuple[list[str], dict[str, str]]]:
 def _add_rows(
     store: Store,
     found: list[tuple[str, str | None]],
-    measure_all: Callable[[list[bytes]], Iterable[dict[str, Any] | JpegError]],
+    measure_all: Callable[[list[_Decodable]], Iterable[dict[str, Any] | JpegError]],
     counts: Rebuilt,
 ) -> None:
-    """Make the rows of some files in one transaction, while no other program moves them.
+    """Make the rows of some files, while no other program moves them.
 
     Args:
         store: whose files.
@@ -183,29 +222,66 @@ def _add_rows(
         counts: the files are added here.
     """
     with contextlib.ExitStack() as stack:
-        held = _hold(store, found, stack, counts)
-        rows: dict[str, dict[str, Any]] = {}
-        for file, measured in zip(held, measure_all([file.jpeg for file in held]), strict=True):
-            if isinstance(measured, JpegError):
-                counts.not_decoded += 1
-                logger.warning("%s of %s can't be decoded and gets no row: %s", file.key, store.files.name, measured)
-            else:
-                rows[file.key] = _row_of(file.key, file.jpeg, measured)
-        days = {file.key: file.day for file in held}
-        chosen: list[str] = []
+        for held in _split(_hold(store, found, stack, counts)):
+            decodable = _with_bases(store, held, counts)
+            rows: dict[str, dict[str, Any]] = {}
+            for each, measured in zip(decodable, measure_all(decodable), strict=True):
+                if isinstance(measured, JpegError):
+                    counts.not_decoded += 1
+                    name = each.file.key
+                    logger.warning("%s of %s can't be decoded and gets no row: %s", name, store.files.name, measured)
+                else:
+                    rows[each.file.key] = _row_of(each, measured)
+            _restore(store, rows, {file.key: file.day for file in held}, counts)
 
-        def choose(connection: sa.Connection) -> list[str]:
-            wanted = _still_wanted(connection, list(rows))
-            chosen[:] = [key for key in wanted if _is_there(store.files, key, days[key])]
-            return chosen
 
-        made = store.restore(rows, choose)
-        for key in made:
-            if days[key] is not None:
-                put_back(store.files, key)
+def _restore(store: Store, rows: dict[str, dict[str, Any]], days: dict[str, str | None], counts: Rebuilt) -> None:
+    """Make rows in one transaction, and put back those of their files that were set aside."""
+    chosen: list[str] = []
+
+    def choose(connection: sa.Connection) -> list[str]:
+        wanted = _still_wanted(connection, list(rows))
+        chosen[:] = [key for key in wanted if _is_there(store.files, key, days[key])]
+        return chosen
+
+    made = store.restore(rows, choose)
+    for key in made:
+        if days[key] is not None:
+            put_back(store.files, key)
     counts.deleted += len(rows) - len(chosen)
     counts.made += len(made)
     counts.duplicates += len(chosen) - len(made)
+
+
+def _split(held: list[_HeldFile]) -> Iterator[list[_HeldFile]]:
+    """Split files, so that none needs another one of its part. They keep their order."""
+    part: list[_HeldFile] = []
+    ids: set[str | None] = set()
+    for file in held:
+        if file.identity is not None and file.identity.base_id is not None and file.identity.base_id in ids:
+            yield part
+            part, ids = [], set()
+        part.append(file)
+        ids.add(None if file.identity is None else file.identity.id)
+    if part:
+        yield part
+
+
+def _with_bases(store: Store, held: list[_HeldFile], counts: Rebuilt) -> list[_Decodable]:
+    """Find what files need. Those whose key or patch has no row are left out."""
+    found = []
+    for file in held:
+        bases: tuple[BaseFile, ...] = ()
+        if file.identity is not None and file.identity.base_id is not None:
+            parts = parse_key(file.key)
+            try:
+                bases = store.bases(parts.camera, file.identity.base_id, parts.capture_time)
+            except KeyMissingError as error:
+                counts.no_key += 1
+                logger.warning("%s of %s gets no row: %s", file.key, store.files.name, error)
+                continue
+        found.append(_Decodable(file, bases))
+    return found
 
 
 def _hold(
@@ -227,7 +303,7 @@ def _hold(
             logger.warning("%s", error)
             continue
         if is_intact(key, jpeg):
-            held.append(_HeldFile(key, day, jpeg))
+            held.append(_HeldFile(key, day, jpeg, _identify(jpeg)))
         else:
             counts.damaged += 1
             logger.warning("%s of %s is not what was written there and gets no row", name, store.files.name)
@@ -260,27 +336,37 @@ def _is_there(files: Files, key: str, day: str | None) -> bool:
     return files.size(key if day is None else quarantine_key(key, day)) is not None
 
 
-def _row_of(key: str, jpeg: bytes, measured: dict[str, Any]) -> dict[str, Any]:
+def _row_of(decodable: _Decodable, measured: dict[str, Any]) -> dict[str, Any]:
     """Return a row's values, from a file's name and content."""
-    parts = parse_key(key)
+    file = decodable.file
+    parts = parse_key(file.key)
     stored = to_microseconds(parts.stored_time)
     return {
         "sequence": parts.sequence,
         "capture_time": to_microseconds(parts.capture_time),
         "received_time": stored,
         "stored_time": stored,
-        "bytes": len(jpeg),
+        "bytes": len(file.jpeg),
         "pixels": pixels_of(measured),
-        "key": key,
+        "key": file.key,
         "measures": measured,
         "results": None,
         "metrics": None,
+        **identity_values(file.identity, [base.frame_id for base in decodable.bases]),
     }
 
 
-def _try(measure: Measure, jpeg: bytes) -> dict[str, Any] | JpegError:
+def _identify(jpeg: bytes) -> rjpeg.FileIdentity | None:
+    """Return what a file says of itself. None: it can't be read, as decoding will tell."""
+    try:
+        return rjpeg.identify(jpeg, max_pixels=2**32)
+    except (JpegError, InputError):
+        return None
+
+
+def _try(measure: Measure, decodable: _Decodable) -> dict[str, Any] | JpegError:
     """Return a file's measures, or why there are none."""
     try:
-        return measure(jpeg)
+        return measure(decodable.file.jpeg, [base.jpeg for base in decodable.bases])
     except JpegError as error:
         return error

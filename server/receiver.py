@@ -10,9 +10,11 @@ import datetime
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from rjpeg.errors import RjpegError
+import rjpeg
+from rjpeg.errors import KeyMissingError, RjpegError
 from server.events.bus import Event, EventBus
 from server.frames import Processed, ReceivedFrame
 from server.metrics import Metrics
@@ -21,6 +23,8 @@ from server.store import Duplicate, FrameRow, Store
 
 __all__ = ["ArrivalOrder", "Receiver"]
 
+MAX_PIXELS = 2**32
+"""Of a file whose header is read. The processor has the limit that is meant."""
 MAX_PICTURE_BYTES = 2**23
 """Pictures that go with their events. Larger ones would wait for many slow streams, so they are decoded again."""
 
@@ -36,7 +40,8 @@ class Receiver:
         processor: decodes them, and asks the task.
         bus: told of every frame that was stored.
         metrics: where they are counted.
-        emit: called in a thread with the record of every frame that was stored or refused, but for duplicates.
+        emit: called in a thread with the record of every frame that was stored or refused, but for duplicates and for
+            frames whose key is missing.
         threads: additions to the store at a time, which share its commits.
     """
 
@@ -71,6 +76,7 @@ class Receiver:
             Its row, and whether it is a duplicate: a frame of the same camera, sequence and capture time was stored.
 
         Raises:
+            KeyMissingError: it refers to a file that is not stored for its camera.
             JpegError: it can't be decoded.
             InputError: its camera's name or its sequence is out of range.
             ModelError: the networks do not run.
@@ -93,6 +99,9 @@ class Receiver:
         with self._order.join(frame.camera) as is_next:
             try:
                 return await self._process(frame, is_next)
+            except KeyMissingError:
+                # it comes again, after its key
+                raise
             except RjpegError as error:
                 self._metrics.failed(error)
                 record = {"camera": frame.camera, "sequence": frame.sequence, "error": str(error)}
@@ -105,6 +114,7 @@ class Receiver:
             if row is not None:
                 self._metrics.duplicate(frame.camera)
                 return row, True
+        frame = await self._with_bases(frame, is_next)
         processed = await self._processor.process(frame)
         await is_next.wait()
         try:
@@ -116,6 +126,25 @@ class Receiver:
         self._metrics.stored(frame, processed)
         self._bus.publish(event)
         return event.row, False
+
+    async def _with_bases(self, frame: ReceivedFrame, is_next: asyncio.Event) -> ReceivedFrame:
+        """Find the stored files that a frame can't be decoded without. The earlier frames may be among them.
+
+        Raises:
+            KeyMissingError: one of them is not stored.
+            JpegError: it is no file whose header can be read.
+            StorageError: the store can't be read.
+        """
+        identity = rjpeg.identify(frame.jpeg, max_pixels=MAX_PIXELS)
+        if identity.base_id is None:
+            return replace(frame, identity=identity)
+        arguments = (self._store.bases, frame.camera, identity.base_id, frame.capture_time)
+        try:
+            bases = await self._in_thread(*arguments)
+        except KeyMissingError:
+            await is_next.wait()
+            bases = await self._in_thread(*arguments)
+        return replace(frame, identity=identity, bases=bases)
 
     def _add(self, frame: ReceivedFrame, processed: Processed) -> Event:
         """Store a frame and return its event, in a thread: its JSON may be large, and standard output slow."""

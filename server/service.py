@@ -56,6 +56,7 @@ def make_service(config: Config, *, access_required: bool, emit: Callable[[dict[
             restore=config.decoding.restore,
             task=task,
             batch=config.decoding.batch,
+            base_bytes=config.decoding.base_bytes,
         )
         stack.callback(processor.close)
         store = Store.open(database_url(config), files_url(config))

@@ -164,7 +164,7 @@ def test_the_index_names_every_document():
 @pytest.mark.slow
 def test_both_ends_of_the_readme_run(tmp_path):
     first, second = [code for language, code in code_of((ROOT / "README.md").read_text()) if language == "python"][:2]
-    assert cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.imread(str(ROOT / "device" / "sample.jpg")))
+    assert cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.imread(str(ROOT / "calibration_data" / "dogs.jpg")))
     tail = "print(len(jpeg), frame.shape == cv2.imread('photo.jpg').shape, frame.dtype)\n"
     command = [sys.executable, "-c", first + second + tail]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -54,10 +54,25 @@ def _check_camera(config: Config, camera: str) -> Check:
         if (reason := _refusal(connection, topic)) is not None:
             advice = f"in the broker's access list (ACL), let {who} write under {topic}/#; its log may say more"
             return Check("server", False, f"{shown} doesn't take {topic}/metrics from {who}: {reason}", advice)
+        unread = _unread_map(connection, config, topic)
         connection.end()
     finally:
         connection.drop()
+    if unread:
+        advice = f"in the broker's access list (ACL), let {who} read {topic}/importance"
+        return Check("server", None, f"{shown} takes frames, but {who} gets no importance map: {unread}", advice)
     return Check("server", True, f"{shown} takes the connection and what is published")
+
+
+def _unread_map(connection: Connection, config: Config, topic: str) -> object:
+    """Return why the camera may not read its importance map; None if it may, or needs none."""
+    if config.encoding.stream.keep == "off":
+        return None
+    try:
+        answer = connection.subscribe(f"{topic}/importance")
+    except DeliveryError as error:
+        return connection.reason or error
+    return answer if answer.is_failure else None
 
 
 def _new_connection(target: DeliveryConfig, camera: str, username: str | None) -> Connection:

@@ -17,6 +17,7 @@ from device.delivery.outbox import Link, Outbox
 from device.delivery.record import RecordOutbox
 from device.delivery.sender import FolderSender, Sender
 from device.delivery.wait import WaitOutbox
+from device.importance import CameraMap
 from device.spool import Spool
 from rjpeg._files import read_token
 from rjpeg.errors import ConfigError
@@ -26,8 +27,13 @@ __all__ = ["LiveOutbox", "RecordOutbox", "WaitOutbox", "open_outbox", "open_send
 LIVE_EXPIRY = 60  # seconds that an MQTT broker keeps a live frame for a slow subscriber
 
 
-def open_sender(config: DeliveryConfig, camera: str) -> Sender:
+def open_sender(config: DeliveryConfig, camera: str, camera_map: CameraMap | None = None) -> Sender:
     """Return one camera's way to the server or folder.
+
+    Args:
+        config: The section of the configuration.
+        camera: Id.
+        camera_map: Gets the camera's importance map; None if it isn't wanted.
 
     Raises:
         ConfigError: The token or certificate file can't be read, or another setting is wrong.
@@ -39,7 +45,9 @@ def open_sender(config: DeliveryConfig, camera: str) -> Sender:
     token_file = token_file_of(config, camera)
     token = read_token(token_file) if token_file else None
     if not config.server.startswith(("mqtt:", "mqtts:")):
-        return HttpSender(config.server, token, ca_file=config.ca_file, timeout=config.timeout_seconds)
+        return HttpSender(
+            config.server, token, ca_file=config.ca_file, timeout=config.timeout_seconds, camera_map=camera_map
+        )
     # imported here, as HTTP needs no MQTT
     from device.delivery.mqtt_sender import MqttSender
 
@@ -56,6 +64,7 @@ def open_sender(config: DeliveryConfig, camera: str) -> Sender:
         discovery=config.mqtt.discovery,
         expiry=LIVE_EXPIRY if config.policy == "live" else None,
         needs_subscriber=config.policy == "record",
+        camera_map=camera_map,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from device.delivery.sender import FaultError, RefusedError, RejectedError, RetryLaterError
+from device.delivery.sender import BaseMissingError, FaultError, RefusedError, RejectedError, RetryLaterError
 from device.frames import OutgoingFrame
 from rjpeg._backoff import retry_after
 from rjpeg.errors import DeliveryError
@@ -24,6 +24,7 @@ TEMPORARY = {408, 425, 429, 502, 503, 504, 507, *range(520, 531)}
 # Answers about a frame, not about its sender or address.
 ABOUT_THE_FRAME = {400, 413, 422}
 FAULT = 500
+BASE_MISSING = 409
 MAX_REASON = 300  # characters of a reason that are repeated
 PORTAL = "is there a portal or proxy in front?"
 
@@ -40,6 +41,12 @@ class _Error(msgspec.Struct):
     error: str
 
 
+class _Missing(_Error):  # noqa: N818 - what is said, nothing that is raised
+    """What our server says of a frame that refers to a key or patch which it lacks."""
+
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{6}$")]
+
+
 def check_answer(server: str, status: int, headers: Mapping[str, str], body: bytes, frame: OutgoingFrame) -> None:
     """Return if the answer acknowledges the frame: 200 or 201, with JSON that names its camera, number and time.
 
@@ -51,6 +58,7 @@ def check_answer(server: str, status: int, headers: Mapping[str, str], body: byt
         frame: What was sent.
 
     Raises:
+        BaseMissingError: It lacks the key or patch that this frame refers to.
         RejectedError: Our server will never take this frame.
         RefusedError: Our server takes no frame from here.
         FaultError: The server failed over this frame, or somebody in front of it doesn't let the frame pass.
@@ -73,6 +81,8 @@ def check_answer(server: str, status: int, headers: Mapping[str, str], body: byt
     if error is None:
         raise _of_somebody(said, status, headers)
     said += f": {error}"
+    if status == BASE_MISSING and (missing := _missing_id(body)) is not None:
+        raise BaseMissingError(f"{said} ({missing})", missing)
     raise RejectedError(said) if status in ABOUT_THE_FRAME else RefusedError(said)
 
 
@@ -106,6 +116,14 @@ def error_text(body: bytes) -> str | None:
     """Return our server's reason, the text `error` of a JSON object; None if the answer is not its own."""
     try:
         return msgspec.json.decode(body, type=_Error).error[:MAX_REASON]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _missing_id(body: bytes) -> str | None:
+    """Return the id of the key or patch that the server lacks; None if it names none."""
+    try:
+        return msgspec.json.decode(body, type=_Missing).id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -1,6 +1,7 @@
 """Frames to the server over HTTP."""
 
 import logging
+import re
 import time
 import urllib.parse
 
@@ -8,9 +9,10 @@ import requests
 from urllib3.exceptions import HTTPError
 
 import rjpeg
-from device.delivery.answers import ACKNOWLEDGED, check_answer
+from device.delivery.answers import ACKNOWLEDGED, check_answer, kind_of
 from device.delivery.sender import RefusedError, cause, packet_bytes
 from device.frames import OutgoingFrame
+from device.importance import MAX_BYTES, CameraMap
 from rjpeg._http import Adapter, Bearer, Deadline
 from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import METRICS_BYTES, time_text
@@ -24,36 +26,46 @@ logger = logging.getLogger(__name__)
 ANSWER_BYTES = 65536
 # an acknowledgment counts only when it is whole, and has the task's results in it
 ACKNOWLEDGMENT_BYTES = 2**22
+FETCH_PAUSE = 60.0  # seconds until a map that could not be fetched is asked for again
 KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
 
 
 class HttpSender:
     """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
 
-    The acknowledgment is 200 or 201 with JSON that names the frame; see `device.delivery.answers`.
+    The acknowledgment is 200 or 201 with JSON that names the frame; see `device.delivery.answers`. Its header
+    `Rjpeg-Importance` names the version of the camera's importance map, which is fetched when it is another.
 
     Args:
         server: URL such as http://192.168.1.2:8000.
         token: sent as `Authorization: Bearer`; None: send none.
         ca_file: PEM file with the certificate authority of an https server; None: the system's.
         timeout: seconds for one frame: to connect, to send it, and to get the whole answer.
+        camera_map: gets the camera's importance map; None: it isn't fetched.
 
     Raises:
         ConfigError: `server` is no URL, or `ca_file` can't be read or holds no certificate.
     """
 
     def __init__(
-        self, server: str, token: str | None = None, *, ca_file: str | None = None, timeout: float = 10.0
+        self,
+        server: str,
+        token: str | None = None,
+        *,
+        ca_file: str | None = None,
+        timeout: float = 10.0,
+        camera_map: CameraMap | None = None,
     ) -> None:
         self.name = server = server.rstrip("/")
         self._server = server
         self._timeout = timeout
+        self._camera_map = camera_map
+        self._next_fetch = float("-inf")
         self._deadline = Deadline()
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, Adapter(ca_file, trust_system=True, deadline=self._deadline))
         self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
-        self._session.headers["Content-Type"] = "image/jpeg"
         # an answer is short, and one that is compressed could be anything but
         self._session.headers["Accept-Encoding"] = "identity"
         if ca_file is not None:
@@ -78,7 +90,11 @@ class HttpSender:
 
     def send(self, frame: OutgoingFrame) -> str:
         """POST a frame; see `device.delivery.sender`."""
-        headers = {"Rjpeg-Sequence": str(frame.sequence), "Rjpeg-Capture-Time": time_text(frame.time)}
+        headers = {
+            "Content-Type": "image/jpeg",
+            "Rjpeg-Sequence": str(frame.sequence),
+            "Rjpeg-Capture-Time": time_text(frame.time),
+        }
         if frame.metrics is not None and _fits_header(frame.metrics):
             headers["Rjpeg-Metrics"] = frame.metrics
         try:
@@ -106,9 +122,10 @@ class HttpSender:
             raise DeliveryError(f"server {self._server} can't be reached: {why}")
         self._last_answer = time.monotonic()
         check_answer(self._server, answer.status_code, answer.headers, body, frame)
+        self._look_for_map(frame.camera, answer.headers.get("Rjpeg-Importance", ""))
         return str(answer.url)
 
-    def overhead(self, size: int) -> int:
+    def overhead(self, size: int, *, is_base: bool = False) -> int:  # noqa: ARG002
         """Estimate the bytes besides a file's own; see `device.delivery.sender`. The caller counts metrics."""
         idle = time.monotonic() - self._last_answer > KEPT_ALIVE_SECONDS
         return self._head_bytes + packet_bytes(size + self._head_bytes, tls=self._tls, new_connection=idle)
@@ -120,6 +137,33 @@ class HttpSender:
     def close(self) -> None:
         """Close the connection."""
         self._session.close()
+
+    def _look_for_map(self, camera: str, said: str) -> None:
+        """Fetch the camera's importance map if the server has another one. Frames go on if that fails."""
+        if self._camera_map is None or not re.fullmatch("[0-9]{1,10}", said, re.ASCII):
+            return
+        version = int(said)
+        if not self._camera_map.wants(version) or time.monotonic() < self._next_fetch:
+            return
+        try:
+            with (
+                self._deadline.within(self._timeout),
+                self._session.get(
+                    f"{self._server}/v1/cameras/{camera}/importance",
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as answer,
+            ):
+                data = _read(answer, MAX_BYTES + 1)
+            if self._deadline.passed or answer.status_code != 200 or not _is_whole(answer):
+                raise DeliveryError(f"{answer.status_code} ({kind_of(answer.headers)}), or breaks off")
+        except (requests.RequestException, HTTPError, OSError, DeliveryError) as error:
+            self._next_fetch = time.monotonic() + FETCH_PAUSE
+            why = error if isinstance(error, DeliveryError) else cause(error)
+            logger.warning("server %s does not give importance map %d: %s", self._server, version, why)
+            return
+        self._camera_map.offer(data, version)
 
 
 def _fits_header(metrics: str) -> bool:
@@ -134,7 +178,11 @@ def _fits_header(metrics: str) -> bool:
 
 def _beginning(answer: requests.Response) -> bytes:
     """Return the body, or as much of it as is of interest. Raises HTTPError: it breaks off before."""
-    limit = ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES
+    return _read(answer, ACKNOWLEDGMENT_BYTES if answer.status_code in ACKNOWLEDGED else ANSWER_BYTES)
+
+
+def _read(answer: requests.Response, limit: int) -> bytes:
+    """Return the body, or so many bytes of it. Raises HTTPError: it breaks off before."""
     body = b""
     while len(body) < limit:
         part = answer.raw.read(limit - len(body), decode_content=False)

@@ -1,6 +1,7 @@
 """The outbox of a live camera: the newest frame goes first, and what can't be sent is dropped."""
 
 from device.delivery.outbox import (
+    KEY_MISSING,
     OVERTAKEN,
     REFUSED,
     REJECTED,
@@ -10,7 +11,7 @@ from device.delivery.outbox import (
     Link,
     Sent,
 )
-from device.delivery.sender import RefusedError, RejectedError
+from device.delivery.sender import BaseForgottenError, BaseMissingError, RefusedError, RejectedError
 from device.delivery.sending import FrameUnderWay, SendingThread
 from device.frames import OutgoingFrame
 from rjpeg.errors import DeliveryError
@@ -25,7 +26,7 @@ class LiveOutbox(SendingThread):
 
     A frame whose sending fails is dropped. The next try is with the newest frame that there is then, after a pause of
     0.25 s. The pause doubles up to 2 s, or up to a minute if the server asks for that or refuses all. So it goes on for
-    ever.
+    ever. A frame whose key the server has lost is sent after that key. If the key is here no more, it is dropped.
 
     Args:
         link: The way to the server.
@@ -106,7 +107,11 @@ class LiveOutbox(SendingThread):
     def _try(self, frame: OutgoingFrame) -> None:
         started = self._clock()
         try:
-            where = self._sender.send(frame)
+            where = self._resender.send(frame, self._stopping)
+        except (BaseMissingError, BaseForgottenError) as error:
+            # the next frame refers to something else
+            self._backoff.rejected(frame, error)
+            self._drop_under_way(KEY_MISSING, error.id)
         except RejectedError as error:
             self._backoff.rejected(frame, error)
             self._drop_under_way(REJECTED)
@@ -124,10 +129,10 @@ class LiveOutbox(SendingThread):
             if self._under_way.take() is not None:
                 self.outcomes.put(Sent(frame.summary, where, self._clock() - started))
 
-    def _drop_under_way(self, reason: str) -> None:
+    def _drop_under_way(self, reason: str, lost: str | None = None) -> None:
         frame = self._under_way.take()
         if frame is not None:
-            self.outcomes.put(Dropped(frame.summary, reason))
+            self.outcomes.put(Dropped(frame.summary, reason, lost))
 
     def _leave(self) -> None:
         with self._changed:

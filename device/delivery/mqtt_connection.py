@@ -7,9 +7,10 @@ import ssl
 import struct
 import threading
 import time
+from collections import deque
 from typing import Any, NamedTuple
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -24,7 +25,7 @@ __all__ = ["Connection", "new_client"]
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS = 60
-# a broker has nothing to send but acknowledgments
+# a broker has nothing to send but acknowledgments, and a map of some kilobytes
 MAX_INCOMING_BYTES = 65536
 
 
@@ -71,8 +72,8 @@ class _Event(NamedTuple):
     """What the library's network thread tells the thread that uses the connection.
 
     Attributes:
-        kind: "connack", "puback", "lost", or "interrupted" (by `Connection.interrupt`).
-        number: of the message that a "puback" is for.
+        kind: "connack", "puback", "suback", "lost", or "interrupted" (by `Connection.interrupt`).
+        number: of the message that a "puback" or "suback" is for.
         reason: the broker's reason code; of "lost" only if the broker gave one.
         properties: of a "connack".
     """
@@ -106,9 +107,12 @@ class Connection:
         self._client = client
         self._deadline = 0.0
         self._interrupted = threading.Event()
+        self._received: deque[bytes] = deque(maxlen=1)
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
 
     @property
@@ -183,6 +187,24 @@ class Connection:
             raise DeliveryError("the connection is lost")
         return self._answer("puback", info.mid)
 
+    def subscribe(self, topic: str) -> ReasonCode:
+        """Ask for what is published under a topic, the retained message first; return the broker's answer.
+
+        Raises:
+            DeliveryError: the connection is lost, or there was no answer in time. It must be dropped then.
+        """
+        result, mid = self._client.subscribe(topic, qos=1)
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            raise DeliveryError("the connection is lost")
+        return self._answer("suback", mid)
+
+    def received(self) -> bytes | None:
+        """Return the newest message that came since the last call; None if none did."""
+        try:
+            return self._received.pop()
+        except IndexError:
+            return None
+
     def end(self) -> None:
         """Say goodbye, so that the broker doesn't publish the will, and wait until that is sent."""
         self._client.disconnect()
@@ -203,6 +225,7 @@ class Connection:
         self._lost.set()
         # each knows of the other, so both go now, with their files
         self._client.on_connect = self._client.on_publish = self._client.on_disconnect = None
+        self._client.on_subscribe = self._client.on_message = None
 
     def _left(self) -> float:
         """Return the seconds that are left to the broker."""
@@ -240,6 +263,14 @@ class Connection:
 
     def _on_publish(self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Properties) -> None:
         self._events.put(_Event("puback", mid, reason))
+
+    def _on_subscribe(
+        self, _client: Client, _data: Any, mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        self._events.put(_Event("suback", mid, reasons[0]))
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        self._received.append(bytes(message.payload))
 
     def _on_disconnect(
         self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None

@@ -3,6 +3,9 @@
 Of each camera there are the topics
 
     {topic}/{camera}/image      the JPEG file; user properties sequence, capture_time and camera
+    {topic}/{camera}/key        the newest key, retained: whoever comes later can decode what refers to it
+    {topic}/{camera}/patch      the newest patch, likewise
+    {topic}/{camera}/importance the camera's importance map, retained; the server publishes it, and the device reads it
     {topic}/{camera}/metrics    the device's metrics, JSON
     {topic}/{camera}/status     online or offline, retained; offline is the connection's last will
 """
@@ -23,7 +26,8 @@ from device.config import for_camera
 from device.delivery.mqtt_connection import Connection, new_client
 from device.delivery.sender import RefusedError, RejectedError, RetryLaterError, cause, packet_bytes
 from device.delivery.takeover import MAX_PAUSE, Takeovers
-from device.frames import OutgoingFrame
+from device.frames import BASES, OutgoingFrame
+from device.importance import CameraMap
 from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import broker_address, time_text
 from rjpeg.errors import DeliveryError
@@ -76,6 +80,7 @@ class MqttSender:
         discovery: topic under which Home Assistant looks for configurations; None: tell it nothing.
         expiry: seconds after which the broker may forget a frame that a subscriber hasn't taken; None: never.
         needs_subscriber: a frame counts as delivered only if the broker has a subscriber to give it to.
+        camera_map: gets the camera's importance map; None: no file refers to a key, so no key is kept for others.
 
     Raises:
         ConfigError: `server` has more than host and port, or `ca_file` can't be read.
@@ -94,6 +99,7 @@ class MqttSender:
         discovery: str | None = None,
         expiry: int | None = None,
         needs_subscriber: bool = False,
+        camera_map: CameraMap | None = None,
     ) -> None:
         self._tls, self._host, self._port = broker_address("delivery.server", server)
         self.name = server.rstrip("/")
@@ -107,6 +113,7 @@ class MqttSender:
         self._discovery = discovery
         self._expiry = expiry
         self._needs_subscriber = needs_subscriber
+        self._camera_map = camera_map
         self._connection: Connection | None = None
         self._opening: Connection | None = None
         self._is_cut = threading.Event()
@@ -121,13 +128,7 @@ class MqttSender:
         if frame.metrics is not None:
             self._aside(connection, f"{self._topic}/metrics", frame.metrics.encode())
         topic = f"{self._topic}/image"
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ContentType = "image/jpeg"
-        properties.UserProperty = [
-            ("camera", frame.camera),
-            ("sequence", str(frame.sequence)),
-            ("capture_time", time_text(frame.time)),
-        ]
+        properties = self._properties(frame)
         if self._expiry is not None:
             properties.MessageExpiryInterval = self._expiry
         reason = self._published(connection, topic, frame.jpeg, properties=properties)
@@ -140,16 +141,35 @@ class MqttSender:
             if topic not in self._warned:
                 self._warned.add(topic)
                 logger.warning("%s, so that it throws frames away", said)
+        if self._camera_map is not None and (kind := frame.identity.kind) in BASES and connection.retains:
+            # once somebody has the frame, and before anything refers to it
+            about = self._properties(frame)
+            self._aside(connection, f"{self._topic}/{kind}", frame.jpeg, retain=True, properties=about)
+        if self._camera_map is not None and (data := connection.received()) is not None:
+            self._camera_map.offer(data)
         return f"{self.name}/{topic}"
 
-    def overhead(self, size: int) -> int:
+    @staticmethod
+    def _properties(frame: OutgoingFrame) -> Properties:
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ContentType = "image/jpeg"
+        properties.UserProperty = [
+            ("camera", frame.camera),
+            ("sequence", str(frame.sequence)),
+            ("capture_time", time_text(frame.time)),
+        ]
+        return properties
+
+    def overhead(self, size: int, *, is_base: bool = False) -> int:
         """Estimate the bytes besides a file's own; see `device.delivery.sender`. The caller counts metrics."""
         # lengths, packet id and the names and values of the properties take less than 200 bytes
         head = 200 + len(self._topic.encode()) + len(self._camera)
         new = self._connection is None or self._connection.lost
         # CONNECT, and online with its topic
         opening = 700 + 4 * len(self._topic.encode()) if new else 0
-        return head + opening + packet_bytes(size + head, tls=self._tls, new_connection=new)
+        once = head + packet_bytes(size + head, tls=self._tls, new_connection=new)
+        # a key goes to two topics
+        return opening + once + (size + once if is_base and self._camera_map is not None else 0)
 
     def close(self) -> None:
         """Say offline and go. If that can't be said in time, the broker says it by itself."""
@@ -214,6 +234,18 @@ class MqttSender:
             about = f"{self._discovery}/camera/{self._node}/{self._camera}/config"
             self._aside(connection, about, json.dumps(self._description()).encode(), retain=True)
         self._aside(connection, f"{self._topic}/status", b"online", retain=True)
+        if self._camera_map is not None:
+            self._ask_for_map(connection)
+
+    def _ask_for_map(self, connection: Connection) -> None:
+        topic = f"{self._topic}/importance"
+        try:
+            reason = connection.subscribe(topic)
+        except DeliveryError as error:
+            raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
+        if reason.is_failure and topic not in self._warned:
+            self._warned.add(topic)
+            logger.warning("broker %s doesn't let camera %s read %s: %s", self.name, self._camera, topic, reason)
 
     def _note_end(self, connection: Connection) -> None:
         """Warn if the broker ends connections as it does when another program has the same name."""
@@ -266,9 +298,18 @@ class MqttSender:
                 self._check(f"broker {self.name}", reason)
             raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
 
-    def _aside(self, connection: Connection, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def _aside(
+        self,
+        connection: Connection,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        properties: Properties | None = None,
+    ) -> None:
         """Publish what frames can do without. If the broker doesn't want it, log that once."""
-        reason = self._published(connection, topic, payload, retain=retain and connection.retains)
+        kept = retain and connection.retains
+        reason = self._published(connection, topic, payload, retain=kept, properties=properties)
         if reason.is_failure and topic not in self._warned:
             self._warned.add(topic)
             logger.warning("broker %s doesn't take %s: %s", self.name, topic, reason)

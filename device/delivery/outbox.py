@@ -7,11 +7,12 @@ from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 from device.delivery.sender import Sender
-from device.frames import FrameSummary, OutgoingFrame
+from device.frames import BASES, FrameSummary, OutgoingFrame
 from rjpeg.errors import RjpegError
 
 __all__ = [
     "CUT_SECONDS",
+    "KEY_MISSING",
     "OVERTAKEN",
     "REFUSED",
     "REJECTED",
@@ -32,6 +33,7 @@ FINISH_SECONDS, CUT_SECONDS = 1.0, 1.0
 OVERTAKEN = "overtaken"  # a newer frame came before this one could be sent
 SERVER_AWAY = "server away"
 REJECTED = "rejected"  # the server will never take this frame
+KEY_MISSING = "key missing"  # the server lacks the key or patch that it refers to, and it is here no more
 REFUSED = "refused"  # the server takes no frame from here: wrong token or address
 STOPPED = "stopped"  # the program ended first
 
@@ -51,10 +53,17 @@ class Sent(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A frame was given up, for one of the reasons in this module or in `device.spool`."""
+    """A frame was given up.
+
+    Attributes:
+        frame: Which one.
+        reason: One of those in this module or in `device.spool`.
+        lost: Id of the key or patch that the server will not have; None if it lacks none for that.
+    """
 
     frame: FrameSummary
     reason: str
+    lost: str | None = None
 
 
 Outcome = Sent | Dropped
@@ -93,7 +102,8 @@ class Link:
         if self.pace is None:
             return 0.0
         size = len(frame.jpeg) + len(frame.metrics or "")
-        return self.pace.take(size + self.sender.overhead(size), frame.camera)
+        overhead = self.sender.overhead(size, is_base=frame.identity.kind in BASES)
+        return self.pace.take(size + overhead, frame.camera)
 
 
 class Outbox(Protocol):

@@ -1,12 +1,13 @@
 """The outbox that keeps every frame on disk until the server has acknowledged it."""
 
 import logging
+from collections import deque
 
 from device.delivery.doubt import Doubt
-from device.delivery.outbox import REJECTED, STOPPED, Dropped, Link, Sent
-from device.delivery.sender import FaultError, RejectedError
+from device.delivery.outbox import KEY_MISSING, REJECTED, STOPPED, Dropped, Link, Sent
+from device.delivery.sender import BaseMissingError, FaultError, RejectedError
 from device.delivery.sending import SendingThread
-from device.frames import OutgoingFrame
+from device.frames import BASES, OutgoingFrame
 from device.spool import Spool, SpoolError
 from rjpeg.errors import DeliveryError, StorageError
 
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 MAX_DELAY = 10.0  # seconds between two tries
 # A frame over which the server fails for so many seconds may be the cause of that.
 FAULT_SECONDS = 600.0
+# Keys and patches whose fate is remembered.
+MAX_BASES = 64
 
 
 class RecordOutbox(SendingThread):
@@ -29,6 +32,9 @@ class RecordOutbox(SendingThread):
     - If it rejects one frame after another, there are pauses, too. The fault may be the server's, and somebody may mend
       it before the spool is empty.
     - A frame over which it fails for ten minutes is given up if it takes others, see `device.delivery.doubt`.
+    - A key that the server has lost is sent again, from memory or from the spool. A frame whose key is nowhere any more
+      is counted and removed: nobody could decode it.
+    - A frame whose key was given up is not taken, so that the next one is a key.
 
     A frame may arrive twice. Its number and time tell.
 
@@ -41,13 +47,16 @@ class RecordOutbox(SendingThread):
     is_durable = True
 
     def __init__(self, link: Link, camera: str, spool: Spool) -> None:
-        super().__init__(link, f"record outbox {camera}", MAX_DELAY)
+        super().__init__(link, f"record outbox {camera}", MAX_DELAY, spool)
         self._camera = camera
         self._spool = spool
         self._disk_failing = False
         # the last frame that the server has; on a failing disk it may still be in the spool
         self._done = -1
         self._doubt = Doubt(link.clock)
+        # ids of the last keys and patches that the server has, and of those that it will never have
+        self._delivered: deque[str] = deque(maxlen=MAX_BASES)
+        self._given_up: deque[str] = deque(maxlen=MAX_BASES)
         # True if nothing was left when the thread last looked
         self._drained = False
         # True if a frame was put since then
@@ -66,6 +75,11 @@ class RecordOutbox(SendingThread):
 
     def put(self, frame: OutgoingFrame) -> int:
         """See `Outbox`. The frame is on disk when this returns, under a number that the spool gives it."""
+        base = frame.identity.base_id
+        # in this order: the other thread notes a key that is delivered, and then deletes it
+        if base is not None and not self._spool.has(frame.camera, base) and base not in self._delivered:
+            self.outcomes.put(Dropped(frame.summary, KEY_MISSING, base))
+            return -1
         try:
             sequence = self._spool.append(frame.camera, frame.time, frame.jpeg, frame.metrics)
         except StorageError as error:
@@ -132,23 +146,21 @@ class RecordOutbox(SendingThread):
             return
         started, pause = self._clock(), 0.0
         try:
-            where = self._sender.send(frame)
+            where = self._resender.send(frame, self._stopping)
         except RejectedError as error:
             if self._doubt.is_probe(frame.sequence):
                 # it was tried before its turn, so it stays
                 self._doubt.fails(frame.sequence)
                 self._sleep(self._backoff.failed(error))
                 return
-            pause = self._backoff.rejected(frame, error)
-            self.outcomes.put(Dropped(frame.summary, REJECTED))
+            pause = self._give_up(frame, error)
         except DeliveryError as error:
             if self._stopping.is_set():
                 return
             if not self._is_given_up(frame, error):
                 self._sleep(self._backoff.failed(error))
                 return
-            pause = self._backoff.rejected(frame, error)
-            self.outcomes.put(Dropped(frame.summary, REJECTED))
+            pause = self._give_up(frame, error)
         else:
             self._backoff.succeeded()
             self.outcomes.put(Sent(frame.summary, where, self._clock() - started))
@@ -157,6 +169,19 @@ class RecordOutbox(SendingThread):
         self._finish(frame)
         if pause:
             self._sleep(pause)
+
+    def _give_up(self, frame: OutgoingFrame, error: DeliveryError) -> float:
+        """Count a frame that the server will never have; return the seconds until it may be asked again.
+
+        Once a key is given up, all that refer to it follow at once.
+        """
+        own = frame.identity.id if frame.identity.kind in BASES else None
+        missing = error.id if isinstance(error, BaseMissingError) else None
+        is_known = missing in self._given_up
+        if own is not None:
+            self._given_up.append(own)
+        self.outcomes.put(Dropped(frame.summary, KEY_MISSING if missing else REJECTED, missing or own))
+        return 0.0 if is_known else self._backoff.rejected(frame, error)
 
     def _is_given_up(self, frame: OutgoingFrame, error: DeliveryError) -> bool:
         """Return True if a frame that failed, as it has before, is itself to blame for that."""
@@ -167,6 +192,8 @@ class RecordOutbox(SendingThread):
 
     def _finish(self, frame: OutgoingFrame) -> None:
         """Forget a frame and those before it."""
+        if (identity := frame.identity).kind in BASES and identity.id not in self._given_up:
+            self._delivered.append(str(identity.id))
         self._done = frame.sequence
         self._doubt.is_done(frame.sequence)
         try:

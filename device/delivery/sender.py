@@ -12,6 +12,8 @@ from rjpeg._protocol import time_text
 from rjpeg.errors import DeliveryError
 
 __all__ = [
+    "BaseForgottenError",
+    "BaseMissingError",
     "FaultError",
     "FolderSender",
     "RefusedError",
@@ -34,12 +36,28 @@ class RejectedError(DeliveryError):
     """The server will never take this frame."""
 
 
+class BaseMissingError(RejectedError):
+    """The server lacks the key or patch that this frame refers to. `id`: that file's, six hex digits."""
+
+    def __init__(self, message: str, missing: str) -> None:
+        super().__init__(message)
+        self.id = missing
+
+
 class RefusedError(DeliveryError):
     """The server takes no frame from this program until somebody mends that: wrong token, wrong address."""
 
 
 class FaultError(DeliveryError):
     """The server failed over this frame, by its own fault or by the frame's: see `device.delivery.doubt`."""
+
+
+class BaseForgottenError(FaultError):
+    """The server lacks a key or patch, although it has just taken it. `id`: that file's, six hex digits."""
+
+    def __init__(self, message: str, missing: str) -> None:
+        super().__init__(message)
+        self.id = missing
 
 
 class RetryLaterError(DeliveryError):
@@ -64,13 +82,19 @@ class Sender(Protocol):
         """Return where the file went, once the server has acknowledged it or it is written.
 
         Raises:
+            BaseMissingError: The server takes it once it has the file that it refers to.
             RejectedError: The server will never take this frame.
             RefusedError: It takes no frame from here.
             DeliveryError: Another try may succeed.
         """
 
-    def overhead(self, size: int) -> int:
-        """Return the bytes that a file of `size` bytes costs upstream besides its own: an estimate, rather too high."""
+    def overhead(self, size: int, *, is_base: bool = False) -> int:
+        """Return the bytes that a file costs upstream besides its own: an estimate, rather too high.
+
+        Args:
+            size: Bytes of the file.
+            is_base: It is a key or patch.
+        """
 
     def cut(self) -> None:
         """End the try under way, or a goodbye, as soon as possible. `send` then raises DeliveryError."""
@@ -100,7 +124,7 @@ class FolderSender:
         write_whole(path, frame.jpeg)
         return str(path)
 
-    def overhead(self, size: int) -> int:  # noqa: ARG002
+    def overhead(self, size: int, *, is_base: bool = False) -> int:  # noqa: ARG002
         """Return 0, as nothing is sent."""
         return 0
 

@@ -7,7 +7,9 @@ from queue import SimpleQueue
 
 from device.delivery.backoff import Backoff
 from device.delivery.outbox import CUT_SECONDS, Link, Outcome
+from device.delivery.resending import Resender
 from device.frames import OutgoingFrame
+from device.spool import Spool
 from rjpeg.errors import DeliveryError, RjpegError
 
 __all__ = ["FrameUnderWay", "SendingThread"]
@@ -44,17 +46,19 @@ class SendingThread(ABC):
         link: The way to the server.
         name: Of the thread.
         max_delay: Seconds between two tries, at most.
+        spool: Where keys and patches may still be; None if there is none.
 
     Attributes:
         outcomes, failure, refusal: See `Outbox`.
     """
 
-    def __init__(self, link: Link, name: str, max_delay: float) -> None:
+    def __init__(self, link: Link, name: str, max_delay: float, spool: Spool | None = None) -> None:
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
         self.failure: RjpegError | None = None
         self.refusal: RjpegError | None = None
         self._link = link
         self._sender, self._clock = link.sender, link.clock
+        self._resender = Resender(link, spool)
         self._backoff = Backoff(link.sender.name, max_delay)
         self._changed = threading.Condition()
         self._stopping = threading.Event()

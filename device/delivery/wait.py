@@ -5,8 +5,9 @@ import threading
 from queue import SimpleQueue
 
 from device.delivery.backoff import Backoff
-from device.delivery.outbox import CUT_SECONDS, REJECTED, STOPPED, Dropped, Link, Outcome, Sent
-from device.delivery.sender import RefusedError, RejectedError
+from device.delivery.outbox import CUT_SECONDS, KEY_MISSING, REJECTED, STOPPED, Dropped, Link, Outcome, Sent
+from device.delivery.resending import Resender
+from device.delivery.sender import BaseMissingError, RefusedError, RejectedError
 from device.delivery.sending import FrameUnderWay
 from device.frames import OutgoingFrame
 from rjpeg.errors import DeliveryError, RjpegError
@@ -40,6 +41,7 @@ class WaitOutbox:
         self.failure: RjpegError | None = None
         self._link = link
         self._sender, self._clock = link.sender, link.clock
+        self._resender = Resender(link)
         self._retry_seconds = retry_seconds
         self._stop = threading.Event()
         self._idle = threading.Lock()  # held while a frame is sent
@@ -65,7 +67,8 @@ class WaitOutbox:
             except RejectedError as error:
                 if self._under_way.take() is not None:
                     logger.error("frame %d: %s", frame.sequence, error)
-                    self.outcomes.put(Dropped(frame.summary, REJECTED))
+                    lost = error.id if isinstance(error, BaseMissingError) else None
+                    self.outcomes.put(Dropped(frame.summary, KEY_MISSING if lost else REJECTED, lost))
                 return -1
             except RjpegError as error:
                 self.failure = error
@@ -95,7 +98,7 @@ class WaitOutbox:
         while not self._stop.is_set():
             started = self._clock()
             try:
-                where = self._sender.send(frame)
+                where = self._resender.send(frame, self._stop)
             except (RejectedError, RefusedError):
                 raise
             except DeliveryError as error:

@@ -8,6 +8,7 @@ const MAX_STREAMS = 2;
 const STREAM_MS = 30000;
 const NAMES = {
   captured: "Frames captured", sent: "Frames sent", skipped: "Left out, nothing new", dropped: "Dropped",
+  sent_of_kinds: "Sent, by kind", bytes_of_kinds: "Sent, files by kind",
   thinned: "Given up, spool full", restarts: "Camera restarts", sent_bytes: "Sent, files",
   wire_bytes: "Sent, on the wire", bits_per_second: "Bit rate, last 10 s", queue_frames: "Waiting, frames",
   queue_bytes: "Waiting, size", age_seconds: "Age of newest frame", last_quality: "Last quality",
@@ -45,6 +46,7 @@ function shown(key, value) {
     return String(value);
   }
   if (Array.isArray(value)) return value.map((item) => shown(key, item)).join(", ") || "no";
+  if (key === "bytes_of_kinds") key = "_bytes";
   if (typeof value === "object") {
     return Object.entries(value).map(([name, item]) => `${name} ${shown(key, item)}`).join(", ") || "–";
   }

@@ -43,7 +43,7 @@ class CapturedFrame(NamedTuple):
     Attributes:
         pixels: (H, W, 3) uint8 BGR, or planes: full range BT.601, chroma (ceil(H / 2), ceil(W / 2)).
         time: when it was taken from the source, UTC; the wall clock may jump.
-        name: file it came from, None for a camera or video.
+        name: file it came from, or which frame of the sample it is; None for a camera or video.
         monotonic: `time.monotonic()` when it was taken, in seconds.
     """
 

@@ -10,7 +10,7 @@ from device.spool.folder import Folder, Inode
 from device.spool.losses import Losses
 from device.spool.numbers import Numbers
 from device.spool.room import Room
-from device.spool.waiting import Waiting, every_second, oldest_of_the_most
+from device.spool.waiting import Waiting, every_second, link_of, oldest_of_the_most
 from rjpeg.errors import StorageError
 
 __all__ = ["Contents"]
@@ -41,8 +41,8 @@ class Contents:
         self.folder, self.numbers, self.room, self.losses = folder, numbers, room, losses
         self.waiting: dict[str, Waiting] = {}
         self.files: dict[str, Inode] = {}
-        # deleting a frame takes about two pages of the log
-        self._batch = max(1, min(MAX_BATCH, room.log_pages // 4))
+        # deleting a frame takes about two pages of the log; a key and a patch may go with their last follower
+        self._batch = max(3, min(MAX_BATCH, room.log_pages // 4))
         self._victims: list[tuple[str, int]] = []  # cameras and numbers of the frames to be given up next
         self._damaged = 0  # rows of the database that are left out
         self._db: Database | None = None
@@ -109,10 +109,10 @@ class Contents:
     def _list(self, db: Database) -> None:
         self.waiting, self._victims, self._damaged = {}, [], 0
         unnamed = 0
-        for row, head in db.rows():
+        for row, head, identity in db.rows():
             if head is None:
                 unnamed += 1
-            elif self.listed(head.camera).add(head.sequence, row, head.size):
+            elif self.listed(head.camera).add(head.sequence, row, head.size, link_of(identity)):
                 self.numbers.saw(head.camera, head.sequence)
             else:
                 self._damaged += 1
@@ -146,7 +146,7 @@ class Contents:
             return insert()
 
         row = self.room.made_for(self.database, insert, thin_and_insert)
-        self.listed(frame.camera).add(sequence, row, len(frame.jpeg))
+        self._add(frame, row)
         return sequence
 
     def take_in(self, frame: OutgoingFrame) -> None:
@@ -155,7 +155,7 @@ class Contents:
             return
         self._make_room(frame)
         row = self.room.made_for(self.database, lambda: self.database.insert(frame))
-        self.listed(frame.camera).add(frame.sequence, row, len(frame.jpeg))
+        self._add(frame, row)
         self.numbers.saw(frame.camera, frame.sequence)
 
     def oldest(self, camera: str, after: int) -> OutgoingFrame | None:
@@ -167,16 +167,27 @@ class Contents:
         self.retire_if_spent()
         return None
 
+    def base(self, camera: str, name: int) -> OutgoingFrame | None:
+        """Return the key or patch of that id; None if it is no longer there."""
+        sequence = self.listed(camera).named(name)
+        return None if sequence is None else self._read(camera, sequence)
+
     def forget(self, camera: str, sequence: int) -> None:
-        """Delete a camera's frames up to this number, many of them later."""
+        """Delete a camera's frames up to this number, many of them later.
+
+        A key stays until the last frame that needs it was delivered. A server that has lost it gets it again.
+        """
         waiting = self.waiting.get(camera)
-        if waiting and (sequences := waiting.up_to(sequence, self._batch)):
+        if waiting and (sequences := waiting.done(sequence, self._batch)):
             frames = [(camera, number) for number in sequences]
             self.room.made_for(self.database, lambda: self._delete(frames))
         self.room.fill_reserve(self.database)
         if not any(self.waiting.values()):
             self.retire_if_spent()
             self.database.shrink()
+
+    def _add(self, frame: OutgoingFrame, row: int) -> None:
+        self.listed(frame.camera).add(frame.sequence, row, len(frame.jpeg), link_of(frame.identity))
 
     def _read(self, camera: str, sequence: int) -> OutgoingFrame | None:
         """Return a frame that waits; None if its row is damaged, so that it no longer waits."""
@@ -224,6 +235,7 @@ class Contents:
     def _thin(self) -> None:
         """Give up some of every second one of the oldest half of each camera's frames, one frame at least.
 
+        Keys and patches stay as long as frames that need them do, and those that frames to come may need.
         Not all of them at once: of a large spool that would take a slow disk minutes, while no frame is taken.
         """
         given_up: Counter[str] = Counter()
@@ -250,4 +262,8 @@ class Contents:
             logger.warning("spool %s is full: giving up %d of the oldest frames", self.folder.path, len(self._victims))
         batch, self._victims = self._victims[: self._batch], self._victims[self._batch :]
         # never the very oldest, which may be on its way
-        return [(camera, sequence) for camera, sequence in batch if self.listed(camera).after(-1) != sequence]
+        return [
+            (camera, sequence)
+            for camera, sequence in batch
+            if self.listed(camera).after(-1) != sequence and not self.listed(camera).is_needed(sequence)
+        ]

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from device.frames import OutgoingFrame
+from device.frames import OutgoingFrame, identity_of
 from device.spool.record import COLUMNS, EPOCH, MICROSECOND, Head, head_of, opened, row_of
 from device.spool.salvage import PAGE
 from device.spool.sealed import seal, unseal
+from rjpeg import FileIdentity
 from rjpeg._protocol import CAMERA_ID
 
 __all__ = ["Database", "is_damage"]
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
 SHRINK_PAGES = 4096  # free pages in an empty database that are worth giving back
+START_BYTES = 4096  # of a file, which its header seldom exceeds
 MOVED_AT_ONCE = 50  # rows of an earlier version's in one transaction
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -104,11 +106,21 @@ class Database:
         if found != b"ok":
             raise _damage(found.decode(errors="replace").replace("\n", " "))
 
-    def rows(self) -> Iterator[tuple[int, Head | None]]:
-        """Yield each row's number, and what it says of its frame; None if that is damaged."""
-        names = "id, camera, sequence, time, head, LENGTH(jpeg)"
-        for row, *values in self._db.execute(f"SELECT {names} FROM frames ORDER BY id"):  # noqa: S608
-            yield row, head_of(*values)
+    def rows(self) -> Iterator[tuple[int, Head | None, FileIdentity]]:
+        """Yield each row's number, what it says of its frame, None if that is damaged, and what the file is."""
+        names = f"id, SUBSTR(jpeg, 1, {START_BYTES}), camera, sequence, time, head, LENGTH(jpeg)"
+        for row, start, *values in self._db.execute(f"SELECT {names} FROM frames ORDER BY id"):  # noqa: S608
+            yield row, head_of(*values), self._identity(row, start)
+
+    def _identity(self, row: int, start: Any) -> FileIdentity:
+        """Return what a file is by its first bytes, or by all of them if these do not tell."""
+        if not isinstance(start, bytes):
+            return identity_of(b"")
+        found = identity_of(start)
+        if found.id is not None or len(start) < START_BYTES:
+            return found
+        jpeg = self._db.execute("SELECT jpeg FROM frames WHERE id = ?", (row,)).fetchone()[0]
+        return identity_of(jpeg if isinstance(jpeg, bytes) else b"")
 
     def read(self, row: int) -> OutgoingFrame | None:
         """Return the frame in a row; None if it is not what was written.

@@ -32,7 +32,8 @@ class Spool:
     """A queue on disk for each camera, bounded in bytes for all together. For any number of threads, one process.
 
     When it is full, every second one of the oldest half of each camera's frames is given up, again and again if need
-    be. What an outage leaves gets evenly thinner with its age, and the newest frames are all there.
+    be. What an outage leaves gets evenly thinner with its age, and the newest frames are all there. A key or patch is
+    given up after the last frame that needs it.
 
     A sequence number is given once and never again, see `device.spool.numbers`. That holds after the frame was
     delivered and deleted, after a crash, and after any of the files was damaged or lost. Only a folder that is removed
@@ -83,8 +84,7 @@ class Spool:
     @property
     def count(self) -> int:
         """Frames that wait."""
-        with self._lock:
-            return sum(map(len, self._contents.waiting.values()))
+        return sum(self.counts().values())
 
     @property
     def bytes(self) -> int:
@@ -105,12 +105,13 @@ class Spool:
     def queue(self, camera: str) -> tuple[int, int]:
         """Return how many frames of one camera wait, and the bytes of their JPEG files."""
         waiting = self._contents.waiting.get(camera)
-        return (0, 0) if waiting is None else (len(waiting), waiting.bytes)
+        return (0, 0) if waiting is None else (waiting.count(self._numbers.done(camera)), waiting.bytes)
 
     def counts(self) -> dict[str, int]:
         """Return how many frames wait, by camera, for cameras with any."""
         with self._lock:
-            return {camera: len(waiting) for camera, waiting in self._contents.waiting.items() if waiting}
+            counts = {camera: self.waiting(camera) for camera in self._contents.waiting}
+        return {camera: frames for camera, frames in counts.items() if frames}
 
     def append(self, camera: str, when: datetime.datetime, jpeg: builtins.bytes, metrics: str | None = None) -> int:
         """Keep a frame; return its sequence number once the frame would survive a power cut.
@@ -129,6 +130,20 @@ class Spool:
         """
         with self._lock, as_spool_errors(self._path):
             return self._guarded(lambda: self._contents.oldest(camera, after))
+
+    def base(self, camera: str, name: str) -> OutgoingFrame | None:
+        """Return the key or patch of that id, six hex digits; None if it is no longer there.
+
+        Raises:
+            SpoolError: The disk is failing.
+        """
+        with self._lock, as_spool_errors(self._path):
+            return self._guarded(lambda: self._contents.base(camera, int(name, 16)))
+
+    def has(self, camera: str, name: str) -> bool:
+        """Return True if the key or patch of that id is there."""
+        with self._lock:
+            return self._contents.listed(camera).named(int(name, 16)) is not None
 
     def delivered(self, camera: str, sequence: int) -> None:
         """Forget a camera's frames up to this number. After a power cut they may be there again, to be sent twice.

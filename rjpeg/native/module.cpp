@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 
 #include "arrays.hpp"
@@ -295,6 +296,19 @@ void add_squared_differences(const Exact<std::uint8_t>& a, const Exact<std::uint
                                  errors.mutable_data());
 }
 
+py::array_t<std::uint8_t> shifted(const Exact<std::uint8_t>& plane, int down, int right) {
+  expect(plane.ndim() == 2 && plane.size() > 0, "plane: expected shape (height, width)");
+  constexpr int most = 1 << 16;
+  expect(std::abs(down) < most && std::abs(right) < most, "shift: expected fewer than 8192 samples");
+  const py::ssize_t height = plane.shape(0), width = plane.shape(1);
+  rjpeg::Buffer<std::uint8_t> moved(static_cast<std::size_t>(plane.size()));
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::shift(plane.data(), height, width, down, right, moved.data());
+  }
+  return array_of(std::move(moved), {height, width});
+}
+
 void level_kept(Exact<std::int16_t>& blocks, const Exact<std::uint8_t>& kept, int bound) {
   expect(blocks.ndim() == 3 && blocks.shape(2) == rjpeg::kCoefficients, "blocks: expected shape (rows, cols, 64)");
   expect(kept.ndim() == 2, "kept: expected shape (rows, cols)");
@@ -313,13 +327,15 @@ void trim(const Exact<float>& coefficients, Exact<std::int16_t>& quantized, Exac
   expect(is_blocks(coefficients, blocks.rows, blocks.cols), "coefficients: expected the shape of the blocks");
   expect(steps.ndim() == 1 && steps.shape(0) == rjpeg::kCoefficients, "steps: expected 64");
   expect(prices.ndim() == 2 && prices.shape(0) > 0, "prices: expected shape (rows, cols)");
-  const py::ssize_t across = blocks.rows / prices.shape(0);
-  expect(across >= 1 && blocks.rows == across * prices.shape(0) && blocks.cols == across * prices.shape(1),
-         "blocks: expected as many for every region");
+  const py::ssize_t rows = prices.shape(0), cols = prices.shape(1);
+  const bool same = blocks.rows == rows && blocks.cols == cols;
+  expect(covers(blocks.rows, rows, same) && covers(blocks.cols, cols, same),
+         "blocks: expected one or four blocks a region");
   std::int16_t* values = quantized.mutable_data();
   rjpeg::Mask* target_masks = masks.mutable_data();
   py::gil_scoped_release unlocked;
-  rjpeg::trim(coefficients.data(), blocks.rows, blocks.cols, steps.data(), across, prices.data(), values, target_masks);
+  rjpeg::trim(coefficients.data(), blocks.rows, blocks.cols, steps.data(), same ? 1 : 2, prices.data(), cols, values,
+              target_masks);
 }
 
 // Error and bits of every region of a component, added to `errors` and `bits`.
@@ -546,6 +562,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("decode_flags", &decode_flags, py::arg("data"), py::arg("rows"), py::arg("cols"));
   module.def("add_squared_differences", &add_squared_differences, py::arg("a").noconvert(), py::arg("b").noconvert(),
              py::arg("weight"), py::arg("errors").noconvert());
+  module.def("shifted", &shifted, py::arg("plane").noconvert(), py::arg("down"), py::arg("right"));
   module.def("level_kept", &level_kept, py::arg("blocks").noconvert(), py::arg("kept").noconvert(), py::arg("bound"));
   module.def("trim", &trim, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
              py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("prices").noconvert());

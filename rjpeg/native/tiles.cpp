@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <vector>
 
 #include "clones.hpp"
 #include "lanes.hpp"
@@ -133,9 +134,37 @@ void level_kept(std::int16_t* blocks, std::ptrdiff_t block_rows, std::ptrdiff_t 
     }
 }
 
+RJPEG_WIDE
+void shift(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width, int down, int right,
+           std::uint8_t* out) {
+  constexpr std::ptrdiff_t eighths = 8;
+  const auto whole = [](std::ptrdiff_t position) {
+    return position >= 0 ? position / eighths : ~(~position / eighths);
+  };
+  const auto within = [](std::ptrdiff_t index, std::ptrdiff_t size) {
+    return std::min(std::max<std::ptrdiff_t>(index, 0), size - 1);
+  };
+  const int part_x = -right & 7, part_y = -down & 7;
+  std::vector<std::ptrdiff_t> left(static_cast<std::size_t>(width)), beside(static_cast<std::size_t>(width));
+  for (std::ptrdiff_t x = 0; x < width; ++x) {
+    const std::ptrdiff_t at = whole(eighths * x - right);
+    left[static_cast<std::size_t>(x)] = within(at, width);
+    beside[static_cast<std::size_t>(x)] = within(at + 1, width);
+  }
+  for (std::ptrdiff_t y = 0; y < height; ++y, out += width) {
+    const std::ptrdiff_t at = whole(eighths * y - down);
+    const std::uint8_t *above = plane + within(at, height) * width, *below = plane + within(at + 1, height) * width;
+    for (std::ptrdiff_t x = 0; x < width; ++x) {
+      const std::ptrdiff_t i = left[static_cast<std::size_t>(x)], j = beside[static_cast<std::size_t>(x)];
+      const int upper = above[i] * (8 - part_x) + above[j] * part_x;
+      const int lower = below[i] * (8 - part_x) + below[j] * part_x;
+      out[x] = static_cast<std::uint8_t>((upper * (8 - part_y) + lower * part_y + 32) >> 6);
+    }
+  }
+}
+
 void trim(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* steps,
-          std::ptrdiff_t across, const float* prices, std::int16_t* quantized, Mask* masks) {
-  const std::ptrdiff_t cols = block_cols / across;
+          std::ptrdiff_t across, const float* prices, std::ptrdiff_t cols, std::int16_t* quantized, Mask* masks) {
   for (std::ptrdiff_t row = 0; row < block_rows; ++row)
     for (std::ptrdiff_t col = 0; col < block_cols; ++col) {
       const std::ptrdiff_t at = row * block_cols + col;

@@ -25,10 +25,15 @@ void add_costs(const float* coefficients, const Blocks& quantized, const float* 
 void level_kept(std::int16_t* blocks, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, std::ptrdiff_t across,
                 const std::uint8_t* kept, std::ptrdiff_t rows, std::ptrdiff_t cols, int bound);
 
+// A plane whose content is moved down and to the right, by eighths of a sample, between samples by bilinear
+// interpolation in whole numbers. What comes in at an edge repeats the edge.
+void shift(const std::uint8_t* plane, std::ptrdiff_t height, std::ptrdiff_t width, int down, int right,
+           std::uint8_t* out);
+
 // Makes smaller, or zero, each AC coefficient whose bits are worth more than the squared error that this adds: `prices`
-// is the error that one bit is worth, of each region of a component with `across` x `across` blocks a region. Masks are
+// is the error that one bit is worth, of each region, in rows of `cols`, of a component with `across` x `across` blocks a region. Masks are
 // kept right.
 void trim(const float* coefficients, std::ptrdiff_t block_rows, std::ptrdiff_t block_cols, const float* steps,
-          std::ptrdiff_t across, const float* prices, std::int16_t* quantized, Mask* masks);
+          std::ptrdiff_t across, const float* prices, std::ptrdiff_t cols, std::int16_t* quantized, Mask* masks);
 
 }  // namespace rjpeg

@@ -1,4 +1,4 @@
-"""Who may do what: a camera sends frames of its own name, a reader sees all cameras or one."""
+"""Who may do what: a camera sends its own frames, a reader sees all cameras or one, a manager sets their maps."""
 
 import asyncio
 
@@ -56,6 +56,29 @@ class Access:
         if grant.camera is not None and camera not in (None, grant.camera):
             raise HTTPException(403, "the token is not for this camera")
         return grant.camera
+
+    async def check_importance_reader(self, secret: str | None, camera: str) -> None:
+        """Check that a token is for reading a camera's map of importance: any token that is for this camera.
+
+        Raises:
+            HTTPException: 401, it is no token. 403, it is for another camera.
+            StorageError: tokens can't be read.
+        """
+        if self.required and (await self._grant_or_refuse(secret)).camera not in (None, camera):
+            raise HTTPException(403, "the token is not for this camera")
+
+    async def check_manager(self, secret: str | None, camera: str) -> None:
+        """Check that a token is for setting a camera's map of importance.
+
+        Raises:
+            HTTPException: 401, it is no token. 403, it is for something else.
+            StorageError: tokens can't be read.
+        """
+        if not self.required:
+            return
+        grant = await self._grant_or_refuse(secret)
+        if grant.role != "manager" or grant.camera not in (None, camera):
+            raise HTTPException(403, "the token is not for managing this camera")
 
     async def check_session(self, secret: str) -> None:
         """Check that a token may be kept as a browser's cookie: it must be a reader's.

@@ -17,9 +17,10 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import FileResponse, Response
 
 import rjpeg
-from server.api import cameras, frames, live, openapi, operations, receiving, session
+from server.api import cameras, frames, importance, live, openapi, operations, receiving, session
 from server.api.access import Access
 from server.api.answers import Answers
+from server.api.bandwidth import Comparisons
 from server.api.dependencies import Api
 from server.api.errors import EXCEPTION_HANDLERS
 from server.api.guard import Guard
@@ -30,7 +31,15 @@ from server.core import Service
 __all__ = ["make_app"]
 
 PAGE = Path(__file__).parents[1] / "page"
-ROUTERS = (receiving.router, cameras.router, frames.router, live.router, operations.router, session.router)
+ROUTERS = (
+    receiving.router,
+    cameras.router,
+    importance.router,
+    frames.router,
+    live.router,
+    operations.router,
+    session.router,
+)
 MAX_QUESTIONS = 32
 """Short questions to the store, as about tokens, that are asked at a time."""
 
@@ -43,6 +52,7 @@ def make_app(service: Service, works: Mapping[str, Work] | None = None) -> FastA
         works: what runs beside requests, by name, while the application does.
     """
     api = _make_api(service)
+    works = {"comparison": api.comparisons.keep_comparing, **(works or {})}
     app = FastAPI(
         title="Region JPEG server",
         version=rjpeg.__version__,
@@ -56,7 +66,7 @@ def make_app(service: Service, works: Mapping[str, Work] | None = None) -> FastA
         redirect_slashes=False,
         separate_input_output_schemas=False,
         exception_handlers=EXCEPTION_HANDLERS,
-        lifespan=functools.partial(_run, api, works or {}),
+        lifespan=functools.partial(_run, api, works),
     )
     app.state.api, app.state.document = api, None
     for router in ROUTERS:
@@ -71,13 +81,16 @@ def make_app(service: Service, works: Mapping[str, Work] | None = None) -> FastA
 
 
 def _make_api(service: Service) -> Api:
-    threads = service.config.limits.views
-    model_id = json.dumps(service.processor.model.manifest, sort_keys=True)
+    threads, processor = service.config.limits.views, service.processor
+    model_id = json.dumps(processor.model.manifest, sort_keys=True)
+    restore = service.config.decoding.restore
+    pictures = Pictures(service.store, processor, threads, restore=restore)
     return Api(
         service,
         Access(service.store, required=service.access_required),
-        Pictures(service.store, service.processor, threads, restore=service.config.decoding.restore),
+        pictures,
         Answers(service.store, model_id, threads),
+        Comparisons(service.store, pictures, processor.model),
     )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime
-import logging
 from typing import Annotated, Any
 
 import msgspec
@@ -11,9 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from rjpeg._protocol import time_text
-from rjpeg.errors import StorageError
 from server.api import bandwidth, schemas
-from server.api.dependencies import AnswersDep, ReaderDep, ServiceDep, check_reader
+from server.api.dependencies import AnswersDep, ApiDep, ReaderDep, ServiceDep, check_reader
 from server.api.listing import CameraEntry, camera_page, camera_record, camera_records
 from server.api.openapi import error_answers
 from server.api.schemas import CameraName, Time, UpTo1000
@@ -21,10 +19,9 @@ from server.core import Service
 from server.errors import NotFoundError
 from server.events.bus import EventBus
 from server.store import CameraSummary
+from server.store.timeline import TimelineBin
 
 __all__ = ["router"]
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["readers' side"], dependencies=[Depends(check_reader)])
 
@@ -100,7 +97,14 @@ async def get_timeline(
         found = service.store.timeline(camera, start, end, bins)
         return {
             "bins": [
-                {"start": time_text(each.start), "frames": each.frames, "bytes": each.bytes, "bpp": each.bpp}
+                {
+                    "start": time_text(each.start),
+                    "frames": each.frames,
+                    "bytes": each.bytes,
+                    "followers": each.followers,
+                    "follower_bytes": each.follower_bytes,
+                    "bpp": each.bpp,
+                }
                 for each in found
             ]
         }
@@ -113,27 +117,29 @@ async def get_timeline(
     responses=error_answers(400, 401, 403, 404, 500, 503),
     response_model=schemas.Bandwidth,
 )
-async def get_bandwidth(service: ServiceDep, camera: CameraName) -> Response:
-    """Tell what plain JPEG files of equal task quality would take, by measurements on other pictures."""
-    summary = await _summary(service, camera)
-    bpp = service.bus.rates(camera)["bpp"]
-    if not bpp and summary.last_frame is not None:
-        row = await asyncio.to_thread(service.store.latest, camera)
-        if row is None:
-            raise NotFoundError("no such frame")
-        bpp = row.measures.get("bpp", 0.0)
-    try:
-        plain = await asyncio.to_thread(bandwidth.plain_jpeg_bpp, bpp, restored=service.config.decoding.restore)
-        source = bandwidth.source()
-    except StorageError as error:
-        logger.warning("%s", error)
-        plain, source = None, ""
+async def get_bandwidth(api: ApiDep, camera: CameraName) -> Response:
+    """Tell what the camera's files take, and what its frames would take as plain JPEG files of the same quality.
+
+    Both are of the hour up to its last frame. Some of the frames are coded again once this was asked, so that the
+    second figure comes with a later answer.
+    """
+    summary = await _summary(api.service, camera)
+    last = summary.last_capture_time
+    ours: TimelineBin | None = None
+    if last is not None:
+        until = last + datetime.timedelta(microseconds=1)
+        [ours] = await asyncio.to_thread(api.service.store.timeline, camera, until - bandwidth.SPAN, until, 1)
+    plain = api.comparisons.ask(camera)
+    bpp = None if ours is None else ours.bpp
     return JSONResponse(
         {
-            "bpp": bpp or None,
-            "plain_jpeg_bpp": None if plain is None else round(plain, 4),
-            "ratio": None if plain is None else round(plain / bpp, 3),
-            "source": source,
+            "bpp": None if bpp is None else round(bpp, 4),
+            "plain_jpeg_bpp": None if plain is None else round(plain.bpp, 4),
+            "ratio": None if plain is None or not bpp else round(plain.bpp / bpp, 3),
+            "frames": 0 if ours is None else ours.frames,
+            "bytes": 0 if ours is None else ours.bytes,
+            "follower_bytes": 0 if ours is None else ours.follower_bytes,
+            "sample": 0 if plain is None else plain.frames,
         }
     )
 

@@ -8,6 +8,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 
 from server.api.access import COOKIE, Access
 from server.api.answers import Answers
+from server.api.bandwidth import Comparisons
 from server.api.pictures import Pictures
 from server.core import Service
 from server.limits import Slots
@@ -20,6 +21,8 @@ __all__ = [
     "Reader",
     "ReaderDep",
     "ServiceDep",
+    "check_importance_reader",
+    "check_manager",
     "check_reader",
     "check_sender",
 ]
@@ -29,7 +32,7 @@ STREAM_RETRY_SECONDS = 5
 BEARER = HTTPBearer(
     auto_error=False,
     scheme_name="token",
-    description="Made with `python -m server tokens add`: a camera's or a reader's.",
+    description="Made with `python -m server tokens add`: a camera's, a reader's or a manager's.",
 )
 SESSION = APIKeyCookie(
     name=COOKIE,
@@ -48,6 +51,7 @@ class Api:
         access: checks tokens.
         pictures: decodes stored frames for readers.
         answers: makes the answers to readers.
+        comparisons: codes frames as plain JPEG files.
         streams: limits the streams that are open.
     """
 
@@ -55,6 +59,7 @@ class Api:
     access: Access
     pictures: Pictures
     answers: Answers
+    comparisons: Comparisons
     streams: Slots = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +139,27 @@ async def check_reader(
         secret = request.cookies.get(COOKIE)
     camera = request.path_params.get("camera", request.query_params.get("camera"))
     return Reader(secret, await api.access.check_reader(secret, camera))
+
+
+async def check_importance_reader(
+    request: Request, api: ApiDep, _: Annotated[Any, Security(BEARER)], __: Annotated[Any, Security(SESSION)]
+) -> None:
+    """Let whoever may read a camera's map of importance through: the camera, a reader, a manager.
+
+    Raises:
+        HTTPException: 401 or 403, see `Access.check_importance_reader`.
+    """
+    secret = bearer_of(request) or request.cookies.get(COOKIE)
+    await api.access.check_importance_reader(secret, request.path_params["camera"])
+
+
+async def check_manager(request: Request, api: ApiDep, _: Annotated[Any, Security(BEARER)]) -> None:
+    """Let whoever may set a camera's map of importance through.
+
+    Raises:
+        HTTPException: 401 or 403, see `Access.check_manager`.
+    """
+    await api.access.check_manager(bearer_of(request), request.path_params["camera"])
 
 
 def bearer_of(request: Request) -> str | None:

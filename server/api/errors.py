@@ -10,17 +10,29 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from rjpeg.errors import InputError, JpegError, RjpegError, StorageError
+from rjpeg.errors import InputError, JpegError, KeyMissingError, RjpegError, StorageError
 from server.api.guard import quoted
 from server.disk import NoRoomError
 from server.errors import BusyError, CameraLimitError, NotFoundError
 from server.store import GoneError
 
-__all__ = ["EXCEPTION_HANDLERS", "answering_sender"]
+__all__ = ["EXCEPTION_HANDLERS", "KeyMissingAnswer", "answering_sender"]
 
 logger = logging.getLogger(__name__)
 
 RETRY_LATER = {"Retry-After": "10"}
+
+
+class KeyMissingAnswer(HTTPException):
+    """The answer 409: the frame refers to a file that is not stored.
+
+    Attributes:
+        id: what the frame calls that file, 6 hexadecimal digits.
+    """
+
+    def __init__(self, id: str) -> None:  # noqa: A002  the member's name in the answer
+        super().__init__(409, "key missing")
+        self.id = id
 
 
 @contextlib.contextmanager
@@ -28,11 +40,14 @@ def answering_sender() -> Iterator[None]:
     """Turn the errors of receiving a frame into answers for its sender.
 
     Raises:
+        KeyMissingAnswer: the file refers to another one that is not stored.
         HTTPException: 422, the file can't be decoded. 400, the frame is malformed. 507, the disk is full. 503, the
             frame can't be stored or decoded now, which is no fault of the frame: the sender shall keep it.
     """
     try:
         yield
+    except KeyMissingError as error:
+        raise KeyMissingAnswer(error.id) from error
     except JpegError as error:
         raise HTTPException(422, str(error)) from error
     except InputError as error:
@@ -50,6 +65,11 @@ def answering_sender() -> Iterator[None]:
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:
     logger.warning("%s %s: %d %s", request.method, quoted(request.url.path), error.status_code, error.detail)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _answer_key_missing(_: Request, error: KeyMissingAnswer) -> Response:
+    # no warning: it is how a camera learns what to send
+    return JSONResponse({"error": error.detail, "id": error.id}, error.status_code)
 
 
 async def _answer_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -84,6 +104,7 @@ async def _answer_storage(request: Request, error: StorageError) -> Response:
 
 EXCEPTION_HANDLERS: dict[type[Exception] | int, Any] = {
     HTTPException: _answer_http_error,
+    KeyMissingAnswer: _answer_key_missing,
     RequestValidationError: _answer_invalid,
     BusyError: _answer_busy,
     CameraLimitError: _answer_camera_limit,

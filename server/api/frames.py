@@ -17,7 +17,7 @@ from server.api.answers import Answers, StoredFile
 from server.api.dependencies import AnswersDep, PicturesDep, ServiceDep, check_reader
 from server.api.listing import FramePage, frame_page
 from server.api.openapi import binary, error_answers, tagged
-from server.api.pictures import MEDIA_TYPES, colored, encoded, map_of
+from server.api.pictures import MEDIA_TYPES, colored, encoded, map_of, sent_only
 from server.api.schemas import CameraName, FrameId, Id, Time, UpTo1000
 from server.core import Service
 from server.errors import NotFoundError
@@ -32,6 +32,7 @@ IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
 ]
 ERRORS = error_answers(400, 401, 403, 404, 429, 500, 503)
+FILE_ID = "^[0-9a-f]{6}$"
 FRAMES = "/v1/cameras/{camera}/frames"
 FRAME = FRAMES + "/{frame}"
 
@@ -44,6 +45,9 @@ async def list_frames(
     before: Annotated[Id | None, Query(description="Only smaller ids")] = None,
     since: Annotated[Time | None, Query(description="Captured then or later")] = None,
     until: Annotated[Time | None, Query(description="Captured earlier")] = None,
+    file_id: Annotated[
+        Annotated[str, Query(pattern=FILE_ID)] | None, Query(description="Only keys and patches of this id")
+    ] = None,
     limit: Annotated[UpTo1000, Query(description="Most frames of an answer")] = 100,
 ) -> Response:
     """List frames of a camera, newest first.
@@ -52,10 +56,10 @@ async def list_frames(
     """
 
     def page() -> bytes | None:
-        found = frame_page(service.store, camera, before=before, since=since, until=until, limit=limit)
+        found = frame_page(service.store, camera, before=before, since=since, until=until, file_id=file_id, limit=limit)
         if found is None:
             return None
-        following = _next_page(camera, found, {"since": since, "until": until}, limit)
+        following = _next_page(camera, found, {"since": since, "until": until}, {"file_id": file_id, "limit": limit})
         return msgspec.json.encode({"frames": found.frames, "next": following})
 
     async with answers.listing() as run:
@@ -109,19 +113,27 @@ async def get_picture(
     restore: Annotated[
         bool | None, Query(description="Let the restorer undo what coding did; default: as the server is set")
     ] = None,
+    view: Annotated[
+        Literal["decoded", "sent"],
+        Query(description="sent: only the regions that the file sends, and not those that a follower keeps"),
+    ] = "decoded",
     _: IfNoneMatch = None,
 ) -> Response:
     """Send the decoded picture."""
     stored = await _stored(service, answers, camera, frame)
     wanted = service.config.decoding.restore if restore is None else restore
-    tag = _tag(stored, frame, f"picture {format} {wanted}")
+    tag = _tag(stored, frame, f"picture {format} {wanted} {view}")
     if (known := answers.unchanged(request, tag)) is not None:
         return known
     try:
         decoded = await pictures.decoded(stored.row, wanted, jpeg=stored.jpeg)
     except ModelError as error:
         raise HTTPException(400, f"restore: {error}") from error
-    return answers.body(await pictures.run(encoded, decoded.frame, format), MEDIA_TYPES[format], tag=tag)
+
+    def picture() -> bytes:
+        return encoded(sent_only(decoded) if view == "sent" else decoded.frame, format)
+
+    return answers.body(await pictures.run(picture), MEDIA_TYPES[format], tag=tag)
 
 
 @router.get(FRAME + "/map", responses=tagged({}) | ERRORS, response_model=schemas.Map)
@@ -201,10 +213,12 @@ def _tag(stored: StoredFile, number: FrameNumber, view: str) -> str | None:
     return None if number == "latest" else stored.tag(view)
 
 
-def _next_page(camera: str, page: FramePage, times: dict[str, datetime.datetime | None], limit: int) -> str | None:
+def _next_page(
+    camera: str, page: FramePage, times: dict[str, datetime.datetime | None], rest: dict[str, Any]
+) -> str | None:
     """Return the address of the page that follows. None: there is none."""
     if page.last is None:
         return None
     query: dict[str, Any] = {name: time_text(value) for name, value in times.items() if value}
-    query |= {"limit": limit, "before": page.last}
+    query |= {name: value for name, value in rest.items() if value is not None} | {"before": page.last}
     return f"/v1/cameras/{camera}/frames?{urllib.parse.urlencode(query)}"

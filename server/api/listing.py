@@ -18,7 +18,8 @@ from server.events.camera_metrics import drops_of
 from server.frames import CAMERA_ID
 from server.store import Store
 from server.store.queries import newest_first
-from server.store.tables import cameras, frames
+from server.store.rows import kind_of
+from server.store.tables import IS_BASE, cameras, frames
 from server.store.times import clamped_time
 from server.store.values import measures_or_error
 
@@ -36,6 +37,7 @@ STREAMED = {"yield_per": 16}
 
 FRAME_COLUMNS = [
     *(frames.c[name] for name in ("id", "sequence", "capture_time", "received_time", "stored_time")),
+    *(frames.c[name] for name in ("kind", "file_id", "key_frame", "patch_frame")),
     *(sa.cast(frames.c[name], sa.Text).label(name) for name in ("measures", "results", "metrics")),
 ]
 
@@ -77,6 +79,7 @@ def frame_page(
     before: int | None = None,
     since: datetime.datetime | None = None,
     until: datetime.datetime | None = None,
+    file_id: str | None = None,
     limit: int,
 ) -> FramePage | None:
     """List frames of a camera, newest first.
@@ -87,6 +90,7 @@ def frame_page(
         before: id of the last frame of the page before.
         since: only frames captured then or later.
         until: only frames captured earlier.
+        file_id: only keys and patches of this id, 6 hexadecimal digits.
         limit: frames at most. There are fewer if they would exceed MAX_PAGE_BYTES, but at least one if there is one.
 
     Returns:
@@ -105,6 +109,8 @@ def frame_page(
         if camera_id is None:
             return None
         query = newest_first(connection, FRAME_COLUMNS, camera_id, before_id=before, since=since, until=until)
+        if file_id is not None:
+            query = query.where(frames.c.file_id == file_id, IS_BASE)
         with connection.execute(query.limit(limit + 1), execution_options=STREAMED) as found:
             for row in found.mappings():
                 entry = msgspec.json.encode(_frame_record(camera, row))
@@ -131,7 +137,7 @@ def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tu
         StorageError: the database can't be read.
     """
     query = (
-        sa.select(cameras, sa.cast(frames.c.metrics, sa.Text).label("metrics"))
+        sa.select(cameras, frames.c.kind.label("last_kind"), sa.cast(frames.c.metrics, sa.Text).label("metrics"))
         .join(frames, cameras.c.last_frame == frames.c.id, isouter=True)
         .where(cameras.c.name > after, sa.true() if only is None else cameras.c.name == only)
         .order_by(cameras.c.name)
@@ -151,7 +157,8 @@ def camera_page(store: Store, *, after: str = "", only: str | None = None) -> tu
             for name in ("first_capture_time", "last_capture_time", "last_received_time"):
                 record[name] = None if row[name] is None else time_text(clamped_time(row[name]))
             last = None if row["last_received_time"] is None else clamped_time(row["last_received_time"])
-            page.append(CameraEntry(row["name"], record | {"last_frame": row["last_frame"]}, last, row["metrics"]))
+            record |= {"last_frame": row["last_frame"], "last_kind": row["last_kind"]}
+            page.append(CameraEntry(row["name"], record, last, row["metrics"]))
     return page, None
 
 
@@ -193,10 +200,13 @@ def camera_records(
 def _frame_record(camera: str, row: sa.RowMapping) -> dict[str, Any]:
     """Return a frame as `FrameRow.record` does, with what the camera and the task said as text."""
     times = {name: time_text(clamped_time(row[name])) for name in ("capture_time", "received_time", "stored_time")}
+    measures = _measures_of(row["measures"])
     return (
         {"id": row["id"], "camera": camera, "sequence": row["sequence"]}
         | times
-        | _measures_of(row["measures"])
+        | measures
+        | {"kind": kind_of(row["kind"], measures)}
+        | {name: row[name] for name in ("file_id", "key_frame", "patch_frame")}
         | {"results": _raw(row["results"]), "metrics": _raw(row["metrics"])}
     )
 

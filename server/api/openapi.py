@@ -5,16 +5,18 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from server.api.schemas import Error
+from server.api.schemas import Error, KeyMissing
 from server.config import Config
 
-__all__ = ["binary", "describe", "error_answers", "tagged"]
+__all__ = ["IMPORTANCE_HEADER", "binary", "describe", "error_answers", "tagged"]
 
 ERROR_TEXTS = {
     400: "The request is malformed; `error` names what is wrong.",
     401: "The token is missing, wrong or revoked.",
     403: "The token is not for this camera or not for this; or there are too many cameras.",
     404: "There is no such camera or frame.",
+    409: "Key missing: the file refers to a key or a patch, `id`, that this camera has not sent, or that was deleted. "
+    "Send that file again, and then this one, or begin with a new key.",
     408: "The body took too long.",
     413: "The body is too large.",
     415: "The body is not of the type that is expected.",
@@ -25,14 +27,21 @@ ERROR_TEXTS = {
     507: "The frame can't be stored: the disk is full.",
 }
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+IMPORTANCE_HEADER = {
+    "Rjpeg-Importance": {
+        "description": "Version of the camera's map of importance; it is missing if the camera has none.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
+    }
+}
 STATUSES_WITH_RETRY = (429, 503, 507)
+KEY_MISSING = 409
 FRAMES_PATH = "/v1/cameras/{camera}/frames"
 
 
 def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the error answers of these statuses, for `responses` of a route."""
     return {
-        status: {"model": Error, "description": ERROR_TEXTS[status]}
+        status: {"model": KeyMissing if status == KEY_MISSING else Error, "description": ERROR_TEXTS[status]}
         | ({"headers": RETRY_AFTER} if status in STATUSES_WITH_RETRY else {})
         for status in statuses
     }
@@ -44,9 +53,11 @@ def binary(description: str, *media_types: str) -> dict[str, Any]:
     return {"description": description, "content": {media_type: {"schema": schema} for media_type in media_types}}
 
 
-def tagged(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """Return the answers 200 and 304 of a view that a browser may keep."""
-    tag = {"ETag": {"description": "Of this frame, store and view; not of `latest`.", "schema": {"type": "string"}}}
+def tagged(
+    answer: dict[str, Any], what: str = "Of this frame, store and view; not of `latest`."
+) -> dict[int | str, dict[str, Any]]:
+    """Return the answers 200 and 304 of a view that a browser may keep, with a tag that says what it sees."""
+    tag = {"ETag": {"description": what, "schema": {"type": "string"}}}
     return {
         200: {"description": "Successful Response"} | answer | {"headers": tag},
         304: {"description": "The reader has it: If-None-Match names its ETag.", "headers": tag},

@@ -12,14 +12,15 @@ import numpy.typing as npt
 
 import rjpeg
 from rjpeg import _maps as maps
+from rjpeg._codec import REGION
 from rjpeg.errors import InputError, JpegError
 from server.events.bus import Event
 from server.limits import QueuedSlots
-from server.processing.decoding import picture_bytes
+from server.processing.decoding import picture_bytes, region_quality
 from server.processing.processor import Processor
 from server.store import FrameRow, Store
 
-__all__ = ["MEDIA_TYPES", "Pictures", "colored", "encoded", "map_of"]
+__all__ = ["MEDIA_TYPES", "Pictures", "colored", "encoded", "map_of", "sent_only"]
 
 Pixels = npt.NDArray[np.uint8]
 Form = Literal["png", "jpeg", "npy"]
@@ -31,6 +32,10 @@ MAX_LIVE_PICTURES = 64
 WAITING_PER_THREAD = 8
 VIEW_QUALITY = 90
 OVERLAY_ALPHA = 150
+KEPT_COLOR = (110, 110, 110)
+"""Of kept regions on a drawn map, BGR. The scale of colors has no gray."""
+NOT_SENT_COLOR = (38, 34, 30)
+"""Of kept regions in a picture of what was sent, BGR."""
 
 
 class Pictures:
@@ -71,7 +76,7 @@ class Pictures:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     async def decoded(
-        self, row: FrameRow, restore: bool | None = None, *, jpeg: bytes | None = None
+        self, row: FrameRow, restore: bool | None = None, *, jpeg: bytes | None = None, remember: bool = True
     ) -> rjpeg.DecodedFrame:
         """Decode a stored frame.
 
@@ -79,19 +84,21 @@ class Pictures:
             row: the frame.
             restore: let the restorer undo what coding did. None: as the service does.
             jpeg: its file. None: it has not been read yet.
+            remember: keep the picture for the next reader.
 
         Raises:
             BusyError: too many pictures wait already.
             ModelError: the model has no restorer.
-            StorageError: the file can't be read.
-            JpegError: it is damaged.
+            StorageError: the file, or one that it refers to, can't be read.
+            JpegError: one of them is damaged.
         """
         wanted = self._restore if restore is None else restore
         key = (row.key, wanted)
         found = self._cache.get(key)
         if found is None:
             found = await self.run(self._decode, row, wanted, jpeg)
-            self._remember(key, found)
+            if remember:
+                self._remember(key, found)
         else:
             self._cache.move_to_end(key)
         return found
@@ -117,7 +124,8 @@ class Pictures:
         return await asyncio.get_running_loop().run_in_executor(self._pool, encoded, frame, "jpeg")
 
     def _decode(self, row: FrameRow, restore: bool, jpeg: bytes | None) -> rjpeg.DecodedFrame:
-        return self._processor.decode_stored(self._store.jpeg(row) if jpeg is None else jpeg, restore=restore)
+        content = self._store.jpeg(row) if jpeg is None else jpeg
+        return self._processor.decode_stored(content, self._store.bases_of(row), restore=restore)
 
     def _remember(self, key: tuple[str, bool], decoded: rjpeg.DecodedFrame) -> None:
         if key in self._cache or decoded.frame.nbytes > MAX_CACHE_BYTES:
@@ -135,12 +143,38 @@ def encoded(frame: Pixels, form: Form) -> bytes:
     return bytes(picture_bytes(frame, "png" if form == "png" else "raw"))
 
 
-def _bits_of(jpeg: bytes) -> npt.NDArray[np.float64] | None:
-    """Return the bits of each region, (rows, cols). None: a progressive file, whose bits can't be told apart."""
+def sent_only(decoded: rjpeg.DecodedFrame) -> Pixels:
+    """Return a picture in which only what the file sends is shown. Regions that it keeps are of one color."""
+    if decoded.kept is None:
+        return decoded.frame
+    shown = decoded.frame.copy()
+    shown[_pixels_of(decoded.kept, decoded)] = NOT_SENT_COLOR
+    return shown
+
+
+def _pixels_of(regions: npt.NDArray[np.bool_], decoded: rjpeg.DecodedFrame) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a frame, (H, W), lie in some of its regions, (rows, cols)."""
+    height, width = decoded.frame.shape[:2]
+    of_pixels = regions.astype(np.uint8).repeat(REGION, axis=0).repeat(REGION, axis=1)
+    coded = of_pixels[: decoded.coding_size[0], : decoded.coding_size[1]]
+    return cv2.resize(coded, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _bits_of(jpeg: bytes, decoded: rjpeg.DecodedFrame) -> npt.NDArray[np.float64] | None:
+    """Return the bits of each region, (rows, cols): 0 for one that a follower keeps.
+
+    None: a progressive file, whose bits can't be told apart.
+    """
     try:
-        return rjpeg.region_bits(jpeg)
+        bits = rjpeg.region_bits(jpeg)
     except JpegError:
         return None
+    if decoded.kept is None or bits.shape == decoded.kept.shape:
+        return bits
+    # tiles, in the order of the regions that they are; some at the end may be empty
+    of_frame = np.zeros(decoded.kept.shape)
+    of_frame[~decoded.kept] = bits.ravel()[: np.count_nonzero(~decoded.kept)]
+    return of_frame
 
 
 def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict[str, Any]:
@@ -151,21 +185,20 @@ def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict
         decoded: what decoding it gave.
         model: which it was decoded with.
     """
-    bits = _bits_of(jpeg)
+    bits, quality = _bits_of(jpeg, decoded), region_quality(decoded, model)
     answer: dict[str, Any] = {
-        "rows": -(-decoded.coding_size[0] // 16),
-        "cols": -(-decoded.coding_size[1] // 16),
+        "rows": -(-decoded.coding_size[0] // REGION),
+        "cols": -(-decoded.coding_size[1] // REGION),
         "levels": None,
-        "quality": None,
+        "quality": None if quality is None else quality.round(2).tolist(),
         "bits": None if bits is None else bits.round(1).tolist(),
         "predictor": None,
         "refined": 0,
+        "kept": None if decoded.kept is None else decoded.kept.tolist(),
     }
     levels, predicted = decoded.quality_map, decoded.predictor_map
-    if levels is not None and decoded.tables is not None:
-        factors = maps.quality_factors(levels, model.map_quantizer.scales, decoded.tables, model.base_tables)
+    if levels is not None and decoded.kept is None:
         answer["levels"] = levels.tolist()
-        answer["quality"] = factors.round(2).tolist()
         answer["refined"] = levels.size if predicted is None else int(np.count_nonzero(levels != predicted))
         if predicted is not None:
             answer["predictor"] = predicted.tolist()
@@ -173,32 +206,33 @@ def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict
 
 
 def colored(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, of: Literal["quality", "bits"]) -> bytes:
-    """Draw a file's map as a PNG file of the frame's size, half transparent.
+    """Draw a file's map as a PNG file of the frame's size, half transparent. Kept regions are gray.
 
     Args:
         jpeg: the file.
         decoded: what decoding it gave.
         model: which it was decoded with.
-        of: luma quality factors, or bits of each region on a scale of their own.
+        of: luma quality factors as shown, or bits of each region on a scale of their own.
 
     Raises:
         InputError: the file has no map, or is progressive, so that its bits can't be told apart.
     """
     values: npt.NDArray[np.floating]
     if of == "bits":
-        bits = _bits_of(jpeg)
+        bits = _bits_of(jpeg, decoded)
         if bits is None:
             raise InputError("a progressive JPEG has no bits that are one region's")
         # Few regions take most of the bits. The logarithm shows the others, too.
         shown = np.log1p(bits)
         values = 100 * (shown - shown.min()) / max(float(np.ptp(shown)), 1e-9)
     else:
-        if decoded.quality_map is None or decoded.tables is None:
+        quality = region_quality(decoded, model)
+        if quality is None:
             raise InputError("an ordinary JPEG has no quality map")
-        values = maps.quality_factors(
-            decoded.quality_map, model.map_quantizer.scales, decoded.tables, model.base_tables
-        )[..., 0]
+        values = quality[..., 0]
     height, width = decoded.frame.shape[:2]
     drawn = maps.draw(values, decoded.coding_size, (height, width))
+    if decoded.kept is not None:
+        drawn[_pixels_of(decoded.kept, decoded)] = KEPT_COLOR
     picture = np.dstack([drawn, np.full(drawn.shape[:2], OVERLAY_ALPHA, np.uint8)])
     return bytes(picture_bytes(picture, "png"))

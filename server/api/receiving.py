@@ -1,5 +1,7 @@
 """Frames in: what cameras send."""
 
+import asyncio
+import contextlib
 import time
 from typing import Annotated
 
@@ -8,13 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rjpeg._protocol import METRICS_BYTES
-from rjpeg.errors import InputError
+from rjpeg.errors import InputError, StorageError
 from server.api import schemas
 from server.api.body import check_content_type, read_body
 from server.api.dependencies import AnswersDep, ServiceDep, check_sender
 from server.api.errors import answering_sender
-from server.api.openapi import error_answers
+from server.api.openapi import IMPORTANCE_HEADER, error_answers
 from server.api.schemas import CameraName, Sequence, Time
+from server.core import Service
 from server.events.camera_metrics import MAX_NESTING, MAX_VALUES, parse_metrics
 from server.frames import ReceivedFrame
 
@@ -38,8 +41,15 @@ MetricsHeader = Annotated[
     status_code=201,
     response_model=schemas.Frame,
     response_description="It is stored, and would survive a power cut.",
-    responses=error_answers(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507)
-    | {200: {"model": schemas.Frame, "description": "It was there already; nothing was done again."}},
+    responses=error_answers(400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503, 507)
+    | {
+        200: {
+            "model": schemas.Frame,
+            "description": "It was there already; nothing was done again.",
+            "headers": IMPORTANCE_HEADER,
+        },
+        201: {"headers": IMPORTANCE_HEADER},
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -63,6 +73,9 @@ async def send_frame(
 
     A frame with the camera, sequence and capture time of one that is stored is a duplicate. It is only acknowledged. A
     sender may therefore repeat a frame until it has an answer.
+
+    A file that refers to others, a patch or a follower, is taken if these are stored for this camera. The answer names
+    the version of the camera's map of importance. A camera that has another one fetches it.
     """
     # This also keeps web pages that a browser on this machine shows from posting here.
     check_content_type(request, "image/jpeg")
@@ -90,5 +103,20 @@ async def send_frame(
     service.metrics.acknowledged(time.perf_counter() - started)
     service.cameras.add(camera)
     if duplicate:
-        return await answers.json(lambda: row.record() | {"duplicate": True})
-    return await answers.json(row.record, 201)
+        answer = await answers.json(lambda: row.record() | {"duplicate": True})
+    else:
+        answer = await answers.json(row.record, 201)
+    version = await _importance_version(service, camera)
+    if version is not None:
+        answer.headers["Rjpeg-Importance"] = str(version)
+    return answer
+
+
+async def _importance_version(service: Service, camera: str) -> int | None:
+    """Return the version of a camera's map of importance; None: it has none."""
+    maps = service.store.importance
+    if not maps.is_fresh:
+        # if the database is away just now, the frame is stored all the same
+        with contextlib.suppress(StorageError):
+            await asyncio.to_thread(maps.refresh)
+    return maps.version(camera)

@@ -24,8 +24,11 @@ __all__ = [
     "Frames",
     "Health",
     "Id",
+    "Importance",
     "Json",
+    "KeyMissing",
     "Map",
+    "MapVersion",
     "Readiness",
     "Results",
     "Sequence",
@@ -70,6 +73,7 @@ Time = Annotated[
 # pydantic describes no bounds that a function checks, so they are written here
 Sequence = Annotated[int, _digits(0, MAX_SEQUENCE), WithJsonSchema(_integer_schema(0, MAX_SEQUENCE))]
 Id = Annotated[int, _digits(1, MAX_ID), WithJsonSchema(_integer_schema(1, MAX_ID))]
+MapVersion = Annotated[int, _digits(1, 2**32 - 1), WithJsonSchema(_integer_schema(1, 2**32 - 1))]
 UpTo1000 = Annotated[int, _digits(1, 1000), WithJsonSchema(_integer_schema(1, 1000))]
 CameraName = Annotated[
     str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
@@ -97,6 +101,13 @@ class Error(Answer):
     error: str
 
 
+class KeyMissing(Error):  # noqa: N818  an answer, nothing that is raised
+    """The server lacks a file that the frame refers to. The camera sends that one again, or a new key."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"error": "key missing", "id": "3fa2c1"}]})
+    id: str = Field(pattern="^[0-9a-f]{6}$", description="Of the key or patch")
+
+
 FRAME_EXAMPLE: dict[str, Any] = {
     "id": 18,
     "camera": "yard",
@@ -116,6 +127,11 @@ FRAME_EXAMPLE: dict[str, Any] = {
     "mean_quality_luma": 41.2,
     "mean_quality_chroma": 36.4,
     "refinement_bytes": 12,
+    "kept": None,
+    "kind": "key",
+    "file_id": "3fa2c1",
+    "key_frame": None,
+    "patch_frame": None,
     "ms": {"decode": 18.2},
     "results": [{"index": 281, "score": 0.71, "label": "tabby"}],
     "metrics": None,
@@ -141,10 +157,18 @@ class Frame(Answer):
     mean_level_luma: float | None = Field(description="null, as what follows: an ordinary JPEG, without a map")
     mean_level_chroma: float | None
     map_crc32: str | None
-    mean_quality_luma: float | None
+    mean_quality_luma: float | None = Field(description="Of the regions as they are shown, kept ones too")
     mean_quality_chroma: float | None
     refinement_bytes: int
+    kept: float | None = Field(description="Share of the regions taken from the base; null: no follower", default=None)
     ms: dict[str, float] = Field(description="Milliseconds by stage")
+    kind: Literal["plain", "key", "patch", "follower"] = Field(
+        description="An ordinary JPEG; a Region JPEG by itself; one that needs a key, and others may need it; one that "
+        "needs a key, and perhaps a patch"
+    )
+    file_id: str | None = Field(description="What other files call it; null: an ordinary JPEG, or an old frame")
+    key_frame: int | None = Field(description="id of the frame that it can't be decoded without; null: it needs none")
+    patch_frame: int | None = Field(description="id of the patch that it needs besides; null: it needs none")
     results: Json = Field(description='What the task says, any JSON; {"error": text} where it failed')
     metrics: dict[str, Any] | None = Field(description="What the camera said of itself with this frame")
     duplicate: bool = Field(default=False, description="True: it was there already, and nothing was done again")
@@ -170,6 +194,9 @@ class Camera(Answer):
     last_capture_time: TimeText | None
     last_received_time: TimeText | None
     last_frame: int | None = Field(description="id of the newest frame", examples=[18])
+    last_kind: str | None = Field(
+        description="`kind` of the newest frame; null: there is none, or an older version stored it", examples=["key"]
+    )
     silent_seconds: float | None = Field(
         description="Since its last frame, by a clock that nobody sets; null: none ever came, or that can't be said",
         examples=[0.4],
@@ -204,21 +231,30 @@ class Map(Answer):
                     "bits": [[412, 97]],
                     "predictor": [[[3, 4], [8, 8]]],
                     "refined": 1,
+                    "kept": [[False, True]],
                 }
             ]
         }
     )
     rows: int = Field(ge=1)
     cols: int = Field(ge=1)
-    levels: list[list[list[int]]] | None = Field(description="Rows x cols x (luma, chroma); null: an ordinary JPEG")
-    quality: list[list[list[float]]] | None = Field(description="The same as IJG quality factors, 1 to 100")
+    levels: list[list[list[int]]] | None = Field(
+        description="Rows x cols x (luma, chroma); null: an ordinary JPEG, or a follower, which has no map"
+    )
+    quality: list[list[list[float]]] | None = Field(
+        description="Rows x cols x (luma, chroma): IJG quality factors, 1 to 100, as each region is shown; null: an "
+        "ordinary JPEG"
+    )
     bits: list[list[float]] | None = Field(
-        description="Rows x cols: bits that the coefficients of a region take; null: a progressive file"
+        description="Rows x cols: bits of a region's coefficients, 0 if it is kept; null: a progressive file"
     )
     predictor: list[list[list[int]]] | None = Field(
         description="Levels as the predictor gives them; null: the file holds its whole map, or none"
     )
     refined: int = Field(ge=0, description="Levels at which the file corrects the predictor")
+    kept: list[list[bool]] | None = Field(
+        description="Rows x cols: whether a follower takes the region from its base; null: it is no follower"
+    )
 
 
 class Results(Answer):
@@ -233,6 +269,8 @@ class TimelineBin(Answer):
     start: TimeText
     frames: int = Field(ge=0)
     bytes: int = Field(ge=0)
+    followers: int = Field(ge=0, description="Those of the frames that refer to others: patches and followers")
+    follower_bytes: int = Field(ge=0)
     bpp: float | None = Field(description="Mean of the frames; null: there are none")
 
 
@@ -243,12 +281,26 @@ class Timeline(Answer):
 
 
 class Bandwidth(Answer):
-    """What plain JPEG files of equal task quality would take."""
+    """What a camera's files take, beside plain JPEG files of the same quality. Of the hour up to its last frame."""
 
-    bpp: float | None = Field(description="Of the camera's last minute, or of its last frame; null: it has none")
-    plain_jpeg_bpp: float | None = Field(description="null: that was not measured for files of so many bits")
+    bpp: float | None = Field(description="Of all files, keys too; null: it has no frames")
+    plain_jpeg_bpp: float | None = Field(
+        description="Of a sample of the frames, coded again as plain JPEG; null: none of them was coded yet"
+    )
     ratio: float | None = Field(description="plain_jpeg_bpp / bpp")
-    source: str = Field(description="What was measured")
+    frames: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    follower_bytes: int = Field(ge=0, description="Those of the bytes that are of followers and patches")
+    sample: int = Field(ge=0, description="Frames that were coded again")
+
+
+class Importance(Answer):
+    """A map of importance that was set."""
+
+    camera: str = Field(pattern=CAMERA_PATTERN, examples=["yard"])
+    version: int = Field(ge=1, le=2**32 - 1, examples=[7])
+    rows: int = Field(ge=1, examples=[30])
+    cols: int = Field(ge=1, examples=[40])
 
 
 class Health(Answer):

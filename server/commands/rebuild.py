@@ -18,6 +18,7 @@ TEXTS = {
     "damaged": "files are not what was written under their names, as the log says; they are left",
     "unreadable": "files can't be read, as the log says; they are left",
     "not_decoded": "files can't be decoded, as the log says; they are left",
+    "no_key": "files need a key or a patch that has no row; they are left",
     "under_way": "files may be of frames that are just being added; run this again in an hour",
     "made": "rows made",
 }

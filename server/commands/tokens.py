@@ -23,13 +23,16 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "tokens",
         help="make, list and revoke tokens",
-        description="Tokens for cameras, which send, and for readers: people at the page and programs. Only a hash of "
-        "a token is kept. A running server knows of a change within two seconds.",
+        description="Tokens for cameras, which send; for readers: people at the page and programs; and for managers, "
+        "which set maps of importance. Only a hash of a token is kept. A running server knows of a change within "
+        "two seconds.",
     )
     actions = parser.add_subparsers(dest="action", required=True)
     add = actions.add_parser("add", help="make a token and print it", description="Make a token and print it.")
-    add.add_argument("--camera", metavar="NAME", help="for this camera to send; with --reader: for reading it alone")
-    add.add_argument("--reader", action="store_true", help="for reading (default: for sending)")
+    add.add_argument("--camera", metavar="NAME", help="for this camera to send; else: for this one alone")
+    of = add.add_mutually_exclusive_group()
+    of.add_argument("--reader", action="store_true", help="for reading (default: for sending)")
+    of.add_argument("--manager", action="store_true", help="for setting maps of importance (default: for sending)")
     add.add_argument("--note", default="", metavar="TEXT", help="for whom it is (default: none)")
     listing = actions.add_parser("list", help="list them", description="List all tokens, without their secrets.")
     listing.add_argument("--json", action="store_true", help="one JSON line a token (default: a table)")
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     store = tokens.TokenDatabase(Database(database_url(config)))
     with contextlib.closing(store.database):
         if args.action == "add":
-            role: tokens.Role = "reader" if args.reader else "camera"
+            role: tokens.Role = "reader" if args.reader else "manager" if args.manager else "camera"
             print(tokens.make(store, role, args.camera, args.note))
             logger.info("this is the only time that the token is shown")
         elif args.action == "list":
@@ -75,4 +78,4 @@ def _print_tokens(infos: Sequence[Any], *, as_json: bool) -> None:
             record = {"id": info.id, "role": info.role, "camera": info.camera, "note": info.note, "made_time": made}
             print(json.dumps(record))
         else:
-            print(f"{info.id:>6}  {info.role:6}  {info.camera or 'all':<24}  {made[:19]}Z  {info.note}".rstrip())
+            print(f"{info.id:>6}  {info.role:7}  {info.camera or 'all':<24}  {made[:19]}Z  {info.note}".rstrip())

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import math
 import re
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -19,6 +21,7 @@ from rjpeg.errors import ConfigError, DeliveryError, RjpegError
 from server.events.camera_metrics import LatestMetrics
 from server.mqtt.connection import CONNECT_SECONDS, Connection, WatchedClient, make_client
 from server.mqtt.fair import MessageBudget
+from server.mqtt.retained import read_retained
 
 __all__ = ["Broker", "BrokerSettings"]
 
@@ -29,6 +32,8 @@ FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
 STABLE_SECONDS = 10
 # MQTT 5, 3.1.2.11.3
 MAX_RECEIVE_MAXIMUM = 65535
+# of keys and patches, at a time and each
+MAX_FETCHES, FETCH_SECONDS = 4, 5.0
 # reason codes (MQTT 5, 2.4) that another attempt won't change
 REFUSED_CODES = {132, 133, 134, 135, 138, 140, 143, 155, 156, 157, 158}
 SESSION_TAKEN_OVER = 142
@@ -42,7 +47,7 @@ class BrokerSettings:
         broker: mqtt://host:port or mqtts://host:port.
         name: of the worker, unique in its group.
         group: of workers that share the frames.
-        topic: prefix of the topics {topic}/{camera}/image and {topic}/{camera}/metrics.
+        topic: prefix of the topics {topic}/{camera}/image and metrics, key, patch and importance.
         username: for the broker, or None.
         password: for the broker, or None.
         ca_file: authorities of the broker's certificate. None: the system's.
@@ -62,6 +67,14 @@ class BrokerSettings:
     def frames(self) -> str:
         """The shared subscription of frames (MQTT 5, 4.8.2)."""
         return f"$share/{self.group}/{self.topic}/+/image"
+
+    def bases(self, camera: str) -> list[str]:
+        """The topics of a camera's newest key and newest patch, which are retained."""
+        return [f"{self.topic}/{camera}/{kind}" for kind in ("key", "patch")]
+
+    def importance(self, camera: str) -> str:
+        """The topic of a camera's map of importance, which is retained."""
+        return f"{self.topic}/{camera}/importance"
 
     @property
     def client_id(self) -> str:
@@ -104,6 +117,7 @@ class Broker:
         self._metrics = metrics
         self._tls, self._host, self._port = broker_address("--broker", settings.broker)
         self._tls_context = tls_context(settings.ca_file, "ca file") if self._tls else None
+        self._fetching = asyncio.Semaphore(MAX_FETCHES)
 
     async def connections(self) -> AsyncGenerator[Connection, None]:
         """Yield a connection, and the next one after that is lost, for ever.
@@ -128,6 +142,27 @@ class Broker:
                 pause = backoff.next()
                 logger.warning("%s; trying again in %.1f s", error, pause)
             await asyncio.sleep(pause)
+
+    async def bases(self, camera: str) -> list[MQTTMessage]:
+        """Return what the broker retains of a camera: its newest key, and then its newest patch.
+
+        No worker subscribes to the keys of all cameras. This asks for those of one, over a connection of its own.
+
+        Raises:
+            DeliveryError: the broker gives no answer.
+        """
+        topics = self._settings.bases(camera)
+        async with self._fetching:
+            found = await asyncio.to_thread(
+                read_retained,
+                self._make_client(f"-{secrets.token_hex(4)}"),
+                self._host,
+                self._port,
+                topics,
+                max_packet_bytes=self._max_packet_bytes,
+                seconds=FETCH_SECONDS,
+            )
+        return [found[topic] for topic in topics if topic in found]
 
     async def _connect(self) -> Connection:
         """Return a connection that is subscribed to frames.
@@ -173,9 +208,9 @@ class Broker:
         properties.MaximumPacketSize = self._max_packet_bytes
         return properties
 
-    def _make_client(self) -> WatchedClient:
+    def _make_client(self, suffix: str = "") -> WatchedClient:
         settings = self._settings
-        client = make_client(settings.client_id)
+        client = make_client(settings.client_id + suffix)
         if settings.username is not None:
             client.username_pw_set(settings.username, settings.password)
         if self._tls_context is not None:

@@ -73,11 +73,12 @@ class Connection:
 
     Attributes:
         has_shared_subscriptions: the broker has them. Valid after `open`.
+        retains: the broker retains messages. Valid after `open`.
         lost: done at the connection's end, with the broker's reason code or None.
     """
 
     def __init__(self, client: WatchedClient, topic: str, budget: MessageBudget, metrics: LatestMetrics) -> None:
-        self.has_shared_subscriptions = True
+        self.has_shared_subscriptions = self.retains = True
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[ReasonCode | None] = self._loop.create_future()
         self._client = client
@@ -105,8 +106,8 @@ class Connection:
         connect = self._client.connect
         await asyncio.to_thread(connect, host, port, KEEPALIVE_SECONDS, clean_start=False, properties=properties)
         self._client.loop_start()
-        answer: tuple[ReasonCode, bool] = await self._answered()
-        reason, self.has_shared_subscriptions = answer
+        answer: tuple[ReasonCode, bool, bool] = await self._answered()
+        reason, self.has_shared_subscriptions, self.retains = answer
         return reason
 
     async def subscribe(self, topics: list[tuple[str, int]]) -> list[ReasonCode]:
@@ -133,6 +134,11 @@ class Connection:
         """Acknowledge a message by its number. After the connection's end the broker sends it again instead."""
         if not self.lost.done():
             self._client.ack(number, 1)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish a message that the broker retains, if it can. It may be lost if the connection ends now."""
+        if not self.lost.done():
+            self._client.publish(topic, payload, qos=1, retain=self.retains)
 
     async def end(self, *, give_up_session: bool) -> None:
         """Say goodbye, and wait until that is sent."""
@@ -197,7 +203,8 @@ class Connection:
         self, _client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         shared = getattr(properties, "SharedSubscriptionAvailable", 1) == 1
-        self._in_loop(self._set_answer, (reason, shared))
+        retains = getattr(properties, "RetainAvailable", 1) == 1
+        self._in_loop(self._set_answer, (reason, shared, retains))
 
     def _on_subscribe(
         self, _client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None

@@ -2,16 +2,18 @@
 
 import logging
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from paho.mqtt.client import MQTTMessage
 
-from rjpeg.errors import InputError
+import rjpeg
+from rjpeg.errors import InputError, JpegError
 from server.events.camera_metrics import LatestMetrics, parse_metrics
 from server.frames import CAMERA_ID, ReceivedFrame, parse_time
 
-__all__ = ["RefusedMessageError", "camera_in_topic", "parse_frame", "topic_of"]
+__all__ = ["RefusedMessageError", "camera_in_topic", "parse_base", "parse_frame", "topic_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,36 @@ def parse_frame(message: MQTTMessage, prefix: str, received: datetime, metrics: 
     camera = camera_in_topic(topic_of(message), prefix, "image")
     if camera is None:
         raise RefusedMessageError("topic", "the topic holds no camera's name: 1 to 64 of A-Z a-z 0-9 _ -")
+    return _parse(message, camera, received, _camera_metrics(metrics.pop(camera), camera))
+
+
+def parse_base(message: MQTTMessage, camera: str, received: datetime) -> ReceivedFrame | None:
+    """Return the key or patch that a retained message holds.
+
+    The same file came or comes as a frame, too. So that it is stored once, it has to say sequence and capture time.
+
+    Args:
+        message: of the topic {prefix}/{camera}/key or patch.
+        camera: whose topic it is.
+        received: time of receipt, in UTC.
+
+    Returns:
+        None: the message doesn't say which frame it is, or holds no such file.
+    """
+    try:
+        frame = _parse(message, camera, received, None)
+        identity = rjpeg.identify(frame.jpeg)
+    except (InputError, JpegError) as error:
+        logger.debug("camera %s: %s holds no file: %s", camera, topic_of(message), error)
+        return None
+    names = {name for name, _ in getattr(message.properties, "UserProperty", [])}
+    if frame.sequence is None or "capture_time" not in names or identity.kind not in ("key", "patch"):
+        return None
+    return replace(frame, identity=identity)
+
+
+def _parse(message: MQTTMessage, camera: str, received: datetime, metrics: dict[str, Any] | None) -> ReceivedFrame:
+    """Return the frame that a message of a camera holds. Raises RefusedMessageError: a property is malformed."""
     properties: dict[str, str] = dict(getattr(message.properties, "UserProperty", []))
     if properties.get("camera", camera) != camera:
         raise RefusedMessageError("property", "it says that it is of another camera")
@@ -75,7 +107,7 @@ def parse_frame(message: MQTTMessage, prefix: str, received: datetime, metrics: 
         capture_time=capture_time,
         received_time=received,
         jpeg=bytes(message.payload),
-        metrics=_camera_metrics(metrics.pop(camera), camera),
+        metrics=metrics,
     )
 
 

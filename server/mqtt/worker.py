@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from paho.mqtt.client import MQTTMessage
 
 from rjpeg._backoff import Backoff
-from rjpeg.errors import InputError, JpegError, RjpegError
+from rjpeg.errors import InputError, JpegError, KeyMissingError, RjpegError, StorageError
 from server.background import Done
 from server.core import Service
 from server.events.camera_metrics import LatestMetrics
 from server.frames import ReceivedFrame
+from server.mqtt.bases import BaseSearch
 from server.mqtt.broker import Broker, BrokerSettings
 from server.mqtt.connection import Connection, held_bytes
 from server.mqtt.fair import FairQueue, MessageBudget
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
 # a frame that fails for a defect of ours is given up after so many attempts
 MAX_ATTEMPTS = 5
+# while a key is looked for
+MAX_BASE_PAUSE = 4.0
 # at the end, for the frames that are being stored
 STOP_SECONDS = 10
 # when leaving: nothing waits at the broker if no message came for QUIET_SECONDS
@@ -75,6 +78,9 @@ class Worker:
             budget=self._budget,
             metrics=self._metrics,
         )
+        self._bases = BaseSearch(service, self._broker)
+        # by camera: version of the map that was published over this connection
+        self._published: dict[str, int] = {}
         share = min(limits.pending_of_camera, max(1, pending // 2))
         self._queue: FairQueue[_Delivery] = FairQueue(
             self._begin, max_begun=pending, max_of_camera=share, rate=service.rate
@@ -120,6 +126,8 @@ class Worker:
 
     async def _take_until_lost(self, connection: Connection) -> None:
         self._connection, self._connected = connection, True
+        # the broker may have forgotten them
+        self._published.clear()
         self._taking = asyncio.ensure_future(self._take_messages(connection))
         try:
             # shielded, since a worker that leaves still takes what waits at the broker
@@ -206,21 +214,48 @@ class Worker:
     async def _process(self, connection: Connection, message: MQTTMessage) -> None:
         """Store a frame, however often that has to be tried, and acknowledge it."""
         started = time.perf_counter()
+        stored: str | None = None
         try:
             self._check_size(message)
             frame = parse_frame(message, self._settings.topic, self._service.receipt_time(), self._metrics)
             self._check_camera(frame.camera)
             await self._store(frame)
+        except KeyMissingError as error:
+            self._refuse(message, "key", error)
         except (InputError, JpegError) as error:
             # it is acknowledged all the same, or the broker would send it for ever
-            self._refused += 1
-            self._service.metrics.refused("jpeg" if isinstance(error, JpegError) else getattr(error, "reason", "frame"))
-            logger.warning("%s: refused: %s", json.dumps(topic_of(message)[:MAX_LOGGED_TOPIC]), error)
+            self._refuse(message, "jpeg" if isinstance(error, JpegError) else getattr(error, "reason", "frame"), error)
         else:
-            self._service.cameras.add(frame.camera)
+            stored = frame.camera
+            self._service.cameras.add(stored)
             self._service.metrics.acknowledged(time.perf_counter() - started)
         if message.qos:
             connection.acknowledge(message.mid)
+        if stored is not None:
+            await self._publish_importance(connection, stored)
+
+    def _refuse(self, message: MQTTMessage, reason: str, error: RjpegError) -> None:
+        self._refused += 1
+        self._service.metrics.refused(reason)
+        logger.warning("%s: refused: %s", json.dumps(topic_of(message)[:MAX_LOGGED_TOPIC]), error)
+
+    async def _publish_importance(self, connection: Connection, camera: str) -> None:
+        """Publish a camera's map of importance if it has one that was not published over this connection."""
+        maps = self._service.store.importance
+        try:
+            if not maps.is_fresh:
+                await asyncio.to_thread(maps.refresh)
+            version = maps.version(camera)
+            if version is None or self._published.get(camera) == version:
+                return
+            found = await asyncio.to_thread(maps.read, camera)
+        except StorageError as error:
+            # the frame is stored, and the next one tries again
+            logger.warning("map of importance of camera %s: %s", camera, error)
+            return
+        if found is not None and connection is self._connection:
+            self._published[camera] = found[0]
+            connection.publish(self._settings.importance(camera), found[1])
 
     def _check_size(self, message: MQTTMessage) -> None:
         size, max_bytes = len(message.payload), self._service.config.limits.max_bytes
@@ -236,6 +271,7 @@ class Worker:
         """Store a frame. While that fails, wait and try again.
 
         Raises:
+            KeyMissingError: it refers to a file that is not found.
             JpegError: the frame can't be decoded.
             InputError: the frame is not taken, or has failed MAX_ATTEMPTS times for a defect of ours.
         """
@@ -243,8 +279,12 @@ class Worker:
         while True:
             pause = backoff.next()
             try:
-                await self._service.receiver.take(frame)
+                await self._take_frame(frame)
                 return
+            except KeyMissingError as error:
+                if not self._bases.goes_on(frame.camera, error.id):
+                    raise
+                pause = min(pause, MAX_BASE_PAUSE)
             except (InputError, JpegError):
                 raise
             except RjpegError as error:
@@ -257,6 +297,20 @@ class Worker:
                         "failure", f"it failed {attempts} times, at last with {type(error).__name__}"
                     ) from error
             await asyncio.sleep(pause)
+
+    async def _take_frame(self, frame: ReceivedFrame) -> None:
+        """Store a frame. If a file that it refers to is missing, ask the broker for that one first.
+
+        Raises:
+            RjpegError: see `Receiver.take`.
+        """
+        try:
+            await self._service.receiver.take(frame)
+        except KeyMissingError as error:
+            if not self._bases.goes_on(frame.camera, error.id):
+                raise
+            await self._bases.fetch(frame.camera, error.id)
+            await self._service.receiver.take(frame)
 
 
 @dataclass(frozen=True, eq=False)

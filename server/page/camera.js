@@ -1,10 +1,11 @@
 // One camera.
 
 import { follow, framePath, get, request } from "./api.js";
+import { makeBandwidth } from "./bandwidth.js";
 import { element, fillFigures, fillTable, say, showState as showStateOf } from "./dom.js";
 import { DASH, age, clock, duration, exactClock, number, rate, shortClock, shown, size } from "./format.js";
 import { makeHistory } from "./history.js";
-import { makeOverlay } from "./overlay.js";
+import { makeOverlay, readImportance } from "./overlay.js";
 import { noteSilence, stateOf } from "./overview.js";
 import { showBoxes, showResults } from "./results.js";
 import { makeTimeline } from "./timeline.js";
@@ -22,6 +23,9 @@ const FACTS = {
   stage_seconds: "Time by stage", version: "Version", uptime_seconds: "Running for", resident_bytes: "Memory",
   open_files: "Open files", celsius: "Temperature", throttled: "Throttled",
 };
+const SHOWN_AS = { decoded: "decoded", plain: "as a plain viewer shows it", sent: "only the regions that were sent" };
+const KINDS = { plain: "Ordinary JPEG", key: "Key, decoded by itself", patch: "Patch", follower: "Follower" };
+const IMPORTANCE_MS = 30000;
 const views = document.querySelectorAll("input[name=view]");
 const overlays = document.querySelectorAll("input[name=overlay]");
 const chosen = (inputs) => [...inputs].find((input) => input.checked).value;
@@ -31,6 +35,7 @@ export function open(name, frameId) {
   const overlay = makeOverlay();
   const history = makeHistory(name);
   const timeline = makeTimeline(name, pick);
+  const bandwidth = makeBandwidth(base);
   const ended = new AbortController();
   const viewer = element("viewer"), stage = element("stage"), canvas = element("picture");
   let record = null;
@@ -39,14 +44,13 @@ export function open(name, frameId) {
   let wanted = null, current = null, passed = 0;
   let loading = null, target = null, running = false, shownKey = "", drawn = "", map = null;
   let steps = 0, stepping = false;
+  let importance = null, shownData = null;
 
   for (const id of ["results", "boxes", "camera-figures", "frame-facts", "camera-facts", "device-facts"]) {
     element(id).replaceChildren();
   }
-  for (const id of ["camera-notice", "caption", "saving", "bandwidth-source", "stepped", "camera-state"]) {
-    say(element(id), "");
-  }
-  element("bandwidth-bars").hidden = element("device").hidden = true;
+  for (const id of ["camera-notice", "caption", "stepped", "camera-state"]) say(element(id), "");
+  element("device").hidden = true;
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   overlay.draw("none", null, null);
   say(element("camera-name"), name);
@@ -62,14 +66,17 @@ export function open(name, frameId) {
 
   // --- pictures ---------------------------------------------------------------------------------------------
 
-  const keyOf = () => `${wanted.id} ${chosen(views)} ${chosen(overlays) !== "none"}`;
+  const dataOf = () => ({ none: "none", importance: "importance" })[chosen(overlays)] ?? "map";
+
+  const keyOf = () => `${wanted.id} ${chosen(views)} ${dataOf()}`;
 
   const drawnBy = (frame, view) => `${frame.id} ${view}`;
 
   // null: it is on the canvas already
   async function pictureOf(frame, view, signal) {
     if (drawn === drawnBy(frame, view)) return null;
-    const path = framePath(name, frame.id, view === "plain" ? "/jpeg" : "/picture?format=jpeg");
+    const path = framePath(name, frame.id, view === "plain" ? "/jpeg" :
+      `/picture?format=jpeg${view === "sent" ? "&view=sent" : ""}`);
     const blob = await (await request(path, { signal })).blob();
     return createImageBitmap(blob, { imageOrientation: "none" });
   }
@@ -77,6 +84,25 @@ export function open(name, frameId) {
   async function mapOf(frame, signal) {
     if (map?.id !== frame.id) map = { id: frame.id, data: await get(framePath(name, frame.id, "/map"), { signal }) };
     return map.data;
+  }
+
+  // null: the camera has none
+  async function importanceOf(signal) {
+    if (importance === null || performance.now() - importance.readAt > IMPORTANCE_MS) {
+      let data = null;
+      try {
+        data = readImportance(await (await request(`${base}/importance`, { signal })).arrayBuffer());
+      } catch (error) {
+        if (error.status !== 404) throw error;
+      }
+      importance = { readAt: performance.now(), data };
+    }
+    return importance.data;
+  }
+
+  function dataFor(frame, signal) {
+    const kind = dataOf();
+    return kind === "map" ? mapOf(frame, signal) : kind === "importance" ? importanceOf(signal) : null;
   }
 
   // Loads what is wanted until it is shown. While it does, newer frames only take the place of what comes next, so
@@ -98,7 +124,7 @@ export function open(name, frameId) {
       const slow = setTimeout(() => note("Slow network: the picture is still on its way…"), SLOW_MS);
       try {
         const [image, data] = await Promise.all([
-          pictureOf(frame, view, signal), chosen(overlays) === "none" ? null : mapOf(frame, signal),
+          pictureOf(frame, view, signal), dataFor(frame, signal),
         ]);
         if (ended.signal.aborted) return;
         show(frame, view, image, data);
@@ -127,10 +153,13 @@ export function open(name, frameId) {
       image.close();
       drawn = drawnBy(frame, view);
     }
-    canvas.setAttribute("aria-label",
-      `Frame ${frame.id} of camera ${name}, ${view === "plain" ? "as a plain viewer shows it" : "decoded"}`);
-    overlay.draw(chosen(overlays), frame, data);
-    showBoxes(element("boxes"), frame.results, frame);
+    canvas.setAttribute("aria-label", `Frame ${frame.id} of camera ${name}, ${SHOWN_AS[view]}`);
+    // the tiles of a follower lie elsewhere than in the frame
+    const tiles = view === "plain" && (canvas.width !== frame.coding_width || canvas.height !== frame.coding_height);
+    canvas.classList.toggle("tiles", tiles);
+    shownData = tiles ? null : data;
+    overlay.draw(tiles ? "none" : chosen(overlays), frame, shownData);
+    showBoxes(element("boxes"), tiles ? null : frame.results, frame);
     showFrame(view);
     timeline.mark(frame);
   }
@@ -139,7 +168,8 @@ export function open(name, frameId) {
     const frame = current;
     const captured = Date.parse(frame.capture_time), received = Date.parse(frame.received_time);
     say(element("caption"), `Frame ${frame.id}, ${shortClock(captured)}` +
-      (view === "plain" && canvas.width !== frame.width ? `, ${canvas.width}x${canvas.height} enlarged` : "") +
+      (canvas.classList.contains("tiles") ? `, the file's tiles in ${canvas.width}x${canvas.height}` :
+        view === "plain" && canvas.width !== frame.width ? `, ${canvas.width}x${canvas.height} enlarged` : "") +
       (live && passed ? `, ${number(passed)} passed over` : ""));
     showResults(element("results"), frame.results);
     const quality = frame.mean_quality_luma === null ? "an ordinary JPEG" :
@@ -149,6 +179,7 @@ export function open(name, frameId) {
       ["Received", received >= captured ? `${duration((received - captured) / 1000)} later` : exactClock(received)],
       ["Sequence", frame.sequence === null ? DASH : String(frame.sequence)],
       ["File", `${size(frame.bytes)}, ${number(frame.bpp)} bpp`],
+      ["Kind", kindOf(frame)],
       ["Picture", `${frame.width}x${frame.height}`],
       ["Coded at", `${frame.coding_width}x${frame.coding_height}`],
       ["Mean quality", quality],
@@ -161,6 +192,14 @@ export function open(name, frameId) {
       element(`get-${id}`).href = framePath(name, frame.id, rest);
       element(`get-${id}`).download = `${name}-${frame.id}.${end}`;
     }
+  }
+
+  function kindOf(frame) {
+    const told = [KINDS[frame.kind] ?? DASH];
+    if (typeof frame.kept === "number") told.push(`keeps ${number(100 * frame.kept)} % of the regions`);
+    const bases = [frame.key_frame, frame.patch_frame].filter((id) => typeof id === "number");
+    if (bases.length) told.push(`needs frame ${bases.join(" and ")}`);
+    return told.join(", ");
   }
 
   function showLive() {
@@ -306,29 +345,6 @@ export function open(name, frameId) {
     }
   }
 
-  async function refreshBandwidth() {
-    const { bpp, plain_jpeg_bpp: plain, source } = await get(`${base}/bandwidth`, { signal: ended.signal });
-    const known = typeof bpp === "number" && bpp > 0 && typeof plain === "number";
-    element("bandwidth-bars").hidden = !known;
-    if (known) {
-      const most = Math.max(bpp, plain);
-      for (const [id, value] of [["ours", bpp], ["plain", plain]]) {
-        say(element(id), `${number(value)} bpp`);
-        element(`${id}-bar`).style.width = `${100 * value / most}%`;
-      }
-      const saved = Math.round(100 * (1 - bpp / plain)), aDay = (record?.bitrate ?? 0) * 86400 / 8;
-      const days = aDay ? `: ${size(aDay)} a day instead of ${size(aDay * plain / bpp)}` : "";
-      say(element("saving"), saved > 0 ?
-        `About ${saved} % fewer bits than a plain JPEG with which the task is right as often${days}.` :
-        saved < 0 ? `A plain JPEG would take about ${Math.round(100 * (1 - plain / bpp))} % fewer bits here.` :
-          "A plain JPEG would take about as many bits here.");
-    } else {
-      say(element("saving"), !bpp ? "There is no frame yet to compare." :
-        `${number(bpp)} bpp is outside of what was measured, so there is no figure.`);
-    }
-    say(element("bandwidth-source"), typeof source === "string" ? source : "");
-  }
-
   // --- life -------------------------------------------------------------------------------------------------
 
   async function catchUp() {
@@ -348,7 +364,7 @@ export function open(name, frameId) {
     // what failed while the server was away may work now
     if (!current) shownKey = "";
     load();
-    refreshBandwidth().catch(() => {});
+    bandwidth.refresh(record).catch(() => {});
     await timeline.refresh(record, wanted, live);
   }
 
@@ -376,7 +392,7 @@ export function open(name, frameId) {
     round += 1;
     refreshRecord().then(overtake).catch(() => {});
     if (live && record) timeline.refresh(record, wanted, true).catch(() => {});
-    if (round % 3 === 0) refreshBandwidth().catch(() => {});
+    if (round % 3 === 0) bandwidth.refresh(record).catch(() => {});
   }, REFRESH_MS);
   const ticking = setInterval(showState, 1000);
 
@@ -390,7 +406,7 @@ export function open(name, frameId) {
     input.addEventListener("change", () => {
       if (!wanted) return;
       // another overlay of the same map needs no loading
-      if (keyOf() === shownKey && current) overlay.draw(chosen(overlays), current, map?.data ?? null);
+      if (keyOf() === shownKey && current && shownData) overlay.draw(chosen(overlays), current, shownData);
       load(true);
     }, options);
   }
@@ -409,6 +425,7 @@ export function open(name, frameId) {
     ended.abort();
     stopFollowing();
     timeline.close();
+    bandwidth.close();
     // hidden is not gone: whoever logs out leaves no picture behind
     [canvas.width, canvas.height] = [4, 3];
     overlay.draw("none", null, null);

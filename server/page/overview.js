@@ -9,6 +9,8 @@ const REFRESH_MS = 5000;
 const PICTURE_MS = 1000;
 const MOST_LOADING = 3;
 const SILENT_SECONDS = 10;
+// kinds of files that need no others
+const ALONE = ["plain", "key"];
 
 // Seconds since its last frame. Clocks that nobody sets count them: the server's until it told, the browser's since.
 const silence = ({ silent_seconds: told, toldAt }) =>
@@ -104,7 +106,7 @@ export function open({ tokens }) {
     element("no-match").hidden = found > 0 || cards.size === 0;
   }
 
-  // The plain file: it costs the server no decoding, and at this size looks the same.
+  // The plain file of a key: it costs the server no decoding, and at this size looks the same. A follower's shows less.
   function load() {
     for (const name of wanted) {
       const card = cards.get(name);
@@ -117,7 +119,7 @@ export function open({ tokens }) {
       loading += 1;
       const picture = new Image();
       picture.alt = `Last frame of ${name}`;
-      picture.src = framePath(name, id, "/jpeg");
+      picture.src = framePath(name, id, ALONE.includes(card.record.last_kind) ? "/jpeg" : "/picture?format=jpeg");
       picture.decode().then(
         () => {
           card.pictureId = id;
@@ -150,8 +152,8 @@ export function open({ tokens }) {
       const card = cardOf(record.camera);
       // an event may have been faster
       if (card.record?.last_frame > record.last_frame) {
-        const { last_frame, last_received_time, silent_seconds, toldAt } = card.record;
-        Object.assign(record, { last_frame, last_received_time, silent_seconds, toldAt });
+        const { last_frame, last_kind, last_received_time, silent_seconds, toldAt } = card.record;
+        Object.assign(record, { last_frame, last_kind, last_received_time, silent_seconds, toldAt });
       }
       card.record = record;
       want(record.camera);
@@ -174,6 +176,7 @@ export function open({ tokens }) {
       if (!card) { refresh().catch(() => {}); return; }
       if (card.record.last_frame >= frame.id) return;
       card.record.last_frame = frame.id;
+      card.record.last_kind = frame.kind;
       card.record.last_received_time = frame.received_time;
       noteSilence(card.record, 0);
       want(frame.camera);

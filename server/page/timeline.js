@@ -13,6 +13,7 @@ export function makeTimeline(camera, onPick) {
   let since = 0, until = 0, request = 0, held = false;
   choice.value = "";
   bars.replaceChildren();
+  showFollowers([], 0);
 
   // what is to be shown: up to now, or around a frame that is older than that
   function place(record, frame, live) {
@@ -56,11 +57,28 @@ export function makeTimeline(camera, onPick) {
       bar.setAttribute("y", 100 - height);
       bar.setAttribute("height", height);
     });
+    showFollowers(bins, most);
     say(element("since"), clock(begin));
     say(element("until"), clock(end));
     const frames = bins.reduce((sum, bin) => sum + bin.frames, 0);
     say(element("most"), frames ? `${number(frames)} ${frames === 1 ? "frame" : "frames"}, at most ${size(most)} in ` +
       `${duration((end - begin) / 1000 / bins.length)}` : "No frames in this time");
+  }
+
+  // the upper part of each bar: what is of followers and patches
+  function showFollowers(bins, most) {
+    const all = bins.reduce((sum, bin) => sum + bin.bytes, 0);
+    const theirs = bins.reduce((sum, bin) => sum + (bin.follower_bytes ?? 0), 0);
+    const over = element("follower-bars");
+    over.setAttribute("viewBox", `0 0 ${Math.max(bins.length, 1)} 100`);
+    over.firstElementChild.setAttribute("d", bins.map((bin, index) => {
+      if (!bin.follower_bytes) return "";
+      const height = Math.max(4, 100 * bin.bytes / most);
+      return `M${index + 0.08} ${100 - height}h.84v${height * bin.follower_bytes / bin.bytes}h-.84z`;
+    }).join(""));
+    element("bar-kinds").hidden = !theirs;
+    say(element("key-bytes"), `${size(all - theirs)} of keys`);
+    say(element("follower-bytes"), `${size(theirs)} of followers`);
   }
 
   function mark(frame) {

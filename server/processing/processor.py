@@ -7,15 +7,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
 import rjpeg
 from rjpeg.errors import JpegError
-from server.frames import Processed, ReceivedFrame
+from server.frames import BaseFile, Processed, ReceivedFrame
 from server.processing.answer import Task, ask, frame_meta
+from server.processing.bases import Bases
 from server.processing.decoding import measures, milliseconds
 from server.processing.memory import keep_freed_memory
 
@@ -34,7 +35,7 @@ class Processor:
     """Threads that decode frames, and threads that ask the task about them. Safe for use from any thread.
 
     A decoding thread takes its share of the files that wait, at most `batch` of them. Small ones of equal size are
-    decoded together. Nothing waits for a batch to fill.
+    decoded together, but for followers. Nothing waits for a batch to fill.
 
     The number of files that wait is not limited here: callers limit how often they call `process` at a time. The
     memory for frames is limited. A thread decodes one frame, or several of BATCH_PIXELS in sum. Decoding stops while
@@ -52,6 +53,7 @@ class Processor:
         restore: let the model's restorer undo what coding did.
         task: is asked about every frame, unless it is None.
         batch: maximum number of files that a thread takes at a time.
+        base_bytes: limit on the memory for decoded keys and patches.
 
     Raises:
         ModelError: the networks can't be read.
@@ -66,6 +68,7 @@ class Processor:
         restore: bool = False,
         task: Task | None = None,
         batch: int = 8,
+        base_bytes: int = 2**28,
     ) -> None:
         keep_freed_memory()
         self._restore = restore
@@ -73,6 +76,8 @@ class Processor:
         self._decoders = {restore: decoder}
         self.model = decoder.model
         """The networks that files are decoded with."""
+        self.bases = Bases(decoder, base_bytes)
+        """What followers refer to."""
         # read now, so that a missing or damaged file is found before the first frame
         _ = self.model.predictor
         self._task = task
@@ -99,13 +104,18 @@ class Processor:
     async def process(self, frame: ReceivedFrame) -> Processed:
         """Decode a frame and ask the task about it.
 
+        Args:
+            frame: as received, with the files that a follower needs.
+
         Raises:
+            KeyMissingError: the frame is a follower, and its base is not with it.
             JpegError: the frame can't be decoded.
             ModelError: the networks do not run, whatever the frame.
             RuntimeError: the processor is closed.
         """
         # raises at once for a file that is no JPEG or too large, so that it never waits among the others
-        height, width = self._decoders[self._restore].frame_size(frame.jpeg)
+        # a follower has the size of its key
+        height, width = self._decoders[self._restore].frame_size(frame.bases[0].jpeg if frame.bases else frame.jpeg)
         job = _Job(frame, height * width)
         with self._files_changed:
             if self._closing:
@@ -118,11 +128,14 @@ class Processor:
         finally:
             self._unfinished.discard(job)
 
-    def decode_stored(self, jpeg: bytes, *, restore: bool | None = None) -> rjpeg.DecodedFrame:
+    def decode_stored(
+        self, jpeg: bytes, bases: Sequence[BaseFile] = (), *, restore: bool | None = None
+    ) -> rjpeg.DecodedFrame:
         """Decode a stored file in the calling thread.
 
         Args:
             jpeg: content of the file.
+            bases: the files that a follower needs: its key, and then its patch if there is one.
             restore: let the model's restorer undo what coding did. None: as for all frames.
 
         Raises:
@@ -134,7 +147,7 @@ class Processor:
         if decoder is None:
             max_pixels = self._decoders[self._restore].max_pixels
             decoder = self._decoders[restore] = rjpeg.Decoder(self.model, max_pixels=max_pixels, restore=restore)
-        return decoder.decode_with_details(jpeg)
+        return decoder.decode_with_details(jpeg, self.bases.of(bases))
 
     def close(self) -> None:
         """Finish the frames that wait, within CLOSE_SECONDS, and end the threads. Frames that are left fail."""
@@ -196,17 +209,34 @@ class Processor:
 
     def _decode(self, jobs: list["_Job"]) -> None:
         jobs = [job for job in jobs if not job.future.cancelled()]
-        waiting = dict(enumerate(jobs))
+        waiting = set(jobs)
         start = time.perf_counter()
         try:
-            for index, result in self._decoders[self._restore].decode_each([job.frame.jpeg for job in jobs]):
-                self._finish_decoding(waiting[index], result, start)
-                del waiting[index]
+            for job, result in self._decode_each(jobs):
+                self._finish_decoding(job, result, start)
+                waiting.remove(job)
         # a model that does not run, or no memory: the callers must hear of it
         except Exception as error:
             logger.error("decoding failed", exc_info=error)
-            for job in waiting.values():
+            for job in waiting:
                 job.fail(error)
+
+    def _decode_each(self, jobs: list["_Job"]) -> Iterator[tuple["_Job", rjpeg.DecodedFrame | JpegError]]:
+        """Yield what becomes of each file: those that are decoded by themselves together, then each follower."""
+        decoder = self._decoders[self._restore]
+        alone = [job for job in jobs if not job.frame.bases]
+        for index, result in decoder.decode_each([job.frame.jpeg for job in alone]):
+            yield alone[index], result
+        for job in jobs:
+            if not job.frame.bases:
+                continue
+            try:
+                decoded = decoder.decode_with_details(job.frame.jpeg, self.bases.of(job.frame.bases))
+            except JpegError as error:
+                # a traceback would keep what was decoded so far
+                yield job, error.with_traceback(None)
+            else:
+                yield job, decoded
 
     def _finish_decoding(self, job: "_Job", result: rjpeg.DecodedFrame | JpegError, start: float) -> None:
         """Pass a picture on to the task, or answer the caller if there is no task or no picture.

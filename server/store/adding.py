@@ -5,11 +5,12 @@ import logging
 from collections import deque
 from typing import Any
 
-from rjpeg.errors import StorageError
+from rjpeg.errors import KeyMissingError, StorageError
 from server.frames import ReceivedFrame
 from server.store.database import Database
 from server.store.errors import Duplicate
 from server.store.files import Files
+from server.store.insertion import MissingBase
 from server.store.rows import FrameRow, frame_row, frame_values
 from server.store.writer import Existing, Inserted, Outcome, Refused, Writer
 
@@ -44,7 +45,7 @@ class FrameAdder:
     def add(
         self, frame: ReceivedFrame, measures: dict[str, Any], results: Any, stored_time: datetime.datetime
     ) -> FrameRow:
-        """Store a frame, see `Store.add`. Raises Duplicate, InputError, StorageError."""
+        """Store a frame, see `Store.add`. Raises Duplicate, InputError, KeyMissingError, StorageError."""
         values = frame_values(frame, measures, results, stored_time=stored_time, writer=self._program)
         key: str = values["key"]
         self._database.check_room()
@@ -70,6 +71,9 @@ class FrameAdder:
                 return frame_row(frame.camera, values | {"id": number})
             case Existing(row=row):
                 raise Duplicate(row)
+            case MissingBase(frame_id=number):
+                name = next((base.file_id for base in frame.bases if base.frame_id == number), "")
+                raise KeyMissingError(name)
             case Refused(error=error):
                 raise error
 
@@ -89,7 +93,7 @@ class FrameAdder:
                 self._discard(key)
             case Refused(may_be_stored=True):
                 self.uncertain.append(key)
-            case Refused():
+            case Refused() | MissingBase():
                 self._discard(key)
 
     def _discard(self, key: str) -> None:

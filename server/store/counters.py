@@ -13,12 +13,14 @@ import sqlalchemy as sa
 from server.store.dialects import greatest, insert_into, least
 from server.store.tables import cameras, frames, minutes
 
-__all__ = ["MINUTE", "add_to_counters", "subtract_from_counters"]
+__all__ = ["FOLLOWING", "MINUTE", "add_to_counters", "subtract_from_counters"]
 
+FOLLOWING = ("patch", "follower")
+"""Kinds of files that refer to others."""
 MINUTE = 60_000_000
 """A minute in microseconds."""
 
-_MINUTE_COUNTERS = ("frames", "bytes", "pixels")
+_MINUTE_COUNTERS = ("frames", "bytes", "pixels", "followers", "follower_bytes")
 
 
 def add_to_counters(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -47,7 +49,7 @@ def subtract_from_counters(connection: sa.Connection, rows: Sequence[dict[str, A
 
     Args:
         connection: in a transaction that writes.
-        rows: of the deleted frames: at least camera_id, capture_time, bytes and pixels.
+        rows: of the deleted frames: at least camera_id, capture_time, bytes, pixels and kind.
     """
     rows = [row | {"minute": row["capture_time"] // MINUTE} for row in rows]
     by_minute = [_parameters(sums) for sums in _sums(rows, "camera_id", "minute")]
@@ -132,7 +134,7 @@ def _camera_parameters(camera: int, rows: list[dict[str, Any]]) -> dict[str, int
 
 
 def _sums(rows: Sequence[dict[str, Any]], *names: str) -> list[dict[str, int]]:
-    """Group rows by the values of some columns; return each group's number of frames, bytes and pixels, sorted."""
+    """Group rows by the values of some columns; return each group's counters, sorted."""
     groups: dict[tuple[int, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in names)].append(row)
@@ -142,6 +144,8 @@ def _sums(rows: Sequence[dict[str, Any]], *names: str) -> list[dict[str, int]]:
             "frames": len(group),
             "bytes": sum(row["bytes"] for row in group),
             "pixels": sum(row["pixels"] for row in group),
+            "followers": sum(row["kind"] in FOLLOWING for row in group),
+            "follower_bytes": sum(row["bytes"] for row in group if row["kind"] in FOLLOWING),
         }
         for values, group in sorted(groups.items())
     ]

@@ -1,11 +1,14 @@
 """Deletes the oldest frames: those of some age, or as many as are too many.
 
 Rows go first, into the table `trash`. Their files go next, so a crash or an error leaves no row without its file.
+
+A key or a patch stays as long as a frame needs it. The transaction that deletes its last follower deletes it, too.
 """
 
 import datetime
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,7 +16,7 @@ from server.store.counters import subtract_from_counters
 from server.store.database import Database
 from server.store.dialects import AdvisoryLock, lock_until_commit
 from server.store.driver_errors import retry_transient
-from server.store.expiry import expired
+from server.store.expiry import IS_FREE, expired
 from server.store.files import Files
 from server.store.keys import is_key, parse_key
 from server.store.queries import total_bytes
@@ -100,32 +103,56 @@ def _too_many(connection: sa.Connection, size: int) -> sa.ColumnElement[bool] | 
     if excess <= 0:
         return None
     chosen = []
-    for row in connection.execute(_oldest()):
+    for row in connection.execute(_oldest(_released_bytes(frames.c.key_frame), _released_bytes(frames.c.patch_frame))):
         chosen.append(row.id)
-        excess -= row.bytes
+        excess -= sum(row[1:])
         if excess <= 0:
             break
     return frames.c.id.in_(chosen)
 
 
-def _oldest() -> sa.Select[tuple[int, int]]:
+def _oldest(*columns: Any) -> sa.Select[Any]:
+    """Select id, bytes and more of the oldest frames that no other one needs."""
     # by id, not by time: a clock that jumped puts times out of order
-    return sa.select(frames.c.id, frames.c.bytes).order_by(frames.c.id).limit(MAX_TOGETHER)
+    return sa.select(frames.c.id, frames.c.bytes, *columns).where(IS_FREE).order_by(frames.c.id).limit(MAX_TOGETHER)
+
+
+def _released_bytes(base: "sa.Column[Any]") -> "sa.ColumnElement[int]":
+    """Return the bytes of a frame's key or patch if the frame is the last one that needs it, else 0.
+
+    Args:
+        base: the column with the id of the key or patch.
+    """
+    needing, needed = frames.alias(), frames.alias()
+    last = sa.select(sa.func.max(needing.c.id)).where(needing.c[base.name] == base).correlate(frames).scalar_subquery()
+    size = sa.select(needed.c.bytes).where(needed.c.id == base).correlate(frames).scalar_subquery()
+    return sa.case((frames.c.id == last, sa.func.coalesce(size, 0)), else_=0)
 
 
 def _move_to_trash(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
-    """Delete the rows of the oldest frames that meet a condition, at most MAX_TOGETHER; return their number."""
-    chosen = sa.select(_oldest().where(condition).subquery().c.id)
-    names = ("camera_id", "capture_time", "stored_time", "bytes", "pixels", "key")
-    columns = [frames.c[name] for name in names]
-    deleted = connection.execute(sa.delete(frames).where(frames.c.id.in_(chosen)).returning(*columns)).mappings()
-    rows = [dict(row) for row in deleted]
+    """Delete the rows of the oldest frames that meet a condition, at most MAX_TOGETHER, and what only they need.
+
+    Returns:
+        Number of deleted rows.
+    """
+    rows = _delete_rows(connection, frames.c.id.in_(sa.select(_oldest().where(condition).subquery().c.id)))
+    # patches first, as they need keys
+    for name in ("patch_frame", "key_frame"):
+        if released := {row[name] for row in rows if row[name] is not None}:
+            rows += _delete_rows(connection, sa.and_(frames.c.id.in_(released), IS_FREE))
     if not rows:
         return 0
     if keys := [row["key"] for row in rows if _names_its_file(row["key"], row["stored_time"])]:
         connection.execute(sa.insert(trash), [{"key": key} for key in keys])
     subtract_from_counters(connection, rows)
     return len(rows)
+
+
+def _delete_rows(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[dict[str, Any]]:
+    """Delete the rows that meet a condition; return what the counters and the trash need of them."""
+    names = ("camera_id", "capture_time", "stored_time", "bytes", "pixels", "key", "kind", "key_frame", "patch_frame")
+    deleted = connection.execute(sa.delete(frames).where(condition).returning(*(frames.c[name] for name in names)))
+    return [dict(row) for row in deleted.mappings()]
 
 
 def _names_its_file(key: str, stored_time: int) -> bool:

@@ -17,10 +17,17 @@ class AdvisoryLock(enum.IntEnum):
     DELETION = 0x726A70656764  # "rjpegd"
 
 
-def lock_until_commit(connection: sa.Connection, lock: AdvisoryLock) -> None:
-    """Wait until no other program's transaction holds the lock. SQLite has only one writer anyway."""
+def lock_until_commit(connection: sa.Connection, lock: AdvisoryLock, *, shared: bool = False) -> None:
+    """Wait until no other program's transaction holds the lock. SQLite has only one writer anyway.
+
+    Args:
+        connection: in a transaction that writes.
+        lock: which one.
+        shared: others may hold it at the same time, if they share it too.
+    """
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(int(lock))))
+        take = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
+        connection.execute(sa.select(take(int(lock))))
 
 
 def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:

@@ -8,16 +8,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from rjpeg.errors import StorageError
+from server.store.bases import missing_bases
 from server.store.counters import add_to_counters
 from server.store.database import Database
-from server.store.dialects import insert_into
+from server.store.dialects import AdvisoryLock, insert_into, lock_until_commit
 from server.store.driver_errors import retry_transient
 from server.store.keys import parse_key
 from server.store.queries import select_duplicate
 from server.store.rows import FrameRow, frame_row
 from server.store.tables import REBUILT, cameras, frames
 
-__all__ = ["NewFrame", "insert_frames", "restore_frames"]
+__all__ = ["MissingBase", "NewFrame", "insert_frames", "restore_frames"]
 
 _CAMERA_IDS = sa.select(cameras.c.name, cameras.c.id).where(cameras.c.name.in_(sa.bindparam("names", expanding=True)))
 
@@ -41,9 +42,20 @@ class NewFrame:
         return key
 
 
+@dataclass(frozen=True)
+class MissingBase:
+    """A file that a frame needs was deleted before the frame's row was made.
+
+    Attributes:
+        frame_id: of the row that is gone.
+    """
+
+    frame_id: int
+
+
 def insert_frames(
     connection: sa.Connection, batch: list[NewFrame], maybe_stored: frozenset[str] = frozenset()
-) -> dict[str, int | FrameRow]:
+) -> dict[str, int | FrameRow | MissingBase]:
     """Make rows of frames that have none, and count them.
 
     Args:
@@ -52,7 +64,8 @@ def insert_frames(
         maybe_stored: keys of those whose rows an earlier attempt may have committed.
 
     Returns:
-        By key: the id of the new row, or the row of an equal frame that was stored before.
+        By key: the id of the new row, the row of an equal frame that was stored before, or what keeps it from having
+        a row.
 
     Raises:
         StorageError: the database refuses a frame, but has no equal one.
@@ -61,10 +74,12 @@ def insert_frames(
     rows = [frame.values | {"camera_id": ids[frame.camera]} for frame in batch]
     # in one order, so that programs that write the same rows can't wait for each other in a circle
     rows.sort(key=lambda row: (row["camera_id"], row["capture_time"], row["sequence"] or 0))
-    outcomes: dict[str, int | FrameRow] = {}
+    outcomes: dict[str, int | FrameRow | MissingBase] = {}
     if maybe_stored:
         outcomes |= _find_own(connection, rows, maybe_stored)
         rows = [row for row in rows if row["key"] not in outcomes]
+    outcomes |= _find_missing_bases(connection, rows)
+    rows = [row for row in rows if row["key"] not in outcomes]
     if not rows:
         return outcomes
     new = {row.key: row.id for row in connection.execute(_insert_new(connection.dialect.name), rows)}
@@ -102,7 +117,7 @@ def restore_frames(
         with database.writing() as connection:
             batch = [NewFrame(parse_key(key).camera, rows[key] | {"writer": REBUILT}) for key in choose(connection)]
             outcomes = insert_frames(connection, batch) if batch else {}
-        return {key for key, outcome in outcomes.items() if not isinstance(outcome, FrameRow)}
+        return {key for key, outcome in outcomes.items() if isinstance(outcome, int)}
 
     return retry_transient(insert) if rows else set()
 
@@ -111,6 +126,17 @@ def restore_frames(
 def _insert_new(dialect: str) -> sa.sql.dml.ReturningInsert[tuple[str, int]]:
     # built once: that takes longer than adding a row
     return insert_into(frames, dialect).on_conflict_do_nothing().returning(frames.c.key, frames.c.id)
+
+
+def _find_missing_bases(connection: sa.Connection, rows: list[dict[str, Any]]) -> dict[str, MissingBase]:
+    """Return by key what keeps frames from having a row. Other files are not deleted before the transaction's end."""
+    needed = {row["key"]: [row[name] for name in ("key_frame", "patch_frame") if row.get(name)] for row in rows}
+    if not any(needed.values()):
+        return {}
+    # a deletion that is under way ends first, and another one waits
+    lock_until_commit(connection, AdvisoryLock.DELETION, shared=True)
+    gone = missing_bases(connection, [number for numbers in needed.values() for number in numbers])
+    return {key: MissingBase(number) for key, numbers in needed.items() for number in numbers if number in gone}
 
 
 def _find_own(connection: sa.Connection, rows: list[dict[str, Any]], keys: frozenset[str]) -> dict[str, int]:

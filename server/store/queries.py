@@ -18,6 +18,7 @@ __all__ = [
     "newest_first",
     "read_camera_names",
     "read_frame",
+    "read_frame_of",
     "read_latest",
     "read_page",
     "read_summaries",
@@ -52,6 +53,18 @@ def read_frame(database: Database, camera: str, frame_id: int) -> FrameRow | Non
             return None
         query = sa.select(frames).where(frames.c.id == frame_id, frames.c.camera_id == camera_id)
         row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else frame_row(camera, row)
+
+
+def read_frame_of(connection: sa.Connection, frame_id: int, camera: str) -> FrameRow | None:
+    """Return a frame by id, None if there is none, as the connection's transaction sees it.
+
+    Args:
+        connection: to the database.
+        frame_id: from another row.
+        camera: name of the camera, which the other row has, too.
+    """
+    row = connection.execute(sa.select(frames).where(frames.c.id == frame_id)).mappings().one_or_none()
     return None if row is None else frame_row(camera, row)
 
 

@@ -1,12 +1,13 @@
 """A stored frame and a camera as this program sees them, and as the tables hold them."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+import rjpeg
 from rjpeg._protocol import time_text
 from rjpeg.errors import InputError
 from server.frames import CAMERA_ID, ReceivedFrame
@@ -14,7 +15,17 @@ from server.store.keys import make_key
 from server.store.times import clamped_time, to_microseconds
 from server.store.values import as_json, json_or_error, measures_or_error, pixels_of
 
-__all__ = ["MAX_ID", "MAX_SEQUENCE", "CameraSummary", "FrameRow", "camera_summary", "frame_row", "frame_values"]
+__all__ = [
+    "MAX_ID",
+    "MAX_SEQUENCE",
+    "CameraSummary",
+    "FrameRow",
+    "camera_summary",
+    "frame_row",
+    "frame_values",
+    "identity_values",
+    "kind_of",
+]
 
 MAX_ID = 2**63 - 1
 MAX_SEQUENCE = 10**15 - 1
@@ -35,6 +46,10 @@ class FrameRow:
         measures: see `server.frames.Processed`.
         results: the task's answer, any JSON.
         metrics: what the camera said of itself, a JSON object.
+        kind: "plain": an ordinary JPEG; "key": a Region JPEG by itself; "patch" and "follower": it needs other files.
+        file_id: what others call the file, 6 hexadecimal digits; None: an ordinary JPEG, or an older version stored it.
+        key_frame: id of the key's row that it can't be decoded without; None: it stands alone.
+        patch_frame: id of the patch's row that it can't be decoded without; None: it needs none.
     """
 
     id: int
@@ -47,6 +62,10 @@ class FrameRow:
     measures: dict[str, Any]
     results: Any
     metrics: dict[str, Any] | None
+    kind: str = "plain"
+    file_id: str | None = None
+    key_frame: int | None = None
+    patch_frame: int | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the frame as a JSON object: its name and times, the measures, results and metrics."""
@@ -58,6 +77,10 @@ class FrameRow:
             "received_time": time_text(self.received_time),
             "stored_time": time_text(self.stored_time),
             **self.measures,
+            "kind": self.kind,
+            "file_id": self.file_id,
+            "key_frame": self.key_frame,
+            "patch_frame": self.patch_frame,
             "results": self.results,
             "metrics": self.metrics,
         }
@@ -119,7 +142,30 @@ def frame_values(
         "results": json_or_error(results, "results"),
         "metrics": json_or_error(frame.metrics, "metrics"),
         "writer": writer,
+        **identity_values(frame.identity, [base.frame_id for base in frame.bases]),
     }
+
+
+def identity_values(identity: rjpeg.FileIdentity | None, bases: Sequence[int]) -> dict[str, Any]:
+    """Return the columns that say what a file is and which files it needs.
+
+    Args:
+        identity: what the file says of itself. None: nobody has looked.
+        bases: ids of the rows of its key, and then of its patch.
+    """
+    return {
+        "kind": None if identity is None else identity.kind,
+        "file_id": None if identity is None else identity.id,
+        "key_frame": bases[0] if bases else None,
+        "patch_frame": bases[1] if len(bases) > 1 else None,
+    }
+
+
+def kind_of(kind: Any, measures: Mapping[str, Any]) -> str:
+    """Return a file's kind by its column. For a row of an older version, its measures tell: all files stood alone."""
+    if isinstance(kind, str):
+        return kind
+    return "plain" if measures.get("map_crc32") is None else "key"
 
 
 def frame_row(camera: str, values: Mapping[str, Any] | sa.RowMapping) -> FrameRow:
@@ -130,6 +176,7 @@ def frame_row(camera: str, values: Mapping[str, Any] | sa.RowMapping) -> FrameRo
         values: the row's values by column. SQLite takes any type for any column.
     """
     sequence = values["sequence"]
+    measures = measures_or_error(values["measures"])
     return FrameRow(
         id=values["id"],
         camera=camera,
@@ -138,9 +185,13 @@ def frame_row(camera: str, values: Mapping[str, Any] | sa.RowMapping) -> FrameRo
         received_time=clamped_time(values["received_time"]),
         stored_time=clamped_time(values["stored_time"]),
         key=str(values["key"]),
-        measures=measures_or_error(values["measures"]),
+        measures=measures,
         results=values["results"],
         metrics=values["metrics"],
+        kind=kind_of(values["kind"], measures),
+        file_id=values["file_id"],
+        key_frame=values["key_frame"],
+        patch_frame=values["patch_frame"],
     )
 
 

@@ -14,20 +14,26 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from server.frames import ReceivedFrame
+from server.frames import BaseFile, ReceivedFrame
 from server.store import deletion, queries
 from server.store.adding import FrameAdder
+from server.store.bases import BaseFiles
 from server.store.database import Database
 from server.store.files import Files
 from server.store.identity import attach
+from server.store.importance import ImportanceMaps
 from server.store.insertion import restore_frames
 from server.store.opening import open_files
 from server.store.reading import read_file
 from server.store.rows import CameraSummary, FrameRow
 from server.store.sweep import KEEP_QUARANTINE, Quarantine, count_quarantine, sweep_files, swept_until
 from server.store.timeline import TimelineBin, read_timeline
+from server.store.times import to_microseconds
 
 __all__ = ["Store"]
+
+MAX_BASE_BYTES = 2**25
+"""Keys and patches that are kept in memory as files: those of some thousand cameras."""
 
 
 class Store:
@@ -42,6 +48,7 @@ class Store:
         writer: this program's id, 16 characters. Only the rows of frames that were added here have it.
         uncertain: keys of frames whose `add` failed although the database may have, or may get, their rows.
         quarantined: what is set aside, as last counted; None: it was not counted yet.
+        importance: the cameras' maps of importance.
 
     Raises:
         StorageError: files and database do not belong together, see `server.store.identity`.
@@ -62,6 +69,8 @@ class Store:
         self.writer = secrets.token_hex(8)
         self.quarantined: Quarantine | None = None
         self._adder = FrameAdder(database, files, self.writer)
+        self.importance = ImportanceMaps(database)
+        self._bases = BaseFiles(database, files, MAX_BASE_BYTES)
         database.watch()
 
     @classmethod
@@ -96,6 +105,7 @@ class Store:
             Duplicate: a stored frame has the same camera, sequence and capture time. A frame without a sequence is
                 never a duplicate.
             InputError: the camera's name, the sequence, a time or the measures are not valid.
+            KeyMissingError: a file that it needs (`frame.bases`) was deleted.
             StorageError: the disk is full, or file or database can't be written. If the database did not answer, the
                 frame may be stored all the same. Sent again, it is then a duplicate.
         """
@@ -169,6 +179,29 @@ class Store:
     def jpeg(self, row: FrameRow) -> bytes:
         """Return the file as it was received. Raises GoneError if the frame was deleted since, StorageError."""
         return read_file(self.database, self.files, row)
+
+    def bases(self, camera: str, base_id: str, capture_time: datetime.datetime) -> tuple[BaseFile, ...]:
+        """Return the stored files that a new follower needs: the key, then the patch if it refers to one.
+
+        Args:
+            camera: whose follower it is.
+            base_id: what the follower calls its base, 6 hexadecimal digits.
+            capture_time: of the follower. Of several files with this id, the newest up to then is taken.
+
+        Raises:
+            KeyMissingError: there is no such file of this camera.
+            StorageError: the database or a file can't be read.
+        """
+        return self._bases.of_received(camera, base_id, to_microseconds(capture_time))
+
+    def bases_of(self, row: FrameRow) -> tuple[BaseFile, ...]:
+        """Return the files that a stored frame can't be decoded without: the key, then the patch; () if it needs none.
+
+        Raises:
+            GoneError: the frame was deleted with what it needs.
+            StorageError: the database or a file can't be read.
+        """
+        return self._bases.of_stored(row)
 
     def delete_older_than(self, when: datetime.datetime) -> int:
         """Delete the oldest frames, see `deletion.delete_older_than`; return their number. Raises StorageError."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-__all__ = ["REBUILT", "cameras", "frames", "marks", "metadata", "minutes", "store", "tokens", "trash"]
+__all__ = ["REBUILT", "cameras", "frames", "importance", "marks", "metadata", "minutes", "store", "tokens", "trash"]
 
 REBUILT = "rebuild"
 """The writer of rows that were made again from files. They are not news."""
@@ -43,6 +43,11 @@ class _JsonText(sa.TypeDecorator[Any]):
 
 _Json = sa.JSON(none_as_null=True).with_variant(_JsonText, "sqlite")
 
+IS_BASE = sa.text("kind IN ('key', 'patch')")
+"""Condition on the table `frames`: others may refer to it. Only in these words does SQLite use the index."""
+_HAS_KEY = sa.text("key_frame IS NOT NULL")
+_HAS_PATCH = sa.text("patch_frame IS NOT NULL")
+
 cameras = sa.Table(
     "cameras",
     metadata,
@@ -56,6 +61,8 @@ cameras = sa.Table(
     sa.Column("last_frame", sa.BigInteger),
     # of the frame that was stored last, even if it was deleted since
     sa.Column("last_received_time", sa.BigInteger),
+    # version of the newest map in `importance`; None: there never was one
+    sa.Column("importance", sa.BigInteger),
     sqlite_autoincrement=True,
 )
 frames = sa.Table(
@@ -76,10 +83,22 @@ frames = sa.Table(
     sa.Column("metrics", _Json),
     # the program that stored the frame; None: an older version
     sa.Column("writer", sa.String(16)),
+    # what the file says of itself: plain, key, patch or follower; None: an older version stored it
+    sa.Column("kind", sa.String(8)),
+    # by which followers of the same camera refer to it; None: an ordinary JPEG
+    sa.Column("file_id", sa.String(6)),
+    # rows of the key, and of the patch, that the file can't be decoded without. They are deleted with or after it.
+    sa.Column("key_frame", sa.BigInteger),
+    sa.Column("patch_frame", sa.BigInteger),
     # finds duplicates, and orders a camera's frames by time; a missing sequence equals no other
     sa.UniqueConstraint("camera_id", "capture_time", "sequence"),
     # for retention, and to find the row of a file
     sa.Index(None, "stored_time", "id"),
+    # to find the file that a follower refers to; most files are followers
+    sa.Index(None, "camera_id", "file_id", "capture_time", sqlite_where=IS_BASE, postgresql_where=IS_BASE),
+    # to find the followers of a key and of a patch
+    sa.Index(None, "key_frame", "id", sqlite_where=_HAS_KEY, postgresql_where=_HAS_KEY),
+    sa.Index(None, "patch_frame", "id", sqlite_where=_HAS_PATCH, postgresql_where=_HAS_PATCH),
     sqlite_autoincrement=True,
 )
 # counters of each minute of capture time, so that a timeline does not need to read every frame
@@ -92,7 +111,21 @@ minutes = sa.Table(
     sa.Column("frames", sa.BigInteger, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("pixels", sa.BigInteger, nullable=False),
+    # those of the frames that refer to others: patches and followers
+    sa.Column("followers", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("follower_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
+)
+# maps of what matters to the task; the last few of each camera
+importance = sa.Table(
+    "importance",
+    metadata,
+    sa.Column("camera_id", _Id, sa.ForeignKey(cameras.c.id), primary_key=True),
+    # counts from 1
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    # packed, see `rjpeg.pack_importance`
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("set_time", sa.BigInteger, nullable=False),
 )
 # a single row: the store's identity, which the mark beside the files repeats
 store = sa.Table(

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from rjpeg._protocol import time_text
 from rjpeg.errors import InputError
-from server.store.counters import MINUTE
+from server.store.counters import FOLLOWING, MINUTE
 from server.store.database import Database
 from server.store.queries import find_camera_id
 from server.store.tables import frames, minutes
@@ -20,6 +20,9 @@ MAX_EXACT = 60 * MINUTE
 """Longest time, in microseconds, whose frames are read one by one. Longer ones are read from the minutes' counters."""
 
 
+_COUNTERS = ("frames", "bytes", "pixels", "followers", "follower_bytes")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimelineBin:
     """Frames of one part of a timeline.
@@ -28,12 +31,16 @@ class TimelineBin:
         start: when the part begins, in UTC.
         frames: number of frames captured in it.
         bytes: size of their files together.
+        followers: number of those that refer to other files: patches and followers.
+        follower_bytes: size of their files together.
         bpp: their bits per pixel; None: there are none, or their pictures' sizes are unknown.
     """
 
     start: datetime.datetime
     frames: int
     bytes: int
+    followers: int
+    follower_bytes: int
     bpp: float | None
 
 
@@ -74,21 +81,33 @@ def read_timeline(
     with database.reading() as connection:
         camera_id = find_camera_id(connection, camera)
         rows = [] if camera_id is None else connection.execute(grid.query, {"camera": camera_id}).all()
-    found = {int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in rows}
+    found = {int(row[0]): tuple(map(int, row[1:])) for row in rows}
     timeline = []
     for index in range(-(-(grid.end - grid.start) // grid.width)):
-        number, size, pixels = found.get(index, (0, 0, 0))
+        number, size, pixels, followers, follower_bytes = found.get(index, (0, 0, 0, 0, 0))
         bpp = 8 * size / pixels if pixels else None
         begin = from_microseconds(grid.start + index * grid.width)
-        timeline.append(TimelineBin(start=begin, frames=number, bytes=size, bpp=bpp))
+        timeline.append(
+            TimelineBin(
+                start=begin, frames=number, bytes=size, followers=followers, follower_bytes=follower_bytes, bpp=bpp
+            )
+        )
     return timeline
 
 
 def _by_frame(start: int, end: int, bins: int) -> _Grid:
     width = -(-(end - start) // bins)
     index = ((frames.c.capture_time - start) // width).label("bin")
+    follows = frames.c.kind.in_(FOLLOWING)
     query = (
-        sa.select(index, sa.func.count(), sa.func.sum(frames.c.bytes), sa.func.sum(frames.c.pixels))
+        sa.select(
+            index,
+            sa.func.count(),
+            sa.func.sum(frames.c.bytes),
+            sa.func.sum(frames.c.pixels),
+            sa.func.sum(sa.case((follows, 1), else_=0)),
+            sa.func.sum(sa.case((follows, frames.c.bytes), else_=0)),
+        )
         .where(
             frames.c.capture_time >= start, frames.c.capture_time < end, frames.c.camera_id == sa.bindparam("camera")
         )
@@ -102,7 +121,7 @@ def _by_minute(start: int, end: int, bins: int) -> _Grid:
     step = -(-(last - first) // bins)
     index = ((minutes.c.minute - first) // step).label("bin")
     query = (
-        sa.select(index, *(sa.func.sum(minutes.c[name]) for name in ("frames", "bytes", "pixels")))
+        sa.select(index, *(sa.func.sum(minutes.c[name]) for name in _COUNTERS))
         .where(minutes.c.minute >= first, minutes.c.minute < last, minutes.c.camera_id == sa.bindparam("camera"))
         .group_by(index)
     )

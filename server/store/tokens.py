@@ -1,4 +1,4 @@
-"""Tokens, by which a camera or a reader proves who it is.
+"""Tokens, by which a camera, a reader or a manager proves who it is.
 
 A token is `rjpeg_<id>_<secret>` with 32 random bytes as secret. Only the secret's SHA-256 is stored. A slow password
 hash is not needed, as nobody can guess such a secret.
@@ -27,8 +27,8 @@ from server.store.times import from_microseconds, to_microseconds
 
 __all__ = ["ROLES", "UNKNOWN_SECONDS", "Grant", "TokenDatabase", "TokenInfo", "check", "list_tokens", "make", "revoke"]
 
-Role = Literal["camera", "reader"]
-ROLES: tuple[Role, ...] = ("camera", "reader")
+Role = Literal["camera", "reader", "manager"]
+ROLES: tuple[Role, ...] = ("camera", "reader", "manager")
 TOKEN = re.compile(r"rjpeg_([0-9]{1,15})_([A-Za-z0-9_-]{43})", re.ASCII)
 MAX_NOTE = 200
 """Characters of a token's note."""
@@ -45,8 +45,8 @@ class Grant:
 
     Attributes:
         id: of the token.
-        role: "camera" may send frames of `camera`; "reader" may read frames.
-        camera: the only camera; None: a reader may read those of all.
+        role: "camera" may send frames of `camera`; "reader" may read frames; "manager" may set maps of importance.
+        camera: the only camera; None: all, which a camera's token never has.
     """
 
     id: int
@@ -60,7 +60,7 @@ class TokenInfo:
 
     Attributes:
         id: of the token.
-        role: "camera" or "reader".
+        role: "camera", "reader" or "manager".
         camera: the only camera that it is for; None: all.
         note: whom it was made for.
         made_time: when it was made, in UTC.
@@ -108,8 +108,8 @@ def make(store: HasDatabase, role: Role, camera: str | None = None, note: str = 
 
     Args:
         store: holds the tokens.
-        role: "camera" or "reader".
-        camera: the only camera that it is for. A camera's token must have one, a reader's may have one.
+        role: "camera", "reader" or "manager".
+        camera: the only camera that it is for. A camera's token must have one, others may have one.
         note: whom it is for, at most MAX_NOTE printable characters.
 
     Returns:

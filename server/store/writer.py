@@ -17,7 +17,7 @@ from server.disk import NoRoomError
 from server.store.database import Database
 from server.store.driver_errors import MAX_ATTEMPTS, is_about_rows, is_transient
 from server.store.errors import TooLateError
-from server.store.insertion import NewFrame, insert_frames
+from server.store.insertion import MissingBase, NewFrame, insert_frames
 from server.store.rows import FrameRow
 
 __all__ = ["MAX_COMMIT_SECONDS", "Existing", "Inserted", "Outcome", "Refused", "Writer"]
@@ -65,7 +65,7 @@ class Refused:
     may_be_stored: bool
 
 
-Outcome = Inserted | Existing | Refused
+Outcome = Inserted | Existing | Refused | MissingBase
 
 
 @dataclass(eq=False)
@@ -163,10 +163,9 @@ class Writer:
                 pending.outcome.set_result(Refused(error, pending.may_be_stored))
             return
         for pending in batch:
-            found = outcomes[pending.frame.key]
-            pending.outcome.set_result(Existing(found) if isinstance(found, FrameRow) else Inserted(found))
+            pending.outcome.set_result(_outcome_of(outcomes[pending.frame.key]))
 
-    def _insert(self, batch: Sequence[_Pending]) -> dict[str, int | FrameRow]:
+    def _insert(self, batch: Sequence[_Pending]) -> dict[str, int | FrameRow | MissingBase]:
         """Make the rows in one transaction, see `insert_frames`; try again if the error is transient."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             committing = False
@@ -192,6 +191,16 @@ class Writer:
         """Raise TooLateError if a file is so old that a sweep may take it for the leftover of a crash."""
         if any(_uptime() - pending.written > MAX_COMMIT_SECONDS for pending in batch):
             raise TooLateError(f"database {self._database.name} took more than {MAX_COMMIT_SECONDS} s")
+
+
+def _outcome_of(found: int | FrameRow | MissingBase) -> Outcome:
+    match found:
+        case FrameRow():
+            return Existing(found)
+        case MissingBase():
+            return found
+        case _:
+            return Inserted(found)
 
 
 def _give_up(batch: Sequence[_Pending], error: Exception) -> None:

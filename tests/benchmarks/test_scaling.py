@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import equal_accuracy
 from benchmarks.scaling import Assumptions, estimate, markdown, read_assumptions
 from rjpeg.errors import ConfigError
-from server.api import bandwidth
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,7 @@ def test_the_estimate_is_the_product_of_what_was_measured_and_what_is_assumed(me
     assert ours["stored_terabytes"] == pytest.approx(2000 * 43200 * 10 * 10_000 / 1e12)
     assert plain["cpu_ms"] == pytest.approx(3.0), "the same but for the decoder"
     assert restored["cpu_ms"] == pytest.approx(22.0)
-    assert plain["bpp"] == bandwidth.plain_jpeg_bpp(0.38)
+    assert plain["bpp"] == equal_accuracy.plain_jpeg_bpp(0.38)
     assert plain["bytes"] == pytest.approx(10_000 * plain["bpp"] / 0.38)
 
 

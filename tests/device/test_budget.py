@@ -194,7 +194,7 @@ def test_no_camera_loses_a_frame_that_its_share_has_room_for_whatever_the_others
         assert total <= 400_000 / 8 * WINDOW_SECONDS
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @settings(deadline=None, max_examples=40)
 @given(cameras=many(slowest=0.05), seed=st.integers(0, 1000))
 def test_cameras_of_a_time_lapse_lose_no_frame_either(cameras, seed):

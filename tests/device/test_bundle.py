@@ -75,7 +75,7 @@ def test_a_bundle_is_whole_for_its_machine_and_the_same_every_time(tmp_path):
     for name, expected in sums.items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == expected
     assert os.access(bundle / "install.sh", os.X_OK)
-    assert (bundle / "device" / "sample.jpg").read_bytes() == (ROOT / "device" / "sample.jpg").read_bytes()
+    assert (bundle / "device" / "sample.mp4").read_bytes() == (ROOT / "device" / "sample.mp4").read_bytes()
     assert not [name for name in files if "__pycache__" in name or name.endswith(".so")]
 
     wheels = sorted(path.name for path in (bundle / "wheels").iterdir())

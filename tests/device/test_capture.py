@@ -81,9 +81,21 @@ def test_without_json_standard_output_is_empty_and_frames_limits_their_number(ca
 def test_the_sample_needs_nothing_but_the_program(capture, tmp_path):
     done = capture("--source", "sample", "--size", "201x150", "--fps", 20, "--frames", 4, "--out", tmp_path / "sent")
     assert done.returncode == 0, done.stderr
-    decoder = rjpeg.Decoder()
-    shapes = [decoder.decode(path.read_bytes()).shape for path in (tmp_path / "sent").iterdir()]
+    decoder = rjpeg.StreamDecoder()
+    shapes = [decoder.decode(path.read_bytes()).shape for path in sorted((tmp_path / "sent").iterdir())]
     assert shapes == [(150, 201, 3)] * 4
+
+
+@pytest.mark.slow
+def test_a_stream_can_be_switched_off_by_a_flag(capture, tmp_path):
+    for flags, kinds in ((["--stream", "off"], {"key"}), (["--key-seconds", "0.3"], {"key", "follower", "patch"})):
+        done = capture("--source", "sample", "--fps", 10, "--frames", 6, *flags, "--out", tmp_path, "--json")
+        assert done.returncode == 0, done.stderr
+        *records, _ = lines(done)
+        assert {record["kind"] for record in records} <= kinds
+    wrong = capture("--source", "sample", "--key-seconds", "0", "--out", tmp_path)
+    assert wrong.returncode == 1
+    assert "encoding.stream.key_seconds" in wrong.stderr
 
 
 @pytest.mark.slow
@@ -357,9 +369,8 @@ def test_a_live_source_drops_and_counts_frames_while_the_server_is_away(recorder
 def test_a_live_source_drops_frames_where_the_bitrate_has_no_room_for_all(photograph, monkeypatch, tmp_path):
     least = len(rjpeg.Encoder().encode(photograph, quality=1))
     bitrate = 8 * least * 4  # four small files a second, twenty frames
-    settings = config.Config(
-        encoding=config.EncodingConfig(bitrate=bitrate), delivery=config.DeliveryConfig(out=str(tmp_path))
-    )
+    encoding = config.EncodingConfig(bitrate=bitrate, stream=config.StreamConfig(keep="off"))
+    settings = config.Config(encoding=encoding, delivery=config.DeliveryConfig(out=str(tmp_path)))
     records, report = taken(photograph, monkeypatch, settings, 40)
     assert report.not_sent == {"bitrate": 40 - len(records)}
     assert 3 <= len(records) < 30
@@ -368,7 +379,7 @@ def test_a_live_source_drops_frames_where_the_bitrate_has_no_room_for_all(photog
 
 def test_a_bitrate_that_is_hopeless_for_a_camera_is_an_error(photograph, monkeypatch, tmp_path):
     settings = config.Config(
-        encoding=config.EncodingConfig(bitrate=800), delivery=config.DeliveryConfig(out=str(tmp_path))
+        encoding=config.EncodingConfig(bitrate=300), delivery=config.DeliveryConfig(out=str(tmp_path))
     )
     with pytest.raises(TargetError):
         taken(photograph, monkeypatch, settings, 60)
@@ -582,9 +593,8 @@ def test_under_systemd_a_camera_may_be_missing_at_the_start_and_what_was_recorde
 
 @pytest.mark.slow
 def test_a_bitrate_takes_about_one_attempt_a_frame_and_keeps_the_quality_even(photograph, monkeypatch, tmp_path):
-    settings = config.Config(
-        encoding=config.EncodingConfig(bitrate=200_000), delivery=config.DeliveryConfig(out=str(tmp_path))
-    )
+    encoding = config.EncodingConfig(bitrate=200_000, stream=config.StreamConfig(keep="off"))
+    settings = config.Config(encoding=encoding, delivery=config.DeliveryConfig(out=str(tmp_path)))
     frame = cv2.resize(photograph, (320, 240))
     records, _ = taken(frame, monkeypatch, settings, 40)
     late = records[15:]

@@ -452,6 +452,28 @@ def test_a_broker_that_ends_the_connection_over_a_topic_says_why():
     assert "access list" in result.remedy
 
 
+def test_a_broker_that_gives_no_importance_map_is_no_failure():
+    def serve(listening):
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK: success
+            number = connection.recv(4096)[2 + 2 + len("rjpeg/camera/metrics") :][:2]
+            connection.sendall(b"\x40\x02" + number)  # PUBACK: success
+            number = connection.recv(4096)[2:4]
+            connection.sendall(b"\x90\x04" + number + b"\x00\x87")  # SUBACK: not authorized
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=[listening], daemon=True)
+        thread.start()
+        result = server_of(to_server(f"mqtt://127.0.0.1:{listening.getsockname()[1]}"))
+        thread.join(10)
+    assert result.ok is None
+    assert "gets no importance map: Not authorized" in result.found
+    assert "read rjpeg/camera/importance" in result.remedy
+
+
 @pytest.mark.slow
 def test_without_ca_file_an_https_server_is_trusted_by_the_systems_authorities(authority, monkeypatch):
     service = Service("--tls-certificate", authority / "good.pem", "--tls-key", authority / "good.key")

@@ -51,6 +51,10 @@ def test_the_file_that_comes_with_it_is_valid_and_names_every_key_with_its_defau
         ("delivery: {retry_seconds: -1}", "delivery.retry_seconds"),
         ("cameras: []", "cameras"),
         ("skip: {threshold: 256}", "skip.threshold"),
+        ("encoding: {stream: {keep: on}}", "keep is True, expected auto or off"),
+        ("encoding: {stream: {keep: sometimes}}", "encoding.stream.keep"),
+        ("encoding: {stream: {key_seconds: 0}}", "encoding.stream.key_seconds"),
+        ("encoding: {stream: {plain_view: blurred}}", "encoding.stream.plain_view"),
         ("delivery: {policy: both}", "delivery.policy"),
         ("delivery: {spool: {size: 1}}", "size"),
         ("delivery: {mqtt: {topic: 'a/#'}}", "delivery.mqtt.topic"),
@@ -84,6 +88,15 @@ def test_keys_that_exclude_each_other_are_told_apart(tmp_path, text, named):
     with pytest.raises(ConfigError) as caught:
         config.check(loaded)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "kept"), [("auto", "auto"), ("off", "off"), ("'off'", "off"), ("false", "off")])
+def test_a_stream_can_be_switched_off_as_yaml_writes_it(tmp_path, text, kept):
+    loaded = config.load(
+        written(tmp_path, f"encoding: {{quality: 50, stream: {{keep: {text}}}}}\ndelivery: {{out: a}}")
+    )
+    config.check(loaded)
+    assert loaded.encoding.stream.keep == kept
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

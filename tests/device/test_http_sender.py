@@ -16,7 +16,7 @@ import pytest
 from device.config import DeliveryConfig
 from device.delivery import http_sender, open_sender
 from device.delivery.http_sender import HttpSender
-from device.delivery.sender import FaultError, RefusedError, RejectedError, RetryLaterError
+from device.delivery.sender import BaseMissingError, FaultError, RefusedError, RejectedError, RetryLaterError
 from device.frames import OutgoingFrame
 from rjpeg.errors import ConfigError, DeliveryError
 
@@ -156,6 +156,7 @@ def test_a_proxy_is_used_where_the_environment_names_one(open_http, frame, monke
         (500, FaultError),
         (401, RefusedError),
         (404, RefusedError),
+        (409, RefusedError),
         (302, DeliveryError),
         (202, DeliveryError),
         (204, DeliveryError),
@@ -166,6 +167,20 @@ def test_answers_of_the_server_are_told_apart(recorder, open_http, frame, status
     with pytest.raises(DeliveryError, match=str(status)) as caught:
         open_http(recorder.url).send(frame)
     assert type(caught.value) is error
+
+
+def test_a_server_that_lacks_the_key_names_it(recorder, open_http, frame):
+    recorder.answers = [(409, {}, b'{"error": "key missing", "id": "3fa2c1", "kind": "patch"}')]
+    with pytest.raises(BaseMissingError, match=r"answered 409: key missing \(3fa2c1\)") as caught:
+        open_http(recorder.url).send(frame)
+    assert caught.value.id == "3fa2c1"
+
+
+@pytest.mark.parametrize("name", ['"3FA2C1"', '"3fa2c"', '"3fa2c1 "', "4170433", "null", '"../../x"'])
+def test_a_key_that_is_named_as_none_can_be_is_not_looked_for(recorder, open_http, frame, name):
+    recorder.answers = [(409, {}, b'{"error": "key missing", "id": %b}' % name.encode())]
+    with pytest.raises(RefusedError):
+        open_http(recorder.url).send(frame)
 
 
 PAGE = b"<!DOCTYPE html><title>Welcome to the hotel</title>"
@@ -184,6 +199,7 @@ PAGE = b"<!DOCTYPE html><title>Welcome to the hotel</title>"
         (403, DeliveryError),
         (404, DeliveryError),
         (407, DeliveryError),
+        (409, DeliveryError),
         (413, FaultError),
         (422, FaultError),
         (500, FaultError),

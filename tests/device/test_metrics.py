@@ -46,8 +46,10 @@ def test_what_cameras_count_is_told_to_prometheus():
     yard.count_queue(lambda: (7, 7000))
     yard.encoded(1000, 51.5, STAGES)
     yard.took({"read": 0.02, "skip": 20.0})
-    yard.sent(1000, 1200, 0.05)
+    yard.sent(1000, 1200, 0.05, kind="follower")
     told = samples(counted)
+    assert told["rjpeg_files_sent_total", "follower", "yard"] == 1
+    assert told["rjpeg_file_bytes_total", "follower", "yard"] == 1000
     assert told["rjpeg_frames_captured_total", "yard"] == 3
     assert told["rjpeg_frames_captured_total", "door"] == 0
     assert told["rjpeg_frames_skipped_total", "yard"] == 1

@@ -48,7 +48,7 @@ class Away:
 
     name = "away"
 
-    def overhead(self, size):
+    def overhead(self, size, *, is_base=False):
         return 100
 
 

@@ -95,8 +95,14 @@ def test_a_closed_spool_says_so(tmp_path, moment):
         spool.append("a", moment, b"x")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("max_bytes", "size"), [(MIN_BYTES, 15_000), (3 * MB, 9_000), (30 * MB, 150_000)])
+@pytest.mark.parametrize(
+    ("max_bytes", "size"),
+    [
+        pytest.param(MIN_BYTES, 15_000, marks=pytest.mark.slow),
+        pytest.param(3 * MB, 9_000, marks=pytest.mark.release),
+        pytest.param(30 * MB, 150_000, marks=pytest.mark.release),
+    ],
+)
 def test_it_never_takes_more_of_the_disk_than_it_may_and_thins_what_is_old(tmp_path, moment, max_bytes, size):
     spool = Spool(tmp_path, max_bytes)
     number = 4 * max_bytes // size
@@ -209,7 +215,7 @@ def test_every_frame_that_was_acknowledged_is_there_after_a_kill(tmp_path):
     kill_again_and_again(tmp_path, 20, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.faults
 def test_every_frame_that_was_acknowledged_is_there_after_many_kills(tmp_path, faults):
     kills = faults.count(40, 200)

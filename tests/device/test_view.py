@@ -21,12 +21,15 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+import rjpeg
 from device import page_access, page_server
 from device import view as view_module
 from device.metrics import Metrics
 from device.page_server import MAX_CONNECTIONS, MAX_STREAMS, parse_address
 from device.view import View
 from rjpeg.errors import ConfigError
+from tests.device.linked import follower
+from tests.device.scenes import scene
 from tests.waiting import until
 
 ATTACK = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
@@ -157,6 +160,26 @@ def test_a_stream_gives_every_new_picture_and_with_it_the_headers_of_the_next(vi
     head, *parts = answer.split(head_of_part)
     assert b"multipart/x-mixed-replace; boundary=rjpeg-frame" in head
     assert parts == [*pictures, b""]
+
+
+def test_a_follower_is_shown_as_the_picture_that_it_stands_for(view):
+    stream = rjpeg.StreamEncoder()
+    frames = [scene(number, width=160, height=128) for number in range(6)]
+    url = view.address + "/cameras/yard/frame.jpg"
+    for frame in frames:
+        coded = stream.encode(frame, quality=60)
+        view.show("yard", coded.jpeg)
+    assert coded.kind != "key"
+    assert requests.get(url + "?sent").content == coded.jpeg
+    shown = cv2.imdecode(np.frombuffer(requests.get(url + "?3").content, np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == frames[-1].shape
+    assert cv2.PSNR(shown, frames[-1]) > 28
+    assert cv2.PSNR(shown, frames[-1]) > cv2.PSNR(shown, frames[0])
+
+
+def test_a_follower_whose_key_nobody_saw_is_shown_as_it_is(view):
+    view.show("yard", follower("aaaaaa"))
+    assert requests.get(view.address + "/cameras/yard/frame.jpg").content == follower("aaaaaa")
 
 
 def test_opencv_plays_the_stream(view):

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
+from benchmarks.equal_accuracy import POINTS, read_points
 from evaluate import __main__ as command
 from evaluate import bandwidth
-from server.api.bandwidth import POINTS, read_points
 
 
 def series(codec, *points):

@@ -145,7 +145,7 @@ def test_whole_pictures_are_coded_at_their_own_size(tmp_path, photographs, class
     assert point["prediction"] == [1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_processes_give_what_one_gives(data, classifiers, tmp_path):
     results = []
     for workers in ("1", "2"):

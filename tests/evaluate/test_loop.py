@@ -36,7 +36,7 @@ def test_every_frame_arrives_and_every_map_is_recovered(finished):
     code, out = finished
     assert code == 0
     report = json.loads((out / "report.json").read_text())
-    assert [frame["file"] for frame in report["frames"]] == ["cat.jpg", "it's <b>1 wall.png"]
+    assert [frame["file"] for frame in report["frames"]] == ["cat", "it's <b>1 wall"]
     assert [(frame["width"], frame["height"]) for frame in report["frames"]] == [(233, 171), (129, 97)]
     for frame in report["frames"]:
         assert frame["checks"] == dict.fromkeys(frame["checks"], True)
@@ -54,7 +54,7 @@ def test_the_page_holds_all_its_pictures_and_asks_nobody_for_more(finished):
     page = (finished[1] / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert all(source.startswith(("data:image/", "#frame-")) for source in sources)
-    assert sum(source.startswith("data:image/") for source in sources) == 1 + 2 * 6
+    assert sum(source.startswith("data:image/") for source in sources) == 2 + 1 + 2 * 6
     assert "http" not in re.sub(r"over HTTP", "", page).replace('"http-', "")
     assert "url(" not in page
     assert "<b>1 wall" not in page
@@ -66,12 +66,19 @@ def test_nothing_but_the_report_is_left_behind(finished):
     assert names == {"report.json", "report.html", "frames", "server.log", "capture.log"}
 
 
-def test_without_a_source_the_pictures_kept_for_evaluation_are_sent():
-    chosen = loop.choose_pictures(None, None)
-    kept = [entry for entry in calibration_data.read_manifest() if entry.use == "evaluation"]
-    assert [picture.path.name for picture in chosen] == [entry.file for entry in kept]
-    assert all(picture.credit for picture in chosen)
-    assert len(loop.choose_pictures(None, 3)) == 3
+def test_a_report_of_many_frames_shows_some_of_them_and_a_typical_follower():
+    kinds = ["key", *["follower"] * 39]
+    sizes = [9000, *range(100, 139)]
+    assert loop.choose_shown(kinds, sizes) == {0, 10, 20, 29, 39}
+    sizes[20], sizes[17] = sizes[17], sizes[20]
+    assert loop.choose_shown(kinds, sizes) == {0, 10, 17, 20, 29, 39}
+    assert loop.choose_shown(["key"] * 13, [9] * 13) == set(range(13))
+
+
+def test_a_source_is_a_picture_or_the_first_of_a_folder():
+    one = calibration_data.FOLDER / "goldfish.jpg"
+    assert loop.list_source(one, None) == [one]
+    assert len(loop.list_source(calibration_data.FOLDER, 3)) == 3
 
 
 @pytest.mark.slow
@@ -177,4 +184,4 @@ def test_a_report_is_made_from_the_checkout_whatever_the_working_folder(tmp_path
     code = loop.main(["--frames", "1", "--out", "relative"])
     assert code == 0
     assert (tmp_path / "relative" / "report.html").is_file()
-    assert Path("relative/frames/0000-chelsea.jpg").is_file()
+    assert Path("relative/frames/0000-sample-0000.jpg").is_file()

@@ -426,6 +426,7 @@ def test_a_disk_that_is_removed_full_or_read_only_acknowledges_nothing_in_vain(s
     )
 
 
+@pytest.mark.release
 def test_a_database_that_is_locked_zeroed_or_without_its_log_takes_nothing_in_vain(
     start,
     jpeg,

@@ -42,7 +42,7 @@ class Server:
         self.taken.append(frame)
         return self.name
 
-    def overhead(self, size):
+    def overhead(self, size, *, is_base=False):
         return 0
 
     def close(self):

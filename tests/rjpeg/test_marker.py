@@ -99,7 +99,8 @@ def test_segments_of_others_are_no_marker():
         (b"RJ\x16abccc", "unknown flags"),
         (b"RJ\x18abccc", "unknown flags"),
         (b"RJ\x20abcde", "8 bytes, expected at least 9"),
-        (b"RJ\x32abcdef", "unknown flags"),
+        (b"RJ\x34abcdef", "unknown flags"),
+        (b"RJ\x32abcdefg", "10 bytes, expected at least 11"),
         (b"RJ\x11ab\x00\x00\x00\x07ccc", "frame size 7x0"),
     ],
 )

@@ -165,3 +165,31 @@ def test_soft_followers_show_viewers_the_whole_frame_and_decode_to_the_same_pict
     assert np.mean(np.abs(seen - with_box(frame, 9))) < 30
     assert np.mean(np.abs(seen[9:33, 9:33] - 250)) < 10
     assert len(coded["soft"][0].jpeg) < key_bytes
+
+
+def test_a_camera_that_shakes_sends_little_more_than_one_that_stands_still():
+    large = scene(260, 360)
+    texture = np.random.default_rng(3).integers(0, 60, (130, 180, 1), np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    large = np.clip(large.astype(int) // 2 + texture, 0, 255).astype(np.uint8)
+    views = [large[10 + down : 210 + down, 20 + right : 340 + right] for down, right in ((0, 0), (2, -3), (-5, 4))]
+    stream, decoder = rjpeg.StreamEncoder(), rjpeg.StreamDecoder()
+    coded = [stream.encode(view, quality=50, coding_size=(200, 320)) for view in views]
+    assert all(each.kind != "key" and np.mean(each.kept) > 0.7 for each in coded[1:])
+    for each, view in zip(coded, views, strict=True):
+        assert np.mean(np.abs(decoder.decode(each.jpeg).astype(int) - view)) < 8
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(-200, 200), st.integers(-200, 200), st.integers(0, 2**31))
+def test_a_shift_by_eighths_is_bilinear_and_repeats_the_edge(height, width, down, right, seed):
+    plane = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    rows, cols = (8 * np.arange(height) - down), (8 * np.arange(width) - right)
+
+    def at(rows, cols):
+        found = plane[np.clip(rows, 0, height - 1)[:, None], np.clip(cols, 0, width - 1)]
+        return found.astype(int)
+
+    (top, y), (left, x) = np.divmod(rows, 8), np.divmod(cols, 8)
+    y = y[:, None]
+    upper = at(top, left) * (8 - x) + at(top, left + 1) * x
+    lower = at(top + 1, left) * (8 - x) + at(top + 1, left + 1) * x
+    assert np.array_equal(_native.shifted(plane, down, right), (upper * (8 - y) + lower * y + 32) >> 6)

@@ -13,6 +13,8 @@ import pytest
 import rjpeg
 from tests.brokers import broker, secrets, start_broker  # noqa: F401
 from tests.server.stores import database_url, files_url, open_store, postgresql, s3, sqlite_url, store  # noqa: F401
+from tests.server.streams import Stream, make_stream
+from tests.server.workers import cameras, look, start_worker  # noqa: F401
 from tests.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +57,12 @@ def photograph() -> np.ndarray:
 @pytest.fixture(scope="session")
 def jpeg(encoder: rjpeg.Encoder, photograph: np.ndarray) -> bytes:
     return encoder.encode(photograph, quality=50)
+
+
+@pytest.fixture(scope="session")
+def stream(photograph: np.ndarray) -> Stream:
+    """Files of a stream: a key, followers on it, patches and followers on these."""
+    return make_stream(photograph)
 
 
 @pytest.fixture(scope="session")

@@ -139,8 +139,14 @@ def quarantined_files(folder: Path) -> set[str]:
 
 
 def check_sums(store: Store) -> None:
-    """Check that the counters agree with the frames."""
+    """Check that the counters agree with the frames, and that each frame has what it needs."""
     rows = rows_of(store, "frames")
+    by_id = {row["id"]: row for row in rows}
+    for row in rows:
+        needed = {"key_frame": "key", "patch_frame": "patch"}
+        bases = [by_id[row[name]] for name in needed if row[name] is not None]
+        assert [base["kind"] for base in bases] == [kind for name, kind in needed.items() if row[name] is not None]
+        assert {base["camera_id"] for base in bases} <= {row["camera_id"]}
     for camera in rows_of(store, "cameras"):
         own = [row for row in rows if row["camera_id"] == camera["id"]]
         times = [row["capture_time"] for row in own]
@@ -150,15 +156,15 @@ def check_sums(store: Store) -> None:
         assert camera["last_capture_time"] == max(times, default=None)
         assert (camera["last_frame"] is None) == (not own)
         assert camera["last_frame"] in [None, *(row["id"] for row in own)]
-    expected = collections.defaultdict(lambda: [0, 0, 0])
+    expected = collections.defaultdict(lambda: [0, 0, 0, 0, 0])
     for row in rows:
         minute = expected[row["camera_id"], row["capture_time"] // 60_000_000]
-        for index, value in enumerate((1, row["bytes"], row["pixels"])):
+        follows = row["kind"] in ("patch", "follower")
+        values = (1, row["bytes"], row["pixels"], int(follows), row["bytes"] if follows else 0)
+        for index, value in enumerate(values):
             minute[index] += value
-    found = {
-        (row["camera_id"], row["minute"]): [row["frames"], row["bytes"], row["pixels"]]
-        for row in rows_of(store, "minutes")
-    }
+    names = ("frames", "bytes", "pixels", "followers", "follower_bytes")
+    found = {(row["camera_id"], row["minute"]): [row[name] for name in names] for row in rows_of(store, "minutes")}
     assert found == expected
 
 

@@ -1,95 +1,165 @@
-import itertools
-import json
-import math
+"""What a camera's frames would take as plain JPEG files of the same quality."""
 
+import asyncio
+import datetime
+import itertools
+
+import cv2
 import numpy as np
 import pytest
 
-from rjpeg.errors import StorageError
+import rjpeg
 from server.api import bandwidth
+from server.api.bandwidth import Comparisons, plain_bits, sample_times
+from server.api.pictures import Pictures
+from server.frames import ReceivedFrame
+from server.processing.processor import Processor
+
+NOON = datetime.datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=datetime.UTC)
+SECOND = datetime.timedelta(seconds=1)
 
 
-def measured(ours, plain):
-    def points(pairs):
-        return [{"bpp": bpp, "top1": top1, "standard_error": 0.02} for bpp, top1 in pairs]
+@pytest.fixture(scope="module")
+def decoder():
+    return rjpeg.Decoder()
 
-    return {
-        "pictures": 634,
-        "data": "imagenet_val",
-        "size": [224, 224],
-        "classifier": "net.tflite",
-        "date": "2026-11-25",
-        "plain_codecs": ["libjpeg-turbo", "mozjpeg"],
-        "region_jpeg": points(ours),
-        "region_jpeg_restored": points([(bpp, top1 + 0.05) for bpp, top1 in ours]),
-        "plain_jpeg": points(plain),
-    }
+
+def nearest_plain(frame, shown):
+    """Bytes of the smallest plain JPEG that is as near to a frame as what is shown of another file."""
+
+    def distance(picture):
+        luma = [cv2.cvtColor(each, cv2.COLOR_BGR2GRAY).astype(float) for each in (picture, frame)]
+        return np.mean((luma[0] - luma[1]) ** 2)
+
+    for quality in range(1, 101):
+        settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        jpeg = cv2.imencode(".jpg", frame, settings)[1]
+        if distance(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)) <= distance(shown):
+            return len(jpeg)
+    raise AssertionError("no quality is as near")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quality", [30, 50, 70])
+def test_the_figure_is_near_that_of_the_picture_that_nobody_has_any_more(encoder, decoder, photograph, quality):
+    frame = cv2.resize(photograph, (320, 240), interpolation=cv2.INTER_CUBIC)
+    frame = np.clip(frame + np.random.default_rng(0).normal(0, 2, frame.shape), 0, 255).astype(np.uint8)
+    decoded = decoder.decode_with_details(encoder.encode(frame, quality, coding_size=(240, 320)))
+    truth = 8 * nearest_plain(frame, decoded.frame) / (240 * 320)
+    assert plain_bits(decoded, encoder) == pytest.approx(truth, rel=0.25)
+
+
+def test_a_follower_counts_with_the_quality_of_all_that_it_shows(encoder, stream):
+    key, follower = (plain_bits(stream.decoded[place], encoder) for place in (0, 1))
+    assert follower == pytest.approx(key, rel=0.25)
+
+
+def test_of_a_frame_that_was_coded_smaller_the_plain_file_is_as_small(encoder, decoder, photograph):
+    whole, half = (
+        plain_bits(decoder.decode_with_details(encoder.encode(photograph, 50, coding_size=size)), encoder)
+        for size in ((150, 201), (80, 96))
+    )
+    assert 0.15 < half / whole < 0.7
+
+
+def test_an_ordinary_jpeg_and_a_tiny_one_have_no_figure(encoder, decoder, photograph):
+    ordinary = decoder.decode_with_details(cv2.imencode(".jpg", photograph)[1].tobytes())
+    assert plain_bits(ordinary, encoder) is None
+    tiny = decoder.decode_with_details(encoder.encode(photograph[:12, :12], 50, coding_size=(12, 12)))
+    assert plain_bits(tiny, encoder) is None
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 11, 12, 59, 3600])
+def test_a_sample_is_spread_over_the_time_and_ends_with_the_last_frame(seconds):
+    last = NOON + seconds * SECOND
+    times = sample_times(NOON, last)
+    assert times[0] == last
+    assert all(NOON <= when <= last for when in times)
+    assert len(set(times)) == len(times) <= bandwidth.MAX_SAMPLE
+    if seconds >= 11:
+        assert len(times) > bandwidth.MAX_SAMPLE // 2
+        steps = {earlier - later for later, earlier in itertools.pairwise(times[:0:-1])}
+        assert len(steps) == 1
+
+
+def test_most_of_a_sample_stays_as_time_goes_on():
+    before, after = (set(sample_times(NOON, NOON + seconds * SECOND)) for seconds in (3000, 3010))
+    assert len(before & after) >= len(before) - 2
+
+
+class Clock:
+    """Seconds that only the test lets pass."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
 @pytest.fixture
-def use(monkeypatch):
-    def use(ours, plain):
-        monkeypatch.setattr(bandwidth, "about", lambda: measured(ours, plain))
+def compared(store, encoder, photograph):
+    """A function that asks about cameras while frames are compared, and the numbers of frames that were coded again."""
+    processor = Processor(workers=1, max_pixels=2**20)
+    clock, rounds = Clock(), []
 
-    return use
+    async def ask_each(comparisons, cameras):
+        done = asyncio.Event()
+        working = asyncio.ensure_future(comparisons.keep_comparing(done.set))
+        answers = []
+        for camera, after in cameras:
+            clock.now += after
+            asked = comparisons.ask(camera)
+            if after >= bandwidth.REFRESH_SECONDS:
+                async with asyncio.timeout(60):
+                    await done.wait()
+                done.clear()
+                asked = comparisons.ask(camera)
+            answers.append(asked)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        return answers
 
+    def run(*cameras):
+        pictures = Pictures(store, processor, 1, restore=False)
+        counted = pictures.run
 
-def test_at_a_measured_point_it_is_the_plain_jpeg_of_the_same_accuracy(use):
-    use([(0.25, 0.5), (0.5, 0.6)], [(0.25, 0.4), (0.4, 0.5), (0.8, 0.6)])
-    assert bandwidth.plain_jpeg_bpp(0.25) == pytest.approx(0.4)
-    assert bandwidth.plain_jpeg_bpp(0.5) == pytest.approx(0.8)
-    # halfway in the logarithm of both
-    assert bandwidth.plain_jpeg_bpp(math.sqrt(0.25 * 0.5)) == pytest.approx(math.sqrt(0.4 * 0.8))
-    assert bandwidth.plain_jpeg_bpp(0.25, restored=True) == pytest.approx(math.sqrt(0.4 * 0.8))
+        async def run_counted(work, *arguments):
+            rounds.append(work is plain_bits)
+            return await counted(work, *arguments)
 
+        pictures.run = run_counted
+        try:
+            return asyncio.run(ask_each(Comparisons(store, pictures, processor.model, clock=clock), cameras))
+        finally:
+            pictures.close()
 
-@pytest.mark.parametrize("bpp", [0.2499, 0.5001, 0, -1, math.nan, math.inf])
-def test_outside_of_the_measured_range_there_is_no_figure(use, bpp):
-    use([(0.25, 0.5), (0.5, 0.6)], [(0.1, 0.1), (4, 0.9)])
-    assert bandwidth.plain_jpeg_bpp(bpp) is None
-
-
-def test_an_accuracy_that_no_plain_jpeg_had_has_no_figure(use):
-    use([(0.25, 0.3), (0.5, 0.6), (1.0, 0.7)], [(0.25, 0.4), (1, 0.65)])
-    assert bandwidth.plain_jpeg_bpp(0.26) is None  # worse than the least that was measured
-    assert bandwidth.plain_jpeg_bpp(0.5) is not None
-    assert bandwidth.plain_jpeg_bpp(1.0) is None  # better than the best
-
-
-def test_noise_in_the_points_never_makes_more_bits_worth_less(use):
-    use([(0.2, 0.4), (0.4, 0.6), (0.6, 0.59), (0.8, 0.7)], [(0.2, 0.3), (0.3, 0.5), (0.5, 0.48), (0.6, 0.62), (2, 0.8)])
-    found = [bandwidth.plain_jpeg_bpp(float(bpp)) for bpp in np.linspace(0.2, 0.8, 40)]
-    assert None not in found
-    assert all(following >= value for value, following in itertools.pairwise(found))
-
-
-def test_the_committed_points_say_what_they_are_and_where_they_end():
-    points = bandwidth.about()
-    assert points["command"].startswith("python -m evaluate ")
-    assert "/" not in points["command"]  # of no machine's folders
-    assert points["pictures"] >= 300
-    low, high = points["region_jpeg"][0]["bpp"], points["region_jpeg"][-1]["bpp"]
-    assert bandwidth.plain_jpeg_bpp(0.99 * low) is None
-    assert bandwidth.plain_jpeg_bpp(1.01 * high) is None
-    # the rates of docs/results.md
-    for bpp in (0.25, 0.38, 0.49):
-        assert bpp * 0.8 < bandwidth.plain_jpeg_bpp(bpp) < bpp * 2
-    said = bandwidth.source()
-    for told in (str(points["pictures"]), points["data"], "224x224", points["classifier"], points["date"]):
-        assert told in said
+    yield run, rounds
+    processor.close()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"region_jpeg": []}', '{"region_jpeg": [{"bpp": "x"}]}'])
-def test_a_file_without_points_is_an_error_that_names_it(tmp_path, content):
-    path = tmp_path / "points.json"
-    path.write_text(content)
-    with pytest.raises(StorageError, match=r"points\.json has no points of region_jpeg, .*evaluate\.bandwidth"):
-        bandwidth.read_points(path)
-    with pytest.raises(StorageError, match=r"can't read .*nowhere\.json"):
-        bandwidth.read_points(tmp_path / "nowhere.json")
+def add(store, jpeg, number, camera="cam"):
+    height, width = rjpeg.Decoder().frame_size(jpeg)
+    measures = {"bytes": len(jpeg), "bpp": 8 * len(jpeg) / (height * width), "width": width, "height": height}
+    when = NOON + number * SECOND
+    frame = ReceivedFrame(camera=camera, sequence=number, capture_time=when, received_time=when, jpeg=jpeg)
+    return store.add(frame, measures, None)
 
 
-def test_a_file_that_was_made_is_read(tmp_path):
-    path = tmp_path / "points.json"
-    path.write_text(json.dumps(measured([(0.5, 0.6), (0.25, 0.5)], [(0.3, 0.4), (0.9, 0.7)])))
-    assert [point["bpp"] for point in bandwidth.read_points(path)["region_jpeg"]] == [0.25, 0.5]
+LONG = bandwidth.REFRESH_SECONDS
+
+
+def test_frames_are_coded_again_once_and_only_those_of_cameras_that_are_asked_for(compared, store, jpeg):
+    run, rounds = compared
+    for number in range(3):
+        add(store, jpeg, number)
+        add(store, jpeg, number, "other")
+    first, second, soon = run(("cam", LONG), ("cam", LONG), ("cam", 1))
+    assert first.frames == 3
+    assert first == second == soon
+    assert sum(rounds) == 3
+
+
+def test_a_camera_without_frames_or_with_damaged_ones_has_no_figure(compared, store, jpeg):
+    run, _ = compared
+    add(store, jpeg[: len(jpeg) // 2], 0)
+    assert run(("cam", LONG), ("nobody", LONG)) == [None, None]

@@ -22,6 +22,8 @@ from server.engines import LocalEngine, WorkerDiedError, open_engine
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
+# files of a stream: a key, followers, a patch and a follower of that
+FOLLOWING = 6
 BUCKET = "frames"
 PATIENCE = 20
 
@@ -124,13 +126,15 @@ def lives(process):
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory, encoder, photograph):
-    """Twelve good files of two sizes, and a broken one among them."""
+def archive(tmp_path_factory, encoder, photograph, stream):
+    """Twelve files of two sizes, of which one is broken, and then those of a stream."""
     folder = tmp_path_factory.mktemp("archive")
     for number in range(12):
         frame = np.roll(photograph, 5 * number, axis=1)[: 150 - 17 * (number % 2)]
         (folder / f"{number}.jpg").write_bytes(encoder.encode(frame, quality=30 + 5 * number))
     (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:500])
+    for number, file in enumerate(stream.files[:FOLLOWING], 12):
+        (folder / f"{number}.jpg").write_bytes(file.jpeg)
     return folder
 
 
@@ -172,11 +176,13 @@ def same_lines(records, plain, old, new):
 @pytest.mark.slow
 def test_the_pictures_are_those_of_the_library_in_the_files_order(plainly, archive):
     records, pictures, _ = plainly
-    assert [Path(record["file"]).name for record in records] == [f"{number}.jpg" for number in range(12)]
-    assert [number for number in range(12) if "error" in records[number]] == [7]
-    assert len(pictures) == 11
-    decoder = rjpeg.Decoder()
-    for name, data in pictures.items():
+    count = 12 + FOLLOWING
+    assert [Path(record["file"]).name for record in records] == [f"{number}.jpg" for number in range(count)]
+    assert [number for number in range(count) if "error" in records[number]] == [7]
+    assert len(pictures) == count - 1
+    assert {record["kind"] for record in records[12:]} == {"key", "patch", "follower"}
+    decoder = rjpeg.StreamDecoder()
+    for name, data in sorted(pictures.items(), key=lambda item: int(item[0].removesuffix(".png"))):
         expected = decoder.decode((archive / name).with_suffix(".jpg").read_bytes())
         np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), expected)
 
@@ -219,10 +225,11 @@ def test_s3_is_read_and_written_as_a_disk_is(plainly, archive, s3, decode):
 
 
 @pytest.mark.slow
-def test_one_file_of_s3_is_decoded_to_the_disk(plainly, s3, tmp_path, decode):
-    result = decode(f"s3://{BUCKET}/in/3.jpg", "--out", tmp_path, env=s3[0])
+@pytest.mark.parametrize("number", [3, 12 + FOLLOWING - 1])
+def test_one_file_of_s3_is_decoded_to_the_disk(plainly, s3, tmp_path, decode, number):
+    result = decode(f"s3://{BUCKET}/in/{number}.jpg", "--out", tmp_path, env=s3[0])
     assert result.returncode == 0, result.stderr
-    assert contents(tmp_path) == {"3.png": plainly[1]["3.png"]}
+    assert contents(tmp_path) == {f"{number}.png": plainly[1][f"{number}.png"]}
 
 
 @pytest.mark.slow
@@ -274,7 +281,7 @@ def test_standard_input_is_not_for_ray(decode):
     assert decode("-", "--engine", "ray").returncode == 2
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.release)])
 def test_ctrl_c_ends_all_processes_and_leaves_whole_pictures(engine, archive, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -533,21 +533,168 @@ def test_what_the_network_says_is_text_and_never_markup(looked_at, open_page):
     assert page.locator("main script").count() == 0
 
 
-def test_it_says_what_plain_jpeg_would_take_and_what_that_is_based_on(looked_at, open_page):
-    answer = looked_at.get("/v1/cameras/yard/bandwidth").json()
-    assert answer["plain_jpeg_bpp"] > answer["bpp"]
-    page = open_page(f"{looked_at.url}/?camera=yard")
-    until(lambda: page.locator("#bandwidth-bars").is_visible(), page)
-    saved = round(100 * (1 - answer["bpp"] / answer["plain_jpeg_bpp"]))
-    assert page.locator("#saving").inner_text().startswith(f"About {saved} % fewer bits than a plain JPEG")
-    ours, plain = (page.locator(f"#{bar}-bar").bounding_box()["width"] for bar in ("ours", "plain"))
-    assert ours / plain == pytest.approx(answer["bpp"] / answer["plain_jpeg_bpp"], abs=0.02)
-    assert page.locator("#bandwidth-source").inner_text() == answer["source"]
-    assert "224x224" in answer["source"]
-    # outside of what was measured there is no figure
-    page.route("**/bandwidth", lambda route: route.fulfill(json=answer | {"plain_jpeg_bpp": None, "ratio": None}))
+@pytest.fixture(scope="module")
+def followed(stream: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with a camera `street` that sent a stream and has a map of importance, and `calm`, which has none."""
+    service = Service(data=tmp_path_factory.mktemp("followed"))
+    for number, file in enumerate(stream.files):
+        captured = START + datetime.timedelta(seconds=number)
+        about = {"Rjpeg-Sequence": str(number), "Rjpeg-Capture-Time": captured.isoformat()}
+        headers = {"Content-Type": "image/jpeg"} | about
+        answer = requests.post(service.post_url("street"), data=file.jpeg, headers=headers, timeout=60)
+        assert answer.status_code == 201, answer.text
+    octaves = np.zeros((3, 4), np.float32)
+    octaves[1, 2] = 4
+    answer = requests.put(
+        f"{service.url}/v1/cameras/street/importance",
+        data=rjpeg.pack_importance(octaves, 1),
+        headers={"Content-Type": "application/octet-stream"},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    Camera(service, "calm").send()
+    yield service
+    service.stop()
+
+
+def test_a_follower_is_shown_whole_as_a_viewer_shows_it_or_with_what_it_sent_alone(followed, open_page, stream):
+    record = followed.frames("street")[-1]
+    decoded = stream.decoded[-1]
+    page = open_page(f"{followed.url}/?camera=street")
+    until(lambda: shown_frame(page) == record["id"], page)
+    shown = pixels(page, "picture")[:, :, 2::-1].astype(int)
+    assert np.abs(shown - decoded.frame).mean() < 3
+    kind = page.locator("#frame-facts tr", has_text="Kind").inner_text()
+    assert record["kind"].capitalize() in kind
+    assert f"keeps {100 * record['kept']:.3g} % of the regions" in kind
+    assert "needs frame 1" in kind
+
+    choose(page, "Sent regions only")
+    until(lambda: "only the regions" in page.locator("#picture").get_attribute("aria-label"), page)
+    sent = pixels(page, "picture")[:, :, 2::-1].astype(int)
+    of_frame = cv2.resize(decoded.kept.astype(np.uint8), sent.shape[1::-1], interpolation=cv2.INTER_NEAREST) == 1
+    # some of the pixels, since regions are not all of one size there
+    assert np.median(np.abs(sent - decoded.frame).max(axis=2)[of_frame]) > 20
+    assert np.median(np.abs(sent - decoded.frame).max(axis=2)[~of_frame]) < 10
+    screenshot(page, "sent-only")
+
+    choose(page, "Plain viewer")
+    until(lambda: "plain viewer" in page.locator("#picture").get_attribute("aria-label"), page)
+    tiles = pixels(page, "picture")[:, :, 2::-1]
+    as_opencv = cv2.imdecode(np.frombuffer(followed.jpeg(record), np.uint8), cv2.IMREAD_COLOR)
+    assert tiles.shape == as_opencv.shape
+    assert f"the file's tiles in {tiles.shape[1]}x{tiles.shape[0]}" in page.locator("#caption").inner_text()
+    # no region of the frame lies where it does in a picture of tiles
+    choose(page, "Map overlay")
+    page.wait_for_timeout(300)
+    assert page.locator("#overlay").is_hidden()
+    screenshot(page, "tiles")
+    choose(page, "Decoded")
+    until(lambda: page.locator("#overlay").is_visible(), page)
+
+
+def test_kept_regions_are_drawn_apart_and_told_of(followed, open_page):
+    record = followed.frames("street")[1]
+    answer = followed.get(f"/v1/cameras/street/frames/{record['id']}/map").json()
+    kept = np.array(answer["kept"])
+    page = open_page(f"{followed.url}/?camera=street&frame={record['id']}")
+    until(lambda: shown_frame(page) == record["id"], page)
+    for choice in ("Map overlay", "Bits per region"):
+        choose(page, choice)
+        until(lambda: page.locator("#overlay").is_visible(), page)
+        page.wait_for_timeout(300)
+        colors = pixels(page, "overlay")[..., :3]
+        assert (colors[kept] == 110).all()
+        assert not (colors[~kept] == 110).all(axis=1).any()
+        told = page.locator("#legend-kept").inner_text()
+        assert f"{kept.sum()} of {kept.size} regions are kept" in told
+    page.locator("#viewer").focus()
+    page.keyboard.press("Shift+ArrowRight")
+    region = page.locator("#region").inner_text()
+    middle = answer["rows"] // 2, answer["cols"] // 2
+    assert ("kept, not sent" in region) == bool(kept[middle])
+    # nothing of that on a key
+    page.get_by_role("button", name="Oldest").click()
+    until(lambda: shown_frame(page) == followed.frames("street")[0]["id"], page)
+    until(lambda: page.locator("#legend-kept").is_hidden(), page)
+
+
+def test_the_camera_s_importance_lies_over_the_whole_picture(followed, open_page):
+    page = open_page(f"{followed.url}/?camera=street")
+    until(lambda: shown_frame(page) > 0, page)
+    choose(page, "Importance")
+    until(lambda: page.locator("#overlay").is_visible(), page)
+    colors = pixels(page, "overlay")[..., :3].astype(int)
+    assert colors.shape == (3, 4, 3)
+    assert colors[1, 2, 1] > colors[0, 0, 1]
+    assert len({tuple(color) for color in colors.reshape(-1, 3)}) == 2
+    stage, overlay = page.locator("#stage").bounding_box(), page.locator("#overlay").bounding_box()
+    assert (overlay["width"], overlay["height"]) == pytest.approx((stage["width"], stage["height"]), abs=1)
+    assert "importance map, version 1" in page.locator("#legend-title").inner_text()
+    assert page.locator("#legend-high").inner_text() == "4"
+    screenshot(page, "importance")
+    # one that is damaged is told of, and the picture stays
+    page.route("**/importance", lambda route: route.fulfill(body=b"RJIM\x01"))
     page.reload()
-    until(lambda: "outside of what was measured" in page.locator("#saving").inner_text(), page)
+    until(lambda: shown_frame(page) > 0, page)
+    choose(page, "Importance")
+    until(lambda: "importance map can't be read" in page.locator("#stage-note").inner_text(), page)
+
+
+def test_of_a_camera_without_importance_that_is_said(followed, open_page):
+    page = open_page(f"{followed.url}/?camera=calm", complaint="status of 404")
+    until(lambda: shown_frame(page) > 0, page)
+    choose(page, "Importance")
+    until(lambda: "has no importance map" in page.locator("#legend-title").inner_text(), page)
+    assert page.locator("#overlay").is_hidden()
+
+
+def test_the_timeline_tells_the_bytes_of_keys_and_of_followers(followed, open_page, stream):
+    page = open_page(f"{followed.url}/?camera=street")
+    until(lambda: page.locator("#bar-kinds").is_visible(), page)
+    followers = sum(len(file.jpeg) for file in stream.files[1:])
+    assert page.locator("#key-bytes").inner_text() == f"{len(stream.files[0].jpeg) / 1000:.3g} kB of keys"
+    assert page.locator("#follower-bytes").inner_text() == f"{followers / 1000:.3g} kB of followers"
+    parts = page.locator("#follower-bars path").get_attribute("d")
+    assert parts.count("M") == len(stream.files) - 1
+    screenshot(page, "followers")
+    page.goto(f"{followed.url}/?camera=calm")
+    until(lambda: shown_frame(page) > 0, page)
+    page.wait_for_timeout(500)
+    assert page.locator("#bar-kinds").is_hidden()
+
+
+def test_the_overview_shows_whole_frames_of_followers_and_plain_files_of_others(followed, open_page):
+    page = open_page(followed.url)
+    until(lambda: page.locator(".card img[src]").count() == 2, page)
+    calm, street = page.locator(".card img").evaluate_all("all => all.map(image => image.getAttribute('src'))")
+    assert calm.endswith("/jpeg")
+    assert street.endswith("/picture?format=jpeg")
+
+
+def test_it_says_what_plain_jpeg_would_take_and_what_that_is_based_on(followed, open_page, stream):
+    page = open_page(f"{followed.url}/?camera=street")
+    until(lambda: page.locator("#bandwidth-bars").is_visible(), page)
+
+    def answer() -> dict[str, Any]:
+        return followed.get("/v1/cameras/street/bandwidth").json()
+
+    until(lambda: answer()["sample"] == len(stream.files), page)
+    told = answer()
+    page.reload()
+    until(lambda: page.locator("#bandwidth-bars").is_visible(), page)
+    saved = round(100 * (1 - told["bpp"] / told["plain_jpeg_bpp"]))
+    assert page.locator("#saving").inner_text().startswith(f"{saved} % fewer bits than plain JPEG files")
+    ours, plain = (page.locator(f"#{bar}-bar").bounding_box()["width"] for bar in ("ours", "plain"))
+    assert ours / plain == pytest.approx(told["bpp"] / told["plain_jpeg_bpp"], abs=0.02)
+    keys = round(100 * (1 - told["follower_bytes"] / told["bytes"]))
+    source = page.locator("#bandwidth-source").inner_text()
+    assert f"all {len(stream.files)} files of the hour up to the last frame, {keys} % of the bytes in keys" in source
+    assert f"{told['sample']} of the frames" in source
+    # while nothing was compared yet there is no figure
+    page.route("**/bandwidth", lambda route: route.fulfill(json=told | {"plain_jpeg_bpp": None, "ratio": None}))
+    page.reload()
+    until(lambda: "to compare" in page.locator("#saving").inner_text(), page)
     assert page.locator("#bandwidth-bars").is_hidden()
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import datetime
 
+import cv2
+import numpy as np
 import pytest
 
 from rjpeg.errors import ConfigError
@@ -17,6 +19,7 @@ from server.receiver import ArrivalOrder, Receiver
 from server.store import Duplicate, FrameRow
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
+TINY_JPEG = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 
 
 def row(camera="cam", number=1, **measures):
@@ -35,7 +38,7 @@ def row(camera="cam", number=1, **measures):
 
 
 def frame(number, camera="cam"):
-    return ReceivedFrame(camera=camera, sequence=number, capture_time=NOW, received_time=NOW, jpeg=b"x")
+    return ReceivedFrame(camera=camera, sequence=number, capture_time=NOW, received_time=NOW, jpeg=TINY_JPEG)
 
 
 class TestRateLimiter:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import dataclasses
 import datetime
 import functools
 import gc
@@ -82,13 +83,73 @@ def test_frames_become_what_the_decoder_makes_of_them_one_by_one(make, files, wo
         assert result.results is None
 
 
+def process_stream(processor, stream, places):
+    async def run():
+        frames = (
+            ReceivedFrame(
+                camera="cam",
+                sequence=place,
+                capture_time=NOW,
+                received_time=NOW,
+                jpeg=stream.files[place].jpeg,
+                bases=stream.bases(place),
+            )
+            for place in places
+        )
+        return await asyncio.gather(*map(processor.process, frames), return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(("workers", "base_bytes"), [(1, 2**28), (3, 2**28), (2, 1)])
+def test_followers_become_what_their_stream_gives_in_any_order_among_other_files(make, stream, workers, base_bytes):
+    processor = make(workers=workers, base_bytes=base_bytes)
+    places = [*range(len(stream.files))] * 2
+    places = places[::-1] + places[::3]
+    for place, result in zip(places, process_stream(processor, stream, places), strict=True):
+        expected = stream.decoded[place]
+        np.testing.assert_array_equal(result.decoded.frame, expected.frame)
+        kept = None if expected.kept is None else pytest.approx(expected.kept.mean(), abs=1e-4)
+        assert result.measures["kept"] == kept
+        assert (result.measures["width"], result.measures["height"]) == (208, 160)
+
+
+def test_a_follower_costs_no_further_decoding_while_its_base_is_kept(make, stream):
+    processor = make()
+    process_stream(processor, stream, range(len(stream.files)))
+    made = processor.bases.made
+    assert made == sum(file.kind != "follower" for file in stream.files)
+    process_stream(processor, stream, range(len(stream.files)))
+    assert processor.bases.made == made
+
+
+def test_a_follower_without_its_base_is_an_error_and_so_is_one_with_another(make, stream):
+    processor, place = make(), stream.first("follower")
+    jpeg = stream.files[place].jpeg
+    [alone] = process_all(processor, [jpeg])
+    assert isinstance(alone, rjpeg.KeyMissingError)
+    assert alone.id == stream.files[place].base_id
+    assert isinstance(process_all(processor, [jpeg, stream.files[0].jpeg])[1].decoded.frame, np.ndarray)
+    patch = stream.first("patch")
+    wrong = dataclasses.replace(received(jpeg), bases=(*stream.bases(place), stream.bases(patch + 1)[-1]))
+    with pytest.raises(JpegError):
+        asyncio.run(processor.process(wrong))
+
+
+def test_the_task_sees_a_follower_s_whole_frame(make, stream):
+    processor = make(task=lambda frame, meta: [float(frame.mean()), meta["width"], meta["bytes"]])
+    place = stream.first("follower")
+    [result] = process_stream(processor, stream, [place])
+    assert result.results == [float(stream.decoded[place].frame.mean()), 208, len(stream.files[place].jpeg)]
+
+
 def test_measures_are_those_of_the_command_line(make, files):
     line = FrameDecoder().process(files[0], None)
     [result] = process_all(make(), files[:1])
     times = result.measures.pop("ms")
     assert set(times) == {"decode", "wait"}
     assert times["decode"] > line.pop("ms")["decode"] / 100 > 0
-    assert result.measures == line
+    assert {"kind": "key", "id": rjpeg.identify(files[0]).id, "base_id": None} | result.measures == line
     assert (line["width"], line["height"], line["bytes"]) == (201, 150, len(files[0]))
 
 
@@ -326,6 +387,19 @@ def test_a_stored_file_is_decoded_again_in_the_thread_that_asks_restored_or_not(
     np.testing.assert_array_equal(make().decode_stored(files[0], restore=True).frame, restored)
     with pytest.raises(JpegError):
         processor.decode_stored(b"no picture")
+
+
+def test_a_stored_follower_is_decoded_with_the_files_that_it_needs(make, stream):
+    processor = make()
+    for place, file in enumerate(stream.files):
+        decoded = processor.decode_stored(file.jpeg, stream.bases(place))
+        np.testing.assert_array_equal(decoded.frame, stream.decoded[place].frame)
+    restored = rjpeg.Decoder(restore=True)
+    base = restored.base_of(stream.files[0].jpeg)
+    expected = restored.decode(stream.files[1].jpeg, base)
+    np.testing.assert_array_equal(
+        processor.decode_stored(stream.files[1].jpeg, stream.bases(1), restore=True).frame, expected
+    )
 
 
 @pytest.mark.slow

@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rjpeg.errors import InputError
+import rjpeg
+from rjpeg.errors import InputError, KeyMissingError
 from server.store import CameraSummary, Store, TimelineBin, tokens
 from server.store.tables import metadata
 from tests.server.stores import MEASURES, NOON, SECOND, received
 
 OpenStore = Callable[..., Store]
+KINDS = ("plain", "key", "patch", "follower")
 
 
 def test_what_is_not_there_is_none_or_nothing(store: Store) -> None:
@@ -140,7 +142,9 @@ def test_pages_give_every_frame_once_newest_first(shared: Store, offsets: list[i
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(-10, 8000), st.sampled_from([(8, 8), (65, 33)])), max_size=9),
+    st.lists(
+        st.tuples(st.integers(-10, 8000), st.sampled_from([(8, 8), (65, 33)]), st.sampled_from(KINDS)), max_size=9
+    ),
     st.integers(-10, 8000),
     st.integers(1, 8000),
     st.integers(1, 9),
@@ -148,10 +152,10 @@ def test_pages_give_every_frame_once_newest_first(shared: Store, offsets: list[i
 def test_a_timeline_counts_every_frame_of_the_time_once(shared: Store, frames, start, length, bins) -> None:
     name = next(names)
     kept = []
-    for offset, (width, height) in frames:
-        frame = received(name, None, NOON + offset * SECOND)
+    for offset, (width, height), kind in frames:
+        frame = received(name, None, NOON + offset * SECOND, identity=rjpeg.FileIdentity(kind, None, None))
         shared.add(frame, MEASURES | {"width": width, "height": height}, None)
-        kept.append((frame.capture_time, len(frame.jpeg), width * height))
+        kept.append((frame.capture_time, len(frame.jpeg), width * height, kind in ("patch", "follower")))
     since, until = NOON + start * SECOND, NOON + (start + length) * SECOND
     found = shared.timeline(name, since, until, bins)
     assert len(found) <= bins
@@ -171,9 +175,16 @@ def test_a_timeline_counts_every_frame_of_the_time_once(shared: Store, frames, s
         + (NOON.replace(second=0, microsecond=0))
     )
     for b in found:
-        own = [(size, pixels) for when, size, pixels in kept if b.start <= when < min(b.start + width, end)]
-        size, pixels = sum(s for s, _ in own), sum(p for _, p in own)
-        assert b == TimelineBin(start=b.start, frames=len(own), bytes=size, bpp=8 * size / pixels if own else None)
+        own = [rest for when, *rest in kept if b.start <= when < min(b.start + width, end)]
+        size, pixels = sum(s for s, *_ in own), sum(p for _, p, _ in own)
+        assert b == TimelineBin(
+            start=b.start,
+            frames=len(own),
+            bytes=size,
+            followers=sum(follows for *_, follows in own),
+            follower_bytes=sum(s for s, _, follows in own if follows),
+            bpp=8 * size / pixels if own else None,
+        )
 
 
 MINUTE = datetime.timedelta(minutes=1)
@@ -199,6 +210,9 @@ def test_the_questions_that_are_asked_all_the_time_use_an_index(open_store: Open
     assert row is not None
     store.frame("indexed", row.id)
     store.find("indexed", 0, NOON)
+    store.bases_of(row)
+    with pytest.raises(KeyMissingError):
+        store.bases("indexed", "3fa2c1", NOON)
     for options in ({}, {"before_id": row.id}, {"since": NOON, "until": NOON + SECOND}):
         store.frames("indexed", **options)
     store.camera("indexed")

@@ -5,7 +5,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rjpeg.errors import JpegError, StorageError
-from server.rebuild import Rebuilt, rebuild
+from server.rebuild import Rebuilt, make_measure, rebuild
 from server.store import Database, Duplicate, FrameRow, Store, open_files
 from server.store.identity import adopt
 from server.store.keys import make_key, parse_key
 from server.store.tables import trash
 from tests.server.stores import MEASURES, NOON, SECOND, check_sums, quarantined_files, received, stored_files
+from tests.server.streams import Stream
 from tests.server.test_identity import add, lose, put_in_place
 
 ROOT = Path(__file__).resolve().parents[2]
 OpenStore = Callable[..., Store]
 
 
-def measure(jpeg: bytes) -> dict[str, Any]:
+def measure(jpeg: bytes, bases: Sequence[bytes]) -> dict[str, Any]:
     """As of a decoder, for the files that these tests make."""
     if not jpeg.startswith((b"gate ", b"yard ")):
         raise JpegError("no JPEG")
@@ -264,3 +265,54 @@ def test_the_program_brings_a_service_back_whose_database_is_lost(start, jpeg: b
     assert service.stop() == 0
     other = run("--database", f"sqlite:///{tmp_path}/nowhere.sqlite3", "--files", str(tmp_path / "no" / "where"))
     assert (other.returncode, other.stdout) == (0, "         0 rows made\n")
+
+
+@pytest.mark.slow
+def test_streams_are_back_with_what_each_file_needs(start, open_store, stream: Stream, tmp_path: Path) -> None:
+    service = start(data=tmp_path)
+    for place, file in enumerate(stream.files):
+        for camera in ("gate", "yard"):
+            headers = {"Content-Type": "image/jpeg", "Rjpeg-Sequence": str(place)}
+            answer = requests.post(service.post_url(camera), data=file.jpeg, headers=headers, timeout=30)
+            assert answer.status_code == 201
+    before = {camera: service.frames(camera) for camera in ("gate", "yard")}
+    service.stop()
+    lose(tmp_path, "server.sqlite3")
+    store = adopted(open_store, f"sqlite:///{tmp_path}/server.sqlite3", str(tmp_path / "frames"))
+    number = 2 * len(stream.files)
+    assert rebuild(store, make_measure(None, 2**24), workers=2) == Rebuilt(made=number)
+    check_sums(store)
+    for camera, records in before.items():
+        rows = store.frames(camera)[::-1]
+        assert [row.id for row in rows] == sorted(row.id for row in rows)
+        by_id = {row.id: row.sequence for row in rows} | {None: None}
+        known = {record["id"]: record["sequence"] for record in records} | {None: None}
+        for row, record in zip(rows, records, strict=True):
+            assert (row.kind, row.file_id) == (record["kind"], record["file_id"])
+            assert by_id[row.key_frame] == known[record["key_frame"]]
+            assert by_id[row.patch_frame] == known[record["patch_frame"]]
+            assert row.measures["width"] == record["width"]
+        assert store.latest(camera) == rows[-1]
+
+
+@pytest.mark.slow
+def test_followers_of_a_file_that_is_lost_get_no_row(start, open_store, stream: Stream, tmp_path: Path) -> None:
+    service = start(data=tmp_path)
+    for place, file in enumerate(stream.files):
+        headers = {"Content-Type": "image/jpeg", "Rjpeg-Sequence": str(place)}
+        assert requests.post(service.post_url(), data=file.jpeg, headers=headers, timeout=30).status_code == 201
+    service.stop()
+    lose(tmp_path, "server.sqlite3")
+    place = stream.first("patch")
+    [patch] = [path for path in (tmp_path / "frames").rglob("*.jpg") if path.read_bytes() == stream.files[place].jpeg]
+    aside = patch.rename(tmp_path / "patch.jpg")
+    lost = sum(place in stream.chain(number) for number in range(len(stream.files)))
+    assert lost > 0
+    store = adopted(open_store, f"sqlite:///{tmp_path}/server.sqlite3", str(tmp_path / "frames"))
+    measured = make_measure(None, 2**24)
+    assert rebuild(store, measured) == Rebuilt(made=len(stream.files) - 1 - lost, no_key=lost)
+    check_sums(store)
+    # it is found, and nothing is lost
+    aside.rename(patch)
+    assert rebuild(store, measured) == Rebuilt(known=len(stream.files) - 1 - lost, made=1 + lost)
+    check_sums(store)

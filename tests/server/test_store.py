@@ -56,6 +56,10 @@ def test_a_record_is_json_with_all_that_is_known(store: Store) -> None:
         "capture_time": "2026-11-23T12:00:00.123456Z",
         "received_time": "2026-11-23T12:00:01.123456Z",
         "stored_time": row.record()["stored_time"],
+        "kind": "plain",
+        "file_id": None,
+        "key_frame": None,
+        "patch_frame": None,
         "results": ["cat"],
         "metrics": {"fps": 2},
     }

@@ -30,30 +30,49 @@ from tests.server.stores import (
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Adds frames from eight threads, some of them twice, and deletes some now and then. Prints each acknowledged frame.
+# Adds frames from eight threads, keys and their followers, some of them twice, and deletes some now and then. Prints
+# each acknowledged frame.
 ADDING = """
 import itertools, os, sys, threading, datetime
-from rjpeg.errors import StorageError
+import rjpeg
+from rjpeg.errors import KeyMissingError
 from server.store import Duplicate, Store
-from tests.faults.record import Faults
 from tests.server.stores import MEASURES, NOON, SECOND, crc, received
 
 url, folder, start, deletes = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "deletes"
 store = Store.open(url, folder)
 os.write(1, b"open\\n")
 numbers = itertools.count(start)
+keys = {}
+
+def sent(number):
+    # every tenth frame of a camera is a key, and the others are its followers
+    camera, when, name = f"camera{number % 3}", NOON + number * SECOND, f"{number % 2**24:06x}"
+    identity, bases = rjpeg.FileIdentity("key", name, None), ()
+    if number % 30 >= 3 and (key := keys.get(camera)) is not None:
+        try:
+            bases = store.bases(camera, key, when)
+            identity = rjpeg.FileIdentity("follower", name, key)
+        except KeyMissingError:
+            pass
+    return received(camera, number, when, times=1 + number % 50, identity=identity, bases=bases)
 
 def work():
     while True:
         number = next(numbers)
-        frame = received(f"camera{number % 3}", number, NOON + number * SECOND, times=1 + number % 50)
+        frame, row = sent(number), None
         for _ in range(1 + (number % 5 == 0)):
             try:
                 row = store.add(frame, MEASURES, {"number": number})
             except Duplicate as duplicate:
                 row = duplicate.row
-        # one write, shorter than a pipe's buffer, so the line is printed whole or not at all
-        os.write(1, f"{row.camera} {row.id} {number} {crc(frame.jpeg)}\\n".encode())
+            except KeyMissingError:
+                pass
+        if row is not None:
+            if row.kind == "key":
+                keys[row.camera] = row.file_id
+            # one write, shorter than a pipe's buffer, so the line is printed whole or not at all
+            os.write(1, f"{row.camera} {row.id} {number} {crc(frame.jpeg)}\\n".encode())
         if deletes and number % 40 == 0:
             store.shrink_to(20_000)
             store.sweep()

@@ -1,6 +1,5 @@
 """Workers that share what cameras publish to a real MQTT broker."""
 
-import contextlib
 import datetime
 import functools
 import json
@@ -11,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -25,18 +23,15 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import rjpeg
-from rjpeg._protocol import time_text
 from rjpeg.errors import InputError
 from server.events.camera_metrics import LatestMetrics
 from server.mqtt.message import parse_frame
 from server.mqtt.names import reserve_name
-from server.store import Store
-from tests.brokers import Broker, free_ports, needs_broker
+from tests.brokers import free_ports, needs_broker
+from tests.server.workers import PATIENCE, START, Cameras, count, identities, moment
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
-START = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
-PATIENCE = 60
 
 pytestmark = needs_broker
 
@@ -47,126 +42,10 @@ def start_broker(start_broker):
     return functools.partial(start_broker, "max_queued_messages 0")
 
 
-class RunningWorker:
-    """`python -m server worker` as its own process; its lines and messages as they come."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "worker", *map(str, arguments), "--json"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self.messages: list[str] = []
-        self._readers = [
-            threading.Thread(target=self.lines.extend, args=[self.process.stdout]),
-            threading.Thread(target=self.messages.extend, args=[self.process.stderr]),
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def said(self, text: str) -> bool:
-        return text in "".join(self.messages)
-
-    def ready(self) -> "RunningWorker":
-        until(lambda: self.said("takes frames of") or self.process.poll() is not None, PATIENCE)
-        assert self.process.poll() is None, self.messages
-        return self
-
-    def records(self) -> list[dict]:
-        return [json.loads(line) for line in list(self.lines)]
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        code = self.process.wait(30)
-        for reader in self._readers:
-            reader.join(30)
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code
-
-
-@pytest.fixture
-def start_worker(tmp_path):
-    """Start a worker on a broker and a store in tmp_path/data; it doesn't wait for it."""
-    with contextlib.ExitStack() as stack:
-
-        def start(broker: Broker, *arguments: object) -> RunningWorker:
-            worker = RunningWorker("--broker", broker.url, "--data", tmp_path / "data", *arguments)
-            stack.callback(worker.stop, signal.SIGKILL)
-            return worker
-
-        yield start
-
-
-class Cameras:
-    """Publishes files as `device/capture.py` does, without waiting for each."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-        self.client.max_inflight_messages_set(20)
-        self.reasons: list[int] = []
-        self.client.on_publish = lambda _c, _d, _m, reason, _p: self.reasons.append(reason.value)
-        self.client.connect("127.0.0.1", broker.port)
-        self.client.loop_start()
-        self.sent = 0
-
-    def publish(self, name, number, jpeg, topic="rjpeg/{}/image", **others):
-        properties = Properties(PacketTypes.PUBLISH)
-        names = {"camera": name, "sequence": str(number), "capture_time": time_text(moment(number))}
-        properties.UserProperty = list((names | others).items())
-        self.client.publish(topic.format(name), jpeg, 1, properties=properties)
-        self.sent += 1
-
-    def wait(self):
-        until(lambda: len(self.reasons) == self.sent, PATIENCE)
-
-    def close(self):
-        self.client.disconnect()
-        self.client.loop_stop()
-
-
-def moment(number):
-    return START + datetime.timedelta(milliseconds=40 * number)
-
-
-@pytest.fixture
-def cameras(broker):
-    publisher = Cameras(broker)
-    yield publisher
-    publisher.close()
-
-
 @pytest.fixture(scope="session")
 def jpegs(encoder, photograph):
     """A few different files."""
     return [encoder.encode(np.roll(photograph, 9 * number, axis=1), quality=40) for number in range(5)]
-
-
-@pytest.fixture
-def look(tmp_path):
-    """Open the store: what is in it is seen as it comes."""
-    with contextlib.ExitStack() as stack:
-
-        def opened(database=None):
-            url = database or f"sqlite:///{tmp_path / 'data' / 'server.sqlite3'}"
-            store = Store.open(url, str(tmp_path / "data" / "frames"))
-            stack.callback(store.close)
-            return store
-
-        yield opened
-
-
-def count(store):
-    return sum(summary.frames for summary in store.cameras())
-
-
-def identities(store):
-    """(camera, sequence) of every row."""
-    return [(row.camera, row.sequence) for each in store.cameras() for row in store.frames(each.name, limit=100_000)]
 
 
 @pytest.mark.slow

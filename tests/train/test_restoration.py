@@ -94,7 +94,7 @@ def test_the_exported_form_computes_the_same():
     assert not any(isinstance(layer, keras.layers.Rescaling) for layer in plain.layers)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_path, monkeypatch):
     real, saved = checkpoints.save_network, []
 
@@ -121,7 +121,7 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_
         training.train_restorer(photos, model, tmp_path / "run", training.Settings())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_network_trained_in_bfloat16_is_a_float32_one_afterwards(photos, model, tiny, tmp_path):
     settings = dataclasses.replace(tiny, precision="bfloat16")
     network, figures = training.train_restorer(photos, model, tmp_path / "run", settings)

@@ -45,7 +45,7 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tm
     assert list((tmp_path / "run" / "logs").glob("*/events*"))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_finished_run_is_not_trained_again(photos, config, codec, tmp_path, monkeypatch):
     first = training.train(photos, config, codec, tmp_path / "run", "test")
     monkeypatch.setattr(training, "save_network", lambda *_: pytest.fail("trained again"))

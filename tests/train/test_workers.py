@@ -127,7 +127,7 @@ def weights_in(log: Path) -> list[str]:
     return [line for line in log.read_text().splitlines() if line.startswith("weights of the ")]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(400)
 def test_two_workers_share_the_work_and_end_with_the_same_networks(start, tmp_path):
     hosts = two_hosts()

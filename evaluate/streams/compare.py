@@ -1,0 +1,27 @@
+"""Codecs on one clip: their curves around the F1 of the reference, which is a plain JPEG of one quality."""
+
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from evaluate.streams.codecs import Pictures, StreamCodec
+from evaluate.streams.curves import Curves
+from evaluate.streams.measure import Bench, Point
+
+__all__ = ["QUALITY", "REFERENCE", "compare", "reference_of"]
+
+REFERENCE, QUALITY = "libjpeg-turbo", 30
+
+
+def reference_of(bench: Bench) -> Point:
+    """Return the point whose F1 all codecs are compared at. Raises RjpegError."""
+    return bench.point(Pictures(REFERENCE), QUALITY)
+
+
+def compare(bench: Bench, codecs: Sequence[StreamCodec], settings: Sequence[float] | None = None) -> Curves:
+    """Measure codecs at some settings; without them, at as many of their own as it takes. Raises RjpegError."""
+    reference = reference_of(bench)
+    points = [reference]
+    for codec in tqdm(codecs, bench.clip.name, unit="codec", leave=False, disable=None):
+        points += bench.curve(codec, settings, reference.f1)
+    return Curves(points, reference, bench.clip.pixels)

@@ -1,0 +1,139 @@
+"""Detectors that say what is in a frame. Their answers are kept on disk, since most are asked for again."""
+
+import hashlib
+import json
+import sqlite3
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from evaluate.compare import digest
+from evaluate.scores import Box
+from rjpeg import _runtime as runtime
+from rjpeg.errors import InputError, ModelError, StorageError
+from server.processing.task import load_task
+from server.processing.task_config import PythonTask, read_task
+
+__all__ = ["Judge", "KeptAnswers", "TaskJudge", "YoloxJudge", "open_judge", "yolox_boxes"]
+
+YOLOX_SIDE = 416
+YOLOX_STRIDES = (8, 16, 32)
+# what YOLOX fills the rest of its square input with
+YOLOX_GRAY = 114
+SCORE, OVERLAP = 0.3, 0.5
+
+
+class Judge(ABC):
+    """A detector. `name` is for people, `identity` is what its answers depend on."""
+
+    name: str
+    identity: str
+
+    @abstractmethod
+    def boxes(self, frame: np.ndarray) -> list[Box]:
+        """Return what is in a (H, W, 3) uint8 BGR frame, best first, in pixels."""
+
+
+class TaskJudge(Judge):
+    """A detector that a task file describes, as the server takes it.
+
+    Raises ConfigError and ModelError as `load_task`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        config = read_task(str(path))
+        self._task, self._path = load_task(config), path
+        self.name = path.stem
+        files = [] if isinstance(config, PythonTask) else [digest(Path(config.model))[:16]]
+        self.identity = " ".join([repr(config), *files, runtime.runtime_name()])
+
+    def boxes(self, frame: np.ndarray) -> list[Box]:
+        """Return what the task finds. Raises InputError when its answer is no list of boxes."""
+        answer: Any = self._task(frame, {"width": frame.shape[1], "height": frame.shape[0]})
+        try:
+            return [Box(one["index"], *one["box"]) for one in answer]
+        except (TypeError, KeyError) as error:
+            raise InputError(f"judge {self._path}: answers {str(answer)[:100]}, expected boxes") from error
+
+
+class YoloxJudge(Judge):
+    """A YOLOX of 416x416 as an ONNX file, run by OpenCV: boxes of at least a score of 0.3. Raises ModelError."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._network = cv2.dnn.readNetFromONNX(str(path))
+        except cv2.error as error:
+            raise ModelError(f"judge {path} is no ONNX network that OpenCV reads") from error
+        self.name = path.stem
+        self.identity = f"yolox {digest(path)[:16]} OpenCV {cv2.__version__} {SCORE} {OVERLAP}"
+
+    def boxes(self, frame: np.ndarray) -> list[Box]:
+        """Return the boxes that are left after suppression of those that overlap, class by class."""
+        scale = min(YOLOX_SIDE / side for side in frame.shape[:2])
+        height, width = (round(side * scale) for side in frame.shape[:2])
+        padded = np.full((YOLOX_SIDE, YOLOX_SIDE, 3), YOLOX_GRAY, np.uint8)
+        padded[:height, :width] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+        self._network.setInput(padded.transpose(2, 0, 1)[None].astype(np.float32))
+        found = yolox_boxes(self._network.forward()[0])
+        return [Box(box.kind, *(round(side / scale, 2) for side in box[1:])) for box in found]
+
+
+def yolox_boxes(output: np.ndarray) -> list[Box]:
+    """Return the boxes of a YOLOX' answer, best first, in pixels of its input.
+
+    output: (cells, 5 + classes) float32; a row has center and logarithm of the sides in strides, the score of there
+    being an object, and those of the classes. Of boxes of one class that overlap by half the best is left.
+    """
+    sides = [YOLOX_SIDE // stride for stride in YOLOX_STRIDES]
+    cells = np.concatenate([np.stack(np.meshgrid(range(side), range(side)), -1).reshape(-1, 2) for side in sides])
+    strides = np.repeat(YOLOX_STRIDES, [side * side for side in sides])[:, None]
+    kinds = output[:, 5:].argmax(1)
+    scores = output[:, 4] * output[:, 5:].max(1)
+    size = np.exp(output[:, 2:4]) * strides
+    corners = np.concatenate([(output[:, :2] + cells) * strides - size / 2, size], 1)
+    keep = np.flatnonzero(scores >= SCORE)
+    left = cv2.dnn.NMSBoxesBatched(corners[keep].tolist(), scores[keep].tolist(), kinds[keep].tolist(), SCORE, OVERLAP)
+    best = sorted(keep[np.asarray(left, int).reshape(-1)], key=lambda at: -scores[at])
+    return [Box(int(kinds[at]), *map(float, (*corners[at, :2], *(corners[at, :2] + corners[at, 2:])))) for at in best]
+
+
+class KeptAnswers(Judge):
+    """A judge that is asked once about a picture: its answers are in a file. For one thread. Raises StorageError."""
+
+    def __init__(self, judge: Judge, folder: Path) -> None:
+        self.name, self.identity = judge.name, judge.identity
+        self._judge = judge
+        path = folder / "answers.sqlite"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # one statement is one transaction
+            self._file = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = OFF")
+            self._file.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, boxes TEXT) WITHOUT ROWID")
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"answers of the judge can't be kept in {path}: {error}") from error
+
+    def boxes(self, frame: np.ndarray) -> list[Box]:
+        """Return what the judge says now, or said of the same picture before."""
+        key = hashlib.sha256(f"{self.identity} {frame.shape}".encode() + np.ascontiguousarray(frame).tobytes()).digest()
+        row = self._file.execute("SELECT boxes FROM answers WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return [Box(*values) for values in json.loads(row[0])]
+        found = self._judge.boxes(frame)
+        self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(found)))
+        return found
+
+
+def open_judge(path: Path, folder: Path | None) -> Judge:
+    """Open a judge by its file: .onnx is a YOLOX, anything else a task file. Answers are kept in `folder`, if any.
+
+    Raises RjpegError for a file that is no detector.
+    """
+    if not path.is_file():
+        raise InputError(f"judge {path} is not a file")
+    judge = YoloxJudge(path) if path.suffix == ".onnx" else TaskJudge(path)
+    return KeptAnswers(judge, folder) if folder else judge

@@ -1,0 +1,116 @@
+"""Results of `python -m evaluate.streams` as tables in Markdown and as a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluate import report
+
+__all__ = ["CSV_COLUMNS", "bound", "clip_table", "markdown", "mean_table", "plot"]
+
+CSV_COLUMNS = ("noise", "fps", "clip", "codec", "setting", "bpp", "f1", "f1_error", "key_share", "keys")
+OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast"}
+NAMES = {
+    "stream": "**Region JPEG, stream**",
+    "stream-restored": "**Region JPEG, stream, restored**",
+    "region-jpeg": "Region JPEG, frame by frame",
+    "region-jpeg-restored": "Region JPEG, frame by frame, restored",
+    "plain": "best plain JPEG",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "x264-veryfast": "x264 veryfast",
+    "x264-medium": "x264 medium",
+    "svt-av1": "SVT-AV1",
+}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Render a table of rates and one of their means for every noise and frame rate."""
+    about = (
+        f"Bits per pixel, whole files, at the F1 that {results['reference']} has. F1 is that of the boxes of "
+        f"{results['judge']} in coded frames against those in the clean frames. Errors are of the frames, by "
+        "bootstrap. In brackets: the share of keys. < and >: the curve does not reach the F1, this is a bound."
+    )
+    lines = ["# Streams: bytes at equal F1", "", about]
+    for condition in results["conditions"]:
+        title = f"noise of {condition['noise']:g} gray levels, {condition['fps']:g} frames a second"
+        lines += ["", f"## {title[0].upper()}{title[1:]}", "", *clip_table(condition), "", *mean_table(condition)]
+    if results["skipped"]:
+        lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def clip_table(condition: dict[str, Any], codecs: Sequence[str] = ()) -> list[str]:
+    """Render every clip's rates: of these codecs, or of all."""
+    names = codecs or list(dict.fromkeys(name for clip in condition["clips"] for name in clip["rates"]))
+    lines = report.header(["clip (F1, frames)", *map(_name, names)])
+    for clip in condition["clips"]:
+        about = f"{clip['name']} ({100 * clip['f1']:.0f}, {clip['frames']})"
+        if not clip["judged"]:
+            lines.append(report.row([f"{about}: {clip['boxes']} boxes, too few", *([""] * len(names))]))
+            continue
+        lines.append(report.row([about, *(_rate(clip["rates"].get(name)) for name in names)]))
+    return lines
+
+
+def mean_table(condition: dict[str, Any]) -> list[str]:
+    """Render what every codec's bytes are of those of some others: geometric means, and the worst clip."""
+    found = {(one["codec"], one["over"]): one for one in condition["means"]}
+    over = [name for name in OVER if any(key[1] == name for key in found)]
+    lines = report.header(["bytes over", *(OVER[name] for name in over), "worst clip over plain JPEG"])
+    for codec in dict.fromkeys(key[0] for key in found):
+        cells = [bound(found.get((codec, name))) for name in over]
+        plain = found.get((codec, "plain"))
+        worst = "" if plain is None else f"{plain['worst']:.2f} ({plain['worst_clip']})"
+        lines.append(report.row([_name(codec), *cells, worst]))
+    return lines
+
+
+def bound(one: dict[str, Any] | None) -> str:
+    """Format a ratio with its error; nothing for none."""
+    return "" if one is None else f"{one['bound']}{one['value']:.2f} ± {one['value'] * one['error']:.2f}"
+
+
+def _name(codec: str) -> str:
+    return NAMES.get(codec, codec)
+
+
+def _rate(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return ""
+    share = f" ({100 * one['key_share']:.0f} %)" if one["key_share"] else ""
+    return f"{one['bound']}{one['bpp']:.3f} ± {one['bpp'] * one['error']:.3f}{share}"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Plot F1 against bits per pixel, a panel for every clip of the first noise and frame rate."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    condition = results["conditions"][0]
+    clips = condition["clips"]
+    columns = min(4, len(clips))
+    rows = -(-len(clips) // columns)
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(series["codec"] for series in results["series"]))
+    for number, clip in enumerate(clips):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        for series in results["series"]:
+            if (series["noise"], series["fps"], series["clip"]) == (condition["noise"], condition["fps"], clip["name"]):
+                _curve(axes, series, names.index(series["codec"]))
+        axes.axhline(100 * clip["f1"], color="gray", linestyle=":")
+        axes.set_xscale("log")
+        axes.set_title(f"{clip['name']}, {clip['frames']} frames, bars are standard errors", fontsize="medium")
+        axes.set_xlabel("bits per pixel, whole files")
+        axes.set_ylabel("F1 (%)")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+
+
+def _curve(axes: Any, series: dict[str, Any], number: int) -> None:
+    points = sorted(series["points"], key=lambda point: float(point["bpp"]))
+    scores = [[100 * point[key] for point in points] for key in ("f1", "f1_error")]
+    style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3], "marker": "o"}
+    axes.errorbar([p["bpp"] for p in points], *scores, label=series["codec"], markersize=3, linewidth=1, **style)
