@@ -48,6 +48,7 @@ def films() -> dict[str, list[bytes]]:
         ("one column", (70, 9), "tiles", 1),
     ):
         made[name] = [each.jpeg for each in coded_film(*size, 9, seed=seed, view=view)]
+    made["shaken"] = [each.jpeg for each in coded_film(96, 128, 9, shaken=True)]
     for name in ("tiles", "soft"):
         made[f"{name}, progressive"] = [corpus.transcoded(jpeg, "-progressive") for jpeg in made[name]]
     made["tiles, restarts"] = [corpus.transcoded(jpeg, "-restart", "1B") for jpeg in made["tiles"]]
@@ -122,7 +123,7 @@ def _other_base(rng: random.Random, files: list[File]) -> list[File]:
 
 
 def _other_kind(rng: random.Random, files: list[File]) -> list[File]:
-    kind = rng.choice((0x10, 0x20, 0x21, 0x30, 0x31, 0x40, 0x22, rng.randrange(256)))
+    kind = rng.choice((0x10, 0x20, 0x21, 0x22, 0x30, 0x31, 0x33, 0x40, 0x24, rng.randrange(256)))
 
     def change(data: bytearray) -> None:
         data[2] = kind
@@ -131,11 +132,16 @@ def _other_kind(rng: random.Random, files: list[File]) -> list[File]:
 
 
 def _other_regions(rng: random.Random, files: list[File]) -> list[File]:
-    """Other regions, in the same number or not."""
+    """Other regions, in the same number or not, or another shift."""
 
     def change(data: bytearray) -> None:
-        way = rng.randrange(4)
-        if way == 0 and len(data) > 9:
+        way = rng.randrange(6)
+        if way == 4:
+            data[9:9] = rng.randbytes(2)
+            data[2] |= 2
+        elif way == 5:
+            data[2] ^= 2
+        elif way == 0 and len(data) > 9:
             data[rng.randrange(9, len(data))] ^= 1 << rng.randrange(8)
         elif way == 1:
             data[9:] = rng.randbytes(rng.choice((0, 1, 5, 2000)))
