@@ -36,13 +36,18 @@ def film(height: int, width: int, count: int, seed: int = 1, *, shaken: bool = F
 
     shaken: every third frame the camera is a little beside its place.
     """
+    still = scene(height, width, seed)
+    if shaken:
+        # Detail shows how far a picture has moved.
+        detail = np.random.default_rng(seed).normal(0, 25, still.shape)
+        still = np.clip(still + detail, 0, 255).astype(np.uint8)
     frames = []
     for number in range(count):
-        frame = scene(height, width, seed)
-        if shaken and number % 3 == 1:
-            frame = np.roll(frame, (1, -2), (0, 1))
+        frame = still
         if number:
             frame = with_box(with_box(frame, height // 2, height // 3), 3 * number, height // 5)
+        if shaken and number % 3 == 1:
+            frame = np.roll(frame, (1, -2), (0, 1))
         frames.append(frame)
     return frames
 
