@@ -170,6 +170,7 @@ def plain_bits(decoded: rjpeg.DecodedFrame, encoder: rjpeg.Encoder) -> float | N
     The picture that the camera took is not known. What was decoded stands for it, moved by half a block, so that its
     steps are no help. It is coded with the frame's mean steps, and then plainly with the least quality whose luma is as
     near. Measured on 16 photographs with noise, at qualities 30, 50 and 70: 5 % too few bits, standard deviation 9 %.
+    Of followers it is an upper bound: changes that they left out are not known here. On a quiet clip, 1.4 times.
 
     Args:
         decoded: the frame, as its file was decoded.

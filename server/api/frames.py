@@ -152,8 +152,8 @@ async def get_map(
     if (known := answers.unchanged(request, tag)) is not None:
         return known
     decoded = await pictures.decoded(stored.row, jpeg=stored.jpeg)
-    model = service.processor.model
-    found = await pictures.run(lambda: msgspec.json.encode(map_of(stored.jpeg, decoded, model)))
+    base, model = await pictures.base(stored.row), service.processor.model
+    found = await pictures.run(lambda: msgspec.json.encode(map_of(stored.jpeg, decoded, model, base)))
     return answers.body(found, "application/json", tag=tag)
 
 
@@ -178,8 +178,9 @@ async def get_map_picture(
     if (known := answers.unchanged(request, tag)) is not None:
         return known
     decoded = await pictures.decoded(stored.row, jpeg=stored.jpeg)
+    base = await pictures.base(stored.row)
     try:
-        picture = await pictures.run(colored, stored.jpeg, decoded, service.processor.model, of)
+        picture = await pictures.run(colored, stored.jpeg, decoded, service.processor.model, of, base)
     except InputError as error:
         raise NotFoundError(str(error)) from error
     return answers.body(picture, "image/png", tag=tag)

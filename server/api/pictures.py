@@ -103,6 +103,13 @@ class Pictures:
             self._cache.move_to_end(key)
         return found
 
+    async def base(self, row: FrameRow) -> rjpeg.Base | None:
+        """Return what a stored frame refers to. None: it is decoded by itself. Raises RjpegError as `decoded` does."""
+        if row.key_frame is None:
+            return None
+        found: rjpeg.Base | None = await self.run(lambda: self._processor.bases.of(self._store.bases_of(row)))
+        return found
+
     async def of_event(self, event: Event) -> bytes:
         """Return the picture of a frame that was just stored, as a JPEG file. It is made once for all readers.
 
@@ -160,32 +167,26 @@ def _pixels_of(regions: npt.NDArray[np.bool_], decoded: rjpeg.DecodedFrame) -> n
     return cv2.resize(coded, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
-def _bits_of(jpeg: bytes, decoded: rjpeg.DecodedFrame) -> npt.NDArray[np.float64] | None:
-    """Return the bits of each region, (rows, cols): 0 for one that a follower keeps.
-
-    None: a progressive file, whose bits can't be told apart.
-    """
+def _bits_of(jpeg: bytes, base: rjpeg.Base | None) -> npt.NDArray[np.float64] | None:
+    """Return the bits of each region, (rows, cols). None: a progressive file, whose bits can't be told apart."""
     try:
-        bits = rjpeg.region_bits(jpeg)
+        return rjpeg.region_bits(jpeg, base=base)
     except JpegError:
         return None
-    if decoded.kept is None or bits.shape == decoded.kept.shape:
-        return bits
-    # tiles, in the order of the regions that they are; some at the end may be empty
-    of_frame = np.zeros(decoded.kept.shape)
-    of_frame[~decoded.kept] = bits.ravel()[: np.count_nonzero(~decoded.kept)]
-    return of_frame
 
 
-def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict[str, Any]:
+def map_of(
+    jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, base: rjpeg.Base | None = None
+) -> dict[str, Any]:
     """Return a file's map and bits as `schemas.Map` describes them.
 
     Args:
         jpeg: the file.
         decoded: what decoding it gave.
         model: which it was decoded with.
+        base: what a follower refers to.
     """
-    bits, quality = _bits_of(jpeg, decoded), region_quality(decoded, model)
+    bits, quality = _bits_of(jpeg, base), region_quality(decoded, model)
     answer: dict[str, Any] = {
         "rows": -(-decoded.coding_size[0] // REGION),
         "cols": -(-decoded.coding_size[1] // REGION),
@@ -205,7 +206,13 @@ def map_of(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model) -> dict
     return answer
 
 
-def colored(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, of: Literal["quality", "bits"]) -> bytes:
+def colored(
+    jpeg: bytes,
+    decoded: rjpeg.DecodedFrame,
+    model: rjpeg.Model,
+    of: Literal["quality", "bits"],
+    base: rjpeg.Base | None = None,
+) -> bytes:
     """Draw a file's map as a PNG file of the frame's size, half transparent. Kept regions are gray.
 
     Args:
@@ -213,13 +220,14 @@ def colored(jpeg: bytes, decoded: rjpeg.DecodedFrame, model: rjpeg.Model, of: Li
         decoded: what decoding it gave.
         model: which it was decoded with.
         of: luma quality factors as shown, or bits of each region on a scale of their own.
+        base: what a follower refers to.
 
     Raises:
         InputError: the file has no map, or is progressive, so that its bits can't be told apart.
     """
     values: npt.NDArray[np.floating]
     if of == "bits":
-        bits = _bits_of(jpeg, decoded)
+        bits = _bits_of(jpeg, base)
         if bits is None:
             raise InputError("a progressive JPEG has no bits that are one region's")
         # Few regions take most of the bits. The logarithm shows the others, too.

@@ -246,7 +246,7 @@ class Map(Answer):
         "ordinary JPEG"
     )
     bits: list[list[float]] | None = Field(
-        description="Rows x cols: bits of a region's coefficients, 0 if it is kept; null: a progressive file"
+        description="Rows x cols: bits of a region's coefficients, 0 if the file lacks it; null: a progressive file"
     )
     predictor: list[list[list[int]]] | None = Field(
         description="Levels as the predictor gives them; null: the file holds its whole map, or none"

@@ -26,8 +26,8 @@ export function makeBandwidth(base) {
   function source({ frames, bytes, follower_bytes: theirs, sample }) {
     const keys = theirs ? `, ${Math.round(100 * (1 - theirs / bytes))} % of the bytes in keys` : "";
     return `Region JPEG: all ${number(frames)} files of the hour up to the last frame${keys}. Plain JPEG: ` +
-      `${number(sample)} of the frames as they were decoded, coded again here: 4:2:0, tables of its own, as near to ` +
-      "the picture.";
+      `${number(sample)} of the frames as they were decoded, coded again here: 4:2:0, tables of its own, as near ` +
+      "to the picture. Changes that the camera left out on purpose do not count.";
   }
 
   // record: the camera's, for its bit rate

@@ -17,7 +17,8 @@ const SLOW_MS = 2500;
 const PACE_MS = 80;
 const FACTS = {
   captured: "Captured", sent: "Sent", skipped: "Left out, nothing new", dropped: "Dropped", thinned: "Given up, spool full",
-  restarts: "Camera restarts", sent_bytes: "Sent, files", wire_bytes: "Sent, on the wire",
+  restarts: "Camera restarts", sent_of_kinds: "Sent, by kind", bytes_of_kinds: "Bytes sent, by kind",
+  sent_bytes: "Sent, files", wire_bytes: "Sent, on the wire",
   bits_per_second: "Bit rate, last 10 s", queue_frames: "Waiting, frames", queue_bytes: "Waiting, size",
   age_seconds: "Age of newest frame", last_quality: "Last quality", last_bytes: "Last file",
   stage_seconds: "Time by stage", version: "Version", uptime_seconds: "Running for", resident_bytes: "Memory",
