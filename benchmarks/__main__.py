@@ -1,8 +1,9 @@
 """`python -m benchmarks`: encode and decode times by stage, beside OpenCV's JPEG at equal bytes, and the budgets.
 
 One thread each. Every round times each operation once on each frame, so that whatever else the
-machine does falls on all of them alike; reported are medians over rounds and frames. What a pixel costs at every size
-is measured apart, with frames one after another as a camera has them.
+machine does falls on all of them alike; reported are medians over rounds and frames. Followers of a quiet scene are
+measured beside OpenCV's JPEG of the same frames and quality. What a pixel costs at every size is measured apart, with
+frames one after another as a camera has them.
 """
 
 import argparse
@@ -19,6 +20,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 import cv2
 
 from benchmarks.coding import TARGET_SHARE, first_frame, measure, pixel_costs
+from benchmarks.following import follow
 from benchmarks.frames import CALIBRATION_DATA, compose, parse_size, read_pictures
 from benchmarks.machine import machine, temperature
 from benchmarks.summary import BUDGET_SIZE, table
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "quality": args.quality,
         "sizes": rows,
         "pixel_nanoseconds": pixel_costs(pictures, sizes, args.quality, args.frames, args.repeats, args.model),
+        "stream": follow(pictures, parse_size(BUDGET_SIZE), args.quality, args.frames, args.repeats, args.model),
         "process": first_frame(*parse_size(BUDGET_SIZE), args.model),
     }
     try:

@@ -14,6 +14,8 @@ from benchmarks.coding import (
     PEERS,
     RESTORE,
 )
+from benchmarks.following import DECODE_FOLLOWER, ENCODE_FOLLOWER
+from benchmarks.following import PEERS as FOLLOWER_PEERS
 from benchmarks.frames import parse_size
 
 __all__ = ["BUDGET_SIZE", "MEMORY_BUDGET", "budgets", "table"]
@@ -22,6 +24,9 @@ BUDGET_SIZE = "640x480"
 NETWORKS = ("generator", "predictor")
 # what is wished for at BUDGET_SIZE: times OpenCV's; all but the networks; megabytes; share of the mean cost a pixel
 BUDGETS = {ENCODE: 3.0, ENCODE_MAP: 1.3, DECODE: 2.5}
+FOLLOWER_BUDGETS = {ENCODE_FOLLOWER: 1.0, DECODE_FOLLOWER: 0.8}
+HELD_BUDGET = 3.0
+"""Bytes that a stream holds a pixel of its coding size."""
 MEMORY_BUDGET = 120
 LINEAR_WITHIN = 0.15
 
@@ -43,6 +48,13 @@ def budgets(results: dict[str, Any]) -> list[tuple[str, float, float]]:
             lines.append((f"{name}, times {PEERS[name]}", times[name] / times[PEERS[name]], limit))
         rest = without_networks(row) / times[OPENCV_ENCODE]
         lines.append((f"encode without the networks, times {OPENCV_ENCODE}", rest, BUDGETS[ENCODE_MAP]))
+    if "stream" in results:
+        times = results["stream"]["milliseconds"]
+        for name, limit in FOLLOWER_BUDGETS.items():
+            peer = FOLLOWER_PEERS[name]
+            lines.append((f"{name}, times {peer}", times[name] / times[peer], limit))
+        held = results["stream"]["held_bytes_a_pixel"]
+        lines.append(("bytes that a stream holds a pixel of its coding size", held, HELD_BUDGET))
     costs = results["pixel_nanoseconds"]
     if len(costs) > 1:
         mean = statistics.fmean(costs.values())
@@ -60,6 +72,15 @@ def _ends(results: dict[str, Any]) -> str:
     return f"{sizes[0]} to {sizes[-1]}"
 
 
+def _rows_of_followers(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, value in found["milliseconds"].items():
+        peer = found["milliseconds"][FOLLOWER_PEERS.get(name, name)]
+        size = f"{found['mean_bytes'][name]:.0f}" if name in found["mean_bytes"] else ""
+        rows.append(f"| {found['size']} | {name} | {value:.2f} | {value / peer:.2f} | {size} |")
+    return rows
+
+
 def table(results: dict[str, Any]) -> str:
     """Render the times in Markdown: totals with their ratio to OpenCV, then the stages."""
     on = results["machine"]
@@ -75,6 +96,8 @@ def table(results: dict[str, Any]) -> str:
             peer = row["milliseconds"][PEERS.get(name, name)]
             size = f"{row['mean_bytes'][name]:.0f}" if name in row["mean_bytes"] else ""
             lines.append(f"| {row['size']} | {name} | {value:.2f} | {value / peer:.2f} | {size} |")
+    if "stream" in results:
+        lines += _rows_of_followers(results["stream"])
     sizes = [row["size"] for row in results["sizes"]]
     lines += ["", "| stage | " + " | ".join(sizes) + " |", "| --- |" + " ---: |" * len(sizes)]
     for operation in (ENCODE, ENCODE_MAP, ENCODE_TO_TARGET, ENCODE_VIDEO, DECODE, RESTORE):

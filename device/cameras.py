@@ -250,9 +250,12 @@ class Cameras:
             return None
         settings, delivery = self._config.encoding.stream, self._config.delivery
         usual: Literal["tiles", "soft"] = "tiles" if delivery.mqtt.discovery is None else "soft"
-        view = settings.plain_view or usual
-        options: dict[str, Any] = {} if view == "tiles" else {"plain_view": view}
-        stream = rjpeg.StreamEncoder(encoder, key_seconds=settings.key_seconds, acknowledge="explicit", **options)
+        stream = rjpeg.StreamEncoder(
+            encoder,
+            key_seconds=settings.key_seconds,
+            plain_view=settings.plain_view or usual,
+            acknowledge="explicit",
+        )
         return CameraStream(stream, camera_map)
 
     def _reader(self, camera: CameraConfig, opened: Source | None) -> FrameReader:

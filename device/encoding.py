@@ -21,9 +21,6 @@ __all__ = ["FrameEncoder", "NoRoom", "Pixels", "resized"]
 MIN_FILL = 0.8
 # A frame that fits no less gets so many times the bytes of its smallest file, so that one attempt finds it.
 SMALLEST_MARGIN = 1.25
-# A key is the background of hundreds of frames, but no room is worth more than that. One that would be finer is made as
-# for followers of KEY_QUALITY.
-MOST_KEY_QUALITY, KEY_QUALITY = 90.0, 70.0
 # With more frames than this in the spool, new ones get only a part of the bitrate, so that the spool empties.
 BACKLOG, PORTION = 5, 0.8
 
@@ -148,14 +145,9 @@ class FrameEncoder:
                 raise
             least = min(most, int(SMALLEST_MARGIN * error.smallest))
             found = self._within(pixels, now, least, max(key_room, least))
-        if self.stream is None or found.kind != "key":
-            return found
-        if is_probe:
+        if self.stream is not None and is_probe and found.kind == "key":
             self.stream.owe_key()
-        if found.quality <= MOST_KEY_QUALITY:
-            return found
-        usual = self.stream.encode_key(pixels, quality=KEY_QUALITY)
-        return usual if len(usual.jpeg) <= len(found.jpeg) else found
+        return found
 
     def _file_room(self, room: int) -> int:
         """Return the bytes of a file that takes so many on the wire."""

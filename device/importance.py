@@ -49,6 +49,7 @@ class CameraMap:
         dropped = self._load(".dropped")
         self._refused: int | None = None if dropped is None else dropped.version
         self._scene: Scene | None = self._load_scene() if self._map is not None else None
+        self._told = ""
         # a scene that is not yet known to stay, and when it was seen
         self._first: tuple[Scene, float] | None = None
         # since when, and for how many frames, pictures show another scene
@@ -66,10 +67,17 @@ class CameraMap:
             return version != self._refused and (self._map is None or version != self._map.version)
 
     def refuse(self, version: int | None, why: str) -> None:
-        """Note that a map is of no use; it is not asked for again."""
+        """Note that a map is of no use; it is not asked for again.
+
+        Args:
+            version: Of the map; None if the server did not say.
+            why: For the log, which tells it once.
+        """
         with self._lock:
-            self._refused = version
-        logger.warning("camera %s: the server's importance map is refused: %s", self._camera, why)
+            self._refused = self._refused if version is None else version
+            is_told, self._told = why == self._told, why
+        if not is_told:
+            logger.warning("camera %s: the server's importance map is refused: %s", self._camera, why)
 
     def offer(self, data: bytes, version: int | None = None) -> None:
         """Take a map if it is one and is wanted. One that isn't is refused, and the log says why.

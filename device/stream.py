@@ -82,11 +82,6 @@ class CameraStream:
             self._camera_map.look(pixels, now, is_key=coded.kind == "key")
         return coded
 
-    def encode_key(self, pixels: Pixels, **goal: Any) -> rjpeg.EncodedFrame:
-        """Encode a frame as a key in place of the one that `encode` made of it; see there."""
-        self._begin_anew()
-        return self._encoder.encode(pixels, **goal)
-
     def owe_key(self) -> None:
         """Send another key when one may come, as the last one is coarse."""
         self._owes_key = True

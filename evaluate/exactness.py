@@ -1,7 +1,8 @@
 """`python -m evaluate.exactness`: does the decoder read the very map that the encoder used?
 
 Encoder and decoder run in processes of their own, on the two TFLite runtimes crossed, over many pictures
-at several qualities. Also measured: what the marker costs, and how well `target_bytes` is met.
+at several qualities. Films are coded as streams besides: what is kept, and every decoded picture, must be the same.
+Also measured: what the marker costs, and how well `target_bytes` is met.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import rjpeg
 from evaluate.arguments import command_of
 from evaluate.data import PICTURE_SUFFIXES, Picture, load, read_frame
 from evaluate.scores import byte_budget
+from evaluate.stream_exactness import Film, FilmFile, Shown, encode_film, make_films, show_film, tally_films
 from rjpeg._runtime import runtime_name
 from rjpeg.errors import InputError, ModelError, RjpegError, TargetError
 
@@ -157,8 +159,20 @@ def decode(jpegs: list[bytes], model: str | None) -> list[np.ndarray | str]:
     return maps
 
 
-def cross(jobs: list[Job], encoder: str, decoder: str, model: str | None, workers: int) -> dict[str, Any]:
-    """Return the figures of all jobs, encoded on one runtime and decoded on another.
+def encode_frames(film: Film, model: str | None) -> list[FilmFile]:
+    """Encode a film as a stream."""
+    return encode_film(film, *_coder(model))
+
+
+def decode_frames(jpegs: list[bytes], model: str | None) -> list[Shown | str]:
+    """Decode the files of a stream: what each shows, or the error."""
+    return show_film(jpegs, _coder(model)[1])
+
+
+def cross(
+    jobs: list[Job], films: list[Film], encoder: str, decoder: str, model: str | None, workers: int
+) -> dict[str, Any]:
+    """Return the figures of all jobs and films, encoded on one runtime and decoded on another.
 
     Raises RjpegError when a runtime or the model cannot be used.
     """
@@ -167,7 +181,7 @@ def cross(jobs: list[Job], encoder: str, decoder: str, model: str | None, worker
     with (
         ProcessPoolExecutor(each, context, start_worker, (encoder,)) as encoders,
         ProcessPoolExecutor(each, context, start_worker, (decoder,)) as decoders,
-        tqdm(total=len(jobs), desc=f"{encoder} to {decoder}", unit="picture", disable=None) as progress,
+        tqdm(total=len(jobs) + len(films), desc=f"{encoder} to {decoder}", unit="picture", disable=None) as progress,
     ):
         coded: list[list[File]] = []
         answers = []
@@ -175,8 +189,16 @@ def cross(jobs: list[Job], encoder: str, decoder: str, model: str | None, worker
             coded.append(files)
             answers.append(decoders.submit(decode, [file.jpeg for file in files], model))
             progress.update()
+        streams: list[list[FilmFile]] = []
+        shown = []
+        for frames in encoders.map(functools.partial(encode_frames, model=model), films):
+            streams.append(frames)
+            shown.append(decoders.submit(decode_frames, [frame.jpeg for frame in frames], model))
+            progress.update()
         found = [answer.result() for answer in answers]
-    return tally(jobs, coded, found) | {"encoder": encoder, "decoder": decoder}
+        found_frames = [answer.result() for answer in shown]
+    figures = tally(jobs, coded, found) | tally_films(films, streams, found_frames)
+    return figures | {"encoder": encoder, "decoder": decoder}
 
 
 def tally(jobs: list[Job], coded: list[list[File]], found: list[list[np.ndarray | str]]) -> dict[str, Any]:
@@ -222,6 +244,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         ("files", [str(row["files"]) for row in rows]),
         ("files whose map differs (must be 0)", [str(row["differing"]) for row in rows]),
         ("mean marker bytes without refinements (at most 16)", [f"{row['mean_marker_bytes']:.2f}" for row in rows]),
+        ("films coded as streams", [str(row["films"]) for row in rows]),
+        (
+            "their keys, patches and followers",
+            [f"{row['film_keys']}, {row['film_patches']}, {row['film_followers']}" for row in rows],
+        ),
+        ("their files that show another picture (must be 0)", [str(row["film_files_differing"]) for row in rows]),
         ("files with refinements", [str(row["refined_files"]) for row in rows]),
         ("refinements' share of all bytes (under 1 %)", [percent(row["refinement_share"], 3) for row in rows]),
         ("files for a target", [str(row["targets"]) for row in rows]),
@@ -243,13 +271,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.exactness",
-        description="Checks over many pictures that the decoder reads the encoder's map, with encoder and decoder "
-        "on the two TFLite runtimes crossed. Exit status 1 when a map differs or a target is exceeded.",
+        description="Checks over many pictures that the decoder reads the encoder's map, and over films that it shows "
+        "the same frames, with encoder and decoder on the two TFLite runtimes crossed. Exit status 1 when a map or a "
+        "frame differs or a target is exceeded.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--data", type=Path, default=CALIBRATION_DATA, metavar="DIR", help="folder of pictures, with those below it")
     add("--pictures", type=int, default=1000, metavar="N", help="different pictures, cut from those of the folder")
+    add("--films", type=int, default=100, metavar="N", help="of the pictures, coded as streams, 8 frames each")
     add("--qualities", type=float, nargs="+", default=[10.0, 30.0, 50.0, 70.0, 90.0], metavar="Q", help="1..100")
     add("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="one, or two to cross")
     add("--model", metavar="DIR", help="model folder; the shipped one if not given")
@@ -264,16 +294,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        if arguments.pictures < 1 or arguments.workers < 1:
-            raise InputError("--pictures and --workers must be at least 1")
+        if arguments.pictures < 1 or arguments.workers < 1 or arguments.films < 0:
+            raise InputError("--pictures and --workers must be at least 1, and --films at least 0")
         if not arguments.data.is_dir():
             raise InputError(f"data folder {arguments.data} is not a folder")
         files = sorted(p for p in arguments.data.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
         pictures = varied_pictures(files, arguments.pictures, arguments.seed)
         jobs = make_jobs(pictures, tuple(arguments.qualities), arguments.seed)
+        films = make_films(pictures, arguments.films, tuple(arguments.qualities))
         names = list(dict.fromkeys(arguments.runtimes))
         pairs = [(names[0], names[-1])] + ([(names[-1], names[0])] if len(names) > 1 else [])
-        rows = [cross(jobs, *pair, arguments.model, arguments.workers) for pair in pairs]
+        rows = [cross(jobs, films, *pair, arguments.model, arguments.workers) for pair in pairs]
     except BrokenProcessPool:
         print("error: a worker process died; was memory short? fewer --workers need less", file=sys.stderr)
         return 1
@@ -287,9 +318,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(table(rows))
     for row in rows:
-        for text in row["differing_files"][:10]:
+        for text in row["differing_files"][:10] + row["differing_film_files"][:10]:
             logger.error("%s to %s: %s", row["encoder"], row["decoder"], text)
-    return 1 if any(row["differing"] or row["targets_exceeded"] for row in rows) else 0
+    return 1 if any(row["differing"] or row["film_files_differing"] or row["targets_exceeded"] for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def inspect(
     Keys of a Region JPEG that is decoded by itself, besides: model_id, marker_bytes, refinement_bytes, refined_levels,
     rows, cols, quality_map and quality_factors ((rows, cols, 2) arrays), tables ({luma, chroma}: (64,) arrays).
     Keys of a patch or a follower, besides: layout ("tiles" or "soft"), marker_bytes, bitmap_bytes (the part of the
-    marker that says which regions are sent), table_bytes (DQT and DHT), sent_regions (their number).
+    marker that says which regions are sent), table_bytes (DQT and DHT), sent_regions (their number), shift (how far the
+    base is moved down and to the right, in pixels).
     Only its base tells its sizes: without one, coding_size, frame_size and bpp are None, as sent_regions is if it is
     soft.
 
@@ -115,6 +116,7 @@ def _facts_of_follower(header: dict[str, Any], found: FollowerMarker, segments: 
         "layout": "soft" if found.soft else "tiles",
         "marker_bytes": sum(len(data) + 4 for data in ours),
         "bitmap_bytes": len(found.sent),
+        "shift": [quarters / 4 for quarters in found.shift],
         "table_bytes": segments.get("DQT", 0) + segments.get("DHT", 0),
         "sent_regions": None if found.soft else regions,
     }
@@ -123,7 +125,6 @@ def _facts_of_follower(header: dict[str, Any], found: FollowerMarker, segments: 
 def _facts_on_base(jpeg: bytes, base: Base, model: Model, max_pixels: int) -> dict[str, Any]:
     """Return what a follower and its base tell together."""
     file = read_follower(jpeg, base, max_pixels, {})
-    octaves = base.step_octaves(file.tiles)
     return {
         "coding_size": list(base.coding_size),
         "frame_size": list(base.frame_size),
@@ -132,7 +133,7 @@ def _facts_on_base(jpeg: bytes, base: Base, model: Model, max_pixels: int) -> di
         "rows": base.grid[0],
         "cols": base.grid[1],
         "kept": ~file.tiles.sent,
-        "quality_factors": maps.quality_factors_of_octaves(octaves, model.base_tables),
+        "quality_factors": maps.quality_factors_of_octaves(base.step_octaves(file.tiles), model.base_tables),
         "tables": {"luma": file.tables[0], "chroma": file.tables[1]},
     }
 

@@ -20,10 +20,11 @@ class Ledger:
     """What was paid since the latest key and the latest patch, in bytes.
 
     key_price, patch_price: how many times its bytes a key, or a patch, must have cost in rent.
+    moving_price: what a byte that shows what moves takes off the rent of a patch.
     key_time: seconds of the clock. key_bytes, follower_bytes: sizes of the latest key and follower.
     key_is_fine: whether the key is finer than followers.
     key_rent: bytes that showed what was there in the frame before. patch_rent: the same, less those that showed what
-    was not, but not below 0. latest_net: these of the latest follower.
+    moves, but not below 0. latest_net: these of the latest follower.
     worth: share of the rent that a patch really takes off, by what earlier ones did, 0..1.
     claimed, before_patch: rent that the latest patch was to take off a follower of so many bytes; 0 once it is known.
     kept_share: of regions, over the latest followers, 0..1. still_frames: frames since the camera moved.
@@ -32,6 +33,7 @@ class Ledger:
 
     key_price: float
     patch_price: float
+    moving_price: float
     key_time: float = 0.0
     key_bytes: int = 0
     key_is_fine: bool = True
@@ -72,7 +74,7 @@ class Ledger:
             self.worth += 0.3 * (found - self.worth)
             self.claimed = 0.0
         # What moves would be part of the patch, too, and later frames would have to show again what it hides.
-        net = 2 * rent - size
+        net = rent - self.moving_price * (size - rent)
         self.follower_bytes, self.latest_net = size, net
         self.key_rent += self.worth * rent
         self.patch_rent = max(self.patch_rent + self.worth * net, 0.0)

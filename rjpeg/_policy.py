@@ -18,7 +18,8 @@ class Policy:
     dead_zone: 0..0.5, of followers' AC terms. importance_power: of the weight that an octave of importance doubles.
     standing: a region's change stands if what it changed since the frame before is at most this share of it.
     still: mean squared difference, in gray levels, up to which a region of two frames is the same.
-    key_price, patch_price: how many times its bytes a key, or a patch, must be worth.
+    key_price, patch_price: how many times its bytes must have been paid in rent before a key, or a patch, is made.
+    moving_price: what a byte that shows what moves takes off that rent, in the case of a patch.
     moved_share: share of regions that must have changed for a shift of the camera to be looked for; 1 looks for none.
     patches: whether any are made.
     most_quality: of followers that are coded to a size.
@@ -35,6 +36,7 @@ class Policy:
     still: float = 9.0
     key_price: float = 4.0
     patch_price: float = 0.25
+    moving_price: float = 1.0
     moved_share: float = 0.2
     patches: bool = True
     most_quality: float = 80.0

@@ -161,7 +161,7 @@ class StreamEncoder:
         self._key: Base | None = None
         self._patch: Base | None = None
         self._awaited: _Awaited | None = None
-        self._ledger = Ledger(key_price=self._policy.key_price, patch_price=self._policy.patch_price)
+        self._ledger = Ledger(self._policy.key_price, self._policy.patch_price, self._policy.moving_price)
         self._before: NDArray[np.int16] | None = None
 
     @property
@@ -210,6 +210,8 @@ class StreamEncoder:
         """
         frame_size = validation.check_frame(frame)
         validation.check_one_goal(quality, target_bytes)
+        if coding_size is not None:
+            coding_size = validation.check_coding_size(coding_size, frame_size)
         if quality is not None:
             validation.check_quality(quality)
         target = Target(0, None, least_fill, None)
@@ -292,7 +294,7 @@ class StreamEncoder:
         found, smallest = search_quality(code, policy.dead_zone, goal.key_target, (1.0, policy.most_quality))
         if found is None:
             raise TargetError(
-                f"target is {goal.key_target.max_bytes} bytes, but the smallest key has {smallest}", smallest
+                f"target_bytes is {goal.key_target.max_bytes}, but the smallest key has {smallest} bytes", smallest
             )
         return found
 

@@ -59,12 +59,15 @@ def run(text, folder, language="python", tail=""):
 def sent(tmp_path_factory):
     """A folder in which `sent` is what the document's first block makes."""
     folder = tmp_path_factory.mktemp("recipes")
-    text = RECIPES["", "sh"]
-    assert "--out sent" in text
+    make_frames(RECIPES["", "sh"], "sent", folder)
+    return folder
+
+
+def make_frames(text, name, folder):
+    """Run a block that makes the folder `name` there."""
     # the environment is the one that the test runs in, wherever that is
     make = f'make() {{ command make -C "{ROOT}" -o .venv/.ready run_python="{sys.executable}" "$@"; }}\n'
-    run(make + text.replace("--out sent", f"--out {folder}/sent"), folder, "sh")
-    return folder
+    run(make + at(text, f"--out {name}", f"--out {folder}/{name}"), folder, "sh")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,8 @@ def at(text, address, instead):
 def test_all_blocks_are_tested():
     tested = {
         ("", "sh"),
+        ("Streams", "sh"),
+        ("Streams", "python"),
         ("NumPy", "python"),
         ("tf.data", "python"),
         ("PyTorch", "python"),
@@ -110,6 +115,21 @@ def test_all_blocks_are_tested():
     }
     assert set(RECIPES) == tested
     assert set(CLIENT) == {("From other programs", "sh"), ("From other programs", "python")}
+
+
+@pytest.mark.slow
+def test_streams(tmp_path):
+    make_frames(RECIPES["Streams", "sh"], "stream", tmp_path)
+    run(RECIPES["Streams", "python"], tmp_path, tail="np.save('numpy', batch)\n")
+    decoder, bases, kinds = rjpeg.Decoder(), {}, []
+    for path, frame in zip(sorted((tmp_path / "stream").iterdir()), np.load(tmp_path / "numpy.npy"), strict=True):
+        jpeg = path.read_bytes()
+        kind, identity, base = rjpeg.identify(jpeg)
+        np.testing.assert_array_equal(frame, decoder.decode(jpeg, bases.get(base)))
+        if kind != "follower":
+            bases[identity] = decoder.base_of(jpeg, bases.get(base))
+        kinds.append(kind)
+    assert kinds.count("follower") > len(kinds) / 2
 
 
 @pytest.mark.slow

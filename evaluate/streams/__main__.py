@@ -33,7 +33,7 @@ FRACTIONS = (0.857, 0.714)
 PLAIN = ("libjpeg-turbo", "mozjpeg")
 # boxes in a clean frame, in the mean, below which a clip says nothing of a codec
 LEAST_BOXES = 0.5
-OVER = {"plain": PLAIN, "webp": ("webp",), "x264-veryfast": ("x264-veryfast",)}
+OVER = {"plain": PLAIN, "webp": ("webp",), "x264-veryfast": ("x264-veryfast",), "stream": ("stream",)}
 CODECS = (
     "stream",
     "stream-restored",
@@ -176,8 +176,8 @@ def _measure(
         "size": f"{width}x{height}",
         "boxes": boxes,
         "judged": boxes >= LEAST_BOXES * len(clip.frames),
-        "f1": reference.f1,
-        "f1_error": curves.f1_error(reference),
+        "f1": curves.f1,
+        "f1_error": curves.f1_error,
         "reference_bpp": reference.bpp(clip.pixels),
         "rates": {**rates, "plain": _rate(curves, PLAIN, clip.pixels)},
     }
@@ -191,7 +191,7 @@ def _points(curves: Curves, codec: str, pixels: int) -> list[dict[str, Any]]:
             "setting": setting,
             "bpp": point.bpp(pixels),
             "f1": point.f1,
-            "f1_error": curves.f1_error(point),
+            "f1_error": curves.error_of(point),
             "key_share": point.key_share,
             "keys": point.kinds.count("key"),
         }

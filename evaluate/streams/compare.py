@@ -21,7 +21,9 @@ def reference_of(bench: Bench) -> Point:
 def compare(bench: Bench, codecs: Sequence[StreamCodec], settings: Sequence[float] | None = None) -> Curves:
     """Measure codecs at some settings; without them, at as many of their own as it takes. Raises RjpegError."""
     reference = reference_of(bench)
-    points = [reference]
+    around = [reference, *bench.curve(Pictures(REFERENCE), f1=reference.f1)]
+    f1 = Curves(around, reference, bench.clip.pixels).f1
+    points = {(point.codec, point.setting): point for point in around}
     for codec in tqdm(codecs, bench.clip.name, unit="codec", leave=False, disable=None):
-        points += bench.curve(codec, settings, reference.f1)
-    return Curves(points, reference, bench.clip.pixels)
+        points.update(((point.codec, point.setting), point) for point in bench.curve(codec, settings, f1))
+    return Curves(list(points.values()), reference, bench.clip.pixels)

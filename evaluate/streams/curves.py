@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate.streams.codecs import family
-from evaluate.streams.measure import Point
+from evaluate.streams.measure import Point, rising
 
-__all__ = ["SAMPLES", "Curves", "Rate", "Ratio", "geometric_mean", "rate_at", "ratio"]
+__all__ = ["SAMPLES", "Curves", "Rate", "Ratio", "geometric_mean", "rate_at", "ratio", "score_at"]
 
 SAMPLES = 400
 SEED = 1
@@ -36,46 +36,55 @@ class Ratio:
 def rate_at(points: Sequence[tuple[float, float]], f1: float) -> tuple[float, str]:
     """Return bits per pixel at an F1, and the bound as of Rate.
 
-    points: (bpp, F1) in any order. One that is no better than a smaller one is left out; between the others the
+    points: (bpp, F1) in any order, of one codec at one size. They are made a rising curve, between whose points the
     logarithm of bpp is linear in F1.
     """
-    best: list[tuple[float, float]] = []
-    for bpp, score in sorted(points):
-        if not best or score > best[-1][1]:
-            best.append((bpp, score))
-    if f1 <= best[0][1]:
-        return best[0][0], "" if f1 == best[0][1] else "<"
-    if f1 > best[-1][1]:
-        return best[-1][0], ">"
-    at = next(at for at, (_, score) in enumerate(best) if score >= f1)
-    (low, worse), (high, better) = best[at - 1], best[at]
-    share = (f1 - worse) / (better - worse)
-    return math.exp((1 - share) * math.log(low) + share * math.log(high)), ""
+    curve = rising([(math.log(bpp), score) for bpp, score in sorted(points)])
+    if f1 < curve[0][1]:
+        return math.exp(curve[0][0]), "<"
+    if f1 > curve[-1][1]:
+        return math.exp(curve[-1][0]), ">"
+    at = next(at for at, (_, score) in enumerate(curve) if score >= f1)
+    (low, worse), (high, better) = curve[max(at - 1, 0)], curve[at]
+    share = (f1 - worse) / (better - worse) if at else 1.0
+    return math.exp((1 - share) * low + share * high), ""
+
+
+def score_at(points: Sequence[tuple[float, float]], bpp: float) -> float:
+    """Return the F1 at a rate. points: as for `rate_at`. Beyond them it is that of the nearest."""
+    curve = rising([(math.log(rate), score) for rate, score in sorted(points)])
+    return float(np.interp(math.log(bpp), [x for x, _ in curve], [score for _, score in curve]))
 
 
 class Curves:
-    """All codecs' points on one clip, and their rates at one F1: that of a reference point.
+    """All codecs' points on one clip, and their rates at one F1: that of the reference's curve at its setting.
 
     Rates are worked out for the frames as they are, and for SAMPLES draws of as many frames with replacement. A key
     is paid once in every draw.
     """
 
     def __init__(self, points: Sequence[Point], reference: Point, clip_pixels: int) -> None:
-        self.points = list(points)
+        self.points = list(points) if reference in points else [reference, *points]
         self._pixels = clip_pixels
         count = len(reference.sizes)
         draws = np.random.default_rng(SEED).integers(0, count, (SAMPLES, count))
         drawn = np.stack([np.bincount(draw, minlength=count) for draw in draws])
         self._weights = np.concatenate([np.ones((1, count)), drawn])
-        self.targets = self._scores(reference)
         self._curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         for point in self.points:
             self._curves.setdefault(point.codec, []).append((self._rates(point), self._scores(point)))
+        rates = self._rates(reference)
+        self._targets = [score_at(self._drawn(reference.codec, at), bpp) for at, bpp in enumerate(rates)]
 
     @property
     def f1(self) -> float:
-        """The reference's F1."""
-        return float(self.targets[0])
+        """The F1 that all are compared at."""
+        return self._targets[0]
+
+    @property
+    def f1_error(self) -> float:
+        """Its standard error."""
+        return float(np.std(self._targets[1:]))
 
     def families(self) -> list[str]:
         """Return the codecs' names without coding sizes."""
@@ -90,21 +99,25 @@ class Curves:
         found = [self._rate(families, at) for at in range(1, len(self._weights))]
         return np.log([rate.bpp for rate in found if rate is not None])
 
-    def f1_error(self, point: Point) -> float:
+    def error_of(self, point: Point) -> float:
         """Return the standard error of a point's F1."""
         return float(self._scores(point)[1:].std())
 
     def _rate(self, families: Sequence[str], at: int) -> Rate | None:
         found = []
-        for codec, points in self._curves.items():
+        for codec in self._curves:
             if family(codec) in families:
-                bpp, bound = rate_at([(rates[at], scores[at]) for rates, scores in points], self.targets[at])
-                found.append(Rate(float(bpp), bound, codec))
+                bpp, bound = rate_at(self._drawn(codec, at), self._targets[at])
+                found.append(Rate(bpp, bound, codec))
         # a size that does not reach the F1 is no answer while another does
         reaching = [rate for rate in found if rate.bound != ">"]
         if reaching:
             return min(reaching, key=lambda rate: rate.bpp)
         return max(found, key=lambda rate: rate.bpp, default=None)
+
+    def _drawn(self, codec: str, at: int) -> list[tuple[float, float]]:
+        """Return a codec's (bpp, F1) in a draw; the first one is of the frames as they are."""
+        return [(float(rates[at]), float(scores[at])) for rates, scores in self._curves[codec]]
 
     def _scores(self, point: Point) -> np.ndarray:
         boxes = self._weights @ np.array(point.boxes, float)

@@ -16,7 +16,7 @@ from evaluate.streams.codecs import Coded, StreamCodec
 from evaluate.streams.judges import Judge
 from rjpeg.errors import StorageError
 
-__all__ = ["Bench", "Point", "bracketing", "f1_of", "seen"]
+__all__ = ["Bench", "Point", "bracketing", "f1_of", "rising", "seen"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,21 @@ class Point:
 def f1_of(shared: Sequence[int], boxes: Sequence[int]) -> float:
     """Return the F1 score of counts by frame; 1 where there is nothing to find, and nothing was found."""
     return sum(shared) / sum(boxes) if sum(boxes) else 1.0
+
+
+def rising(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return a curve of (x, score) that rises, from points in the order of x.
+
+    Neighbors that fall are replaced by their mean, until none do: the rising curve with the least squared error
+    (Ayer et al., "An empirical distribution function for sampling with incomplete information", 1955).
+    """
+    blocks: list[tuple[float, float, int]] = []
+    for x, score in points:
+        blocks.append((x, score, 1))
+        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
+            last, before = blocks.pop(), blocks.pop()
+            blocks.append((before[0] + last[0], before[1] + last[1], before[2] + last[2]))
+    return [(x / count, score / count) for x, score, count in blocks]
 
 
 def seen(truth: Sequence[list[Any]], frames: Sequence[np.ndarray], judge: Judge) -> tuple[list[int], list[int]]:
@@ -130,7 +145,8 @@ def bracketing(settings: Sequence[float], found: dict[float, float], f1: float |
     if not tried:
         return settings[len(settings) // 2]
     low, high = tried[0], tried[-1]
-    worst, best = (func(found[settings[at]] for at in tried) for func in (min, max))
+    curve = rising([(at, found[settings[at]]) for at in tried])
+    worst, best = curve[0][1], curve[-1][1]
     if f1 is not None and best < f1 + MARGIN and high + 1 < len(settings):
         return settings[high + 1]
     if f1 is not None and worst > f1 - MARGIN and low > 0:

@@ -1,14 +1,18 @@
 """Region JPEG as a stream: as it is shipped, or with a part of it changed."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import rjpeg
 from evaluate.codecs import CodecMissingError, fingerprint
 from evaluate.streams.clips import Clip
 from evaluate.streams.codecs import Coded, StreamCodec
+from rjpeg import _native
 from rjpeg._policy import Policy
 from rjpeg.errors import StorageError
 
@@ -24,6 +28,7 @@ class Options:
 
     row: what a table says of it; another text is another version. encoder, decoder, stream: options of `rjpeg.Encoder`,
     `rjpeg.Decoder` and `rjpeg.StreamEncoder`. importance: whether the camera's map is used, if there is one.
+    deflated: count the regions that are sent as a deflated bitmap.
     """
 
     row: str
@@ -31,6 +36,7 @@ class Options:
     decoder: Mapping[str, Any] = field(default_factory=dict)
     stream: Mapping[str, Any] = field(default_factory=dict)
     importance: bool = True
+    deflated: bool = False
 
 
 STREAMS = {
@@ -38,6 +44,7 @@ STREAMS = {
     "stream-restored": Options("with restoration at the decoder", decoder={"restore": True}),
     "stream-no-importance": Options("without the camera's map", importance=False),
     "stream-soft": Options("followers for viewers: the whole frame, soft", stream={"plain_view": "soft"}),
+    "stream-deflated": Options("the regions that are sent as a deflated bitmap", deflated=True),
     "stream-no-patches": Options("without patches", stream={"policy": Policy(patches=False)}),
     "stream-one-quality": Options("keys of the followers' quality", stream={"policy": Policy(key_octaves=0.0)}),
     "stream-no-shift": Options("without a shift of the key", stream={"policy": Policy(moved_share=1.0)}),
@@ -86,11 +93,11 @@ class StreamJpeg(StreamCodec):
     def run(self, clip: Clip, setting: float) -> list[Coded]:
         """Code all frames of a clip at a quality."""
         return [
-            Coded(len(coded.jpeg), frame, coded.kind if coded.kind in ("key", "patch") else "follower")
+            Coded(self._size_of(coded), frame, coded.kind if coded.kind in ("key", "patch") else "follower")
             for coded, frame in self.files(clip, setting)
         ]
 
-    def files(self, clip: Clip, setting: float) -> list[tuple[Any, Any]]:
+    def files(self, clip: Clip, setting: float) -> list[tuple[rjpeg.EncodedFrame, np.ndarray]]:
         """Return every frame's `rjpeg.EncodedFrame`, and what a decoder makes of it, (H, W, 3) uint8 BGR."""
         clock = _Clock()
         options = {"key_seconds": NO_FURTHER_KEY, "importance": self._map_of(clip), **self._options.stream}
@@ -105,6 +112,12 @@ class StreamJpeg(StreamCodec):
             found.append((coded, decoder.decode(coded.jpeg)))
             clock.seconds += clip.spacing
         return found
+
+    def _size_of(self, coded: rjpeg.EncodedFrame) -> int:
+        if not self._options.deflated or coded.kept is None:
+            return len(coded.jpeg)
+        sent = (~coded.kept).astype(np.uint8)
+        return len(coded.jpeg) - len(_native.encode_flags(sent)) + len(zlib.compress(np.packbits(sent).tobytes(), 9))
 
     def _map_of(self, clip: Clip) -> Any:
         path = self._importance

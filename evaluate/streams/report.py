@@ -6,10 +6,10 @@ from typing import Any
 
 from evaluate import report
 
-__all__ = ["CSV_COLUMNS", "bound", "clip_table", "markdown", "mean_table", "plot"]
+__all__ = ["CSV_COLUMNS", "bound", "clip_table", "first_screen", "markdown", "mean_table", "plot"]
 
 CSV_COLUMNS = ("noise", "fps", "clip", "codec", "setting", "bpp", "f1", "f1_error", "key_share", "keys")
-OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast"}
+OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast", "stream": "the stream"}
 NAMES = {
     "stream": "**Region JPEG, stream**",
     "stream-restored": "**Region JPEG, stream, restored**",
@@ -33,8 +33,8 @@ def markdown(results: dict[str, Any]) -> str:
     )
     lines = ["# Streams: bytes at equal F1", "", about]
     for condition in results["conditions"]:
-        title = f"noise of {condition['noise']:g} gray levels, {condition['fps']:g} frames a second"
-        lines += ["", f"## {title[0].upper()}{title[1:]}", "", *clip_table(condition), "", *mean_table(condition)]
+        title = f"Noise {condition['noise']:g}, {condition['fps']:g} fps"
+        lines += ["", f"## {title}", "", *clip_table(condition), "", *mean_table(condition)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
@@ -63,6 +63,18 @@ def mean_table(condition: dict[str, Any]) -> list[str]:
         plain = found.get((codec, "plain"))
         worst = "" if plain is None else f"{plain['worst']:.2f} ({plain['worst_clip']})"
         lines.append(report.row([_name(codec), *cells, worst]))
+    return lines
+
+
+def first_screen(condition: dict[str, Any]) -> list[str]:
+    """Render what a stream's bytes are of those of each codec in `OVER`: geometric means, and the worst clip."""
+    found = {(one["codec"], one["over"]): one for one in condition["means"]}
+    lines = report.header(["bytes of a stream over those of", "geometric mean", "restored", "worst camera"])
+    for name, title in OVER.items():
+        if (plain := found.get(("stream", name))) is not None:
+            restored = bound(found.get(("stream-restored", name)))
+            worst = f"{plain['worst']:.2f} ({plain['worst_clip']})"
+            lines.append(report.row([title, bound(plain), restored, worst]))
     return lines
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import coding, frames, machine, summary
+from benchmarks import coding, following, frames, machine, summary
 from rjpeg.errors import InputError
 
 
@@ -96,6 +96,13 @@ def test_the_command_measures_every_stage_and_writes_what_it_prints(tmp_path, mo
             assert all(value >= 0 for value in parts.values())
         assert row["mean_bytes"]["encode to target"] <= 0.61 * row["mean_bytes"]["encode"]
         assert "predictor" not in row["stages"]["encode a given map"]
+    found = results["stream"]
+    assert set(found["milliseconds"]) == set(following.PEERS) | set(following.PEERS.values())
+    for name, value in found["milliseconds"].items():
+        assert f"| 640x480 | {name} | {value:.2f} |" in text
+    assert 0.08 < found["sent_share"] < 0.2
+    assert found["mean_bytes"]["encode a follower"] < 0.3 * found["mean_bytes"]["cv2.imencode at the same quality"]
+    assert found["held_bytes_a_pixel"] < summary.HELD_BUDGET
     assert results["process"]["peak_megabytes"] < summary.MEMORY_BUDGET
     assert results["process"]["import_seconds"] > 0
     assert results["pixel_nanoseconds"].keys() == {"224x160", "193x225"}
@@ -112,12 +119,18 @@ def test_budgets_are_told_with_what_was_found_at_their_size():
         "stages": {"encode": {"generator": 0.5, "predictor": 0.25}},
     }
     costs = {"1280x720": 10.0, "640x480": 9.0, "320x240": 11.0}
-    found = summary.budgets({"sizes": [row], "pixel_nanoseconds": costs, "process": {"peak_megabytes": 80.0}})
+    of_followers = dict.fromkeys(following.PEERS, 1.5) | dict.fromkeys(following.PEERS.values(), 2.0)
+    stream = {"milliseconds": of_followers, "held_bytes_a_pixel": 1.75}
+    results = {"sizes": [row], "pixel_nanoseconds": costs, "stream": stream, "process": {"peak_megabytes": 80.0}}
+    found = summary.budgets(results)
     values = {what: (value, limit) for what, value, limit in found}
     assert values["encode, times cv2.imencode"] == (2.0, 3.0)
     assert values["encode without the networks, times cv2.imencode"] == (1.25, 1.3)
     assert values["encode, cost a pixel off its mean, 320x240 to 1280x720"][0] == pytest.approx(0.1)
     assert values["megabytes of a process that encodes 640x480"] == (80.0, 120)
+    assert values["encode a follower, times cv2.imencode at the same quality"] == (0.75, 1.0)
+    assert values["decode a follower, times cv2.imdecode at the same quality"] == (0.75, 0.8)
+    assert values["bytes that a stream holds a pixel of its coding size"] == (1.75, 3.0)
 
 
 def test_what_the_system_does_not_tell_is_none(monkeypatch):

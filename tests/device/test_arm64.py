@@ -8,12 +8,15 @@ import subprocess
 import sys
 import uuid
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 import rjpeg
+from tests.rjpeg.streams import film
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("RJPEG_ARM64", ROOT / "out/arm64")).absolute()
@@ -65,6 +68,41 @@ def write_video(path: Path) -> None:
     for picture in sorted((ROOT / "calibration_data").glob("*.jpg")):
         writer.write(cv2.resize(cv2.imread(str(picture)), (320, 240), interpolation=cv2.INTER_AREA))
     writer.release()
+
+
+def write_film(folder: Path) -> None:
+    """Frames of a still scene in which something new comes, stays and moves on."""
+    folder.mkdir()
+    for number, frame in enumerate(film(160, 240, 9)):
+        cv2.imwrite(str(folder / f"{number}.png"), frame)
+
+
+def stream_of(run: Callable[..., subprocess.CompletedProcess[str]], python: str | Path, there: Path) -> list[dict]:
+    """Code the pictures in `there` as a stream, decode it into `there`/shown, and return what is said of each file."""
+    command = (python, "-m", "rjpeg.cli")
+    # At the pictures' own size no resampling of OpenCV's comes into the files.
+    options = ("--quality", "60", "--coding-size", "240x160", "--json")
+    coded = run(*command, "encode", "--stream", there / "pictures", there / "stream", *options)
+    assert coded.returncode == 0, coded.stderr
+    decoded = run(*command, "decode", there / "stream", there / "shown")
+    assert decoded.returncode == 0, decoded.stderr
+    return [json.loads(line) for line in coded.stdout.splitlines()]
+
+
+def check_stream(said: list[dict], here: Path) -> None:
+    """Hold the files of a stream and what they showed elsewhere against what they show on this machine."""
+    assert {each["kind"] for each in said} >= {"key", "follower"}
+    decoder = rjpeg.StreamDecoder()
+    for each in said:
+        decoded = decoder.decode_with_details((here / "stream" / each["file"]).read_bytes())
+        assert decoded.identity == (each["kind"], each["id"], each["base_id"])
+        shown = cv2.imread(str(here / "shown" / Path(each["file"]).with_suffix(".png")))
+        np.testing.assert_array_equal(decoded.frame, shown)
+
+
+def run_here(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command on this machine."""
+    return subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.release
@@ -159,6 +197,14 @@ def test_a_bundle_installs_upgrades_and_runs_on_arm_and_its_maps_are_found_again
         )
         if not video:
             assert refined > 0, "the generator had its say"
+
+        write_film(here / "pictures")
+        said = stream_of(arm64, python, scratch)
+        check_stream(said, here)
+        # The encoder decides alike: what is sent, how it is quantized, and with it every id.
+        shutil.copytree(here / "pictures", tmp_path / "pictures")
+        assert [each["id"] for each in stream_of(run_here, sys.executable, tmp_path)] == [each["id"] for each in said]
+        print(f"{release}: a stream of {len(said)} files with the same ids and pictures as here")
 
         removed = arm64("/opt/rjpeg/uninstall.sh", "--purge")
         assert removed.returncode == 0, removed.stderr

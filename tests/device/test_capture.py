@@ -99,6 +99,18 @@ def test_a_stream_can_be_switched_off_by_a_flag(capture, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("view", "is_whole"), [("soft", True), ("tiles", False)])
+def test_what_other_viewers_show_of_a_follower_is_chosen_by_a_flag(capture, tmp_path, view, is_whole):
+    done = capture("--source", "sample", "--fps", 10, "--frames", 6, "--plain-view", view, "--out", tmp_path, "--json")
+    *records, _ = lines(done)
+    later = [record for record in records if record["base_id"] is not None]
+    for record in later:
+        shown = cv2.imread(record["delivered"])
+        assert (shown.shape[:2] == (record["coding_height"], record["coding_width"])) == is_whole
+    assert records[0]["kind"] == "key"
+
+
+@pytest.mark.slow
 def test_a_second_run_adds_to_the_first(capture, pictures, tmp_path):
     for _ in range(2):
         assert capture("--source", pictures / "1.png", "--out", tmp_path / "out").returncode == 0

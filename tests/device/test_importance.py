@@ -105,6 +105,15 @@ def test_a_map_is_dropped_when_the_camera_was_turned_and_not_taken_again(tmp_pat
     assert camera_map.current.version == 8
 
 
+def test_a_wrong_map_without_a_version_is_told_once_and_brings_no_dropped_one_back(camera_map, caplog):
+    camera_map.offer(packed(7), 7)
+    camera_map._drop()
+    for _ in range(3):
+        camera_map.offer(b"none")
+    assert caplog.text.count("is refused") == 1
+    assert not camera_map.wants(7)
+
+
 def test_a_camera_that_was_turned_while_the_program_was_off_is_found_out(tmp_path, camera_map):
     clock = Clock()
     camera_map.offer(packed(7))

@@ -10,6 +10,7 @@ import pytest
 
 from evaluate import exactness
 from evaluate.exactness import RUNTIMES, File, make_jobs, tally, varied_pictures
+from evaluate.stream_exactness import Film, FilmFile, Shown, make_films, tally_films
 from rjpeg.errors import InputError
 
 CALIBRATION_DATA = exactness.CALIBRATION_DATA
@@ -100,8 +101,8 @@ def test_a_file_larger_than_its_target_counts(case):
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="no TFLite runtime")
 def test_the_command_crosses_the_runtimes_that_are_here(monkeypatch, capsys):
-    arguments = ["exactness", "--pictures", "8", "--qualities", "20", "80", "--workers", "2", "--json", "--runtimes"]
-    monkeypatch.setattr(sys, "argv", [*arguments, *INSTALLED])
+    arguments = ["exactness", "--pictures", "8", "--films", "2", "--qualities", "20", "80", "--workers", "2", "--json"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--runtimes", *INSTALLED])
     status = exactness.main()
     pairs = json.loads(capsys.readouterr().out)["pairs"]
     assert status == 0
@@ -113,13 +114,16 @@ def test_the_command_crosses_the_runtimes_that_are_here(monkeypatch, capsys):
         assert pair["files"] == 16 + pair["targets"]
         assert pair["targets"] > 0
         assert (pair["differing"], pair["targets_exceeded"]) == (0, 0)
+        assert (pair["films"], pair["film_files_differing"]) == (2, 0)
+        assert pair["film_followers"] > 0
+        assert pair["film_keys"] + pair["film_patches"] + pair["film_followers"] == 16
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--pictures", "0"], "--pictures and --workers must be at least 1"),
+        (["--pictures", "0"], "--pictures and --workers must be at least 1, and --films"),
         (["--data", "/nowhere"], "/nowhere is not a folder"),
         (["--pictures", "2", "--model", "/nowhere"], "/nowhere"),
         (["--pictures", "2", "--qualities", "101"], "101"),
@@ -137,9 +141,34 @@ def test_a_wrong_request_ends_with_one_line_and_status_1(arguments, message, mon
 def test_a_difference_fails_the_command_and_shows_in_the_table(case, monkeypatch, capsys):
     jobs, coded, found = case
     found[0][0][0, 0, 0] += 1
-    row = tally(jobs, coded, found) | {"encoder": "a", "decoder": "b"}
+    row = tally(jobs, coded, found) | tally_films([], [], []) | {"encoder": "a", "decoder": "b"}
     monkeypatch.setattr(exactness, "cross", lambda *_: row)
     monkeypatch.setattr(sys, "argv", ["exactness", "--pictures", "2", "--runtimes", RUNTIMES[0]])
     assert exactness.main() == 1
     lines = capsys.readouterr().out.splitlines()
     assert next(line for line in lines if "must be 0" in line).split()[-1] == "1"
+
+
+def test_films_are_made_of_pictures_that_are_large_enough_in_both_layouts(files):
+    pictures = varied_pictures(files, 40)
+    films = make_films(pictures, 8, (20.0, 80.0))
+    assert len(films) == 8
+    assert {film.plain_view for film in films} == {"tiles", "soft"}
+    assert {film.quality for film in films} == {20.0, 80.0}
+    assert {film.eager for film in films} == {True, False}
+    assert all(min(film.picture.window[2:]) >= 48 for film in films)
+    assert make_films(pictures, 0, (50.0,)) == []
+
+
+@pytest.mark.parametrize("fault", [None, "kept", "frame", "id", "error"])
+def test_every_difference_between_the_two_sides_of_a_film_counts(files, fault):
+    [picture] = varied_pictures(files, 1)
+    film = Film(picture, picture, 50.0, "tiles", eager=True, shaken=False)
+    right = [Shown("key", "abc123", None, 1), Shown("follower", "abc124", 5, 2)]
+    changes = {None: {}, "kept": {"kept_crc": 6}, "frame": {"frame_crc": 3}, "id": {"id": "abc125"}}
+    there = "MarkerError: checksum" if fault == "error" else replace(right[1], **changes[fault])
+    figures = tally_films([film], [[FilmFile(b"", each) for each in right]], [[right[0], there]])
+    assert (figures["films"], figures["film_keys"], figures["film_followers"]) == (1, 1, 1)
+    assert figures["film_files_differing"] == (fault is not None)
+    if fault is not None:
+        assert "frame 1: " in figures["differing_film_files"][0]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import calibration_data
+import rjpeg
 from evaluate import loop
 from evaluate.child import running
 from rjpeg.errors import DeliveryError
@@ -64,6 +65,46 @@ def test_the_page_holds_all_its_pictures_and_asks_nobody_for_more(finished):
 def test_nothing_but_the_report_is_left_behind(finished):
     names = {path.name for path in finished[1].iterdir()}
     assert names == {"report.json", "report.html", "frames", "server.log", "capture.log"}
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """A run over 12 frames of the sample."""
+    out = tmp_path_factory.mktemp("stream")
+    return loop.main(["--frames", "12", "--out", str(out)]), out
+
+
+@pytest.mark.slow
+def test_without_a_source_the_sample_is_sent_as_a_stream(streamed):
+    code, out = streamed
+    assert code == 0
+    report = json.loads((out / "report.json").read_text())
+    files = [path.read_bytes() for path in sorted((out / "frames").glob("*.jpg"))]
+    assert [frame["kind"] for frame in report["frames"]] == [rjpeg.identify(file).kind for file in files]
+    kinds = report["summary"]["kinds"]
+    assert kinds["follower"]["frames"] > len(files) / 2
+    assert sum(kind["frames"] for kind in kinds.values()) == report["summary"]["frames"] == len(files) <= 12
+    assert sum(kind["bytes"] for kind in kinds.values()) == report["summary"]["bytes"] == sum(map(len, files))
+    # followers cost less than the file that they refer to
+    assert kinds["follower"]["bytes"] / kinds["follower"]["frames"] < kinds["key"]["bytes"] / kinds["key"]["frames"] / 2
+    assert all(frame["credit"] for frame in report["frames"])
+
+
+@pytest.mark.slow
+def test_the_page_begins_with_a_follower_decoded_beside_its_file_and_a_bar_for_each_frame(streamed):
+    page = (streamed[1] / "report.html").read_text()
+    report = json.loads((streamed[1] / "report.json").read_text())
+    followers = sorted(one["bytes"] for one in report["frames"] if one["kind"] == "follower")
+    typical = followers[len(followers) // 2]
+    first = next(one for one in report["frames"] if (one["kind"], one["bytes"]) == ("follower", typical))
+    top = page[: page.index("<dl")]
+    assert f"follower, {first['title']}, {first['bytes']:,} bytes" in top
+    assert f"a JPEG of {first['file_width']}×{first['file_height']}" in top
+    bars = re.findall(r'<div class="(key|patch|follower)" style="height: ([0-9.]+)%"', top)
+    largest = max(one["bytes"] for one in report["frames"])
+    for one, (kind, height) in zip(report["frames"], bars, strict=True):
+        assert kind == one["kind"]
+        assert float(height) == pytest.approx(100 * one["bytes"] / largest, abs=0.01)
 
 
 def test_a_report_of_many_frames_shows_some_of_them_and_a_typical_follower():

@@ -32,6 +32,7 @@ def workers(tmp_path: Path) -> Iterator[list[RunningWorker]]:
         worker.stop(signal.SIGKILL)
 
 
+@pytest.mark.release
 def test_kills_of_workers_lose_no_frame_and_store_none_twice(
     tmp_path: Path, start_broker, workers: list[RunningWorker], faults: Faults
 ) -> None:

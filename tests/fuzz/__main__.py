@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=1, metavar="N", help="of the run (default: %(default)s)")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     p.add_argument("--bombs", action="store_true", help="in place of mutants, files that ask for the most they can")
+    p.add_argument("--streams", action="store_true", help="in place of single files, streams of keys and followers")
     p.add_argument("--restore", action="store_true", help="decode with the restorer, too (default: now and then)")
     p.add_argument(
         "--max-pixels", type=int, default=2**24, metavar="N", help="the decoder's limit (default: %(default)s)"
@@ -111,6 +112,7 @@ class Run:
         self.results: list[dict[str, Any]] = []
         self.findings: list[dict[str, Any]] = []
         self.outcomes: collections.Counter[str] = collections.Counter()
+        self.mutants = 0
         self.slowest: dict[str, Any] = {"cpu_seconds": 0.0}
         self.largest: dict[str, Any] = {"memory": 0}
         self.sanitized = False
@@ -160,7 +162,8 @@ class Run:
             "--memory",
             str(0 if args.sanitized else args.memory * 2**20),
         ]
-        command += [flag for flag, wanted in (("--bombs", args.bombs), ("--restore", args.restore)) if wanted]
+        flags = {"--bombs": args.bombs, "--streams": args.streams, "--restore": args.restore}
+        command += [flag for flag, wanted in flags.items() if wanted]
         process = Process(command, os.environ | variables)
         with self._lock:
             self.restarts += 1
@@ -178,7 +181,8 @@ class Run:
                 return
             if self.args.bombs:
                 self.results.append(result)
-            self.outcomes[result["outcome"]] += 1
+            self.outcomes.update(result.get("outcomes", [result["outcome"]]))
+            self.mutants += 1
             if result["cpu_seconds"] > self.slowest["cpu_seconds"]:
                 self.slowest = result
             if result["memory"] > self.largest["memory"]:
@@ -186,10 +190,13 @@ class Run:
 
     def _keep(self, result: dict[str, Any]) -> None:
         # only here: a worker that dies of a mutant must not take this process with it
-        from tests.fuzz import bombs, mutator
+        from tests.fuzz import bombs, mutator, streams
 
         self.args.out.mkdir(parents=True, exist_ok=True)
-        if self.args.bombs:
+        if self.args.streams:
+            # one after another, as VideoReader takes them
+            jpeg = b"".join(file.jpeg for file in streams.make(self.args.seed, result["number"]).files)
+        elif self.args.bombs:
             jpeg = list(bombs.make(self.args.max_pixels).values())[result["number"]]
         else:
             jpeg = mutator.make(self.args.seed, result["number"]).jpeg
@@ -200,10 +207,12 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What is printed."""
         self._progress.close()
-        accepted = {kind: self.outcomes.pop(kind, 0) for kind in ("region", "ordinary")}
+        kinds = ("key", "patch", "follower", "ordinary") if self.args.streams else ("region", "ordinary")
+        accepted = {kind: self.outcomes.pop(kind, 0) for kind in kinds}
         seconds = time.perf_counter() - self._started
         about = ("number", "seed", "steps", "seconds", "cpu_seconds", "memory", "bytes", "outcome")
         return {
+            "mutants": self.mutants,
             "files": sum(self.outcomes.values()) + sum(accepted.values()),
             "seed": self.args.seed,
             "sanitized": self.sanitized,

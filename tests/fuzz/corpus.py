@@ -41,9 +41,9 @@ def region_files() -> dict[str, bytes]:
     made["region even map"] = encoder.encode(_picture(1, 77, 110), 70, quality_map=even)
     for name, flags in (("progressive", ["-progressive"]), ("restarts", ["-restart", "2B"])):
         for source in ("region 48x64", "region reduced", "region 4:4:4"):
-            made[f"{source} {name}"] = _transcoded(made[source], *flags)
-    made["region arithmetic"] = _transcoded(made["region 48x64"], "-arithmetic")
-    made["region reduced restarts progressive"] = _transcoded(made["region reduced"], "-progressive", "-restart", "1")
+            made[f"{source} {name}"] = transcoded(made[source], *flags)
+    made["region arithmetic"] = transcoded(made["region 48x64"], "-arithmetic")
+    made["region reduced restarts progressive"] = transcoded(made["region reduced"], "-progressive", "-restart", "1")
     return made
 
 
@@ -90,7 +90,8 @@ def _picture(index: int, height: int, width: int) -> np.ndarray:
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _transcoded(jpeg: bytes, *flags: str) -> bytes:
+def transcoded(jpeg: bytes, *flags: str) -> bytes:
+    """The file after jpegtran, which keeps its coefficients."""
     command = ["jpegtran", "-copy", "all", *flags]
     return subprocess.run(command, input=jpeg, capture_output=True, check=True, timeout=30).stdout
 

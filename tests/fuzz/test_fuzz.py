@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 import rjpeg
 from rjpeg import _native
-from tests.fuzz import corpus, mutator, oracle, reader
+from tests.fuzz import corpus, mutator, oracle, reader, stream_oracle, streams
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
@@ -24,11 +25,27 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def fuzz(*arguments):
+def fuzz(*arguments, timeout=900):
     command = [sys.executable, "-m", "tests.fuzz", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode in (0, 1), done.stderr
     return json.loads(done.stdout), done.stderr
+
+
+def make_sanitized():
+    """Make the environment whose native part has sanitizers, or skip the test."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    made = subprocess.run(
+        ["make", ".venv-sanitized/.ready"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"PYTHON": sys.executable},
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
 
 
 @pytest.mark.slow
@@ -97,19 +114,68 @@ def test_small_files_that_ask_for_the_most_stay_within_two_seconds_and_the_memor
 @pytest.mark.release
 @pytest.mark.timeout(1800)
 def test_thousands_of_mutants_do_no_harm_under_the_sanitizers(tmp_path):
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed")
-    made = subprocess.run(
-        ["make", ".venv-sanitized/.ready"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env=os.environ | {"PYTHON": sys.executable},
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    make_sanitized()
     summary, said = fuzz("--sanitized", ".venv-sanitized", "--count", "5000", "--seed", "8", "--out", str(tmp_path))
     assert summary["sanitized"]
     assert summary["findings"] == 0, said
     assert summary["files"] == 5000
+
+
+# Streams
+
+
+@pytest.mark.slow
+def test_a_mutated_stream_is_the_same_each_time_and_forgers_get_their_checksums():
+    first = [streams.make(3, number) for number in range(100)]
+    assert first == [streams.make(3, number) for number in range(100)]
+    assert len(set(first)) > 95
+    assert sum(file.signed for mutant in first for file in mutant.files) > 5
+
+
+def test_the_oracle_of_streams_knows_another_base_picture_and_map():
+    film = streams.films()["tiles"]
+    decoder, bases = rjpeg.Decoder(), streams.bases()
+    key, follower = film[0], next(jpeg for jpeg in film[1:] if rjpeg.identify(jpeg).kind == "follower")
+    base = bases[rjpeg.identify(follower).base_id]
+    decoded = decoder.decode_with_details(follower, base)
+    file = streams.File(follower)
+    assert stream_oracle.check(file, decoded, base) is None
+    other = next(each for each in bases.values() if each.id != base.id)
+    assert "another base" in stream_oracle.check(file, decoded, other)
+    assert "another picture" in stream_oracle.check(file, replace(decoded, frame=decoded.frame ^ 1), base)
+    changed = decoded.kept.copy()
+    changed[0, 0] ^= True
+    assert "kept regions are others" in stream_oracle.check(file, replace(decoded, kept=changed), base)
+    forged = replace(decoded, frame=decoded.frame ^ 1)
+    assert "something else" in stream_oracle.check(streams.File(follower, signed=True), forged, base)
+    assert stream_oracle.check(streams.File(key), decoder.decode_with_details(key), None) is None
+
+
+@pytest.mark.slow
+def test_hundreds_of_mutated_streams_give_the_right_pictures_or_errors(tmp_path):
+    arguments = ("--streams", "--count", "300", "--seed", "7", "--workers", "1", "--out", str(tmp_path))
+    summary, said = fuzz(*arguments)
+    assert summary["findings"] == 0, said
+    assert summary["mutants"] == 300
+    # Enough of them come far enough to mean something.
+    assert min(summary["accepted"][kind] for kind in ("key", "patch", "follower")) > 100
+    assert any(kind.startswith("KeyMissingError") for kind in summary["errors"])
+    assert any("checksum" in kind for kind in summary["errors"])
+
+
+@pytest.mark.release
+@pytest.mark.timeout(7200)
+def test_a_hundred_thousand_mutated_streams_give_the_right_pictures_or_errors(tmp_path):
+    summary, said = fuzz("--streams", "--count", "100000", "--seed", "9", "--out", str(tmp_path), timeout=7000)
+    assert summary["findings"] == 0, said
+    assert summary["mutants"] == 100_000
+
+
+@pytest.mark.release
+@pytest.mark.timeout(3600)
+def test_thousands_of_mutated_streams_do_no_harm_under_the_sanitizers(tmp_path):
+    make_sanitized()
+    arguments = ("--sanitized", ".venv-sanitized", "--count", "5000", "--seed", "8", "--out", str(tmp_path))
+    summary, said = fuzz("--streams", *arguments, timeout=3000)
+    assert summary["sanitized"]
+    assert summary["findings"] == 0, said

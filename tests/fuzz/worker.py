@@ -22,7 +22,7 @@ import numpy as np
 
 import rjpeg
 from rjpeg import _native
-from tests.fuzz import bombs, corpus, mutator, oracle
+from tests.fuzz import bombs, corpus, mutator, oracle, stream_oracle, streams
 
 # every so many mutants are also restored, up to so many pixels: it costs more than all the rest
 RESTORED, MOST_RESTORED = 16, 2**20
@@ -82,6 +82,84 @@ class Worker:
             result["finding"] = self._among_others(mutant, decoded)
         return result
 
+    def work_on_stream(self, number: int) -> dict[str, Any]:
+        """Decode the files of a mutated stream, one after another and all at once."""
+        mutant = streams.make(self.seed, number)
+        result: dict[str, Any] = {
+            "number": number,
+            "seed": mutant.steps[0],
+            "steps": mutant.steps[1:],
+            "bytes": sum(len(file.jpeg) for file in mutant.files),
+            "finding": None,
+        }
+        before = reset_peak()
+        started, cpu_started = time.perf_counter(), time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, self.cpu_seconds)
+        found: list[rjpeg.DecodedFrame | rjpeg.JpegError] = []
+        used: list[rjpeg.Base | None] = []
+        try:
+            stream = BoundedBases(self.decoder)
+            for file in mutant.files:
+                one, base = stream.decode(file.jpeg)
+                found.append(one)
+                used.append(base)
+            result["outcomes"] = [outcome_of(one) for one in found]
+        except BaseException as error:  # noqa: BLE001
+            result["outcomes"] = [type(error).__name__]
+            result["finding"] = "".join(traceback.format_exception(error))[-2000:]
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        result["outcome"] = "stream"
+        result["seconds"] = time.perf_counter() - started
+        result["cpu_seconds"] = time.process_time() - cpu_started
+        result["memory"] = max(0, peak() - before)
+        if result["finding"] is None:
+            result["finding"] = self._wrong_in_stream(mutant, found, used)
+        return result
+
+    def _wrong_in_stream(
+        self,
+        mutant: streams.Mutant,
+        found: list[rjpeg.DecodedFrame | rjpeg.JpegError],
+        used: list[rjpeg.Base | None],
+    ) -> str | None:
+        signal.setitimer(signal.ITIMER_PROF, 10 * self.cpu_seconds)
+        try:
+            for file, one, base in zip(mutant.files, found, used, strict=True):
+                finding = None
+                if isinstance(one, rjpeg.DecodedFrame):
+                    finding = stream_oracle.check(file, one, base)
+                    tell = (rjpeg.inspect, rjpeg.region_bits)
+                    for other in tell if one.identity.base_id is not None else ():
+                        with contextlib.suppress(rjpeg.RjpegError):
+                            other(file.jpeg, base=base, max_pixels=self.decoder.max_pixels)
+                if finding is not None:
+                    return finding
+            return self._wrong_at_once(mutant)
+        except BaseException as error:  # noqa: BLE001
+            return "the oracle, inspect, region_bits or a batch: " + "".join(traceback.format_exception(error))[-2000:]
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _wrong_at_once(self, mutant: streams.Mutant) -> str | None:
+        """What is wrong where all files are given at once, and by StreamDecoder."""
+        batch = self.decoder.decode_batch([file.jpeg for file in mutant.files])
+        stream = rjpeg.StreamDecoder(self.decoder, max_bases=2)
+        for file, of_batch in zip(mutant.files, batch, strict=True):
+            one: rjpeg.DecodedFrame | rjpeg.JpegError
+            try:
+                one = stream.decode_with_details(file.jpeg)
+            except rjpeg.JpegError as error:
+                one = error
+            for name, each in (("a batch", of_batch), ("a stream", one)):
+                if file.signed or isinstance(each, rjpeg.JpegError) or each.identity.kind == "plain":
+                    continue
+                original = streams.originals().get(each.identity.id or "")
+                if original is None or not np.array_equal(original, each.frame):
+                    return f"{each.identity.kind} {each.identity.id} is another picture in {name}"
+            if isinstance(one, rjpeg.DecodedFrame) and isinstance(of_batch, rjpeg.JpegError):
+                return f"decoded in a stream, and in a batch: {of_batch}"
+        return None
+
     def _among_others(self, mutant: mutator.Mutant, alone: rjpeg.DecodedFrame | None) -> str | None:
         """What is wrong where the file is decoded together with others: all must come out as they do alone."""
         signal.setitimer(signal.ITIMER_PROF, 5 * self.cpu_seconds)
@@ -136,6 +214,34 @@ class Worker:
             return "the oracle fails: " + "".join(traceback.format_exception(error))[-1500:]
 
 
+class BoundedBases:
+    """Decodes the files of a stream with all bases that came, and says which was used."""
+
+    def __init__(self, decoder: rjpeg.Decoder) -> None:
+        self._decoder = decoder
+        self._bases: dict[str, rjpeg.Base] = {}
+
+    def decode(self, jpeg: bytes) -> tuple[rjpeg.DecodedFrame | rjpeg.JpegError, rjpeg.Base | None]:
+        """The frame or error of a file, and the base that it was decoded with."""
+        base = None
+        try:
+            base_id = rjpeg.identify(jpeg, max_pixels=self._decoder.max_pixels).base_id
+            base = self._bases.get(base_id or "")
+            decoded, kept = self._decoder.decode_and_keep(jpeg, base)
+        except rjpeg.JpegError as error:
+            return error, base
+        if kept is not None:
+            self._bases[kept.id] = kept
+        return decoded, base
+
+
+def outcome_of(one: rjpeg.DecodedFrame | rjpeg.JpegError) -> str:
+    """What became of a file, in a few words."""
+    if isinstance(one, rjpeg.JpegError):
+        return f"{type(one).__name__}: {kind_of(str(one))}"
+    return "ordinary" if one.identity.kind == "plain" else one.identity.kind
+
+
 def kind_of(text: str) -> str:
     """An error's text without what differs from file to file."""
     return re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{6}\b|\bmodel [0-9a-f]{4}\b|\d+", "N", text)[:90]
@@ -158,6 +264,7 @@ def main() -> None:
     p = argparse.ArgumentParser()
     p.add_argument("--seed", type=int, required=True)
     p.add_argument("--bombs", action="store_true")
+    p.add_argument("--streams", action="store_true")
     p.add_argument("--restore", action="store_true")
     p.add_argument("--max-pixels", type=int, required=True)
     p.add_argument("--cpu-seconds", type=float, required=True)
@@ -165,7 +272,12 @@ def main() -> None:
     args = p.parse_args()
     cv2.setNumThreads(1)
     worker = Worker(args)
-    oracle.originals()
+    if args.streams:
+        streams.originals()
+        streams.bases()
+    else:
+        oracle.originals()
+    work = worker.work_on_stream if args.streams else worker.work
     if args.memory:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + args.memory, used + args.memory))
@@ -175,7 +287,7 @@ def main() -> None:
     }
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
-        print(json.dumps(worker.work(int(line))), flush=True)
+        print(json.dumps(work(int(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -154,3 +154,19 @@ def level_kept(blocks, kept, bound):
                 blocks[r, c, 0] = before
             before = int(blocks[r, c, 0])
     return blocks
+
+
+def shifted(plane, down, right):
+    """`_native.shifted`: bilinear between samples, whose edges go on for ever. down, right: in eighths of a sample."""
+    rows, cols = (8 * np.arange(side) - by for side, by in zip(plane.shape, (down, right), strict=True))
+
+    def at(positions, size):
+        first = np.floor_divide(positions, 8)
+        return np.clip(first, 0, size - 1), np.clip(first + 1, 0, size - 1), positions - 8 * first
+
+    (above, below, part_y), (left, beside, part_x) = at(rows, plane.shape[0]), at(cols, plane.shape[1])
+    values = plane.astype(int)
+    upper = values[above][:, left] * (8 - part_x) + values[above][:, beside] * part_x
+    lower = values[below][:, left] * (8 - part_x) + values[below][:, beside] * part_x
+    part_y = part_y[:, np.newaxis]
+    return ((upper * (8 - part_y) + lower * part_y + 32) >> 6).astype(np.uint8)

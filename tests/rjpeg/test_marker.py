@@ -130,14 +130,15 @@ followers = st.builds(
     soft=st.booleans(),
     checksum=st.integers(0, 2**24 - 1),
     base_id=st.integers(0, 2**24 - 1),
-    sent=st.binary(max_size=300) | st.just(bytes(65524)),
+    sent=st.binary(max_size=300) | st.just(bytes(65522)),
+    shift=st.just((0, 0)) | st.tuples(st.integers(-128, 127), st.integers(-128, 127)),
 )
 
 
 @given(followers)
-def test_a_followers_marker_is_one_segment_of_nine_bytes_and_its_regions(written):
+def test_a_followers_marker_is_one_segment_of_nine_bytes_two_for_a_shift_and_its_regions(written):
     [(code, data)] = marker.pack_follower(written)
-    assert (code, len(data)) == (marker.SEGMENT_CODE, 9 + len(written.sent))
+    assert (code, len(data)) == (marker.SEGMENT_CODE, 9 + 2 * any(written.shift) + len(written.sent))
     assert marker.unpack([(0xE0, b"JFIF"), (code, data), (code, b"PhotoStudio")]) == written
 
 
@@ -171,12 +172,13 @@ def test_a_files_identity_has_the_ids_of_its_marker(written):
         assert (kind, base) == ("key", None)
 
 
-def test_a_followers_checksum_changes_with_any_coefficient_step_region_and_base():
+def test_a_followers_checksum_changes_with_any_coefficient_step_region_shift_and_base():
     random = np.random.default_rng(8)
     content = {
         "blocks": [random.integers(-9, 9, (4, 4, 64)).astype(np.int16)],
         "tables": [random.integers(1, 256, 64).astype(np.uint16)],
         "sent": random.integers(0, 2, (5, 3)).astype(np.uint8),
+        "shift": (4, -5),
         "base_crc": 0x12345678,
     }
     before = marker.follower_crc_of(**content)
@@ -190,6 +192,8 @@ def test_a_followers_checksum_changes_with_any_coefficient_step_region_and_base(
         {"blocks": [changed_block]},
         {"tables": [changed_step]},
         {"sent": changed_sent},
+        {"shift": (-4, -5)},
+        {"shift": (4, -4)},
         {"base_crc": 0x92345678},
     ):
         assert marker.follower_crc_of(**(content | change)) & 0xFFFFFF != before & 0xFFFFFF

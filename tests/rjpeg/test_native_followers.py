@@ -118,6 +118,24 @@ def test_samples_and_planes_of_other_shapes_are_refused():
             _native.bgr_of(*arguments)
 
 
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(-400, 400), st.integers(-400, 400), seeds)
+def test_a_plane_is_moved_by_eighths_between_its_samples(height, width, down, right, seed):
+    plane = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
+    moved = _native.shifted(plane, down, right)
+    np.testing.assert_array_equal(moved, reference.shifted(plane, down, right))
+
+
+def test_a_plane_that_is_moved_by_whole_samples_repeats_its_edge():
+    plane = np.random.default_rng(1).integers(0, 256, (9, 11)).astype(np.uint8)
+    expected = np.pad(plane, ((2, 0), (0, 3)), mode="edge")[:9, 3:]
+    np.testing.assert_array_equal(_native.shifted(plane, 16, -24), expected)
+    np.testing.assert_array_equal(_native.shifted(plane, 0, 0), plane)
+    assert np.unique(_native.shifted(plane, 8000, 8000)).tolist() == [plane[0, 0]]
+    for wrong in ((plane[0], 0, 0), (plane[:0], 0, 0), (plane, 1 << 16, 0)):
+        with pytest.raises(ValueError, match="expected"):
+            _native.shifted(*wrong)
+
+
 # What sending a region costs and saves
 
 

@@ -193,3 +193,33 @@ def test_a_shift_by_eighths_is_bilinear_and_repeats_the_edge(height, width, down
     upper = at(top, left) * (8 - x) + at(top, left + 1) * x
     lower = at(top + 1, left) * (8 - x) + at(top + 1, left + 1) * x
     assert np.array_equal(_native.shifted(plane, down, right), (upper * (8 - y) + lower * y + 32) >> 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "quality"),
+        ({"quality": 0}, "quality is 0"),
+        ({"quality": 50, "target_bytes": 3000}, "one of"),
+        ({"quality": 50, "coding_size": (97, 96)}, "97"),
+        ({"target_bytes": 3000, "key_bytes": -1}, "-1"),
+    ],
+)
+def test_wrong_arguments_are_named(options: dict[str, object], message: str):
+    with pytest.raises(rjpeg.InputError, match=message):
+        rjpeg.StreamEncoder().encode(scene(96, 96), **options)
+    with pytest.raises(rjpeg.InputError, match="key_seconds is 0"):
+        rjpeg.StreamEncoder(key_seconds=0)
+    with pytest.raises(rjpeg.InputError, match="importance"):
+        rjpeg.StreamEncoder(importance=np.full((2, 2), np.nan, np.float32))
+
+
+def test_every_file_fits_its_target():
+    stream, decoder = rjpeg.StreamEncoder(), rjpeg.StreamDecoder()
+    frame = scene(200, 320)
+    for step in range(6):
+        coded = stream.encode(with_box(frame, 20 * step, 40), target_bytes=2500, key_bytes=6000)
+        assert len(coded.jpeg) <= (6000 if coded.kind == "key" else 2500)
+        decoder.decode(coded.jpeg)
+    with pytest.raises(rjpeg.TargetError, match="smallest"):
+        stream.encode(scene(200, 320, 9), target_bytes=60)

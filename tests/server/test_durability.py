@@ -61,14 +61,31 @@ class Senders:
             thread.join(30)
 
 
-def kill_often(tmp_path, encoder, kills):
-    rng = np.random.default_rng(5)
-    files = [
-        encoder.encode(cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (96 + n, 64)), quality=50)
-        for n in range(20)
-    ]
+def single_files():
+    """Files of pictures that have nothing in common, by file: its picture."""
+    rng, encoder, decoder = np.random.default_rng(5), rjpeg.Encoder(), rjpeg.Decoder()
+    pictures = [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (96 + n, 64)) for n in range(20)]
+    files = [encoder.encode(picture, quality=50) for picture in pictures]
+    return {file: decoder.decode(file) for file in files}
+
+
+def stream_files():
+    """Files of a stream with three keys, and what refers to them, by file: its picture."""
+    stream, decoder = rjpeg.StreamEncoder(), rjpeg.StreamDecoder()
+    scene = cv2.resize(np.random.default_rng(5).integers(0, 256, (6, 8, 3), np.uint8), (128, 96))
+    coded = []
+    for number in range(20):
+        if number % 7 == 0:
+            stream.new_key()
+        picture = cv2.circle(scene.copy(), (6 * number, 50), 12, (number * 10, 255, 0), -1)
+        coded.append(stream.encode(picture, quality=50))
+    assert [number for number, file in enumerate(coded) if file.kind == "key"] == [0, 7, 14]
+    return {file.jpeg: decoder.decode(file.jpeg) for file in coded}
+
+
+def kill_often(tmp_path, files, kills):
     chance = random.Random(5)
-    senders = Senders(files)
+    senders = Senders(list(files))
     try:
         for _ in range(kills):
             service = Service(data=tmp_path)
@@ -98,27 +115,41 @@ def kill_often(tmp_path, encoder, kills):
         for name, (record, jpeg) in senders.acknowledged.items():
             assert kept[name] == {key: value for key, value in record.items() if key != "duplicate"}
             assert service.jpeg(kept[name]) == jpeg
-        decoder = rjpeg.Decoder()
         for name, (_, jpeg) in list(senders.acknowledged.items())[:: max(1, len(kept) // 50)]:
-            np.testing.assert_array_equal(service.picture(kept[name]), decoder.decode(jpeg))
+            np.testing.assert_array_equal(service.picture(kept[name]), files[jpeg])
     finally:
         assert service.stop() == 0
     return len(senders.acknowledged)
 
 
 @pytest.mark.slow
-def test_acknowledged_frames_survive_kill_9(tmp_path, encoder):
-    kill_often(tmp_path, encoder, 4)
+@pytest.mark.parametrize("make_files", [single_files, stream_files], ids=["frames", "streams"])
+def test_acknowledged_frames_survive_kill_9(tmp_path, make_files):
+    kill_often(tmp_path, make_files(), 4)
 
 
 @pytest.mark.release
 @pytest.mark.faults
 @pytest.mark.timeout(5000)
-def test_acknowledged_frames_survive_kill_9_again_and_again(tmp_path, encoder, faults):
+def test_acknowledged_frames_survive_kill_9_again_and_again(tmp_path, faults):
     kills = faults.count(12, 200)
-    frames = kill_often(tmp_path, encoder, kills)
+    frames = kill_often(tmp_path, single_files(), kills)
     faults.record(
         "kill -9 of the server while three cameras send", tried=kills, lost=0, ended=f"{frames:,} frames there"
+    )
+
+
+@pytest.mark.release
+@pytest.mark.faults
+@pytest.mark.timeout(5000)
+def test_acknowledged_streams_survive_kill_9_again_and_again(tmp_path, faults):
+    kills = faults.count(12, 200)
+    frames = kill_often(tmp_path, stream_files(), kills)
+    faults.record(
+        "kill -9 of the server while three cameras send streams",
+        tried=kills,
+        lost=0,
+        ended=f"{frames:,} frames there and decoded as they were sent",
     )
 
 

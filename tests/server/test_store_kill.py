@@ -156,7 +156,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(database_url: str, tmp_path
     kill_often(database_url, tmp_path / "frames", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.faults
 @pytest.mark.timeout(5000)
 def test_what_was_acknowledged_is_there_after_many_kills(database_url: str, tmp_path: Path, faults: Faults) -> None:
@@ -241,7 +241,7 @@ def test_a_kill_of_one_program_does_not_touch_what_another_adds(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.faults
 @pytest.mark.timeout(5000)
 def test_what_was_acknowledged_is_there_after_postgresql_crashed(open_store, tmp_path: Path, faults: Faults) -> None:

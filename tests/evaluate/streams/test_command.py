@@ -77,6 +77,7 @@ def test_the_documents_get_tables_of_what_is_kept(run, tmp_path):
     for table, what in (
         ("stream_clips", "yard ("),
         ("stream_means", "**Region JPEG, stream**"),
+        ("stream_first_screen", "| WebP | "),
         ("source", "abc1234"),
     ):
         argument = "" if table == "source" else " 2,1"

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluate.streams.curves import Curves, Ratio, geometric_mean, rate_at, ratio
+from evaluate.streams.curves import Curves, Ratio, geometric_mean, rate_at, ratio, score_at
 from evaluate.streams.measure import Point
 
 PIXELS = 8000
@@ -18,16 +18,17 @@ def point(codec, setting, size, shared, kinds=None):
 
 def test_between_points_the_logarithm_of_the_rate_is_linear():
     assert rate_at([(0.4, 0.9), (0.1, 0.7)], 0.8) == (pytest.approx(0.2), "")
-    assert rate_at([(0.4, 0.9), (0.1, 0.7)], 0.7) == (0.1, "")
+    assert rate_at([(0.4, 0.9), (0.1, 0.7)], 0.7) == (pytest.approx(0.1), "")
 
 
-def test_a_point_that_is_no_better_than_a_smaller_one_is_left_out():
-    assert rate_at([(0.1, 0.7), (0.2, 0.65), (0.4, 0.9)], 0.8) == (pytest.approx(0.2), "")
+def test_points_out_of_order_count_as_their_mean():
+    assert rate_at([(0.1, 0.7), (0.2, 0.66), (0.4, 0.9)], 0.68) == (pytest.approx(math.sqrt(0.02)), "")
+    assert rate_at([(0.1, 0.7), (0.2, 0.66), (0.4, 0.9)], 0.9) == (pytest.approx(0.4), "")
 
 
 def test_a_curve_that_does_not_reach_the_f1_gives_a_bound():
-    assert rate_at([(0.1, 0.7), (0.4, 0.9)], 0.6) == (0.1, "<")
-    assert rate_at([(0.1, 0.7), (0.4, 0.9)], 0.95) == (0.4, ">")
+    assert rate_at([(0.1, 0.7), (0.4, 0.9)], 0.6) == (pytest.approx(0.1), "<")
+    assert rate_at([(0.1, 0.7), (0.4, 0.9)], 0.95) == (pytest.approx(0.4), ">")
 
 
 def test_a_codec_s_rate_is_that_of_its_best_coding_size():
@@ -60,7 +61,7 @@ def test_the_error_of_a_rate_comes_from_the_frames():
     shared = [4, 9, 7, 10, 8, 3, 9, 9, 6, 10]
     reference = point("a", 1, 100, shared)
     curves = Curves([reference], reference, PIXELS)
-    assert curves.f1_error(reference) == pytest.approx(np.std(shared) / 10 / math.sqrt(10), rel=0.15)
+    assert curves.error_of(reference) == pytest.approx(np.std(shared) / 10 / math.sqrt(10), rel=0.15)
 
 
 def test_a_key_is_paid_once_in_every_draw():
@@ -74,9 +75,9 @@ def test_a_bound_of_either_codec_is_one_of_their_ratio():
     reference = point("a", 1, 100, 8)
     points = [reference, point("b", 1, 50, 9), point("c", 1, 500, 7), point("a", 2, 200, 9)]
     curves = Curves(points, reference, PIXELS)
-    assert ratio(curves, "b", ["a"]) == Ratio(0.5, pytest.approx(0), "<")
-    assert ratio(curves, "c", ["a"]) == Ratio(5, pytest.approx(0), ">")
-    assert ratio(curves, "a", ["c"]) == Ratio(0.2, pytest.approx(0), "<")
+    assert ratio(curves, "b", ["a"]) == Ratio(pytest.approx(0.5), pytest.approx(0), "<")
+    assert ratio(curves, "c", ["a"]) == Ratio(pytest.approx(5), pytest.approx(0), ">")
+    assert ratio(curves, "a", ["c"]) == Ratio(pytest.approx(0.2), pytest.approx(0), "<")
     assert ratio(curves, "c", ["b"]).bound == ">"
     assert ratio(curves, "a", ["none"]) is None
 
@@ -84,3 +85,18 @@ def test_a_bound_of_either_codec_is_one_of_their_ratio():
 def test_the_mean_over_clips_is_geometric():
     found = geometric_mean([Ratio(0.5, 0.03, ""), Ratio(2, 0.04, ">")])
     assert (found.value, found.error, found.bound) == (pytest.approx(1), pytest.approx(0.025), ">")
+
+
+def test_the_f1_that_all_are_compared_at_is_that_of_the_reference_s_curve_not_of_a_lucky_point():
+    reference = point("a", 30, 200, 9)
+    points = [reference, point("a", 20, 100, 7), point("a", 40, 400, 8)]
+    curves = Curves(points, reference, PIXELS)
+    # the two better ones count as one of 8.5 at the middle of their rates
+    share = math.log(2) / math.log(math.sqrt(8))
+    assert curves.f1 == pytest.approx(0.7 + share * 0.15)
+    assert curves.rate("a").bpp == pytest.approx(8 * 2000 / PIXELS)
+
+
+def test_beyond_a_curve_the_f1_is_that_of_its_end():
+    assert score_at([(0.1, 0.7), (0.4, 0.9)], 0.2) == pytest.approx(0.8)
+    assert [score_at([(0.1, 0.7), (0.4, 0.9)], bpp) for bpp in (0.05, 1)] == [0.7, 0.9]

@@ -2,7 +2,7 @@ import pytest
 
 from evaluate.streams.clips import read_clip
 from evaluate.streams.codecs import Coded, Pictures, StreamCodec
-from evaluate.streams.measure import Bench, Point, bracketing, f1_of
+from evaluate.streams.measure import Bench, Point, bracketing, f1_of, rising
 
 from .conftest import RedJudge
 
@@ -87,6 +87,17 @@ def test_a_curve_encloses_the_f1_or_goes_to_the_end_of_its_settings(f1, settings
     found = tried(RISING, f1)
     assert set(settings) <= set(found)
     assert len(found) >= 4
+
+
+def test_a_curve_rises_where_neighbors_that_fall_are_their_mean():
+    assert rising([(0, 0.5), (1, 0.75), (2, 0.25), (3, 1.0)]) == [(1, 0.5), (3, 1.0)]
+    assert rising([(0, 3), (1, 2), (2, 1)]) == [(1, 2)]
+    assert rising([(0, 1), (1, 2)]) == [(0, 1), (1, 2)]
+
+
+def test_a_lucky_bad_setting_does_not_end_the_search():
+    # 50 is better than 60 by chance: alone it would be a bound
+    assert tried({30: 0.5, 40: 0.6, 50: 0.75, 60: 0.65, 70: 0.8, 80: 0.9}, 0.74)[0] < 50
 
 
 def test_without_an_f1_four_settings_are_tried():

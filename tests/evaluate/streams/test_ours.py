@@ -70,3 +70,10 @@ def test_results_depend_on_options_and_maps(tmp_path):
     assert len({codec.version for codec in made}) == len(made)
     with pytest.raises(StorageError, match="none"):
         StreamJpeg(Options("a"), importance=tmp_path / "none")
+
+
+def test_a_deflated_bitmap_changes_followers_alone(clip):
+    coded, deflated = (StreamJpeg(STREAMS[name]).run(clip, 50) for name in ("stream", "stream-deflated"))
+    larger = [b.size - a.size for a, b in zip(coded, deflated, strict=True)]
+    assert larger[0] == 0
+    assert all(1 <= more <= 40 for more in larger[1:])
