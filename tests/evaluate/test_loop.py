@@ -13,6 +13,7 @@ import calibration_data
 import rjpeg
 from evaluate import loop
 from evaluate.child import running
+from evaluate.loop_report import typical_follower
 from rjpeg.errors import DeliveryError
 
 
@@ -94,14 +95,15 @@ def test_without_a_source_the_sample_is_sent_as_a_stream(streamed):
 def test_the_page_begins_with_a_follower_decoded_beside_its_file_and_a_bar_for_each_frame(streamed):
     page = (streamed[1] / "report.html").read_text()
     report = json.loads((streamed[1] / "report.json").read_text())
-    followers = sorted(one["bytes"] for one in report["frames"] if one["kind"] == "follower")
-    typical = followers[len(followers) // 2]
-    first = next(one for one in report["frames"] if (one["kind"], one["bytes"]) == ("follower", typical))
+    kinds, sizes = zip(*((one["kind"], one["bytes"]) for one in report["frames"]), strict=True)
+    first = report["frames"][typical_follower(kinds, sizes)]
+    followers = sorted(size for kind, size in zip(kinds, sizes, strict=True) if kind == "follower")
+    assert first["bytes"] == followers[len(followers) // 2]
     top = page[: page.index("<dl")]
     assert f"follower, {first['title']}, {first['bytes']:,} bytes" in top
     assert f"a JPEG of {first['file_width']}×{first['file_height']}" in top
     bars = re.findall(r'<div class="(key|patch|follower)" style="height: ([0-9.]+)%"', top)
-    largest = max(one["bytes"] for one in report["frames"])
+    largest = max(sizes)
     for one, (kind, height) in zip(report["frames"], bars, strict=True):
         assert kind == one["kind"]
         assert float(height) == pytest.approx(100 * one["bytes"] / largest, abs=0.01)

@@ -1,5 +1,6 @@
 """Keys, patches and followers into `python -m server`: what is taken, what is asked for again, what is kept."""
 
+import random
 import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -154,3 +155,20 @@ def test_the_client_names_the_missing_key_so_that_its_encoder_can_do_without(ste
         again = client.send("client", encoder.encode(photograph, quality=50).jpeg, sequence=2)
         last = client.send("client", encoder.encode(photograph, quality=50).jpeg, sequence=3)
         assert (again.kind, last.kind, last.key_frame) == ("key", "follower", again.id)
+
+
+def test_damaged_followers_are_refused_in_words_and_the_stream_goes_on(start, stream):
+    service = start()
+    assert post(service, stream, 0).status_code == 201
+    place = stream.first("follower")
+    chance = random.Random(18)
+    for number in range(150):
+        damaged = bytearray(stream.files[place].jpeg)
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(2, len(damaged))] = chance.randrange(256)
+        named = {"Content-Type": "image/jpeg", "Rjpeg-Sequence": str(100 + number)}
+        answer = requests.post(service.post_url(), data=bytes(damaged), headers=named, timeout=30)
+        assert answer.status_code in (201, 409, 422), answer.text
+    assert post(service, stream, place).status_code == 201
+    assert service.stop() == 0
+    assert "Traceback" not in "".join(service.messages)
