@@ -107,7 +107,7 @@ class Pictures:
         """Return what a stored frame refers to. None: it is decoded by itself. Raises RjpegError as `decoded` does."""
         if row.key_frame is None:
             return None
-        found: rjpeg.Base | None = await self.run(lambda: self._processor.bases.of(self._store.bases_of(row)))
+        found: rjpeg.Base | None = await self.run(self._base, row)
         return found
 
     async def of_event(self, event: Event) -> bytes:
@@ -132,7 +132,10 @@ class Pictures:
 
     def _decode(self, row: FrameRow, restore: bool, jpeg: bytes | None) -> rjpeg.DecodedFrame:
         content = self._store.jpeg(row) if jpeg is None else jpeg
-        return self._processor.decode_stored(content, self._store.bases_of(row), restore=restore)
+        return self._processor.decode_stored(content, self._base(row), restore=restore)
+
+    def _base(self, row: FrameRow) -> rjpeg.Base | None:
+        return self._processor.bases.of(row.camera, self._store.bases_of(row))
 
     def _remember(self, key: tuple[str, bool], decoded: rjpeg.DecodedFrame) -> None:
         if key in self._cache or decoded.frame.nbytes > MAX_CACHE_BYTES:

@@ -7,14 +7,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
 import rjpeg
 from rjpeg.errors import JpegError
-from server.frames import BaseFile, Processed, ReceivedFrame
+from server.frames import Processed, ReceivedFrame
 from server.processing.answer import Task, ask, frame_meta
 from server.processing.bases import Bases
 from server.processing.decoding import measures, milliseconds
@@ -129,13 +129,13 @@ class Processor:
             self._unfinished.discard(job)
 
     def decode_stored(
-        self, jpeg: bytes, bases: Sequence[BaseFile] = (), *, restore: bool | None = None
+        self, jpeg: bytes, base: rjpeg.Base | None = None, *, restore: bool | None = None
     ) -> rjpeg.DecodedFrame:
         """Decode a stored file in the calling thread.
 
         Args:
             jpeg: content of the file.
-            bases: the files that a follower needs: its key, and then its patch if there is one.
+            base: what a follower refers to, of `bases`. None: the file is decoded by itself.
             restore: let the model's restorer undo what coding did. None: as for all frames.
 
         Raises:
@@ -147,7 +147,7 @@ class Processor:
         if decoder is None:
             max_pixels = self._decoders[self._restore].max_pixels
             decoder = self._decoders[restore] = rjpeg.Decoder(self.model, max_pixels=max_pixels, restore=restore)
-        return decoder.decode_with_details(jpeg, self.bases.of(bases))
+        return decoder.decode_with_details(jpeg, base)
 
     def close(self) -> None:
         """Finish the frames that wait, within CLOSE_SECONDS, and end the threads. Frames that are left fail."""
@@ -231,7 +231,7 @@ class Processor:
             if not job.frame.bases:
                 continue
             try:
-                decoded = decoder.decode_with_details(job.frame.jpeg, self.bases.of(job.frame.bases))
+                decoded = decoder.decode_with_details(job.frame.jpeg, self.bases.of(job.frame.camera, job.frame.bases))
             except JpegError as error:
                 # a traceback would keep what was decoded so far
                 yield job, error.with_traceback(None)

@@ -392,14 +392,12 @@ def test_a_stored_file_is_decoded_again_in_the_thread_that_asks_restored_or_not(
 def test_a_stored_follower_is_decoded_with_the_files_that_it_needs(make, stream):
     processor = make()
     for place, file in enumerate(stream.files):
-        decoded = processor.decode_stored(file.jpeg, stream.bases(place))
+        decoded = processor.decode_stored(file.jpeg, processor.bases.of("cam", stream.bases(place)))
         np.testing.assert_array_equal(decoded.frame, stream.decoded[place].frame)
     restored = rjpeg.Decoder(restore=True)
     base = restored.base_of(stream.files[0].jpeg)
     expected = restored.decode(stream.files[1].jpeg, base)
-    np.testing.assert_array_equal(
-        processor.decode_stored(stream.files[1].jpeg, stream.bases(1), restore=True).frame, expected
-    )
+    np.testing.assert_array_equal(processor.decode_stored(stream.files[1].jpeg, base, restore=True).frame, expected)
 
 
 @pytest.mark.slow
