@@ -28,8 +28,8 @@ __all__ = ["Change", "Choice", "change_of", "choose", "write_follower"]
 
 _SOFT_GRAY_LEVELS = 4
 """How far from its own mean a kept block may be shown to viewers that do not know streams."""
-_LEAST_BITS = 24.0
-"""Bits that no region is sent for less than: four luma blocks and two of chroma, each with a DC term and its end."""
+_LEAST_BITS = 33.0
+"""Bits that no region takes less than: four luma blocks and two of chroma, each with a DC term and its end."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def choose(change: Change, quality: float, dead_zone: float, model: Model, polic
     table = tables.scaled(model.base_tables[0], percent)
     price = policy.lagrange * (percent / 100.0 * model.mean_base_step) ** 2
     weighted = change.errors * change.weights
-    candidates = weighted > price * _LEAST_BITS
+    candidates = weighted > price * (_LEAST_BITS + policy.tile_bits)
     if not candidates.any():
         candidates.flat[int(np.argmax(weighted))] = True
     blocks, masks, errors, bits = _quantized(change, candidates, table, dead_zone, price, policy)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rjpeg import _codec as codec
 from rjpeg import _validation as validation
 from rjpeg._base import Base, whole_regions
-from rjpeg._codec import REGION, Planes
+from rjpeg._codec import Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._following import Change, Choice, change_of, choose, write_follower
 from rjpeg._importance import check_importance
@@ -52,9 +52,13 @@ class _Goal(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """A frame at the coding size. moved: (rows, cols), its change since the frame before, if that is known."""
+    """A frame at the coding size. moved: (rows, cols), its change since the frame before, if that is known.
+
+    thumbnail: of its luma.
+    """
 
     planes: Planes
+    thumbnail: NDArray[np.int16]
     moved: NDArray[np.float32] | None
     seconds: dict[str, float]
 
@@ -226,13 +230,15 @@ class StreamEncoder:
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "convert"):
             planes = whole_regions(_planes_at(frame, base.coding_size), base.coding_size, "4:2:0")
-        before, self._before = self._before, thumbnail_of(planes.y)
-        moved = None if before is None or before.shape != self._before.shape else changes_between(self._before, before)
+        with StageTimer(seconds, "compare"):
+            before, thumbnail = self._before, thumbnail_of(planes.y)
+            self._before = thumbnail
+            moved = None if before is None or before.shape != thumbnail.shape else changes_between(thumbnail, before)
         still = moved is None or float(np.mean(moved <= self._policy.still)) > 0.5
         self._ledger.count_frame(still=still)
         if self._key_is_due(still):
             return self._encode_key(frame, goal, still=still)
-        return self._encode_on(frame, _Seen(planes, moved, seconds), base, goal)
+        return self._encode_on(frame, _Seen(planes, thumbnail, moved, seconds), base, goal)
 
     def acknowledged(self, coded: EncodedFrame) -> None:
         """Let followers refer to a key or patch from now on: the other side has it. Followers may be given, too."""
@@ -321,20 +327,20 @@ class StreamEncoder:
     def _encode_on(self, frame: NDArray[np.uint8] | Planes, seen: _Seen, base: Base, goal: _Goal) -> EncodedFrame:
         """Code a frame as a follower or a patch, or as a file of its own if that is smaller."""
         weights = self._weights(base.grid)
-        change = self._change(seen, base, weights)
+        change, changed = self._change(seen, base, weights)
         coded, choice = self._follower(change, goal, seen, patch=False)
         if float(np.mean(choice.sent)) > _MOST_SENT:
             own = self._file_of_its_own(frame, goal._replace(quality=coded.quality), base.coding_size, 0.0)
             if len(own.jpeg) <= len(coded.jpeg):
                 self._sent_base(own, fine=False)
                 return own
-        standing = self._standing_share(seen, change, choice)
+        standing = self._standing_share(seen, changed, choice)
         self._ledger.pay(standing * len(coded.jpeg), len(coded.jpeg), 1 - float(np.mean(choice.sent)))
         if not self._policy.patches or self._awaits("patch") or not self._ledger.may_want_patch():
             return coded
         key = base.key or base
         if key is not base:
-            change = self._change(seen, key, weights)
+            change, _ = self._change(seen, key, weights)
         patch, _ = self._follower(change, goal, seen, patch=True)
         if not self._ledger.wants_patch(len(patch.jpeg)):
             return coded
@@ -362,24 +368,23 @@ class StreamEncoder:
             )
         return found, choices[found.id]
 
-    def _change(self, seen: _Seen, base: Base, weights: NDArray[np.float32]) -> Change:
-        """Compare a frame with its base, moved as the camera has."""
+    def _change(self, seen: _Seen, base: Base, weights: NDArray[np.float32]) -> tuple[Change, NDArray[np.float32]]:
+        """Compare a frame with its base, moved as the camera has. Return also how much changed, without its noise."""
         with StageTimer(seen.seconds, "compare"):
             change = change_of(seen.planes, base, (0, 0), weights, self._policy)
-            changed = float(np.mean(change.errors > self._policy.still * REGION**2))
-            if changed > self._policy.moved_share:
+            changed = changes_between(seen.thumbnail, thumbnail_of(change.shown.y))
+            if float(np.mean(changed > self._policy.still)) > self._policy.moved_share:
                 shift = shift_between(change.shown.y, seen.planes.y)
                 if any(shift):
                     other = change_of(seen.planes, base, shift, weights, self._policy)
                     if float(other.errors.sum()) < float(change.errors.sum()):
-                        return other
-        return change
+                        return other, changes_between(seen.thumbnail, thumbnail_of(other.shown.y))
+        return change, changed
 
-    def _standing_share(self, seen: _Seen, change: Change, choice: Choice) -> float:
+    def _standing_share(self, seen: _Seen, changed: NDArray[np.float32], choice: Choice) -> float:
         """Return the share of the bits that show what was there in the frame before, 0..1."""
-        if seen.moved is None or self._before is None:
+        if seen.moved is None:
             return 0.0
-        changed = changes_between(self._before, thumbnail_of(change.shown.y))
         standing = choice.sent & (seen.moved <= self._policy.standing * changed)
         return float(choice.bits[standing].sum() / max(float(choice.bits.sum()), 1.0))
 
