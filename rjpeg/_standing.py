@@ -37,8 +37,7 @@ def shift_between(before: NDArray[np.uint8], luma: NDArray[np.uint8]) -> tuple[i
     """Return how far a picture has moved, down and to the right, in quarter pixels within -128..127.
 
     The median of tracked corners, so what moves in the scene counts for nothing (Shi and Tomasi 1994, Lucas and Kanade
-    1981). Phase correlation was off by half a pixel, and took 30 % more bytes on a motorway. (0, 0) if the pictures
-    have too little in common.
+    1981). Phase correlation was off by up to half a pixel. (0, 0) if the pictures have too little in common.
     """
     corners = cv2.goodFeaturesToTrack(before, _MOST_CORNERS, qualityLevel=0.02, minDistance=12)
     if corners is None:
