@@ -13,16 +13,16 @@ namespace {
 
 int size_of_value(int magnitude) { return magnitude == 0 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(magnitude)); }
 
-// Bits of a run of zeros and the value behind it: they grow with the run and the value's size.
+// About the bits of a run of zeros and the value behind it: its code, which grows with both, and the value's own bits.
 float bits_of_pair(int run, int size) {
-  const int longest = run > 15 ? 15 : run;
-  return static_cast<float>(run / 16) * 11.0f + 2.0f + 1.6f * static_cast<float>(size) - 1.0f +
-         0.9f * std::sqrt(static_cast<float>(longest)) * 1.6f + static_cast<float>(size);
+  const int sixteens = run / 16, longest = std::min(run, 15);
+  return 11.0f * static_cast<float>(sixteens) + 1.0f + 1.44f * std::sqrt(static_cast<float>(longest)) +
+         2.6f * static_cast<float>(size);
 }
 
 struct PairBits {
-  float of[64][12];
-  PairBits() noexcept : of() {
+  float of[64][12]{};
+  PairBits() noexcept {
     for (int run = 0; run < 64; ++run)
       for (int size = 0; size < 12; ++size) of[run][size] = bits_of_pair(run, size);
   }
