@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Name = tuple[str, int, Any]
 
 
-def measure(content: bytes) -> dict[str, Any]:
+def measure(content: bytes, _bases: Sequence[bytes]) -> dict[str, Any]:
     """Return measures for the files of these tests, as a decoder would. Raises JpegError."""
     if content[:5] not in (b"gate ", b"yard "):
         raise JpegError("no JPEG")
