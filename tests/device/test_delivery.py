@@ -445,6 +445,7 @@ def test_record_while_a_server_fails_over_every_frame_none_is_given_up_and_then_
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_record_of_several_frames_that_a_proxy_keeps_out_each_is_given_up_and_no_other(
     record, frame, counts, spool, monkeypatch
 ):

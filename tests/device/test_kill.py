@@ -157,6 +157,7 @@ def test_every_frame_of_the_spool_reaches_the_server_once(tmp_path, film, progra
 
 
 @pytest.mark.skipif(MOSQUITTO is None, reason="there is no mosquitto (Debian: mosquitto)")
+@pytest.mark.release
 def test_every_frame_of_the_spool_reaches_a_subscriber_through_a_broker_that_is_killed(
     tmp_path, film, programs, faults
 ):

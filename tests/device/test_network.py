@@ -101,6 +101,7 @@ def test_the_cap_holds_on_the_wire_over_every_ten_seconds(hosts, tmp_path, film)
     print(f"at most {8 * worst / 10:.0f} of {bitrate} bit/s in ten seconds, {used:.0%} used")
 
 
+@pytest.mark.release
 def test_after_an_outage_live_frames_are_fresh(hosts, tmp_path, film):
     received, _, _ = start(hosts, tmp_path, film, "bitrate: 60000")
     hosts.link("down")

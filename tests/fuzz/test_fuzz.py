@@ -103,6 +103,7 @@ def test_a_thousand_mutants_do_no_harm(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.release
 def test_small_files_that_ask_for_the_most_stay_within_two_seconds_and_the_memory_of_their_pixels(tmp_path):
     summary, said = fuzz("--bombs", "--max-pixels", str(2**24), "--out", str(tmp_path))
     assert summary["findings"] == 0, said

@@ -37,7 +37,7 @@ class Stream(NamedTuple):
 
 
 def make_stream(background: npt.NDArray[np.uint8], count: int = 12) -> Stream:
-    """Code a scene in which a square moves over a picture.
+    """Code a scene in which a square moves over a picture, and stays where it is for some frames.
 
     There are a key, followers on it, patches on it, and followers on these.
     """
@@ -45,8 +45,10 @@ def make_stream(background: npt.NDArray[np.uint8], count: int = 12) -> Stream:
     files = []
     for number in range(count):
         frame = cv2.resize(background, (208, 160), interpolation=cv2.INTER_AREA)
-        left = 8 + 16 * (number % 11)
+        left = 8 + 16 * (number // 2 % 11)
         frame[40:72, left : left + 32] = 255 - frame[40:72, left : left + 32]
+        # no two files are the same
+        frame[144:, :16] = 20 * number
         files.append(encoder.encode(frame, quality=50))
     stream = Stream(files, [decoder.decode_with_details(file.jpeg) for file in files])
     assert files[0].kind == "key"

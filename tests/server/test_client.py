@@ -309,6 +309,7 @@ def test_events_end_with_an_error_where_the_server_stays_away(tmp_path, jpegs):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.release
 def test_tokens_and_certificates_of_ones_own(tmp_path, jpegs):
     subprocess.run(
         [

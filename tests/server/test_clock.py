@@ -353,6 +353,7 @@ def connection() -> Iterator[sa.Connection]:
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(events=EVENTS, max_age=st.sampled_from([5 * DAY, 12 * DAY]))
+@pytest.mark.release
 def test_whatever_the_clock_does_no_frame_is_deleted_early_and_none_is_kept_for_ever(
     connection: sa.Connection, events: list[tuple[str, float]], max_age: datetime.timedelta
 ) -> None:

@@ -326,6 +326,7 @@ def in_session(leader):
 
 @pytest.mark.slow
 class TestRay:
+    @pytest.mark.release
     def test_two_workers_give_the_same_bytes_as_one_process(self, plainly, archive, tmp_path, decode):
         result = decode(archive, "--out", tmp_path / "out", "--engine", "ray", "--workers", "2")
         records, pictures, out = plainly

@@ -532,6 +532,7 @@ def test_metrics_that_are_traps_are_refused_or_kept_harmless(target, metrics):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_tokens_of_all_wrong_shapes_open_nothing(tmp_path, jpeg, start):
     own = make_token(tmp_path, "--camera", "own")
     revoked = make_token(tmp_path, "--camera", "gone")

@@ -53,6 +53,7 @@ def filled(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_readers_who_list_hostile_frames_take_little_memory_and_keep_no_camera_waiting(filled, start, jpeg):
     service = start(data=filled)
     headers = {"Content-Type": "image/jpeg"}
@@ -207,6 +208,7 @@ class TestMetrics:
             ),
         )
     )
+    @pytest.mark.release
     def test_it_is_taken_as_it_was_written_or_refused(self, value):
         try:
             text = json.dumps(value)

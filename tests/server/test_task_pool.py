@@ -687,6 +687,7 @@ def test_a_service_leaves_no_process_of_its_task(serve, jpeg, number):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_readiness_ends_while_the_task_does_not_answer_and_frames_are_stored_all_the_same(serve, jpeg):
     crash = "import os\nif os.path.exists('{0}'):\n    os._exit(3)\ndef look(frame, meta):\n    return 1\n"
     service = serve(text=crash.format(Path(serve.folder, "broken")))

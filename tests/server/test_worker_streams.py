@@ -79,6 +79,7 @@ def test_a_key_that_the_store_lost_comes_from_the_broker_and_is_stored_once(
     assert worker.said("came from the broker")
 
 
+@pytest.mark.release
 def test_a_follower_whose_key_nobody_has_is_refused_in_time_and_others_go_on(
     broker,
     start_worker,

@@ -18,6 +18,7 @@ def codec():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tmp_path, monkeypatch):
     real, calls = training.save_network, []
 
