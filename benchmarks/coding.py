@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import rjpeg
 from benchmarks.frames import compose, equal_quality, opencv_encode, tiles
+from benchmarks.rounds import time_rounds
 from rjpeg import _codec as codec
 from rjpeg.errors import InputError
 
@@ -168,16 +169,7 @@ def measure(frames: list[np.ndarray], quality: float, repeats: int, model: str |
         decoders[RESTORE] = rjpeg.Decoder(model, restore=True)
     inputs = _prepare(encoder, frames, quality)
     of_frames = [_operations(inputs, index, encoder, decoders, quality) for index in range(len(frames))]
-    times: dict[str, list[float]] = {}
-    stages: dict[str, dict[str, list[float]]] = {}
-    for _ in tqdm(range(repeats), label, unit="round", leave=False, disable=None):
-        for operations in of_frames:
-            for name, operation in operations.items():
-                start = perf_counter()
-                by_stage = getattr(operation(), "seconds", {})
-                times.setdefault(name, []).append(perf_counter() - start)
-                for stage, seconds in by_stage.items():
-                    stages.setdefault(name, {}).setdefault(stage, []).append(seconds)
+    times, stages = time_rounds(of_frames, repeats, label)
     height, width = frames[0].shape[:2]
     files = inputs.files | inputs.plain
     return {

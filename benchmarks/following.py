@@ -4,15 +4,14 @@ import functools
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 import rjpeg
 from benchmarks.frames import compose, opencv_encode
+from benchmarks.rounds import time_rounds
 from rjpeg._policy import Policy
 from rjpeg.errors import InputError
 
@@ -85,16 +84,7 @@ def follow(
                 OPENCV_DECODE: functools.partial(cv2.imdecode, np.frombuffer(other, np.uint8), cv2.IMREAD_COLOR),
             }
         )
-    times: dict[str, list[float]] = {}
-    stages: dict[str, dict[str, list[float]]] = {}
-    for _ in tqdm(range(repeats), "followers", unit="round", leave=False, disable=None):
-        for operations in of_frames:
-            for name, operation in operations.items():
-                start = perf_counter()
-                by_stage = getattr(operation(), "seconds", {})
-                times.setdefault(name, []).append(perf_counter() - start)
-                for stage, seconds in by_stage.items():
-                    stages.setdefault(name, {}).setdefault(stage, []).append(seconds)
+    times, stages = time_rounds(of_frames, repeats, "followers")
     return {
         "size": f"{size[1]}x{size[0]}",
         "coding_size": "{1}x{0}".format(*key.coding_size),

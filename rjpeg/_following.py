@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from rjpeg import _codec as codec
 from rjpeg import _marker as marker
 from rjpeg import _native
-from rjpeg import _tables as tables
 from rjpeg import _tiles as tiles
 from rjpeg._base import Base
 from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._model import Model
-from rjpeg._policy import Policy
+from rjpeg._policy import Policy, steps_at
 from rjpeg._timing import StageTimer
 
 __all__ = ["Change", "Choice", "change_of", "choose", "write_follower"]
@@ -81,11 +80,7 @@ def change_of(
 def choose(change: Change, quality: float, dead_zone: float, model: Model, policy: Policy) -> Choice:
     """Choose the regions to send at a quality of 1..100. dead_zone: 0..0.5, see `Model`."""
     base = change.base
-    height, width = base.frame_size
-    reduction = base.coding_size[0] * base.coding_size[1] / (height * width)
-    percent = tables.percent_of_quality(quality) * reduction**0.5
-    table = tables.scaled(model.base_tables[0], percent)
-    price = policy.lagrange * (percent / 100.0 * model.mean_base_step) ** 2
+    table, price = steps_at(quality, base.coding_size, base.frame_size, model, policy)
     weighted = change.errors * change.weights
     candidates = weighted > price * (_LEAST_BITS + policy.tile_bits)
     if not candidates.any():

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from rjpeg import _codec as codec
 from rjpeg import _marker as marker
 from rjpeg import _native
-from rjpeg import _tables as tables
 from rjpeg._codec import SAMPLING_OF, Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._model import Model
-from rjpeg._policy import Policy
+from rjpeg._policy import Policy, steps_at
 from rjpeg._tiles import grid_of
 from rjpeg._timing import StageTimer
 
@@ -41,14 +40,11 @@ class KeyPicture:
 def write_key(picture: KeyPicture, quality: float, dead_zone: float, model: Model, policy: Policy) -> EncodedFrame:
     """Make a file of its own at a quality of 1..100. dead_zone: 0..0.5, see `Model`."""
     height, width = picture.coding_size
-    reduction = height * width / (picture.frame_size[0] * picture.frame_size[1])
-    percent = tables.percent_of_quality(quality) * reduction**0.5
-    table = tables.scaled(model.base_tables[0], percent)
-    price = policy.trim * policy.lagrange * (percent / 100.0 * model.mean_base_step) ** 2
+    table, price = steps_at(quality, picture.coding_size, picture.frame_size, model, policy)
     grid = grid_of(picture.coding_size)
     levels = np.zeros((*grid, 2), np.uint8)
     with StageTimer(picture.seconds, "quantize"):
-        blocks, masks = _quantized(picture, table, dead_zone, price, levels)
+        blocks, masks = _quantized(picture, table, dead_zone, policy.trim * price, levels)
     file_tables = [table] * 3
     with StageTimer(picture.seconds, "checksum"):
         checksum = marker.checksum_of(blocks, levels, file_tables, picture.coding_size, picture.frame_size, masks)

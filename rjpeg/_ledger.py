@@ -1,8 +1,7 @@
 """When a key or a patch pays: the accounts of a stream.
 
-What has changed and stays is sent again with every follower. That is rent. Once as much rent was paid as the purchase
-would cost, it is made: a patch, or a key. At no time has more than twice the best price been paid (the ski rental
-problem: Karlin et al., Competitive snoopy caching, 1988).
+What has changed and stays is sent again with every follower. That is rent. Once some times the price of a patch, or of
+a key, was paid in rent, it is made (the ski rental problem: Karlin et al., Competitive snoopy caching, 1988).
 """
 
 from __future__ import annotations

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Policy"]
+import numpy as np
+from numpy.typing import NDArray
+
+from rjpeg import _tables as tables
+from rjpeg._model import Model
+
+__all__ = ["Policy", "Steps", "steps_at"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +47,20 @@ class Policy:
     moved_share: float = 0.2
     patches: bool = True
     most_quality: float = 80.0
+
+
+class Steps(NamedTuple):
+    """What a quality means for a frame: (64,) uint16 table of all components, and the squared error a bit is worth."""
+
+    table: NDArray[np.uint16]
+    price: float
+
+
+def steps_at(
+    quality: float, coding_size: tuple[int, int], frame_size: tuple[int, int], model: Model, policy: Policy
+) -> Steps:
+    """Return the steps of a key or a follower at a quality of 1..100. Sizes are (height, width)."""
+    reduction = coding_size[0] * coding_size[1] / (frame_size[0] * frame_size[1])
+    percent = tables.percent_of_quality(quality) * reduction**0.5
+    price = policy.lagrange * (percent / 100.0 * model.mean_base_step) ** 2
+    return Steps(tables.scaled(model.base_tables[0], percent), price)

@@ -297,12 +297,7 @@ class StreamEncoder:
         if goal.quality is not None:
             return write_key(picture, finer(goal.quality, octaves), policy.dead_zone, model, policy)
         code = functools.partial(write_key, picture, model=model, policy=policy)
-        found, smallest = search_quality(code, policy.dead_zone, goal.key_target, (1.0, policy.most_quality))
-        if found is None:
-            raise TargetError(
-                f"target_bytes is {goal.key_target.max_bytes}, but the smallest key has {smallest} bytes", smallest
-            )
-        return found
+        return _fitted("key", code, goal.key_target, policy)
 
     def _size_for(self, frame: NDArray[np.uint8] | Planes, goal: _Goal) -> tuple[int, int]:
         """Return the coding size of a key: the model's for the goal, or a smaller one if the frame lacks detail."""
@@ -338,10 +333,12 @@ class StreamEncoder:
         self._ledger.pay(standing * len(coded.jpeg), len(coded.jpeg), 1 - float(np.mean(choice.sent)))
         if not self._policy.patches or self._awaits("patch") or not self._ledger.may_want_patch():
             return coded
-        key = base.key or base
-        if key is not base:
-            change, _ = self._change(seen, key, weights)
-        patch, _ = self._follower(change, goal, seen, patch=True)
+        if base.key is None:
+            # on the same key, a patch sends what the follower does
+            patch = write_follower(change, choice, patch=True, soft=self._soft, seconds=seen.seconds)
+        else:
+            change, _ = self._change(seen, base.key, weights)
+            patch, _ = self._follower(change, goal, seen, patch=True)
         if not self._ledger.wants_patch(len(patch.jpeg)):
             return coded
         self._sent_base(patch)
@@ -361,11 +358,7 @@ class StreamEncoder:
         if goal.quality is not None:
             coded = code(goal.quality, policy.dead_zone)
             return coded, choices[coded.id]
-        found, smallest = search_quality(code, policy.dead_zone, goal.target, (1.0, policy.most_quality))
-        if found is None:
-            raise TargetError(
-                f"target_bytes is {goal.target.max_bytes}, but the smallest follower has {smallest} bytes", smallest
-            )
+        found = _fitted("follower", code, goal.target, policy)
         return found, choices[found.id]
 
     def _change(self, seen: _Seen, base: Base, weights: NDArray[np.float32]) -> tuple[Change, NDArray[np.float32]]:
@@ -398,9 +391,15 @@ class StreamEncoder:
         return weights
 
 
+def _fitted(kind: Kind, code: Callable[[float, float], EncodedFrame], target: Target, policy: Policy) -> EncodedFrame:
+    """Return the largest file that fits. code: makes one at a quality and a dead zone. Raises TargetError."""
+    found, smallest = search_quality(code, policy.dead_zone, target, (1.0, policy.most_quality))
+    if found is None:
+        raise TargetError(f"target_bytes is {target.max_bytes}, but the smallest {kind} has {smallest} bytes", smallest)
+    return found
+
+
 def _planes_at(frame: NDArray[np.uint8] | Planes, size: tuple[int, int]) -> Planes:
     if isinstance(frame, Planes):
-        planes = codec.reduce_planes(frame, size)
-    else:
-        planes = codec.planes_from_frame(codec.reduce(frame, size), "4:2:0")
-    return planes
+        return codec.reduce_planes(frame, size)
+    return codec.planes_from_frame(codec.reduce(frame, size), "4:2:0")

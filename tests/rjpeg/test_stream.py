@@ -8,26 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 import rjpeg
 from rjpeg import _native
-
-
-def scene(height: int, width: int, seed: int = 1) -> NDArray[np.uint8]:
-    """Return a soft random picture, (height, width, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 255, (height // 16 + 2, width // 16 + 2, 3), np.uint8)
-    large = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(large, np.uint8).copy()
-
-
-def with_box(frame: NDArray[np.uint8], at: int, side: int = 24) -> NDArray[np.uint8]:
-    """Return the frame with a bright box `at` pixels from its top and left."""
-    changed = frame.copy()
-    changed[at : at + side, at : at + side] = 250
-    return changed
+from tests.rjpeg.streams import scene, with_box
 
 
 def test_a_follower_of_a_small_change_is_a_small_jpeg_of_tiles_that_other_decoders_open():
