@@ -12,7 +12,7 @@ import pytest
 
 import rjpeg
 from tests.brokers import broker, secrets, start_broker  # noqa: F401
-from tests.server.stores import database_url, files_url, open_store, postgresql, s3, sqlite_url, store  # noqa: F401
+from tests.server.stores import database_url, files_url, make_url, open_store, postgresql, s3, sqlite_url, store  # noqa: F401
 from tests.server.streams import Stream, make_stream
 from tests.server.workers import cameras, look, start_worker  # noqa: F401
 from tests.service import Service

@@ -245,3 +245,12 @@ def files_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "frames")
     return f"{request.getfixturevalue('s3')}/{request.node.name}"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def make_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    """A function that gives the URL of a new database, in a folder if it is SQLite's."""
+    if request.param == "sqlite":
+        return lambda folder: f"sqlite:///{folder}/store.sqlite3"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return lambda _: server.new_database()

@@ -16,7 +16,7 @@ from rjpeg.errors import KeyMissingError, StorageError
 from server.frames import ReceivedFrame
 from server.store import Database, FrameRow, GoneError, Store, open_files
 from server.store.bases import BaseFiles
-from tests.server.stores import MEASURES, NOON, SECOND, PostgreSQL, check_sums, received, rows_of, stored_files
+from tests.server.stores import MEASURES, NOON, SECOND, check_sums, received, rows_of, stored_files
 
 OpenStore = Callable[..., Store]
 
@@ -217,15 +217,6 @@ numbers = itertools.count()
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bases")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def make_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
-    """A function that gives the URL of a new database, in a folder if it is SQLite's."""
-    if request.param == "sqlite":
-        return lambda folder: f"sqlite:///{folder}/store.sqlite3"
-    server: PostgreSQL = request.getfixturevalue("postgresql")
-    return lambda _: server.new_database()
 
 
 KINDS = st.sampled_from(["plain", "key", "patch", "on key", "on patch"])

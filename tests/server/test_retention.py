@@ -20,7 +20,6 @@ from tests.server.stores import (
     MEASURES,
     NOON,
     SECOND,
-    PostgreSQL,
     check_sums,
     quarantined_files,
     received,
@@ -151,15 +150,6 @@ steps = st.lists(
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("retention")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def make_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
-    """A function that gives the URL of a new database, in a folder if it is SQLite's."""
-    if request.param == "sqlite":
-        return lambda folder: f"sqlite:///{folder}/store.sqlite3"
-    server: PostgreSQL = request.getfixturevalue("postgresql")
-    return lambda _: server.new_database()
 
 
 @pytest.mark.slow
