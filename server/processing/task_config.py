@@ -46,7 +46,7 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
     """
 
     model: str
-    network: Literal["classifier", "detector"] = "classifier"
+    network: Literal["classifier", "detector", "segmenter"] = "classifier"
     labels: str | None = None
     input_range: tuple[float, float] = (-1.0, 1.0)
     top: Top = DEFAULT_TOP
