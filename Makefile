@@ -30,7 +30,7 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 
-.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams exactness results serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams eval-detection exactness results serve capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -39,11 +39,11 @@ help: ## list the targets
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, labelled pictures to evaluate, or videos for eval-streams' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
-		'  DETECTOR=FILE    task file of a detector that eval-video and eval-streams ask (docs/task.md)' \
+		'  DETECTOR=FILE    task file of a network that eval-video, -streams and -detection ask (docs/task.md)' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video and eval-streams; any video, for arm64' \
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
-		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, eval-streams, bundle, wheels and bench write' \
+		'  OUT=FOLDER       where train, export-tflite, eval and its kin, ablation, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -85,6 +85,9 @@ eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other 
 
 eval-streams: .venv-dev/.ready ## bytes at equal detection, streams of fixed cameras: DATA=FOLDER or VIDEO=FILE [DETECTOR=FILE] [IMPORTANCE=FILE]
 	$(dev_python) -m evaluate.streams $(call flag,--data,$(DATA)) $(call flag,--video,$(VIDEO)) $(call flag,--judge,$(DETECTOR)) $(call flag,--importance,$(IMPORTANCE)) $(call flag,--out,$(OUT)) $(ARGS)
+
+eval-detection: .venv-dev/.ready ## bytes at equal F1, AP50 or IoU, whole frames with ground truth: DATA=FOLDER [DETECTOR=FILE]
+	$(dev_python) -m evaluate.detection $(call flag,--data,$(DATA)) $(call flag,--judge,$(DETECTOR)) $(call flag,--out,$(OUT)) $(ARGS)
 
 serve: .venv/.ready ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --data FOLDER" elsewhere
 	$(run_python) -m server $(ARGS)

@@ -144,7 +144,8 @@ class AveragePrecision:
             asked.areaRng, asked.areaRngLbl = [EVERY_AREA], ["all"]
             asked.catIds = sorted({box["category_id"] for box in self._truth.dataset["annotations"]})
             evaluator.evaluate()
-            return np.array([_accumulated(evaluator, list(evaluator.evalImgs), row) for row in weights])
+            of_pictures = evaluator.evalImgs
+            return np.array([_accumulated(evaluator, of_pictures, row) for row in weights])
 
 
 def _accumulated(evaluator: Any, of_pictures: list[Any], row: np.ndarray) -> float:

@@ -91,7 +91,7 @@ def _with_boxes(folder: Path) -> tuple[list[Scene], list[Category]]:
     for box in found.annotations:
         if box.image_id not in boxes or box.category_id not in known:
             raise InputError(
-                f"{path}: a box is of image {box.image_id}, category {box.category_id}: not both are known"
+                f"{path}: a box is of image {box.image_id}, category {box.category_id}, expected known ones"
             )
         if min(box.bbox[2:]) < 0:
             raise InputError(f"{path}: a box of image {box.image_id} is {list(box.bbox)}, expected width, height >= 0")

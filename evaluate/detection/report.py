@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluate import report
 
-__all__ = ["CSV_COLUMNS", "differences", "markdown", "plot", "ratios", "scores"]
+__all__ = ["CSV_COLUMNS", "clean_scores", "differences", "markdown", "plot", "ratios", "scores"]
 
 CSV_COLUMNS = ("codec", "quality", "bpp", "f1", "f1_error", "ap50", "ap50_error", "miou", "miou_error")
 
@@ -31,18 +31,22 @@ def markdown(results: dict[str, Any]) -> str:
 
 def about(results: dict[str, Any]) -> str:
     """Say in one paragraph what was measured."""
-    clean = ", ".join(
-        f"{title} {report.percent(*results['clean'][score])} %"
-        for score, title in results["scores"].items()
-        if score != "f1"
-    )
-    text = f"{results['pictures']} pictures at their own size, network {results['judge']}; clean: {clean}."
+    text = f"{results['pictures']} pictures at their own size, network {results['judge']}; {clean_scores(results)}."
     if "f1" in results["scores"]:
         text += (
             f" F1 is that of the network's boxes against its own {results['boxes']} in the clean pictures, AP50 that "
             "of pycocotools against ground truth."
         )
     return text + " Errors are of the pictures, by paired bootstrap."
+
+
+def clean_scores(results: dict[str, Any]) -> str:
+    """Say what the network scores on clean pictures. F1 is left out: it is 1 by definition."""
+    clean = results["clean"]
+    titles = results["scores"].items()
+    return "clean " + ", ".join(
+        f"{title} {report.percent(*clean[score])} %" for score, title in titles if score != "f1"
+    )
 
 
 def ratios(results: dict[str, Any], codecs: Sequence[str] = (), over: Sequence[str] = ()) -> list[str]:
