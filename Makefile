@@ -35,7 +35,7 @@ flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
-		while IFS='	' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+		while IFS='	' read -r name text; do printf '  %-15s %s\n' "$$name" "$$text"; done
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, labelled pictures to evaluate, or videos for eval-streams' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \

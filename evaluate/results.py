@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate import report
-from evaluate.detection import report as frames
+from evaluate.detection import report as frame_report
 from evaluate.streams.report import clip_table, mean_table
 from evaluate.streams.report import first_screen as stream_first_screen
 from evaluate.summary import FLAT, OURS, summarize
@@ -244,7 +244,7 @@ def source(results: dict[str, Any]) -> list[str]:
         about = [f"{frames:,} frames, detector {results['judge']}"]
     elif results["kind"] == "frames":
         kind = "detector" if "f1" in results["scores"] else "segmenter"
-        about = [f"{results['pictures']:,} pictures, {kind} {results['judge']}", frames.clean_scores(results)]
+        about = [f"{results['pictures']:,} pictures, {kind} {results['judge']}", frame_report.clean_scores(results)]
     else:
         about = [f"{results['pictures']:,} {'frames' if results['kind'] == 'video' else 'pictures'}"]
     if "clean" in results and results["kind"] != "frames":
@@ -270,9 +270,9 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
     "stream_first_screen": lambda results, which: stream_first_screen(condition_of(results, which)),
-    "frame_ratios": frames.ratios,
-    "frame_scores": frames.scores,
-    "frame_differences": frames.differences,
+    "frame_ratios": frame_report.ratios,
+    "frame_scores": frame_report.scores,
+    "frame_differences": frame_report.differences,
     "source": source,
 }
 

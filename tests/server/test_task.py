@@ -423,7 +423,7 @@ def test_ctrl_c_in_a_task_ends_the_program():
 def test_the_document_s_examples_are_configurations_and_its_function_works(module):
     text = (ROOT / "docs" / "task.md").read_text(encoding="utf-8")
     configs = [config_of(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    assert [type(config) for config in configs] == [TfliteTask, TfliteTask, KerasTask, PythonTask]
+    assert [type(config) for config in configs] == [TfliteTask, TfliteTask, TfliteTask, KerasTask, PythonTask]
     name = module(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
     function = configs[-1].function.partition(":")[2]
     answer = ask(load_task(PythonTask(function=f"{name}:{function}")), np.full((2, 3, 3), 7, np.uint8), META)

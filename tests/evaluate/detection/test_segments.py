@@ -77,7 +77,7 @@ def test_a_segmenter_s_task_file_makes_the_command_measure_mean_iou(network, seg
     assert "mean IoU, what the map adds at equal bytes" in out
     results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert results["scores"] == {"miou": "mean IoU"}
-    assert results["clean"]["miou"][0] > 0.95
+    assert results["clean"]["miou"][0] > 0.7
     (one,) = results["differences"]
     assert one["codec"] == "region-jpeg"
     assert any(one["points"])
