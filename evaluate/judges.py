@@ -1,8 +1,6 @@
 """Detectors that say what is in a frame. Their answers are kept on disk, since most are asked for again."""
 
-import hashlib
 import json
-import sqlite3
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ import msgspec
 import numpy as np
 
 from evaluate.compare import digest
+from evaluate.kept import AnswerFile
 from evaluate.scores import Box
 from rjpeg import _runtime as runtime
-from rjpeg.errors import InputError, ModelError, StorageError
+from rjpeg.errors import InputError, ModelError
 from server.processing.task import load_task
 from server.processing.task_config import PythonTask, TfliteTask, read_task
 
@@ -133,26 +132,12 @@ class KeptAnswers(Judge):
     def __init__(self, judge: Judge, folder: Path) -> None:
         self.name, self.identity, self.threshold = judge.name, judge.identity, judge.threshold
         self._judge = judge
-        path = folder / "answers.sqlite"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # one statement is one transaction
-            self._file = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = OFF")
-            self._file.execute("CREATE TABLE IF NOT EXISTS candidates (key BLOB PRIMARY KEY, boxes TEXT) WITHOUT ROWID")
-        except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"answers of the judge can't be kept in {path}: {error}") from error
+        self._file = AnswerFile(folder)
 
     def candidates(self, frame: np.ndarray) -> list[Box]:
         """Return what the judge says now, or said of the same picture before."""
-        key = hashlib.sha256(f"{self.identity} {frame.shape}".encode() + np.ascontiguousarray(frame).tobytes()).digest()
-        row = self._file.execute("SELECT boxes FROM candidates WHERE key = ?", (key,)).fetchone()
-        if row is not None:
-            return [Box(*values) for values in json.loads(row[0])]
-        found = self._judge.candidates(frame)
-        self._file.execute("INSERT OR REPLACE INTO candidates VALUES (?, ?)", (key, json.dumps(found)))
-        return found
+        answer = self._file.answer(self.identity, frame, lambda: json.dumps(self._judge.candidates(frame)).encode())
+        return [Box(*values) for values in json.loads(answer)]
 
 
 def open_judge(path: Path, folder: Path | None) -> Judge:

@@ -1,16 +1,22 @@
-"""Points of curves that are done, kept in a file: one a line, so that a stopped run loses no more than a line."""
+"""What is kept of runs: points of curves, one a line of a file, and answers of networks about pictures.
+
+A run that is stopped loses no more than a line, or an answer.
+"""
 
 import hashlib
 import json
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from rjpeg.errors import StorageError
 
-__all__ = ["KeptPoints", "mark_of", "point_key"]
+__all__ = ["AnswerFile", "KeptPoints", "mark_of", "point_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,3 +74,35 @@ def _read(path: Path, kind: Callable[..., P]) -> Iterator[tuple[str, P]]:
             yield values.pop("key"), kind(**values)
         except (ValueError, TypeError, KeyError):
             logger.warning("%s has a line that is no point: it is measured again", path)
+
+
+class AnswerFile:
+    """Answers of networks about pictures, in `answers.sqlite` of a folder. For one thread. Raises StorageError."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "answers.sqlite"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # one statement is one transaction
+            self._file = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = OFF")
+            self._file.execute("CREATE TABLE IF NOT EXISTS replies (key BLOB PRIMARY KEY, reply BLOB) WITHOUT ROWID")
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"answers of the judge can't be kept in {path}: {error}") from error
+
+    def answer(self, identity: str, frame: np.ndarray, ask: Callable[[], bytes]) -> bytes:
+        """Return what a network said of the same picture before, or else ask it now.
+
+        Args:
+            identity: what its answers depend on.
+            frame: the picture.
+            ask: gives the answer.
+        """
+        key = hashlib.sha256(f"{identity} {frame.shape}".encode() + np.ascontiguousarray(frame).tobytes()).digest()
+        row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return bytes(row[0])
+        found = ask()
+        self._file.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, found))
+        return found

@@ -270,7 +270,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
     "stream_first_screen": lambda results, which: stream_first_screen(condition_of(results, which)),
-    "frame_ratios": frame_report.ratios,
+    "frame_ratios": lambda results, codecs="": frame_report.ratios(results, codecs.split(",") if codecs else ()),
     "frame_scores": frame_report.scores,
     "frame_differences": frame_report.differences,
     "source": source,

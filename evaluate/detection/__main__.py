@@ -136,7 +136,8 @@ def _measure_of(args: argparse.Namespace, scenes: Sequence[Scene], categories: S
     """Open the network, and what it is held against: what the task file and the pictures are of. Raises RjpegError."""
     config = read_task(args.judge) if args.judge.suffix != ".onnx" and args.judge.is_file() else None
     if isinstance(config, TfliteTask) and config.network == "segmenter":
-        return Segments(config, args.judge.stem, scenes, read_classes(args.classes) if args.classes else None)
+        classes = read_classes(args.classes) if args.classes else None
+        return Segments(config, args.judge.stem, scenes, classes, None if args.no_cache else args.out)
     if args.classes:
         raise InputError(f"--classes is for a segmenter, {args.judge} is none")
     judge = open_judge(args.judge, None if args.no_cache else args.out)

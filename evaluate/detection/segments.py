@@ -12,6 +12,7 @@ from evaluate.compare import digest
 from evaluate.data import read_frame
 from evaluate.detection.measures import Measure
 from evaluate.detection.pictures import Scene, read_labels
+from evaluate.kept import AnswerFile
 from rjpeg import _runtime as runtime
 from rjpeg._files import read_yaml
 from rjpeg.errors import InputError
@@ -51,17 +52,24 @@ class Segments(Measure):
         name: the network's, for people.
         scenes: pictures with labels.
         classes: what counts, by the number in the labels. None: all numbers below 255, as the network's classes.
+        folder: for answers that are kept; None keeps none.
 
     Raises:
         InputError: a file of labels is not one of its picture, or no pixel has a class that counts.
         ConfigError: see `load_task`.
         ModelError: the file is no segmenter.
+        StorageError: answers can't be kept.
     """
 
     scores: ClassVar[dict[str, str]] = {"miou": "mean IoU"}
 
     def __init__(
-        self, config: TfliteTask, name: str, scenes: Sequence[Scene], classes: Mapping[int, LabelClass] | None = None
+        self,
+        config: TfliteTask,
+        name: str,
+        scenes: Sequence[Scene],
+        classes: Mapping[int, LabelClass] | None = None,
+        folder: Path | None = None,
     ) -> None:
         network = load_task(config)
         if not isinstance(network, TfliteSegmenter):
@@ -79,18 +87,27 @@ class Segments(Measure):
         if all((labels < 0).all() for labels in self._truth):
             raise InputError("no label of the pictures is one that counts")
         self._count = len(known)
-        self.identity = " ".join(
-            ["segments", repr(config), digest(Path(config.model))[:16], runtime.runtime_name(), repr(classes)]
-        )
+        self._network_identity = f"{config!r} {digest(Path(config.model))[:16]} {runtime.runtime_name()}"
+        self.identity = f"segments {self._network_identity} {classes}"
+        self._file = AnswerFile(folder) if folder else None
 
     def seen(self, number: int, frame: np.ndarray) -> np.ndarray:
         """Return the pixels of each class of the labels and of the answer, (classes, classes + 1)."""
         truth = self._truth[number]
-        answer = np.clip(self._network.classes(frame), 0, 255).astype(np.uint8)
+        answer = self._classes(frame)
         fitted = cv2.resize(answer, truth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         counted = truth >= 0
         pairs = truth[counted] * (self._count + 1) + self._class[fitted[counted]]
         return np.bincount(pairs, minlength=self._count * (self._count + 1)).reshape(self._count, self._count + 1)
+
+    def _classes(self, frame: np.ndarray) -> np.ndarray:
+        """Return the network's class of every pixel of its output, uint8: as it says now, or said before."""
+
+        def ask() -> bytes:
+            return bytes(cv2.imencode(".png", np.clip(self._network.classes(frame), 0, 255).astype(np.uint8))[1])
+
+        png = self._file.answer(self._network_identity, frame, ask) if self._file else ask()
+        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
 
     def score(self, seen: Sequence[Any], weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return the mean IoU over the classes that are in the pictures, for every row of weights."""

@@ -80,6 +80,7 @@ def test_the_documents_get_tables_of_what_is_kept(run, tmp_path):
     assert str(tmp_path) not in json.dumps(kept)
     for table, what in (
         ("frame_ratios", "| bytes of | over |"),
+        ("frame_ratios region-jpeg", "| bytes of | over |"),
         ("frame_scores ap50", "| WebP, method 6 |"),
         ("frame_differences f1", "| map minus flat |"),
         ("source", "4 pictures, detector red; clean AP50 100.0"),
