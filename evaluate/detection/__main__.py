@@ -151,6 +151,8 @@ def _codecs_of(args: argparse.Namespace) -> tuple[list[Codec], dict[str, str]]:
     """Make the codecs. Return those that are there, and why the others are not. Raises InputError."""
     names: dict[str, tuple[str, str | None]] = {}
     models = args.model or [None]
+    if len({Path(model or "").name for model in models}) < len(models):
+        raise InputError(f"--model has folders of the same name: {' '.join(args.model)}")
     for name in args.codecs:
         for model in models if name in VARIANTS else [None]:
             names[name if len(models) == 1 or model is None else f"{name}:{Path(model).name}"] = (name, model)

@@ -1,9 +1,12 @@
 import csv
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
+import rjpeg
 from evaluate.codecs import LibjpegTurbo
 from evaluate.data import read_frame
 from evaluate.detection import __main__ as command
@@ -91,8 +94,14 @@ def test_the_documents_get_tables_of_what_is_kept(run, tmp_path):
 
 @pytest.mark.slow
 def test_models_are_compared_with_the_first_one(run, tmp_path):
-    run("--codecs", "region-jpeg", "--model", "default", "rjpeg/models/default")
-    assert [one["codec"] for one in results_of(tmp_path / "out")["series"]] == ["region-jpeg:default"]
+    shipped = Path(rjpeg.__file__).with_name("models") / "default"
+    shutil.copytree(shipped, tmp_path / "mine")
+    out = run("--codecs", "region-jpeg", "--model", shipped, tmp_path / "mine")[1]
+    results = results_of(tmp_path / "out")
+    assert [one["codec"] for one in results["series"]] == ["region-jpeg:default", "region-jpeg:mine"]
+    assert {(one["codec"], one["over"]) for one in results["ratios"]} <= {("region-jpeg:mine", "region-jpeg:default")}
+    assert all(one["value"] == pytest.approx(1) and one["error"] < 1e-9 for one in results["ratios"])
+    assert "| **Region JPEG**, model mine |" in out
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,7 @@ def test_models_are_compared_with_the_first_one(run, tmp_path):
         (["--codecs", "gif"], "codec 'gif' is unknown"),
         (["--range", "2", "1"], "--range must be two rates above 0, the lower first, got 2 1"),
         (["--points", "1"], "--points must be at least 2, got 1"),
+        (["--model", "a/one", "b/one"], "--model has folders of the same name: a/one b/one"),
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--judge", "none.yaml"], "judge none.yaml is not a file"),
         (["--classes", "any.yaml"], "--classes is for a segmenter"),
