@@ -197,9 +197,12 @@ def test_a_folder_without_results_is_named(tmp_path, capsys):
 
 
 def test_make_eval_says_which_rows_are_fair_beside_each_other_and_what_it_was_measured_on():
-    text = fair.markdown(ACCURACY)
+    fixed = {**point(30, [1, 1, 1, 1]), "kind": "quality"}
+    ours = {**ACCURACY["series"][0], "points": [*ACCURACY["series"][0]["points"], fixed]}
+    text = fair.markdown({**ACCURACY, "series": [ours, *ACCURACY["series"][1:]]})
+    assert "| points, paired | 0.25 bpp | 0.50 bpp |" in text.splitlines()
     assert "a plain JPEG at full size is no peer at low rates" in text
-    assert "These are 4 pictures: too few" in text
+    assert "**These are 4 pictures**, too few" in text
     assert "| Region JPEG, over libjpeg-turbo at its best coding size | +25.0 ± 21.7 |  |" in text.splitlines()
     assert not any("over libjpeg-turbo |" in line for line in text.splitlines())
     assert "too few" not in fair.markdown({**ACCURACY, "pictures": [{}] * 400})
