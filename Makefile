@@ -23,6 +23,7 @@ networks := $(if $(and $(wildcard .venv-dev/.ready),$(shell command -v npm)),.ve
 asked := $(foreach name,detector classifier,$(if $(findstring --task $(name) ,$(subst =, ,$(ARGS)) ),$(name)))
 native_files := $(wildcard rjpeg/native/*.cpp rjpeg/native/*.hpp)
 shell_scripts := .ci/run device/install.sh device/uninstall.sh device/service/check \
+	server/install.sh server/uninstall.sh \
 	$(filter-out scripts/prose scripts/%.cmake,$(wildcard scripts/*))
 build_files := pyproject.toml CMakeLists.txt $(native_files) scripts/setup
 

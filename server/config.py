@@ -9,7 +9,7 @@ import msgspec
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID, broker_address
 from rjpeg.errors import ConfigError
-from server.processing.task_config import TaskConfig
+from server.processing.task_config import FETCHED_TASKS, TaskConfig, read_task
 
 __all__ = [
     "DEFAULT_PATH",
@@ -195,6 +195,8 @@ def load(path: str | Path) -> Config:
             The message names the file and the key.
     """
     values = read_yaml(path, "configuration")
+    if isinstance(values, dict) and values.get("task") in FETCHED_TASKS:
+        values["task"] = msgspec.to_builtins(read_task(values["task"]))
     try:
         config = msgspec.convert({} if values is None else values, Config)
     except msgspec.ValidationError as error:

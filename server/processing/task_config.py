@@ -107,7 +107,9 @@ def read_task(path: str | Path) -> TaskConfig:
         ConfigError: the file can't be read, or has an unknown key or a value of the wrong kind. The task of that name
             was not fetched.
     """
-    path = find_fetched(str(path)) if str(path) in FETCHED_TASKS else Path(path)
+    if str(path) in FETCHED_TASKS:
+        return read_fetched(str(path))
+    path = Path(path)
     if path.suffix == ".keras":
         return KerasTask(model=str(path))
     if path.suffix not in (".yaml", ".yml"):
@@ -118,14 +120,14 @@ def read_task(path: str | Path) -> TaskConfig:
         raise ConfigError(f"task {path}: {error}") from error
 
 
-def find_fetched(name: str) -> Path:
-    """Return the settings' file of a task that was fetched, and log what it is and its license.
+def read_fetched(name: str) -> TaskConfig:
+    """Read the settings of a task that was fetched, and log what it is and its license.
 
     Args:
         name: one of FETCHED_TASKS.
 
     Raises:
-        ConfigError: it was not fetched. The message says how to.
+        ConfigError: it was not fetched, which the message says how to, or its settings are wrong.
     """
     folder = network_folder(name)
     try:
@@ -134,5 +136,9 @@ def find_fetched(name: str) -> Path:
         raise ConfigError(
             f"task {name!r} is a network that is not in {folder} yet; fetch it once with: make network ARGS={name}"
         ) from error
+    task = read_task(folder / "task.yaml")
+    if isinstance(task, TfliteTask):
+        # the folder may have been copied
+        task.model, task.labels = (str(folder / file) for file in ("network.tflite", "labels.txt"))
     logger.info("task %s: %s", name, " ".join(notice.split()))
-    return folder / "task.yaml"
+    return task
