@@ -8,10 +8,13 @@ The files of a package are held against hashes that stand here. What becomes of 
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib.resources
+import io
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -168,7 +171,10 @@ def fetch(network: Network, out: Path) -> None:
         _check_hashes(network, folder)
         logger.info("%s: %s", network.package, network.what)
         logger.info("making it TFLite")
-        model = network.convert(folder)
+        # Keras prints its traces, and TensorFlow what it is optimized for
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        with contextlib.redirect_stdout(io.StringIO()):
+            model = network.convert(folder)
     for name, content in (
         ("network.tflite", model),
         ("labels.txt", read_whole(LABELS / network.labels)),

@@ -19,6 +19,7 @@ import rjpeg
 from rjpeg._files import read_token
 from rjpeg._http import Bearer
 from rjpeg._network import tls_context
+from rjpeg.errors import RjpegError
 from server.config import WebhookConfig
 
 __all__ = ["PatientRetry", "Webhooks"]
@@ -63,6 +64,8 @@ class Webhooks:
     """
 
     def __init__(self, failed: Callable[[], None] = lambda: None, *, retries: PatientRetry = RETRIES) -> None:
+        # it would log paths, which may hold secrets
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         self._failed = failed
         self._retries = retries
         self._calls: queue.Queue[tuple[WebhookConfig, bytes] | None] = queue.Queue(MAX_WAITING)
@@ -92,7 +95,7 @@ class Webhooks:
                 self._post(hook, body)
             # whatever is wrong with one call, the next ones are made
             except Exception as error:  # noqa: BLE001 - it is logged and counted
-                self._give_up(hook, " ".join(str(error).split())[:300])
+                self._give_up(hook, _reason(error))
 
     def _post(self, hook: WebhookConfig, body: bytes) -> None:
         headers = {"Content-Type": "application/json", "User-Agent": f"rjpeg/{rjpeg.__version__}"}
@@ -112,10 +115,21 @@ class Webhooks:
                     self._give_up(hook, f"it answered {answer.status_code}")
 
     def _give_up(self, hook: WebhookConfig, why: str) -> None:
-        # a path or query may hold a secret
-        logger.warning("webhook at %s: a call is given up: %s", _host_of(hook.url), why.replace(hook.url, "its URL"))
+        logger.warning("webhook at %s: a call is given up: %s", _host_of(hook.url), why)
         self._failed()
 
 
 def _host_of(url: str) -> str:
     return url.split("://", 1)[1].split("/", 1)[0].split("?", 1)[0]
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a call failed, without its path and query, which may hold secrets."""
+    if isinstance(error, RjpegError):
+        return str(error)
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    innermost: BaseException = error
+    while (inner := innermost.__cause__ or innermost.__context__) is not None:
+        innermost = inner
+    return (innermost.strerror if isinstance(innermost, OSError) else None) or type(innermost).__name__

@@ -42,7 +42,8 @@ MAX_SECONDS = 600.0
 """That a clip may take to make and to send."""
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 """The first that this build of FFmpeg has."""
-OPTIONS = {"libx264": {"preset": "veryfast", "crf": "23"}}
+OPTIONS = {"libx264": {"preset": "veryfast", "crf": "23", "tune": "zerolatency"}}
+"""Without frames that look ahead, which would shift all times, and wait in memory."""
 MEDIA_TYPE = "video/mp4"
 
 

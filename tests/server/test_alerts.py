@@ -114,7 +114,7 @@ class Receiver:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=[0.01], daemon=True).start()
 
     def close(self) -> None:
         self.server.shutdown()
@@ -194,6 +194,7 @@ def test_nobody_there_is_given_up_and_the_next_call_is_made(caplog) -> None:
         webhooks.call(WebhookConfig(url=receiver.url), {"id": 2})
         assert receiver.got.get(timeout=10)[2] == {"id": 2}
     assert given_up == [1]
+    assert f"webhook at {gone.url[7:]}: a call is given up: Connection refused" in caplog.text
     assert "secret-path" not in caplog.text
 
 

@@ -95,7 +95,7 @@ def test_a_clip_has_the_frames_of_its_time_and_no_others(filmed):
         (10, 20, "filmed", {}, 404, "no frame in this time"),
         (1, 4, "nowhere", {}, 404, "no such camera"),
         (1, 4, "filmed", {"format": "avi"}, 400, "format"),
-        (1, 4, "filmed", {"since": "yesterday"}, 400, "since"),
+        (1, 4, "filmed", {"view": "x", "format": ""}, 400, "format"),
     ],
 )
 def test_a_wrong_request_says_what_is_wrong(filmed, since, until, camera, more, status, text):
