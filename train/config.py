@@ -46,6 +46,9 @@ class ImportanceConfig(_Struct, frozen=True):
     batch: Positive
     shard: Positive
     outputs: Literal["auto"] | tuple[Literal["classes", "scores", "values", "ignore"], ...]
+    crop_sides: tuple[CodingSize, ...] = ()
+    points: Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] = (1.0,)
+    blur: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class NetworkConfig(_Struct, frozen=True):
@@ -103,7 +106,7 @@ class CodecConfig(_Struct, frozen=True):
     center_levels: tuple[Count, Count]
     map_gain: Annotated[float, msgspec.Meta(ge=0)]
     fade_octaves: Rate
-    map_window: Window
+    map_window: Window | None
     dead_zone: Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
     refinement_bits: Annotated[float, msgspec.Meta(ge=0)]
     coding_sizes: Ladder
