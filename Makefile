@@ -11,6 +11,7 @@ DETECTOR   ?=
 VIDEO      ?=
 IMPORTANCE ?=
 TEACHER    ?=
+MODEL      ?=
 OUT        ?=
 ARGS       ?=
 export PYTHON
@@ -43,6 +44,7 @@ help: ## list the targets
 		'  VIDEO=FILE       video of a fixed camera, for eval-video and eval-streams; any video, for arm64' \
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
 		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
+		'  MODEL=NAME       shipped model that export-tflite makes: default or detection' \
 		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, eval-streams, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
@@ -68,8 +70,8 @@ fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the s
 train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACHER=NAME] [OUT=FOLDER]
 	$(dev_python) -m train $(call flag,--data,$(DATA)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [OUT=FOLDER]
-	$(dev_python) -m export $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [MODEL=detection] [OUT=FOLDER]
+	$(dev_python) -m export $(call flag,--model,$(MODEL)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]
 	$(dev_python) -m train.restoration $(call flag,--data,$(DATA)) $(call flag,--out,$(OUT)) $(ARGS)
