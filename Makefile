@@ -11,7 +11,10 @@ DETECTOR   ?=
 VIDEO      ?=
 IMPORTANCE ?=
 TEACHER    ?=
+TEACHERS   ?=
 MODEL      ?=
+SERVER     ?=
+CAMERA     ?=
 OUT        ?=
 ARGS       ?=
 export PYTHON
@@ -30,6 +33,8 @@ $(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
 # $(call flag,--name,value): the flag only when the variable was given, quoted for the shell
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
+# the same for several values, between which there are spaces
+flags = $(if $(strip $(2)),$(1) $(foreach value,$(2),$(call quoted,$(value))))
 
 .PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams exactness results serve capture bundle arm64 wheels bench lint format clean
 
@@ -43,8 +48,11 @@ help: ## list the targets
 		'  DETECTOR=FILE    task file of a detector that eval-video and eval-streams ask (docs/task.md)' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video and eval-streams; any video, for arm64' \
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
-		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
+		'  TEACHERS="..."   networks that train learns from: efficientnet-lite0, -lite1, -lite2, .keras or .onnx files' \
+		'  TEACHER=NAME     one such network, for teach and export-tflite' \
 		'  MODEL=NAME       shipped model that export-tflite makes: default or detection' \
+		'  SERVER=URL       server that teach gives a map to' \
+		'  CAMERA=NAME      camera of that server' \
 		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, eval-streams, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
@@ -67,8 +75,8 @@ faults: .venv-dev/.ready ## try every fault of docs/reliability.md as often as i
 fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the sanitizers' build: ARGS="--count 100000 --seed 1"
 	$(dev_python) -m tests.fuzz --sanitized .venv-sanitized $(call flag,--out,$(OUT)) $(ARGS)
 
-train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACHER=NAME] [OUT=FOLDER]
-	$(dev_python) -m train $(call flag,--data,$(DATA)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+train: .venv-dev/.ready ## train a generator and a predictor: DATA="FOLDER ..." [TEACHERS="NAME ..."] [OUT=FOLDER]
+	$(dev_python) -m train $(call flags,--data,$(DATA)) $(call flags,--teacher,$(TEACHERS)) $(call flag,--out,$(OUT)) $(ARGS)
 
 export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [MODEL=detection] [OUT=FOLDER]
 	$(dev_python) -m export $(call flag,--model,$(MODEL)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)

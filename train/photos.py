@@ -1,6 +1,7 @@
 """The folder of training photographs: which files, which are held back, and random crops of them."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rjpeg.errors import InputError
 __all__ = [
     "center_crop",
     "data_hash",
+    "gather",
     "held_back_photos",
     "is_held_back",
     "list_photos",
@@ -35,6 +37,20 @@ def list_photos(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"data folder {folder}: no pictures ({', '.join(sorted(SUFFIXES))}) in it")
     return names
+
+
+def gather(folders: Sequence[Path]) -> tuple[Path, list[str]]:
+    """List the pictures under several folders. Return the folder that holds them all, and their paths in it, sorted.
+
+    A single folder is the one that holds them all, so that its photos keep their names. Raises InputError.
+    """
+    whole = [folder.resolve() for folder in folders]
+    for one in whole:
+        if any(one != other and one.is_relative_to(other) for other in whole) or whole.count(one) > 1:
+            raise InputError(f"data folder {one} is there twice")
+    root = Path(os.path.commonpath(whole))
+    names = [(folder.relative_to(root) / name).as_posix() for folder in whole for name in list_photos(folder)]
+    return root, sorted(names)
 
 
 def is_held_back(name: str, fraction: float) -> bool:

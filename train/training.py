@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
 from train.importance import Photos, compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
-from train.photos import data_hash, is_held_back, list_photos, samples
+from train.photos import data_hash, gather, is_held_back, samples
 from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
@@ -86,21 +86,20 @@ class Run:
 
 
 def train(
-    data: Path, config: Config, codec: CodecConfig, out: Path, command: str, workers: Workers = ALONE
+    folders: Sequence[Path], config: Config, codec: CodecConfig, out: Path, command: str, workers: Workers = ALONE
 ) -> dict[str, Any]:
     """Run all stages. Write out/checkpoint and return the figures in its checkpoint.json.
 
-    data: folder of photos. command: for the figures. For the rest see `Run`.
+    folders: of photos. command: for the figures. For the rest see `Run`.
     Raises InputError, ConfigError (`out` holds a run of another configuration or other photos), ModelError,
     StorageError, WorkerError.
     """
     run = Run(out, config, codec, workers)
-    names = list_photos(data)
+    data, names = gather(folders)
     held = sum(is_held_back(name, config.held_back) for name in names)
     if not 0 < held < len(names):
-        raise InputError(
-            f"data folder {data}: {held} of {len(names)} photos are held back; training needs some of both"
-        )
+        shown = ", ".join(map(str, folders))
+        raise InputError(f"data {shown}: {held} of {len(names)} photos are held back; training needs some of both")
     facts = {
         "config": msgspec.to_builtins(config),
         "rates": run.rates._asdict(),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from rjpeg import _features as features
+from rjpeg.errors import InputError
 from train import dataset, importance
 from train.importance import Photos, compute_importance, gradient_statistics
-from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop, sharpened
+from train.photos import center_crop, data_hash, gather, is_held_back, list_photos, random_crop, sharpened
 from train.teachers import load_teacher
 from train.workers import WorkerError, Workers
 
@@ -195,6 +196,19 @@ def test_held_back_photos_are_a_fixed_share():
     held = [name for name in names if is_held_back(name, 0.1)]
     assert 150 < len(held) < 250
     assert held == [name for name in names if is_held_back(name, 0.1)]
+
+
+def test_photos_of_several_folders_are_named_by_the_folder_that_holds_them_all(photos):
+    root, names = gather([photos / "part1", photos / "part0"])
+    assert root == photos.resolve()
+    assert names == list_photos(photos)
+    assert gather([photos / "part1"]) == ((photos / "part1").resolve(), list_photos(photos / "part1"))
+
+
+@pytest.mark.parametrize("folders", [("", "part1"), ("part0", "part0"), ("part1/../part0", "part0")])
+def test_a_folder_that_is_there_twice_is_refused(photos, folders):
+    with pytest.raises(InputError, match="is there twice"):
+        gather([photos / folder for folder in folders])
 
 
 def test_the_data_hash_changes_with_any_photo(photos):
