@@ -12,6 +12,7 @@ VIDEO      ?=
 IMPORTANCE ?=
 TEACHER    ?=
 TEACHERS   ?=
+MODEL      ?=
 SERVER     ?=
 CAMERA     ?=
 OUT        ?=
@@ -54,6 +55,7 @@ help: ## list the targets
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
 		'  TEACHERS="..."   networks that train learns from: efficientnet-lite0, -lite1, -lite2, .keras or .onnx files' \
 		'  TEACHER=NAME     one such network, for teach and export-tflite' \
+		'  MODEL=NAME       shipped model that export-tflite makes: default or detection' \
 		'  SERVER=URL       server that teach gives a map to' \
 		'  CAMERA=NAME      camera of that server' \
 		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, eval-streams, bundle, wheels and bench write' \
@@ -81,8 +83,8 @@ fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the s
 train: .venv-dev/.ready ## train a generator and a predictor: DATA="FOLDER ..." [TEACHERS="NAME ..."] [OUT=FOLDER]
 	$(dev_python) -m train $(call flags,--data,$(DATA)) $(call flags,--teacher,$(TEACHERS)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [OUT=FOLDER]
-	$(dev_python) -m export $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [MODEL=detection] [OUT=FOLDER]
+	$(dev_python) -m export $(call flag,--model,$(MODEL)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]
 	$(dev_python) -m train.restoration $(call flag,--data,$(DATA)) $(call flag,--out,$(OUT)) $(ARGS)
