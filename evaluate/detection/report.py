@@ -22,8 +22,8 @@ def markdown(results: dict[str, Any]) -> str:
     )
     lines += [legend, "", *ratios(results)]
     for score, title in results["scores"].items():
-        lines += ["", f"{title}, % ± standard error; in brackets the best coding size:", "", *scores(results, score)]
-        lines += ["", f"{title}, what the map adds at equal bytes, in points:", "", *differences(results, score)]
+        lines += ["", f"{title} ± standard error; in brackets the best coding size:", "", *scores(results, score)]
+        lines += ["", f"{title}, what the map adds at equal bytes:", "", *differences(results, score)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
@@ -55,14 +55,20 @@ def ratios(results: dict[str, Any], codecs: Sequence[str] = (), over: Sequence[s
     codecs = codecs or list(dict.fromkeys(key[0] for key in found))
     over = over or list(dict.fromkeys(key[1] for key in found))
     kinds = list(dict.fromkeys(key[2] for key in found))
-    titles = {**results["scores"], "mean": "mean of both"}
-    lines = report.header(["bytes of", "over", *(f"at equal {titles[kind]}" for kind in kinds)])
+    titles = {score: f"at equal {title}" for score, title in results["scores"].items()} | {"mean": "mean of both"}
+    lines = report.header(["bytes of", "over", *(titles[kind] for kind in kinds)])
     for codec in codecs:
         for other in over:
             cells = [_ratio(found.get((codec, other, kind))) for kind in kinds]
             if any(cells):
-                lines.append(report.row([report.name_of(codec), report.name_of(other).strip("*"), *cells]))
+                there = f"{other}, best coding size" if other in _sized(results) else other
+                lines.append(report.row([report.name_of(codec), report.name_of(there).strip("*"), *cells]))
     return lines
+
+
+def _sized(results: dict[str, Any]) -> set[str]:
+    """Return the codecs that are at their best coding size."""
+    return {one["codec"] for one in results["at_rates"] if any(point.get("size") for point in one["points"])}
 
 
 def _ratio(one: dict[str, Any] | None) -> str:
@@ -71,10 +77,11 @@ def _ratio(one: dict[str, Any] | None) -> str:
 
 def scores(results: dict[str, Any], score: str) -> list[str]:
     """Render a score by codec and rate."""
-    lines = _header("codec", results["rates"])
+    lines = _header(f"{results['scores'][score]}, %", results["rates"])
     for one in results["at_rates"]:
         if one["score"] == score:
-            lines.append(report.row([report.name_of(one["codec"]), *map(_cell, one["points"])]))
+            name = f"{one['codec']}, best coding size" if one["codec"] in _sized(results) else one["codec"]
+            lines.append(report.row([report.name_of(name), *map(_cell, one["points"])]))
     return lines
 
 
@@ -87,7 +94,7 @@ def _cell(point: dict[str, Any]) -> str:
 
 def differences(results: dict[str, Any], score: str) -> list[str]:
     """Render the paired differences of a score between map and one level everywhere, by rate."""
-    lines = _header("map minus flat", results["rates"])
+    lines = _header(f"{results['scores'][score]}, map minus flat, points", results["rates"])
     for one in results["differences"]:
         if one["score"] == score:
             cells = [report.percent(p["value"], p["error"], "+") if p else "" for p in one["points"]]

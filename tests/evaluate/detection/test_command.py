@@ -85,7 +85,7 @@ def test_the_documents_get_tables_of_what_is_kept(run, tmp_path):
         ("frame_ratios", "| bytes of | over |"),
         ("frame_ratios region-jpeg", "| bytes of | over |"),
         ("frame_scores ap50", "| WebP, method 6 |"),
-        ("frame_differences f1", "| map minus flat |"),
+        ("frame_differences f1", "| F1, map minus flat, points |"),
         ("source", "4 pictures, detector red; clean AP50 100.0"),
     ):
         text = fill(f"<!-- results: squares {table} -->\n<!-- end -->\n", {"squares": kept})

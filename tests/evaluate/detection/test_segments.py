@@ -74,7 +74,7 @@ def test_a_segmenter_s_task_file_makes_the_command_measure_mean_iou(network, seg
     monkeypatch.setattr(sys, "argv", ["evaluate.detection", *map(str, words)])
     assert command.main() == 0
     out = capsys.readouterr().out
-    assert "mean IoU, what the map adds at equal bytes" in out
+    assert "| mean IoU, map minus flat, points |" in out
     results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert results["scores"] == {"miou": "mean IoU"}
     assert results["clean"]["miou"][0] > 0.7
