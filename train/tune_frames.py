@@ -65,7 +65,7 @@ class Jury:
         for number, frame in enumerate(bar):
             for point, quality in enumerate(qualities):
                 jpeg = _encoded(encoder, setting, frame, quality)
-                curve.bpp[point, number] = 8 * len(jpeg) / (frame.shape[0] * frame.shape[1])
+                curve.bpp[point, number] = _bpp(frame, jpeg)
                 seen = decoder.decode(jpeg)
                 for at, detector in enumerate(self._detectors):
                     answer = detector.ask(seen)
@@ -80,13 +80,16 @@ def _encoded(encoder: rjpeg.Encoder, setting: Setting, frame: NDArray[np.uint8],
     return encoder.encode(frame, quality, coding_size=size)
 
 
+def _bpp(frame: NDArray[np.uint8], jpeg: bytes) -> float:
+    return 8 * len(jpeg) / (frame.shape[0] * frame.shape[1])
+
+
 def _qualities_for(
     encoder: rjpeg.Encoder, setting: Setting, frames: list[NDArray[np.uint8]], rates: list[float]
 ) -> list[float]:
     """Return the qualities that give these mean rates, in bpp, on a few frames."""
     few = frames[:: max(1, len(frames) // PROBED)]
-    pixels = sum(frame.shape[0] * frame.shape[1] for frame in few)
-    bpp = [8 * sum(len(_encoded(encoder, setting, frame, quality)) for frame in few) / pixels for quality in PROBES]
+    bpp = [np.mean([_bpp(frame, _encoded(encoder, setting, frame, quality)) for frame in few]) for quality in PROBES]
     return [float(quality) for quality in np.exp(np.interp(np.log(rates), np.log(bpp), np.log(PROBES)))]
 
 
@@ -102,7 +105,8 @@ def likeness_of(sums: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def tune_frames(args: argparse.Namespace, settings: list[Setting], held_back: float) -> None:
     """Code frames with every setting, ask the detectors, and print. Raises InputError, ModelError."""
-    names = held_back_photos(args.data, held_back)[: args.photos]
+    names = held_back_photos(args.data, held_back)
+    names = names[:: max(1, len(names) // args.photos)][: args.photos]
     if not names:
         raise InputError(f"data folder {args.data}: no photo of it is held back")
     frames = [cv2.imread(str(args.data / name), cv2.IMREAD_COLOR) for name in names]
