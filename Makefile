@@ -1,5 +1,5 @@
 # `make help` lists the targets. Every target makes the environment it needs: .venv (device and server, no
-# TensorFlow), .venv-dev (everything) or .venv-sanitized (for fuzz).
+# TensorFlow), .venv-dev (everything), .venv-networks (what converts networks) or .venv-sanitized (for fuzz).
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -21,13 +21,18 @@ export PYTHON
 
 run_python := .venv/bin/python
 dev_python := .venv-dev/bin/python
+# for the conversion of networks to TFLite: .venv-dev if it is there and can fetch, else an environment for nothing else
+networks := $(if $(and $(wildcard .venv-dev/.ready),$(shell command -v npm)),.venv-dev,.venv-networks)
+# the networks that ARGS names as a task, which are fetched once
+asked := $(foreach name,detector classifier,$(if $(findstring --task $(name) ,$(subst =, ,$(ARGS)) ),$(name)))
 native_files := $(wildcard rjpeg/native/*.cpp rjpeg/native/*.hpp)
 shell_scripts := .ci/run device/install.sh device/uninstall.sh device/service/check \
+	server/install.sh server/uninstall.sh \
 	$(filter-out scripts/prose scripts/%.cmake,$(wildcard scripts/*))
 build_files := pyproject.toml CMakeLists.txt $(native_files) scripts/setup
 
 # The environments point to this folder: in a checkout that was moved or copied they are made anew.
-$(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
+$(shell for ready in .venv/.ready .venv-dev/.ready .venv-networks/.ready .venv-sanitized/.ready; do \
 	[ ! -f $$ready ] || [ "$$(cat $$ready)" = "$$(pwd -P)" ] || rm -f $$ready; done)
 
 # $(call flag,--name,value): the flag only when the variable was given, quoted for the shell
@@ -36,7 +41,7 @@ flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 # the same for several values, between which there are spaces
 flags = $(if $(strip $(2)),$(1) $(foreach value,$(2),$(call quoted,$(value))))
 
-.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams exactness results serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams exactness results serve network capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -96,8 +101,14 @@ eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other 
 eval-streams: .venv-dev/.ready ## bytes at equal detection, streams of fixed cameras: DATA=FOLDER or VIDEO=FILE [DETECTOR=FILE] [IMPORTANCE=FILE]
 	$(dev_python) -m evaluate.streams $(call flag,--data,$(DATA)) $(call flag,--video,$(VIDEO)) $(call flag,--judge,$(DETECTOR)) $(call flag,--importance,$(IMPORTANCE)) $(call flag,--out,$(OUT)) $(ARGS)
 
-serve: .venv/.ready ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --data FOLDER" elsewhere
+serve: .venv/.ready $(asked:%=fetched-%) ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --task detector"
 	$(run_python) -m server $(ARGS)
+
+network: $(networks)/.ready ## fetch a network for the server's --task and make it TFLite, once: ARGS=detector or ARGS=classifier
+	$(networks)/bin/python -m export.networks $(or $(ARGS),--help)
+
+fetched-%:
+	@[ -f "$${XDG_CACHE_HOME:-$$HOME/.cache}/rjpeg/networks/$*/NOTICE" ] || $(MAKE) network ARGS=$*
 
 capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --server URL"
 	$(run_python) device/capture.py $(ARGS)
@@ -138,7 +149,7 @@ format: .venv-dev/.ready ## let ruff mend and format the Python files, and clang
 	.venv-dev/bin/clang-format -i $(native_files)
 
 clean: ## remove environments, builds and caches; out/ stays
-	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-dev .venv-networks .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: $(build_files)
@@ -146,6 +157,9 @@ clean: ## remove environments, builds and caches; out/ stays
 
 .venv-dev/.ready: $(build_files)
 	scripts/setup .venv-dev dev
+
+.venv-networks/.ready: $(build_files)
+	scripts/setup .venv-networks networks
 
 # the library alone, its native part built with sanitizers
 .venv-sanitized/.ready: $(build_files)
