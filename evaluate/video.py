@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--detector",
         metavar="FILE",
-        help="task file of a detector (docs/task.md), or a YOLOX as .onnx, that looks at whole frames, too",
+        help="task file of a detector (docs/task.md), or a YOLOX or NanoDet as .onnx, that looks at whole frames, too",
     )
     add("--every", type=int, default=50, metavar="N", help="of so many frames one is coded")
     add("--limit", type=int, metavar="N", help="at most so many frames")

@@ -74,7 +74,10 @@ def _add_command(
         name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     command.add_argument(
-        "--model", metavar="FOLDER", help="model folder made by `make export-tflite`; else the shipped one"
+        "--model",
+        default="default",
+        metavar="MODEL",
+        help="a shipped model, default or detection, or a folder made by `make export-tflite`",
     )
     command.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
     command.add_argument(

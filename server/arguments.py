@@ -47,7 +47,7 @@ def add_processing_flags(parser: argparse.ArgumentParser) -> None:
         "configuration has it",
     )
     parser.add_argument(
-        "--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)"
+        "--model", metavar="FOLDER", help="detection, or made by `make export-tflite` (default: what comes with rjpeg)"
     )
     parser.add_argument(
         "--restore",

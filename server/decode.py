@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="raw: NumPy .npy of (height, width, 3) uint8 BGR (default: %(default)s)",
     )
     add("--keep-jpeg", action="store_true", help="write the JPEG file as it came beside each picture (default: no)")
-    add("--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)")
+    add("--model", metavar="FOLDER", help="detection, or made by `make export-tflite` (default: what comes with rjpeg)")
     _add_task_flags(parser)
     for flag, default, text in (
         ("--max-bytes", 2**23, "largest file taken in (default: %(default)s)"),

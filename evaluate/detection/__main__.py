@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("out/detector/detector.yaml"),
         metavar="FILE",
-        help="task file of a detector or a segmenter (docs/task.md), or a YOLOX as .onnx",
+        help="task file of a detector or a segmenter (docs/task.md), or a YOLOX or NanoDet as .onnx",
     )
     add("--classes", type=Path, metavar="FILE", help="YAML: which classes of a segmenter stand for each label")
     add("--limit", type=int, metavar="N", help="at most so many pictures, spread over the folder")

@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("out/detector/detector.yaml"),
         metavar="FILE",
-        help="task file of a detector (docs/task.md), or a YOLOX as .onnx",
+        help="task file of a detector (docs/task.md), or a YOLOX or NanoDet as .onnx",
     )
     add("--importance", type=Path, metavar="FILE", help="a camera's map, or a folder with CLIP.importance of each")
     add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")

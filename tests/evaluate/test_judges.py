@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluate.judges import KeptAnswers, YoloxJudge, found_of, open_judge, yolox_boxes
+from evaluate.judges import KeptAnswers, open_judge
 from evaluate.scores import Box
 from rjpeg.errors import InputError, ModelError, StorageError
 
@@ -64,27 +64,6 @@ def test_what_is_no_judge_is_named(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no network")
     with pytest.raises(ModelError, match=r"broken\.onnx is no ONNX network"):
         open_judge(tmp_path / "broken.onnx", None)
-
-
-def test_boxes_of_yolox_are_decoded_and_the_best_of_those_that_overlap_is_left():
-    output = np.zeros((52 * 52 + 26 * 26 + 13 * 13, 7), np.float32)
-    # row 1, column 2 of the grid of stride 8: center (20, 12), sides of 16
-    output[54] = (0.5, 0.5, np.log(2), np.log(2), 0.9, 0.0, 1.0)
-    # nearly the same, of the same class; and of another class
-    output[55] = (-0.4, 0.5, np.log(2), np.log(2), 0.8, 0.0, 1.0)
-    output[56] = (-1.5, 0.5, np.log(2), np.log(2), 0.95, 1.0, 0.0)
-    # a candidate, below the score that counts as found; and less than that
-    output[500] = (0, 0, 0, 0, 0.25, 0.0, 1.0)
-    output[600] = (0, 0, 0, 0, 0.04, 0.0, 1.0)
-    first, second, weak = yolox_boxes(output)
-    assert weak.score == pytest.approx(0.25)
-    assert found_of([first, second, weak], YoloxJudge.threshold) == [first, second]
-    assert (first.kind, second.kind) == (0, 1)
-    assert second[1:5] == pytest.approx((12, 4, 28, 20))
-
-
-def test_boxes_of_yolox_may_be_none():
-    assert yolox_boxes(np.zeros((3549, 85), np.float32)) == []
 
 
 def test_a_judge_finds_the_candidates_above_its_threshold_and_keeps_the_others(frame, tmp_path):
