@@ -46,7 +46,7 @@ def test_of_overlapping_boxes_of_a_class_the_best_is_left():
         Box(0, 1, 0, 11, 10, pytest.approx(0.9)),
         Box(1, 1, 0, 11, 10, pytest.approx(0.6)),
     ]
-    assert [box.left for box in detectors.boxes_of(Answer(scores, corners), 0.2)] == [1, 1, 40]
+    assert [box.left for box in detectors.boxes_of(Answer(scores, corners), 0.1)] == [1, 1, 40]
 
 
 def test_boxes_are_shared_once_each():
