@@ -62,7 +62,7 @@ def ratios(results: dict[str, Any], codecs: Sequence[str] = (), over: Sequence[s
             cells = [_ratio(found.get((codec, other, kind))) for kind in kinds]
             if any(cells):
                 there = f"{other}, best coding size" if other in _sized(results) else other
-                lines.append(report.row([report.name_of(codec), report.name_of(there).strip("*"), *cells]))
+                lines.append(report.row([report.name_of(codec), report.name_of(there).replace("**", ""), *cells]))
     return lines
 
 
