@@ -23,6 +23,7 @@ from evaluate import report
 from evaluate.streams.report import clip_table, mean_table
 from evaluate.streams.report import first_screen as stream_first_screen
 from evaluate.summary import FLAT, OURS, summarize
+from rjpeg._arguments import run_program
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
 
@@ -329,4 +330,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

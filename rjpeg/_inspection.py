@@ -15,12 +15,12 @@ from rjpeg import _maps as maps
 from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg._base import Base
+from rjpeg._exif import is_on_its_side, orientation_of, upright
 from rjpeg._follower import read_follower, sent_regions
 from rjpeg._marker import FollowerMarker
 from rjpeg._model import Model, load_model
 from rjpeg._region_file import MAX_PIXELS, read_header, read_region_file
 from rjpeg._segments import EOI, SOI, SOS, end_of_segment, find_marker
-from rjpeg.errors import JpegError
 
 __all__ = ["inspect", "region_bits"]
 
@@ -49,8 +49,8 @@ def inspect(
     """Return header facts, coding size, map, refinements and bytes by segment of a JPEG file.
 
     Keys of any JPEG: bytes, region (bool), kind, id and base_id (as in FileIdentity), jpeg_size, coding_size and
-    frame_size ([height, width]), components, sampling, progressive, bpp (of the frame), segments ({name: bytes}, which
-    add up to the file's; "scan" is entropy-coded data).
+    frame_size ([height, width]; the frame's is upright), orientation (Exif's, 1 to 8), components, sampling,
+    progressive, bpp (of the frame), segments ({name: bytes}, which add up to the file's; "scan" is entropy-coded data).
     Keys of a Region JPEG that is decoded by itself, besides: model_id, marker_bytes, refinement_bytes, refined_levels,
     rows, cols, quality_map and quality_factors ((rows, cols, 2) arrays), tables ({luma, chroma}: (64,) arrays).
     Keys of a patch or a follower, besides: layout ("tiles" or "soft"), marker_bytes, bitmap_bytes (the part of the
@@ -66,19 +66,24 @@ def inspect(
     header = read_header(jpeg, max_pixels)
     found = marker.unpack(header["segments"])
     size = [header["height"], header["width"]]
+    orientation = orientation_of(jpeg)
     facts: dict[str, Any] = {
         "bytes": len(jpeg),
         "region": found is not None,
         **marker.identity_of(found)._asdict(),
         "jpeg_size": size,
         "coding_size": size,
-        "frame_size": size,
+        "frame_size": size[::-1] if found is None and is_on_its_side(orientation) else size,
+        "orientation": orientation,
         "components": len(header["sampling"]),
         "sampling": [f"{h}x{v}" for h, v in header["sampling"]],
         "progressive": header["progressive"],
         "bpp": _bits_a_pixel(jpeg, size),
         "segments": _bytes_by_segment(jpeg),
     }
+    if found is None or (base is None and isinstance(found, FollowerMarker)):
+        # what a key and its followers hold is read below
+        _native.read_file(jpeg, max_pixels, 0, True)
     if found is None:
         return facts
     loaded = model if isinstance(model, Model) else load_model(model)
@@ -152,14 +157,15 @@ def region_bits(jpeg: bytes, *, base: Base | None = None, max_pixels: int = MAX_
 
     base: what a follower refers to. Its regions are those of the frame. A kept region has 0 bits, or those of its
     flat blocks if the file is soft.
-    It takes any JPEG of one scan, ordinary ones included. Raises InputError, and JpegError as `Decoder.decode` does,
-    also for a progressive file, whose bits belong to no single region's codes. Raises KeyMissingError for a follower
-    without its base.
+    It takes any JPEG of one scan, ordinary ones included, whose regions are upright as its Exif orientation says.
+    Raises InputError, and JpegError as `Decoder.decode` does, also for a progressive file, whose bits belong to no
+    single region's codes. Raises KeyMissingError for a follower without its base.
     """
     header = read_header(jpeg, max_pixels)
     found = marker.unpack(header["segments"])
     if not isinstance(found, FollowerMarker):
-        return _native.region_bits(jpeg, max_pixels, codec.REGION)
+        of_file = _native.region_bits(jpeg, max_pixels, codec.REGION)
+        return upright(of_file, orientation_of(jpeg)) if found is None else of_file
     sent = sent_regions(found, (header["height"], header["width"]), base)
     of_file = _native.region_bits(jpeg, max_pixels, codec.REGION)
     if found.soft:
@@ -173,7 +179,6 @@ def _bytes_by_segment(jpeg: bytes) -> dict[str, int]:
     """Return the bytes of every kind of segment, which add up to the file's.
 
     What follows the file's end, or stands between segments where none begins, is "other".
-    Raises JpegError for a file that is cut within a segment.
     """
     sizes: Counter[str] = Counter()
     at, in_scan = 0, False
@@ -183,14 +188,17 @@ def _bytes_by_segment(jpeg: bytes) -> dict[str, int]:
             sizes["scan"] += start - at
             at, in_scan = start, False
             continue
-        if start > at or start + 2 > len(jpeg):
+        if start > at:
+            sizes["other"] += start - at
+            at = start
+            continue
+        if start + 2 > len(jpeg):
             sizes["other"] += len(jpeg) - at
             break
         code = jpeg[start + 1]
         name = _NAMES.get(code, f"APP{code - _APP0}" if _APP0 <= code < _APP0 + 16 else "other")
-        end = end_of_segment(jpeg, start)
-        if end is None or end > len(jpeg):
-            raise JpegError(f"segment {name} at byte {start} ends beyond the file's {len(jpeg)} bytes")
+        # the last one may break off, if the picture before it is whole
+        end = min(end_of_segment(jpeg, start) or len(jpeg), len(jpeg))
         sizes[name] += end - start
         at, in_scan = end, code == SOS
         if code == EOI and at < len(jpeg):

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg.errors import ConfigError
-from server.processing.task_config import TaskConfig
+from server.processing.task_config import TaskConfig, put_home
 
 __all__ = [
     "DEFAULT_PATH",
@@ -147,7 +148,7 @@ def load(path: str | Path) -> Config:
 
 
 def check(config: Config) -> None:
-    """Check the values that flags have set, and those that depend on each other.
+    """Check the values that flags have set, and those that depend on each other. In paths, ~ becomes the home folder.
 
     Raises:
         ConfigError: a value is out of range, or only one of `tls.certificate` and `tls.key` is given.
@@ -158,6 +159,23 @@ def check(config: Config) -> None:
         raise ConfigError(f"configuration: {error}") from error
     if (config.tls.certificate is None) != (config.tls.key is None):
         raise ConfigError("tls: give certificate and key, or neither")
+    _put_home(config)
+
+
+def _put_home(config: Config) -> None:
+    """Put the home folder in place of ~ in every path."""
+    sections: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
+        (config.tls, ("certificate", "key")),
+        (config.storage, ("data", "files")),
+        (config.decoding, ("model",)),
+    ]
+    for section, keys in sections:
+        for key in keys:
+            value = getattr(section, key)
+            if value is not None:
+                setattr(section, key, path_text(value))
+    if config.task is not None:
+        put_home(config.task)
 
 
 def database_url(config: Config) -> str:

@@ -23,6 +23,7 @@ from evaluate.streams.measure import Bench
 from evaluate.streams.ours import STREAMS, StreamJpeg
 from evaluate.streams.report import CSV_COLUMNS, markdown, plot
 from evaluate.variants import VARIANTS
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError
 
 __all__ = ["codec_of", "main"]
@@ -236,4 +237,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

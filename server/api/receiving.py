@@ -31,7 +31,7 @@ MetricsHeader = Annotated[
     str | None,
     Header(
         description=f"What the camera says of itself: a JSON object of at most {METRICS_BYTES} bytes, {MAX_VALUES} "
-        f"values and {MAX_NESTING} levels"
+        f"values and {MAX_NESTING} levels, in UTF-8; empty: nothing"
     ),
 ]
 
@@ -82,7 +82,7 @@ async def send_frame(
     service.check_camera(camera)
     service.rate.take(camera)
     try:
-        metrics = None if rjpeg_metrics is None else parse_metrics(rjpeg_metrics)
+        metrics = parse_metrics(_text_of(rjpeg_metrics)) if rjpeg_metrics else None
     except InputError as error:
         raise HTTPException(400, str(error)) from error
     limits = service.config.limits
@@ -110,6 +110,14 @@ async def send_frame(
     if version is not None:
         answer.headers["Rjpeg-Importance"] = str(version)
     return answer
+
+
+def _text_of(header: str) -> str:
+    """Return a header's text. Its bytes are UTF-8, as JSON's are, while HTTP's libraries read Latin-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 async def _importance_version(service: Service, camera: str) -> int | None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rjpeg
-from rjpeg.reader import Splitter
+from rjpeg._films import Splitter
 from tests.rjpeg.streams import coded_film
 
 ROOT = Path(__file__).resolve().parents[2]
