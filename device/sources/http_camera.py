@@ -23,6 +23,9 @@ class Answer(Protocol):
     def read1(self, n: int) -> bytes:
         """Return what has come, at most `n` bytes; wait for some; b"" at the end."""
 
+    def close(self) -> None:
+        """Close the connection."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
@@ -47,6 +50,7 @@ class HttpCamera:
         address = parts.netloc.rpartition("@")[2]
         self._url = parts._replace(netloc=address, fragment="").geturl()
         self._socket: socket.socket | None = None
+        self._answer: http.client.HTTPResponse | None = None
         self._closed = False
         handlers: list[urllib.request.BaseHandler] = [_Http(self), _Https(self)]
         if is_loopback(parts.hostname or ""):
@@ -90,6 +94,13 @@ class HttpCamera:
         if self._closed:
             self.close()
 
+    def take(self, answer: http.client.HTTPResponse) -> http.client.HTTPResponse:
+        """Take an answer, and close the one before: urllib leaves that open which asked for the password."""
+        if self._answer is not None:
+            self._answer.close()
+        self._answer = answer
+        return answer
+
 
 def _watched(kind: type[Any], camera: HttpCamera) -> type[Any]:
     """Return a class of connections that tell the camera of their socket."""
@@ -105,10 +116,11 @@ def _watched(kind: type[Any], camera: HttpCamera) -> type[Any]:
 class _Http(urllib.request.HTTPHandler):
     def __init__(self, camera: HttpCamera) -> None:
         super().__init__()
+        self._camera = camera
         self._kind = _watched(http.client.HTTPConnection, camera)
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._kind, request)
+        return self._camera.take(self.do_open(self._kind, request))
 
 
 class _Https(urllib.request.HTTPSHandler):
@@ -116,8 +128,8 @@ class _Https(urllib.request.HTTPSHandler):
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         super().__init__(context=context)
-        self._settings = context
+        self._camera, self._settings = camera, context
         self._kind = _watched(http.client.HTTPSConnection, camera)
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._kind, request, context=self._settings)
+        return self._camera.take(self.do_open(self._kind, request, context=self._settings))

@@ -5,6 +5,7 @@ These have the methods of `ffmpeg.VideoDecoder`. Every picture is decoded whole,
 """
 
 import datetime
+import http
 import http.client
 import threading
 import time
@@ -178,10 +179,19 @@ class JpegStream(_Decoding):
         super().__init__(name, advice)
         self._camera, self._answer, self._parts, self._patience = camera, answer, parts, patience
         self._ready: list[bytes | JpegError] = parts.feed(first)
+        self._lock = threading.Lock()
         camera.set_patience(patience)
 
     def next(self) -> JpegPicture | None:
         """Return the next whole picture; None after the last one. Raises CameraError: it stopped, or sends damage."""
+        try:
+            with self._lock:
+                return self._next()
+        finally:
+            if self._closing:
+                self._close_if_free()
+
+    def _next(self) -> JpegPicture | None:
         deadline, waited = time.monotonic() + self._patience, 0.0
         while not self._closing:
             while self._ready:
@@ -202,9 +212,17 @@ class JpegStream(_Decoding):
         return None
 
     def close(self) -> None:
-        """End the connection, and a read that is under way."""
+        """End the connection, and a read that is under way in another thread, which then closes the answer."""
         self._closing = True
         self._camera.close()
+        self._close_if_free()
+
+    def _close_if_free(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                self._answer.close()
+            finally:
+                self._lock.release()
 
     def _read(self) -> bytes:
         try:
@@ -293,6 +311,7 @@ def open_jpegs(
         CameraError: it can't be reached, or refuses.
     """
     camera = HttpCamera(url)
+    answer: Answer | None = None
     try:
         answer = camera.get(seconds[0])
         boundary = boundary_of(answer.headers.get("Content-Type", ""))
@@ -304,17 +323,21 @@ def open_jpegs(
             is_one = answer.headers.get_content_maintype() == "image" or "Content-Length" in answer.headers
             if is_one:
                 camera.set_patience(seconds[1])
-                content = _whole(answer, first)
+                with answer:
+                    content = _whole(answer, first)
                 return SnapshotCamera(camera, content, name=name, advice=advice, fps=fps, patience=seconds[1])
             parts = FilmReader(MAX_BYTES)
         if parts is not None:
             return JpegStream(camera, answer, first, parts, name=name, advice=advice, patience=seconds[1])
+        answer.close()
     except (http.client.BadStatusLine, http.client.UnknownProtocol):
         # FFmpeg knows some that look like HTTP
         camera.close()
         return None
     except (OSError, ValueError, http.client.HTTPException) as error:
         camera.close()
+        if answer is not None:
+            answer.close()
         raise CameraError(f"{name} can't be opened: {_reason(error)}; {advice}") from None
     camera.close()
     return None
@@ -334,7 +357,7 @@ def _reason(error: Exception) -> str:
     """Return why a request failed, without the address."""
     if isinstance(error, urllib.error.HTTPError):
         with error:
-            return f"Server returned {error.code} {error.reason}"
+            return f"Server returned {error.code} {http.HTTPStatus(error.code).phrase}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         error = error.reason
     if isinstance(error, TimeoutError):

@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -16,7 +17,7 @@ from server.api.body import check_content_type, read_body
 from server.api.dependencies import AnswersDep, ServiceDep, check_sender
 from server.api.errors import answering_sender
 from server.api.openapi import IMPORTANCE_HEADER, error_answers
-from server.api.schemas import CameraName, Sequence, Time
+from server.api.schemas import EXAMPLE_TIME, TIME_PATTERN, CameraName, Sequence, Time
 from server.core import Service
 from server.events.camera_metrics import MAX_NESTING, MAX_VALUES, parse_metrics
 from server.frames import ReceivedFrame
@@ -25,8 +26,14 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["cameras' side"], dependencies=[Depends(check_sender)])
 
+# The second is for programs that are made of the API's description, and know no type but that of bytes.
+BODY_TYPES = ("image/jpeg", "application/octet-stream")
 SequenceHeader = Annotated[Sequence | None, Header(description="The camera's own count")]
-CaptureTimeHeader = Annotated[Time | None, Header(description="When the frame was captured")]
+# As text: makers of clients leave out a request with a time in its headers.
+CaptureTimeHeader = Annotated[
+    Annotated[Time, WithJsonSchema({"type": "string", "pattern": TIME_PATTERN, "examples": [EXAMPLE_TIME]})] | None,
+    Header(description="When the frame was captured, ISO 8601 with a time zone"),
+]
 MetricsHeader = Annotated[
     str | None,
     Header(
@@ -54,7 +61,7 @@ MetricsHeader = Annotated[
         "requestBody": {
             "required": True,
             "description": "The JPEG file",
-            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in BODY_TYPES},
         }
     },
 )
@@ -78,7 +85,7 @@ async def send_frame(
     the version of the camera's map of importance. A camera that has another one fetches it.
     """
     # This also keeps web pages that a browser on this machine shows from posting here.
-    check_content_type(request, "image/jpeg")
+    check_content_type(request, *BODY_TYPES)
     service.check_camera(camera)
     service.rate.take(camera)
     try:

@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 
 from device.config import CameraConfig
-from device.sources import PictureSource, RepeatedVideoSource, VideoSource, open_source
+from device.sources import PictureSource, RepeatedVideoSource, VideoSource, open_source, video
 from device.sources.video import StreamSource
 from rjpeg.errors import CameraError
 from tests.device.films import moving
 from tests.device.streams import http_stream, until
 
 SIZE = (64, 48)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Whatever a slow machine takes for opening, no picture is left out as one of before."""
+    monkeypatch.setattr(video, "FRESH_SECONDS", 60)
 
 
 @pytest.fixture(scope="module")
