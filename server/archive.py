@@ -11,6 +11,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import rjpeg
@@ -115,6 +116,9 @@ def make_jobs(source: str, out: str | None, options: Options) -> list[Job]:
 
 def _bases_of(path: AnyPath) -> tuple[str, ...]:
     """Return the files that a single file needs, from its folder. A file that can't be read needs none."""
+    if isinstance(path, Path) and path.is_fifo():
+        # it can be read only once
+        return ()
     if not Heads([path]).is_follower(0):
         return ()
     siblings = list_files(path.parent, (*SUFFIXES, path.suffix.lower()))
