@@ -58,10 +58,15 @@ class PartReader:
         found: list[bytes | JpegError] = []
         while self._splitter is None and (self._take_body(found) if self._in_body else self._take_line()):
             pass
-        if self._splitter is not None:
-            found += self._splitter.feed(bytes(self._buffer))
-            self._buffer.clear()
-        return found
+        return found + self._split_rest()
+
+    def _split_rest(self) -> list[bytes | JpegError]:
+        """Hand what is left over to the splitter, if it was found that the stream says nothing of its parts."""
+        if self._splitter is None:
+            return []
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return self._splitter.feed(rest)
 
     def finish(self) -> list[bytes]:
         """Return what is left when no more comes: at most one picture, without its end."""
@@ -155,7 +160,7 @@ class PartReader:
             return None
         at += len(wanted) - len(self._boundary)
         for ending in (b"\r\n", b"\n"):
-            if self._buffer[max(0, at - len(ending)) : at] == ending:
+            if self._buffer.endswith(ending, 0, at):
                 return at - len(ending)
         return at
 

@@ -6,7 +6,6 @@ import http.client
 import io
 import logging
 import os
-import stat
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -105,6 +104,7 @@ class VideoReader:
             except OSError as error:
                 raise StorageError(f"can't read {source}: {error.strerror or error}") from error
             self._files = self._split(FilmReader(self._max_bytes))
+        self._can_begin_anew = "://" not in self.name and not Path(source).is_fifo()
         self._open = True
         return True
 
@@ -112,13 +112,13 @@ class VideoReader:
         """Begin with a source of which nothing was taken yet."""
         self.name = name
         self._bases = StreamDecoder(self._decoder)
-        self._files: Iterator[bytes | Exception] = iter(())
+        self._files = _nothing()
         self._count = 0
         # a file that `get` has looked into, and `grab` has not taken yet
         self._peeked: bytes | None = None
         self._jpeg: bytes | None = None
         self._grabbed = 0
-        self._open = is_open
+        self._open, self._can_begin_anew = is_open, False
         # the latest keys and patches that were grabbed, decoded or not, by id
         self._grabbed_bases: dict[str, bytes] = {}
         self._missing: KeyMissingError | None = None
@@ -249,8 +249,7 @@ class VideoReader:
         Raises:
             StorageError: the folder or file can't be read any more.
         """
-        seekable = self._open and "://" not in self.name and (self._stream is None or not _is_pipe(self._stream))
-        if prop != cv2.CAP_PROP_POS_FRAMES or not seekable or not value >= 0:
+        if prop != cv2.CAP_PROP_POS_FRAMES or not (self._open and self._can_begin_anew) or not value >= 0:
             return False
         self.open(self.name)
         while self._grabbed < value:
@@ -348,8 +347,8 @@ def _open_url(url: str, token: str | None, ca_file: str | None, timeout: float) 
     return answer, boundary_of(answer.headers.get("Content-Type", ""))
 
 
-def _is_pipe(file: io.BufferedIOBase) -> bool:
-    return stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+def _nothing() -> Iterator[bytes | Exception]:
+    yield from ()
 
 
 def _one_line(error: BaseException) -> str:

@@ -117,7 +117,7 @@ class _Http(urllib.request.HTTPHandler):
     def __init__(self, camera: HttpCamera) -> None:
         super().__init__()
         self._camera = camera
-        self._kind = _watched(http.client.HTTPConnection, camera)
+        self._kind: Any = _watched(http.client.HTTPConnection, camera)
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self._camera.take(self.do_open(self._kind, request))
@@ -129,7 +129,7 @@ class _Https(urllib.request.HTTPSHandler):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         super().__init__(context=context)
         self._camera, self._settings = camera, context
-        self._kind = _watched(http.client.HTTPSConnection, camera)
+        self._kind: Any = _watched(http.client.HTTPSConnection, camera)
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self._camera.take(self.do_open(self._kind, request, context=self._settings))

@@ -262,12 +262,12 @@ class SnapshotCamera(_Decoding):
     def next(self) -> JpegPicture | None:
         """Return the next picture that differs from the one before. Raises CameraError: it has none in time."""
         deadline = time.monotonic() + self._patience
-        while not self._closing:
+        while not self._stop.is_set():
             content, self._first = self._first, None
             if content is None:
                 self._stop.wait(max(0.0, self._asked + 1 / (self.fps or SNAPSHOT_FPS) - time.monotonic()))
                 self._asked = time.monotonic()
-                if self._closing:
+                if self._stop.is_set():
                     return None
                 content = self._ask()
             if content != self._content:
