@@ -8,6 +8,7 @@ import msgspec
 
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError
 
 __all__ = [
@@ -226,7 +227,9 @@ def check(config: Config) -> None:
         raise ConfigError(f"cameras: every id only once; {', '.join(twice)} is there more often")
     server = config.delivery.server
     if server is not None and not re.match(r"(https?|mqtts?)://[^/?#]", server):
-        raise ConfigError(f"delivery.server: {server!r} is no URL like http://192.168.1.2:8000 or mqtts://broker:8883")
+        raise ConfigError(
+            f"delivery.server: {masked(server)!r} is no URL like http://192.168.1.2:8000 or mqtts://broker:8883"
+        )
     if config.delivery.out is not None and config.delivery.policy == "record":
         raise ConfigError("delivery: policy record is for a server; files in a folder (out) need no spool")
 
