@@ -249,7 +249,8 @@ class Cameras:
         if camera_map is None:
             return None
         settings, delivery = self._config.encoding.stream, self._config.delivery
-        usual: Literal["tiles", "soft"] = "tiles" if delivery.mqtt.discovery is None else "soft"
+        viewers = delivery.mqtt.discovery is not None or self._config.encoding.coding_size == "full"
+        usual: Literal["tiles", "soft"] = "soft" if viewers else "tiles"
         stream = rjpeg.StreamEncoder(
             encoder,
             key_seconds=settings.key_seconds,

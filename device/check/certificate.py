@@ -36,7 +36,7 @@ def check_certificate(config: Config) -> Check:
         return shown
     days = (ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()) / 86400
     if days < MIN_DAYS:
-        return Check("certificate", False, f"{host}: expires in {days:.0f} days", "renew it on the server")
+        return Check("certificate", None, f"{host}: expires in {days:.0f} days", "renew it on the server")
     return Check("certificate", True, f"{host}: valid for {days:.0f} days")
 
 
