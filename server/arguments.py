@@ -34,7 +34,9 @@ def add_storage_flags(parser: argparse.ArgumentParser) -> None:
         default=str(configuration.DEFAULT_PATH),
         help="settings; flags override them (default: server/config.yaml)",
     )
-    parser.add_argument("--data", metavar="FOLDER", help="of database and files (default: out/server)")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="of database and files (default: out/server in the folder of Region JPEG)"
+    )
     parser.add_argument("--database", metavar="URL", help="(default: sqlite:///DATA/server.sqlite3)")
     parser.add_argument("--files", metavar="URL", help="folder or s3://BUCKET/PREFIX (default: DATA/frames)")
 
