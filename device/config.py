@@ -234,9 +234,7 @@ def parse_bitrate(text: str) -> float:
     try:
         return float(match[1]) * PREFIXES[match[2].lower()] if match else float(text)
     except ValueError:
-        raise ValueError(
-            f"bitrate {text!r}, expected bits a second such as 100000, 100k, 100kbit or 0.1M"
-        ) from None
+        raise ValueError(f"bitrate {text!r}, expected bits a second such as 100000, 100k, 100kbit or 0.1M") from None
 
 
 def _completed(values: Any) -> Any:

@@ -60,7 +60,9 @@ def check_temperature() -> Check:
     hottest = max(found.values())
     shown = ", ".join(f"{sensor} {degrees:.0f} °C" for sensor, degrees in found.items())
     if hottest >= HOT:
-        return Check("temperature", None, shown + (", too hot" if hottest >= TOO_HOT else ", hot"), "add a heat sink or a fan")
+        return Check(
+            "temperature", None, shown + (", too hot" if hottest >= TOO_HOT else ", hot"), "add a heat sink or a fan"
+        )
     return Check("temperature", True, shown)
 
 

@@ -38,6 +38,7 @@ TOKEN_COMMAND = "TOKENS"  # noqa: S105
 ROUTERS = (
     receiving.router,
     cameras.router,
+    cameras.manage,
     importance.router,
     frames.router,
     live.router,
