@@ -91,7 +91,7 @@ const countOf = (values) => Object.values(values ?? {}).reduce((sum, number) => 
 
 function figuresOf(values) {
   const figures = [
-    ["Newest picture", typeof values.age_seconds === "number" ? `${duration(values.age_seconds)} ago` : "–"],
+    ["Newest picture", typeof values.age_seconds === "number" ? (values.age_seconds < 2 ? "now" : `${duration(values.age_seconds)} ago`) : "–"],
     ["Sending", shown("bits_per_second", values.bits_per_second)],
     ["Sent", `${shown("sent", values.sent)} pictures, ${shown("sent_bytes", values.sent_bytes)}`],
   ];
@@ -119,6 +119,8 @@ function showState(line, [text, well]) {
 }
 
 function showCamera(section, values) {
+  // a camera that has given nothing yet has no picture
+  section.classList.toggle("empty", values.age_seconds === null && values.last_bytes === null);
   showState(section.querySelector(".state"), stateOf(values));
   fillFigures(section.querySelector("dl"), figuresOf(values));
   fill(section.querySelector("tbody"), values);
