@@ -119,8 +119,6 @@ function showState(line, [text, well]) {
 }
 
 function showCamera(section, values) {
-  // a camera that has given nothing yet has no picture
-  section.classList.toggle("empty", values.age_seconds === null && values.last_bytes === null);
   showState(section.querySelector(".state"), stateOf(values));
   fillFigures(section.querySelector("dl"), figuresOf(values));
   fill(section.querySelector("tbody"), values);

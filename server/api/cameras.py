@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60
 """After a start, for which the silence of a camera with frames from the future is not told."""
-REMOVABLE_SECONDS = 60
+REMOVABLE_SECONDS = 30
 """For which a camera has to be silent before it can be removed."""
 CAMERAS_AT_ONCE = 100
 """Whose figures are found before other requests have their turn."""
