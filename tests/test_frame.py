@@ -33,7 +33,12 @@ class TestMake:
     @pytest.mark.parametrize(
         ("target", "variables", "command"),
         [
-            ("train", ["DATA=/my photos/it's"], "-m train --data '/my photos/it'\\''s'"),
+            ("export-tflite", ["OUT=/my model/it's"], "-m export --out '/my model/it'\\''s'"),
+            (
+                "train",
+                ["DATA=photos it's", "TEACHERS=a.onnx efficientnet-lite0"],
+                "-m train --data 'photos' 'it'\\''s' --teacher 'a.onnx' 'efficientnet-lite0'",
+            ),
             (
                 "eval",
                 ["DATA=a", "CLASSIFIER=b.tflite", "OUT=c"],

@@ -18,7 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
 import rjpeg
-from server.api import cameras, frames, importance, live, openapi, operations, receiving, session
+from server.api import alerts, cameras, clip, frames, importance, live, openapi, operations, receiving, session
 from server.api.access import Access
 from server.api.answers import Answers
 from server.api.bandwidth import Comparisons
@@ -41,6 +41,8 @@ ROUTERS = (
     cameras.manage,
     importance.router,
     frames.router,
+    alerts.router,
+    clip.router,
     live.router,
     operations.router,
     session.router,

@@ -35,6 +35,8 @@ __all__ = [
 STREAM_RETRY_SECONDS = 5
 PASSWORD_CHALLENGE = 'Basic realm="Region JPEG", charset="UTF-8", Bearer'  # noqa: S105
 SIGNATURE = "^[A-Za-z0-9_-]{43}$"
+MAX_CLIPS = 2
+"""Clips that are made at a time: each takes a core."""
 
 BEARER = HTTPBearer(
     auto_error=False,
@@ -65,6 +67,7 @@ class Api:
         answers: makes the answers to readers.
         comparisons: codes frames as plain JPEG files.
         streams: limits the streams that are open.
+        clips: limits the clips that are made.
     """
 
     service: Service
@@ -73,8 +76,10 @@ class Api:
     answers: Answers
     comparisons: Comparisons
     streams: Slots = field(init=False)
+    clips: Slots = field(init=False)
 
     def __post_init__(self) -> None:
+        self.clips = Slots(MAX_CLIPS, "clips", retry_after=STREAM_RETRY_SECONDS)
         self.streams = Slots(self.service.config.limits.streams, "streams", retry_after=STREAM_RETRY_SECONDS)
         watch = self.service.metrics.watch
         watch("rjpeg_streams", "Live streams and event streams.", lambda: self.streams.taken)

@@ -15,6 +15,7 @@ from server.api.access import MAX_LINK_SECONDS
 from server.frames import parse_time
 
 __all__ = [
+    "Alerts",
     "Bandwidth",
     "Camera",
     "CameraName",
@@ -308,6 +309,25 @@ class Link(Answer):
         examples=["/v1/cameras/yard/stream?until=1795993200&by=7&signature=..."],
     )
     until: TimeText | None = Field(description="When it ends; null: never, as no token is needed here")
+
+
+class Alert(Answer):
+    """When a rule of the configuration held."""
+
+    id: int = Field(ge=1)
+    rule: str = Field(pattern=CAMERA_PATTERN, examples=["somebody-at-the-door"])
+    class_: str = Field(alias="class", description="What was found", examples=["person"])
+    score: float = Field(description="The best one")
+    since: TimeText
+    until: TimeText | None = Field(description="null: it goes on")
+    frame: int = Field(ge=1, description="Id of the frame in which it began to hold; it may be deleted by now")
+
+
+class Alerts(Answer):
+    """Alerts of a camera, newest first."""
+
+    alerts: list[Alert]
+    more: bool = Field(description="Whether there are older ones, which `limit` left out")
 
 
 class Importance(Answer):

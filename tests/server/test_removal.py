@@ -62,9 +62,9 @@ def test_a_camera_that_sends_meanwhile_stays_with_its_new_frames(store: Store, m
     sent(store, "gate")
     remove = removal._remove_row
 
-    def remove_late(database, camera_id):
+    def remove_late(database, camera, camera_id):
         store.add(received("gate", 99), MEASURES, None)
-        remove(database, camera_id)
+        remove(database, camera, camera_id)
 
     monkeypatch.setattr(removal, "_remove_row", remove_late)
     assert store.remove_camera("gate") == 5
@@ -76,6 +76,7 @@ def test_every_table_with_rows_of_a_camera_is_known() -> None:
     named = {table.name for table in metadata.sorted_tables if "camera_id" in table.c}
     assert named == {table.name for table in removal.OF_A_CAMERA} | {frames.name}
     assert cameras not in removal.OF_A_CAMERA
+    assert [table.name for table in removal.OF_A_NAME] == ["alerts"]
 
 
 @pytest.mark.slow
