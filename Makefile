@@ -83,7 +83,7 @@ fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the s
 train: .venv-dev/.ready ## train a generator and a predictor: DATA="FOLDER ..." [TEACHERS="NAME ..."] [OUT=FOLDER]
 	$(dev_python) -m train $(call flags,--data,$(DATA)) $(call flags,--teacher,$(TEACHERS)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [MODEL=detection] [OUT=FOLDER]
+export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files in out/model [MODEL=detection] [OUT=FOLDER]
 	$(dev_python) -m export $(call flag,--model,$(MODEL)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]

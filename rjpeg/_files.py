@@ -118,6 +118,11 @@ def read_yaml(path: str | Path, what: str) -> Any:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read {what} {path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        # not its whole text, which quotes the line, and that may hold a password
+        mark = error.problem_mark
+        where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise ConfigError(f"{what} {path} is not YAML: {where}{error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} is not YAML: {' '.join(str(error).split())}") from error
 

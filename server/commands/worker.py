@@ -6,7 +6,6 @@ import contextlib
 import functools
 import re
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rjpeg._arguments import positive
@@ -20,6 +19,7 @@ from server.arguments import (
     read_config,
     set_up_logging,
 )
+from server.config import data_folder
 from server.frames import CAMERA_ID
 from server.lines import LineWriter
 from server.mqtt.names import reserve_name
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     emit = LineWriter() if args.json else lambda _: None
     with contextlib.ExitStack() as stack:
         name = args.name or stack.enter_context(
-            reserve_name(Path(config.storage.data) / "workers", f"{args.broker} {args.group} {args.topic}")
+            reserve_name(data_folder(config) / "workers", f"{args.broker} {args.group} {args.topic}")
         )
         settings = BrokerSettings(
             broker=args.broker,

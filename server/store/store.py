@@ -26,6 +26,7 @@ from server.store.importance import ImportanceMaps
 from server.store.insertion import restore_frames
 from server.store.opening import open_files
 from server.store.reading import read_file
+from server.store.removal import remove_camera
 from server.store.rows import CameraSummary, FrameRow
 from server.store.sweep import KEEP_QUARANTINE, Quarantine, count_quarantine, sweep_files, swept_until
 from server.store.timeline import TimelineBin, read_timeline
@@ -219,6 +220,10 @@ class Store:
     def shrink_to(self, size: int) -> int:
         """Delete the oldest frames until `size` bytes are left; return their number. Raises StorageError."""
         return deletion.delete_until_size(self.database, self.files, size)
+
+    def remove_camera(self, camera: str) -> int | None:
+        """Remove a camera with its frames, see `removal.remove_camera`; return their number. Raises StorageError."""
+        return remove_camera(self.database, self.files, camera)
 
     def sweep(self, keep: datetime.timedelta | None = KEEP_QUARANTINE) -> int:
         """Set aside files that have no row, see `sweep_files`; return their number. Raises StorageError."""

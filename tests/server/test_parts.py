@@ -209,7 +209,8 @@ class TestEventBus:
         for tick in range(100):
             bus.publish(Event(row=row(number=tick + 1)), tick / 10)
         assert bus.rates("cam", 10.0) == {"fps": 10.0, "bitrate": 80_000.0, "bpp": 1.0}
-        assert bus.rates("cam", 40.0)["fps"] == pytest.approx(2.5)
+        assert bus.rates("cam", 19.0)["fps"] == pytest.approx(100 / 19, abs=1e-3)
+        assert bus.rates("cam", 20.0)["fps"] == 0.0, "a silent camera has no frame rate of before"
         assert bus.rates("cam", 120.0) == {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
         assert bus.rates("nobody", 0.0)["fps"] == 0.0
         bus.publish(Event(row=row(number=101)), 200.0)
