@@ -17,7 +17,15 @@ from rjpeg._codec import Planes, Subsampling
 from rjpeg._model import Model
 from rjpeg._region_file import RegionFile, octaves_of
 
-__all__ = ["Base", "Tiles", "base_of_key", "picture_of_planes", "whole_regions"]
+__all__ = [
+    "Base",
+    "Tiles",
+    "base_of_key",
+    "picture_of_base",
+    "picture_of_planes",
+    "picture_over",
+    "whole_regions",
+]
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Base:
 def _with_tiles(planes: Planes, over: Tiles, *, copy: bool) -> Planes:
     if copy:
         planes = Planes(*(plane.copy() for plane in planes))
-    tiles.put(over.planes, over.sent, over.shape, planes)
+    tiles.put(over.planes, over.sent, planes)
     return planes
 
 
@@ -141,6 +149,17 @@ def base_of_key(file: RegionFile, model: Model) -> Base:
 def picture_of_planes(base: Base, planes: Planes) -> NDArray[np.uint8]:
     """Return the (h, w, 3) uint8 BGR picture, at the coding size, of planes that `base.shown` gave."""
     return _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
+
+
+def picture_of_base(base: Base) -> NDArray[np.uint8]:
+    """Return the (h, w, 3) uint8 BGR picture of a base at its coding size."""
+    return picture_of_planes(base, base.shown())
+
+
+def picture_over(base: Base, own: Tiles, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the picture of a follower that is not moved. picture: of `picture_of_base`, which stays as it is."""
+    planes = base.shown(own=own)
+    return _native.bgr_over(list(planes), base.subsampling == "4:2:0", picture, own.sent.view(np.uint8))
 
 
 def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:

@@ -22,6 +22,7 @@ from rjpeg._files import list_pictures, open_file, read_whole
 from rjpeg._films import FilmReader
 from rjpeg._multipart import PartReader, boundary_of
 from rjpeg._network import is_loopback, tls_context
+from rjpeg._secrets import masked
 from rjpeg.decoder import Decoder, identify
 from rjpeg.errors import CameraError, InputError, JpegError, KeyMissingError, StorageError
 from rjpeg.stream import StreamDecoder
@@ -59,7 +60,7 @@ class VideoReader:
         max_bytes: of one file; a larger one is a JpegError.
 
     Attributes:
-        name: the source as text.
+        name: the source as text, without a password.
         skipped: followers without their key or patch that `read` went past.
 
     Raises:
@@ -82,16 +83,19 @@ class VideoReader:
         self._decoder = Decoder() if decoder is None else decoder
         self._token, self._ca_file, self._timeout, self._max_bytes = token, ca_file, timeout, max_bytes
         self._stream: Any = None
-        self._reset("", is_open=False)
+        self._reset("")
         if source is not None:
             self.open(source)
 
     def open(self, source: str | os.PathLike[str]) -> bool:
         """Let go of the source, and open another one as the class does. Return True. Raises as the class does."""
         self.release()
-        self._reset(str(source), is_open=False)
-        if "://" in self.name:
-            self._stream, boundary = _open_url(self.name, self._token, self._ca_file, self._timeout)
+        address = str(source)
+        is_url = "://" in address
+        self._reset(address)
+        self.name = masked(address) if is_url else address
+        if is_url:
+            self._stream, boundary = _open_url(address, self._token, self._ca_file, self._timeout)
             parts = FilmReader(self._max_bytes) if boundary is None else PartReader(boundary, self._max_bytes)
             self._files = self._split(parts)
         elif Path(source).is_dir():
@@ -104,11 +108,11 @@ class VideoReader:
             except OSError as error:
                 raise StorageError(f"can't read {source}: {error.strerror or error}") from error
             self._files = self._split(FilmReader(self._max_bytes))
-        self._can_begin_anew = "://" not in self.name and not Path(source).is_fifo()
+        self._can_begin_anew = not is_url and not Path(source).is_fifo()
         self._open = True
         return True
 
-    def _reset(self, name: str, *, is_open: bool) -> None:
+    def _reset(self, name: str) -> None:
         """Begin with a source of which nothing was taken yet."""
         self.name = name
         self._bases = StreamDecoder(self._decoder)
@@ -118,7 +122,7 @@ class VideoReader:
         self._peeked: bytes | None = None
         self._jpeg: bytes | None = None
         self._grabbed = 0
-        self._open, self._can_begin_anew = is_open, False
+        self._open = self._can_begin_anew = False
         # the latest keys and patches that were grabbed, decoded or not, by id
         self._grabbed_bases: dict[str, bytes] = {}
         self._missing: KeyMissingError | None = None
@@ -328,7 +332,7 @@ class VideoReader:
 def _open_url(url: str, token: str | None, ca_file: str | None, timeout: float) -> tuple[io.BufferedIOBase, str | None]:
     """Return an answer to read from, and the boundary between its parts as `boundary_of` has it."""
     if not url.lower().startswith(("http://", "https://")):
-        raise InputError(f"source {url!r} is neither a folder, a file nor a URL of http or https")
+        raise InputError(f"source {masked(url)!r} is neither a folder, a file nor a URL of http or https")
     handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=tls_context(ca_file))]
     try:
         if is_loopback(urllib.parse.urlsplit(url).hostname or ""):
@@ -341,14 +345,23 @@ def _open_url(url: str, token: str | None, ca_file: str | None, timeout: float) 
         answer = urllib.request.build_opener(*handlers).open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         with error:
-            raise CameraError(f"stream {url} can't be opened: it answered {error.code} {error.reason}") from error
+            raise CameraError(
+                f"stream {masked(url)} can't be opened: it answered {error.code} {error.reason}"
+            ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise CameraError(f"stream {url} can't be opened: {_one_line(error)}") from error
+        raise CameraError(f"stream {masked(url)} can't be opened: {_why(error)}") from error
     return answer, boundary_of(answer.headers.get("Content-Type", ""))
 
 
 def _nothing() -> Iterator[bytes | Exception]:
     yield from ()
+
+
+def _why(error: BaseException) -> str:
+    """Say why a URL can't be opened. Some errors quote a part of it, which may be of a password."""
+    if isinstance(error, http.client.InvalidURL) or type(error) is ValueError:
+        return "it is no URL; percent-encode / ? # @ and blanks in a password"
+    return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:
