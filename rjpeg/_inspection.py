@@ -55,7 +55,7 @@ def inspect(
     rows, cols, quality_map and quality_factors ((rows, cols, 2) arrays), tables ({luma, chroma}: (64,) arrays).
     Keys of a patch or a follower, besides: layout ("tiles" or "soft"), marker_bytes, bitmap_bytes (the part of the
     marker that says which regions are sent), table_bytes (DQT and DHT), sent_regions (their number), shift (how far the
-    base is moved down and to the right, in pixels).
+    base is moved down and to the right, in pixels), light (gain and offset of the base's luma).
     Only its base tells its sizes: without one, coding_size, frame_size and bpp are None, as sent_regions is if it is
     soft.
 
@@ -130,7 +130,8 @@ def _facts_of_follower(header: dict[str, Any], found: FollowerMarker, segments: 
         "layout": "soft" if found.soft else "tiles",
         "marker_bytes": sum(len(data) + 4 for data in ours),
         "bitmap_bytes": len(found.sent),
-        "shift": [quarters / 4 for quarters in found.shift],
+        "shift": [quarters / 4 for quarters in found.view.shift],
+        "light": [1 + found.view.light[0] / 256, found.view.light[1]],
         "table_bytes": segments.get("DQT", 0) + segments.get("DHT", 0),
         "sent_regions": None if found.soft else regions,
     }

@@ -285,8 +285,8 @@ class Decoder:
         base = file.base
         with StageTimer(seconds, "join"):
             octaves = base.step_octaves(file.tiles)
-            if picture is None or any(file.marker.shift):
-                coded = picture_of_planes(base, base.shown(file.marker.shift, file.tiles))
+            if picture is None or not file.marker.view.is_plain:
+                coded = picture_of_planes(base, base.shown(file.marker.view, file.tiles))
             else:
                 coded = picture_over(base, file.tiles, picture)
         return DecodedFrame(
