@@ -19,10 +19,12 @@ __all__ = [
     "DeliveryConfig",
     "EncodingConfig",
     "MqttConfig",
+    "Polygon",
     "SkipConfig",
     "SpoolConfig",
     "StreamConfig",
     "ViewConfig",
+    "ZonesConfig",
     "check",
     "for_camera",
     "load",
@@ -44,6 +46,26 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
 
 
+Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Polygon = Annotated[list[tuple[Part, Part]], msgspec.Meta(min_length=3, max_length=100)]
+"""Corners, each as parts of the frame's width and height, from its upper left corner."""
+Polygons = Annotated[list[Polygon], msgspec.Meta(max_length=64)]
+
+
+class ZonesConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Parts of a camera's picture, as polygons.
+
+    Attributes:
+        private: Coded as flat gray before anything leaves the device.
+        ignored: Not worth bits, nor a frame.
+        watched: Worth at least as much as an important region.
+    """
+
+    private: Polygons = msgspec.field(default_factory=list)
+    ignored: Polygons = msgspec.field(default_factory=list)
+    watched: Polygons = msgspec.field(default_factory=list)
+
+
 class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Where frames come from.
 
@@ -56,6 +78,7 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
         exposure: "auto", or milliseconds.
         stall_seconds: A camera without a frame for so long is opened anew.
         live: Play a video file at its own speed, again and again, as if it were a camera.
+        zones: Parts of the picture that are private, ignored or watched.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=CAMERA_PATTERN)] = "camera"
@@ -66,6 +89,7 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
     exposure: Literal["auto"] | Positive | None = None
     stall_seconds: Positive = 10.0
     live: bool = False
+    zones: ZonesConfig = msgspec.field(default_factory=ZonesConfig)
 
 
 class StreamConfig(msgspec.Struct, forbid_unknown_fields=True):
