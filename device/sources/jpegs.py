@@ -315,7 +315,6 @@ def open_jpegs(
         camera = HttpCamera(url)
     except ValueError:
         raise CameraError(f"{name} can't be opened: {NO_URL}; {advice}") from None
-    answer: Answer | None = None
     try:
         answer = camera.get(seconds[0])
         boundary = boundary_of(answer.headers.get("Content-Type", ""))
@@ -333,17 +332,14 @@ def open_jpegs(
             parts = FilmReader(MAX_BYTES)
         if parts is not None:
             return JpegStream(camera, answer, first, parts, name=name, advice=advice, patience=seconds[1])
-        answer.close()
     except (http.client.BadStatusLine, http.client.UnknownProtocol):
         # FFmpeg knows some that look like HTTP
-        camera.close()
+        camera.release()
         return None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        camera.close()
-        if answer is not None:
-            answer.close()
+        camera.release()
         raise CameraError(f"{name} can't be opened: {_reason(error)}; {advice}") from None
-    camera.close()
+    camera.release()
     return None
 
 
