@@ -76,7 +76,7 @@ class Cameras:
         encoder = rjpeg.Encoder(config.encoding.model)
         maps = [self._map_of(camera) for camera in config.cameras]
         senders = [
-            open_sender(config.delivery, camera.id, camera_map)
+            open_sender(config.delivery, camera.id, camera_map, is_alone=len(config.cameras) == 1)
             for camera, camera_map in zip(config.cameras, maps, strict=True)
         ]
         if config.delivery.policy == "record":

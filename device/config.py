@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID
 from rjpeg._secrets import masked
@@ -276,7 +277,7 @@ def _completed(values: Any) -> Any:
 
 
 def check(config: Config) -> None:
-    """Check what flags have changed, and what no single key can say.
+    """Check what flags have changed, and what no single key can say. In paths, ~ becomes the home folder.
 
     Raises:
         ConfigError: A value is out of range, or not exactly one of the keys that exclude each other is given.
@@ -285,6 +286,7 @@ def check(config: Config) -> None:
         msgspec.convert(msgspec.to_builtins(config), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}") from error
+    _put_home(config)
     _exactly_one("encoding", config.encoding, SPENDING)
     _exactly_one("delivery", config.delivery, ("server", "out"))
     ids = [camera.id for camera in config.cameras]
@@ -298,6 +300,24 @@ def check(config: Config) -> None:
         )
     if config.delivery.out is not None and config.delivery.policy == "record":
         raise ConfigError("delivery: policy record is for a server; files in a folder (out) need no spool")
+
+
+def _put_home(config: Config) -> None:
+    """Put the home folder in place of ~ in every path."""
+    for camera in config.cameras:
+        camera.source = camera.source if isinstance(camera.source, int) else path_text(camera.source)
+    delivery, encoding = config.delivery, config.encoding
+    for section, keys in (
+        (encoding, ("model",)),
+        (encoding.stream, ("importance_folder",)),
+        (delivery, ("out", "token_file", "ca_file")),
+        (delivery.spool, ("folder",)),
+        (config.view, ("password_file",)),
+    ):
+        for key in keys:
+            value = getattr(section, key)
+            if value is not None:
+                setattr(section, key, path_text(value))
 
 
 def _exactly_one(section: str, values: msgspec.Struct, keys: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rjpeg._arguments import run_program
 from rjpeg._files import read_whole, write_whole
 from rjpeg.errors import InputError, RjpegError
 
@@ -161,4 +162,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -55,6 +55,11 @@ class TestMake:
                 ["DATA=films", "IMPORTANCE=maps", "DETECTOR=d.yaml"],
                 "-m evaluate.streams --data 'films' --judge 'd.yaml' --importance 'maps'",
             ),
+            (
+                "eval-detection",
+                ["DATA=pictures", "DETECTOR=d.yaml", "OUT=o"],
+                "-m evaluate.detection --data 'pictures' --judge 'd.yaml' --out 'o'",
+            ),
             ("serve", ["ARGS=--listen [::1]:0"], " --listen [::1]:0"),
             ("run", [], "-m evaluate.loop"),
         ],

@@ -156,8 +156,8 @@ class FakeStore:
     def __init__(self):
         self.rows = {}
 
-    def find(self, camera, sequence, capture_time):
-        return self.rows.get((camera, sequence))
+    def find_equal(self, received):
+        return self.rows.get((received.camera, received.sequence))
 
     def add(self, received, measures, results):
         if (received.camera, received.sequence) in self.rows:
@@ -196,7 +196,7 @@ class TestReceiver:
 
     def test_a_frame_that_another_program_stored_meanwhile_is_a_duplicate(self):
         store = FakeStore()
-        store.find = lambda *_: None
+        store.find_equal = lambda _: None
         store.rows["cam", 1] = row()
         answers, emitted = self.run(store, FakeProcessor({}), [frame(1)])
         assert answers == [(row(), True)]
