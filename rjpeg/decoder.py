@@ -276,9 +276,7 @@ class Decoder:
         size = (int(frame.shape[0]), int(frame.shape[1]))
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
-    def _joined(
-        self, file: Follower, picture: NDArray[np.uint8] | None, seconds: dict[str, float]
-    ) -> DecodedFrame:
+    def _joined(self, file: Follower, picture: NDArray[np.uint8] | None, seconds: dict[str, float]) -> DecodedFrame:
         """Return the frame of a follower that was read. picture: its base's, if that was made."""
         base = file.base
         with StageTimer(seconds, "join"):
