@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from server.frames import BaseFile, ReceivedFrame
 from server.store import deletion, queries
 from server.store.adding import FrameAdder
+from server.store.alerts import Alerts
 from server.store.bases import BaseFiles
 from server.store.database import Database
 from server.store.files import Files
@@ -26,6 +27,7 @@ from server.store.insertion import restore_frames
 from server.store.mending import mend_file
 from server.store.opening import open_files
 from server.store.reading import read_file
+from server.store.removal import remove_camera
 from server.store.rows import CameraSummary, FrameRow
 from server.store.sweep import KEEP_QUARANTINE, Quarantine, count_quarantine, sweep_files, swept_until
 from server.store.timeline import TimelineBin, read_timeline
@@ -50,6 +52,7 @@ class Store:
         uncertain: keys of frames whose `add` failed although the database may have, or may get, their rows.
         quarantined: what is set aside, as last counted; None: it was not counted yet.
         importance: the cameras' maps of importance.
+        alerts: when rules over the task's answers held.
 
     Raises:
         StorageError: files and database do not belong together, see `server.store.identity`.
@@ -71,6 +74,7 @@ class Store:
         self.quarantined: Quarantine | None = None
         self._adder = FrameAdder(database, files, self.writer)
         self.importance = ImportanceMaps(database)
+        self.alerts = Alerts(database)
         self._bases = BaseFiles(database, files, MAX_BASE_BYTES)
         database.watch()
 
@@ -169,6 +173,12 @@ class Store:
         """
         return queries.read_page(self.database, camera, before_id=before_id, since=since, until=until, limit=limit)
 
+    def frame_times(
+        self, camera: str, since: datetime.datetime, until: datetime.datetime, limit: int
+    ) -> list[tuple[int, datetime.datetime]]:
+        """Return id and capture time of frames, oldest first; see `read_frame_times`. Raises StorageError."""
+        return queries.read_frame_times(self.database, camera, since, until, limit)
+
     def cameras(self) -> list[CameraSummary]:
         """Return all cameras that ever sent a frame, by name. Raises StorageError."""
         return queries.read_summaries(self.database)
@@ -223,6 +233,10 @@ class Store:
     def shrink_to(self, size: int) -> int:
         """Delete the oldest frames until `size` bytes are left; return their number. Raises StorageError."""
         return deletion.delete_until_size(self.database, self.files, size)
+
+    def remove_camera(self, camera: str) -> int | None:
+        """Remove a camera with its frames, see `removal.remove_camera`; return their number. Raises StorageError."""
+        return remove_camera(self.database, self.files, camera)
 
     def sweep(self, keep: datetime.timedelta | None = KEEP_QUARANTINE) -> int:
         """Set aside files that have no row, see `sweep_files`; return their number. Raises StorageError."""
