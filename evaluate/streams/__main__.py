@@ -85,6 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fps", type=float, nargs="+", default=[1.0], help="frames a second, or the lowest rate that gives --frames")
     add("--frames", type=int, default=40, metavar="N", help="frames of every clip")
     add(
+        "--half",
+        choices=("whole", "first", "second"),
+        default="whole",
+        help="part of every video's time: maps that were made of one half are measured on the other",
+    )
+    add(
         "--judge",
         type=Path,
         default=Path("out/detector/detector.yaml"),
@@ -125,6 +131,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {
         "judge": judge.name,
         "reference": f"{REFERENCE} at quality {QUALITY}",
+        "half": args.half,
         "versions": {codec.name: codec.version for codec in codecs},
         "skipped": skipped,
         "conditions": [{"noise": noise, "fps": fps, "clips": []} for noise in args.noise for fps in args.fps],
@@ -160,7 +167,7 @@ def _measure(
     path: Path, condition: dict[str, Any], codecs: Sequence[StreamCodec], judge: Judge, args: argparse.Namespace
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Curves]:
     """Measure all codecs on one clip. Return what is said of it, its series, and the curves."""
-    clip = read_clip(path, noise=condition["noise"], fps=condition["fps"], frames=args.frames)
+    clip = read_clip(path, noise=condition["noise"], fps=condition["fps"], frames=args.frames, half=args.half)
     bench = Bench(clip, judge, None if args.no_cache else args.out / "points")
     curves = compare(bench, codecs)
     reference = reference_of(bench)
