@@ -14,6 +14,7 @@ __all__ = [
     "is_disk_full",
     "list_pictures",
     "natural_key",
+    "network_folder",
     "read_token",
     "read_whole",
     "read_yaml",
@@ -119,6 +120,11 @@ def read_yaml(path: str | Path, what: str) -> Any:
         raise ConfigError(f"can't read {what} {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def network_folder(name: str) -> Path:
+    """Return the folder, in the user's cache, of a network that was fetched. It may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rjpeg" / "networks" / name
 
 
 def sync_folder(folder: Path) -> None:

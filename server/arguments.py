@@ -41,7 +41,10 @@ def add_storage_flags(parser: argparse.ArgumentParser) -> None:
 def add_processing_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how frames are decoded and who looks at them."""
     parser.add_argument(
-        "--task", metavar="FILE", help="a .tflite classifier, or YAML as `task` in the configuration has it"
+        "--task",
+        metavar="TASK",
+        help="detector or classifier, which `make network` fetches; a .tflite classifier; or YAML as `task` in the "
+        "configuration has it",
     )
     parser.add_argument(
         "--model", metavar="FOLDER", help="made by `make export-tflite` (default: what comes with rjpeg)"

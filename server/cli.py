@@ -3,7 +3,7 @@
 python -m server                                            on this machine only, no token needed
 python -m server tokens add --camera yard > yard.token      a token for a camera
 python -m server tokens add --reader                        a token for the page and for programs that read
-python -m server --listen 0.0.0.0:8000 --data frames --task classifier.tflite
+python -m server --listen 0.0.0.0:8000 --data frames --task detector
 python -m server worker --broker mqtt://broker:1883         one more decoder behind an MQTT broker
 python -m server rebuild                                    rows again from the files, after the database was lost
 """

@@ -7,17 +7,21 @@ from typing import Annotated, Literal
 import msgspec
 
 from rjpeg._files import read_yaml
+from rjpeg._protocol import CAMERA_ID, broker_address
 from rjpeg.errors import ConfigError
-from server.processing.task_config import TaskConfig
+from server.processing.task_config import FETCHED_TASKS, TaskConfig, read_task
 
 __all__ = [
     "DEFAULT_PATH",
     "Config",
     "DecodingConfig",
     "LimitsConfig",
+    "MqttConfig",
     "RetentionConfig",
+    "RuleConfig",
     "StorageConfig",
     "TlsConfig",
+    "WebhookConfig",
     "check",
     "database_url",
     "files_url",
@@ -34,6 +38,9 @@ MAX_PIXELS_RESTORED = 2**21
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**18)]
 Count = Annotated[int, msgspec.Meta(gt=0, le=10**6)]
+Name = Annotated[str, msgspec.Meta(pattern=f"^{CAMERA_ID}$")]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86400)]
 
 
 class TlsConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -113,6 +120,55 @@ class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
     streams: Count = 64
 
 
+class WebhookConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Who is called when a rule begins and ceases to hold.
+
+    Attributes:
+        url: http:// or https://. It is called as it stands; an answer that redirects is not followed.
+        token_file: file with a secret that goes in the header Authorization: Bearer.
+        ca_file: authorities of the certificate. None: the system's.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/?#@]+([/?#]\S*)?$", max_length=2000)]
+    token_file: str | None = None
+    ca_file: str | None = None
+
+
+class RuleConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """What the task has to find for an alert. `config.yaml` says what each is."""
+
+    name: Name
+    classes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)]
+    cameras: list[Name] | None = None
+    score: float = 0.5
+    seconds: Seconds = 0.0
+    pause: Seconds = 10.0
+    zone: Annotated[list[tuple[Share, Share]], msgspec.Meta(min_length=3, max_length=64)] | None = None
+    webhook: WebhookConfig | None = None
+
+
+class MqttConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """The broker that is told what the task finds.
+
+    Attributes:
+        broker: mqtt://host:port or mqtts://host:port. None: nobody is told.
+        topic: prefix of topics.
+        username: for the broker, or None.
+        password_file: file with the password, or None.
+        ca_file: authorities of the broker's certificate. None: the system's.
+        discovery: topic under which Home Assistant looks for configurations. None: it is told nothing.
+        classes: classes of which each camera gets a sensor of its own, without a rule.
+    """
+
+    broker: str | None = None
+    topic: Annotated[str, msgspec.Meta(pattern=r"^[^+#\x00]{1,200}$")] = "rjpeg-found"
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    discovery: str | None = "homeassistant"
+    classes: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     """The whole file, with a field for each section."""
 
@@ -126,6 +182,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     decoding: DecodingConfig = msgspec.field(default_factory=DecodingConfig)
     task: TaskConfig | None = None
     follow_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 1.0
+    rules: Annotated[list[RuleConfig], msgspec.Meta(max_length=100)] = []
+    mqtt: MqttConfig = msgspec.field(default_factory=MqttConfig)
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
 
 
@@ -137,6 +195,8 @@ def load(path: str | Path) -> Config:
             The message names the file and the key.
     """
     values = read_yaml(path, "configuration")
+    if isinstance(values, dict) and values.get("task") in FETCHED_TASKS:
+        values["task"] = msgspec.to_builtins(read_task(values["task"]))
     try:
         config = msgspec.convert({} if values is None else values, Config)
     except msgspec.ValidationError as error:
@@ -150,7 +210,8 @@ def check(config: Config) -> None:
     """Check the values that flags have set, and those that depend on each other.
 
     Raises:
-        ConfigError: a value is out of range, or only one of `tls.certificate` and `tls.key` is given.
+        ConfigError: a value is out of range, only one of `tls.certificate` and `tls.key` is given, or two rules have
+            one name.
     """
     try:
         msgspec.convert(msgspec.to_builtins(config), Config)
@@ -158,6 +219,11 @@ def check(config: Config) -> None:
         raise ConfigError(f"configuration: {error}") from error
     if (config.tls.certificate is None) != (config.tls.key is None):
         raise ConfigError("tls: give certificate and key, or neither")
+    names = [rule.name for rule in config.rules]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"rules: {', '.join(twice)} is the name of several; expected names of their own")
+    if config.mqtt.broker is not None:
+        broker_address("mqtt.broker", config.mqtt.broker)
 
 
 def database_url(config: Config) -> str:

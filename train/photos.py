@@ -14,8 +14,10 @@ __all__ = [
     "center_crop",
     "data_hash",
     "gather",
+    "held_back_photos",
     "is_held_back",
     "list_photos",
+    "native_crop",
     "random_crop",
     "read_photo",
     "resize",
@@ -55,6 +57,11 @@ def is_held_back(name: str, fraction: float) -> bool:
     """Tell whether a photo is kept out of training. Its name decides, so that added photos move none."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:4], "big") < fraction * 2**32
+
+
+def held_back_photos(folder: Path, fraction: float) -> list[str]:
+    """List the photos under `folder` that are kept out of training. Raises InputError if it has no pictures."""
+    return [name for name in list_photos(folder) if is_held_back(name, fraction)]
 
 
 def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
@@ -105,6 +112,19 @@ def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np
     top = int(rng.integers(height - crop_height + 1))
     left = int(rng.integers(width - crop_width + 1))
     crop = photo[top : top + crop_height, left : left + crop_width]
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    return resize(crop, (size, size))
+
+
+def native_crop(photo: np.ndarray, side: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut out a random square of `side` pixels, randomly mirrored, at (size, size, 3) uint8.
+
+    Of a photo that is smaller it is as large as the photo allows.
+    """
+    side = min(side, *photo.shape[:2])
+    top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
+    crop = photo[top : top + side, left : left + side]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     return resize(crop, (size, size))

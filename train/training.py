@@ -39,7 +39,7 @@ class CenteredHuber(keras.losses.Loss):
     delta: octaves. A small price on what is taken away keeps it near zero, so that int8 output spends no range on it.
     """
 
-    def __init__(self, window: int, delta: float = 1.0, name: str = "centered_huber", **arguments: Any) -> None:
+    def __init__(self, window: int | None, delta: float = 1.0, name: str = "centered_huber", **arguments: Any) -> None:
         super().__init__(name=name, **arguments)
         self.window = window
         self.delta = delta
@@ -109,7 +109,8 @@ def train(
     _claim(out, facts, workers)
     keras.utils.set_random_seed(config.seed)
     shards = _measure_importance(data, names, run)
-    crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
+    targets = dataset.Targets.of(shards, config.importance, codec.map_window)
+    crops, held_back = (dataset.load_crops(shards, held, targets) for held in (False, True))
     generator, predictor = _train_networks(crops, held_back, run)
     figures = {
         "command": command,
@@ -124,6 +125,7 @@ def train(
         **facts,
         "correlation": {network.name: _correlation(network, held_back, run) for network in (generator, predictor)},
         "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
+        **({} if targets.means is None else {"mean_importance": targets.means.tolist()}),
     }
     if workers.is_chief:
         save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, figures))
@@ -209,7 +211,7 @@ def _claim(out: Path, facts: dict[str, Any], workers: Workers) -> None:
         raise StorageError(f"training folder {out}: {error}") from error
 
 
-def _between_teachers(crops: list[Crops], window: int) -> list[float] | None:
+def _between_teachers(crops: list[Crops], window: int | None) -> list[float] | None:
     """Correlate one teacher's importance with the mean of the others', [luma, chroma]: what regression is up to."""
     count = crops[0].teachers.shape[1] if crops else 0
     if count < 2:

@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import FileResponse, Response
 
 import rjpeg
-from server.api import cameras, frames, importance, live, openapi, operations, receiving, session
+from server.api import alerts, cameras, clip, frames, importance, live, openapi, operations, receiving, session
 from server.api.access import Access
 from server.api.answers import Answers
 from server.api.bandwidth import Comparisons
@@ -36,6 +36,8 @@ ROUTERS = (
     cameras.router,
     importance.router,
     frames.router,
+    alerts.router,
+    clip.router,
     live.router,
     operations.router,
     session.router,

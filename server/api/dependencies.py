@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 STREAM_RETRY_SECONDS = 5
+MAX_CLIPS = 2
+"""Clips that are made at a time: each takes a core."""
 
 BEARER = HTTPBearer(
     auto_error=False,
@@ -53,6 +55,7 @@ class Api:
         answers: makes the answers to readers.
         comparisons: codes frames as plain JPEG files.
         streams: limits the streams that are open.
+        clips: limits the clips that are made.
     """
 
     service: Service
@@ -61,8 +64,10 @@ class Api:
     answers: Answers
     comparisons: Comparisons
     streams: Slots = field(init=False)
+    clips: Slots = field(init=False)
 
     def __post_init__(self) -> None:
+        self.clips = Slots(MAX_CLIPS, "clips", retry_after=STREAM_RETRY_SECONDS)
         self.streams = Slots(self.service.config.limits.streams, "streams", retry_after=STREAM_RETRY_SECONDS)
         watch = self.service.metrics.watch
         watch("rjpeg_streams", "Live streams and event streams.", lambda: self.streams.taken)

@@ -14,6 +14,7 @@ from rjpeg._protocol import CAMERA_ID
 from server.frames import parse_time
 
 __all__ = [
+    "Alerts",
     "Bandwidth",
     "Camera",
     "CameraName",
@@ -292,6 +293,25 @@ class Bandwidth(Answer):
     bytes: int = Field(ge=0)
     follower_bytes: int = Field(ge=0, description="Those of the bytes that are of followers and patches")
     sample: int = Field(ge=0, description="Frames that were coded again")
+
+
+class Alert(Answer):
+    """When a rule of the configuration held."""
+
+    id: int = Field(ge=1)
+    rule: str = Field(pattern=CAMERA_PATTERN, examples=["somebody-at-the-door"])
+    class_: str = Field(alias="class", description="What was found", examples=["person"])
+    score: float = Field(description="The best one")
+    since: TimeText
+    until: TimeText | None = Field(description="null: it goes on")
+    frame: int = Field(ge=1, description="Id of the frame in which it began to hold; it may be deleted by now")
+
+
+class Alerts(Answer):
+    """Alerts of a camera, newest first."""
+
+    alerts: list[Alert]
+    more: bool = Field(description="Whether there are older ones, which `limit` left out")
 
 
 class Importance(Answer):

@@ -36,7 +36,7 @@ Take frames off an MQTT 5 broker and do with them what the service does: decode,
 
     python -m server worker --broker mqtt://broker:1883 --data frames
     python -m server worker --broker mqtts://broker:8883 --username decoder --token-file password \\
-        --database postgresql+psycopg://rjpeg@database/rjpeg --files s3://bucket/frames --task classifier.tflite
+        --database postgresql+psycopg://rjpeg@database/rjpeg --files s3://bucket/frames --task detector
 """
 
 EPILOG = """\

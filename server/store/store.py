@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from server.frames import BaseFile, ReceivedFrame
 from server.store import deletion, queries
 from server.store.adding import FrameAdder
+from server.store.alerts import Alerts
 from server.store.bases import BaseFiles
 from server.store.database import Database
 from server.store.files import Files
@@ -49,6 +50,7 @@ class Store:
         uncertain: keys of frames whose `add` failed although the database may have, or may get, their rows.
         quarantined: what is set aside, as last counted; None: it was not counted yet.
         importance: the cameras' maps of importance.
+        alerts: when rules over the task's answers held.
 
     Raises:
         StorageError: files and database do not belong together, see `server.store.identity`.
@@ -70,6 +72,7 @@ class Store:
         self.quarantined: Quarantine | None = None
         self._adder = FrameAdder(database, files, self.writer)
         self.importance = ImportanceMaps(database)
+        self.alerts = Alerts(database)
         self._bases = BaseFiles(database, files, MAX_BASE_BYTES)
         database.watch()
 
@@ -155,6 +158,12 @@ class Store:
             StorageError: the database can't be read.
         """
         return queries.read_page(self.database, camera, before_id=before_id, since=since, until=until, limit=limit)
+
+    def frame_times(
+        self, camera: str, since: datetime.datetime, until: datetime.datetime, limit: int
+    ) -> list[tuple[int, datetime.datetime]]:
+        """Return id and capture time of frames, oldest first; see `read_frame_times`. Raises StorageError."""
+        return queries.read_frame_times(self.database, camera, since, until, limit)
 
     def cameras(self) -> list[CameraSummary]:
         """Return all cameras that ever sent a frame, by name. Raises StorageError."""

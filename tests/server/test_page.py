@@ -533,6 +533,68 @@ def test_what_the_network_says_is_text_and_never_markup(looked_at, open_page):
     assert page.locator("main script").count() == 0
 
 
+ALERT_TASK = """
+def look(frame, meta):
+    if meta["sequence"] not in range(20, 30):
+        return []
+    return [{"index": 0, "score": 0.75, "label": "person", "box": [32, 24, 160, 120]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose rule `somebody` held on camera `door` from its frame 20 to 29 of 60, a second apart."""
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "alert_task.py").write_text(ALERT_TASK)
+    (folder / "config.yaml").write_text(
+        "task: {kind: python, function: 'alert_task:look'}\nrules: [{name: somebody, classes: [person], pause: 5}]\n"
+    )
+    environment = {"PYTHONPATH": str(folder)}
+    service = Service("--config", folder / "config.yaml", data=folder / "data", environment=environment)
+    Camera(service, "door").send(60)
+
+    def is_over() -> bool:
+        alerts = service.get("/v1/cameras/door/alerts").json()["alerts"]
+        return [alert["until"] for alert in alerts] == ["2026-03-04T05:06:36.000000Z"]
+
+    deadline = time.monotonic() + 20
+    while not is_over():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield service
+    service.stop()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_an_alert_is_a_mark_on_the_timeline_and_a_button_that_goes_there(watched, open_page, width, scheme):
+    page = open_page(f"{watched.url}/?camera=door", width=width, scheme=scheme)
+    button = page.locator("#alerts button")
+    until(lambda: button.count() == 1, page)
+    assert button.inner_text().startswith("somebody, ")
+    assert button.inner_text().endswith("for 9.0 s")
+    track, mark = page.locator("#track").bounding_box(), page.locator("#marks div").bounding_box()
+    # 60 frames in 59 s, with the margins of "Everything"
+    assert (mark["x"] - track["x"]) / track["width"] == pytest.approx(20 / 59, abs=0.03)
+    assert mark["width"] / track["width"] == pytest.approx(9 / 59, abs=0.03)
+    assert page.locator("#boxes div").count() == 0
+    button.click()
+    until(lambda: page.locator("#boxes div").count() == 1, page)
+    assert page.locator("#boxes div").inner_text() == "person 0.75"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=SCREENSHOTS / f"alert-{width}-{scheme}.png", full_page=True)
+
+
+def test_the_shown_time_can_be_had_as_a_clip(watched, open_page):
+    page = open_page(f"{watched.url}/?camera=door", accept_downloads=True)
+    link = page.get_by_role("link", name="Clip of this time, MP4")
+    until(link.is_visible, page)
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == "door-20260304T050607Z.mp4"
+    content = Path(download.value.path()).read_bytes()
+    assert content[4:8] == b"ftyp"
+
+
 @pytest.fixture(scope="module")
 def followed(stream: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with a camera `street` that sent a stream and has a map of importance, and `calm`, which has none."""

@@ -87,6 +87,46 @@ def test_targets_are_centered_and_coarser_where_importance_is_low():
     assert np.corrcoef(values.ravel(), target.ravel())[0, 1] < -0.9
 
 
+def test_absolute_targets_keep_what_a_whole_crop_is_worth():
+    values = np.random.default_rng(0).normal(0, 3, (4, 2, 5, 6, 2)).astype(np.float32)
+    values[0] += 6
+    targets = dataset.Targets(means=np.array([[0.0, 1.0], [2.0, 3.0]], np.float32))
+    found = targets(values)
+    assert found[0].mean() == pytest.approx(found[1:].mean() - 3, abs=0.3)
+    assert found[2, 1, 3, 4, 0] == pytest.approx(-(values[2, 1, 3, 4, 0] - 2) / 2)
+    np.testing.assert_allclose(targets.mean(found), found.mean(1))
+
+
+@pytest.mark.slow
+def test_crops_of_whole_frames_serve_for_all_coding_sizes(photos, config, teacher_file, tmp_path):
+    native = msgspec.structs.replace(config.importance, crop_sides=(48, 32), points=(0.25, 0.75), blur=1.0)
+    names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
+    paths = compute_importance(Photos(photos, names, 0.3), [teacher], native, tmp_path, 5)
+    for path in paths:
+        with np.load(path) as shard:
+            assert shard["pictures"].shape[1:] == (48, 48, 3)
+            assert shard["importance"].shape[2:] == (3, 3, 2)
+    small, large = dataset.load_crops(paths, False, dataset.Targets.of(paths, native, window=None))
+    assert (small.target.shape[1:], large.target.shape[1:]) == ((2, 2, 2), (3, 3, 2))
+    assert len(small.quality) == len(large.quality) == 2 * sum(not is_held_back(name, 0.3) for name in names)
+    # The average crop is at the center, not every crop.
+    assert large.target.mean(axis=(0, 1, 2)) == pytest.approx([0, 0], abs=0.1)
+    assert np.abs(large.target.mean(axis=(1, 2))).max() > 0.2
+    np.testing.assert_allclose(small.target.mean(axis=(1, 2)), large.target.mean(axis=(1, 2)), atol=0.3)
+
+
+@pytest.mark.slow
+def test_importance_at_several_points_is_their_mean(photos, config, teacher_file, tmp_path):
+    names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
+    found = []
+    for points in ((0.5,), (1.0,), (0.5, 1.0)):
+        settings = msgspec.structs.replace(config.importance, points=points)
+        paths = compute_importance(Photos(photos, names, 0.3), [teacher], settings, tmp_path / str(points), 5)
+        with np.load(paths[0]) as shard:
+            found.append(shard["importance"])
+    np.testing.assert_allclose(2.0 ** found[2], (2.0 ** found[0] + 2.0 ** found[1]) / 2, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_path):
     names = list_photos(photos)
