@@ -82,13 +82,12 @@ class FrameImportance:
         frame, shown: (H, W, 3) uint8 RGB of one size.
         """
         shape = self._shape(frame)
-        nats = 0.0
-        pictures = [_padded(picture, shape) for picture in (frame, shown)]
-        for window, _ in self._windows(shape):
-            kinds = self._teacher.kinds
-            answers = [parameters(kinds, self._teacher.predict_on_batch(one[window][None])) for one in pictures]
-            nats += float(ops.convert_to_numpy(divergence(kinds, *answers))[0])
-        return nats
+        kinds, answers = self._teacher.kinds, []
+        for picture in (frame, shown):
+            padded = _padded(picture, shape)
+            tiles = np.stack([padded[window] for window, _ in self._windows(shape)])
+            answers.append(parameters(kinds, self._teacher.predict_on_batch(tiles)))
+        return float(ops.convert_to_numpy(divergence(kinds, *answers)).sum())
 
     def _shape(self, frame: np.ndarray) -> list[int]:
         """Return height and width to which a frame is padded: whole regions, and no less than a tile."""
