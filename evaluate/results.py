@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate import report
-from evaluate.streams.report import clip_table, mean_table
+from evaluate.streams.report import clip_table, map_table, mean_table
 from evaluate.streams.report import first_screen as stream_first_screen
 from evaluate.summary import FLAT, OURS, summarize
 from rjpeg._files import write_whole
@@ -278,6 +278,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "exactness": exactness,
     "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
+    "stream_maps": lambda results, which: map_table(condition_of(results, which)),
     "stream_first_screen": lambda results, which: stream_first_screen(condition_of(results, which)),
     "source": source,
 }

@@ -16,19 +16,20 @@ __all__ = ["MapSettings", "camera_map"]
 class MapSettings:
     """How a map follows from frames. The values were chosen by measurement, see docs/teach.md.
 
-    floor: least octaves over the frame's mean, below 0: of places where nothing was ever seen. doubt: number of frames
-    that count as much as knowing nothing, when every region matters alike.
+    floor: least octaves over the frame's mean, of places where nothing was ever seen. ceiling: most octaves; above 0
+    noise would be sent. doubt: number of frames that count as much as knowing nothing, when every region matters alike.
     """
 
     floor: float = -2.0
+    ceiling: float = 0.0
     doubt: float = 4.0
 
 
 def camera_map(found: Sequence[np.ndarray], settings: MapSettings | None = None) -> np.ndarray:
     """Return what matters where, (rows, cols) float32, octaves over the frame's mean.
 
-    found: (rows, cols) octaves of importance, one a frame. Their mean importance is taken, region by region, brought
-    nearer to 0 octaves if it is of few frames, and kept above a floor. Frames of another size than most are resized.
+    found: (rows, cols) octaves of importance, one a frame. Their mean is taken, region by region, brought nearer to 0
+    if it is of few frames, and kept between floor and ceiling. Frames of another size than most are resized.
     Raises InputError when there is no frame.
     """
     settings = settings or MapSettings()
@@ -36,9 +37,7 @@ def camera_map(found: Sequence[np.ndarray], settings: MapSettings | None = None)
         raise InputError("a camera's map needs frames, and there is none")
     (rows, cols), _ = Counter(one.shape for one in found).most_common(1)[0]
     same = np.stack([cv2.resize(one, (cols, rows), interpolation=cv2.INTER_LINEAR) for one in found])
-    # of importance, not of octaves: what is there now and then matters when it is there
-    peak = float(same.max())
-    mean = np.log2(np.exp2((same - peak).astype(np.float64)).mean(0))
-    centered = mean - mean.mean()
-    shrunk = centered * len(found) / (len(found) + settings.doubt)
-    return np.maximum(shrunk, settings.floor).astype(np.float32)
+    # a frame in which the teacher sees much must not outweigh the others, so octaves are averaged
+    mean = same.mean(0)
+    shrunk = (mean - mean.mean()) * len(found) / (len(found) + settings.doubt)
+    return np.clip(shrunk, settings.floor, settings.ceiling).astype(np.float32)

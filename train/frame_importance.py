@@ -25,7 +25,7 @@ __all__ = ["FrameImportance", "joined"]
 
 QUALITY = 25
 # of the way from the frame to its JPEG; at the frame itself the disagreement is least, so the gradient is 0
-POINTS = (1 / 3, 2 / 3, 1.0)
+POINTS = (0.5, 1.0)
 # octaves of a squared gradient below which nothing is told apart
 FLOOR = 1e-60
 # what detectors fill the rest of their input with

@@ -20,7 +20,7 @@ QUALITIES = (15.0, 25.0, 40.0, 60.0)
 # frames of a half below which nothing is said
 LEAST_FRAMES = 4
 # octaves over and below the mean where the colors of the picture end
-SHOWN_OCTAVES = 6.0
+SHOWN_OCTAVES = 2.0
 
 
 def expected_share(

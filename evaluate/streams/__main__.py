@@ -186,9 +186,16 @@ def _measure(
         "f1": curves.f1,
         "f1_error": curves.f1_error,
         "reference_bpp": reference.bpp(clip.pixels),
+        "map_over_none": _map_over_none(curves),
         "rates": {**rates, "plain": _rate(curves, PLAIN, clip.pixels)},
     }
     return about, series, curves
+
+
+def _map_over_none(curves: Curves) -> dict[str, Any] | None:
+    """Return what a camera's map makes of the stream's bytes, for JSON; None if only one of the two was measured."""
+    found = ratio(curves, "stream", ("stream-no-importance",))
+    return None if found is None else vars(found)
 
 
 def _points(curves: Curves, codec: str, pixels: int) -> list[dict[str, Any]]:

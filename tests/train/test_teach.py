@@ -68,13 +68,15 @@ def learned(measure):
 def test_the_map_is_high_where_things_pass_and_low_where_none_do(learned):
     octaves = camera_map(learned)
     assert octaves.shape == GRID
-    assert octaves[-3:].mean() > octaves[:4].mean() + 2
-    assert octaves.min() >= MapSettings().floor
+    settings = MapSettings()
+    assert octaves[-3:].mean() > octaves[:4].mean() + 0.8
+    assert (settings.floor <= octaves).all()
+    assert (octaves <= settings.ceiling).all()
 
 
 def test_few_frames_say_little():
     frame = RNG.normal(0, 3, GRID)
-    one, many = (camera_map([frame] * count, MapSettings(floor=-99)) for count in (1, 60))
+    one, many = (camera_map([frame] * count, MapSettings(floor=-99, ceiling=99)) for count in (1, 60))
     np.testing.assert_allclose(one, (frame - frame.mean()) / 5, atol=1e-4)
     np.testing.assert_allclose(many, (frame - frame.mean()) * 60 / 64, atol=1e-4)
     with pytest.raises(InputError, match="there is none"):
@@ -156,7 +158,7 @@ def test_a_video_becomes_a_map_and_a_report(tmp_path, teacher_file, capsys):
     assert 0 < facts["expected_bytes"] < 1.5
     octaves = rjpeg.unpack_importance(out.read_bytes()).octaves
     assert octaves.shape == (facts["rows"], facts["cols"]) == GRID
-    assert octaves[-3:].mean() > octaves[:4].mean() + 2
+    assert octaves[-3:].mean() > octaves[:4].mean() + 0.8
     assert cv2.imread(str(report / "map.jpg")).shape == (HEIGHT, 2 * WIDTH, 3)
     assert json.loads((report / "report.json").read_text("utf-8"))["expected_bytes"] == facts["expected_bytes"]
 
@@ -200,7 +202,7 @@ def test_the_server_gets_the_map_of_its_camera(archive, tmp_path, teacher_file, 
     with Client(archive.url) as client:
         found = client.importance("yard")
     assert found.version == 1
-    assert found.octaves[-3:].mean() > found.octaves[:4].mean() + 1
+    assert found.octaves[-3:].mean() > found.octaves[:4].mean() + 0.5
 
 
 @pytest.mark.parametrize(
