@@ -128,7 +128,7 @@ def teach(args: argparse.Namespace) -> dict[str, Any]:
         "rows": octaves.shape[0],
         "cols": octaves.shape[1],
         "octaves": [round(float(octaves.min()), 2), round(float(octaves.max()), 2)],
-        "share_at_the_floor": round(float((octaves <= settings.floor).mean()), 3),
+        "share_at_the_floor": round(float((octaves == octaves.min()).mean()), 3),
         "expected_bytes": None if share is None else round(share, 3),
         "version": None,
     }
