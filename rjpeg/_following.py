@@ -126,7 +126,8 @@ def _quantized(
         blocks.append(_native.empty(component.shape, np.dtype(np.int16)))
         masks.append(_native.empty(component.shape[:2], np.dtype(np.uint64)))
     _native.quantize_regions(coefficients, (steps, steps), flat, None, dead_zone, blocks, masks)
-    prices = (policy.trim * price / change.weights[candidates]).astype(np.float32).reshape(line)
+    # What comes where little matters is sent less often, but not coarser: whatever it is, it should be seen.
+    prices = (policy.trim * price / np.maximum(change.weights[candidates], 1)).astype(np.float32).reshape(line)
     for index, component in enumerate(coefficients):
         if policy.trim > 0:
             _native.trim(component, blocks[index], masks[index], steps[0], prices)

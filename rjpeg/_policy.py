@@ -38,7 +38,7 @@ class Policy:
     chroma_weight: float = 1.0
     tile_bits: float = 6.0
     dead_zone: float = 0.03
-    importance_power: float = 0.5
+    importance_power: float = 1.0
     standing: float = 0.4
     still: float = 9.0
     key_price: float = 4.0
