@@ -55,6 +55,16 @@ class TestMake:
                 ["DATA=films", "IMPORTANCE=maps", "DETECTOR=d.yaml"],
                 "-m evaluate.streams --data 'films' --judge 'd.yaml' --importance 'maps'",
             ),
+            (
+                "teach",
+                ["SERVER=http://a", "CAMERA=yard", "TEACHER=d.onnx"],
+                "-m train.teach --server 'http://a' --camera 'yard' --teacher 'd.onnx'",
+            ),
+            (
+                "eval-detection",
+                ["DATA=pictures", "DETECTOR=d.yaml", "OUT=o"],
+                "-m evaluate.detection --data 'pictures' --judge 'd.yaml' --out 'o'",
+            ),
             ("serve", ["ARGS=--listen [::1]:0"], " --listen [::1]:0"),
             ("run", [], "-m evaluate.loop"),
         ],

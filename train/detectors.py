@@ -33,13 +33,14 @@ MIN_PROBABILITY = 1e-3
 
 
 class Box(NamedTuple):
-    """What a detector found: its class, and left, top, right, bottom in pixels of the frame."""
+    """What a detector found: its class, and left, top, right, bottom in any one unit; score: how sure it is, 0..1."""
 
     kind: int
     left: float
     top: float
     right: float
     bottom: float
+    score: float = 1.0
 
 
 class Answer(NamedTuple):
@@ -133,7 +134,7 @@ def boxes_of(answer: Answer) -> list[Box]:
     sized = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     left = cv2.dnn.NMSBoxesBatched(sized.tolist(), scores[keep].tolist(), kinds[keep].tolist(), SCORE, OVERLAP)
     best = sorted(keep[np.asarray(left, int).reshape(-1)], key=lambda at: -scores[at])
-    return [Box(int(kinds[at]), *map(float, answer.corners[at])) for at in best]
+    return [Box(int(kinds[at]), *map(float, (*answer.corners[at], scores[at]))) for at in best]
 
 
 def divergence(clean: Answer, coded: Answer) -> float:

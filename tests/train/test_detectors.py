@@ -42,7 +42,10 @@ def test_a_nanodet_distance_is_the_mean_of_its_distribution():
 def test_of_overlapping_boxes_of_a_class_the_best_is_left():
     corners = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10], [40, 0, 50, 10]], np.float32)
     scores = np.array([[0.5, 0], [0.9, 0], [0, 0.6], [0.2, 0]], np.float32)
-    assert detectors.boxes_of(Answer(scores, corners)) == [Box(0, 1, 0, 11, 10), Box(1, 1, 0, 11, 10)]
+    assert detectors.boxes_of(Answer(scores, corners)) == [
+        Box(0, 1, 0, 11, 10, pytest.approx(0.9)),
+        Box(1, 1, 0, 11, 10, pytest.approx(0.6)),
+    ]
 
 
 def test_boxes_are_shared_once_each():
