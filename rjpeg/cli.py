@@ -78,8 +78,9 @@ def _add_command(
     command.add_argument(
         "--model",
         type=path_text,
-        metavar="FOLDER",
-        help="model folder made by `make export-tflite`; else the shipped one",
+        default="default",
+        metavar="MODEL",
+        help="a shipped model, default or detection, or a folder made by `make export-tflite`",
     )
     command.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
     command.add_argument(
