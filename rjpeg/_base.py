@@ -16,8 +16,10 @@ from rjpeg import _tiles as tiles
 from rjpeg._codec import Planes, Subsampling
 from rjpeg._model import Model
 from rjpeg._region_file import RegionFile, octaves_of
+from rjpeg._restoration import Correction, correction_of, update
+from rjpeg._runtime import Network
 
-__all__ = ["Base", "Tiles", "base_of_key", "picture_of_planes", "whole_regions"]
+__all__ = ["Base", "Tiles", "base_of_key", "correction_of_base", "picture_of_planes", "whole_regions"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Base:
     crc: CRC-32 over all that makes its picture. planes: the key's, filled up to whole regions.
     octaves: (rows, cols, 2) float16, log2 of the mean quantization step in every region of the key, luma and chroma.
     key: a patch's key, None for a key. tiles: a patch's, None for a key.
+    correction: how the picture was restored, None if it was not.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Base:
     octaves: NDArray[np.float16]
     key: Base | None = None
     tiles: Tiles | None = None
+    correction: Correction | None = None
 
     @property
     def base_id(self) -> str | None:
@@ -76,7 +80,10 @@ class Base:
     def nbytes(self) -> int:
         """Memory in bytes, with that of a patch's key."""
         size = sum(plane.nbytes for plane in self.planes) + self.octaves.nbytes
-        return size if self.tiles is None else size + sum(plane.nbytes for plane in self.tiles.planes)
+        if self.tiles is not None:
+            size += sum(plane.nbytes for plane in self.tiles.planes)
+        corrections = [base.correction for base in (self, self.key) if base is not None]
+        return size + sum(correction.nbytes for correction in corrections if correction is not None)
 
     def shown(self, shift: tuple[int, int] = (0, 0), own: Tiles | None = None) -> Planes:
         """Return the samples of the picture, moved by `shift`, with a follower's tiles over it.
@@ -141,6 +148,19 @@ def base_of_key(file: RegionFile, model: Model) -> Base:
 def picture_of_planes(base: Base, planes: Planes) -> NDArray[np.uint8]:
     """Return the (h, w, 3) uint8 BGR picture, at the coding size, of planes that `base.shown` gave."""
     return _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
+
+
+def correction_of_base(base: Base, restorer: Network) -> Correction:
+    """Return how a restorer corrects the picture of a key or a patch. It is asked only if the base does not know.
+
+    Of a patch that moves nothing, only what it sends is asked about. Raises ModelError as `Network.run` does.
+    """
+    if base.correction is not None and base.correction.network is restorer:
+        return base.correction
+    coded, octaves = picture_of_planes(base, base.shown()), base.step_octaves()
+    if base.key is None or base.tiles is None or any(base.tiles.shift):
+        return correction_of(restorer, coded, octaves, base.frame_size)
+    return update(correction_of_base(base.key, restorer), base.tiles.sent, coded, octaves, base.frame_size)
 
 
 def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:

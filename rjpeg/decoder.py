@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native
-from rjpeg._base import Base, base_of_key, picture_of_planes
+from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes
 from rjpeg._batch import sorted_batch
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
 from rjpeg._marker import FileIdentity, FollowerMarker, identity_of, unpack
@@ -31,6 +31,7 @@ from rjpeg._region_file import (
     read_region_file,
     recover_map,
 )
+from rjpeg._restoration import Correction
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
 
@@ -116,7 +117,7 @@ class Decoder:
         if kind == "plain":
             return self._decode_plain(jpeg, seconds)
         if kind != "key":
-            return self._joined(read_follower(jpeg, base, self.max_pixels, seconds), seconds)
+            return self._joined(read_follower(jpeg, base, self.max_pixels, seconds), seconds)[0]
         opened = open_region_file(jpeg, self.model, self.max_pixels, seconds)
         [predicted] = predicted_maps([opened], self.model, [seconds])
         return self._rebuild(opened, predicted, seconds)
@@ -124,7 +125,8 @@ class Decoder:
     def decode_and_keep(self, jpeg: bytes, base: Base | None = None) -> tuple[DecodedFrame, Base | None]:
         """Decode a file as `decode_with_details` does. Return also what later files need of it, None if they can't.
 
-        The file is read once. It takes less time than `decode_with_details` and `base_of` together.
+        The file is read once. It takes less time than `decode_with_details` and `base_of` together. A decoder that
+        restores keeps what it found out, so that of followers it restores only what they send.
         """
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "read"):
@@ -134,10 +136,12 @@ class Decoder:
             with StageTimer(seconds, "transform"):
                 kept = base_of_key(file, self.model)
                 coded = picture_of_planes(kept, kept.planes)
-            return self._finished(file, coded, seconds), kept
+            frame, correction = self._finished(file, coded, seconds)
+            return frame, replace(kept, correction=correction)
         if kind == "patch":
             follower = read_follower(jpeg, base, self.max_pixels, seconds)
-            return self._joined(follower, seconds), base_of_patch(follower)
+            frame, correction = self._joined(follower, seconds)
+            return frame, replace(base_of_patch(follower), correction=correction)
         return self.decode_with_details(jpeg, base), None
 
     def base_of(self, jpeg: bytes, base: Base | None = None) -> Base:
@@ -147,8 +151,10 @@ class Decoder:
         that `decode` raises.
         """
         if identify(jpeg, max_pixels=self.max_pixels).base_id is None:
-            return base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
-        return base_of_patch(read_follower(jpeg, base, self.max_pixels, {}))
+            found = base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
+        else:
+            found = base_of_patch(read_follower(jpeg, base, self.max_pixels, {}))
+        return found if self.restorer is None else replace(found, correction=correction_of_base(found, self.restorer))
 
     def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
         """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR.
@@ -265,15 +271,21 @@ class Decoder:
         size = (int(frame.shape[0]), int(frame.shape[1]))
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
-    def _joined(self, file: Follower, seconds: dict[str, float]) -> DecodedFrame:
-        """Return the frame of a follower that was read."""
+    def _joined(self, file: Follower, seconds: dict[str, float]) -> tuple[DecodedFrame, Correction | None]:
+        """Return the frame of a follower that was read, and how it was restored."""
         base = file.base
         with StageTimer(seconds, "join"):
             planes = base.shown(file.marker.shift, file.tiles)
             octaves = base.step_octaves(file.tiles)
             coded = picture_of_planes(base, planes)
-        return DecodedFrame(
-            frame=finished(coded, octaves, base.frame_size, self.restorer, seconds),
+        known = None
+        # What moves is restored anew.
+        if self.restorer is not None and not any(file.marker.shift):
+            with StageTimer(seconds, "restore"):
+                known = correction_of_base(base, self.restorer), file.tiles.sent
+        frame, correction = finished(coded, octaves, base.frame_size, self.restorer, seconds, known)
+        decoded = DecodedFrame(
+            frame=frame,
             coding_size=base.coding_size,
             quality_map=np.zeros((*base.grid, 2), np.uint8),
             predictor_map=None,
@@ -285,18 +297,25 @@ class Decoder:
             kept=~file.tiles.sent,
             octaves=octaves,
         )
+        return decoded, correction
 
     def _rebuild(
         self, opened: OpenedFile, predicted: NDArray[np.uint8] | None, seconds: dict[str, float]
     ) -> DecodedFrame:
         file = recover_map(opened, predicted, self.model, seconds)
-        return self._finished(file, coded_picture(file, self.model, seconds), seconds)
+        return self._finished(file, coded_picture(file, self.model, seconds), seconds)[0]
 
-    def _finished(self, file: RegionFile, coded: NDArray[np.uint8], seconds: dict[str, float]) -> DecodedFrame:
-        """Return the frame of a file that is decoded by itself. coded: (h, w, 3) uint8, its picture."""
+    def _finished(
+        self, file: RegionFile, coded: NDArray[np.uint8], seconds: dict[str, float]
+    ) -> tuple[DecodedFrame, Correction | None]:
+        """Return the frame of a file that is decoded by itself, and how it was restored.
+
+        coded: (h, w, 3) uint8, its picture.
+        """
         octaves = octaves_of(file, self.model)
-        return DecodedFrame(
-            frame=finished(coded, octaves, file.frame_size, self.restorer, seconds),
+        frame, correction = finished(coded, octaves, file.frame_size, self.restorer, seconds)
+        decoded = DecodedFrame(
+            frame=frame,
             coding_size=file.coding_size,
             quality_map=file.quality_map,
             predictor_map=file.predictor_map,
@@ -307,3 +326,4 @@ class Decoder:
             identity=identity_of(file.marker),
             octaves=octaves,
         )
+        return decoded, correction
