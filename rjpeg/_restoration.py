@@ -6,6 +6,7 @@ Its output is a correction of the picture at twice the coding size, which is add
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,10 +53,9 @@ _WORTHWHILE = 0.75
 
 @dataclass(frozen=True)
 class Correction:
-    """What a network adds to a picture.
+    """What a network adds to a frame.
 
-    levels: uint8 RGB, the network's int8 answer and 128: (h, w, 3) if the frame has the coding size (h, w), otherwise
-    (2 * h, 2 * w, 3). network: whose answer it is.
+    levels: (H, W, 3) uint8 RGB, the network's int8 answer and 128, at the frame's size. network: whose answer it is.
     """
 
     levels: NDArray[np.uint8]
@@ -118,10 +118,12 @@ class _Window(NamedTuple):
     left: int
     right: int
 
-    def within(self, side: int, height: int, width: int) -> tuple[slice, slice]:
-        """Return it in a picture of (height, width), whose regions have `side` pixels."""
-        rows = slice(self.top * side, min(self.bottom * side, height))
-        return rows, slice(self.left * side, min(self.right * side, width))
+    def cells(self, more: int, rows: int, cols: int) -> tuple[slice, slice]:
+        """Return its cells, and `more` on all sides, in a picture of (rows, cols) cells."""
+        return (
+            slice(max(0, self.top * _CELLS - more), min(rows, self.bottom * _CELLS + more)),
+            slice(max(0, self.left * _CELLS - more), min(cols, self.right * _CELLS + more)),
+        )
 
 
 def _strips(rows: int, cols: int) -> Iterator[tuple[_Window, _Window]]:
@@ -165,11 +167,15 @@ def correction_of(
     octaves: of `step_octaves`. frame_size: (H, W). Raises ModelError as `Network.run` does.
     """
     height, width = coded.shape[:2]
-    zoom = 1 if (height, width) == frame_size else ZOOM
-    levels = np.empty((zoom * height, zoom * width, 3), np.uint8)
-    features = restoration_features(coded, octaves, _reduction(coded, frame_size))
-    _ask(network, features, list(_strips(*octaves.shape[:2])), levels, zoom)
-    return Correction(levels, network)
+    inputs = _inputs(network, coded, octaves, frame_size)
+    zoomed = np.empty((ZOOM * height, ZOOM * width, 3), np.uint8)
+    for inner, outer in _strips(*octaves.shape[:2]):
+        top, _, found = _ask(network, inputs, inner, outer)
+        target = zoomed[top : top + found.shape[0]]
+        target[...] = found[: target.shape[0], : width * ZOOM]
+    return Correction(
+        np.asarray(cv2.resize(zoomed, frame_size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8), network
+    )
 
 
 def update(
@@ -191,40 +197,94 @@ def update(
     if not windows:
         return known
     levels = known.levels.copy()
-    features = restoration_features(coded, octaves, _reduction(coded, frame_size))
-    _ask(known.network, features, windows, levels, levels.shape[0] // coded.shape[0])
+    inputs = _inputs(known.network, coded, octaves, frame_size)
+    for inner, outer in windows:
+        top, left, found = _ask(known.network, inputs, inner, outer)
+        _put(found, (top, left), (ZOOM * coded.shape[0], ZOOM * coded.shape[1]), levels)
     return Correction(levels, known.network)
 
 
-def _reduction(coded: NDArray[np.uint8], frame_size: tuple[int, int]) -> float:
-    return float(np.sqrt(coded.shape[0] * coded.shape[1] / (frame_size[0] * frame_size[1])))
+def _inputs(
+    network: Network, coded: NDArray[np.uint8], octaves: NDArray[np.float32], frame_size: tuple[int, int]
+) -> NDArray[np.int8]:
+    reduction = float(np.sqrt(coded.shape[0] * coded.shape[1] / (frame_size[0] * frame_size[1])))
+    features = restoration_features(coded, octaves, reduction)
+    if network.input_quantization == (1.0, 0):
+        return features
+    return quantize_input(features.astype(np.float32), network.input_quantization)
 
 
 def _ask(
-    network: Network,
-    features: NDArray[np.int8],
-    windows: list[tuple[_Window, _Window]],
-    levels: NDArray[np.uint8],
-    zoom: int,
-) -> None:
-    """Write a network's answers into `levels`, see `Correction`.
+    network: Network, inputs: NDArray[np.int8], inner: _Window, outer: _Window
+) -> tuple[int, int, NDArray[np.uint8]]:
+    """Return the answer for a window and a cell around it: its first row and column, and (height, width, 3) pixels.
 
-    windows: what is asked about, each with what the network must see for it. zoom: of `levels`, 1 or ZOOM.
+    All are in pixels of twice the coding size, filled up to whole cells. outer: what the network sees.
     """
-    inputs = features
-    if network.input_quantization != (1.0, 0):
-        inputs = quantize_input(features.astype(np.float32), network.input_quantization)
-    for inner, outer in windows:
-        seen = inputs[outer.within(_CELLS, *features.shape[:2])]
-        outputs = network.run(np.ascontiguousarray(seen)[np.newaxis])[0]
-        moved = _Window(
-            inner.top - outer.top, inner.bottom - outer.top, inner.left - outer.left, inner.right - outer.left
+    rows, cols = inputs.shape[:2]
+    seen = outer.cells(0, rows, cols)
+    outputs = network.run(np.ascontiguousarray(inputs[seen])[np.newaxis])[0]
+    # A pixel of the frame may lie between two of the answer, the other of which is in the next cell.
+    wanted = inner.cells(1, rows, cols)
+    within = tuple(
+        slice(each.start - whole.start, each.stop - whole.start) for each, whole in zip(wanted, seen, strict=True)
+    )
+    side = ZOOM * CELL
+    return wanted[0].start * side, wanted[1].start * side, _pixels_of(outputs[within])
+
+
+def _put(
+    pixels: NDArray[np.uint8], place: tuple[int, int], zoomed_size: tuple[int, int], levels: NDArray[np.uint8]
+) -> None:
+    """Put a part of a picture of `zoomed_size` into the same picture at another size, as if the whole were resized.
+
+    pixels: (height, width, 3), the part. place: its first row and column. levels: changed where a pixel depends on the
+    part alone.
+    """
+    axes = [_Axis.of(*each) for each in zip(place, pixels.shape, zoomed_size, levels.shape, strict=False)]
+    rows, cols = axes
+    # What is not known is left black, and is not taken.
+    canvas = np.zeros((rows.padded, cols.padded, 3), np.uint8)
+    canvas[rows.before :, cols.before :][: rows.known, : cols.known] = pixels[: rows.known, : cols.known]
+    resized = cv2.resize(canvas, (cols.resized, rows.resized), interpolation=cv2.INTER_LINEAR)
+    taken = resized[rows.taken.start - rows.first :, cols.taken.start - cols.first :]
+    target = levels[rows.taken, cols.taken]
+    target[...] = taken[: target.shape[0], : target.shape[1]]
+
+
+class _Axis(NamedTuple):
+    """How a part of a row or column is resized as the whole would be: between places where both have a pixel's edge.
+
+    padded, resized: lengths of what is resized, before and after. first: where it begins, after. before, known: pixels
+    of it before the part, and of the part. taken: those that depend on the part alone, after.
+    """
+
+    padded: int
+    resized: int
+    first: int
+    before: int
+    known: int
+    taken: slice
+
+    @classmethod
+    def of(cls, start: int, length: int, whole: int, size: int) -> _Axis:
+        """start, length: of the part. whole, size: lengths of all, before and after."""
+        length = min(length, whole - start)
+        parts = math.gcd(whole, size)
+        step, step_after = whole // parts, size // parts
+        begin, end = start // step, -(-(start + length) // step)
+        centers = (np.arange(begin * step_after, end * step_after) + 0.5) * (whole / size) - 0.5
+        lower = np.floor(centers).astype(int)
+        inside = (np.maximum(lower, 0) >= start) & (np.minimum(lower + 1, whole - 1) < start + length)
+        taken = np.flatnonzero(inside) + begin * step_after
+        return cls(
+            padded=(end - begin) * step,
+            resized=(end - begin) * step_after,
+            first=begin * step_after,
+            before=start - begin * step,
+            known=length,
+            taken=slice(int(taken[0]), int(taken[-1]) + 1) if taken.size else slice(0, 0),
         )
-        found = _pixels_of(outputs[moved.within(_CELLS, *outputs.shape[:2])])
-        if zoom == 1:
-            found = cv2.resize(found, (found.shape[1] // ZOOM, found.shape[0] // ZOOM), interpolation=cv2.INTER_AREA)
-        target = levels[inner.within(zoom * REGION, *levels.shape[:2])]
-        target[...] = found[: target.shape[0], : target.shape[1]]
 
 
 def _pixels_of(outputs: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -239,11 +299,8 @@ def _pixels_of(outputs: NDArray[np.int8]) -> NDArray[np.uint8]:
 
 def add_correction(coded: NDArray[np.uint8], correction: Correction, frame_size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the (H, W, 3) uint8 BGR frame of a picture at the coding size, (h, w, 3) uint8 BGR, and its correction."""
-    levels = correction.levels
-    if levels.shape[:2] != frame_size:
-        levels = cv2.resize(levels, frame_size[::-1], interpolation=cv2.INTER_LINEAR)
     scale, zero_point = correction.network.output_quantization
-    added = cv2.cvtColor(levels, cv2.COLOR_RGB2BGR)
+    added = cv2.cvtColor(correction.levels, cv2.COLOR_RGB2BGR)
     frame = cv2.addWeighted(enlarge(coded, frame_size), 1.0, added, scale, -(128 + zero_point) * scale)
     return np.asarray(frame, np.uint8)
 
