@@ -1,5 +1,5 @@
 # `make help` lists the targets. Every target makes the environment it needs: .venv (device and server, no
-# TensorFlow), .venv-dev (everything) or .venv-sanitized (for fuzz).
+# TensorFlow), .venv-dev (everything), .venv-networks (what converts networks) or .venv-sanitized (for fuzz).
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -11,39 +11,54 @@ DETECTOR   ?=
 VIDEO      ?=
 IMPORTANCE ?=
 TEACHER    ?=
+TEACHERS   ?=
+MODEL      ?=
+SERVER     ?=
+CAMERA     ?=
 OUT        ?=
 ARGS       ?=
 export PYTHON
 
 run_python := .venv/bin/python
 dev_python := .venv-dev/bin/python
+# for the conversion of networks to TFLite: .venv-dev if it is there and can fetch, else an environment for nothing else
+networks := $(if $(and $(wildcard .venv-dev/.ready),$(shell command -v npm)),.venv-dev,.venv-networks)
+# the networks that ARGS names as a task, which are fetched once
+asked := $(foreach name,detector classifier,$(if $(findstring --task $(name) ,$(subst =, ,$(ARGS)) ),$(name)))
 native_files := $(wildcard rjpeg/native/*.cpp rjpeg/native/*.hpp)
 shell_scripts := .ci/run device/install.sh device/uninstall.sh device/service/check \
+	server/install.sh server/uninstall.sh \
 	$(filter-out scripts/prose scripts/%.cmake,$(wildcard scripts/*))
 build_files := pyproject.toml CMakeLists.txt $(native_files) scripts/setup
 
 # The environments point to this folder: in a checkout that was moved or copied they are made anew.
-$(shell for ready in .venv/.ready .venv-dev/.ready .venv-sanitized/.ready; do \
+$(shell for ready in .venv/.ready .venv-dev/.ready .venv-networks/.ready .venv-sanitized/.ready; do \
 	[ ! -f $$ready ] || [ "$$(cat $$ready)" = "$$(pwd -P)" ] || rm -f $$ready; done)
 
 # $(call flag,--name,value): the flag only when the variable was given, quoted for the shell
 quoted = '$(subst ','\'',$(1))'
 flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
+# the same for several values, between which there are spaces
+flags = $(if $(strip $(2)),$(1) $(foreach value,$(2),$(call quoted,$(value))))
 
-.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams exactness results serve capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams eval-detection exactness results serve network capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
-		while IFS='	' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+		while IFS='	' read -r name text; do printf '  %-15s %s\n' "$$name" "$$text"; done
 	@printf '%s\n' '' 'variables:' \
 		'  DATA=FOLDER      photographs to train on, labelled pictures to evaluate, or videos for eval-streams' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
-		'  DETECTOR=FILE    task file of a detector that eval-video and eval-streams ask (docs/task.md)' \
+		'  DETECTOR=FILE    task file of a network that eval-video, -streams and -detection ask (docs/task.md)' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video and eval-streams; any video, for arm64' \
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
-		'  TEACHER=NAME     network that train learns from: efficientnet-lite0, -lite1, -lite2 or a .keras file' \
-		'  OUT=FOLDER       where train, export-tflite, eval, ablation, eval-video, eval-streams, bundle, wheels and bench write' \
+		'  TEACHERS="..."   networks that train learns from: efficientnet-lite0, -lite1, -lite2, .keras or .onnx files' \
+		'  TEACHER=NAME     one such network, for teach and export-tflite' \
+		'  MODEL=NAME       shipped model that export-tflite makes: default or detection' \
+		'  SERVER=URL       server that teach gives a map to' \
+		'  CAMERA=NAME      camera of that server' \
+		'  OUT=FOLDER       where train, export-tflite, eval and its kin, ablation, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -65,11 +80,11 @@ faults: .venv-dev/.ready ## try every fault of docs/reliability.md as often as i
 fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the sanitizers' build: ARGS="--count 100000 --seed 1"
 	$(dev_python) -m tests.fuzz --sanitized .venv-sanitized $(call flag,--out,$(OUT)) $(ARGS)
 
-train: .venv-dev/.ready ## train a generator and a predictor: DATA=FOLDER [TEACHER=NAME] [OUT=FOLDER]
-	$(dev_python) -m train $(call flag,--data,$(DATA)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+train: .venv-dev/.ready ## train a generator and a predictor: DATA="FOLDER ..." [TEACHERS="NAME ..."] [OUT=FOLDER]
+	$(dev_python) -m train $(call flags,--data,$(DATA)) $(call flags,--teacher,$(TEACHERS)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [OUT=FOLDER]
-	$(dev_python) -m export $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files in out/model [MODEL=detection] [OUT=FOLDER]
+	$(dev_python) -m export $(call flag,--model,$(MODEL)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]
 	$(dev_python) -m train.restoration $(call flag,--data,$(DATA)) $(call flag,--out,$(OUT)) $(ARGS)
@@ -86,8 +101,17 @@ eval-video: .venv-dev/.ready ## agreement on frames of a fixed camera, at other 
 eval-streams: .venv-dev/.ready ## bytes at equal detection, streams of fixed cameras: DATA=FOLDER or VIDEO=FILE [DETECTOR=FILE] [IMPORTANCE=FILE]
 	$(dev_python) -m evaluate.streams $(call flag,--data,$(DATA)) $(call flag,--video,$(VIDEO)) $(call flag,--judge,$(DETECTOR)) $(call flag,--importance,$(IMPORTANCE)) $(call flag,--out,$(OUT)) $(ARGS)
 
-serve: .venv/.ready ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --data FOLDER" elsewhere
+eval-detection: .venv-dev/.ready ## bytes at equal F1, AP50 or IoU, whole frames with ground truth: DATA=FOLDER [DETECTOR=FILE]
+	$(dev_python) -m evaluate.detection $(call flag,--data,$(DATA)) $(call flag,--judge,$(DETECTOR)) $(call flag,--out,$(OUT)) $(ARGS)
+
+serve: .venv/.ready $(asked:%=fetched-%) ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --task detector"
 	$(run_python) -m server $(ARGS)
+
+network: $(networks)/.ready ## fetch a network for the server's --task and make it TFLite, once: ARGS=detector or ARGS=classifier
+	$(networks)/bin/python -m export.networks $(or $(ARGS),--help)
+
+fetched-%:
+	@[ -f "$${XDG_CACHE_HOME:-$$HOME/.cache}/rjpeg/networks/$*/NOTICE" ] || $(MAKE) network ARGS=$*
 
 capture: .venv/.ready ## encode frames and send them: ARGS="--source SOURCE --server URL"
 	$(run_python) device/capture.py $(ARGS)
@@ -128,7 +152,7 @@ format: .venv-dev/.ready ## let ruff mend and format the Python files, and clang
 	.venv-dev/bin/clang-format -i $(native_files)
 
 clean: ## remove environments, builds and caches; out/ stays
-	rm -rf .venv .venv-dev .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-dev .venv-networks .venv-sanitized build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: $(build_files)
@@ -136,6 +160,9 @@ clean: ## remove environments, builds and caches; out/ stays
 
 .venv-dev/.ready: $(build_files)
 	scripts/setup .venv-dev dev
+
+.venv-networks/.ready: $(build_files)
+	scripts/setup .venv-networks networks
 
 # the library alone, its native part built with sanitizers
 .venv-sanitized/.ready: $(build_files)

@@ -21,7 +21,7 @@ from device.metrics import Metrics
 from device.pipeline import CameraSettings, Observers, Pipeline, RecordOutput
 from device.reader import DirectReader, FrameReader, Reader
 from device.report import Report
-from device.sources import Source, is_live, open_source
+from device.sources import Source, is_live, masked_source, open_source
 from device.spool import DAMAGED, Spool
 from device.stream import CameraStream
 from device.view import View
@@ -249,7 +249,8 @@ class Cameras:
         if camera_map is None:
             return None
         settings, delivery = self._config.encoding.stream, self._config.delivery
-        usual: Literal["tiles", "soft"] = "tiles" if delivery.mqtt.discovery is None else "soft"
+        viewers = delivery.mqtt.discovery is not None or self._config.encoding.coding_size == "full"
+        usual: Literal["tiles", "soft"] = "soft" if viewers else "tiles"
         stream = rjpeg.StreamEncoder(
             encoder,
             key_seconds=settings.key_seconds,
@@ -312,7 +313,7 @@ def _opened_within(seconds: float, camera: CameraConfig) -> Source:
         late.set()
         opened = found[0] if found else None
     if opened is None:
-        raise CameraError(f"camera {camera.id} did not open within {seconds:g} s: {camera.source}")
+        raise CameraError(f"camera {camera.id} did not open within {seconds:g} s: {masked_source(str(camera.source))}")
     if isinstance(opened, Exception):
         raise opened
     return opened

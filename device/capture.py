@@ -25,7 +25,7 @@ import cv2
 
 from device import logs, notify
 from device.cameras import Cameras
-from device.config import DEFAULT_PATH, Config, check, load
+from device.config import DEFAULT_PATH, Config, check, load, parse_bitrate
 from device.pipeline import FAILURES, LOOK_SECONDS
 from device.report import Report
 from rjpeg._arguments import positive
@@ -37,10 +37,14 @@ logger = logging.getLogger("capture")
 # server.
 MAX_STEP_SECONDS = 60.0
 
+# The exit code of `check` if all works and something should be looked at.
+WARNED = 3
+MARKS = {"ok": "ok", "warning": "warning", "failed": "FAILED", "note": "-"}
+
 EPILOG = """\
 Defaults are in the configuration file, which a flag overrides. `check` tries everything that the configuration names,
-says what would not work and how to mend it, and exits with 1 where something would not. What happens when something
-fails:
+says what would not work and how to mend it. It exits with 1 where something would not, with 3 where all works and there
+are warnings, else with 0. What happens when something fails:
   server away or busy     tried again at growing intervals: for ever for a live camera, whose frames are dropped and
                           counted meanwhile (policy live) or kept on disk (policy record); frames of a file or folder
                           wait for delivery.retry_seconds, then exit 1
@@ -95,6 +99,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def bitrate(text: str) -> float:
+    """Return the bits a second of an argument. Raises argparse.ArgumentTypeError."""
+    try:
+        return parse_bitrate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -124,9 +136,9 @@ def build_parser() -> argparse.ArgumentParser:
     spend.add_argument("--target-bytes", type=positive, metavar="BYTES", help="no file is larger")
     spend.add_argument(
         "--bitrate",
-        type=float,
+        type=bitrate,
         metavar="BITS",
-        help="bits a second on the wire; needs --fps where the source has no frame rate",
+        help="bits a second on the wire, such as 100000 or 100k; needs --fps where the source has no frame rate",
     )
     add_stream_flags(parser)
     to = parser.add_mutually_exclusive_group()
@@ -162,6 +174,11 @@ def add_stream_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stream", choices=["auto", "off"], help="leave out what a live camera has already sent (auto), or never"
     )
+    parser.add_argument(
+        "--coding-size",
+        choices=["auto", "full"],
+        help="reduce frames before coding where that saves bytes, or never, for other viewers",
+    )
     parser.add_argument("--key-seconds", type=float, metavar="S", help="a whole picture is sent at least this often")
     parser.add_argument(
         "--plain-view", choices=["tiles", "soft"], help="what other viewers show: new parts, or the whole picture"
@@ -181,6 +198,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
             "target_bytes": "target_bytes",
             "bitrate": "bitrate",
             "model": "model",
+            "coding_size": "coding_size",
         },
         "encoding.stream": {"stream": "keep", "key_seconds": "key_seconds", "plain_view": "plain_view"},
         "delivery": {"server": "server", "out": "out", "policy": "policy", "token_file": "token_file"},
@@ -294,7 +312,7 @@ class Output:
 
 
 def check_command(config: Config, *, as_json: bool) -> int:
-    """Print what would not work and how to mend it; return 1 if something would not, else 0."""
+    """Print what would not work and how to mend it; return 1 if something would not, 3 for warnings alone, else 0."""
     # imported here, as it is slow to import and nothing else needs it
     from device.check import run_checks
 
@@ -302,13 +320,16 @@ def check_command(config: Config, *, as_json: bool) -> int:
     for found in run_checks(config):
         checks.append(found)
         if not as_json:
-            mark = {True: "ok", False: "FAILED", None: "-"}[found.ok]
-            print(f"{mark:7}{found.name}: {found.found}")
+            print(f"{MARKS[found.level]:8}{found.name}: {found.found}")
             if found.ok is not True and found.remedy:
-                print(f"       {found.remedy}")
+                print(f"        {found.remedy}")
+    levels = [found.level for found in checks]
     if as_json:
-        print(json.dumps([found._asdict() for found in checks]))
-    return 1 if any(found.ok is False for found in checks) else 0
+        print(json.dumps([found._asdict() | {"level": found.level} for found in checks]))
+    else:
+        failed, warnings = levels.count("failed"), levels.count("warning")
+        print(f"{failed} failed, {warnings} warning{'' if warnings == 1 else 's'}")
+    return 1 if "failed" in levels else WARNED if "warning" in levels else 0
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import argparse
 import logging
 import sys
+from typing import Any
 
-from evaluate import report
+from evaluate import fair, report
 from evaluate.arguments import (
     add_classifier,
     add_pictures,
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--codecs",
         nargs="+",
-        default=["region-jpeg", "region-jpeg-restored", *PEERS],
+        default=["region-jpeg", "region-jpeg-restored", "region-jpeg-flat", *PEERS],
         metavar="NAME",
         help=f"of {', '.join([*REGION_JPEG, *PEERS])}; PEER@FRACTION codes at a fraction of height and width",
     )
@@ -109,13 +110,18 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     results["notes"] = notes
     results["best_coding_sizes"] = report.best_coding_sizes(results)
     results["command"] = command_of("evaluate")
-    report.write(results, args.out, report.markdown(results), report.plot)
+    report.write(results, args.out, markdown(results), report.plot)
     return results
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Render all tables, and which of their rows are fair comparisons."""
+    return report.markdown(results) + "\n" + fair.markdown(results)
 
 
 def main() -> int:
     """Run the command; return 0 when measured, 1 with one line on stderr when not, 2 for a wrong command line."""
-    return run_command(build_parser(), run, report.markdown)
+    return run_command(build_parser(), run, markdown)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,17 @@ from evaluate.variants import FULL_SYSTEM, VARIANTS
 from rjpeg.errors import InputError, RjpegError, TargetError
 from train.framing import resize
 
-__all__ = ["PEERS", "Codec", "CodecMissingError", "Coded", "LibjpegTurbo", "Reduced", "fingerprint", "make_codec"]
+__all__ = [
+    "PEERS",
+    "Codec",
+    "CodecMissingError",
+    "Coded",
+    "LibjpegTurbo",
+    "Reduced",
+    "family",
+    "fingerprint",
+    "make_codec",
+]
 
 # file size falls a little here and there while quality rises; so far past the first file that is too large
 # the search looks for one that fits
@@ -285,6 +295,11 @@ def make_codec(name: str, model: str | None = None) -> Codec:
     if not 0 < value <= 1:
         raise InputError(f"codec {name!r}: coding size must be a fraction of the frame's in (0, 1]")
     return Reduced(PEERS[base](), value)
+
+
+def family(name: str) -> str:
+    """Return the codec's name without the coding size."""
+    return name.partition("@")[0]
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:

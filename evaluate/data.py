@@ -15,6 +15,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -37,6 +38,8 @@ __all__ = [
     "read_video",
     "take",
 ]
+
+T = TypeVar("T")
 
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FILE_COLUMNS = ("file", "filename", "path", "image")
@@ -264,8 +267,8 @@ def fit_frame(frame: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
     return np.ascontiguousarray(frame[top : top + height, left : left + width])
 
 
-def take(pictures: list[Picture], limit: int | None) -> list[Picture]:
-    """Take at most `limit` pictures, spread evenly over the list."""
+def take(pictures: list[T], limit: int | None) -> list[T]:
+    """Take at most `limit` pictures, or what else there is a list of, spread evenly over the list."""
     if limit is None or limit >= len(pictures):
         return pictures
     return [pictures[index * len(pictures) // limit] for index in range(limit)]

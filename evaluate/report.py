@@ -12,11 +12,13 @@ from rjpeg.errors import StorageError
 
 __all__ = [
     "CSV_COLUMNS",
+    "NAMES",
     "best_coding_sizes",
     "compared",
     "curve",
     "header",
     "markdown",
+    "name_of",
     "percent",
     "plot",
     "rate_table",
@@ -40,6 +42,28 @@ CSV_COLUMNS = (
     "difference_error",
     "over_budget",
 )
+
+
+NAMES = {
+    "region-jpeg": "**Region JPEG**",
+    "region-jpeg-restored": "**Region JPEG, restored**",
+    "region-jpeg-flat": "Region JPEG, one level everywhere",
+    "libjpeg-turbo": "libjpeg-turbo, 4:2:0, optimized",
+    "mozjpeg": "mozjpeg",
+    "jpegli": "jpegli",
+    "webp": "WebP, method 6",
+    "avif": "AVIF, speed 6",
+}
+
+
+def name_of(codec: str) -> str:
+    """Return a codec's name for people. `:MODEL` behind it names a model folder, `, best coding size` the best one."""
+    base, comma, _ = codec.partition(", best coding size")
+    family, colon, model = base.partition(":")
+    if comma:
+        return f"{base} at its best coding size"
+    name = NAMES.get(family, family)
+    return f"{name}, model {model}" if colon else name
 
 
 def best_coding_sizes(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate import report
+from evaluate.detection import report as frame_report
 from evaluate.streams.report import clip_table, mean_table
 from evaluate.streams.report import first_screen as stream_first_screen
 from evaluate.summary import FLAT, OURS, summarize
@@ -36,16 +37,6 @@ DOCUMENTS = (ROOT / "docs" / "results.md", ROOT / "README.md")
 BLOCK = re.compile(r"(<!-- results: (\w+) (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 MAX_COLUMNS = 96
 
-NAMES = {
-    "region-jpeg": "**Region JPEG**",
-    "region-jpeg-restored": "**Region JPEG, restored**",
-    "region-jpeg-flat": "Region JPEG, one level everywhere",
-    "libjpeg-turbo": "libjpeg-turbo, 4:2:0, optimized",
-    "mozjpeg": "mozjpeg",
-    "jpegli": "jpegli",
-    "webp": "WebP, method 6",
-    "avif": "AVIF, speed 6",
-}
 FIRST_SCREEN = (*OURS, FLAT, "libjpeg-turbo", "libjpeg-turbo, best coding size", "avif")
 STREAM_COLUMNS = ("stream", "stream-restored", "region-jpeg", "plain", "webp", "x264-veryfast")
 # what a paired difference of two codecs is the worth of
@@ -104,14 +95,9 @@ def _table(title: str, rates: list[float], rows: list[tuple[str, dict[float, str
     return lines + [report.row([name, *(cells.get(rate, "") for rate in rates)]) for name, cells in rows]
 
 
-def _name(codec: str) -> str:
-    family, comma, _ = codec.partition(", best coding size")
-    return f"{family} at its best coding size" if comma else NAMES.get(codec, codec)
-
-
 def _short(codec: str) -> str:
     """Name a codec inside a sentence: without emphasis and settings."""
-    name = _name(codec).strip("*")
+    name = report.name_of(codec).strip("*")
     return name if codec.startswith("region-jpeg") else name.partition(",")[0]
 
 
@@ -138,13 +124,15 @@ def scores(results: dict[str, Any], codecs: Sequence[str] = ()) -> list[str]:
     """Render the scores of these codecs, or of all that ran at full size or at their best coding size."""
     found = {one["codec"]: one for one in (*results["series"], *results["best_coding_sizes"])}
     names = codecs or sorted((codec for codec in found if "@" not in codec), key=_place)
-    rows = [(_name(name), {point["value"]: _score(point) for point in found[name]["points"]}) for name in names]
+    rows = [
+        (report.name_of(name), {point["value"]: _score(point) for point in found[name]["points"]}) for name in names
+    ]
     return _table(f"{results['score']}, %", _rates(results["series"]), rows)
 
 
 def _place(codec: str) -> tuple[int, str]:
     """Return what codecs are sorted by: ours first, the best coding size after the full one."""
-    family, order = codec.partition(",")[0], list(NAMES)
+    family, order = codec.partition(",")[0], list(report.NAMES)
     return (order.index(family) if family in order else len(order), codec)
 
 
@@ -188,7 +176,7 @@ def video(results: dict[str, Any], size: str, measure: str) -> list[str]:
     for one in results["series"]:
         if one["size"] == size:
             change = _find(results, one["codec"], FLAT, size=size, measure=measure) if one["codec"] in OURS else {}
-            rows.append((_name(one["codec"]), {p["value"]: _seen(p, measure, change) for p in one["points"]}))
+            rows.append((report.name_of(one["codec"]), {p["value"]: _seen(p, measure, change) for p in one["points"]}))
     return _table(MEASURES[measure], _rates(results["series"]), rows)
 
 
@@ -254,9 +242,12 @@ def source(results: dict[str, Any]) -> list[str]:
     if results["kind"] == "streams":
         frames = sum(clip["frames"] for one in results["conditions"] for clip in one["clips"])
         about = [f"{frames:,} frames, detector {results['judge']}"]
+    elif results["kind"] == "frames":
+        kind = "detector" if "f1" in results["scores"] else "segmenter"
+        about = [f"{results['pictures']:,} pictures, {kind} {results['judge']}", frame_report.clean_scores(results)]
     else:
         about = [f"{results['pictures']:,} {'frames' if results['kind'] == 'video' else 'pictures'}"]
-    if "clean" in results:
+    if "clean" in results and results["kind"] != "frames":
         about.append(f"clean {report.percent(results['clean']['top1'], results['clean']['standard_error'])} %")
     about.append(f"{results['date']}, commit {results['commit']}")
     command = textwrap.wrap(
@@ -279,6 +270,9 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
     "stream_first_screen": lambda results, which: stream_first_screen(condition_of(results, which)),
+    "frame_ratios": lambda results, codecs="": frame_report.ratios(results, codecs.split(",") if codecs else ()),
+    "frame_scores": frame_report.scores,
+    "frame_differences": frame_report.differences,
     "source": source,
 }
 

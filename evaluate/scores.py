@@ -88,13 +88,14 @@ def _error(influences: list[float]) -> float:
 
 
 class Box(NamedTuple):
-    """What a detector found: its class, and left, top, right, bottom in any one unit."""
+    """What a detector found: its class, and left, top, right, bottom in any one unit; score: how sure it is, 0..1."""
 
     kind: int
     left: float
     top: float
     right: float
     bottom: float
+    score: float = 1.0
 
 
 def overlap(one: Box, other: Box) -> float:

@@ -1,4 +1,4 @@
-"""What results/ keeps of a run of `make eval`, `ablation`, `eval-video`, `eval-streams` or `exactness`."""
+"""What results/ keeps of a run of `make exactness`, `ablation`, `eval`, or another `eval-...`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 from evaluate import report
 from evaluate.scores import clustered_difference, paired_difference
 
-__all__ = ["FLAT", "OURS", "summarize"]
+__all__ = ["FLAT", "OURS", "differences_of", "summarize"]
 
 OURS = ("region-jpeg", "region-jpeg-restored")
 FLAT = "region-jpeg-flat"
@@ -40,6 +40,8 @@ def summarize(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]
         return _exactness(results, date, commit)
     if "conditions" in results:
         return _streams(results, date, commit)
+    if "at_rates" in results:
+        return _frames(results, date, commit)
     video = "tiles" in results
     kept: dict[str, Any] = {
         "kind": "video" if video else "ablation" if "row" in results["series"][0] else "accuracy",
@@ -50,7 +52,7 @@ def summarize(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]
         "classifier": Path(results["classifier"]["source"]).name,
         **{key: value for key, value in results.items() if key in ("score", "video", "detector", "tiles")},
         "series": [{**_without_points(one), "points": _points(one)} for one in results["series"]],
-        "differences": list(_video_differences(results) if video else _differences(results)),
+        "differences": list(_video_differences(results) if video else differences_of(results)),
     }
     if "clean" in results:
         kept["clean"] = {key: _rounded(value) for key, value in results["clean"].items()}
@@ -91,6 +93,18 @@ def _streams(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]:
     }
 
 
+def _frames(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]:
+    """Return ratios and scores of whole frames without the curves."""
+    kept = ("data", "pictures", "judge", "boxes", "scores", "clean", "range", "rates", "ratios", "at_rates")
+    return {
+        "kind": "frames",
+        "command": report.without_folders(results["command"]),
+        "date": date,
+        "commit": commit,
+        **{key: _all_rounded(results[key]) for key in (*kept, "differences")},
+    }
+
+
 def _all_rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _all_rounded(one) for key, one in value.items()}
@@ -121,7 +135,8 @@ def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield codec, reference
 
 
-def _differences(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def differences_of(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the paired differences of ours to the others, each of these at full size or at its best coding size."""
     full_size = [series for series in results["series"] if "@" not in series["codec"]]
     series = {one["codec"]: one for one in (*full_size, *results.get("best_coding_sizes", []))}
     for codec, reference in _pairs(list(series)):

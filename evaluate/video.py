@@ -10,7 +10,6 @@ import functools
 import logging
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,12 @@ from evaluate.compare import (
     recall,
     remember,
 )
+from evaluate.judges import Judge, open_judge
 from evaluate.scores import Box, clustered_difference, clustered_mean, shared_boxes
 from evaluate.variants import VARIANTS
 from evaluate.video_report import CSV_COLUMNS, SURE, markdown, plot
 from rjpeg import _runtime as runtime
 from rjpeg.errors import InputError
-from server.processing.task import load_task
-from server.processing.task_config import PythonTask, read_task
 from train import framing
 
 __all__ = ["main", "size_of"]
@@ -86,22 +84,9 @@ class Seen:
 
 
 @functools.cache
-def detector_of(path: str) -> Callable[[np.ndarray], list[Box]]:
-    """Open a task file once a process: frame (H, W, 3) uint8 BGR -> boxes, best first.
-
-    Raises ConfigError, ModelError as `server.processing.task.load_task`.
-    Raises InputError for one that answers with anything else.
-    """
-    task = load_task(read_task(path))
-
-    def boxes(frame: np.ndarray) -> list[Box]:
-        answer = task(frame, {"width": frame.shape[1], "height": frame.shape[0]})
-        try:
-            return [Box(one["index"], *one["box"]) for one in answer]
-        except (TypeError, KeyError) as error:
-            raise InputError(f"--detector {path}: answers {str(answer)[:100]}, expected boxes") from error
-
-    return boxes
+def detector_of(path: str) -> Judge:
+    """Call `open_judge`, once a process for equal arguments."""
+    return open_judge(Path(path), None)
 
 
 def judge(task: Task) -> list[Seen]:
@@ -113,7 +98,7 @@ def judge(task: Task) -> list[Seen]:
         return [log_probabilities(classifier.scores(tile)) for tile in framing.tiles(frame, classifier.size)]
 
     def boxes(frame: np.ndarray) -> list[Box]:
-        return detector_of(task.detector)(frame) if task.detector else []
+        return detector_of(task.detector).boxes(frame) if task.detector else []
 
     clean, clean_boxes = answers(task.frame), boxes(task.frame)
     known: dict[int, bytes] = {}
@@ -144,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--detector",
         metavar="FILE",
-        help="task file of a detector, as the server takes it (docs/task.md), that looks at whole frames, too",
+        help="task file of a detector (docs/task.md), or a YOLOX as .onnx, that looks at whole frames, too",
     )
     add("--every", type=int, default=50, metavar="N", help="of so many frames one is coded")
     add("--limit", type=int, metavar="N", help="at most so many frames")
@@ -248,10 +233,10 @@ def _seen(
         "classifier": identity(args.classifier),
         "runtime": runtime.runtime_name(),
         "input": [args.mean, args.std],
-        "detector": args.detector and _detector_identity(args.detector),
+        "detector": args.detector and detector_of(args.detector).identity,
         "video": digest(args.video),
         "frames": [args.every, len(frames), *frames[0].shape],
-        "code": [digest(here.with_name(file)) for file in (*CACHED_CODE, "scores.py", here.name)],
+        "code": [digest(here.with_name(file)) for file in (*CACHED_CODE, "judges.py", "scores.py", here.name)],
         "codec": name,
         "version": version,
     }
@@ -268,12 +253,6 @@ def _seen(
             found[point] = [row[index] for row in by_frame]
             remember(kept[point], found[point])
     return {point: found[point] for point in points}
-
-
-def _detector_identity(path: str) -> list[str]:
-    """Return what a detector's answers depend on."""
-    config = read_task(path)
-    return [repr(config), *([digest(Path(config.model))] if not isinstance(config, PythonTask) else [])]
 
 
 def _point(point: Point, rows: list[Seen], pixels: int) -> dict[str, Any]:

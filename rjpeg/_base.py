@@ -19,7 +19,16 @@ from rjpeg._region_file import RegionFile, octaves_of
 from rjpeg._restoration import Correction, correction_of, update
 from rjpeg._runtime import Network
 
-__all__ = ["Base", "Tiles", "base_of_key", "correction_of_base", "picture_of_planes", "whole_regions"]
+__all__ = [
+    "Base",
+    "Tiles",
+    "base_of_key",
+    "correction_of_base",
+    "picture_of_base",
+    "picture_of_planes",
+    "picture_over",
+    "whole_regions",
+]
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class Base:
 def _with_tiles(planes: Planes, over: Tiles, *, copy: bool) -> Planes:
     if copy:
         planes = Planes(*(plane.copy() for plane in planes))
-    tiles.put(over.planes, over.sent, over.shape, planes)
+    tiles.put(over.planes, over.sent, planes)
     return planes
 
 
@@ -150,6 +159,17 @@ def picture_of_planes(base: Base, planes: Planes) -> NDArray[np.uint8]:
     return _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
 
 
+def picture_of_base(base: Base) -> NDArray[np.uint8]:
+    """Return the (h, w, 3) uint8 BGR picture of a base at its coding size."""
+    return picture_of_planes(base, base.shown())
+
+
+def picture_over(base: Base, own: Tiles, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the picture of a follower that is not moved. picture: of `picture_of_base`, which stays as it is."""
+    planes = base.shown(own=own)
+    return _native.bgr_over(list(planes), base.subsampling == "4:2:0", picture, own.sent.view(np.uint8))
+
+
 def correction_of_base(base: Base, restorer: Network) -> Correction:
     """Return how a restorer corrects the picture of a key or a patch. It is asked only if the base does not know.
 
@@ -157,7 +177,7 @@ def correction_of_base(base: Base, restorer: Network) -> Correction:
     """
     if base.correction is not None and base.correction.network is restorer:
         return base.correction
-    coded, octaves = picture_of_planes(base, base.shown()), base.step_octaves()
+    coded, octaves = picture_of_base(base), base.step_octaves()
     if base.key is None or base.tiles is None or any(base.tiles.shift):
         return correction_of(restorer, coded, octaves, base.frame_size)
     return update(correction_of_base(base.key, restorer), base.tiles.sent, coded, octaves, base.frame_size)

@@ -14,6 +14,7 @@ __all__ = [
     "is_disk_full",
     "list_pictures",
     "natural_key",
+    "network_folder",
     "read_token",
     "read_whole",
     "read_yaml",
@@ -117,8 +118,18 @@ def read_yaml(path: str | Path, what: str) -> Any:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read {what} {path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        # not its whole text, which quotes the line, and that may hold a password
+        mark = error.problem_mark
+        where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise ConfigError(f"{what} {path} is not YAML: {where}{error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def network_folder(name: str) -> Path:
+    """Return the folder, in the user's cache, of a network that was fetched. It may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rjpeg" / "networks" / name
 
 
 def sync_folder(folder: Path) -> None:

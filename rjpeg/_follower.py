@@ -14,7 +14,7 @@ from rjpeg import _tiles as tiles
 from rjpeg._base import Base, Tiles
 from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._marker import FileIdentity, FollowerMarker
-from rjpeg._region_file import read_header
+from rjpeg._region_file import Header
 from rjpeg._tables import mean_step
 from rjpeg._timing import StageTimer
 from rjpeg.errors import KeyMissingError, MarkerError
@@ -76,19 +76,20 @@ def sent_regions(found: FollowerMarker, coded_size: tuple[int, int], base: Base 
     return Sent(base, sent)
 
 
-def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict[str, float]) -> Follower:
+def read_follower(
+    jpeg: bytes, header: Header, base: Base | None, max_pixels: int, seconds: dict[str, float]
+) -> Follower:
     """Take a follower apart. Raises KeyMissingError without its base, JpegError and MarkerError if it is damaged.
 
-    seconds: by stage; changed in place.
+    header: the file's. seconds: by stage; changed in place.
     """
+    found = header.marker
+    if not isinstance(found, FollowerMarker):
+        raise MarkerError("JPEG is no follower")
     with StageTimer(seconds, "read"):
-        header = read_header(jpeg, max_pixels)
-        found = marker.unpack(header["segments"])
-        if not isinstance(found, FollowerMarker):
-            raise MarkerError("JPEG is no follower")
-        base, sent = sent_regions(found, (header["height"], header["width"]), base)
-        if header["sampling"] != SAMPLING_OF[base.subsampling]:
-            raise MarkerError(f"follower has sampling {header['sampling']}, its base {base.subsampling}")
+        base, sent = sent_regions(found, header.size, base)
+        if header.facts["sampling"] != SAMPLING_OF[base.subsampling]:
+            raise MarkerError(f"follower has sampling {header.facts['sampling']}, its base {base.subsampling}")
         file = _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, True)
     if not file["ycc"]:
         raise MarkerError("follower is not YCbCr")

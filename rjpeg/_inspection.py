@@ -18,7 +18,7 @@ from rjpeg._base import Base
 from rjpeg._follower import read_follower, sent_regions
 from rjpeg._marker import FollowerMarker
 from rjpeg._model import Model, load_model
-from rjpeg._region_file import MAX_PIXELS, read_header, read_region_file
+from rjpeg._region_file import MAX_PIXELS, Header, open_header, read_region_file
 from rjpeg._segments import EOI, SOI, SOS, end_of_segment, find_marker
 from rjpeg.errors import JpegError
 
@@ -63,13 +63,24 @@ def inspect(
     tables, and quality_factors, which are those of the frame as shown.
     Raises JpegError and MarkerError as `Decoder.decode` does, KeyMissingError for another base than the file's.
     """
-    header = read_header(jpeg, max_pixels)
-    found = marker.unpack(header["segments"])
-    size = [header["height"], header["width"]]
-    facts: dict[str, Any] = {
+    opened = open_header(jpeg, max_pixels)
+    facts = _facts_of_header(jpeg, opened)
+    if opened.marker is None:
+        return facts
+    loaded = model if isinstance(model, Model) else load_model(model)
+    if isinstance(opened.marker, FollowerMarker):
+        facts |= _facts_of_follower(opened.facts, opened.marker, facts["segments"])
+        return facts if base is None else facts | _facts_on_base(jpeg, opened, base, loaded, max_pixels)
+    return facts | _facts_of_key(jpeg, loaded, max_pixels)
+
+
+def _facts_of_header(jpeg: bytes, opened: Header) -> dict[str, Any]:
+    """Return what the header of any JPEG tells."""
+    header, size = opened.facts, list(opened.size)
+    return {
         "bytes": len(jpeg),
-        "region": found is not None,
-        **marker.identity_of(found)._asdict(),
+        "region": opened.marker is not None,
+        **marker.identity_of(opened.marker)._asdict(),
         "jpeg_size": size,
         "coding_size": size,
         "frame_size": size,
@@ -79,14 +90,12 @@ def inspect(
         "bpp": _bits_a_pixel(jpeg, size),
         "segments": _bytes_by_segment(jpeg),
     }
-    if found is None:
-        return facts
-    loaded = model if isinstance(model, Model) else load_model(model)
-    if isinstance(found, FollowerMarker):
-        facts |= _facts_of_follower(header, found, facts["segments"])
-        return facts if base is None else facts | _facts_on_base(jpeg, base, loaded, max_pixels)
-    file = read_region_file(jpeg, loaded, max_pixels)
-    return facts | {
+
+
+def _facts_of_key(jpeg: bytes, model: Model, max_pixels: int) -> dict[str, Any]:
+    """Return what a Region JPEG that is decoded by itself tells."""
+    file = read_region_file(jpeg, model, max_pixels)
+    return {
         "frame_size": list(file.frame_size),
         "bpp": _bits_a_pixel(jpeg, file.frame_size),
         "model_id": file.marker.model_id.hex(),
@@ -99,7 +108,7 @@ def inspect(
         "cols": file.quality_map.shape[1],
         "quality_map": file.quality_map,
         "quality_factors": maps.quality_factors(
-            file.quality_map, loaded.map_quantizer.scales, (file.tables[0], file.tables[1]), loaded.base_tables
+            file.quality_map, model.map_quantizer.scales, (file.tables[0], file.tables[1]), model.base_tables
         ),
         "tables": {"luma": file.tables[0], "chroma": file.tables[1]},
     }
@@ -122,9 +131,9 @@ def _facts_of_follower(header: dict[str, Any], found: FollowerMarker, segments: 
     }
 
 
-def _facts_on_base(jpeg: bytes, base: Base, model: Model, max_pixels: int) -> dict[str, Any]:
+def _facts_on_base(jpeg: bytes, opened: Header, base: Base, model: Model, max_pixels: int) -> dict[str, Any]:
     """Return what a follower and its base tell together."""
-    file = read_follower(jpeg, base, max_pixels, {})
+    file = read_follower(jpeg, opened, base, max_pixels, {})
     return {
         "coding_size": list(base.coding_size),
         "frame_size": list(base.frame_size),
@@ -156,11 +165,11 @@ def region_bits(jpeg: bytes, *, base: Base | None = None, max_pixels: int = MAX_
     also for a progressive file, whose bits belong to no single region's codes. Raises KeyMissingError for a follower
     without its base.
     """
-    header = read_header(jpeg, max_pixels)
-    found = marker.unpack(header["segments"])
+    opened = open_header(jpeg, max_pixels)
+    found = opened.marker
     if not isinstance(found, FollowerMarker):
         return _native.region_bits(jpeg, max_pixels, codec.REGION)
-    sent = sent_regions(found, (header["height"], header["width"]), base)
+    sent = sent_regions(found, opened.size, base)
     of_file = _native.region_bits(jpeg, max_pixels, codec.REGION)
     if found.soft:
         return of_file

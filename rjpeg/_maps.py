@@ -28,14 +28,15 @@ class MapQuantizer(NamedTuple):
     gain: factor on the output's octaves.
     fade: octaves of the mean luma step below which the map's range shrinks, see `strength`.
     window: odd side, in regions, of the neighborhood whose mean is subtracted from each region. A uniform area
-    therefore gets average quality.
+    therefore gets average quality. None: nothing is subtracted, and 0 octaves are average. A frame with much to see
+    then gets more bytes than an empty one.
     """
 
     scales: NDArray[np.float64]
     centers: tuple[int, int]
     gain: float
     fade: float
-    window: int
+    window: int | None
 
     def strength(self, mean_luma_step: float) -> float:
         """Return the share of the map's range that is used, 0..1, for a DQT whose luma steps have this mean, 1..255.
@@ -71,14 +72,20 @@ def levels_from_output(
     """Return levels (rows, cols, 2) uint8 for a network's int8 output (rows, cols, 2) and the file's luma table.
 
     The output means octaves of the quantization step, larger is coarser. Each channel of a region is centered on its
-    mean over the regions around it. Sums are of integers, and every real operation is one IEEE double rounding, so all
-    machines give the same levels.
+    mean over the regions around it, or not at all (`MapQuantizer.window`). Sums are of integers, and every real
+    operation is one IEEE double rounding, so all machines give the same levels.
     """
     strength = map_quantizer.strength(tables.mean_step(luma_table))
     levels_per_octave = 1.0 / math.log2(map_quantizer.scales[1])
     factor = quantization.scale * map_quantizer.gain * levels_per_octave * strength
     luma, chroma = (center * strength + 0.5 for center in map_quantizer.centers)
     max_level = len(map_quantizer.scales) - 1
+    if map_quantizer.window is None:
+        octaves = (np.arange(-128, 128) - quantization.zero_point) * factor
+        levels = [np.clip(np.floor(octaves + offset), 0, max_level).astype(np.uint8) for offset in (luma, chroma)]
+        # Index 0 stands for -128.
+        at = output.view(np.uint8) ^ 0x80
+        return np.stack([levels[channel][at[..., channel]] for channel in range(2)], axis=-1)
     return _native.levels_from_output(output, map_quantizer.window, factor, (luma, chroma), max_level)
 
 

@@ -21,10 +21,12 @@ from rjpeg._restoration import CHANNELS as RESTORER_CHANNELS
 from rjpeg._runtime import Network, Quantization
 from rjpeg.errors import ModelError
 
-__all__ = ["DEFAULT_FOLDER", "MANIFEST_FORMAT", "Model", "identity_of", "load_model"]
+__all__ = ["DEFAULT_FOLDER", "MANIFEST_FORMAT", "SHIPPED_FOLDER", "Model", "folder_of", "identity_of", "load_model"]
 
 MANIFEST_FORMAT = 1
-DEFAULT_FOLDER = Path(__file__).parent / "models" / "default"
+SHIPPED_FOLDER = Path(__file__).parent / "models"
+"""The models that come with the library, a folder each."""
+DEFAULT_FOLDER = SHIPPED_FOLDER / "default"
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,26 @@ def identity_of(decoder: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def load_model(folder: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Model:
-    """Read a model folder as `make export-tflite` writes it. None is the shipped one.
+def folder_of(model: str | os.PathLike[str] | None) -> Path:
+    """Return the folder of a model: that of a shipped one for its name, the default's for None, else the path itself.
 
+    A folder of the user's that has the name of a shipped model is given with a separator, as "./detection".
+    """
+    if model is None:
+        return DEFAULT_FOLDER
+    if isinstance(model, str) and model == Path(model).name and (SHIPPED_FOLDER / model / "manifest.json").is_file():
+        return SHIPPED_FOLDER / model
+    return Path(model)
+
+
+def load_model(folder: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Model:
+    """Read a model folder as `make export-tflite` writes it. None is the shipped "default".
+
+    folder: a path, or the name of a shipped model: "default" or "detection".
     threads: for the generator and the restorer. The networks are loaded, and checked against their sha256, when they
     are first used. Raises ModelError if a file is missing, damaged or of another format.
     """
-    folder = Path(folder) if folder is not None else DEFAULT_FOLDER
+    folder = folder_of(folder)
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))
@@ -134,9 +149,11 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         raise ModelError(f"model manifest in {folder} has id {manifest['id']}, but its contents give {identity}")
     scales = np.array(decoder["level_scales"], np.float64)
     centers = (int(decoder["center_levels"][0]), int(decoder["center_levels"][1]))
-    window = int(decoder["map_window"])
-    if window not in range(1, 2**16, 2):
-        raise ModelError(f"model manifest in {folder}: map_window is {window}, expected an odd number of regions")
+    window = None if decoder["map_window"] is None else int(decoder["map_window"])
+    if window is not None and window not in range(1, 2**16, 2):
+        raise ModelError(
+            f"model manifest in {folder}: map_window is {window}, expected an odd number of regions or null"
+        )
     rising = 2 <= scales.size <= 256 and scales[0] == 1 and np.all(np.diff(scales) > 0)
     if not rising or not all(0 <= center < scales.size for center in centers):
         raise ModelError(f"model manifest in {folder}: level_scales must rise from 1 and hold center_levels")

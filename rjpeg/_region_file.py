@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError
 
 __all__ = [
     "MAX_PIXELS",
+    "Header",
     "OpenedFile",
     "RegionFile",
     "check_bytes",
@@ -40,6 +41,7 @@ __all__ = [
     "finished",
     "frame_size_of",
     "octaves_of",
+    "open_header",
     "open_region_file",
     "predicted_maps",
     "read_header",
@@ -97,6 +99,24 @@ def read_header(jpeg: bytes, max_pixels: int) -> dict[str, Any]:
     """Return header facts of any JPEG, as `_native.read_file` gives them. Raises InputError, JpegError."""
     check_bytes(jpeg)
     return _native.read_file(jpeg, max_pixels, SEGMENT_CODE, False)
+
+
+class Header(NamedTuple):
+    """What a file tells before its picture. facts: of `read_header`. marker: None for an ordinary JPEG."""
+
+    facts: dict[str, Any]
+    marker: Marker | FollowerMarker | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the JPEG."""
+        return self.facts["height"], self.facts["width"]
+
+
+def open_header(jpeg: bytes, max_pixels: int) -> Header:
+    """Read a file's header. Raises InputError, JpegError, and MarkerError if the marker is damaged."""
+    facts = read_header(jpeg, max_pixels)
+    return Header(facts, unpack(facts["segments"]))
 
 
 def frame_size_of(marker: Marker, coding_size: tuple[int, int], max_pixels: int) -> tuple[int, int]:

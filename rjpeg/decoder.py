@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native
-from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes
+from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes, picture_over
 from rjpeg._batch import sorted_batch
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
-from rjpeg._marker import FileIdentity, FollowerMarker, identity_of, unpack
+from rjpeg._marker import FileIdentity, FollowerMarker, identity_of
 from rjpeg._model import Model, load_model
 from rjpeg._region_file import (
     MAX_PIXELS,
+    Header,
     OpenedFile,
     RegionFile,
     check_bytes,
@@ -25,9 +26,9 @@ from rjpeg._region_file import (
     finished,
     frame_size_of,
     octaves_of,
+    open_header,
     open_region_file,
     predicted_maps,
-    read_header,
     read_region_file,
     recover_map,
 )
@@ -70,7 +71,7 @@ def identify(jpeg: bytes, *, max_pixels: int = MAX_PIXELS) -> FileIdentity:
 
     Raises InputError, JpegError and MarkerError for a file whose header tells that `Decoder.decode` would.
     """
-    return identity_of(unpack(read_header(jpeg, max_pixels)["segments"]))
+    return identity_of(open_header(jpeg, max_pixels).marker)
 
 
 class Decoder:
@@ -113,36 +114,47 @@ class Decoder:
         """Decode a file as `decode` does. Return also the map and the time of every stage."""
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "read"):
-            kind = identify(jpeg, max_pixels=self.max_pixels).kind
-        if kind == "plain":
+            header = open_header(jpeg, self.max_pixels)
+        if header.marker is None:
             return self._decode_plain(jpeg, seconds)
-        if kind != "key":
-            return self._joined(read_follower(jpeg, base, self.max_pixels, seconds), seconds)[0]
+        if isinstance(header.marker, FollowerMarker):
+            return self._joined(read_follower(jpeg, header, base, self.max_pixels, seconds), None, seconds)[0]
         opened = open_region_file(jpeg, self.model, self.max_pixels, seconds)
         [predicted] = predicted_maps([opened], self.model, [seconds])
         return self._rebuild(opened, predicted, seconds)
 
-    def decode_and_keep(self, jpeg: bytes, base: Base | None = None) -> tuple[DecodedFrame, Base | None]:
+    def decode_and_keep(
+        self,
+        jpeg: bytes,
+        base: Base | None = None,
+        *,
+        header: Header | None = None,
+        picture: NDArray[np.uint8] | None = None,
+    ) -> tuple[DecodedFrame, Base | None]:
         """Decode a file as `decode_with_details` does. Return also what later files need of it, None if they can't.
 
         The file is read once. It takes less time than `decode_with_details` and `base_of` together. A decoder that
         restores keeps what it found out, so that of followers it restores only what they send.
+
+        header: the file's, if it was read before. picture: the base's at its coding size, (h, w, 3) uint8 BGR, of
+        `picture_of_base`; with it a follower takes less time. It stays as it is.
         """
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "read"):
-            kind = identify(jpeg, max_pixels=self.max_pixels).kind
-        if kind == "key":
-            file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
-            with StageTimer(seconds, "transform"):
-                kept = base_of_key(file, self.model)
-                coded = picture_of_planes(kept, kept.planes)
-            frame, correction = self._finished(file, coded, seconds)
-            return frame, replace(kept, correction=correction)
-        if kind == "patch":
-            follower = read_follower(jpeg, base, self.max_pixels, seconds)
-            frame, correction = self._joined(follower, seconds)
-            return frame, replace(base_of_patch(follower), correction=correction)
-        return self.decode_with_details(jpeg, base), None
+            header = header or open_header(jpeg, self.max_pixels)
+        if header.marker is None:
+            return self._decode_plain(jpeg, seconds), None
+        if isinstance(header.marker, FollowerMarker):
+            follower = read_follower(jpeg, header, base, self.max_pixels, seconds)
+            kept = base_of_patch(follower) if header.marker.patch else None
+            frame, correction = self._joined(follower, picture, seconds)
+            return frame, None if kept is None else replace(kept, correction=correction)
+        file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
+        with StageTimer(seconds, "transform"):
+            kept = base_of_key(file, self.model)
+            coded = picture_of_planes(kept, kept.planes)
+        frame, correction = self._finished(file, coded, seconds)
+        return frame, replace(kept, correction=correction)
 
     def base_of(self, jpeg: bytes, base: Base | None = None) -> Base:
         """Return what later files need of a key or a patch. base: of the patch's key.
@@ -150,10 +162,11 @@ class Decoder:
         Raises KeyMissingError for a patch without its key, MarkerError for a file that nothing can refer to, and all
         that `decode` raises.
         """
-        if identify(jpeg, max_pixels=self.max_pixels).base_id is None:
+        header = open_header(jpeg, self.max_pixels)
+        if not isinstance(header.marker, FollowerMarker):
             found = base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
         else:
-            found = base_of_patch(read_follower(jpeg, base, self.max_pixels, {}))
+            found = base_of_patch(read_follower(jpeg, header, base, self.max_pixels, {}))
         return found if self.restorer is None else replace(found, correction=correction_of_base(found, self.restorer))
 
     def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
@@ -169,12 +182,10 @@ class Decoder:
 
         Raises InputError, and JpegError and MarkerError if the header tells that `decode` would.
         """
-        header = read_header(jpeg, self.max_pixels)
-        marker = unpack(header["segments"])
-        size = (header["height"], header["width"])
-        if isinstance(marker, FollowerMarker):
-            return sent_regions(marker, size, base).base.frame_size
-        return size if marker is None else frame_size_of(marker, size, self.max_pixels)
+        header = open_header(jpeg, self.max_pixels)
+        if isinstance(header.marker, FollowerMarker):
+            return sent_regions(header.marker, header.size, base).base.frame_size
+        return header.size if header.marker is None else frame_size_of(header.marker, header.size, self.max_pixels)
 
     def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
         """Decode many files, each to what `decode_with_details` gives, or to the error that it raises.
@@ -260,8 +271,8 @@ class Decoder:
     def _open(self, jpeg: bytes, seconds: dict[str, float]) -> OpenedFile | None:
         """Take a Region JPEG apart, all but its map. Return None for an ordinary JPEG."""
         with StageTimer(seconds, "read"):
-            header = read_header(jpeg, self.max_pixels)
-        if unpack(header["segments"]) is None:
+            header = open_header(jpeg, self.max_pixels)
+        if header.marker is None:
             return None
         return open_region_file(jpeg, self.model, self.max_pixels, seconds)
 
@@ -271,13 +282,20 @@ class Decoder:
         size = (int(frame.shape[0]), int(frame.shape[1]))
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
-    def _joined(self, file: Follower, seconds: dict[str, float]) -> tuple[DecodedFrame, Correction | None]:
-        """Return the frame of a follower that was read, and how it was restored."""
+    def _joined(
+        self, file: Follower, picture: NDArray[np.uint8] | None, seconds: dict[str, float]
+    ) -> tuple[DecodedFrame, Correction | None]:
+        """Return the frame of a follower that was read, and how it was restored.
+
+        picture: its base's, if that was made.
+        """
         base = file.base
         with StageTimer(seconds, "join"):
-            planes = base.shown(file.marker.shift, file.tiles)
             octaves = base.step_octaves(file.tiles)
-            coded = picture_of_planes(base, planes)
+            if picture is None or any(file.marker.shift):
+                coded = picture_of_planes(base, base.shown(file.marker.shift, file.tiles))
+            else:
+                coded = picture_over(base, file.tiles, picture)
         known = None
         # What moves is restored anew.
         if self.restorer is not None and not any(file.marker.shift):

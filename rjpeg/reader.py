@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg._files import list_pictures, read_whole
+from rjpeg._secrets import masked
 from rjpeg._segments import EOI, SOI, end_of_segment, find_marker
 from rjpeg.decoder import Decoder, identify
 from rjpeg.errors import CameraError, InputError, JpegError, KeyMissingError, StorageError
@@ -53,7 +54,7 @@ class VideoReader:
         max_bytes: of one file; a larger one is a JpegError.
 
     Attributes:
-        name: the source as text.
+        name: the source as text, without a password.
         skipped: followers without their key or patch that `read` went past.
 
     Raises:
@@ -71,14 +72,15 @@ class VideoReader:
         timeout: float = 10.0,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        self.name = str(source)
+        address = str(source)
+        self.name = masked(address) if "://" in address else address
         self._decoder = Decoder() if decoder is None else decoder
         self._bases = StreamDecoder(self._decoder)
         self._max_bytes = max_bytes
         self._stream: Any = None
         self._count = 0
-        if "://" in self.name:
-            self._stream = _open_url(self.name, token, timeout)
+        if "://" in address:
+            self._stream = _open_url(address, token, timeout)
             self._files = self._split()
         elif Path(source).is_dir():
             paths = list_pictures(source, (".jpeg", ".jpg"))
@@ -351,7 +353,7 @@ class Splitter:
 
 def _open_url(url: str, token: str | None, timeout: float) -> io.BufferedIOBase:
     if not url.lower().startswith(("http://", "https://")):
-        raise InputError(f"source {url!r} is neither a folder, a file nor a URL of http or https")
+        raise InputError(f"source {masked(url)!r} is neither a folder, a file nor a URL of http or https")
     try:
         request = urllib.request.Request(url)  # noqa: S310 - http or https, as was just seen
         if token is not None:
@@ -360,10 +362,19 @@ def _open_url(url: str, token: str | None, timeout: float) -> io.BufferedIOBase:
         answer: io.BufferedIOBase = urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
     except urllib.error.HTTPError as error:
         with error:
-            raise CameraError(f"stream {url} can't be opened: it answered {error.code} {error.reason}") from error
+            raise CameraError(
+                f"stream {masked(url)} can't be opened: it answered {error.code} {error.reason}"
+            ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise CameraError(f"stream {url} can't be opened: {_one_line(error)}") from error
+        raise CameraError(f"stream {masked(url)} can't be opened: {_why(error)}") from error
     return answer
+
+
+def _why(error: BaseException) -> str:
+    """Say why a URL can't be opened. Some errors quote a part of it, which may be of a password."""
+    if isinstance(error, http.client.InvalidURL) or type(error) is ValueError:
+        return "it is no URL; percent-encode / ? # @ and blanks in a password"
+    return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:

@@ -15,21 +15,22 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _validation as validation
-from rjpeg._base import Base, whole_regions
+from rjpeg._base import Base, picture_of_base, whole_regions
 from rjpeg._codec import Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._following import Change, Choice, change_of, choose, write_follower
 from rjpeg._importance import check_importance
 from rjpeg._key import KeyPicture, write_key
 from rjpeg._ledger import Ledger
-from rjpeg._marker import Kind
+from rjpeg._marker import Kind, identity_of
 from rjpeg._policy import Policy
 from rjpeg._rate_control import LEAST_FILL, Target, search_quality
+from rjpeg._region_file import Header, open_header
 from rjpeg._sizing import coding_size_for, size_for_quality, sizing_of
 from rjpeg._standing import changes_between, shift_between, thumbnail_of
 from rjpeg._tables import finer
 from rjpeg._timing import StageTimer
-from rjpeg.decoder import DecodedFrame, Decoder, identify
+from rjpeg.decoder import DecodedFrame, Decoder
 from rjpeg.encoder import Encoder
 from rjpeg.errors import InputError, KeyMissingError, TargetError
 
@@ -72,7 +73,10 @@ class _Awaited(NamedTuple):
 
 
 class StreamDecoder:
-    """Decode one stream's files. It keeps the latest keys and patches that it saw. For one thread at a time."""
+    """Decode one stream's files. It keeps the latest keys and patches that it saw. For one thread at a time.
+
+    It also keeps the picture of the one that was used last, 3 bytes a pixel of the coding size.
+    """
 
     def __init__(self, decoder: Decoder | None = None, *, max_bases: int = _MOST_BASES) -> None:
         """decoder: None for that of the shipped model. max_bases: keys and patches that are kept, 1 or more.
@@ -84,6 +88,8 @@ class StreamDecoder:
         self._decoder = decoder or Decoder()
         self._max_bases = max_bases
         self._bases: OrderedDict[str, Base] = OrderedDict()
+        # the base that was used last, and its picture at the coding size
+        self._pictured: tuple[Base, NDArray[np.uint8]] | None = None
 
     def decode(self, jpeg: bytes, *, without_key: Literal["error", "plain"] = "error") -> NDArray[np.uint8]:
         """Decode a file to a (H, W, 3) uint8 BGR frame, and remember it if later files may refer to it.
@@ -100,7 +106,10 @@ class StreamDecoder:
 
     def decode_with_details(self, jpeg: bytes) -> DecodedFrame:
         """Decode a file as `decode` does. Return also the map and the time of every stage."""
-        decoded, base = self._decoder.decode_and_keep(jpeg, self._base_for(jpeg))
+        header = open_header(jpeg, self._decoder.max_pixels)
+        used = self._base_for(header)
+        picture = None if used is None else self._picture_of(used)
+        decoded, base = self._decoder.decode_and_keep(jpeg, used, header=header, picture=picture)
         if base is not None:
             self._bases[base.id] = base
             self._bases.move_to_end(base.id)
@@ -113,10 +122,15 @@ class StreamDecoder:
 
         Raises KeyMissingError, and all that `Decoder.frame_size` raises.
         """
-        return self._decoder.frame_size(jpeg, self._base_for(jpeg))
+        return self._decoder.frame_size(jpeg, self._base_for(open_header(jpeg, self._decoder.max_pixels)))
 
-    def _base_for(self, jpeg: bytes) -> Base | None:
-        base_id = identify(jpeg, max_pixels=self._decoder.max_pixels).base_id
+    def _picture_of(self, base: Base) -> NDArray[np.uint8]:
+        if self._pictured is None or self._pictured[0] is not base:
+            self._pictured = base, picture_of_base(base)
+        return self._pictured[1]
+
+    def _base_for(self, header: Header) -> Base | None:
+        base_id = identity_of(header.marker).base_id
         base = None if base_id is None else self._bases.get(base_id)
         if base is not None:
             for used in (base.key or base, base):

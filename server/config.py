@@ -1,32 +1,43 @@
 """Read the configuration of `python -m server`: one commented YAML file. Flags override some of its keys."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from rjpeg._files import read_yaml
+from rjpeg._protocol import CAMERA_ID, broker_address
 from rjpeg.errors import ConfigError
-from server.processing.task_config import TaskConfig
+from server.processing.task_config import FETCHED_TASKS, TaskConfig, read_task
 
 __all__ = [
+    "DEFAULT_DATA",
     "DEFAULT_PATH",
     "Config",
     "DecodingConfig",
     "LimitsConfig",
+    "MqttConfig",
     "RetentionConfig",
+    "RuleConfig",
     "StorageConfig",
     "TlsConfig",
+    "WebhookConfig",
     "check",
+    "data_folder",
     "database_url",
     "files_url",
     "load",
     "max_pixels",
+    "token_command",
     "workers",
 ]
 
 DEFAULT_PATH = Path(__file__).with_name("config.yaml")
+
+DEFAULT_DATA = "out/server"
+"""It is in the folder of Region JPEG, whatever the current one is, so that all commands find it."""
 
 MAX_PIXELS = 2**24
 MAX_PIXELS_RESTORED = 2**21
@@ -34,6 +45,9 @@ MAX_PIXELS_RESTORED = 2**21
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**18)]
 Count = Annotated[int, msgspec.Meta(gt=0, le=10**6)]
+Name = Annotated[str, msgspec.Meta(pattern=f"^{CAMERA_ID}$")]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86400)]
 
 
 class TlsConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,7 +71,7 @@ class StorageConfig(msgspec.Struct, forbid_unknown_fields=True):
         files: URL of another folder for files, or None.
     """
 
-    data: Annotated[str, msgspec.Meta(min_length=1)] = "out/server"
+    data: Annotated[str, msgspec.Meta(min_length=1)] = DEFAULT_DATA
     database: str | None = None
     files: str | None = None
 
@@ -113,6 +127,55 @@ class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
     streams: Count = 64
 
 
+class WebhookConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Who is called when a rule begins and ceases to hold.
+
+    Attributes:
+        url: http:// or https://. It is called as it stands; an answer that redirects is not followed.
+        token_file: file with a secret that goes in the header Authorization: Bearer.
+        ca_file: authorities of the certificate. None: the system's.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/?#@]+([/?#]\S*)?$", max_length=2000)]
+    token_file: str | None = None
+    ca_file: str | None = None
+
+
+class RuleConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """What the task has to find for an alert. `config.yaml` says what each is."""
+
+    name: Name
+    classes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)]
+    cameras: list[Name] | None = None
+    score: float = 0.5
+    seconds: Seconds = 0.0
+    pause: Seconds = 10.0
+    zone: Annotated[list[tuple[Share, Share]], msgspec.Meta(min_length=3, max_length=64)] | None = None
+    webhook: WebhookConfig | None = None
+
+
+class MqttConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """The broker that is told what the task finds.
+
+    Attributes:
+        broker: mqtt://host:port or mqtts://host:port. None: nobody is told.
+        topic: prefix of topics.
+        username: for the broker, or None.
+        password_file: file with the password, or None.
+        ca_file: authorities of the broker's certificate. None: the system's.
+        discovery: topic under which Home Assistant looks for configurations. None: it is told nothing.
+        classes: classes of which each camera gets a sensor of its own, without a rule.
+    """
+
+    broker: str | None = None
+    topic: Annotated[str, msgspec.Meta(pattern=r"^[^+#\x00]{1,200}$")] = "rjpeg-found"
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    discovery: str | None = "homeassistant"
+    classes: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True):
     """The whole file, with a field for each section."""
 
@@ -126,6 +189,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     decoding: DecodingConfig = msgspec.field(default_factory=DecodingConfig)
     task: TaskConfig | None = None
     follow_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 1.0
+    rules: Annotated[list[RuleConfig], msgspec.Meta(max_length=100)] = []
+    mqtt: MqttConfig = msgspec.field(default_factory=MqttConfig)
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
 
 
@@ -137,6 +202,8 @@ def load(path: str | Path) -> Config:
             The message names the file and the key.
     """
     values = read_yaml(path, "configuration")
+    if isinstance(values, dict) and values.get("task") in FETCHED_TASKS:
+        values["task"] = msgspec.to_builtins(read_task(values["task"]))
     try:
         config = msgspec.convert({} if values is None else values, Config)
     except msgspec.ValidationError as error:
@@ -150,7 +217,8 @@ def check(config: Config) -> None:
     """Check the values that flags have set, and those that depend on each other.
 
     Raises:
-        ConfigError: a value is out of range, or only one of `tls.certificate` and `tls.key` is given.
+        ConfigError: a value is out of range, only one of `tls.certificate` and `tls.key` is given, or two rules have
+            one name.
     """
     try:
         msgspec.convert(msgspec.to_builtins(config), Config)
@@ -158,16 +226,39 @@ def check(config: Config) -> None:
         raise ConfigError(f"configuration: {error}") from error
     if (config.tls.certificate is None) != (config.tls.key is None):
         raise ConfigError("tls: give certificate and key, or neither")
+    names = [rule.name for rule in config.rules]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"rules: {', '.join(twice)} is the name of several; expected names of their own")
+    if config.mqtt.broker is not None:
+        broker_address("mqtt.broker", config.mqtt.broker)
+
+
+def data_folder(config: Config) -> Path:
+    """Return the folder of database and files, absolute."""
+    if config.storage.data == DEFAULT_DATA:
+        return Path(__file__).resolve().parents[1] / DEFAULT_DATA
+    return Path(config.storage.data).resolve()
 
 
 def database_url(config: Config) -> str:
     """Return the URL of the database, for SQLAlchemy."""
-    return config.storage.database or f"sqlite:///{Path(config.storage.data).resolve() / 'server.sqlite3'}"
+    return config.storage.database or f"sqlite:///{data_folder(config) / 'server.sqlite3'}"
 
 
 def files_url(config: Config) -> str:
     """Return the folder or URL of the files."""
-    return config.storage.files or str(Path(config.storage.data).resolve() / "frames")
+    return config.storage.files or str(data_folder(config) / "frames")
+
+
+def token_command(config: Config) -> str:
+    """Return the command that makes a token for the server of this configuration, as anyone may see it.
+
+    Names of folders and hosts are left out: FOLDER and URL stand for them.
+    """
+    python = ".venv/bin/python" if Path(sys.executable) == Path.cwd() / ".venv/bin/python" else "python"
+    own = config.storage.data != DEFAULT_DATA
+    place = " --database URL" if config.storage.database else " --data FOLDER" if own else ""
+    return f"{python} -m server tokens add{place}"
 
 
 def max_pixels(config: Config) -> int:

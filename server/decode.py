@@ -1,7 +1,7 @@
 """Decode JPEG files.
 
     python server/decode.py sent/ --out pictures/
-    python server/decode.py sent/ --task classifier.tflite
+    python server/decode.py sent/ --task detector
     python server/decode.py s3://bucket/sent --out s3://bucket/pictures --engine ray
     python server/decode.py - < frame.jpg
 

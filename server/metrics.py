@@ -61,6 +61,8 @@ class Metrics:
         self._refused = counter("rjpeg_mqtt_messages_refused", text, "reason")
         text = "Frames that came with QoS 0, of which a broker may lose any."
         self._unacknowledged = counter("rjpeg_mqtt_frames_qos0", text)
+        self._alerts = counter("rjpeg_alerts", "Alerts that began.", "rule")
+        self._webhooks = counter("rjpeg_webhooks_failed", "Calls of webhooks that were given up.")
 
     def refused(self, reason: str) -> None:
         """Count a message that was refused.
@@ -73,6 +75,14 @@ class Metrics:
     def came_with_qos0(self) -> None:
         """Count a frame that came in a message without acknowledgment."""
         self._unacknowledged.inc()
+
+    def alerted(self, rule: str) -> None:
+        """Count an alert that began. For any thread."""
+        self._alerts.labels(rule).inc()
+
+    def webhook_failed(self) -> None:
+        """Count a call of a webhook that was given up. For any thread."""
+        self._webhooks.inc()
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Show a figure.

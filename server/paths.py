@@ -9,6 +9,7 @@ from typing import BinaryIO, TypeAlias
 from upath import UPath
 
 from rjpeg._files import natural_key, write_whole
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError, JpegError, RjpegError, StorageError
 
 __all__ = ["AnyPath", "is_folder", "list_files", "parse_path", "read_file", "read_head", "read_stream", "write_file"]
@@ -34,7 +35,7 @@ def parse_path(text: str) -> AnyPath:
         # this looks for the package
         _ = path.fs
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{text}: {error}; for s3:// URLs: pip install --group s3") from error
+        raise ConfigError(f"{masked(text)}: {error}; for s3:// URLs: pip install --group s3") from error
     return Path(path.path) if path.protocol in ("file", "local") else path
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from server.alerts.watching import Watcher
 from server.api.app import make_app
 from server.api.server import make_server
 from server.background import Work
@@ -91,6 +92,8 @@ def serve(service: Service, listening: socket.socket, *, background: Mapping[str
         "following": functools.partial(keep_following, service, Follower(service.store)),
     }
     config = service.config
+    if config.rules or config.mqtt.broker is not None:
+        works["alerts"] = Watcher(service).run
     server = make_server(make_app(service, works | dict(background or {})), config, service.bus)
 
     def stop(*_: object) -> None:

@@ -33,7 +33,12 @@ class TestMake:
     @pytest.mark.parametrize(
         ("target", "variables", "command"),
         [
-            ("train", ["DATA=/my photos/it's"], "-m train --data '/my photos/it'\\''s'"),
+            ("export-tflite", ["OUT=/my model/it's"], "-m export --out '/my model/it'\\''s'"),
+            (
+                "train",
+                ["DATA=photos it's", "TEACHERS=a.onnx efficientnet-lite0"],
+                "-m train --data 'photos' 'it'\\''s' --teacher 'a.onnx' 'efficientnet-lite0'",
+            ),
             (
                 "eval",
                 ["DATA=a", "CLASSIFIER=b.tflite", "OUT=c"],
@@ -49,6 +54,11 @@ class TestMake:
                 "eval-streams",
                 ["DATA=films", "IMPORTANCE=maps", "DETECTOR=d.yaml"],
                 "-m evaluate.streams --data 'films' --judge 'd.yaml' --importance 'maps'",
+            ),
+            (
+                "eval-detection",
+                ["DATA=pictures", "DETECTOR=d.yaml", "OUT=o"],
+                "-m evaluate.detection --data 'pictures' --judge 'd.yaml' --out 'o'",
             ),
             ("serve", ["ARGS=--listen [::1]:0"], " --listen [::1]:0"),
             ("run", [], "-m evaluate.loop"),

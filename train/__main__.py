@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
         "with the same arguments it continues where it stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="photographs, in subfolders too")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="photographs, in subfolders too"
+    )
     parser.add_argument("--config", type=Path, default=CONFIG_FILE, help="training's configuration (YAML)")
     parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables and map (YAML)")
     parser.add_argument(
@@ -38,11 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--teacher",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="NAME",
         default=None,
-        help="network to learn from: efficientnet-lite0, -lite1, -lite2 or a Keras file; may be repeated "
-        "(default: the configuration's)",
+        help="networks to learn from: efficientnet-lite0, -lite1, -lite2, Keras or ONNX files (default: the "
+        "configuration's)",
     )
     parser.add_argument(
         "--set",
@@ -101,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Into the checkpoint goes what was asked for, but not where it lay on this machine.
-    files = {"--data": args.data.resolve(), "--config": args.config, "--codec": args.codec}
-    parts = [part for flag, path in files.items() for part in (flag, path.name)]
+    parts = ["--data", *(folder.resolve().name for folder in args.data)]
+    parts += ["--config", args.config.name, "--codec", args.codec.name]
     parts += [part for teacher in args.teacher or [] for part in ("--teacher", Path(teacher).name)]
     parts += [part for override in args.overrides for part in ("--set", override)]
     command = shlex.join(["python", "-m", "train", *parts])
@@ -132,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{network}: correlation with importance on held-back photos {luma:.3f} luma, {chroma:.3f} chroma")
         speeds = ", ".join(f"{stage} {speed:g}" for stage, speed in figures["pictures_per_second"].items())
         print(f"pictures per second: {speeds}")
-        print(f"checkpoint in {args.out / 'checkpoint'}")
+        checkpoint = args.out / "checkpoint"
+        print(f"checkpoint in {checkpoint}; next: make export-tflite ARGS={shlex.quote(f'--checkpoint {checkpoint}')}")
     return 0
 
 

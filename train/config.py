@@ -11,6 +11,8 @@ from rjpeg.errors import ConfigError
 __all__ = [
     "CODEC_FILE",
     "CONFIG_FILE",
+    "DETECTION_CODEC_FILE",
+    "DETECTION_CONFIG_FILE",
     "CodecConfig",
     "Config",
     "DistillConfig",
@@ -46,6 +48,9 @@ class ImportanceConfig(_Struct, frozen=True):
     batch: Positive
     shard: Positive
     outputs: Literal["auto"] | tuple[Literal["classes", "scores", "values", "ignore"], ...]
+    crop_sides: tuple[CodingSize, ...] = ()
+    points: Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] = (1.0,)
+    blur: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class NetworkConfig(_Struct, frozen=True):
@@ -103,7 +108,7 @@ class CodecConfig(_Struct, frozen=True):
     center_levels: tuple[Count, Count]
     map_gain: Annotated[float, msgspec.Meta(ge=0)]
     fade_octaves: Rate
-    map_window: Window
+    map_window: Window | None
     dead_zone: Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
     refinement_bits: Annotated[float, msgspec.Meta(ge=0)]
     coding_sizes: Ladder
@@ -114,6 +119,9 @@ class CodecConfig(_Struct, frozen=True):
 
 CODEC_FILE = Path(__file__).parent / "codec.yaml"
 CONFIG_FILE = Path(__file__).parent / "config.yaml"
+DETECTION_CODEC_FILE = CODEC_FILE.with_name("codec-detection.yaml")
+DETECTION_CONFIG_FILE = CONFIG_FILE.with_name("config-detection.yaml")
+"""The same of the shipped model "detection"."""
 
 T = TypeVar("T")
 

@@ -8,16 +8,18 @@ import cv2
 import keras
 import numpy as np
 
-from rjpeg._codec import forward_dct, planes_from_frame
+from rjpeg._codec import REGION, forward_dct, planes_from_frame
 from rjpeg._features import generator_features, predictor_features
 from train import transforms
-from train.config import CodecConfig
+from train.config import CodecConfig, ImportanceConfig
+from train.photos import resize
 from train.workers import ALONE, Workers, share
 
 __all__ = [
     "Batches",
     "Crops",
     "Rates",
+    "Targets",
     "centered",
     "coefficients",
     "correlation",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 MAX_OFFSET = 3.0
+MAX_ABSOLUTE_OFFSET = 6.0
+"""Octaves. Without centering, targets span whole frames: a standard deviation of 2."""
 
 
 class Crops(NamedTuple):
@@ -58,29 +62,96 @@ def target_of(importance: np.ndarray) -> np.ndarray:
     return centered(np.clip(centered(-0.5 * importance), -MAX_OFFSET, MAX_OFFSET))
 
 
-def load_crops(shards: Sequence[Path], held_back: bool) -> list[Crops]:
+class Targets(NamedTuple):
+    """How log2 importance becomes targets.
+
+    means: (teachers, 2) that are average, or None to center every crop. blur: deviation of a Gaussian, in regions.
+    sizes: the coding sizes that every crop is reduced to, or none for the shards' own.
+    """
+
+    means: np.ndarray | None = None
+    blur: float = 0.0
+    sizes: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, shards: Sequence[Path], config: ImportanceConfig, window: int | None) -> "Targets":
+        """Derive them for a run. window: the map's; without one, means are those of the crops that are trained on."""
+        means = None if window is not None else mean_importance(shards)
+        return cls(means, config.blur, config.coding_sizes if config.crop_sides else ())
+
+    def __call__(self, importance: np.ndarray) -> np.ndarray:
+        """Compute step offsets in octaves for log2 importance (n, teachers, rows, cols, 2)."""
+        if self.means is None:
+            return target_of(importance)
+        offsets = -0.5 * (importance - self.means[:, None, None])
+        return np.clip(offsets, -MAX_ABSOLUTE_OFFSET, MAX_ABSOLUTE_OFFSET)
+
+    def mean(self, teachers: np.ndarray) -> np.ndarray:
+        """Join the targets of all teachers, (n, teachers, rows, cols, 2)."""
+        joined = teachers.mean(axis=1)
+        return centered(joined) if self.means is None else joined
+
+
+def mean_importance(shards: Sequence[Path]) -> np.ndarray:
+    """Return the mean log2 importance of the crops that are trained on, (teachers, 2)."""
+    means = []
+    for path in shards:
+        with np.load(path) as shard:
+            means.append(shard["importance"][~shard["held_back"]].mean(axis=(2, 3)))
+    return np.concatenate(means).mean(axis=0)
+
+
+def _blurred(importance: np.ndarray, deviation: float) -> np.ndarray:
+    """Blur maps (n, teachers, rows, cols, 2) by a Gaussian."""
+    if not deviation:
+        return importance
+    planes = importance.reshape(-1, *importance.shape[2:])
+    blurred = [cv2.GaussianBlur(plane, (0, 0), deviation, borderType=cv2.BORDER_REPLICATE) for plane in planes]
+    return np.stack(blurred).reshape(importance.shape)
+
+
+def _reduced(importance: np.ndarray, cells: int) -> np.ndarray:
+    """Bring maps (n, teachers, rows, cols, 2) to a square grid of other regions."""
+    if importance.shape[2:4] == (cells, cells):
+        return importance
+    planes = importance.reshape(-1, *importance.shape[2:])
+    reduced = [cv2.resize(plane, (cells, cells), interpolation=cv2.INTER_AREA) for plane in planes]
+    return np.stack(reduced).reshape(*importance.shape[:2], cells, cells, 2)
+
+
+def load_crops(shards: Sequence[Path], held_back: bool, targets: Targets | None = None) -> list[Crops]:
     """Load the crops of the photos that are (or are not) held back, one entry for every coding size."""
+    targets = targets or Targets()
     groups: dict[int, list[list[np.ndarray]]] = {}
     for path in shards:
         with np.load(path) as shard:
             chosen = np.flatnonzero(shard["held_back"] == held_back)
             if not len(chosen):
                 continue
-            pictures = shard["pictures"][chosen]
-            teachers = target_of(shard["importance"][chosen])
-            parts = [coefficients(picture) for picture in pictures]
-            features = [np.rint(generator_features(*part, 0)).astype(np.int8) for part in parts]
-            columns = [
-                np.stack(features),
-                np.stack([y[..., 0] for y, _, _ in parts]),
-                np.stack([np.stack([cb[..., 0], cr[..., 0]], -1) for _, cb, cr in parts]),
-                teachers.astype(np.float32),
-                centered(teachers.mean(axis=1)).astype(np.float32),
-                shard["quality"][chosen],
-            ]
-        groups.setdefault(pictures.shape[1], []).append(columns)
+            pictures, quality = shard["pictures"][chosen], shard["quality"][chosen]
+            importance = _blurred(shard["importance"][chosen], targets.blur)
+        for size in targets.sizes or (pictures.shape[1],):
+            reduced = [resize(picture, (size, size)) for picture in pictures]
+            teachers = targets(_reduced(importance, size // REGION))
+            groups.setdefault(size, []).append(_columns(reduced, teachers, targets.mean(teachers), quality))
     return [
         Crops(*(np.concatenate(column) for column in zip(*parts, strict=True))) for _, parts in sorted(groups.items())
+    ]
+
+
+def _columns(
+    pictures: list[np.ndarray], teachers: np.ndarray, target: np.ndarray, quality: np.ndarray
+) -> list[np.ndarray]:
+    """Return the entries of `Crops` for pictures of one size."""
+    parts = [coefficients(picture) for picture in pictures]
+    features = [np.rint(generator_features(*part, 0)).astype(np.int8) for part in parts]
+    return [
+        np.stack(features),
+        np.stack([y[..., 0] for y, _, _ in parts]),
+        np.stack([np.stack([cb[..., 0], cr[..., 0]], -1) for _, cb, cr in parts]),
+        teachers.astype(np.float32),
+        target.astype(np.float32),
+        quality,
     ]
 
 
@@ -185,7 +256,7 @@ class Batches:
         return features, self._targets[group][index]
 
 
-def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window: int) -> list[float]:
+def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window: int | None) -> list[float]:
     """Correlate maps with the truth (Pearson) over all regions of all crops, centered as levels: [luma, chroma]."""
     a, b = (
         np.concatenate([np.asarray(transforms.centered_nearby(part, window)).reshape(-1, 2) for part in parts]).astype(
@@ -193,6 +264,8 @@ def correlation(maps: Sequence[np.ndarray], truth: Sequence[np.ndarray], window:
         )
         for parts in (maps, truth)
     )
+    if window is None:
+        a, b = a - a.mean(0), b - b.mean(0)
     return [float(value) for value in (a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))]
 
 

@@ -3,7 +3,11 @@
 A random crop is reduced to a coding size, coded coarsely as a JPEG and enlarged again. The gradient of
 `train.disagreement` (for a classifier KL(output on the clean crop || output on the coded one)) with respect to the
 decoded picture says how much an error at each sample would matter; its square, averaged over a region, is the
-region's importance.
+region's importance. It may be taken at several points of the way from the clean picture to the coded one, and averaged.
+
+Crops of whole frames (`crop_sides`) are not reduced before coding. Their importance serves for all coding sizes, see
+`train.dataset`.
+
 Reverse water-filling then wants quantization steps proportional to importance^-1/2 (Cover and Thomas,
 "Elements of Information Theory", section 10.3.3).
 
@@ -28,7 +32,7 @@ from tqdm import tqdm
 from train.config import ImportanceConfig
 from train.disagreement import divergence, parameters
 from train.gradients import value_and_gradient
-from train.photos import is_held_back, random_crop, read_photo
+from train.photos import is_held_back, native_crop, random_crop, read_photo
 from train.photos import resize as resize_picture
 from train.teachers import Teacher
 from train.transforms import YCBCR_TO_RGB, dct_matrix, resize
@@ -52,13 +56,14 @@ def gradient_statistics(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     A chroma sample at 4:2:0 feeds four pixels, so its gradient is the sum of theirs. Cb and Cr share a level.
     """
-    luma, cb, cr = np.moveaxis(gradient @ YCBCR_TO_RGB.T, -1, 0)
+    # Far from all that matters squares are below what float32 holds.
+    luma, cb, cr = np.moveaxis(gradient.astype(np.float64) @ YCBCR_TO_RGB.T, -1, 0)
     n, height, width = luma.shape
     chroma = [plane.reshape(n, height // 2, 2, width // 2, 2).sum((2, 4)) for plane in (cb, cr)]
     rows, cols = height // REGION, width // REGION
     luma_square = np.square(luma).reshape(n, rows, REGION, cols, REGION).mean((2, 4))
     chroma_square = (np.square(chroma[0]) + np.square(chroma[1])).reshape(n, rows, 8, cols, 8).mean((2, 4)) / 2
-    importance = np.log2(np.stack([luma_square, chroma_square], -1) + 1e-30)
+    importance = np.log2(np.stack([luma_square, chroma_square], -1) + 1e-60)
     spectrum = np.stack([block_energy(luma), (block_energy(chroma[0]) + block_energy(chroma[1])) / 2], 1)
     return importance.astype(np.float32), spectrum.astype(np.float32)
 
@@ -83,6 +88,7 @@ class _Shard(NamedTuple):
     file: str
     photos: list[str]
     coding_size: int
+    side: int | None
     area: tuple[float, float]
     seed: int
 
@@ -94,8 +100,11 @@ def _plan(names: list[str], config: ImportanceConfig, seed: int) -> Iterator[_Sh
         order = rng.permutation(len(names))
         for number, start in enumerate(range(0, len(order), config.shard)):
             photos = [names[index] for index in order[start : start + config.shard]]
-            size = int(rng.choice(config.coding_sizes))
-            yield _Shard(f"{round_:03d}-{number:05d}.npz", photos, size, area, int(rng.integers(2**62)))
+            if config.crop_sides:
+                size, side = config.crop_size, int(rng.choice(config.crop_sides))
+            else:
+                size, side = int(rng.choice(config.coding_sizes)), None
+            yield _Shard(f"{round_:03d}-{number:05d}.npz", photos, size, side, area, int(rng.integers(2**62)))
 
 
 class Photos(NamedTuple):
@@ -137,8 +146,7 @@ def compute_importance(
     prepared_ahead = ahead(functools.partial(_prepare, photos.folder, config), missing)
     for shard, prepared in zip(progress, prepared_ahead, strict=True):
         found = [
-            _ask(teacher, gradient, prepared, config.batch)
-            for teacher, gradient in zip(teachers, gradients, strict=True)
+            _ask(teacher, gradient, prepared, config) for teacher, gradient in zip(teachers, gradients, strict=True)
         ]
         importance, spectrum = (np.stack(each, 1) for each in zip(*found, strict=True))
         held_back = np.array([is_held_back(name, photos.held_back) for name in shard.photos])
@@ -161,9 +169,11 @@ def compute_importance(
 def _prepare(folder: Path, config: ImportanceConfig, shard: _Shard) -> _Prepared:
     """Read a shard's photos, cut them and code them coarsely."""
     rng = np.random.default_rng(shard.seed)
-    crops = np.stack(
-        [random_crop(read_photo(folder / name), config.crop_size, shard.area, rng) for name in shard.photos]
-    )
+    photos = (read_photo(folder / name) for name in shard.photos)
+    if shard.side is None:
+        crops = np.stack([random_crop(photo, config.crop_size, shard.area, rng) for photo in photos])
+    else:
+        crops = np.stack([native_crop(photo, shard.side, config.crop_size, rng) for photo in photos])
     pictures = np.stack([resize_picture(crop, (shard.coding_size, shard.coding_size)) for crop in crops])
     quality = rng.integers(config.quality[0], config.quality[1] + 1, len(crops)).astype(np.uint8)
     coded = np.stack([jpeg_round_trip(*pair) for pair in zip(pictures, quality.tolist(), strict=True)])
@@ -171,15 +181,20 @@ def _prepare(folder: Path, config: ImportanceConfig, shard: _Shard) -> _Prepared
 
 
 def _ask(
-    teacher: Teacher, gradient: Callable[..., tuple[Any, Any]], prepared: _Prepared, batch: int
+    teacher: Teacher, gradient: Callable[..., tuple[Any, Any]], prepared: _Prepared, config: ImportanceConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a teacher's importance and spectrum of a shard, as `gradient_statistics` gives them."""
     count = len(prepared.crops)
-    parts = []
-    for start in range(0, count, batch):
+    squares = []
+    for start in range(0, count, config.batch):
         # The last batch is filled up so that every batch has one shape and nothing is compiled twice.
-        index = np.arange(start, start + batch).clip(max=count - 1)
+        index = np.arange(start, start + config.batch).clip(max=count - 1)
         clean = parameters(teacher.kinds, teacher.predict_on_batch(prepared.crops[index].astype(np.float32)))
-        _, slope = gradient(prepared.coded[index].astype(np.float32), *clean)
-        parts.append(ops.convert_to_numpy(slope)[: count - start])
-    return gradient_statistics(np.concatenate(parts))
+        pictures, coded = (group[index].astype(np.float32) for group in (prepared.pictures, prepared.coded))
+        at_points = []
+        for point in config.points:
+            _, slope = gradient(pictures + np.float32(point) * (coded - pictures), *clean)
+            at_points.append(gradient_statistics(ops.convert_to_numpy(slope)[: count - start]))
+        squares.append([np.stack(each) for each in zip(*at_points, strict=True)])
+    importance, spectrum = (np.concatenate(each, 1) for each in zip(*squares, strict=True))
+    return np.logaddexp2.reduce(importance, 0) - np.float32(np.log2(len(importance))), spectrum.mean(0)

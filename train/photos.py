@@ -1,6 +1,9 @@
 """The folder of training photographs: which files, which are held back, and random crops of them."""
 
 import hashlib
+import logging
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +14,13 @@ from rjpeg.errors import InputError
 
 __all__ = [
     "center_crop",
+    "check_count",
     "data_hash",
+    "gather",
+    "held_back_photos",
     "is_held_back",
     "list_photos",
+    "native_crop",
     "random_crop",
     "read_photo",
     "resize",
@@ -21,6 +28,14 @@ __all__ = [
     "sharpened",
     "split",
 ]
+
+logger = logging.getLogger(__name__)
+
+# The chance that among so many photos as a message calls enough none is held back.
+MISS_CHANCE = 1e-3
+# Fewer photos than these are trained on with a warning.
+FEW = 1000
+ENOUGH = "The model that comes with rjpeg learned from 3,149"
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 
@@ -35,10 +50,29 @@ def list_photos(folder: Path) -> list[str]:
     return names
 
 
+def gather(folders: Sequence[Path]) -> tuple[Path, list[str]]:
+    """List the pictures under several folders. Return the folder that holds them all, and their paths in it, sorted.
+
+    A single folder is the one that holds them all, so that its photos keep their names. Raises InputError.
+    """
+    whole = [folder.resolve() for folder in folders]
+    for one in whole:
+        if any(one != other and one.is_relative_to(other) for other in whole) or whole.count(one) > 1:
+            raise InputError(f"data folder {one} is there twice")
+    root = Path(os.path.commonpath(whole))
+    names = [(folder.relative_to(root) / name).as_posix() for folder in whole for name in list_photos(folder)]
+    return root, sorted(names)
+
+
 def is_held_back(name: str, fraction: float) -> bool:
     """Tell whether a photo is kept out of training. Its name decides, so that added photos move none."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:4], "big") < fraction * 2**32
+
+
+def held_back_photos(folder: Path, fraction: float) -> list[str]:
+    """List the photos under `folder` that are kept out of training. Raises InputError if it has no pictures."""
+    return [name for name in list_photos(folder) if is_held_back(name, fraction)]
 
 
 def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
@@ -46,11 +80,25 @@ def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
     names = list_photos(folder)
     kept = [name for name in names if not is_held_back(name, fraction)]
     held = [name for name in names if is_held_back(name, fraction)]
-    if not kept or not held:
-        raise InputError(
-            f"data folder {folder}: {len(held)} of {len(names)} photos are held back; some of both are needed"
-        )
+    check_count(folder, len(names), len(held), fraction)
     return kept, held
+
+
+def check_count(folder: Path, photos: int, held: int, fraction: float) -> None:
+    """Check that some photos are held back, and not all are. Log it if there are few.
+
+    folder: for messages. photos: how many there are. held: how many of them are held back. fraction: that should be.
+    Raises InputError, which says how many are enough.
+    """
+    if not 0 < held < photos:
+        which = "none is held back to check the training on" if held == 0 else "all are held back, and none is left"
+        enough = math.ceil(math.log(MISS_CHANCE) / math.log(1 - min(fraction, 1 - fraction)))
+        raise InputError(
+            f"data folder {folder} has {photos} photos, of which {which}. Their names decide, for {fraction:.0%} of "
+            f"them: {enough} photos are enough to begin. {ENOUGH}"
+        )
+    if photos < FEW:
+        logger.warning("%d photos are enough to try this out, and few to learn from. %s", photos, ENOUGH)
 
 
 def samples(folder: Path, names: Sequence[str], size: int) -> np.ndarray:
@@ -89,6 +137,19 @@ def random_crop(photo: np.ndarray, size: int, area: tuple[float, float], rng: np
     top = int(rng.integers(height - crop_height + 1))
     left = int(rng.integers(width - crop_width + 1))
     crop = photo[top : top + crop_height, left : left + crop_width]
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    return resize(crop, (size, size))
+
+
+def native_crop(photo: np.ndarray, side: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut out a random square of `side` pixels, randomly mirrored, at (size, size, 3) uint8.
+
+    Of a photo that is smaller it is as large as the photo allows.
+    """
+    side = min(side, *photo.shape[:2])
+    top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
+    crop = photo[top : top + side, left : left + side]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     return resize(crop, (size, size))

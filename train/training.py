@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from keras import ops
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
-from rjpeg.errors import ConfigError, InputError, StorageError
+from rjpeg.errors import ConfigError, StorageError
 from train import dataset, transforms
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
 from train.importance import Photos, compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
-from train.photos import data_hash, is_held_back, list_photos, samples
+from train.photos import check_count, data_hash, gather, is_held_back, samples
 from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
@@ -39,7 +39,7 @@ class CenteredHuber(keras.losses.Loss):
     delta: octaves. A small price on what is taken away keeps it near zero, so that int8 output spends no range on it.
     """
 
-    def __init__(self, window: int, delta: float = 1.0, name: str = "centered_huber", **arguments: Any) -> None:
+    def __init__(self, window: int | None, delta: float = 1.0, name: str = "centered_huber", **arguments: Any) -> None:
         super().__init__(name=name, **arguments)
         self.window = window
         self.delta = delta
@@ -86,21 +86,18 @@ class Run:
 
 
 def train(
-    data: Path, config: Config, codec: CodecConfig, out: Path, command: str, workers: Workers = ALONE
+    folders: Sequence[Path], config: Config, codec: CodecConfig, out: Path, command: str, workers: Workers = ALONE
 ) -> dict[str, Any]:
     """Run all stages. Write out/checkpoint and return the figures in its checkpoint.json.
 
-    data: folder of photos. command: for the figures. For the rest see `Run`.
+    folders: of photos. command: for the figures. For the rest see `Run`.
     Raises InputError, ConfigError (`out` holds a run of another configuration or other photos), ModelError,
     StorageError, WorkerError.
     """
     run = Run(out, config, codec, workers)
-    names = list_photos(data)
+    data, names = gather(folders)
     held = sum(is_held_back(name, config.held_back) for name in names)
-    if not 0 < held < len(names):
-        raise InputError(
-            f"data folder {data}: {held} of {len(names)} photos are held back; training needs some of both"
-        )
+    check_count(data, len(names), held, config.held_back)
     facts = {
         "config": msgspec.to_builtins(config),
         "rates": run.rates._asdict(),
@@ -110,7 +107,8 @@ def train(
     _claim(out, facts, workers)
     keras.utils.set_random_seed(config.seed)
     shards = _measure_importance(data, names, run)
-    crops, held_back = dataset.load_crops(shards, False), dataset.load_crops(shards, True)
+    targets = dataset.Targets.of(shards, config.importance, codec.map_window)
+    crops, held_back = (dataset.load_crops(shards, held, targets) for held in (False, True))
     generator, predictor = _train_networks(crops, held_back, run)
     figures = {
         "command": command,
@@ -125,6 +123,7 @@ def train(
         **facts,
         "correlation": {network.name: _correlation(network, held_back, run) for network in (generator, predictor)},
         "correlation_between_teachers": _between_teachers(held_back, codec.map_window),
+        **({} if targets.means is None else {"mean_importance": targets.means.tolist()}),
     }
     if workers.is_chief:
         save_checkpoint(out / "checkpoint", Checkpoint(generator, predictor, figures))
@@ -210,7 +209,7 @@ def _claim(out: Path, facts: dict[str, Any], workers: Workers) -> None:
         raise StorageError(f"training folder {out}: {error}") from error
 
 
-def _between_teachers(crops: list[Crops], window: int) -> list[float] | None:
+def _between_teachers(crops: list[Crops], window: int | None) -> list[float] | None:
     """Correlate one teacher's importance with the mean of the others', [luma, chroma]: what regression is up to."""
     count = crops[0].teachers.shape[1] if crops else 0
     if count < 2:

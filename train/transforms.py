@@ -39,6 +39,11 @@ def resize(pictures, height: int, width: int, method: int = cv2.INTER_CUBIC):
     return ops.einsum("ay,nyxc,bx->nabc", vertical, pictures, horizontal)
 
 
-def centered_nearby(maps, window: int):
-    """Subtract from maps (N, rows, cols, C) the mean of the window x window regions around each, as `rjpeg._maps`."""
+def centered_nearby(maps, window: int | None):
+    """Subtract from maps (N, rows, cols, C) the mean of the window x window regions around each, as `rjpeg._maps`.
+
+    window: None leaves them as they are.
+    """
+    if window is None:
+        return maps
     return maps - ops.average_pool(maps, window, strides=1, padding="same")

@@ -1,6 +1,7 @@
 """Chooses what the networks do not: base tables, DC step, gain, dead zone, coding sizes. On held-back photos only.
 
     python -m train.tune --data FOLDER [--model FOLDER] [--photos N] [--bpp 0.25 0.38 0.5] --try NAME=VALUE ...
+    python -m train.tune --data FOLDER --detectors FILE.onnx ... [--rates 0.15 0.25 0.38 0.56] --try NAME=VALUE ...
 
 Every setting codes the same scenes to the same number of bytes; teachers say how far their answer on the decoded
 scene is from that on the clean one. Scenes are made of held-back photos: the middle square of each at 224x224
@@ -11,15 +12,17 @@ divergence, the share of tiles whose best class stays, and the mean probability 
 steadiest figure, with its paired difference to the first setting and the standard error of that, scene by scene. What
 is found here is written by hand into train/codec.yaml, which export puts into the manifest.
 
-Names: table (annex_k, robidoux, flat, or mix:W for flat^W * robidoux^(1-W)), dc (factor on the DC step), chroma (center
-level), gain, window, dead_zone, refinement (bits), fade, detail (the negligible energy; 0: sizes by rate alone),
-size (coding size as a fraction of the sides), refine, restore (0 or 1).
+With --detectors the scenes are whole frames at their own size, every one coded at the same quality. Qualities are those
+that give --rates on average. Prints the bytes over the first setting's at equal F1 score, against the detector's own
+boxes in the clean frame, and at equal divergence of all its scores: both with standard errors, frames resampled.
+train/codec-detection.yaml holds what was found so.
+
+Names of settings: see train/settings.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -36,91 +39,20 @@ from rjpeg._codec import coding_size_of
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
 from train.framing import cover, tiles
-from train.known_tables import ANNEX_K_LUMA, ROBIDOUX
-from train.photos import center_crop, is_held_back, list_photos, read_photo, sharpened
+from train.photos import center_crop, held_back_photos, read_photo, sharpened
+from train.settings import Setting, changed
+from train.tune_frames import tune_frames
 
-__all__ = ["changed", "main", "scenes_of"]
+__all__ = ["main", "scenes_of"]
 
 SIZE = 224
 # tiles of a scene, rows and columns
 TILES = {"single": (1, 1), "sharp": (1, 1), "mosaic": (2, 3), "enlarged": (2, 3)}
-MEAN_STEP = float(np.mean(ANNEX_K_LUMA))
 
 LINE = (
     "{setting:40s} {bpp:.2f} ({mean_bpp:.3f} used)  KL {kl:.3f}  agreement {agreement:.3f}  "
     "probability {probability:.3f} ({gain:+.4f} +- {standard_error:.4f})"
 )
-
-
-def table_of(name: str) -> NDArray[np.float64]:
-    """Make a base table (64,) with the mean of Annex K's. Raises InputError for an unknown name."""
-    annex_k, robidoux = np.array(ANNEX_K_LUMA, float), np.array(ROBIDOUX, float)
-    shapes = {"annex_k": annex_k, "robidoux": robidoux, "flat": np.ones(64)}
-    if name.startswith("mix:"):
-        table = robidoux ** (1 - float(name[4:]))
-    elif name.startswith("slope:"):
-        # Rises by a power of the distance from DC, so that only the lowest frequencies differ from the others.
-        v, u = np.divmod(np.arange(64), 8)
-        table = (1 + u + v) ** float(name[6:])
-    elif name in shapes:
-        table = shapes[name]
-    else:
-        raise InputError(f"table is {name!r}, expected one of {', '.join(shapes)}, mix:W or slope:P")
-    return table * (MEAN_STEP / table.mean())
-
-
-@dataclasses.dataclass
-class Setting:
-    """A model with changes, and what the encoder is told beside it."""
-
-    name: str
-    model: rjpeg.Model
-    size: float | None = None
-    refine: bool = True
-    restore: bool = False
-
-
-def changed(model: rjpeg.Model, text: str) -> Setting:
-    """Change a model as `text` says, NAME=VALUE joined by commas. Raises InputError."""
-    setting = Setting(text, model)
-    for change in filter(None, text.split(",")):
-        name, _, value = change.partition("=")
-        luma, chroma = setting.model.base_tables
-        map_quantizer = setting.model.map_quantizer
-        if name == "table":
-            table = table_of(value)
-            table[0] = luma[0] / luma[1] * table[1]
-            setting.model = dataclasses.replace(setting.model, base_tables=(table, table))
-        elif name == "dc":
-            luma, chroma = luma.copy(), chroma.copy()
-            luma[0], chroma[0] = luma[1] * float(value), chroma[1] * float(value)
-            setting.model = dataclasses.replace(setting.model, base_tables=(luma, chroma))
-        elif name == "chroma":
-            map_quantizer = map_quantizer._replace(centers=(map_quantizer.centers[0], int(value)))
-        elif name == "luma":
-            map_quantizer = map_quantizer._replace(centers=(int(value), map_quantizer.centers[1]))
-        elif name == "gain":
-            map_quantizer = map_quantizer._replace(gain=float(value))
-        elif name == "window":
-            map_quantizer = map_quantizer._replace(window=int(value))
-        elif name == "fade":
-            map_quantizer = map_quantizer._replace(fade=float(value))
-        elif name == "dead_zone":
-            setting.model = dataclasses.replace(setting.model, dead_zone=float(value))
-        elif name == "refinement":
-            setting.model = dataclasses.replace(setting.model, refinement_bits=float(value))
-        elif name == "detail":
-            setting.model = dataclasses.replace(setting.model, negligible_energy=float(value))
-        elif name == "size":
-            setting.size = float(value)
-        elif name == "refine":
-            setting.refine = value == "1"
-        elif name == "restore":
-            setting.restore = value == "1"
-        else:
-            raise InputError(f"--try {text}: no setting has the name {name!r}")
-        setting.model = dataclasses.replace(setting.model, map_quantizer=map_quantizer)
-    return setting
 
 
 def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDArray[np.uint8], int]:
@@ -161,6 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", choices=TILES, default="single", help="(default: %(default)s)")
     parser.add_argument("--bpp", type=float, nargs="+", default=[0.25, 0.38, 0.5], help="(default: %(default)s)")
     parser.add_argument("--teachers", nargs="+", default=["efficientnet-lite0"], help="(default: %(default)s)")
+    parser.add_argument("--detectors", type=Path, nargs="+", metavar="FILE", help=".onnx files to ask in their place")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[0.15, 0.25, 0.38, 0.56], help="for detectors (default: %(default)s)"
+    )
     parser.add_argument("--try", dest="tries", nargs="*", default=[], metavar="CHANGES", help="settings to compare")
     parser.add_argument("--json", action="store_true", help="print one JSON line a setting and rate")
     return parser
@@ -179,13 +115,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def tune(args: argparse.Namespace) -> None:
     """Code, ask and print."""
-    # TensorFlow takes seconds to load. --help should not wait for it.
-    from train.teachers import load_teacher
-
     model = rjpeg.load_model(args.model)
     settings = [changed(model, text) for text in ["", *args.tries]]
     held_back = load_config(args.config).held_back
-    names = [name for name in list_photos(args.data) if is_held_back(name, held_back)][: args.photos]
+    if args.detectors:
+        tune_frames(args, settings, held_back)
+        return
+    # TensorFlow takes seconds to load. --help should not wait for it.
+    from train.teachers import load_teacher
+
+    names = held_back_photos(args.data, held_back)[: args.photos]
     if not names:
         raise InputError(f"data folder {args.data}: no photo of it is held back")
     scenes = scenes_of(args.scenes, args.data, names)

@@ -15,6 +15,7 @@ from device.delivery.sender import cause
 from rjpeg._files import read_token
 from rjpeg._http import Adapter, Bearer
 from rjpeg._network import is_loopback
+from rjpeg._secrets import masked
 
 __all__ = ["check_http_server"]
 
@@ -46,8 +47,13 @@ class _Answers(NamedTuple):
 
 def _check_camera(config: Config, camera: str) -> Check:
     target = config.delivery
-    parts = urllib.parse.urlsplit(str(target.server).rstrip("/"))
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    shown = masked(str(target.server).rstrip("/"))
+    try:
+        parts = urllib.parse.urlsplit(str(target.server).rstrip("/"))
+        # one that is none is told of when it is asked for
+        _ = parts.port
+    except ValueError:
+        return Check("server", False, f"{shown} is no URL", "percent-encode / ? # @ and blanks in a password")
     token_file = token_file_of(target, camera)
     token = read_token(token_file) if token_file is not None else None
     try:

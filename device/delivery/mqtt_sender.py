@@ -21,8 +21,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-import rjpeg
 from device.config import for_camera
+from device.delivery.home_assistant import descriptions
 from device.delivery.mqtt_connection import Connection, new_client
 from device.delivery.sender import RefusedError, RejectedError, RetryLaterError, cause, packet_bytes
 from device.delivery.takeover import MAX_PAUSE, Takeovers
@@ -35,6 +35,9 @@ from rjpeg.errors import DeliveryError
 __all__ = ["MqttSender"]
 
 logger = logging.getLogger(__name__)
+
+# Home Assistant's entities of a camera, and what the configuration of one takes besides names
+DESCRIPTIONS, DESCRIPTION_BYTES = 4, 900
 
 # to say offline; after that the broker says it by itself
 GOODBYE_SECONDS = 2.0
@@ -167,6 +170,8 @@ class MqttSender:
         new = self._connection is None or self._connection.lost
         # CONNECT, and online with its topic
         opening = 700 + 4 * len(self._topic.encode()) if new else 0
+        if new and self._discovery is not None:
+            opening += DESCRIPTIONS * (DESCRIPTION_BYTES + len(self._discovery) + 8 * len(self._topic.encode()))
         once = head + packet_bytes(size + head, tls=self._tls, new_connection=new)
         # a key goes to two topics
         return opening + once + (size + once if is_base and self._camera_map is not None else 0)
@@ -231,8 +236,8 @@ class MqttSender:
         if connection.qos < 1:
             raise RefusedError(f"broker {self.name} acknowledges no messages (its maximum QoS is 0)")
         if self._discovery is not None:
-            about = f"{self._discovery}/camera/{self._node}/{self._camera}/config"
-            self._aside(connection, about, json.dumps(self._description()).encode(), retain=True)
+            for place, about in descriptions(self._node, self._camera, self._topic).items():
+                self._aside(connection, f"{self._discovery}/{place}", json.dumps(about).encode(), retain=True)
         self._aside(connection, f"{self._topic}/status", b"online", retain=True)
         if self._camera_map is not None:
             self._ask_for_map(connection)
@@ -324,23 +329,3 @@ class MqttSender:
         if reason.value in REJECTED:
             raise RejectedError(said)
         raise DeliveryError(said)
-
-    def _description(self) -> dict[str, Any]:
-        """Return what Home Assistant's MQTT camera wants to know (home-assistant.io/integrations/camera.mqtt)."""
-        unique = f"{self._node}_{self._camera}"
-        return {
-            "name": None,  # the device's
-            "unique_id": unique,
-            "topic": f"{self._topic}/image",
-            "availability_topic": f"{self._topic}/status",
-            "payload_available": "online",
-            "payload_not_available": "offline",
-            "json_attributes_topic": f"{self._topic}/metrics",
-            "device": {
-                "identifiers": [unique],
-                "name": self._camera,
-                "manufacturer": "Region JPEG",
-                "sw_version": rjpeg.__version__,
-            },
-            "origin": {"name": "rjpeg", "sw_version": rjpeg.__version__},
-        }

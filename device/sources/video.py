@@ -14,9 +14,9 @@ from device.sources.base import (
     describe,
     frame_size,
     sleep_until,
-    without_password,
 )
 from device.sources.ffmpeg import Picture, VideoDecoder
+from rjpeg._secrets import masked
 from rjpeg.errors import CameraError, ConfigError
 
 __all__ = ["RepeatedVideoSource", "StreamSource", "VideoSource"]
@@ -207,7 +207,7 @@ class StreamSource:
     unreadable = 0
 
     def __init__(self, url: str, stall_seconds: float) -> None:
-        self.name = f"stream {without_password(url)}"
+        self.name = f"stream {masked(url, path=True)}"
         protocol = re.split(r"[:+]", url)[0].lower()
         if protocol not in PROTOCOLS.split(","):
             raise ConfigError(f"{self.name} has protocol {protocol}, not one of {PROTOCOLS.replace(',', ', ')}")

@@ -13,12 +13,13 @@ from tqdm import tqdm
 from evaluate import report
 from evaluate.arguments import command_of, run_command
 from evaluate.codecs import PEERS, CodecMissingError
+from evaluate.curves import Ratio, geometric_mean
+from evaluate.judges import Judge, open_judge
 from evaluate.streams.clips import find_videos, read_clip
 from evaluate.streams.codecs import Pictures, StreamCodec
 from evaluate.streams.compare import QUALITY, REFERENCE, compare, reference_of
-from evaluate.streams.curves import Curves, Ratio, geometric_mean, ratio
+from evaluate.streams.curves import Curves, ratio
 from evaluate.streams.films import FILMS, Film
-from evaluate.streams.judges import Judge, open_judge
 from evaluate.streams.measure import Bench
 from evaluate.streams.ours import STREAMS, StreamJpeg
 from evaluate.streams.report import CSV_COLUMNS, markdown, plot

@@ -11,7 +11,7 @@ from evaluate.codecs import Codec, make_codec
 from evaluate.streams.clips import Clip
 from train.framing import resize
 
-__all__ = ["Coded", "Pictures", "StreamCodec", "family"]
+__all__ = ["Coded", "Pictures", "StreamCodec"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class StreamCodec(ABC):
     @abstractmethod
     def run(self, clip: Clip, setting: float) -> list[Coded]:
         """Code all frames of a clip at a setting, which need not be one of `settings`."""
-
-
-def family(name: str) -> str:
-    """Return the codec's name without the coding size."""
-    return name.partition("@")[0]
 
 
 class Pictures(StreamCodec):

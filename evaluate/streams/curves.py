@@ -1,18 +1,15 @@
 """Bytes at equal F1, and what they would be with other frames of the same camera."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from evaluate.streams.codecs import family
-from evaluate.streams.measure import Point, rising
+from evaluate.codecs import family
+from evaluate.curves import Ratio, rate_at, score_at, weights_of_draws
+from evaluate.streams.measure import Point
 
-__all__ = ["SAMPLES", "Curves", "Rate", "Ratio", "geometric_mean", "rate_at", "ratio", "score_at"]
-
-SAMPLES = 400
-SEED = 1
+__all__ = ["Curves", "Rate", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -24,42 +21,10 @@ class Rate:
     codec: str
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """Bytes over those of another codec, the standard error of its logarithm, and the bound as of Rate."""
-
-    value: float
-    error: float
-    bound: str
-
-
-def rate_at(points: Sequence[tuple[float, float]], f1: float) -> tuple[float, str]:
-    """Return bits per pixel at an F1, and the bound as of Rate.
-
-    points: (bpp, F1) in any order, of one codec at one size. They are made a rising curve, between whose points the
-    logarithm of bpp is linear in F1.
-    """
-    curve = rising([(math.log(bpp), score) for bpp, score in sorted(points)])
-    if f1 < curve[0][1]:
-        return math.exp(curve[0][0]), "<"
-    if f1 > curve[-1][1]:
-        return math.exp(curve[-1][0]), ">"
-    at = next(at for at, (_, score) in enumerate(curve) if score >= f1)
-    (low, worse), (high, better) = curve[max(at - 1, 0)], curve[at]
-    share = (f1 - worse) / (better - worse) if at else 1.0
-    return math.exp((1 - share) * low + share * high), ""
-
-
-def score_at(points: Sequence[tuple[float, float]], bpp: float) -> float:
-    """Return the F1 at a rate. points: as for `rate_at`. Beyond them it is that of the nearest."""
-    curve = rising([(math.log(rate), score) for rate, score in sorted(points)])
-    return float(np.interp(math.log(bpp), [x for x, _ in curve], [score for _, score in curve]))
-
-
 class Curves:
     """All codecs' points on one clip, and their rates at one F1: that of the reference's curve at its setting.
 
-    Rates are worked out for the frames as they are, and for SAMPLES draws of as many frames with replacement. A key
+    Rates are worked out for the frames as they are, and for draws of as many frames with replacement. A key
     is paid once in every draw.
     """
 
@@ -67,9 +32,7 @@ class Curves:
         self.points = list(points) if reference in points else [reference, *points]
         self._pixels = clip_pixels
         count = len(reference.sizes)
-        draws = np.random.default_rng(SEED).integers(0, count, (SAMPLES, count))
-        drawn = np.stack([np.bincount(draw, minlength=count) for draw in draws])
-        self._weights = np.concatenate([np.ones((1, count)), drawn])
+        self._weights = weights_of_draws(count)
         self._curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         for point in self.points:
             self._curves.setdefault(point.codec, []).append((self._rates(point), self._scores(point)))
@@ -139,11 +102,3 @@ def ratio(curves: Curves, ours: str, theirs: Sequence[str]) -> Ratio | None:
     opposite = {"<": ">", ">": "<", "": ""}[there.bound]
     bounds = {here.bound, opposite} - {""}
     return Ratio(here.bpp / there.bpp, error, "?" if len(bounds) > 1 else "".join(bounds))
-
-
-def geometric_mean(ratios: Sequence[Ratio]) -> Ratio:
-    """Return the geometric mean over clips. Its error is that of the frames: the clips are what they are."""
-    value = math.exp(math.fsum(math.log(one.value) for one in ratios) / len(ratios))
-    bounds = {one.bound for one in ratios} - {""}
-    error = math.sqrt(math.fsum(one.error**2 for one in ratios)) / len(ratios)
-    return Ratio(value, error, "?" if len(bounds) > 1 else "".join(bounds))

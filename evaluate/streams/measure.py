@@ -1,24 +1,20 @@
 """A codec on a clip at a setting: bytes, and how far the judge sees the same. Results are kept, one a line."""
 
-import hashlib
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evaluate.curves import rising
+from evaluate.judges import Judge
+from evaluate.kept import KeptPoints, mark_of, point_key
 from evaluate.scores import shared_boxes
 from evaluate.streams.clips import Clip
 from evaluate.streams.codecs import Coded, StreamCodec
-from evaluate.streams.judges import Judge
-from rjpeg.errors import StorageError
 
-__all__ = ["Bench", "Point", "bracketing", "f1_of", "rising", "seen"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Bench", "Point", "bracketing", "f1_of", "seen"]
 
 # of F1, by which a point has to be on the other side of what is looked for
 MARGIN = 0.02
@@ -61,21 +57,6 @@ def f1_of(shared: Sequence[int], boxes: Sequence[int]) -> float:
     return sum(shared) / sum(boxes) if sum(boxes) else 1.0
 
 
-def rising(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return a curve of (x, score) that rises, from points in the order of x.
-
-    Neighbors that fall are replaced by their mean, until none do: the rising curve with the least squared error
-    (Ayer et al., "An empirical distribution function for sampling with incomplete information", 1955).
-    """
-    blocks: list[tuple[float, float, int]] = []
-    for x, score in points:
-        blocks.append((x, score, 1))
-        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
-            last, before = blocks.pop(), blocks.pop()
-            blocks.append((before[0] + last[0], before[1] + last[1], before[2] + last[2]))
-    return [(x / count, score / count) for x, score, count in blocks]
-
-
 def seen(truth: Sequence[list[Any]], frames: Sequence[np.ndarray], judge: Judge) -> tuple[list[int], list[int]]:
     """Return `shared` and `boxes` of a Point: what the judge finds in these frames, against the truth."""
     outcomes = [shared_boxes(boxes, judge.boxes(frame)) for boxes, frame in zip(truth, frames, strict=True)]
@@ -95,18 +76,15 @@ class Bench:
         self.clip = clip
         self._judge = judge
         self.truth = [judge.boxes(frame) for frame in clip.clean]
-        mark = hashlib.sha256(f"{clip.identity} {judge.identity}".encode()).hexdigest()[:8]
+        mark = mark_of(f"{clip.identity} {judge.identity}")
         name = f"{clip.name}-{clip.spacing:.3g}s-noise{clip.noise:g}-{judge.name}-{mark}.jsonl"
-        self._path = folder and folder / name
-        self._known = dict(_read(self._path)) if self._path else {}
+        self._kept = KeptPoints(folder and folder / name, Point)
 
     def point(self, codec: StreamCodec, setting: float) -> Point:
         """Measure a codec at a setting, unless that was done before. Raises RjpegError."""
-        key = f"{codec.name} {setting:g} {hashlib.sha256(codec.version.encode()).hexdigest()[:12]}"
-        if key not in self._known:
-            self._known[key] = self.judged(codec.name, setting, codec.run(self.clip, setting))
-            self._keep(key)
-        return self._known[key]
+        key = point_key(codec.name, setting, codec.version)
+        known = self._kept.get(key)
+        return known or self._kept.keep(key, self.judged(codec.name, setting, codec.run(self.clip, setting)))
 
     def judged(self, name: str, setting: float, coded: Sequence[Coded]) -> Point:
         """Return the point of frames that were coded already."""
@@ -123,16 +101,6 @@ class Bench:
         while (setting := bracketing(codec.settings, {at: point.f1 for at, point in found.items()}, f1)) is not None:
             found[setting] = self.point(codec, setting)
         return [found[setting] for setting in codec.settings if setting in found]
-
-    def _keep(self, key: str) -> None:
-        if self._path is not None:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a", encoding="utf-8") as file:
-                    # at its start, as the line before may be one that a stopped run left unfinished
-                    file.write("\n" + json.dumps({"key": key, **asdict(self._known[key])}))
-            except OSError as error:
-                raise StorageError(f"points can't be kept in {self._path}: {error.strerror or error}") from error
 
 
 def bracketing(settings: Sequence[float], found: dict[float, float], f1: float | None) -> float | None:
@@ -158,15 +126,3 @@ def bracketing(settings: Sequence[float], found: dict[float, float], f1: float |
             return settings[high + 1]
         return settings[low - 1] if low > 0 else None
     return None
-
-
-def _read(path: Path) -> Iterator[tuple[str, Point]]:
-    """Yield the points of a file. Lines that a stopped run left unfinished are passed over."""
-    if not path.is_file():
-        return
-    for line in filter(None, path.read_text(encoding="utf-8").splitlines()):
-        try:
-            values = json.loads(line)
-            yield values.pop("key"), Point(**values)
-        except (ValueError, TypeError, KeyError):
-            logger.warning("%s has a line that is no point: it is measured again", path)

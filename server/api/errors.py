@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from rjpeg.errors import InputError, JpegError, KeyMissingError, RjpegError, StorageError
 from server.api.guard import quoted
 from server.disk import NoRoomError
-from server.errors import BusyError, CameraLimitError, NotFoundError
+from server.errors import BusyError, CameraIsLiveError, CameraLimitError, NotFoundError
 from server.store import GoneError
 
 __all__ = ["EXCEPTION_HANDLERS", "KeyMissingAnswer", "answering_sender"]
@@ -89,6 +89,10 @@ async def _answer_camera_limit(request: Request, error: CameraLimitError) -> Res
     return await _answer_http_error(request, HTTPException(403, str(error)))
 
 
+async def _answer_live_camera(request: Request, error: CameraIsLiveError) -> Response:
+    return await _answer_http_error(request, HTTPException(409, str(error)))
+
+
 async def _answer_not_found(request: Request, error: NotFoundError) -> Response:
     return await _answer_http_error(request, HTTPException(404, str(error)))
 
@@ -108,6 +112,7 @@ EXCEPTION_HANDLERS: dict[type[Exception] | int, Any] = {
     RequestValidationError: _answer_invalid,
     BusyError: _answer_busy,
     CameraLimitError: _answer_camera_limit,
+    CameraIsLiveError: _answer_live_camera,
     NotFoundError: _answer_not_found,
     GoneError: _answer_gone,
     StorageError: _answer_storage,

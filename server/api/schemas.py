@@ -11,9 +11,11 @@ from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from rjpeg._protocol import CAMERA_ID
+from server.api.access import MAX_LINK_SECONDS
 from server.frames import parse_time
 
 __all__ = [
+    "Alerts",
     "Bandwidth",
     "Camera",
     "CameraName",
@@ -27,6 +29,8 @@ __all__ = [
     "Importance",
     "Json",
     "KeyMissing",
+    "Link",
+    "LinkSeconds",
     "Map",
     "MapVersion",
     "Readiness",
@@ -35,6 +39,7 @@ __all__ = [
     "SessionRequest",
     "Time",
     "Timeline",
+    "UnixTime",
     "UpTo1000",
 ]
 
@@ -74,6 +79,8 @@ Time = Annotated[
 Sequence = Annotated[int, _digits(0, MAX_SEQUENCE), WithJsonSchema(_integer_schema(0, MAX_SEQUENCE))]
 Id = Annotated[int, _digits(1, MAX_ID), WithJsonSchema(_integer_schema(1, MAX_ID))]
 MapVersion = Annotated[int, _digits(1, 2**32 - 1), WithJsonSchema(_integer_schema(1, 2**32 - 1))]
+LinkSeconds = Annotated[int, _digits(1, MAX_LINK_SECONDS), WithJsonSchema(_integer_schema(1, MAX_LINK_SECONDS))]
+UnixTime = Annotated[int, _digits(0, 2**40), WithJsonSchema(_integer_schema(0, 2**40))]
 UpTo1000 = Annotated[int, _digits(1, 1000), WithJsonSchema(_integer_schema(1, 1000))]
 CameraName = Annotated[
     str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
@@ -292,6 +299,35 @@ class Bandwidth(Answer):
     bytes: int = Field(ge=0)
     follower_bytes: int = Field(ge=0, description="Those of the bytes that are of followers and patches")
     sample: int = Field(ge=0, description="Frames that were coded again")
+
+
+class Link(Answer):
+    """A link to a camera's stream or snapshot."""
+
+    path: str = Field(
+        description="To be put behind the server's address",
+        examples=["/v1/cameras/yard/stream?until=1795993200&by=7&signature=..."],
+    )
+    until: TimeText | None = Field(description="When it ends; null: never, as no token is needed here")
+
+
+class Alert(Answer):
+    """When a rule of the configuration held."""
+
+    id: int = Field(ge=1)
+    rule: str = Field(pattern=CAMERA_PATTERN, examples=["somebody-at-the-door"])
+    class_: str = Field(alias="class", description="What was found", examples=["person"])
+    score: float = Field(description="The best one")
+    since: TimeText
+    until: TimeText | None = Field(description="null: it goes on")
+    frame: int = Field(ge=1, description="Id of the frame in which it began to hold; it may be deleted by now")
+
+
+class Alerts(Answer):
+    """Alerts of a camera, newest first."""
+
+    alerts: list[Alert]
+    more: bool = Field(description="Whether there are older ones, which `limit` left out")
 
 
 class Importance(Answer):

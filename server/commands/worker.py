@@ -6,7 +6,6 @@ import contextlib
 import functools
 import re
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rjpeg._arguments import positive
@@ -20,6 +19,7 @@ from server.arguments import (
     read_config,
     set_up_logging,
 )
+from server.config import data_folder
 from server.frames import CAMERA_ID
 from server.lines import LineWriter
 from server.mqtt.names import reserve_name
@@ -36,7 +36,7 @@ Take frames off an MQTT 5 broker and do with them what the service does: decode,
 
     python -m server worker --broker mqtt://broker:1883 --data frames
     python -m server worker --broker mqtts://broker:8883 --username decoder --token-file password \\
-        --database postgresql+psycopg://rjpeg@database/rjpeg --files s3://bucket/frames --task classifier.tflite
+        --database postgresql+psycopg://rjpeg@database/rjpeg --files s3://bucket/frames --task detector
 """
 
 EPILOG = """\
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     emit = LineWriter() if args.json else lambda _: None
     with contextlib.ExitStack() as stack:
         name = args.name or stack.enter_context(
-            reserve_name(Path(config.storage.data) / "workers", f"{args.broker} {args.group} {args.topic}")
+            reserve_name(data_folder(config) / "workers", f"{args.broker} {args.group} {args.topic}")
         )
         settings = BrokerSettings(
             broker=args.broker,

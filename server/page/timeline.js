@@ -1,10 +1,13 @@
 // The bytes of a piece of time as bars, and the place of the shown frame in it.
 
 import { get, serverNow } from "./api.js";
+import { showAlerts } from "./alerts.js";
 import { element, say } from "./dom.js";
 import { clock, duration, exactClock, number, size } from "./format.js";
 
 const BINS = 120;
+// as the server has it
+const MOST_OF_A_CLIP = 5000;
 const SVG = "http://www.w3.org/2000/svg";
 
 export function makeTimeline(camera, onPick) {
@@ -14,6 +17,8 @@ export function makeTimeline(camera, onPick) {
   choice.value = "";
   bars.replaceChildren();
   showFollowers([], 0);
+  showAlerts([], since, until, pickTime);
+  showClip(0);
 
   // what is to be shown: up to now, or around a frame that is older than that
   function place(record, frame, live) {
@@ -40,10 +45,12 @@ export function makeTimeline(camera, onPick) {
     place(record, frame, live);
     const [begin, end] = [since, until], mine = request += 1;
     mark(frame);
-    const query = new URLSearchParams({
-      since: new Date(begin).toISOString(), until: new Date(end).toISOString(), bins: BINS,
-    });
-    const { bins } = await get(`v1/cameras/${encodeURIComponent(camera)}/timeline?${query}`);
+    const times = { since: new Date(begin).toISOString(), until: new Date(end).toISOString() };
+    const base = `v1/cameras/${encodeURIComponent(camera)}`;
+    const [{ bins }, { alerts }] = await Promise.all([
+      get(`${base}/timeline?${new URLSearchParams({ ...times, bins: BINS })}`),
+      get(`${base}/alerts?${new URLSearchParams(times)}`),
+    ]);
     if (ended.signal.aborted || mine !== request) return;
     const most = Math.max(...bins.map((bin) => bin.bytes));
     bars.setAttribute("viewBox", `0 0 ${bins.length} 100`);
@@ -60,7 +67,9 @@ export function makeTimeline(camera, onPick) {
     showFollowers(bins, most);
     say(element("since"), clock(begin));
     say(element("until"), clock(end));
+    showAlerts(alerts, begin, end, pickTime);
     const frames = bins.reduce((sum, bin) => sum + bin.frames, 0);
+    showClip(frames, `${base}/clip?${new URLSearchParams({ ...times, format: "mp4" })}`);
     say(element("most"), frames ? `${number(frames)} ${frames === 1 ? "frame" : "frames"}, at most ${size(most)} in ` +
       `${duration((end - begin) / 1000 / bins.length)}` : "No frames in this time");
   }
@@ -81,6 +90,14 @@ export function makeTimeline(camera, onPick) {
     say(element("follower-bytes"), `${size(theirs)} of followers`);
   }
 
+  function showClip(frames, path) {
+    const fits = frames > 0 && frames <= MOST_OF_A_CLIP;
+    element("clip").hidden = !fits;
+    if (fits) element("clip").href = path;
+    element("clip-note").hidden = frames <= MOST_OF_A_CLIP;
+    say(element("clip-note"), `A clip holds ${number(MOST_OF_A_CLIP)} frames at most: show a shorter time.`);
+  }
+
   function mark(frame) {
     if (!frame || until <= since) return;
     const time = Date.parse(frame.capture_time);
@@ -90,6 +107,9 @@ export function makeTimeline(camera, onPick) {
   }
 
   const holds = (frame) => { const time = Date.parse(frame.capture_time); return time >= since && time <= until; };
+
+  // the frame that was captured then
+  function pickTime(milliseconds) { onPick(milliseconds + 1); }
 
   function pick() { onPick(since + (until - since) * Number(slider.value) / 1000); }
 

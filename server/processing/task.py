@@ -4,6 +4,7 @@ from server.processing.answer import Task
 from server.processing.keras import KerasClassifier
 from server.processing.networks import read_labels
 from server.processing.python_function import load_function
+from server.processing.segmenter import TfliteSegmenter
 from server.processing.task_config import KerasTask, PythonTask, TaskConfig
 from server.processing.tflite import TfliteClassifier, TfliteDetector
 
@@ -25,4 +26,6 @@ def load_task(config: TaskConfig) -> Task:
         return KerasClassifier(config.model, labels, low=low, high=high, top=config.top, size=config.size)
     if config.network == "classifier":
         return TfliteClassifier(config.model, labels, low=low, high=high, top=config.top)
+    if config.network == "segmenter":
+        return TfliteSegmenter(config.model, labels, low=low, high=high)
     return TfliteDetector(config.model, labels, low=low, high=high, threshold=config.threshold, outputs=config.outputs)

@@ -1,16 +1,18 @@
 """The settings of tasks: one class for each kind, and the files that they are read from."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from rjpeg._files import read_yaml
+from rjpeg._files import network_folder, read_yaml
 from rjpeg.errors import ConfigError
 
 __all__ = [
     "DEFAULT_TOP",
     "DETECTOR_OUTPUTS",
+    "FETCHED_TASKS",
     "DetectorOutput",
     "KerasTask",
     "PythonTask",
@@ -19,6 +21,10 @@ __all__ = [
     "read_task",
 ]
 
+logger = logging.getLogger(__name__)
+
+# names of the tasks that `make network` fetches
+FETCHED_TASKS = ("detector", "classifier")
 # classes in a classifier's answer
 DEFAULT_TOP = 5
 
@@ -46,7 +52,7 @@ class TfliteTask(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", t
     """
 
     model: str
-    network: Literal["classifier", "detector"] = "classifier"
+    network: Literal["classifier", "detector", "segmenter"] = "classifier"
     labels: str | None = None
     input_range: tuple[float, float] = (-1.0, 1.0)
     top: Top = DEFAULT_TOP
@@ -94,12 +100,15 @@ def read_task(path: str | Path) -> TaskConfig:
     """Read the settings of a task.
 
     Args:
-        path: a YAML file (.yaml, .yml) with `kind` and its keys. Any other file is a classifier: a .keras file of
-            Keras, else of TFLite.
+        path: one of FETCHED_TASKS, or a YAML file (.yaml, .yml) with `kind` and its keys. Any other file is a
+            classifier: a .keras file of Keras, else of TFLite.
 
     Raises:
-        ConfigError: the file can't be read, or has an unknown key or a value of the wrong kind.
+        ConfigError: the file can't be read, or has an unknown key or a value of the wrong kind. The task of that name
+            was not fetched.
     """
+    if str(path) in FETCHED_TASKS:
+        return read_fetched(str(path))
     path = Path(path)
     if path.suffix == ".keras":
         return KerasTask(model=str(path))
@@ -109,3 +118,27 @@ def read_task(path: str | Path) -> TaskConfig:
         return msgspec.convert(read_yaml(path, "task"), TaskConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"task {path}: {error}") from error
+
+
+def read_fetched(name: str) -> TaskConfig:
+    """Read the settings of a task that was fetched, and log what it is and its license.
+
+    Args:
+        name: one of FETCHED_TASKS.
+
+    Raises:
+        ConfigError: it was not fetched, which the message says how to, or its settings are wrong.
+    """
+    folder = network_folder(name)
+    try:
+        notice = (folder / "NOTICE").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"task {name!r} is a network that is not in {folder} yet; fetch it once with: make network ARGS={name}"
+        ) from error
+    task = read_task(folder / "task.yaml")
+    if isinstance(task, TfliteTask):
+        # the folder may have been copied
+        task.model, task.labels = (str(folder / file) for file in ("network.tflite", "labels.txt"))
+    logger.info("task %s: %s", name, " ".join(notice.split()))
+    return task

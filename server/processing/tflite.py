@@ -11,7 +11,7 @@ from server.processing.answer import BgrImage
 from server.processing.networks import best_classes, check_classes, resize_image, scale_pixels
 from server.processing.task_config import DEFAULT_TOP, DETECTOR_OUTPUTS, DetectorOutput
 
-__all__ = ["TfliteClassifier", "TfliteDetector"]
+__all__ = ["ImageNetwork", "TfliteClassifier", "TfliteDetector"]
 
 POSTPROCESS = "TFLite_Detection_PostProcess"
 
@@ -41,7 +41,7 @@ class TfliteClassifier:
         high: float = 1.0,
         top: int = DEFAULT_TOP,
     ) -> None:
-        self._network = _ImageNetwork(runtime.load(path), low=low, high=high)
+        self._network = ImageNetwork(runtime.load(path), low=low, high=high)
         self._labels = labels
         self._top = top
         check_classes(path, self._scores(self._network.blank()).shape, labels)
@@ -97,7 +97,7 @@ class TfliteDetector:
         outputs: tuple[DetectorOutput, ...] | None = None,
     ) -> None:
         network = runtime.load(path, outputs=4)
-        self._network = _ImageNetwork(network, low=low, high=high)
+        self._network = ImageNetwork(network, low=low, high=high)
         self._labels = labels
         self._threshold = threshold
         self._order = _output_order(network, path, outputs)
@@ -132,7 +132,7 @@ class TfliteDetector:
         return dict(zip(self._order, self._network.run(frame), strict=True))
 
 
-class _ImageNetwork:
+class ImageNetwork:
     """A network that takes one picture (1, H, W, 3) RGB as uint8, int8 or float32.
 
     Raises:

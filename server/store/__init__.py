@@ -1,5 +1,6 @@
 """Files and rows of received frames: how they are stored, how long they are kept, and who may see them."""
 
+from server.store.alerts import Alert
 from server.store.database import Database
 from server.store.errors import Duplicate, GoneError
 from server.store.files import Files
@@ -10,6 +11,7 @@ from server.store.store import Store
 from server.store.timeline import TimelineBin
 
 __all__ = [
+    "Alert",
     "CameraSummary",
     "Database",
     "Duplicate",

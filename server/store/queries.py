@@ -10,7 +10,7 @@ from server.frames import CAMERA_ID
 from server.store.database import Database
 from server.store.rows import MAX_ID, MAX_SEQUENCE, CameraSummary, FrameRow, camera_summary, frame_row
 from server.store.tables import cameras, frames
-from server.store.times import to_microseconds
+from server.store.times import clamped_time, to_microseconds
 
 __all__ = [
     "find_camera_id",
@@ -19,6 +19,7 @@ __all__ = [
     "read_camera_names",
     "read_frame",
     "read_frame_of",
+    "read_frame_times",
     "read_latest",
     "read_page",
     "read_summaries",
@@ -54,6 +55,32 @@ def read_frame(database: Database, camera: str, frame_id: int) -> FrameRow | Non
         query = sa.select(frames).where(frames.c.id == frame_id, frames.c.camera_id == camera_id)
         row = connection.execute(query).mappings().one_or_none()
     return None if row is None else frame_row(camera, row)
+
+
+def read_frame_times(
+    database: Database, camera: str, since: datetime.datetime, until: datetime.datetime, limit: int
+) -> list[tuple[int, datetime.datetime]]:
+    """Return id and capture time of the frames that were captured in some time, oldest first. Raises StorageError.
+
+    Args:
+        database: where they are.
+        camera: the camera's name. An unknown one has no frames.
+        since: only those that were captured then or later.
+        until: only those that were captured earlier.
+        limit: greatest number of frames.
+    """
+    with database.reading() as connection:
+        camera_id = find_camera_id(connection, camera)
+        if camera_id is None:
+            return []
+        query = (
+            sa.select(frames.c.id, frames.c.capture_time)
+            .where(frames.c.camera_id == camera_id)
+            .where(frames.c.capture_time >= to_microseconds(since), frames.c.capture_time < to_microseconds(until))
+            .order_by(frames.c.capture_time, frames.c.id)
+            .limit(limit)
+        )
+        return [(int(row.id), clamped_time(row.capture_time)) for row in connection.execute(query)]
 
 
 def read_frame_of(connection: sa.Connection, frame_id: int, camera: str) -> FrameRow | None:

@@ -17,14 +17,17 @@ import sqlalchemy as sa
 from server.frames import BaseFile, ReceivedFrame
 from server.store import deletion, queries
 from server.store.adding import FrameAdder
+from server.store.alerts import Alerts
 from server.store.bases import BaseFiles
 from server.store.database import Database
 from server.store.files import Files
 from server.store.identity import attach
 from server.store.importance import ImportanceMaps
 from server.store.insertion import restore_frames
+from server.store.mending import mend_file
 from server.store.opening import open_files
 from server.store.reading import read_file
+from server.store.removal import remove_camera
 from server.store.rows import CameraSummary, FrameRow
 from server.store.sweep import KEEP_QUARANTINE, Quarantine, count_quarantine, sweep_files, swept_until
 from server.store.timeline import TimelineBin, read_timeline
@@ -49,6 +52,7 @@ class Store:
         uncertain: keys of frames whose `add` failed although the database may have, or may get, their rows.
         quarantined: what is set aside, as last counted; None: it was not counted yet.
         importance: the cameras' maps of importance.
+        alerts: when rules over the task's answers held.
 
     Raises:
         StorageError: files and database do not belong together, see `server.store.identity`.
@@ -70,6 +74,7 @@ class Store:
         self.quarantined: Quarantine | None = None
         self._adder = FrameAdder(database, files, self.writer)
         self.importance = ImportanceMaps(database)
+        self.alerts = Alerts(database)
         self._bases = BaseFiles(database, files, MAX_BASE_BYTES)
         database.watch()
 
@@ -103,7 +108,7 @@ class Store:
 
         Raises:
             Duplicate: a stored frame has the same camera, sequence and capture time. A frame without a sequence is
-                never a duplicate.
+                never a duplicate. If the stored frame's file was lost, it is written again.
             InputError: the camera's name, the sequence, a time or the measures are not valid.
             KeyMissingError: a file that it needs (`frame.bases`) was deleted.
             StorageError: the disk is full, or file or database can't be written. If the database did not answer, the
@@ -123,6 +128,18 @@ class Store:
     def find(self, camera: str, sequence: int, capture_time: datetime.datetime) -> FrameRow | None:
         """Return the frame with this sequence and capture time, None if there is none. Raises StorageError."""
         return queries.find_frame(self.database, camera, sequence, capture_time)
+
+    def find_equal(self, frame: ReceivedFrame) -> FrameRow | None:
+        """Return the stored frame with this one's camera, sequence and capture time, None if there is none.
+
+        If its file was lost, it is written again, so that the frame may be acknowledged. Raises StorageError.
+        """
+        if frame.sequence is None:
+            return None
+        row = self.find(frame.camera, frame.sequence, frame.capture_time)
+        if row is not None:
+            mend_file(self.database, self.files, row, frame.jpeg, self.now().astimezone(datetime.UTC))
+        return row
 
     def frame(self, camera: str, frame_id: int) -> FrameRow | None:
         """Return a frame by id, None if there is none or it is another camera's. Raises StorageError."""
@@ -155,6 +172,12 @@ class Store:
             StorageError: the database can't be read.
         """
         return queries.read_page(self.database, camera, before_id=before_id, since=since, until=until, limit=limit)
+
+    def frame_times(
+        self, camera: str, since: datetime.datetime, until: datetime.datetime, limit: int
+    ) -> list[tuple[int, datetime.datetime]]:
+        """Return id and capture time of frames, oldest first; see `read_frame_times`. Raises StorageError."""
+        return queries.read_frame_times(self.database, camera, since, until, limit)
 
     def cameras(self) -> list[CameraSummary]:
         """Return all cameras that ever sent a frame, by name. Raises StorageError."""
@@ -210,6 +233,10 @@ class Store:
     def shrink_to(self, size: int) -> int:
         """Delete the oldest frames until `size` bytes are left; return their number. Raises StorageError."""
         return deletion.delete_until_size(self.database, self.files, size)
+
+    def remove_camera(self, camera: str) -> int | None:
+        """Remove a camera with its frames, see `removal.remove_camera`; return their number. Raises StorageError."""
+        return remove_camera(self.database, self.files, camera)
 
     def sweep(self, keep: datetime.timedelta | None = KEEP_QUARANTINE) -> int:
         """Set aside files that have no row, see `sweep_files`; return their number. Raises StorageError."""

@@ -5,7 +5,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-__all__ = ["REBUILT", "cameras", "frames", "importance", "marks", "metadata", "minutes", "store", "tokens", "trash"]
+__all__ = [
+    "REBUILT",
+    "alerts",
+    "cameras",
+    "frames",
+    "importance",
+    "marks",
+    "metadata",
+    "minutes",
+    "store",
+    "tokens",
+    "trash",
+]
 
 REBUILT = "rebuild"
 """The writer of rows that were made again from files. They are not news."""
@@ -126,6 +138,25 @@ importance = sa.Table(
     # packed, see `rjpeg.pack_importance`
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Column("set_time", sa.BigInteger, nullable=False),
+)
+# when a rule over the task's answers held; they outlive the frames, and a camera's name is not looked up
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("camera", sa.String(64), nullable=False),
+    sa.Column("rule", sa.String(64), nullable=False),
+    # the class that was found, and its best score
+    sa.Column("label", sa.String(100), nullable=False),
+    sa.Column("score", sa.Float, nullable=False),
+    # of the picture in which the rule began to hold
+    sa.Column("frame", sa.BigInteger, nullable=False),
+    # capture times; no end: it goes on
+    sa.Column("start_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger),
+    # several servers of one store may watch: the first to add an alert tells of it
+    sa.UniqueConstraint("camera", "start_time", "rule"),
+    sqlite_autoincrement=True,
 )
 # a single row: the store's identity, which the mark beside the files repeats
 store = sa.Table(

@@ -30,6 +30,7 @@ from device.report import Report
 from device.sources import CapturedFrame
 from device.spool import Spool
 from rjpeg.errors import CameraError, TargetError
+from tests.device.fakes import Records
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,12 +330,6 @@ class Camera:
 
     def close(self):
         pass
-
-
-class Records(list):
-    """The records of the frames that were delivered."""
-
-    emit = list.append
 
 
 def taken(pixels, monkeypatch, settings, count, source=None):

@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device.config import DeliveryConfig, MqttConfig
 from device.delivery import LiveOutbox, RecordOutbox, open_sender
+from device.delivery.home_assistant import descriptions
 from device.delivery.mqtt_connection import new_client
 from device.delivery.mqtt_sender import MqttSender
 from device.delivery.outbox import Link
@@ -170,6 +171,43 @@ def test_home_assistant_finds_the_camera_by_itself(broker, view, open_mqtt, fram
     assert config["availability_topic"] == "farm/north/one/status"
     assert config["json_attributes_topic"] == "farm/north/one/metrics"
     assert config["device"]["identifiers"] == ["farm_north_one"]
+
+
+@needs_broker
+def test_home_assistant_finds_temperature_bit_rate_and_drops_of_the_same_device(broker, view, open_mqtt, frame):
+    open_mqtt(broker.url, topic="farm/north", discovery="homeassistant").send(frame)
+    seen = view(broker)
+    configs = [
+        json.loads(seen.next(f"homeassistant/{place}/config").payload)
+        for place in (
+            "camera/farm_north/one",
+            "sensor/farm_north/one-temperature",
+            "sensor/farm_north/one-bitrate",
+            "sensor/farm_north/one-drops",
+        )
+    ]
+    assert len({config["unique_id"] for config in configs}) == 4
+    assert all(config["device"] == configs[0]["device"] for config in configs)
+    assert {config["state_topic"] for config in configs[1:]} == {"farm/north/one/metrics"}
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ({"celsius": 61.5, "bits_per_second": 98765, "dropped": {"full": 2, "stale": 3}}, ["61.5", "98.8", "5"]),
+        ({"celsius": None, "bits_per_second": 0, "dropped": {}}, ["before", "0.0", "0"]),
+    ],
+)
+def test_the_sensors_read_their_values_off_the_metrics(said, state):
+    jinja2 = pytest.importorskip("jinja2")  # what Home Assistant's templates are
+    found = descriptions("site", "one", "site/one")
+    values = [
+        jinja2.Template(found[f"sensor/site/one-{key}/config"]["value_template"]).render(
+            value_json=said, this={"state": "before"}
+        )
+        for key in ("temperature", "bitrate", "drops")
+    ]
+    assert values == state
 
 
 @needs_broker

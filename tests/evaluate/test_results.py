@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from evaluate import results
+from evaluate import fair, results
 from evaluate.scores import clustered_difference, paired_difference
 from evaluate.summary import summarize
 from rjpeg.errors import InputError
@@ -194,3 +194,20 @@ def test_a_folder_and_a_name_go_together(arguments, capsys):
 def test_a_folder_without_results_is_named(tmp_path, capsys):
     assert results.main(["--take", str(tmp_path), "--name", "run"]) == 1
     assert "`make eval` writes it" in capsys.readouterr().err
+
+
+def test_make_eval_says_which_rows_are_fair_beside_each_other_and_what_it_was_measured_on():
+    fixed = {**point(30, [1, 1, 1, 1]), "kind": "quality"}
+    ours = {**ACCURACY["series"][0], "points": [*ACCURACY["series"][0]["points"], fixed]}
+    text = fair.markdown({**ACCURACY, "series": [ours, *ACCURACY["series"][1:]]})
+    assert "| points, paired | 0.25 bpp | 0.50 bpp |" in text.splitlines()
+    assert "a plain JPEG at full size is no peer at low rates" in text
+    assert "**These are 4 pictures**, too few" in text
+    assert "| Region JPEG, over libjpeg-turbo at its best coding size | +25.0 ± 21.7 |  |" in text.splitlines()
+    assert not any("over libjpeg-turbo |" in line for line in text.splitlines())
+    assert "too few" not in fair.markdown({**ACCURACY, "pictures": [{}] * 400})
+
+
+def test_the_advice_stands_alone_when_region_jpeg_did_not_run():
+    peers = {**ACCURACY, "series": ACCURACY["series"][1:]}
+    assert "paired" not in fair.markdown(peers)

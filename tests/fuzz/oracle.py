@@ -92,9 +92,12 @@ def _predicted(blocks: list[np.ndarray], tables: list[np.ndarray], model: rjpeg.
     strength = min(max(math.log2(tables[0].sum() / 64) / map_quantizer.fade, 0.0), 1.0)
     factor = scale * map_quantizer.gain * (1.0 / math.log2(map_quantizer.scales[1])) * strength
     # Of each region: how many there are around it within the window, itself included, and the sum of their outputs.
-    near = [np.abs(np.subtract.outer(range(n), range(n))) <= map_quantizer.window // 2 for n in output.shape[:2]]
+    reach = -1 if map_quantizer.window is None else map_quantizer.window // 2
+    near = [np.abs(np.subtract.outer(range(n), range(n))) <= reach for n in output.shape[:2]]
     vertical, horizontal = (part.astype(np.int64) for part in near)
     counts = np.multiply.outer(vertical.sum(axis=1), horizontal.sum(axis=1))
+    if map_quantizer.window is None:  # absolute: the network's own zero is average
+        counts, output = np.ones_like(counts), output - model.predictor.output_quantization.zero_point
     levels = np.empty(output.shape, np.uint8)
     for channel, center in enumerate(map_quantizer.centers):
         centered = output[..., channel] * counts - vertical @ output[..., channel] @ horizontal

@@ -44,6 +44,24 @@ def test_what_is_far_away_does_not_change_a_region_s_level():
 
 
 @given(answers)
+def test_without_a_window_levels_are_the_answer_itself_around_the_center(output):
+    quantization = Quantization(0.02, -5)
+    octaves = (output.astype(float) - quantization.zero_point) * quantization.scale
+    absolute = MAP_QUANTIZER._replace(window=None)
+    found = maps.levels_from_output(output, quantization, absolute, COARSE)
+    assert found.dtype == np.uint8
+    assert found.flags.c_contiguous
+    assert np.abs(found - np.clip([6, 4] + 4 * 1.5 * octaves, 0, 12)).max() <= 0.5 + 1e-9
+
+
+def test_without_a_window_a_frame_that_matters_more_is_finer_all_over():
+    absolute, quantization = MAP_QUANTIZER._replace(window=None), Quantization(0.02, 0)
+    output = np.random.default_rng(3).integers(-10, 10, (12, 20, 2), np.int8)
+    levels, finer = (maps.levels_from_output(part, quantization, absolute, COARSE) for part in (output, output - 13))
+    assert (finer < levels).all()
+
+
+@given(answers)
 def test_a_file_of_finest_steps_has_level_0_everywhere(output):
     assert not maps.levels_from_output(output, Quantization(0.02, 0), MAP_QUANTIZER, np.ones(64)).any()
 

@@ -32,6 +32,14 @@ def test_the_shipped_networks_keep_their_budget():
     assert (DEFAULT_FOLDER / "predictor.tflite").stat().st_size < 60_000
 
 
+def test_a_shipped_model_is_known_by_its_name_and_a_folder_of_that_name_by_its_path(folder, monkeypatch):
+    assert rjpeg.load_model("default").folder == rjpeg.load_model().folder == DEFAULT_FOLDER
+    monkeypatch.chdir(folder.parent)
+    folder.rename("default")
+    assert rjpeg.load_model("default").folder == DEFAULT_FOLDER
+    assert rjpeg.load_model("./default").folder.resolve() == (folder.parent / "default").resolve()
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(rjpeg.ModelError, match="nowhere"):
         rjpeg.load_model(tmp_path / "nowhere")

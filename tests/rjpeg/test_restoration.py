@@ -12,6 +12,7 @@ import rjpeg
 from rjpeg import _restoration as restoration
 from rjpeg._base import picture_of_planes
 from rjpeg._follower import read_follower
+from rjpeg._region_file import open_header
 from rjpeg._runtime import Network, Quantization
 from tests.rjpeg.streams import coded_film
 
@@ -225,7 +226,8 @@ def test_what_a_follower_sends_is_restored_as_in_the_whole_frame(restoring):
     coded = coded_film(320, 480, 7)
     bases, parts = bases_of(coded, restoring), 0
     for each in coded[1:]:
-        follower = read_follower(each.jpeg, bases[each.base_id], rjpeg.decoder.MAX_PIXELS, {})
+        most = rjpeg.decoder.MAX_PIXELS
+        follower = read_follower(each.jpeg, open_header(each.jpeg, most), bases[each.base_id], most, {})
         base, sent = follower.base, follower.tiles.sent
         picture = picture_of_planes(base, base.shown(follower.marker.shift, follower.tiles))
         octaves = base.step_octaves(follower.tiles)

@@ -101,6 +101,8 @@ OPERATIONS = [
     "GET /v1/cameras/{camera}/frames/{frame}/results",
     "GET /v1/cameras/{camera}/timeline",
     "GET /v1/cameras/{camera}/bandwidth",
+    "GET /v1/cameras/{camera}/snapshot",
+    "GET /v1/cameras/{camera}/link",
     "GET /v1/cameras/{camera}/importance",
     "PUT /v1/cameras/{camera}/importance",
     "GET /healthz",

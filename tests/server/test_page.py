@@ -525,12 +525,74 @@ def test_what_the_network_says_is_text_and_never_markup(looked_at, open_page):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.get_by_role("link", name=ATTACK).click()
-    until(lambda: "No camera of this name" in page.locator("#stage-note").inner_text(), page)
+    until(lambda: page.locator("#no-such-camera").is_visible(), page)
     assert page.locator("#camera-name").inner_text() == ATTACK
     assert not any("<" in url or url.endswith("/x") for url in asked)
     assert page.title() == f"{ATTACK} – Region JPEG"
     assert page.locator("img[src='x']").count() == 0
     assert page.locator("main script").count() == 0
+
+
+ALERT_TASK = """
+def look(frame, meta):
+    if meta["sequence"] not in range(20, 30):
+        return []
+    return [{"index": 0, "score": 0.75, "label": "person", "box": [32, 24, 160, 120]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose rule `somebody` held on camera `door` from its frame 20 to 29 of 60, a second apart."""
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "alert_task.py").write_text(ALERT_TASK)
+    (folder / "config.yaml").write_text(
+        "task: {kind: python, function: 'alert_task:look'}\nrules: [{name: somebody, classes: [person], pause: 5}]\n"
+    )
+    environment = {"PYTHONPATH": str(folder)}
+    service = Service("--config", folder / "config.yaml", data=folder / "data", environment=environment)
+    Camera(service, "door").send(60)
+
+    def is_over() -> bool:
+        alerts = service.get("/v1/cameras/door/alerts").json()["alerts"]
+        return [alert["until"] for alert in alerts] == ["2026-03-04T05:06:36.000000Z"]
+
+    deadline = time.monotonic() + 20
+    while not is_over():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield service
+    service.stop()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_an_alert_is_a_mark_on_the_timeline_and_a_button_that_goes_there(watched, open_page, width, scheme):
+    page = open_page(f"{watched.url}/?camera=door", width=width, scheme=scheme)
+    button = page.locator("#alerts button")
+    until(lambda: button.count() == 1, page)
+    assert button.inner_text().startswith("somebody, ")
+    assert button.inner_text().endswith("for 9.0 s")
+    track, mark = page.locator("#track").bounding_box(), page.locator("#marks div").bounding_box()
+    # 60 frames in 59 s, with the margins of "Everything"
+    assert (mark["x"] - track["x"]) / track["width"] == pytest.approx(20 / 59, abs=0.03)
+    assert mark["width"] / track["width"] == pytest.approx(9 / 59, abs=0.03)
+    assert page.locator("#boxes div").count() == 0
+    button.click()
+    until(lambda: page.locator("#boxes div").count() == 1, page)
+    assert page.locator("#boxes div").inner_text() == "person 0.75"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=SCREENSHOTS / f"alert-{width}-{scheme}.png", full_page=True)
+
+
+def test_the_shown_time_can_be_had_as_a_clip(watched, open_page):
+    page = open_page(f"{watched.url}/?camera=door", accept_downloads=True)
+    link = page.get_by_role("link", name="Clip of this time, MP4")
+    until(link.is_visible, page)
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == "door-20260304T050607Z.mp4"
+    content = Path(download.value.path()).read_bytes()
+    assert content[4:8] == b"ftyp"
 
 
 @pytest.fixture(scope="module")
@@ -664,12 +726,11 @@ def test_the_timeline_tells_the_bytes_of_keys_and_of_followers(followed, open_pa
     assert page.locator("#bar-kinds").is_hidden()
 
 
-def test_the_overview_shows_whole_frames_of_followers_and_plain_files_of_others(followed, open_page):
+def test_the_overview_shows_decoded_pictures_whatever_the_files_are(followed, open_page):
     page = open_page(followed.url)
     until(lambda: page.locator(".card img[src]").count() == 2, page)
-    calm, street = page.locator(".card img").evaluate_all("all => all.map(image => image.getAttribute('src'))")
-    assert calm.endswith("/jpeg")
-    assert street.endswith("/picture?format=jpeg")
+    shown = page.locator(".card img").evaluate_all("all => all.map(image => image.getAttribute('src'))")
+    assert all(path.endswith("/picture?format=jpeg") for path in shown)
 
 
 def test_it_says_what_plain_jpeg_would_take_and_what_that_is_based_on(followed, open_page, stream):
@@ -736,7 +797,7 @@ def test_new_frames_appear_by_themselves(start, open_page, tmp_path):
 
     # a camera that doesn't exist yet
     page.goto(f"{service.url}/?camera=cellar")
-    until(lambda: "No camera of this name" in page.locator("#stage-note").inner_text(), page)
+    until(lambda: page.locator("#no-such-camera").is_visible(), page)
     arrived = Camera(service, "cellar", start=None).send()
     until(lambda: shown_frame(page) == arrived["id"], page, 10)
 
@@ -753,7 +814,7 @@ def test_of_a_hundred_cameras_only_pictures_that_are_looked_at_are_fetched(start
         send(number)
     asked = []
     page = open_page(service.url)
-    page.on("request", lambda request: request.url.endswith("/jpeg") and asked.append(request.url))
+    page.on("request", lambda request: request.url.endswith("/picture?format=jpeg") and asked.append(request.url))
     page.reload()
     until(lambda: page.locator(".card").count() == 100, page)
     until(lambda: len(asked) >= 8, page)
@@ -876,7 +937,7 @@ def test_the_command_for_a_server_with_tokens_says_how_to_make_one(start, open_p
     page.locator("#token").fill(reader)
     page.get_by_role("button", name="Log in").click()
     until(lambda: page.locator("#no-camera").is_visible(), page)
-    assert "tokens add --camera camera" in page.locator("#start-token").inner_text()
+    assert "tokens add --data FOLDER --camera camera > token" in page.locator("#start-token").inner_text()
     assert page.locator("#start-command").inner_text().endswith(f'--server {service.url} --token-file token"')
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 

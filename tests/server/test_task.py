@@ -17,6 +17,7 @@ from rjpeg.errors import ConfigError, ModelError
 from server.frames import ReceivedFrame
 from server.processing.answer import ask, frame_meta
 from server.processing.networks import read_labels
+from server.processing.segmenter import TfliteSegmenter
 from server.processing.task import load_task
 from server.processing.task_config import KerasTask, PythonTask, TaskConfig, TfliteTask
 from server.processing.tflite import TfliteClassifier, TfliteDetector
@@ -88,8 +89,17 @@ class Detectors(tf.Module):
         boxes = np.concatenate([anchors[:, :2] - 0.125, anchors[:, :2] + 0.125], axis=1)
         return boxes[np.newaxis], tf.zeros((1, 16)), cells(pixels)[..., 0], tf.constant([16.0])
 
+    # segmenters: the class of a pixel is its strongest color, or it has the colors as scores
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3))])
+    def segmenter(self, pixels):
+        return tf.argmax(pixels, 3, output_type=tf.int32)
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3))])
+    def colors(self, pixels):
+        return pixels + 1
+
 detectors = Detectors()
-for name in ("detector", "bare"):
+for name in ("detector", "bare", "segmenter", "colors"):
     function = getattr(detectors, name).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], detectors)
     converter.allow_custom_ops = True
@@ -225,6 +235,27 @@ def test_a_detector_whose_outputs_have_no_known_operation_needs_to_be_told_their
             message = str(error)
     assert "expected boxes (1, N, 4)" in message, "converters order outputs as they like; one of the two is wrong"
     assert found == [{"index": 0, "score": 1.0, "box": [120.0, 0.0, 160.0, 20.0]}]
+
+
+@pytest.mark.parametrize("network", ["segmenter", "colors"])
+def test_a_segmenter_says_which_share_of_the_frame_each_class_has_largest_first(networks, network):
+    frame = np.zeros((16, 32, 3), np.uint8)
+    frame[:, :24, 0] = 200
+    frame[:, 24:, 1] = 200
+    segmenter = load_task(
+        TfliteTask(f"{networks}/{network}.tflite", network="segmenter", input_range=(0, 255), labels=None)
+    )
+    assert segmenter(frame, META) == [{"index": 2, "share": 0.75}, {"index": 1, "share": 0.25}]
+    named = TfliteSegmenter(f"{networks}/{network}.tflite", ["red", "green", "blue"])
+    assert [found["label"] for found in named(frame, META)] == ["blue", "green"]
+    assert (named.classes(frame) == np.array([2] * 6 + [1] * 2)).all()
+
+
+def test_what_is_no_segmenter_is_refused(networks):
+    with pytest.raises(ModelError, match=r"int8.tflite: output shape \(1, 4\), expected \(1, height, width\)"):
+        TfliteSegmenter(f"{networks}/int8.tflite")
+    with pytest.raises(ModelError, match="3 classes, the labels file 2 lines"):
+        TfliteSegmenter(f"{networks}/colors.tflite", ["red", "green"])
 
 
 def test_a_classifier_is_no_detector_and_the_other_way_round(networks):
@@ -392,7 +423,7 @@ def test_ctrl_c_in_a_task_ends_the_program():
 def test_the_document_s_examples_are_configurations_and_its_function_works(module):
     text = (ROOT / "docs" / "task.md").read_text(encoding="utf-8")
     configs = [config_of(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    assert [type(config) for config in configs] == [TfliteTask, TfliteTask, KerasTask, PythonTask]
+    assert [type(config) for config in configs] == [TfliteTask, TfliteTask, TfliteTask, KerasTask, PythonTask]
     name = module(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
     function = configs[-1].function.partition(":")[2]
     answer = ask(load_task(PythonTask(function=f"{name}:{function}")), np.full((2, 3, 3), 7, np.uint8), META)

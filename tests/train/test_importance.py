@@ -1,14 +1,26 @@
 """Importance: where it comes from, what is kept, and how it becomes features and targets."""
 
+import re
+
 import cv2
 import msgspec
 import numpy as np
 import pytest
 
 from rjpeg import _features as features
+from rjpeg.errors import InputError
 from train import dataset, importance
 from train.importance import Photos, compute_importance, gradient_statistics
-from train.photos import center_crop, data_hash, is_held_back, list_photos, random_crop, sharpened
+from train.photos import (
+    center_crop,
+    check_count,
+    data_hash,
+    gather,
+    is_held_back,
+    list_photos,
+    random_crop,
+    sharpened,
+)
 from train.teachers import load_teacher
 from train.workers import WorkerError, Workers
 
@@ -86,6 +98,46 @@ def test_targets_are_centered_and_coarser_where_importance_is_low():
     assert np.corrcoef(values.ravel(), target.ravel())[0, 1] < -0.9
 
 
+def test_absolute_targets_keep_what_a_whole_crop_is_worth():
+    values = np.random.default_rng(0).normal(0, 3, (4, 2, 5, 6, 2)).astype(np.float32)
+    values[0] += 6
+    targets = dataset.Targets(means=np.array([[0.0, 1.0], [2.0, 3.0]], np.float32))
+    found = targets(values)
+    assert found[0].mean() == pytest.approx(found[1:].mean() - 3, abs=0.3)
+    assert found[2, 1, 3, 4, 0] == pytest.approx(-(values[2, 1, 3, 4, 0] - 2) / 2)
+    np.testing.assert_allclose(targets.mean(found), found.mean(1))
+
+
+@pytest.mark.slow
+def test_crops_of_whole_frames_serve_for_all_coding_sizes(photos, config, teacher_file, tmp_path):
+    native = msgspec.structs.replace(config.importance, crop_sides=(48, 32), points=(0.25, 0.75), blur=1.0)
+    names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
+    paths = compute_importance(Photos(photos, names, 0.3), [teacher], native, tmp_path, 5)
+    for path in paths:
+        with np.load(path) as shard:
+            assert shard["pictures"].shape[1:] == (48, 48, 3)
+            assert shard["importance"].shape[2:] == (3, 3, 2)
+    small, large = dataset.load_crops(paths, False, dataset.Targets.of(paths, native, window=None))
+    assert (small.target.shape[1:], large.target.shape[1:]) == ((2, 2, 2), (3, 3, 2))
+    assert len(small.quality) == len(large.quality) == 2 * sum(not is_held_back(name, 0.3) for name in names)
+    # The average crop is at the center, not every crop.
+    assert large.target.mean(axis=(0, 1, 2)) == pytest.approx([0, 0], abs=0.1)
+    assert np.abs(large.target.mean(axis=(1, 2))).max() > 0.2
+    np.testing.assert_allclose(small.target.mean(axis=(1, 2)), large.target.mean(axis=(1, 2)), atol=0.3)
+
+
+@pytest.mark.slow
+def test_importance_at_several_points_is_their_mean(photos, config, teacher_file, tmp_path):
+    names, teacher = list_photos(photos), load_teacher(str(teacher_file), 48)
+    found = []
+    for points in ((0.5,), (1.0,), (0.5, 1.0)):
+        settings = msgspec.structs.replace(config.importance, points=points)
+        paths = compute_importance(Photos(photos, names, 0.3), [teacher], settings, tmp_path / str(points), 5)
+        with np.load(paths[0]) as shard:
+            found.append(shard["importance"])
+    np.testing.assert_allclose(2.0 ** found[2], (2.0 ** found[0] + 2.0 ** found[1]) / 2, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_batches_have_the_librarys_features(photos, config, teacher_file, tmp_path):
     names = list_photos(photos)
@@ -155,6 +207,46 @@ def test_held_back_photos_are_a_fixed_share():
     held = [name for name in names if is_held_back(name, 0.1)]
     assert 150 < len(held) < 250
     assert held == [name for name in names if is_held_back(name, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("photos", "held", "fraction", "told"),
+    [
+        (20, 0, 0.1, "has 20 photos, of which none is held back to check the training on"),
+        (20, 0, 0.1, "for 10% of them: 66 photos are enough to begin. The model that comes with rjpeg learned from"),
+        (3, 3, 0.5, "all are held back, and none is left"),
+        (5, 0, 0.001, "6905 photos are enough"),
+    ],
+)
+def test_too_few_photos_are_told_with_how_many_are_enough(tmp_path, photos, held, fraction, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        check_count(tmp_path, photos, held, fraction)
+
+
+def test_so_many_photos_as_are_called_enough_are_split(tmp_path):
+    missed = sum(not any(is_held_back(f"{run}/{number}.jpg", 0.1) for number in range(66)) for run in range(300))
+    assert missed <= 3, "one in a thousand"
+
+
+def test_few_photos_are_told_and_many_are_not(tmp_path, caplog):
+    check_count(tmp_path, 20, 2, 0.1)
+    assert "20 photos are enough to try this out, and few to learn from" in caplog.text
+    caplog.clear()
+    check_count(tmp_path, 3000, 300, 0.1)
+    assert caplog.text == ""
+
+
+def test_photos_of_several_folders_are_named_by_the_folder_that_holds_them_all(photos):
+    root, names = gather([photos / "part1", photos / "part0"])
+    assert root == photos.resolve()
+    assert names == list_photos(photos)
+    assert gather([photos / "part1"]) == ((photos / "part1").resolve(), list_photos(photos / "part1"))
+
+
+@pytest.mark.parametrize("folders", [("", "part1"), ("part0", "part0"), ("part1/../part0", "part0")])
+def test_a_folder_that_is_there_twice_is_refused(photos, folders):
+    with pytest.raises(InputError, match="is there twice"):
+        gather([photos / folder for folder in folders])
 
 
 def test_the_data_hash_changes_with_any_photo(photos):

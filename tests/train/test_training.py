@@ -68,7 +68,7 @@ def test_another_configuration_is_refused_in_a_used_folder(photos, config, codec
 
 def test_a_folder_without_pictures_is_named(config, codec, tmp_path):
     with pytest.raises(InputError, match="no pictures"):
-        training.train(tmp_path, config, codec, tmp_path / "run", "test")
+        training.train([tmp_path], config, codec, tmp_path / "run", "test")
 
 
 def test_loss_ignores_what_centering_takes_away():

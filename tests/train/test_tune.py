@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import rjpeg
-from train import tune
+from train import settings, tune, tune_frames
+from train.detectors import Answer
+from train.known_tables import ANNEX_K_CHROMA, ANNEX_K_LUMA
 from train.photos import center_crop, list_photos, read_photo
 
 
@@ -48,11 +50,25 @@ def test_a_sharp_scene_has_more_of_the_highest_frequencies(photos):
 
 def test_changes_are_those_of_the_model_and_of_nothing_else():
     model = rjpeg.load_model()
-    setting = tune.changed(model, "window=9,gain=0,size=0.5,restore=1,refine=0")
+    setting = settings.changed(model, "window=9,gain=0,size=0.5,restore=1,refine=0")
     assert setting.model.map_quantizer == model.map_quantizer._replace(window=9, gain=0.0)
     assert (setting.size, setting.restore, setting.refine) == (0.5, True, False)
     with pytest.raises(rjpeg.InputError, match="no setting has the name 'colour'"):
-        tune.changed(model, "colour=1")
+        settings.changed(model, "colour=1")
+
+
+def test_a_window_of_0_is_none():
+    assert settings.changed(rjpeg.load_model(), "window=0").model.map_quantizer.window is None
+
+
+def test_tables_are_blended_with_those_of_annex_k_component_by_component():
+    model = rjpeg.load_model()
+    luma, chroma = settings.changed(model, "table=blend:0.5").model.base_tables
+    np.testing.assert_allclose(luma, np.sqrt(model.base_tables[0] * ANNEX_K_LUMA))
+    np.testing.assert_allclose(chroma, np.sqrt(model.base_tables[1] * ANNEX_K_CHROMA))
+    luma, chroma = settings.changed(model, "chroma_table=annex_k_chroma").model.base_tables
+    np.testing.assert_array_equal(luma, model.base_tables[0])
+    np.testing.assert_array_equal(chroma, ANNEX_K_CHROMA)
 
 
 @pytest.mark.slow
@@ -60,7 +76,7 @@ def test_changes_are_those_of_the_model_and_of_nothing_else():
 def test_every_setting_is_held_against_the_first_at_equal_bytes(
     photos, teacher_file, tmp_path, capsys, monkeypatch, scenes, count
 ):
-    monkeypatch.setattr(tune, "is_held_back", lambda name, fraction: True)
+    monkeypatch.setattr("train.photos.is_held_back", lambda name, fraction: True)
     arguments = ["--data", str(photos), "--teachers", str(teacher_file), "--bpp", "0.1", "--scenes", scenes, "--json"]
     assert tune.main([*arguments, "--try", "gain=0", "window=1"]) == 0
     as_it_is, flat, alone = map(json.loads, capsys.readouterr().out.splitlines())
@@ -73,6 +89,34 @@ def test_every_setting_is_held_against_the_first_at_equal_bytes(
 
 
 def test_too_few_photos_for_a_mosaic_are_an_error(photos, capsys, monkeypatch):
-    monkeypatch.setattr(tune, "is_held_back", lambda name, fraction: name == "0.png")
+    monkeypatch.setattr("train.photos.is_held_back", lambda name, fraction: name == "0.png")
     assert tune.main(["--data", str(photos), "--scenes", "mosaic"]) == 1
     assert "too few for a mosaic" in capsys.readouterr().err
+
+
+class Brightness:
+    """A detector of bright things: a cell of 8x8 pixels has a score of its brightness, and a box of four cells."""
+
+    def __init__(self, path):
+        self.name = path.stem
+
+    def ask(self, frame):
+        rows, cols = (side // 8 for side in frame.shape[:2])
+        bright = frame[: rows * 8, : cols * 8].reshape(rows, 8, cols, 8, 3).mean((1, 3, 4)).reshape(-1, 1) / 255
+        y, x = np.divmod(np.arange(rows * cols), cols)
+        return Answer(bright.astype(np.float32), np.stack([8 * x - 8, 8 * y - 8, 8 * x + 16, 8 * y + 16], 1))
+
+
+@pytest.mark.slow
+def test_whole_frames_are_compared_at_the_rates_that_were_asked_for(photos, capsys, monkeypatch):
+    monkeypatch.setattr(tune_frames, "Detector", Brightness)
+    monkeypatch.setattr(tune, "load_config", lambda path: type("Config", (), {"held_back": 1.0}))
+    arguments = ["--data", str(photos), "--detectors", "bright.onnx", "--rates", "0.2", "0.3", "0.5", "--json"]
+    assert tune.main([*arguments, "--try", "dc=4", "gain=0"]) == 0
+    as_it_is, coarse, flat = map(json.loads, capsys.readouterr().out.splitlines())
+    assert as_it_is["frames"] == 14
+    assert as_it_is["f1"] == as_it_is["kl"] == pytest.approx(1)
+    assert [point["bpp"] for point in as_it_is["points"]] == pytest.approx([0.2, 0.3, 0.5], rel=0.2)
+    # Brightness is what DC terms tell.
+    assert coarse["kl"] > flat["kl"]
+    assert all(0 < point["f1"][0] <= 1 for point in flat["points"])

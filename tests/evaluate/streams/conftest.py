@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluate.judges import Judge
 from evaluate.scores import Box
-from evaluate.streams.judges import Judge
 
 FRAMES, RATE = 12, 4
 SIDE = (80, 64)
@@ -40,7 +40,7 @@ def red(frame: np.ndarray) -> list[Box]:
 
 def red_task(frame, meta):
     """Answer as a task of the server does."""
-    return [{"index": box.kind, "score": 1.0, "box": box[1:]} for box in red(frame)]
+    return [{"index": box.kind, "score": box.score, "box": box[1:5]} for box in red(frame)]
 
 
 class RedJudge(Judge):
@@ -49,6 +49,6 @@ class RedJudge(Judge):
     def __init__(self) -> None:
         self.asked = 0
 
-    def boxes(self, frame):
+    def candidates(self, frame):
         self.asked += 1
         return red(frame)

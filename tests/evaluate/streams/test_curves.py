@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from evaluate.streams.curves import Curves, Ratio, geometric_mean, rate_at, ratio, score_at
+from evaluate.curves import Ratio, geometric_mean, rate_at, score_at
+from evaluate.streams.curves import Curves, ratio
 from evaluate.streams.measure import Point
 
 PIXELS = 8000

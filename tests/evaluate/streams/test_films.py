@@ -1,9 +1,9 @@
 import pytest
 
-from evaluate.codecs import CodecMissingError, LibjpegTurbo
+from evaluate.codecs import CodecMissingError, LibjpegTurbo, family
 from evaluate.streams import films
 from evaluate.streams.clips import read_clip
-from evaluate.streams.codecs import Pictures, family
+from evaluate.streams.codecs import Pictures
 
 av = pytest.importorskip("av")
 

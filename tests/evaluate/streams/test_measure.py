@@ -1,8 +1,9 @@
 import pytest
 
+from evaluate.curves import rising
 from evaluate.streams.clips import read_clip
 from evaluate.streams.codecs import Coded, Pictures, StreamCodec
-from evaluate.streams.measure import Bench, Point, bracketing, f1_of, rising
+from evaluate.streams.measure import Bench, Point, bracketing, f1_of
 
 from .conftest import RedJudge
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from evaluate.judges import KeptAnswers, YoloxJudge, found_of, open_judge, yolox_boxes
 from evaluate.scores import Box
-from evaluate.streams.judges import KeptAnswers, open_judge, yolox_boxes
 from rjpeg.errors import InputError, ModelError, StorageError
 
-from .conftest import RedJudge, red
+from .streams.conftest import RedJudge, red
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_task_file_is_a_judge(frame, tmp_path):
 
 def test_a_task_that_answers_no_boxes_is_named(frame, tmp_path):
     path = tmp_path / "size.yaml"
-    path.write_text("kind: python\nfunction: tests.evaluate.streams.test_judges:no_boxes\n", "utf-8")
+    path.write_text("kind: python\nfunction: tests.evaluate.test_judges:no_boxes\n", "utf-8")
     with pytest.raises(InputError, match=r"size\.yaml: answers .*expected boxes"):
         open_judge(path, None).boxes(frame)
 
@@ -73,12 +73,25 @@ def test_boxes_of_yolox_are_decoded_and_the_best_of_those_that_overlap_is_left()
     # nearly the same, of the same class; and of another class
     output[55] = (-0.4, 0.5, np.log(2), np.log(2), 0.8, 0.0, 1.0)
     output[56] = (-1.5, 0.5, np.log(2), np.log(2), 0.95, 1.0, 0.0)
-    # below the score that counts
+    # a candidate, below the score that counts as found; and less than that
     output[500] = (0, 0, 0, 0, 0.25, 0.0, 1.0)
-    first, second = yolox_boxes(output)
+    output[600] = (0, 0, 0, 0, 0.04, 0.0, 1.0)
+    first, second, weak = yolox_boxes(output)
+    assert weak.score == pytest.approx(0.25)
+    assert found_of([first, second, weak], YoloxJudge.threshold) == [first, second]
     assert (first.kind, second.kind) == (0, 1)
-    assert second[1:] == pytest.approx((12, 4, 28, 20))
+    assert second[1:5] == pytest.approx((12, 4, 28, 20))
 
 
 def test_boxes_of_yolox_may_be_none():
     assert yolox_boxes(np.zeros((3549, 85), np.float32)) == []
+
+
+def test_a_judge_finds_the_candidates_above_its_threshold_and_keeps_the_others(frame, tmp_path):
+    judge = RedJudge()
+    judge.threshold = 0.5
+    judge.candidates = lambda _: [Box(0, 0, 0, 9, 9, 0.9), Box(1, 0, 0, 9, 9, 0.5), Box(2, 0, 0, 9, 9, 0.4)]
+    kept = KeptAnswers(judge, tmp_path)
+    for _ in range(2):
+        assert [box.kind for box in kept.boxes(frame)] == [0, 1]
+        assert [box.score for box in kept.candidates(frame)] == [0.9, 0.5, 0.4]

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Removes what install.sh made. Configuration and stored frames stay unless --purge is given.
+#
+#   sudo ./uninstall.sh [--purge] [--root FOLDER]
+set -eu
+
+usage() { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
+purge=no root=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --purge) purge=yes; shift ;;
+        --root) root=${2:-}; [ -n "$root" ] || usage; shift 2 ;;
+        *) usage ;;
+    esac
+done
+if [ -z "$root" ] && [ "$(id -u)" -ne 0 ]; then
+    printf '%s\n' "error: this must run as root: sudo $0" >&2
+    exit 1
+fi
+
+unit=$root/etc/systemd/system/rjpeg-server.service
+systemd() { if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi; }
+if [ -e "$unit" ]; then
+    systemd --quiet disable --now rjpeg-server.service
+    rm -f "$unit"
+    systemd daemon-reload
+fi
+# only what install.sh has made, and so has named
+if [ -L "$root/opt/rjpeg-server" ]; then rm -f "$root/opt/rjpeg-server"; fi
+if [ -d "$root/opt" ]; then
+    find "$root/opt" -mindepth 1 -maxdepth 1 -type d -regextype posix-extended \
+        -regex '.*/rjpeg-server-[0-9]{8}T[0-9]{6}Z-[0-9]+' -exec rm -rf {} +
+fi
+if [ "$purge" = yes ]; then
+    rm -rf "$root/etc/rjpeg-server" "$root/var/lib/rjpeg-server" "$root/etc/systemd/system/rjpeg-server.service.d"
+    if [ -z "$root" ] && getent passwd rjpeg-server >/dev/null; then userdel rjpeg-server; fi
+else
+    # the user too, who owns them
+    printf '%s\n' "uninstall: /etc/rjpeg-server, /var/lib/rjpeg-server and the user are left; --purge removes them" >&2
+fi

@@ -1,0 +1,130 @@
+"""What matters where in a whole frame: how much an error there would change what a teacher sees.
+
+A coarse JPEG of the frame says what errors are like. The gradient of the teacher's disagreement with its answer on the
+frame (`train.disagreement`) is taken at a few points of the way from the frame to that JPEG; its square, summed over a
+region, is the region's importance. It is absolute: a frame with nothing in it has little of it everywhere.
+
+A teacher sees frames at their own scale, in tiles of its input's size that overlap.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from keras import ops
+
+from rjpeg.errors import InputError
+from train.disagreement import divergence, parameters
+from train.gradients import value_and_gradient
+from train.importance import REGION, jpeg_round_trip
+from train.teachers import Teacher
+from train.transforms import YCBCR_TO_RGB
+
+__all__ = ["FrameImportance", "joined"]
+
+QUALITY = 25
+# of the way from the frame to its JPEG; at the frame itself the disagreement is least, so the gradient is 0
+POINTS = (1 / 3, 2 / 3, 1.0)
+# octaves of a squared gradient below which nothing is told apart
+FLOOR = 1e-60
+# what detectors fill the rest of their input with
+GRAY = 114
+
+
+class FrameImportance:
+    """Measures the importance of whole frames for one teacher. For one thread.
+
+    Args:
+        teacher: its input has a fixed size, of whole regions (`train.teachers.load_teacher` with size=None).
+        quality: IJG quality of the coarse JPEG.
+        points: where on the way to it gradients are taken, above 0 to 1.
+        blur: standard deviation of the blur of the octaves, in regions; 0: none.
+
+    Raises:
+        InputError: the teacher's input is not of whole regions.
+    """
+
+    def __init__(
+        self, teacher: Teacher, quality: int = QUALITY, points: Sequence[float] = POINTS, blur: float = 1.0
+    ) -> None:
+        height, width = teacher.input_shape[1:3]
+        if height % REGION or width % REGION:
+            raise InputError(f"teacher {teacher.name}: input is {width}x{height}, expected multiples of {REGION}")
+        self._teacher, self._size = teacher, (int(height), int(width))
+        self._quality, self._points, self._blur = quality, np.asarray(points, np.float32), blur
+        self._slope = _slope_of(teacher)
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Return the importance of a frame, (rows, cols, 2) float32: octaves for luma and chroma, not centered.
+
+        frame: (H, W, 3) uint8 RGB. The grid covers it: ceil(H / 16) rows, ceil(W / 16) columns.
+        """
+        rows, cols = (-(-side // REGION) for side in frame.shape[:2])
+        coded = jpeg_round_trip(frame, self._quality)
+        shape = [max(count * REGION, tile) for count, tile in zip((rows, cols), self._size, strict=True)]
+        clean, coarse = (_padded(picture, shape) for picture in (frame, coded))
+        total = np.zeros((shape[0] // REGION, shape[1] // REGION, 2))
+        times = np.zeros((*total.shape[:2], 1))
+        for top in _starts(shape[0], self._size[0]):
+            for left in _starts(shape[1], self._size[1]):
+                window = slice(top, top + self._size[0]), slice(left, left + self._size[1])
+                regions = tuple(slice(one.start // REGION, one.stop // REGION) for one in window)
+                total[regions] += self._tile(clean[window], coarse[window])
+                times[regions] += 1
+        octaves = np.log2(total / times + FLOOR).astype(np.float32)[:rows, :cols]
+        if self._blur:
+            octaves = cv2.GaussianBlur(octaves, (0, 0), self._blur, borderType=cv2.BORDER_REPLICATE)
+        return octaves
+
+    def _tile(self, clean: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+        """Return the sums of the squared gradients in a tile's regions, (rows, cols, 2), over luma and chroma."""
+        answer = self._teacher.predict_on_batch(clean[None])
+        reference = parameters(self._teacher.kinds, answer)
+        way = clean + self._points[:, None, None, None] * (coarse - clean)
+        repeated = [np.repeat(ops.convert_to_numpy(one), len(way), 0) for one in reference]
+        _, slope = self._slope(way, *repeated)
+        return region_energy(np.asarray(ops.convert_to_numpy(slope), np.float64)).mean(0)
+
+
+def _slope_of(teacher: Teacher) -> Callable[..., tuple[Any, Any]]:
+    def disagreement(pictures, *clean):
+        answer = teacher(pictures, training=False)
+        return ops.sum(divergence(teacher.kinds, clean, parameters(teacher.kinds, answer)))
+
+    return value_and_gradient(disagreement)
+
+
+def region_energy(gradient: np.ndarray) -> np.ndarray:
+    """Sum the squares of a (N, H, W, 3) gradient in RGB over regions: (N, rows, cols, 2), luma and chroma.
+
+    A chroma sample at 4:2:0 feeds four pixels, so its gradient is the sum of theirs. Cb and Cr are averaged.
+    """
+    luma, cb, cr = np.moveaxis(gradient @ YCBCR_TO_RGB.T, -1, 0)
+    n, height, width = luma.shape
+    rows, cols, half = height // REGION, width // REGION, REGION // 2
+    chroma = [plane.reshape(n, height // 2, 2, width // 2, 2).sum((2, 4)) for plane in (cb, cr)]
+    luma_sum = np.square(luma).reshape(n, rows, REGION, cols, REGION).sum((2, 4))
+    chroma_sum = (np.square(chroma[0]) + np.square(chroma[1])).reshape(n, rows, half, cols, half).sum((2, 4)) / 2
+    return np.stack([luma_sum, chroma_sum], -1)
+
+
+def joined(octaves: Sequence[np.ndarray]) -> np.ndarray:
+    """Join the importance that several teachers found in the same frames: (frames, rows, cols, ...) each.
+
+    Each teacher counts alike: its mean octave, over all frames, becomes 0. Then importance is averaged.
+    """
+    normal = [one - one.mean(axis=tuple(range(one.ndim))) for one in octaves]
+    return np.log2(np.mean([np.exp2(one) for one in normal], axis=0)).astype(np.float32)
+
+
+def _padded(picture: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    bottom, right = (length - side for length, side in zip(shape, picture.shape[:2], strict=True))
+    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(GRAY,) * 3).astype(np.float32)
+
+
+def _starts(length: int, tile: int) -> list[int]:
+    """Return where the fewest tiles begin that cover a length, spread evenly, at regions. All are multiples of 16."""
+    count = -(-length // tile)
+    last = length - tile
+    return [round(number * last / max(1, count - 1) / REGION) * REGION for number in range(count)]
