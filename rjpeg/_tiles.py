@@ -91,4 +91,3 @@ def put_blocks(
     source = tile_blocks.reshape(shape[0], across, shape[1], across, -1).transpose(0, 2, 1, 3, 4)
     regions = blocks.reshape(rows, across, cols, across, -1).transpose(0, 2, 1, 3, 4)
     regions[chosen] = source.reshape(-1, across, across, source.shape[-1])
-

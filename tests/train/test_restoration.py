@@ -11,9 +11,10 @@ import pytest
 import rjpeg
 from rjpeg._restoration import restore
 from rjpeg._runtime import Quantization
+from rjpeg.errors import InputError
 from train import checkpoints
 from train import restoration as training
-from train.networks import build_restorer, without_rescaling
+from train.networks import build_restorer, slimmed, without_rescaling
 from train.photos import is_held_back, list_photos
 from train.teachers import load_teacher
 
@@ -147,6 +148,26 @@ def test_at_first_a_restorer_only_imitates(photos, model, tiny, tmp_path, monkey
     assert [layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)] == [8, 4, 8, 192]
 
 
+def test_a_slim_restorer_has_the_blocks_and_channels_that_weigh_most():
+    network = build_restorer(8, 2, inner=6)
+    rng = np.random.default_rng(3)
+    network.set_weights([rng.normal(0, 0.1, weight.shape) for weight in network.get_weights()])
+    features = rng.integers(-128, 128, (1, 6, 5, 53)).astype(np.float32)
+    np.testing.assert_allclose(slimmed(network, 2, 6)(features), network(features), rtol=1e-4, atol=1e-3)
+    weights = network.get_weights()
+    weights[2][..., 1] = weights[6][..., 4] = 0
+    network.set_weights(weights)
+    slim = slimmed(network, 2, 5)
+    assert [layer.filters for layer in slim.layers if isinstance(layer, keras.layers.Conv2D)] == [8, 5, 8, 5, 8, 192]
+    # what says nothing but its bias, which nobody hears after a negative one
+    weights[3][1] = weights[7][4] = -1
+    network.set_weights(weights)
+    np.testing.assert_allclose(slim(features), network(features), rtol=1e-4, atol=1e-3)
+    for blocks, inner in ((3, 6), (2, 7)):
+        with pytest.raises(InputError, match=f"fewer than {blocks} blocks of {inner} channels"):
+            slimmed(network, blocks, inner)
+
+
 def test_more_convolutions_than_there_is_context_for_are_refused():
     with pytest.raises(ValueError, match="4 blocks see 9 cells far"):
         build_restorer(8, 4)
@@ -212,6 +233,11 @@ def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teac
     after = checkpoints.load_checkpoint(checkpoint)
     for old, new in zip(before.restorer.get_weights(), after.restorer.get_weights(), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-6)
+    slim = ["--slim" if each == "--further" else each.replace("run", "slim") for each in arguments]
+    assert training.main([*slim, *few, "--blocks", "1", "--inner", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["slimmed"]
+    inner = checkpoints.load_checkpoint(checkpoint).restorer.layers[3]
+    assert inner.filters == 3
     (checkpoint / "restorer.keras").unlink()
     assert training.main([*arguments, *few]) == 1
     assert "has no restorer" in capsys.readouterr().err
