@@ -28,8 +28,8 @@ from device.cameras import Cameras
 from device.config import DEFAULT_PATH, Config, check, load, parse_bitrate
 from device.pipeline import FAILURES, LOOK_SECONDS
 from device.report import Report
-from rjpeg._arguments import positive
-from rjpeg.errors import ConfigError, RjpegError
+from rjpeg._arguments import path_text, positive, run_program
+from rjpeg.errors import ConfigError, RjpegError, StorageError
 
 logger = logging.getLogger("capture")
 
@@ -70,6 +70,10 @@ a live source, 130 for one that has an end.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit code."""
+    return run_program(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     args = build_parser().parse_args(arguments)
     logs.set_up(args.log_format, args.log_level)
     # Our own messages say what OpenCV would print. Newer versions have the function elsewhere, where the type hints of
@@ -88,11 +92,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # whoever read our lines is gone; the interpreter must not write to it once more as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        logs.say_why("standard output was closed")
-        return 1
     except Exception:
         # a defect is logged with its traceback, in the format that was asked for
         logger.exception("unexpected error; please report this")
@@ -118,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("command", nargs="?", choices=["run", "check"], default="run", help="(default: %(default)s)")
     parser.add_argument(
         "--config",
+        type=path_text,
         default=str(DEFAULT_PATH),
         metavar="FILE",
         help="configuration, YAML (default: %(default)s)",
@@ -143,12 +143,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_stream_flags(parser)
     to = parser.add_mutually_exclusive_group()
     to.add_argument("--server", metavar="URL", help="such as http://192.168.1.2:8000 or mqtts://broker:8883")
-    to.add_argument("--out", metavar="FOLDER", help="write {capture time}-{sequence}.jpg there, send nothing")
+    to.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="write {capture time}-{sequence}.jpg there, send nothing; {camera} in its name: the id",
+    )
     parser.add_argument(
         "--policy", choices=["live", "record"], help="newest frame first, or every frame through a spool"
     )
     parser.add_argument("--token-file", metavar="FILE", help="holds the camera's token; {camera} in its name: the id")
-    parser.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite`")
+    parser.add_argument("--model", metavar="FOLDER", help="detection, or made by `make export-tflite`")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -261,7 +265,7 @@ def supervise(cameras: Cameras, report: Report, output: "Output") -> None:
 
     Raises:
         RjpegError: What ended one of them.
-        BrokenPipeError: Nobody reads standard output any more.
+        StorageError: Standard output can't be written any more.
     """
     notify.ready()
     interval = notify.watchdog_interval()
@@ -292,7 +296,7 @@ class Output:
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
-        self._closed = threading.Event()
+        self._failure: StorageError | None = None
         self._lock = threading.Lock()
 
     def emit(self, record: dict[str, Any]) -> None:
@@ -300,15 +304,22 @@ class Output:
         if not self._wanted:
             return
         with self._lock:
+            if self._failure is not None:
+                return
             try:
                 print(json.dumps(record), flush=True)
             except BrokenPipeError:
-                self._closed.set()
+                self._failure = StorageError("standard output was closed")
+            except OSError as error:
+                self._failure = StorageError(f"can't write to standard output: {error.strerror}")
+            if self._failure is not None:
+                # what is left in the buffer goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def check(self) -> None:
-        """Raise BrokenPipeError if nobody reads any more."""
-        if self._closed.is_set():
-            raise BrokenPipeError
+        """Raise StorageError if records can't be printed any more."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def check_command(config: Config, *, as_json: bool) -> int:

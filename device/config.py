@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID
 from rjpeg._secrets import masked
@@ -18,10 +19,12 @@ __all__ = [
     "DeliveryConfig",
     "EncodingConfig",
     "MqttConfig",
+    "Polygon",
     "SkipConfig",
     "SpoolConfig",
     "StreamConfig",
     "ViewConfig",
+    "ZonesConfig",
     "check",
     "for_camera",
     "load",
@@ -43,6 +46,26 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
 
 
+Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Polygon = Annotated[list[tuple[Part, Part]], msgspec.Meta(min_length=3, max_length=100)]
+"""Corners, each as parts of the frame's width and height, from its upper left corner."""
+Polygons = Annotated[list[Polygon], msgspec.Meta(max_length=64)]
+
+
+class ZonesConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Parts of a camera's picture, as polygons.
+
+    Attributes:
+        private: Coded as flat gray before anything leaves the device.
+        ignored: Not worth bits, nor a frame.
+        watched: Worth at least as much as an important region.
+    """
+
+    private: Polygons = msgspec.field(default_factory=list)
+    ignored: Polygons = msgspec.field(default_factory=list)
+    watched: Polygons = msgspec.field(default_factory=list)
+
+
 class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Where frames come from.
 
@@ -55,6 +78,7 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
         exposure: "auto", or milliseconds.
         stall_seconds: A camera without a frame for so long is opened anew.
         live: Play a video file at its own speed, again and again, as if it were a camera.
+        zones: Parts of the picture that are private, ignored or watched.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=CAMERA_PATTERN)] = "camera"
@@ -65,6 +89,7 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
     exposure: Literal["auto"] | Positive | None = None
     stall_seconds: Positive = 10.0
     live: bool = False
+    zones: ZonesConfig = msgspec.field(default_factory=ZonesConfig)
 
 
 class StreamConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -252,7 +277,7 @@ def _completed(values: Any) -> Any:
 
 
 def check(config: Config) -> None:
-    """Check what flags have changed, and what no single key can say.
+    """Check what flags have changed, and what no single key can say. In paths, ~ becomes the home folder.
 
     Raises:
         ConfigError: A value is out of range, or not exactly one of the keys that exclude each other is given.
@@ -261,6 +286,7 @@ def check(config: Config) -> None:
         msgspec.convert(msgspec.to_builtins(config), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}") from error
+    _put_home(config)
     _exactly_one("encoding", config.encoding, SPENDING)
     _exactly_one("delivery", config.delivery, ("server", "out"))
     ids = [camera.id for camera in config.cameras]
@@ -274,6 +300,24 @@ def check(config: Config) -> None:
         )
     if config.delivery.out is not None and config.delivery.policy == "record":
         raise ConfigError("delivery: policy record is for a server; files in a folder (out) need no spool")
+
+
+def _put_home(config: Config) -> None:
+    """Put the home folder in place of ~ in every path."""
+    for camera in config.cameras:
+        camera.source = camera.source if isinstance(camera.source, int) else path_text(camera.source)
+    delivery, encoding = config.delivery, config.encoding
+    for section, keys in (
+        (encoding, ("model",)),
+        (encoding.stream, ("importance_folder",)),
+        (delivery, ("out", "token_file", "ca_file")),
+        (delivery.spool, ("folder",)),
+        (config.view, ("password_file",)),
+    ):
+        for key in keys:
+            value = getattr(section, key)
+            if value is not None:
+                setattr(section, key, path_text(value))
 
 
 def _exactly_one(section: str, values: msgspec.Struct, keys: tuple[str, ...]) -> None:

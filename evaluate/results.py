@@ -21,9 +21,10 @@ from typing import Any
 
 from evaluate import report
 from evaluate.detection import report as frame_report
-from evaluate.streams.report import clip_table, mean_table
+from evaluate.streams.report import clip_table, map_table, mean_table
 from evaluate.streams.report import first_screen as stream_first_screen
 from evaluate.summary import FLAT, OURS, summarize
+from rjpeg._arguments import run_program
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
 
@@ -212,6 +213,15 @@ def divergence(results: dict[str, Any]) -> list[str]:
     return _table("divergence, nats", _rates(results["series"]), rows)
 
 
+def tuning(results: dict[str, Any]) -> list[str]:
+    """Render what `python -m train.tune --detectors` found: bytes over those of its first setting."""
+    rows = [
+        [one["row"], *(f"{one[figure]:.3f} ± {one[figure + '_error']:.3f}" for figure in ("f1", "kl"))]
+        for one in results["series"]
+    ]
+    return report.header(["bytes over the model's", "at equal F1", "at equal divergence"]) + list(map(report.row, rows))
+
+
 def exactness(results: dict[str, Any]) -> list[str]:
     """Render what `make exactness` found."""
     return report.header(["exactness", "found"]) + [
@@ -267,8 +277,10 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "box_differences": video_differences,
     "divergence": divergence,
     "exactness": exactness,
+    "tuning": tuning,
     "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
+    "stream_maps": lambda results, which: map_table(condition_of(results, which)),
     "stream_first_screen": lambda results, which: stream_first_screen(condition_of(results, which)),
     "frame_ratios": lambda results, codecs="": frame_report.ratios(results, codecs.split(",") if codecs else ()),
     "frame_scores": frame_report.scores,
@@ -323,4 +335,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

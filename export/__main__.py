@@ -19,6 +19,7 @@ from export.crossing import hard_inputs, runtimes_agree
 from export.manifest import build_manifest, part_of
 from export.parity import TEACHER_SIZE, compare, teacher_inputs, with_float_networks
 from export.whole_numbers import to_whole_numbers
+from rjpeg._arguments import run_program
 from rjpeg._model import load_model
 from rjpeg._runtime import Network, quantize_input
 from rjpeg.errors import RjpegError
@@ -304,4 +305,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rjpeg._arguments import run_program
 from rjpeg._files import network_folder, read_whole, write_whole
 from rjpeg.errors import InputError, RjpegError, StorageError
 
@@ -226,4 +227,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -14,6 +14,7 @@ from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg import _tiles as tiles
 from rjpeg._codec import Planes, Subsampling
+from rjpeg._marker import AS_IT_IS, View
 from rjpeg._model import Model
 from rjpeg._region_file import RegionFile, octaves_of
 from rjpeg._restoration import Correction, correction_of, update
@@ -36,15 +37,14 @@ class Tiles:
     """The regions that a follower sends.
 
     planes: of the tiles. shape: (rows, cols) of tiles. sent: (rows, cols) bool, the regions of the frame that they are.
-    octaves: log2 of their mean quantization step, luma and chroma.
-    shift: how far what lies below is moved, down and to the right, in quarter pixels.
+    octaves: log2 of their mean quantization step, luma and chroma. view: how what lies below is changed before.
     """
 
     planes: Planes
     shape: tuple[int, int]
     sent: NDArray[np.bool_]
     octaves: tuple[float, float]
-    shift: tuple[int, int]
+    view: View
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,16 @@ class Base:
         corrections = [base.correction for base in (self, self.key) if base is not None]
         return size + sum(correction.nbytes for correction in corrections if correction is not None)
 
-    def shown(self, shift: tuple[int, int] = (0, 0), own: Tiles | None = None) -> Planes:
-        """Return the samples of the picture, moved by `shift`, with a follower's tiles over it.
+    def shown(self, view: View = AS_IT_IS, own: Tiles | None = None) -> Planes:
+        """Return the samples of the picture, changed as `view` says, with a follower's tiles over it.
 
-        shift: down and to the right, in quarter pixels. The planes are the key's own if nothing changes them.
+        The planes are the key's own if nothing changes them.
         """
         planes = self.planes
         if self.tiles is not None:
-            planes = _moved(planes, self.tiles.shift, self.subsampling)
+            planes = _seen(planes, self.tiles.view, self.subsampling)
             planes = _with_tiles(planes, self.tiles, copy=planes is self.planes)
-        planes = _moved(planes, shift, self.subsampling)
+        planes = _seen(planes, view, self.subsampling)
         if own is not None:
             planes = _with_tiles(planes, own, copy=planes is self.planes)
         return planes
@@ -122,6 +122,23 @@ def _with_tiles(planes: Planes, over: Tiles, *, copy: bool) -> Planes:
         planes = Planes(*(plane.copy() for plane in planes))
     tiles.put(over.planes, over.sent, planes)
     return planes
+
+
+def _seen(planes: Planes, view: View, subsampling: Subsampling) -> Planes:
+    """Return planes whose picture is changed as `view` says."""
+    return _lit(_moved(planes, view.shift, subsampling), view.light)
+
+
+def _lit(planes: Planes, light: tuple[int, int]) -> Planes:
+    """Return planes with a gain and an offset, see `View`."""
+    if not any(light):
+        return planes
+    gain, offset = light
+    values = np.arange(256)
+    luma = ((256 + gain) * values + 128 >> 8) + offset
+    chroma = ((256 + gain) * (values - 128) + 128 >> 8) + 128
+    of_planes = [np.clip(table, 0, 255).astype(np.uint8) for table in (luma, chroma, chroma)]
+    return Planes(*(cv2.LUT(plane, table) for plane, table in zip(planes, of_planes, strict=True)))
 
 
 def _moved(planes: Planes, shift: tuple[int, int], subsampling: Subsampling) -> Planes:
@@ -165,7 +182,7 @@ def picture_of_base(base: Base) -> NDArray[np.uint8]:
 
 
 def picture_over(base: Base, own: Tiles, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the picture of a follower that is not moved. picture: of `picture_of_base`, which stays as it is."""
+    """Return the picture of a follower on its base as it is. picture: of `picture_of_base`, which stays as it is."""
     planes = base.shown(own=own)
     return _native.bgr_over(list(planes), base.subsampling == "4:2:0", picture, own.sent.view(np.uint8))
 
@@ -173,12 +190,12 @@ def picture_over(base: Base, own: Tiles, picture: NDArray[np.uint8]) -> NDArray[
 def correction_of_base(base: Base, restorer: Network) -> Correction:
     """Return how a restorer corrects the picture of a key or a patch. It is asked only if the base does not know.
 
-    Of a patch that moves nothing, only what it sends is asked about. Raises ModelError as `Network.run` does.
+    Of a patch that changes nothing else, only what it sends is asked about. Raises ModelError as `Network.run` does.
     """
     if base.correction is not None and base.correction.network is restorer:
         return base.correction
     coded, octaves = picture_of_base(base), base.step_octaves()
-    if base.key is None or base.tiles is None or any(base.tiles.shift):
+    if base.key is None or base.tiles is None or not base.tiles.view.is_plain:
         return correction_of(restorer, coded, octaves, base.frame_size)
     return update(correction_of_base(base.key, restorer), base.tiles.sent, coded, octaves, base.frame_size)
 

@@ -98,7 +98,7 @@ def read_follower(
     if found.soft:
         blocks = tiles.tiles_of_frame(blocks, sent, shape)
     with StageTimer(seconds, "checksum"):
-        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), found.shift, base.crc)
+        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), found.view, base.crc)
     if crc & 0xFFFFFF != found.checksum:
         raise MarkerError(
             f"checksum is {crc & 0xFFFFFF:06x}, the file says {found.checksum:06x}: it or its base {base.id} is damaged"
@@ -114,7 +114,7 @@ def read_follower(
     luma, chroma = file["tables"][0], file["tables"][1]
     octaves = (float(np.log2(mean_step(luma))), float(np.log2(mean_step(chroma))))
     marker_bytes = sum(len(data) + 4 for code, data in file["segments"] if marker.is_region_segment(code, data))
-    return Follower(found, base, Tiles(planes, shape, sent, octaves, found.shift), (luma, chroma), crc, marker_bytes)
+    return Follower(found, base, Tiles(planes, shape, sent, octaves, found.view), (luma, chroma), crc, marker_bytes)
 
 
 def base_of_patch(follower: Follower) -> Base:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rjpeg import _native
 from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes, picture_over
 from rjpeg._batch import sorted_batch
+from rjpeg._exif import is_on_its_side, orientation_of, upright
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
 from rjpeg._marker import FileIdentity, FollowerMarker, identity_of
 from rjpeg._model import Model, load_model
@@ -43,7 +44,7 @@ __all__ = ["MAX_PIXELS", "DecodedFrame", "Decoder", "identify"]
 class DecodedFrame:
     """A decoded frame and what its file told.
 
-    frame: (H, W, 3) uint8 BGR. coding_size: (height, width) of the JPEG.
+    frame: (H, W, 3) uint8 BGR. coding_size: (height, width) of the JPEG, upright.
     quality_map: (rows, cols, 2) uint8 levels, luma and chroma. tables: the DQT's (64,) luma and chroma tables, natural
     order. Both are None for an ordinary JPEG.
     predictor_map: as quality_map, or None if the file holds its whole map.
@@ -97,8 +98,9 @@ class Decoder:
     def decode(self, jpeg: bytes, base: Base | None = None) -> NDArray[np.uint8]:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.
 
-        An ordinary JPEG (baseline or progressive, gray or YCbCr, any subsampling) gives what libjpeg-turbo gives. Its
-        Exif orientation is not applied. A Region JPEG that lost its marker is an ordinary one.
+        An ordinary JPEG (baseline or progressive, gray or YCbCr, any subsampling) gives what libjpeg-turbo gives,
+        upright as its Exif orientation says. A Region JPEG that lost its marker is an ordinary one. What follows the
+        picture's end, such as a preview, is left aside.
 
         base: what a follower refers to, of `base_of`. Other files do not need it.
 
@@ -170,12 +172,12 @@ class Decoder:
         return found if self.restorer is None else replace(found, correction=correction_of_base(found, self.restorer))
 
     def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
-        """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR.
+        """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR, upright by its Exif.
 
         Raises JpegError and InputError as `decode` does.
         """
         check_bytes(jpeg)
-        return _native.decode_plain(jpeg, self.max_pixels)
+        return upright(_native.decode_plain(jpeg, self.max_pixels), orientation_of(jpeg))
 
     def frame_size(self, jpeg: bytes, base: Base | None = None) -> tuple[int, int]:
         """Return (height, width) of the frame that `decode` gives. It reads the header alone, in microseconds.
@@ -185,7 +187,9 @@ class Decoder:
         header = open_header(jpeg, self.max_pixels)
         if isinstance(header.marker, FollowerMarker):
             return sent_regions(header.marker, header.size, base).base.frame_size
-        return header.size if header.marker is None else frame_size_of(header.marker, header.size, self.max_pixels)
+        if header.marker is None:
+            return header.size[::-1] if is_on_its_side(orientation_of(jpeg)) else header.size
+        return frame_size_of(header.marker, header.size, self.max_pixels)
 
     def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
         """Decode many files, each to what `decode_with_details` gives, or to the error that it raises.
@@ -278,7 +282,7 @@ class Decoder:
 
     def _decode_plain(self, jpeg: bytes, seconds: dict[str, float]) -> DecodedFrame:
         with StageTimer(seconds, "plain"):
-            frame = _native.decode_plain(jpeg, self.max_pixels)
+            frame = upright(_native.decode_plain(jpeg, self.max_pixels), orientation_of(jpeg))
         size = (int(frame.shape[0]), int(frame.shape[1]))
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
@@ -292,13 +296,13 @@ class Decoder:
         base = file.base
         with StageTimer(seconds, "join"):
             octaves = base.step_octaves(file.tiles)
-            if picture is None or any(file.marker.shift):
-                coded = picture_of_planes(base, base.shown(file.marker.shift, file.tiles))
+            if picture is None or not file.marker.view.is_plain:
+                coded = picture_of_planes(base, base.shown(file.marker.view, file.tiles))
             else:
                 coded = picture_over(base, file.tiles, picture)
         known = None
-        # What moves is restored anew.
-        if self.restorer is not None and not any(file.marker.shift):
+        # What moves or changes its light is restored anew.
+        if self.restorer is not None and file.marker.view.is_plain:
             with StageTimer(seconds, "restore"):
                 known = correction_of_base(base, self.restorer), file.tiles.sent
         frame, correction = finished(coded, octaves, base.frame_size, self.restorer, seconds, known)

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID, broker_address
 from rjpeg.errors import ConfigError
-from server.processing.task_config import FETCHED_TASKS, TaskConfig, read_task
+from server.processing.task_config import FETCHED_TASKS, TaskConfig, put_home, read_task
 
 __all__ = [
     "DEFAULT_DATA",
@@ -214,7 +215,7 @@ def load(path: str | Path) -> Config:
 
 
 def check(config: Config) -> None:
-    """Check the values that flags have set, and those that depend on each other.
+    """Check the values that flags have set, and those that depend on each other. In paths, ~ becomes the home folder.
 
     Raises:
         ConfigError: a value is out of range, only one of `tls.certificate` and `tls.key` is given, or two rules have
@@ -226,11 +227,30 @@ def check(config: Config) -> None:
         raise ConfigError(f"configuration: {error}") from error
     if (config.tls.certificate is None) != (config.tls.key is None):
         raise ConfigError("tls: give certificate and key, or neither")
+    _put_home(config)
     names = [rule.name for rule in config.rules]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"rules: {', '.join(twice)} is the name of several; expected names of their own")
     if config.mqtt.broker is not None:
         broker_address("mqtt.broker", config.mqtt.broker)
+
+
+def _put_home(config: Config) -> None:
+    """Put the home folder in place of ~ in every path."""
+    sections: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
+        (config.tls, ("certificate", "key")),
+        (config.storage, ("data", "files")),
+        (config.decoding, ("model",)),
+        (config.mqtt, ("password_file", "ca_file")),
+        *((rule.webhook, ("token_file", "ca_file")) for rule in config.rules if rule.webhook is not None),
+    ]
+    for section, keys in sections:
+        for key in keys:
+            value = getattr(section, key)
+            if value is not None:
+                setattr(section, key, path_text(value))
+    if config.task is not None:
+        put_home(config.task)
 
 
 def data_folder(config: Config) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from rjpeg._arguments import run_program
 from rjpeg.errors import ConfigError, RjpegError
 from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 
@@ -141,4 +142,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -28,6 +28,7 @@ from tqdm import tqdm
 import rjpeg
 from rjpeg import _codec as codec
 from rjpeg import _restoration as restoration
+from rjpeg._arguments import run_program
 from rjpeg._region_file import coded_picture, read_region_file
 from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import InputError, RjpegError, StorageError, TargetError
@@ -474,4 +475,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -74,7 +74,10 @@ def _check_camera(config: Config, camera: str) -> Check:
     if status in (401, 403):
         wrong = "refuses the token" if token is not None else "wants a token"
         of = f" of camera {camera}" if len(config.cameras) > 1 else ""
-        advice = "put the camera's token in delivery.token_file"
+        advice = (
+            f"on the server, python -m server tokens add --camera {camera} makes one; put it in a file, and name that "
+            "in delivery.token_file"
+        )
         return Check("server", False, f"{shown} {wrong}{of} ({status})", advice)
     if status not in (400, 415, 422):
         return Check("server", False, f"{shown} answers {status}", "is it python -m server? check delivery.server")

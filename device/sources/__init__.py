@@ -15,6 +15,7 @@ import cv2
 from device.config import CameraConfig
 from device.sources.base import CapturedFrame, Source, frame_size, parse_size
 from device.sources.gstreamer import open_gstreamer
+from device.sources.jpegs import holds_film
 from device.sources.opencv import CaptureSource
 from device.sources.picamera import PicameraSource
 from device.sources.pictures import PictureSource
@@ -42,9 +43,6 @@ __all__ = [
 ]
 
 LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|sample$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
-
-# files of JPEGs one after another; OpenCV would take the first for a picture
-MJPEG_SUFFIXES = {".mjpeg", ".mjpg"}
 
 
 def masked_source(source: str) -> str:
@@ -82,7 +80,7 @@ def open_source(camera: CameraConfig) -> Source:
     if text.startswith("gstreamer:"):
         return open_gstreamer(text.removeprefix("gstreamer:"))
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        return StreamSource(text, camera.stall_seconds)
+        return StreamSource(text, camera.stall_seconds, camera.fps)
     return _open_file(Path(text), camera)
 
 
@@ -95,13 +93,13 @@ def _open_file(path: Path, camera: CameraConfig) -> Source:
             "gstreamer: pipeline, URL, file or folder that exists"
         )
     else:
+        if not path.is_file():
+            raise StorageError(f"source {str(path)!r} is a pipe, a socket or a device, expected a file or a folder")
         try:
-            with path.open("rb") as file:
-                file.read(1)
+            is_film = holds_film(path)
         except OSError as error:
             raise StorageError(f"can't read {path}: {error.strerror}") from error
-        is_video = path.suffix.lower() in MJPEG_SUFFIXES or not cv2.haveImageReader(str(path))
-        pictures = [] if is_video else [path]
+        pictures = [path] if not is_film and cv2.haveImageReader(str(path)) else []
     if camera.live:
         if pictures:
             raise ConfigError(f"camera {camera.id}: live is for a video file; {path} holds pictures")

@@ -76,6 +76,7 @@ def make_app(service: Service, works: Mapping[str, Work] | None = None) -> FastA
         lifespan=functools.partial(_run, api, works),
     )
     app.state.api, app.state.document = api, None
+    app.state.routes = [route for router in ROUTERS for route in router.routes]
     for router in ROUTERS:
         app.include_router(router)
     app.add_api_route("/openapi.json", _get_document, include_in_schema=False)

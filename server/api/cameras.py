@@ -88,18 +88,22 @@ async def get_timeline(
     until: Annotated[Time | None, Query(description="End; default: now")] = None,
     bins: Annotated[UpTo1000, Query(description="Pieces")] = 60,
 ) -> Response:
-    """Count frames by capture time, in pieces of equal length."""
+    """Count frames by capture time, in pieces of equal length.
+
+    There are fewer than `bins` if they would be shorter than a millisecond, and none of an empty time.
+    """
     await _summary(service, camera)
     end = until or datetime.datetime.now(datetime.UTC)
     try:
         start = since or end - DEFAULT_TIMELINE
     except OverflowError:
         start = end
-    if (end - start) < datetime.timedelta(milliseconds=bins):
-        raise HTTPException(400, "since must be before until, by a millisecond for each of `bins`")
+    if start > end:
+        raise HTTPException(400, "since must be before until")
+    pieces = min(bins, (end - start) // datetime.timedelta(milliseconds=1))
 
     def timeline() -> dict[str, Any]:
-        found = service.store.timeline(camera, start, end, bins)
+        found = service.store.timeline(camera, start, end, pieces) if pieces else []
         return {
             "bins": [
                 {

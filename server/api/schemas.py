@@ -15,6 +15,8 @@ from server.api.access import MAX_LINK_SECONDS
 from server.frames import parse_time
 
 __all__ = [
+    "EXAMPLE_TIME",
+    "TIME_PATTERN",
     "Alerts",
     "Bandwidth",
     "Camera",
@@ -45,6 +47,12 @@ __all__ = [
 
 CAMERA_PATTERN = f"^{CAMERA_ID}$"
 EXAMPLE_TIME = "2026-03-04T05:06:07.000089Z"
+TIME_PATTERN = (
+    "^(?:(?:19|20)[0-9]{2}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:19|20)(?:0[48]|[2468][048]|[13579][26])-02-29)"
+    "T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+"""Of the times of two centuries, as ISO 8601 with a time zone. Others are taken as well."""
 MAX_ID = 2**63 - 1
 MAX_SEQUENCE = 10**15 - 1
 

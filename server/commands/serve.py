@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from rjpeg._arguments import path_text
 from rjpeg._secrets import masked
 from server.arguments import (
     Commands,
@@ -56,8 +57,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auth", choices=["on", "off", "auto"], help="whether a token is needed (default: auto, when not on loopback)"
     )
-    parser.add_argument("--tls-certificate", metavar="FILE", help="PEM, with --tls-key (default: no TLS)")
-    parser.add_argument("--tls-key", metavar="FILE", help="PEM")
+    parser.add_argument(
+        "--tls-certificate", type=path_text, metavar="FILE", help="PEM, with --tls-key (default: no TLS)"
+    )
+    parser.add_argument("--tls-key", type=path_text, metavar="FILE", help="PEM")
     add_output_flags(parser)
 
 

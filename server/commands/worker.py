@@ -8,7 +8,7 @@ import re
 import signal
 from typing import TYPE_CHECKING
 
-from rjpeg._arguments import positive
+from rjpeg._arguments import path_text, positive
 from rjpeg._files import read_token
 from rjpeg._protocol import broker_address
 from server.arguments import (
@@ -84,8 +84,13 @@ def _add_broker_flags(parser: argparse.ArgumentParser) -> None:
         help="of this worker, for the broker to know it again (default: host's name and the first number that is free)",
     )
     add("--username", metavar="NAME", help="for the broker, with --token-file (default: none)")
-    add("--token-file", metavar="FILE", help="with the password (default: none)")
-    add("--ca-file", metavar="FILE", help="authority of the broker's certificate (default: the system's)")
+    add("--token-file", type=path_text, metavar="FILE", help="with the password (default: none)")
+    add(
+        "--ca-file",
+        type=path_text,
+        metavar="FILE",
+        help="authority of the broker's certificate (default: the system's)",
+    )
     add("--pending", type=positive, metavar="N", help="frames done at a time (default: limits.pending, 32)")
     add(
         "--session",

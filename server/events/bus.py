@@ -261,7 +261,9 @@ class _Recent:
         }
 
     def _is_silent(self, frames: int, now: float) -> bool:
-        pace = (self.last - self._since) / (frames - 1) if frames > 1 else float(WINDOW_SECONDS)
+        # the frames are those of the window, and it may have sent for much longer
+        span = min(self.last - self._since, float(WINDOW_SECONDS))
+        pace = span / (frames - 1) if frames > 1 else float(WINDOW_SECONDS)
         return now - self.last > max(MIN_SILENCE_SECONDS, SILENT_PACES * pace)
 
     def _forget(self, now: float) -> None:

@@ -35,6 +35,25 @@ def test_the_file_that_comes_with_it_is_valid_and_names_every_key_with_its_defau
     assert keys_and_defaults(config.Config, values) == {"encoding.quality", "delivery.server"}
 
 
+def test_the_home_folder_is_put_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = config.Config(
+        cameras=[config.CameraConfig(source="~/film.mjpeg"), config.CameraConfig(id="b", source="http://host/~me")],
+        encoding=config.EncodingConfig(
+            quality=50, model="~/model", stream=config.StreamConfig(importance_folder="~/maps")
+        ),
+        delivery=config.DeliveryConfig(
+            out="~/frames", token_file="~/token", ca_file="~/ca.pem", spool=config.SpoolConfig(folder="~")
+        ),
+        view=config.ViewConfig(password_file="~/password"),
+    )
+    config.check(settings)
+    written = msgspec.json.encode(settings).decode()
+    assert written.count("/home/me") == 8
+    assert written.count("~") == 1
+    assert settings.delivery.out == "/home/me/frames"
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -24,6 +24,7 @@ from tests.device.fakes import START, Clock, LiveSource, Records
 from tests.device.scenes import scene
 from tests.waiting import until
 
+
 @pytest.fixture(scope="module")
 def encoder():
     return rjpeg.Encoder()

@@ -229,7 +229,7 @@ def test_what_a_follower_sends_is_restored_as_in_the_whole_frame(restoring):
         most = rjpeg.decoder.MAX_PIXELS
         follower = read_follower(each.jpeg, open_header(each.jpeg, most), bases[each.base_id], most, {})
         base, sent = follower.base, follower.tiles.sent
-        picture = picture_of_planes(base, base.shown(follower.marker.shift, follower.tiles))
+        picture = picture_of_planes(base, base.shown(follower.marker.view, follower.tiles))
         octaves = base.step_octaves(follower.tiles)
         whole = restoration.restore(restoring.restorer, picture, octaves, base.frame_size)
         frame = restoring.decode(each.jpeg, base)

@@ -79,7 +79,7 @@ def test_with_tokens_a_reader_makes_links_and_is_told_how_to_remove_a_camera(sta
     data = tmp_path / "data"
     reader, camera = make_token(data, "--reader"), make_token(data, "--camera", "door")
     service = start("--auth", "on", data=data)
-    Camera(service, "door", token=camera, start=None).send()
+    Camera(service, "door", token=camera, start=None).send(3)
     page = open_page(f"{service.url}/?camera=door", complaint="401", width=360, height=740, scheme=scheme)
     until(lambda: page.locator("#log-in").is_visible(), page)
     assert "-m server tokens add --data FOLDER --reader" in page.locator("#log-in pre").inner_text()

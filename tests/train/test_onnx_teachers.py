@@ -9,7 +9,9 @@ from keras import ops
 from onnx import TensorProto, helper, numpy_helper
 
 from rjpeg.errors import ConfigError, ModelError
+from tests.train import tiny_onnx
 from tests.train.tiny_onnx import CLASSES, write, yolo
+from train import onnx_teachers
 from train.frame_importance import FrameImportance, joined
 from train.onnx_graph import OnnxNetwork
 from train.teachers import load_teacher
@@ -65,6 +67,18 @@ def test_a_yolov8_is_known_by_its_layout(tmp_path):
     picture = RNG.uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
     raw = OnnxNetwork(tmp_path / "tiny.onnx", (64, 64)).answer(picture.transpose(0, 3, 1, 2) / 255)[0]
     np.testing.assert_allclose(teacher.predict(picture, verbose=0), raw[:, 4:].transpose(0, 2, 1), rtol=1e-4)
+
+
+def test_the_grids_of_a_detectors_scales_are_one_output():
+    """Apart, a cell of the coarse grid would count four times as much."""
+    rng = np.random.default_rng(1)
+    scores = [rng.uniform(size=(2, cells, 3)).astype(np.float32) for cells in (16, 4)]
+    mask, boxes = rng.uniform(size=(2, 5)).astype(np.float32), rng.normal(size=(2, 20, 4)).astype(np.float32)
+    kinds = ("scores", "scores", "values", "scores")
+    tensors, kinds = onnx_teachers._joined([scores[0], mask, boxes, scores[1]], kinds)
+    assert kinds == ("scores", "scores", "values")
+    np.testing.assert_array_equal(tensors[0], np.concatenate(scores, 1))
+    np.testing.assert_array_equal(tensors[1], mask)
 
 
 def test_the_settings_beside_the_file_count(tmp_path):
@@ -158,20 +172,9 @@ def test_a_segmentation_is_known_by_its_shape(tmp_path):
 
 @pytest.fixture(scope="module")
 def sighted(tmp_path_factory):
-    """A detector that sees bright things on gray, as a teacher of 64x64."""
+    """A detector that sees bright things, as a teacher of 64x64."""
     path = tmp_path_factory.mktemp("sighted") / "sighted.onnx"
-    # a cell's score grows with its brightness
-    kernel = np.full((1, 3, 8, 8), 16 / (3 * 64), np.float32)
-    constants = [
-        numpy_helper.from_array(kernel, "kernel"),
-        numpy_helper.from_array(np.full(1, -14, np.float32), "bias"),
-    ]
-    nodes = [
-        helper.make_node("Conv", ["image", "kernel", "bias"], ["logit"], kernel_shape=[8, 8], strides=[8, 8]),
-        helper.make_node("Sigmoid", ["logit"], ["output"]),
-    ]
-    write(path, nodes, constants, [1, 3, 64, 64], ["output"])
-    path.with_suffix(".yaml").write_text("kind: onnx\nmodel: sighted.onnx\noutputs: [scores]\n")
+    tiny_onnx.sighted(path)
     return load_teacher(str(path), None)
 
 
@@ -198,7 +201,7 @@ def test_a_frame_smaller_than_the_teachers_input_has_its_own_grid(sighted):
 def test_teachers_count_alike_whatever_their_unit():
     one, other = RNG.normal(0, 2, (2, 5, 4, 6))
     both = joined([one, other])
-    assert both.shape == one.shape
+    assert [frame.shape for frame in both] == [(4, 6)] * 5
     np.testing.assert_allclose(joined([one + 30, other - 7]), both, atol=1e-4)
     np.testing.assert_allclose(joined([one]), one - one.mean(), atol=1e-5)
 
