@@ -369,8 +369,11 @@ def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple
     rng = np.random.default_rng((settings.seed, epoch))
     counts = np.array([len(group.clean) for group in pairs.values()], float)
     sizes = rng.choice(list(pairs), min(STEPS_AN_EPOCH, settings.steps), p=counts / counts.sum())
+    # What another network makes of a mirrored picture is not the mirror image of what it makes of the picture.
+    share = 0.0 if settings.imitation_steps or settings.imitation_weight else 0.5
     return [
-        (int(size), rng.choice(len(pairs[int(size)].clean), settings.batch), bool(rng.random() < 0.5)) for size in sizes
+        (int(size), rng.choice(len(pairs[int(size)].clean), settings.batch), bool(rng.random() < share))
+        for size in sizes
     ]
 
 
