@@ -41,7 +41,7 @@ flag = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
 # the same for several values, between which there are spaces
 flags = $(if $(strip $(2)),$(1) $(foreach value,$(2),$(call quoted,$(value))))
 
-.PHONY: help run test test-all coverage faults fuzz train restorer export-tflite eval ablation eval-video eval-streams eval-detection exactness results serve network capture bundle arm64 wheels bench lint format clean
+.PHONY: help run test test-all coverage faults fuzz train teach restorer export-tflite eval ablation eval-video eval-streams eval-detection exactness results serve network capture bundle arm64 wheels bench lint format clean
 
 help: ## list the targets
 	@printf '%s\n' 'usage: make TARGET [VARIABLE=value ...]' '' 'targets:'
@@ -51,14 +51,14 @@ help: ## list the targets
 		'  DATA=FOLDER      photographs to train on, labelled pictures to evaluate, or videos for eval-streams' \
 		'  CLASSIFIER=FILE  .tflite or .keras classifier that eval, ablation and eval-video ask' \
 		'  DETECTOR=FILE    task file of a network that eval-video, -streams and -detection ask (docs/task.md)' \
-		'  VIDEO=FILE       video of a fixed camera, for eval-video and eval-streams; any video, for arm64' \
+		'  VIDEO=FILE       video of a fixed camera, for eval-video, eval-streams and teach; any video, for arm64' \
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
 		'  TEACHERS="..."   networks that train learns from: efficientnet-lite0, -lite1, -lite2, .keras or .onnx files' \
-		'  TEACHER=NAME     one such network, for teach and export-tflite' \
+		'  TEACHER=NAME     such a network, for teach and export-tflite' \
 		'  MODEL=NAME       shipped model that export-tflite makes: default or detection' \
 		'  SERVER=URL       server that teach gives a map to' \
 		'  CAMERA=NAME      camera of that server' \
-		'  OUT=FOLDER       where train, export-tflite, eval and its kin, ablation, bundle, wheels and bench write' \
+		'  OUT=FOLDER       where train, teach (a file), export-tflite, eval and its kin, ablation, bundle, wheels and bench write' \
 		'  ARGS="..."       further arguments for the program, such as ARGS=--help' \
 		'  PYTHON=FILE      the Python (3.11 to 3.13) to make environments with'
 
@@ -83,7 +83,10 @@ fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the s
 train: .venv-dev/.ready ## train a generator and a predictor: DATA="FOLDER ..." [TEACHERS="NAME ..."] [OUT=FOLDER]
 	$(dev_python) -m train $(call flags,--data,$(DATA)) $(call flags,--teacher,$(TEACHERS)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files [MODEL=detection] [OUT=FOLDER]
+teach: .venv-dev/.ready ## teach a camera what matters in its picture: TEACHER=NAME and SERVER=URL CAMERA=NAME, or VIDEO=FILE OUT=FILE
+	$(dev_python) -m train.teach $(call flag,--server,$(SERVER)) $(call flag,--camera,$(CAMERA)) $(call flag,--video,$(VIDEO)) $(call flags,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+
+export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files in out/model [MODEL=detection] [OUT=FOLDER]
 	$(dev_python) -m export $(call flag,--model,$(MODEL)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]

@@ -24,6 +24,7 @@ from benchmarks.following import follow
 from benchmarks.frames import CALIBRATION_DATA, compose, parse_size, read_pictures
 from benchmarks.machine import machine, temperature
 from benchmarks.summary import BUDGET_SIZE, table
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError, RjpegError, StorageError
 
 __all__ = ["FORMAT", "main"]
@@ -96,4 +97,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

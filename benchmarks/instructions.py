@@ -24,6 +24,7 @@ import numpy as np
 import rjpeg
 from benchmarks.coding import DECODE, ENCODE, ENCODE_MAP, OPENCV_DECODE, OPENCV_ENCODE
 from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError, RjpegError
 
 __all__ = ["main", "table"]
@@ -158,4 +159,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -28,6 +28,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 import rjpeg
 from benchmarks.frames import CALIBRATION_DATA, compose, parse_size, read_pictures
+from rjpeg._arguments import run_program
 from rjpeg.errors import DeliveryError, RjpegError
 
 __all__ = ["main"]
@@ -209,4 +210,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -43,6 +43,7 @@ from benchmarks.programs import (
     wait_for_address,
 )
 from benchmarks.usage import cpu_seconds, memory, watch
+from rjpeg._arguments import run_program
 from rjpeg._protocol import time_text
 from rjpeg.client import Client, Frame
 from rjpeg.errors import DeliveryError, InputError, RjpegError
@@ -316,4 +317,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

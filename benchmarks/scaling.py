@@ -29,6 +29,7 @@ import rjpeg
 from benchmarks import equal_accuracy, timed
 from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
 from benchmarks.machine import machine
+from rjpeg._arguments import run_program
 from rjpeg._files import read_yaml, write_whole
 from rjpeg.errors import ConfigError, InputError, RjpegError
 from server.archive import Job, Options
@@ -412,4 +413,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

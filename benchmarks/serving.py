@@ -24,6 +24,7 @@ import numpy as np
 
 import rjpeg
 from benchmarks.frames import CALIBRATION_DATA, compose, equal_quality, opencv_encode, parse_size, read_pictures
+from rjpeg._arguments import run_program
 from rjpeg.errors import RjpegError
 from server.frames import ReceivedFrame
 from server.processing.processor import Processor
@@ -154,4 +155,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from tqdm import tqdm
 
+from rjpeg._arguments import run_program
 from rjpeg.errors import RjpegError
 from server.frames import ReceivedFrame
 from server.store import Store
@@ -223,4 +224,4 @@ def ask(store: Store, rows: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -16,7 +16,7 @@ __all__ = ["decode", "decode_plainly"]
 def decode(job: Job) -> tuple[float, dict[str, Any]]:
     """Decode one file; return seconds of processor time, and its record with the number of the process, "process"."""
     start = time.process_time()
-    record = decode_file(job)
+    [record] = decode_file(job)
     return time.process_time() - start, record | {"process": os.getpid()}
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from calibration_data import FOLDER, Manifest, Picture, Use, read_manifest
 from device.config import CameraConfig
 from device.sources import Source, open_source
+from rjpeg._arguments import run_program
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError, StorageError
 
@@ -238,4 +239,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -21,10 +21,11 @@ from device.metrics import Metrics
 from device.pipeline import CameraSettings, Observers, Pipeline, RecordOutput
 from device.reader import DirectReader, FrameReader, Reader
 from device.report import Report
-from device.sources import Source, is_live, open_source
+from device.sources import Source, is_live, masked_source, open_source
 from device.spool import DAMAGED, Spool
 from device.stream import CameraStream
 from device.view import View
+from device.zones import Zones
 from rjpeg._files import read_token
 from rjpeg.errors import CameraError, ConfigError, RjpegError, StorageError
 
@@ -75,7 +76,7 @@ class Cameras:
         encoder = rjpeg.Encoder(config.encoding.model)
         maps = [self._map_of(camera) for camera in config.cameras]
         senders = [
-            open_sender(config.delivery, camera.id, camera_map)
+            open_sender(config.delivery, camera.id, camera_map, is_alone=len(config.cameras) == 1)
             for camera, camera_map in zip(config.cameras, maps, strict=True)
         ]
         if config.delivery.policy == "record":
@@ -87,13 +88,14 @@ class Cameras:
         for number, (camera, source) in enumerate(zip(config.cameras, sources, strict=True)):
             sender = senders[number]
             reader = self._reader(camera, source)
+            stream = self._stream(encoder, maps[number], camera)
             logger.info("%s: %s to %s", camera.id, reader.name, sender.name)
             outbox = open_outbox(config.delivery, Link(sender, pacer), camera.id, self._spool, live=reader.live)
             self.pipelines.append(
                 Pipeline(
                     CameraSettings(camera, config.skip, self._max_frames),
                     reader,
-                    FrameEncoder(encoder, config.encoding, shares[number], sender, self._stream(encoder, maps[number])),
+                    FrameEncoder(encoder, config.encoding, shares[number], sender, stream),
                     outbox,
                     observers,
                 )
@@ -245,18 +247,21 @@ class Cameras:
             return None
         return CameraMap(camera.id, settings.importance_folder)
 
-    def _stream(self, encoder: rjpeg.Encoder, camera_map: CameraMap | None) -> CameraStream | None:
+    def _stream(
+        self, encoder: rjpeg.Encoder, camera_map: CameraMap | None, camera: CameraConfig
+    ) -> CameraStream | None:
         if camera_map is None:
             return None
         settings, delivery = self._config.encoding.stream, self._config.delivery
-        usual: Literal["tiles", "soft"] = "tiles" if delivery.mqtt.discovery is None else "soft"
+        viewers = delivery.mqtt.discovery is not None or self._config.encoding.coding_size == "full"
+        usual: Literal["tiles", "soft"] = "soft" if viewers else "tiles"
         stream = rjpeg.StreamEncoder(
             encoder,
             key_seconds=settings.key_seconds,
             plain_view=settings.plain_view or usual,
             acknowledge="explicit",
         )
-        return CameraStream(stream, camera_map)
+        return CameraStream(stream, camera_map, Zones(camera.zones))
 
     def _reader(self, camera: CameraConfig, opened: Source | None) -> FrameReader:
         if opened is not None and not opened.live:
@@ -312,7 +317,7 @@ def _opened_within(seconds: float, camera: CameraConfig) -> Source:
         late.set()
         opened = found[0] if found else None
     if opened is None:
-        raise CameraError(f"camera {camera.id} did not open within {seconds:g} s: {camera.source}")
+        raise CameraError(f"camera {camera.id} did not open within {seconds:g} s: {masked_source(str(camera.source))}")
     if isinstance(opened, Exception):
         raise opened
     return opened

@@ -25,11 +25,11 @@ import cv2
 
 from device import logs, notify
 from device.cameras import Cameras
-from device.config import DEFAULT_PATH, Config, check, load
+from device.config import DEFAULT_PATH, Config, check, load, parse_bitrate
 from device.pipeline import FAILURES, LOOK_SECONDS
 from device.report import Report
-from rjpeg._arguments import positive
-from rjpeg.errors import ConfigError, RjpegError
+from rjpeg._arguments import path_text, positive, run_program
+from rjpeg.errors import ConfigError, RjpegError, StorageError
 
 logger = logging.getLogger("capture")
 
@@ -37,10 +37,14 @@ logger = logging.getLogger("capture")
 # server.
 MAX_STEP_SECONDS = 60.0
 
+# The exit code of `check` if all works and something should be looked at.
+WARNED = 3
+MARKS = {"ok": "ok", "warning": "warning", "failed": "FAILED", "note": "-"}
+
 EPILOG = """\
 Defaults are in the configuration file, which a flag overrides. `check` tries everything that the configuration names,
-says what would not work and how to mend it, and exits with 1 where something would not. What happens when something
-fails:
+says what would not work and how to mend it. It exits with 1 where something would not, with 3 where all works and there
+are warnings, else with 0. What happens when something fails:
   server away or busy     tried again at growing intervals: for ever for a live camera, whose frames are dropped and
                           counted meanwhile (policy live) or kept on disk (policy record); frames of a file or folder
                           wait for delivery.retry_seconds, then exit 1
@@ -66,6 +70,10 @@ a live source, 130 for one that has an end.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit code."""
+    return run_program(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     args = build_parser().parse_args(arguments)
     logs.set_up(args.log_format, args.log_level)
     # Our own messages say what OpenCV would print. Newer versions have the function elsewhere, where the type hints of
@@ -84,15 +92,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # whoever read our lines is gone; the interpreter must not write to it once more as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        logs.say_why("standard output was closed")
-        return 1
     except Exception:
         # a defect is logged with its traceback, in the format that was asked for
         logger.exception("unexpected error; please report this")
         return 1
+
+
+def bitrate(text: str) -> float:
+    """Return the bits a second of an argument. Raises argparse.ArgumentTypeError."""
+    try:
+        return parse_bitrate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("command", nargs="?", choices=["run", "check"], default="run", help="(default: %(default)s)")
     parser.add_argument(
         "--config",
+        type=path_text,
         default=str(DEFAULT_PATH),
         metavar="FILE",
         help="configuration, YAML (default: %(default)s)",
@@ -124,14 +136,18 @@ def build_parser() -> argparse.ArgumentParser:
     spend.add_argument("--target-bytes", type=positive, metavar="BYTES", help="no file is larger")
     spend.add_argument(
         "--bitrate",
-        type=float,
+        type=bitrate,
         metavar="BITS",
-        help="bits a second on the wire; needs --fps where the source has no frame rate",
+        help="bits a second on the wire, such as 100000 or 100k; needs --fps where the source has no frame rate",
     )
     add_stream_flags(parser)
     to = parser.add_mutually_exclusive_group()
     to.add_argument("--server", metavar="URL", help="such as http://192.168.1.2:8000 or mqtts://broker:8883")
-    to.add_argument("--out", metavar="FOLDER", help="write {capture time}-{sequence}.jpg there, send nothing")
+    to.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="write {capture time}-{sequence}.jpg there, send nothing; {camera} in its name: the id",
+    )
     parser.add_argument(
         "--policy", choices=["live", "record"], help="newest frame first, or every frame through a spool"
     )
@@ -162,6 +178,11 @@ def add_stream_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stream", choices=["auto", "off"], help="leave out what a live camera has already sent (auto), or never"
     )
+    parser.add_argument(
+        "--coding-size",
+        choices=["auto", "full"],
+        help="reduce frames before coding where that saves bytes, or never, for other viewers",
+    )
     parser.add_argument("--key-seconds", type=float, metavar="S", help="a whole picture is sent at least this often")
     parser.add_argument(
         "--plain-view", choices=["tiles", "soft"], help="what other viewers show: new parts, or the whole picture"
@@ -181,6 +202,7 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
             "target_bytes": "target_bytes",
             "bitrate": "bitrate",
             "model": "model",
+            "coding_size": "coding_size",
         },
         "encoding.stream": {"stream": "keep", "key_seconds": "key_seconds", "plain_view": "plain_view"},
         "delivery": {"server": "server", "out": "out", "policy": "policy", "token_file": "token_file"},
@@ -243,7 +265,7 @@ def supervise(cameras: Cameras, report: Report, output: "Output") -> None:
 
     Raises:
         RjpegError: What ended one of them.
-        BrokenPipeError: Nobody reads standard output any more.
+        StorageError: Standard output can't be written any more.
     """
     notify.ready()
     interval = notify.watchdog_interval()
@@ -274,7 +296,7 @@ class Output:
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
-        self._closed = threading.Event()
+        self._failure: StorageError | None = None
         self._lock = threading.Lock()
 
     def emit(self, record: dict[str, Any]) -> None:
@@ -282,19 +304,26 @@ class Output:
         if not self._wanted:
             return
         with self._lock:
+            if self._failure is not None:
+                return
             try:
                 print(json.dumps(record), flush=True)
             except BrokenPipeError:
-                self._closed.set()
+                self._failure = StorageError("standard output was closed")
+            except OSError as error:
+                self._failure = StorageError(f"can't write to standard output: {error.strerror}")
+            if self._failure is not None:
+                # what is left in the buffer goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def check(self) -> None:
-        """Raise BrokenPipeError if nobody reads any more."""
-        if self._closed.is_set():
-            raise BrokenPipeError
+        """Raise StorageError if records can't be printed any more."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def check_command(config: Config, *, as_json: bool) -> int:
-    """Print what would not work and how to mend it; return 1 if something would not, else 0."""
+    """Print what would not work and how to mend it; return 1 if something would not, 3 for warnings alone, else 0."""
     # imported here, as it is slow to import and nothing else needs it
     from device.check import run_checks
 
@@ -302,13 +331,16 @@ def check_command(config: Config, *, as_json: bool) -> int:
     for found in run_checks(config):
         checks.append(found)
         if not as_json:
-            mark = {True: "ok", False: "FAILED", None: "-"}[found.ok]
-            print(f"{mark:7}{found.name}: {found.found}")
+            print(f"{MARKS[found.level]:8}{found.name}: {found.found}")
             if found.ok is not True and found.remedy:
-                print(f"       {found.remedy}")
+                print(f"        {found.remedy}")
+    levels = [found.level for found in checks]
     if as_json:
-        print(json.dumps([found._asdict() for found in checks]))
-    return 1 if any(found.ok is False for found in checks) else 0
+        print(json.dumps([found._asdict() | {"level": found.level} for found in checks]))
+    else:
+        failed, warnings = levels.count("failed"), levels.count("warning")
+        print(f"{failed} failed, {warnings} warning{'' if warnings == 1 else 's'}")
+    return 1 if "failed" in levels else WARNED if "warning" in levels else 0
 
 
 if __name__ == "__main__":

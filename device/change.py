@@ -1,5 +1,7 @@
 """Which frames of a camera show something new."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,15 @@ class ChangeDetector:
 
     Args:
         threshold: Gray levels, 0 to 255. With 0, every frame is new.
+        ignored: Called with a grid, (rows, columns): which of its cells don't count, or None if all do.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
+    def __init__(
+        self,
+        threshold: float,
+        ignored: Callable[[tuple[int, int]], npt.NDArray[np.bool_] | None] = lambda _: None,
+    ) -> None:
+        self._threshold, self._ignored = threshold, ignored
         self._seen: npt.NDArray[np.float32] | None = None
         self._kept: npt.NDArray[np.float32] | None = None
 
@@ -31,7 +38,12 @@ class ChangeDetector:
         self._seen = means(pixels)
         if self._kept is None or self._kept.shape != self._seen.shape:
             return True
-        return bool(np.abs(self._seen - self._kept).max() > self._threshold)
+        difference = np.abs(self._seen - self._kept)
+        rows, columns = difference.shape
+        ignored = self._ignored((rows, columns))
+        if ignored is not None:
+            difference[ignored] = 0
+        return bool(difference.max() > self._threshold)
 
     def keep(self) -> None:
         """Compare later frames with the one that `is_new` saw last."""

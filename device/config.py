@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError
 
 __all__ = [
@@ -17,22 +19,51 @@ __all__ = [
     "DeliveryConfig",
     "EncodingConfig",
     "MqttConfig",
+    "Polygon",
     "SkipConfig",
     "SpoolConfig",
     "StreamConfig",
     "ViewConfig",
+    "ZonesConfig",
     "check",
     "for_camera",
     "load",
+    "parse_bitrate",
     "token_file_of",
 ]
 
 DEFAULT_PATH = Path(__file__).with_name("config.yaml")
 CAMERA_PATTERN = f"^{CAMERA_ID}$"
 
+# What holds if none of the keys that exclude each other is given.
+DEFAULT_QUALITY = 50.0
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+SPENDING = ("quality", "target_bytes", "bitrate")
+PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
+
+
+Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Polygon = Annotated[list[tuple[Part, Part]], msgspec.Meta(min_length=3, max_length=100)]
+"""Corners, each as parts of the frame's width and height, from its upper left corner."""
+Polygons = Annotated[list[Polygon], msgspec.Meta(max_length=64)]
+
+
+class ZonesConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """Parts of a camera's picture, as polygons.
+
+    Attributes:
+        private: Coded as flat gray before anything leaves the device.
+        ignored: Not worth bits, nor a frame.
+        watched: Worth at least as much as an important region.
+    """
+
+    private: Polygons = msgspec.field(default_factory=list)
+    ignored: Polygons = msgspec.field(default_factory=list)
+    watched: Polygons = msgspec.field(default_factory=list)
 
 
 class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,6 +78,7 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
         exposure: "auto", or milliseconds.
         stall_seconds: A camera without a frame for so long is opened anew.
         live: Play a video file at its own speed, again and again, as if it were a camera.
+        zones: Parts of the picture that are private, ignored or watched.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=CAMERA_PATTERN)] = "camera"
@@ -57,6 +89,7 @@ class CameraConfig(msgspec.Struct, forbid_unknown_fields=True):
     exposure: Literal["auto"] | Positive | None = None
     stall_seconds: Positive = 10.0
     live: bool = False
+    zones: ZonesConfig = msgspec.field(default_factory=ZonesConfig)
 
 
 class StreamConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,7 +100,7 @@ class StreamConfig(msgspec.Struct, forbid_unknown_fields=True):
             False, which is taken for it.
         key_seconds: A new key is sent at least so often.
         plain_view: What a viewer that knows nothing shows of a follower: "tiles", which are fewest bytes, or "soft",
-            the whole frame. None: soft if Home Assistant looks on, else tiles.
+            the whole frame. None: soft if Home Assistant looks on or `coding_size` is full, else tiles.
         importance_folder: Where the cameras' importance maps are kept.
     """
 
@@ -84,13 +117,15 @@ class StreamConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """How much to spend. Exactly one of `quality`, `target_bytes` and `bitrate` is given.
+    """How much to spend. Of `quality`, `target_bytes` and `bitrate` one is given; if none is, `quality` is 50.
 
     Attributes:
         quality: 1 to 100.
         target_bytes: No file is larger.
-        bitrate: Bits a second on the wire, for all cameras together.
+        bitrate: Bits a second on the wire, for all cameras together. In YAML also a text, see `parse_bitrate`.
         model: Folder of the importance model; None: the one that comes with `rjpeg`.
+        coding_size: "auto": a frame may be reduced before it is coded, as its detail and the rate suggest; "full": it
+            never is, so that any viewer shows it at its own size.
         stream: How what was sent before is left out.
     """
 
@@ -98,6 +133,7 @@ class EncodingConfig(msgspec.Struct, forbid_unknown_fields=True):
     target_bytes: PositiveInt | None = None
     bitrate: Positive | None = None
     model: str | None = None
+    coding_size: Literal["auto", "full"] = "auto"
     stream: StreamConfig = msgspec.field(default_factory=StreamConfig)
 
 
@@ -135,7 +171,7 @@ class SpoolConfig(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DeliveryConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """Where files go. Exactly one of `server` and `out` is given.
+    """Where files go. Of `server` and `out` one is given; if none is, a server on this machine is meant.
 
     Attributes:
         server: URL.
@@ -203,13 +239,45 @@ def load(path: str | Path) -> Config:
     """
     values = read_yaml(path, "configuration")
     try:
-        return msgspec.convert({} if values is None else values, Config)
-    except msgspec.ValidationError as error:
+        config = msgspec.convert(_completed(values), Config)
+    except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(f"configuration {path}: {error}") from error
+    if not any(getattr(config.encoding, key) is not None for key in SPENDING):
+        config.encoding.quality = DEFAULT_QUALITY
+    if config.delivery.server is None and config.delivery.out is None:
+        config.delivery.server = DEFAULT_SERVER
+    return config
+
+
+def parse_bitrate(text: str) -> float:
+    """Return the bits a second of a text such as 100000, 100k, 100kbit, "100 kbit/s", 0.1M or 1Mbps.
+
+    Raises:
+        ValueError: It is none of these. The message says what is expected.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:[eE][0-9]+)?)\s*([kKmMgG]?)(?:bits?|b)?(?:\s*/\s*s|ps)?", text.strip(), re.ASCII)
+    try:
+        return float(match[1]) * PREFIXES[match[2].lower()] if match else float(text)
+    except ValueError:
+        raise ValueError(f"bitrate {text!r}, expected bits a second such as 100000, 100k, 100kbit or 0.1M") from None
+
+
+def _completed(values: Any) -> Any:
+    """Return what a file holds, without sections that are empty, and with a bitrate as a number. Raises ValueError."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        return values
+    # a section whose keys are all commented out
+    values = {key: value for key, value in values.items() if value is not None}
+    encoding = values.get("encoding")
+    if isinstance(encoding, dict) and isinstance(encoding.get("bitrate"), str):
+        values["encoding"] = encoding | {"bitrate": parse_bitrate(encoding["bitrate"])}
+    return values
 
 
 def check(config: Config) -> None:
-    """Check what flags have changed, and what no single key can say.
+    """Check what flags have changed, and what no single key can say. In paths, ~ becomes the home folder.
 
     Raises:
         ConfigError: A value is out of range, or not exactly one of the keys that exclude each other is given.
@@ -218,7 +286,8 @@ def check(config: Config) -> None:
         msgspec.convert(msgspec.to_builtins(config), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}") from error
-    _exactly_one("encoding", config.encoding, ("quality", "target_bytes", "bitrate"))
+    _put_home(config)
+    _exactly_one("encoding", config.encoding, SPENDING)
     _exactly_one("delivery", config.delivery, ("server", "out"))
     ids = [camera.id for camera in config.cameras]
     twice = sorted({name for name in ids if ids.count(name) > 1})
@@ -226,9 +295,29 @@ def check(config: Config) -> None:
         raise ConfigError(f"cameras: every id only once; {', '.join(twice)} is there more often")
     server = config.delivery.server
     if server is not None and not re.match(r"(https?|mqtts?)://[^/?#]", server):
-        raise ConfigError(f"delivery.server: {server!r} is no URL like http://192.168.1.2:8000 or mqtts://broker:8883")
+        raise ConfigError(
+            f"delivery.server: {masked(server)!r} is no URL like http://192.168.1.2:8000 or mqtts://broker:8883"
+        )
     if config.delivery.out is not None and config.delivery.policy == "record":
         raise ConfigError("delivery: policy record is for a server; files in a folder (out) need no spool")
+
+
+def _put_home(config: Config) -> None:
+    """Put the home folder in place of ~ in every path."""
+    for camera in config.cameras:
+        camera.source = camera.source if isinstance(camera.source, int) else path_text(camera.source)
+    delivery, encoding = config.delivery, config.encoding
+    for section, keys in (
+        (encoding, ("model",)),
+        (encoding.stream, ("importance_folder",)),
+        (delivery, ("out", "token_file", "ca_file")),
+        (delivery.spool, ("folder",)),
+        (config.view, ("password_file",)),
+    ):
+        for key in keys:
+            value = getattr(section, key)
+            if value is not None:
+                setattr(section, key, path_text(value))
 
 
 def _exactly_one(section: str, values: msgspec.Struct, keys: tuple[str, ...]) -> None:

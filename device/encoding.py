@@ -11,6 +11,7 @@ from device.budget import Share
 from device.config import EncodingConfig
 from device.delivery.sender import Sender
 from device.frames import BASES
+from device.sources import frame_size
 from device.stream import CameraStream, Pixels
 from rjpeg._codec import Planes
 from rjpeg.errors import TargetError
@@ -182,6 +183,9 @@ class FrameEncoder:
         return found
 
     def _coded(self, pixels: Pixels, now: float, **goal: Any) -> rjpeg.EncodedFrame:
+        if self._settings.coding_size == "full":
+            width, height = frame_size(pixels)
+            goal["coding_size"] = height, width
         if self.stream is None:
             return self._encoder.encode_with_details(pixels, **goal)
         key_may_come = self._share is None or self._share.key_may_come(now)

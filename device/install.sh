@@ -158,10 +158,13 @@ owned 600 rjpeg:rjpeg "$etc/token"
 unit=$root/etc/systemd/system/rjpeg-capture.service
 mkdir -p "$(dirname "$unit")"
 of_systemd=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p') || of_systemd=''
+cp "$device/service/rjpeg-capture.service" "$unit"
+pauses=$unit.d/10-growing-pauses.conf
 if [ "${of_systemd:-0}" -ge 254 ]; then
-    cp "$device/service/rjpeg-capture.service" "$unit"
+    mkdir -p "$unit.d"
+    cp "$device/service/growing-pauses.conf" "$pauses"
 else # it would warn of what it does not know
-    sed '/^# growing to/d; /^RestartSteps=/d; /^RestartMaxDelaySec=/d' "$device/service/rjpeg-capture.service" >"$unit"
+    rm -f "$pauses"
 fi
 
 ln -sfn "$(basename "$release")" "$opt.new"

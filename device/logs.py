@@ -5,6 +5,8 @@ import json
 import logging
 import os
 
+from rjpeg._secrets import masked_text
+
 __all__ = ["JsonFormatter", "PriorityFormatter", "TextFormatter", "say_why", "set_up"]
 
 logger = logging.getLogger("capture")
@@ -43,7 +45,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
-        return f"error: {record.getMessage()}" if hasattr(record, "last") else super().format(record)
+        text = f"error: {record.getMessage()}" if hasattr(record, "last") else super().format(record)
+        return masked_text(text)
 
 
 class PriorityFormatter(logging.Formatter):
@@ -70,8 +73,8 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": masked_text(record.getMessage()),
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = masked_text(self.formatException(record.exc_info))
         return json.dumps(entry)

@@ -19,6 +19,7 @@ from device.reader import FrameReader
 from device.report import FrameRecords, Report, bare_record, frame_record
 from device.sources import CapturedFrame, parse_size
 from device.view import View
+from device.zones import Zones
 from rjpeg.errors import InputError, RjpegError, TargetError
 
 __all__ = ["FAILURES", "LOOK_SECONDS", "CameraSettings", "Observers", "Pipeline", "RecordOutput"]
@@ -115,7 +116,8 @@ class Pipeline:
         self._stream = encoder.stream
         self._observers, self._counts = observers, observers.metrics.camera(camera.id)
         self._size = parse_size(camera.size)
-        self._change = ChangeDetector(settings.skip.threshold if self.live else 0)
+        self._zones = Zones(camera.zones)
+        self._change = ChangeDetector(settings.skip.threshold if self.live else 0, self._zones.ignored_in)
         # bits a second need the flow of time, so a video under a cap plays at its own speed
         own_fps = reader.fps if encoder.is_capped and not self.live else None
         fps = camera.fps or own_fps
@@ -239,6 +241,8 @@ class Pipeline:
             self._counts.captured()
             if self._size is not None:
                 frame = frame._replace(pixels=resized(frame.pixels, self._size))
+            # nothing behind this line has seen what is private
+            frame = frame._replace(pixels=self._zones.hide(frame.pixels))
         return frame
 
     def _pause(self, seconds: float) -> None:

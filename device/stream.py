@@ -10,6 +10,7 @@ import numpy.typing as npt
 import rjpeg
 from device.frames import BASES, FrameSummary
 from device.importance import CameraMap
+from device.zones import Zones
 from rjpeg._codec import Planes
 
 __all__ = ["CameraStream", "Pixels"]
@@ -30,10 +31,14 @@ class CameraStream:
     Args:
         encoder: Of this camera alone, which waits for acknowledgments.
         camera_map: Says what matters in the picture; None if nobody does.
+        zones: Say it for parts of the picture, whatever the map says; None if there are none.
     """
 
-    def __init__(self, encoder: rjpeg.StreamEncoder, camera_map: CameraMap | None = None) -> None:
-        self._encoder, self._camera_map = encoder, camera_map
+    def __init__(
+        self, encoder: rjpeg.StreamEncoder, camera_map: CameraMap | None = None, zones: Zones | None = None
+    ) -> None:
+        self._encoder, self._camera_map, self._zones = encoder, camera_map, zones
+        self._weigh(None)
         # True if a key was put off, as another camera had just sent one, or if the last one is coarse
         self._owes_key = False
         self._importance: rjpeg.Importance | None = None
@@ -67,7 +72,7 @@ class CameraStream:
         """
         if self._camera_map is not None and (found := self._camera_map.current) is not self._importance:
             self._importance = found
-            self._encoder.importance = None if found is None else found.octaves
+            self._weigh(found)
         if self._rejected >= MAX_REJECTED:
             self._rejected, self._keys_only_until = 0, now + KEYS_ONLY_SECONDS
             logger.warning("the server takes no file that refers to another one; it gets none for some time")
@@ -81,6 +86,10 @@ class CameraStream:
         if self._camera_map is not None:
             self._camera_map.look(pixels, now, is_key=coded.kind == "key")
         return coded
+
+    def _weigh(self, found: rjpeg.Importance | None) -> None:
+        octaves = None if found is None else found.octaves
+        self._encoder.importance = octaves if self._zones is None else self._zones.octaves(octaves)
 
     def owe_key(self) -> None:
         """Send another key when one may come, as the last one is coarse."""

@@ -23,7 +23,8 @@ unit=$root/etc/systemd/system/rjpeg-capture.service
 systemd() { if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi; }
 if [ -e "$unit" ]; then
     systemd --quiet disable --now rjpeg-capture.service
-    rm -f "$unit"
+    rm -f "$unit" "$unit.d/10-growing-pauses.conf"
+    rmdir "$unit.d" 2>/dev/null || :
     systemd daemon-reload
 fi
 # only what install.sh has made, and so has named: /opt may hold other folders that begin with rjpeg-

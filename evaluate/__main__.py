@@ -19,6 +19,7 @@ from evaluate.arguments import (
 from evaluate.codecs import PEERS
 from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import REGION_JPEG
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError
 
 __all__ = ["PLAIN_JPEG", "main"]
@@ -125,4 +126,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -18,6 +18,7 @@ from evaluate.arguments import (
 )
 from evaluate.compare import Point, add_differences, compare
 from evaluate.variants import VARIANTS
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError
 
 __all__ = ["main"]
@@ -101,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

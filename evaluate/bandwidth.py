@@ -16,6 +16,7 @@ from typing import Any
 
 from evaluate.__main__ import PLAIN_JPEG
 from evaluate.report import without_folders
+from rjpeg._arguments import run_program
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
 
@@ -120,4 +121,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

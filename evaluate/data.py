@@ -213,8 +213,8 @@ def read_frame(path: AnyPath) -> np.ndarray:
     return frame
 
 
-def read_video(path: Path, every: int, limit: int | None = None) -> list[np.ndarray]:
-    """Read every `every`-th frame of a video from the first on, (H, W, 3) uint8 BGR; at most `limit`.
+def read_video(path: Path, every: int, limit: int | None = None, start: int = 0) -> list[np.ndarray]:
+    """Read every `every`-th frame of a video from number `start` on, (H, W, 3) uint8 BGR; at most `limit`.
 
     Raises InputError when OpenCV cannot read it.
     """
@@ -225,7 +225,7 @@ def read_video(path: Path, every: int, limit: int | None = None) -> list[np.ndar
     try:
         number = 0
         while (limit is None or len(frames) < limit) and video.grab():
-            if number % every == 0:
+            if number >= start and (number - start) % every == 0:
                 frames.append(video.retrieve()[1])
             number += 1
     finally:

@@ -29,6 +29,7 @@ from evaluate.arguments import command_of
 from evaluate.data import PICTURE_SUFFIXES, Picture, load, read_frame
 from evaluate.scores import byte_budget
 from evaluate.stream_exactness import Film, FilmFile, Shown, encode_film, make_films, show_film, tally_films
+from rjpeg._arguments import run_program
 from rjpeg._runtime import runtime_name
 from rjpeg.errors import InputError, ModelError, RjpegError, TargetError
 
@@ -324,4 +325,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

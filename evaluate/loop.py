@@ -35,7 +35,7 @@ from evaluate.loop_report import (
     write_report,
 )
 from evaluate.transfer import CAMERA, Arrival, Settings, picture_source, send
-from rjpeg._arguments import positive
+from rjpeg._arguments import positive, run_program
 from rjpeg._files import list_pictures
 from rjpeg.errors import InputError, RjpegError, StorageError
 
@@ -305,4 +305,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -36,6 +36,12 @@ MAX_EMBEDDED_BYTES = 2**20
 
 Pixels = npt.NDArray[np.uint8]
 
+CAPTION = (
+    "marker: bytes of the file besides those of an ordinary JPEG, with the frame's size, a checksum, the bitmap of the "
+    "regions that are sent, and corrections of the map; they are part of bytes. map: whether the decoder found the "
+    "encoder's. plain JPEG: quality and bytes of libjpeg-turbo's file that is nearest in bytes."
+)
+
 # in the order of the legend
 KINDS = {"key": "key", "patch": "patch", "follower": "follower", "plain": "plain JPEG"}
 
@@ -139,7 +145,7 @@ def summarize(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def print_table(entries: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
     """Print one line a frame, and a last one for all."""
     console = Console(width=None if sys.stdout.isatty() else 118)
-    table = Table(header_style="bold", show_footer=True)
+    table = Table(header_style="bold", show_footer=True, caption=CAPTION, caption_justify="left")
     keys = summary["kinds"].get("key", {"frames": 0})["frames"]
     footer = {
         "picture": f"{summary['frames']} frames",

@@ -21,9 +21,10 @@ from typing import Any
 
 from evaluate import report
 from evaluate.detection import report as frame_report
-from evaluate.streams.report import clip_table, mean_table
+from evaluate.streams.report import clip_table, map_table, mean_table
 from evaluate.streams.report import first_screen as stream_first_screen
 from evaluate.summary import FLAT, OURS, summarize
+from rjpeg._arguments import run_program
 from rjpeg._files import write_whole
 from rjpeg.errors import InputError, RjpegError
 
@@ -279,6 +280,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "tuning": tuning,
     "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
+    "stream_maps": lambda results, which: map_table(condition_of(results, which)),
     "stream_first_screen": lambda results, which: stream_first_screen(condition_of(results, which)),
     "frame_ratios": lambda results, codecs="": frame_report.ratios(results, codecs.split(",") if codecs else ()),
     "frame_scores": frame_report.scores,
@@ -333,4 +335,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -37,6 +37,7 @@ from evaluate.scores import Box, clustered_difference, clustered_mean, shared_bo
 from evaluate.variants import VARIANTS
 from evaluate.video_report import CSV_COLUMNS, SURE, markdown, plot
 from rjpeg import _runtime as runtime
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError
 from train import framing
 
@@ -324,4 +325,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

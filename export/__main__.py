@@ -19,7 +19,8 @@ from export.crossing import hard_inputs, runtimes_agree
 from export.manifest import build_manifest, part_of
 from export.parity import TEACHER_SIZE, compare, teacher_inputs, with_float_networks
 from export.whole_numbers import to_whole_numbers
-from rjpeg._model import DEFAULT_FOLDER, SHIPPED_FOLDER, load_model
+from rjpeg._arguments import run_program
+from rjpeg._model import load_model
 from rjpeg._runtime import Network, quantize_input
 from rjpeg.errors import RjpegError
 from train import checkpoints
@@ -35,6 +36,11 @@ BUDGETS = {"generator": (300_000, 50_000), "predictor": (60_000, 10_000)}
 # What int8 may cost: shares of levels, and relative to float the bytes and the teacher's divergence.
 MIN_EQUAL, MIN_WITHIN_1 = 0.85, 0.995
 MAX_BYTES_CHANGE, MAX_DIVERGENCE_CHANGE = 0.02, 0.1
+# A larger divergence than float's is told from this share on.
+NOTABLE = 0.01
+
+# Not the shipped model's folder, so that an export changes no file that git tracks.
+OUT = Path("out/model")
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +55,8 @@ class Source(NamedTuple):
 
 
 SHIPPED = {
-    "default": Source(checkpoints.FOLDER, CODEC_FILE, DEFAULT_FOLDER, None),
-    "detection": Source(
-        checkpoints.DETECTION_FOLDER, DETECTION_CODEC_FILE, SHIPPED_FOLDER / "detection", checkpoints.FOLDER
-    ),
+    "default": Source(checkpoints.FOLDER, CODEC_FILE, OUT / "default", None),
+    "detection": Source(checkpoints.DETECTION_FOLDER, DETECTION_CODEC_FILE, OUT / "detection", checkpoints.FOLDER),
 }
 """The models that come with the library, by name."""
 
@@ -198,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", choices=SHIPPED, default="default", help="shipped model whose files the next four are by default"
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="folder that training wrote")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="model folder to write")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="model folder to write (default: out/model/MODEL)")
     parser.add_argument("--codec", type=Path, metavar="FILE", help="base tables, map and coding sizes (YAML)")
     parser.add_argument(
         "--restorer", type=Path, metavar="FOLDER", help="checkpoint whose restorer is taken if the other has none"
@@ -249,6 +253,25 @@ def print_table(manifest: dict[str, Any]) -> None:
     print(f"integers equal on {' and '.join(parity['runtimes'])}; model id {manifest['id']}")
 
 
+def int8_losses(parity: dict[str, float]) -> list[str]:
+    """Say in a line each what int8 does worse than float, by the figures of `parity.compare`; empty if nothing."""
+    lines = []
+    files = f"{parity['files']:.0f} files"
+    if "agreement_int8" in parity and parity["agreement_int8"] < parity["agreement_float"]:
+        lines.append(
+            f"int8 agrees less than float: on {files} the judge's first choice stays for "
+            f"{parity['agreement_int8']:.1%}, with float for {parity['agreement_float']:.1%}"
+        )
+    for kind, of in (("divergence", "decoded"), ("divergence_restored", "restored")):
+        exact, integer = parity.get(f"{kind}_float"), parity.get(f"{kind}_int8")
+        if exact is not None and integer is not None and integer > exact * (1 + NOTABLE):
+            lines.append(
+                f"int8 agrees less than float: on {files}, {of}, the judge's answers differ by {integer:.4f} nats, "
+                f"with float by {exact:.4f}"
+            )
+    return lines
+
+
 def _macs(part: dict[str, Any]) -> str:
     return str(part["macs_per_region"]) if "macs_per_region" in part else f"{part['macs_per_cell']} a 4x4 cell"
 
@@ -275,8 +298,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(manifest))
     else:
         print_table(manifest)
+    for line in int8_losses(manifest["parity"]):
+        logger.warning("%s", line)
+    logger.info("%s is in %s", args.checkpoint or source.checkpoint, args.out or source.out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

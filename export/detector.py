@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rjpeg._arguments import run_program
 from rjpeg._files import read_whole, write_whole
 from rjpeg.errors import InputError, RjpegError
 
@@ -24,11 +25,14 @@ __all__ = ["main"]
 INPUT, DETECTIONS = "tower_0/images:0", "tower_0/detections:0"
 # TensorFlow's names of what TensorFlow.js has in one node with what follows
 UNFUSED = {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}
+# names of COCO's 80 classes, one a line
+LABELS = Path(__file__).parent / "labels" / "coco.txt"
 OUTPUTS = ("boxes", "classes", "scores", "count")
 TASK = """\
 kind: tflite
 network: detector
 model: {model}
+labels: {labels}
 input_range: [0, 255]
 threshold: {threshold}
 outputs: [{outputs}]
@@ -144,9 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         network = convert(args.file)
-        model, task = args.out / "detector.tflite", args.out / "detector.yaml"
+        model, task, labels = (args.out / name for name in ("detector.tflite", "detector.yaml", "labels.txt"))
         write_whole(model, network)
-        text = TASK.format(model=json.dumps(str(model)), threshold=args.threshold, outputs=", ".join(OUTPUTS))
+        write_whole(labels, read_whole(LABELS))
+        paths = {"model": json.dumps(str(model)), "labels": json.dumps(str(labels))}
+        text = TASK.format(**paths, threshold=args.threshold, outputs=", ".join(OUTPUTS))
         write_whole(task, text.encode())
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -156,4 +162,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -14,10 +14,22 @@ from rjpeg import _marker as marker
 from rjpeg import _native
 from rjpeg import _tiles as tiles
 from rjpeg._codec import Planes, Subsampling
+from rjpeg._marker import AS_IT_IS, View
 from rjpeg._model import Model
 from rjpeg._region_file import RegionFile, octaves_of
+from rjpeg._restoration import Correction, correction_of, update
+from rjpeg._runtime import Network
 
-__all__ = ["Base", "Tiles", "base_of_key", "picture_of_planes", "whole_regions"]
+__all__ = [
+    "Base",
+    "Tiles",
+    "base_of_key",
+    "correction_of_base",
+    "picture_of_base",
+    "picture_of_planes",
+    "picture_over",
+    "whole_regions",
+]
 
 
 @dataclass(frozen=True)
@@ -25,15 +37,14 @@ class Tiles:
     """The regions that a follower sends.
 
     planes: of the tiles. shape: (rows, cols) of tiles. sent: (rows, cols) bool, the regions of the frame that they are.
-    octaves: log2 of their mean quantization step, luma and chroma.
-    shift: how far what lies below is moved, down and to the right, in quarter pixels.
+    octaves: log2 of their mean quantization step, luma and chroma. view: how what lies below is changed before.
     """
 
     planes: Planes
     shape: tuple[int, int]
     sent: NDArray[np.bool_]
     octaves: tuple[float, float]
-    shift: tuple[int, int]
+    view: View
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Base:
     crc: CRC-32 over all that makes its picture. planes: the key's, filled up to whole regions.
     octaves: (rows, cols, 2) float16, log2 of the mean quantization step in every region of the key, luma and chroma.
     key: a patch's key, None for a key. tiles: a patch's, None for a key.
+    correction: how the picture was restored, None if it was not.
     """
 
     id: str
@@ -56,6 +68,7 @@ class Base:
     octaves: NDArray[np.float16]
     key: Base | None = None
     tiles: Tiles | None = None
+    correction: Correction | None = None
 
     @property
     def base_id(self) -> str | None:
@@ -76,18 +89,21 @@ class Base:
     def nbytes(self) -> int:
         """Memory in bytes, with that of a patch's key."""
         size = sum(plane.nbytes for plane in self.planes) + self.octaves.nbytes
-        return size if self.tiles is None else size + sum(plane.nbytes for plane in self.tiles.planes)
+        if self.tiles is not None:
+            size += sum(plane.nbytes for plane in self.tiles.planes)
+        corrections = [base.correction for base in (self, self.key) if base is not None]
+        return size + sum(correction.nbytes for correction in corrections if correction is not None)
 
-    def shown(self, shift: tuple[int, int] = (0, 0), own: Tiles | None = None) -> Planes:
-        """Return the samples of the picture, moved by `shift`, with a follower's tiles over it.
+    def shown(self, view: View = AS_IT_IS, own: Tiles | None = None) -> Planes:
+        """Return the samples of the picture, changed as `view` says, with a follower's tiles over it.
 
-        shift: down and to the right, in quarter pixels. The planes are the key's own if nothing changes them.
+        The planes are the key's own if nothing changes them.
         """
         planes = self.planes
         if self.tiles is not None:
-            planes = _moved(planes, self.tiles.shift, self.subsampling)
+            planes = _seen(planes, self.tiles.view, self.subsampling)
             planes = _with_tiles(planes, self.tiles, copy=planes is self.planes)
-        planes = _moved(planes, shift, self.subsampling)
+        planes = _seen(planes, view, self.subsampling)
         if own is not None:
             planes = _with_tiles(planes, own, copy=planes is self.planes)
         return planes
@@ -104,8 +120,25 @@ class Base:
 def _with_tiles(planes: Planes, over: Tiles, *, copy: bool) -> Planes:
     if copy:
         planes = Planes(*(plane.copy() for plane in planes))
-    tiles.put(over.planes, over.sent, over.shape, planes)
+    tiles.put(over.planes, over.sent, planes)
     return planes
+
+
+def _seen(planes: Planes, view: View, subsampling: Subsampling) -> Planes:
+    """Return planes whose picture is changed as `view` says."""
+    return _lit(_moved(planes, view.shift, subsampling), view.light)
+
+
+def _lit(planes: Planes, light: tuple[int, int]) -> Planes:
+    """Return planes with a gain and an offset, see `View`."""
+    if not any(light):
+        return planes
+    gain, offset = light
+    values = np.arange(256)
+    luma = ((256 + gain) * values + 128 >> 8) + offset
+    chroma = ((256 + gain) * (values - 128) + 128 >> 8) + 128
+    of_planes = [np.clip(table, 0, 255).astype(np.uint8) for table in (luma, chroma, chroma)]
+    return Planes(*(cv2.LUT(plane, table) for plane, table in zip(planes, of_planes, strict=True)))
 
 
 def _moved(planes: Planes, shift: tuple[int, int], subsampling: Subsampling) -> Planes:
@@ -141,6 +174,30 @@ def base_of_key(file: RegionFile, model: Model) -> Base:
 def picture_of_planes(base: Base, planes: Planes) -> NDArray[np.uint8]:
     """Return the (h, w, 3) uint8 BGR picture, at the coding size, of planes that `base.shown` gave."""
     return _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
+
+
+def picture_of_base(base: Base) -> NDArray[np.uint8]:
+    """Return the (h, w, 3) uint8 BGR picture of a base at its coding size."""
+    return picture_of_planes(base, base.shown())
+
+
+def picture_over(base: Base, own: Tiles, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the picture of a follower on its base as it is. picture: of `picture_of_base`, which stays as it is."""
+    planes = base.shown(own=own)
+    return _native.bgr_over(list(planes), base.subsampling == "4:2:0", picture, own.sent.view(np.uint8))
+
+
+def correction_of_base(base: Base, restorer: Network) -> Correction:
+    """Return how a restorer corrects the picture of a key or a patch. It is asked only if the base does not know.
+
+    Of a patch that changes nothing else, only what it sends is asked about. Raises ModelError as `Network.run` does.
+    """
+    if base.correction is not None and base.correction.network is restorer:
+        return base.correction
+    coded, octaves = picture_of_base(base), base.step_octaves()
+    if base.key is None or base.tiles is None or not base.tiles.view.is_plain:
+        return correction_of(restorer, coded, octaves, base.frame_size)
+    return update(correction_of_base(base.key, restorer), base.tiles.sent, coded, octaves, base.frame_size)
 
 
 def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:

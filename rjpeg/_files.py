@@ -1,26 +1,35 @@
 """Read and write whole files, list folders of pictures in natural order, read tokens and YAML."""
 
 import errno
+import io
 import os
 import re
 import secrets
-from pathlib import Path
-from typing import Any
+import select
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, cast
 
 from rjpeg.errors import ConfigError, StorageError
 
 __all__ = [
     "PICTURE_SUFFIXES",
+    "distinct_stems",
     "is_disk_full",
     "list_pictures",
     "natural_key",
     "network_folder",
+    "open_file",
     "read_token",
     "read_whole",
     "read_yaml",
     "sync_folder",
     "write_whole",
 ]
+
+PIPE_SECONDS = 10.0
+"""A named pipe to which nobody writes for so long is an error."""
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -56,9 +65,55 @@ def read_whole(path: str | os.PathLike[str]) -> bytes:
         StorageError: it can't be read.
     """
     try:
-        return Path(path).read_bytes()
+        with open_file(path) as file:
+            return file.read()
     except OSError as error:
         raise StorageError(f"can't read {path}: {error.strerror or error}") from error
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading. To open a named pipe, or to read on, never waits longer than PIPE_SECONDS.
+
+    Raises:
+        OSError: it can't be opened; a read raises TimeoutError if nobody writes to the pipe.
+    """
+    # a pipe that is opened in the usual way waits for a writer, for ever
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode):
+        return io.BufferedReader(_Pipe(descriptor))
+    if stat.S_ISDIR(mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    os.set_blocking(descriptor, True)
+    return cast("BinaryIO", os.fdopen(descriptor, "rb"))
+
+
+class _Pipe(io.RawIOBase):
+    """A named pipe. Args: descriptor: opened without blocking, and closed with this."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def readinto(self, buffer: Any) -> int:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        if not poll.poll(1000 * PIPE_SECONDS):
+            raise TimeoutError(errno.ETIMEDOUT, f"nobody wrote to this pipe for {PIPE_SECONDS:g} s")
+        data = os.read(self._descriptor, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
 
 def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[Path]:
@@ -77,6 +132,12 @@ def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PI
     if not pictures:
         raise StorageError(f"folder {folder} holds no picture (looked for {', '.join(suffixes)})")
     return sorted(pictures, key=lambda path: natural_key(path.name))
+
+
+def distinct_stems(paths: Sequence[PurePath]) -> list[str]:
+    """Return names for what is made of files: without their endings, but with them if two would have one name."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [path.name for path in paths]
 
 
 def read_token(path: str | Path) -> str:
@@ -118,6 +179,11 @@ def read_yaml(path: str | Path, what: str) -> Any:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read {what} {path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        # not its whole text, which quotes the line, and that may hold a password
+        mark = error.problem_mark
+        where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise ConfigError(f"{what} {path} is not YAML: {where}{error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} is not YAML: {' '.join(str(error).split())}") from error
 

@@ -14,7 +14,7 @@ from rjpeg import _tiles as tiles
 from rjpeg._base import Base, Tiles
 from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._marker import FileIdentity, FollowerMarker
-from rjpeg._region_file import read_header
+from rjpeg._region_file import Header
 from rjpeg._tables import mean_step
 from rjpeg._timing import StageTimer
 from rjpeg.errors import KeyMissingError, MarkerError
@@ -76,19 +76,20 @@ def sent_regions(found: FollowerMarker, coded_size: tuple[int, int], base: Base 
     return Sent(base, sent)
 
 
-def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict[str, float]) -> Follower:
+def read_follower(
+    jpeg: bytes, header: Header, base: Base | None, max_pixels: int, seconds: dict[str, float]
+) -> Follower:
     """Take a follower apart. Raises KeyMissingError without its base, JpegError and MarkerError if it is damaged.
 
-    seconds: by stage; changed in place.
+    header: the file's. seconds: by stage; changed in place.
     """
+    found = header.marker
+    if not isinstance(found, FollowerMarker):
+        raise MarkerError("JPEG is no follower")
     with StageTimer(seconds, "read"):
-        header = read_header(jpeg, max_pixels)
-        found = marker.unpack(header["segments"])
-        if not isinstance(found, FollowerMarker):
-            raise MarkerError("JPEG is no follower")
-        base, sent = sent_regions(found, (header["height"], header["width"]), base)
-        if header["sampling"] != SAMPLING_OF[base.subsampling]:
-            raise MarkerError(f"follower has sampling {header['sampling']}, its base {base.subsampling}")
+        base, sent = sent_regions(found, header.size, base)
+        if header.facts["sampling"] != SAMPLING_OF[base.subsampling]:
+            raise MarkerError(f"follower has sampling {header.facts['sampling']}, its base {base.subsampling}")
         file = _native.read_file(jpeg, max_pixels, marker.SEGMENT_CODE, True)
     if not file["ycc"]:
         raise MarkerError("follower is not YCbCr")
@@ -97,7 +98,7 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
     if found.soft:
         blocks = tiles.tiles_of_frame(blocks, sent, shape)
     with StageTimer(seconds, "checksum"):
-        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), found.shift, base.crc)
+        crc = marker.follower_crc_of(blocks, file["tables"], sent.view(np.uint8), found.view, base.crc)
     if crc & 0xFFFFFF != found.checksum:
         raise MarkerError(
             f"checksum is {crc & 0xFFFFFF:06x}, the file says {found.checksum:06x}: it or its base {base.id} is damaged"
@@ -113,7 +114,7 @@ def read_follower(jpeg: bytes, base: Base | None, max_pixels: int, seconds: dict
     luma, chroma = file["tables"][0], file["tables"][1]
     octaves = (float(np.log2(mean_step(luma))), float(np.log2(mean_step(chroma))))
     marker_bytes = sum(len(data) + 4 for code, data in file["segments"] if marker.is_region_segment(code, data))
-    return Follower(found, base, Tiles(planes, shape, sent, octaves, found.shift), (luma, chroma), crc, marker_bytes)
+    return Follower(found, base, Tiles(planes, shape, sent, octaves, found.view), (luma, chroma), crc, marker_bytes)
 
 
 def base_of_patch(follower: Follower) -> Base:

@@ -19,6 +19,7 @@ from rjpeg import _tiles as tiles
 from rjpeg._base import Base
 from rjpeg._codec import REGION, SAMPLING_OF, Planes
 from rjpeg._coding import EncodedFrame
+from rjpeg._marker import View
 from rjpeg._model import Model
 from rjpeg._policy import Policy, steps_at
 from rjpeg._timing import StageTimer
@@ -35,13 +36,13 @@ _LEAST_BITS = 33.0
 class Change:
     """A frame beside what would be shown of the base.
 
-    shift: how far the base is moved, down and to the right, in quarter pixels. planes: of the frame, whole regions.
-    shown: of the base, moved. errors: (rows, cols) float32, squared error of showing the base.
+    view: how the base is shown. planes: of the frame, whole regions. shown: of the base, so changed.
+    errors: (rows, cols) float32, squared error of showing the base.
     weights: (rows, cols) float32 of these errors.
     """
 
     base: Base
-    shift: tuple[int, int]
+    view: View
     planes: Planes
     shown: Planes
     errors: NDArray[np.float32]
@@ -65,16 +66,14 @@ class Choice:
     masks: list[NDArray[np.uint64]]
 
 
-def change_of(
-    planes: Planes, base: Base, shift: tuple[int, int], weights: NDArray[np.float32], policy: Policy
-) -> Change:
-    """Compare a frame, planes of whole regions at the base's coding size, with its base moved by `shift`."""
-    shown = base.shown(shift)
+def change_of(planes: Planes, base: Base, view: View, weights: NDArray[np.float32], policy: Policy) -> Change:
+    """Compare a frame, planes of whole regions at the base's coding size, with its base as `view` shows it."""
+    shown = base.shown(view)
     errors = np.zeros(base.grid, np.float32)
     for index, (plane, other) in enumerate(zip(planes, shown, strict=True)):
         weight = policy.chroma_weight if index else 1.0
         _native.add_squared_differences(plane, other, weight, errors)
-    return Change(base, shift, planes, shown, errors, weights)
+    return Change(base, view, planes, shown, errors, weights)
 
 
 def choose(change: Change, quality: float, dead_zone: float, model: Model, policy: Policy) -> Choice:
@@ -127,7 +126,8 @@ def _quantized(
         blocks.append(_native.empty(component.shape, np.dtype(np.int16)))
         masks.append(_native.empty(component.shape[:2], np.dtype(np.uint64)))
     _native.quantize_regions(coefficients, (steps, steps), flat, None, dead_zone, blocks, masks)
-    prices = (policy.trim * price / change.weights[candidates]).astype(np.float32).reshape(line)
+    # What comes where little matters is sent less often, but not coarser: whatever it is, it should be seen.
+    prices = (policy.trim * price / np.maximum(change.weights[candidates], 1)).astype(np.float32).reshape(line)
     for index, component in enumerate(coefficients):
         if policy.trim > 0:
             _native.trim(component, blocks[index], masks[index], steps[0], prices)
@@ -162,7 +162,7 @@ def write_follower(
     with StageTimer(seconds, "checksum"):
         told = tiles.tiles_of_frame(blocks, choice.sent, choice.shape) if soft else blocks
         crc = marker.follower_crc_of(
-            told, file_tables, choice.sent.view(np.uint8), change.shift, base.crc, None if soft else choice.masks
+            told, file_tables, choice.sent.view(np.uint8), change.view, base.crc, None if soft else choice.masks
         )
     with StageTimer(seconds, "write"):
         segments = marker.pack_follower(
@@ -172,7 +172,7 @@ def write_follower(
                 checksum=crc & 0xFFFFFF,
                 base_id=int(base.id, 16),
                 sent=_native.encode_flags(choice.sent.view(np.uint8)),
-                shift=change.shift,
+                view=change.view,
             )
         )
         sampling = SAMPLING_OF[base.subsampling]

@@ -15,10 +15,12 @@ A follower's marker is shorter. Model, sizes and sampling are those of its base.
 
     bytes  contents
     2      "RJ"
-    1      2 for a follower or 3 for a patch in the high four bits; bit 0: not tiles but the whole frame; bit 1: a shift
+    1      2 for a follower or 3 for a patch in the high four bits; bit 0: not tiles but the whole frame; bits 1
+           and 2: a shift, and light
     3      low 24 bits of the CRC-32 over blocks, tables and the regions that are sent, continued from the base's CRC-32
     3      the base's checksum, which is its id
     2      how far the base's picture is moved down and to the right, in signed quarter pixels, if at all
+    2      gain and offset of the base's picture, if any: signed, in 1/256 and in gray levels
     n      the regions that are sent, see `_native.encode_flags`
 """
 
@@ -35,6 +37,7 @@ from rjpeg import _native
 from rjpeg.errors import MarkerError
 
 __all__ = [
+    "AS_IT_IS",
     "SEGMENT_CODE",
     "VERSION",
     "WHOLE_MAP",
@@ -42,6 +45,7 @@ __all__ = [
     "FollowerMarker",
     "Kind",
     "Marker",
+    "View",
     "checksum_of",
     "corrected",
     "correction_between",
@@ -65,7 +69,7 @@ _FOLLOWER, _PATCH = 2, 3
 _MAGIC = b"RJ"
 _CONTINUED = _MAGIC + b"\x00"
 _HAS_SIZE, _DIFFERENCES, WHOLE_MAP = 1, 2, 4
-_SOFT, _SHIFTED = 1, 2
+_SOFT, _SHIFTED, _LIT = 1, 2, 4
 _FOLLOWER_BYTES = 9
 _MAX_SEGMENT_BYTES = 65533
 # A correction that changes more levels than this is written as a whole map, deflated. The two numbers also bound the
@@ -88,13 +92,36 @@ class Marker(NamedTuple):
     correction: bytes
 
 
+class View(NamedTuple):
+    """How the picture of a base is changed before tiles are put over it.
+
+    shift: how far it is moved, down and to the right, in quarter pixels of the coding size, -128..127.
+    light: (gain, offset), each -128..127. Luma y becomes ((256 + gain) * y + 128 >> 8) + offset, and chroma keeps its
+    middle: ((256 + gain) * (c - 128) + 128 >> 8) + 128; both clipped to 0..255.
+    """
+
+    shift: tuple[int, int] = (0, 0)
+    light: tuple[int, int] = (0, 0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is changed."""
+        return not any(self.shift) and not any(self.light)
+
+    def pack(self, byte_order: str) -> bytes:
+        """Return the bytes of those parts that change anything."""
+        return b"".join(struct.pack(f"{byte_order}2b", *part) for part in self if any(part))
+
+
+AS_IT_IS = View()
+
+
 class FollowerMarker(NamedTuple):
     """What a follower's marker says.
 
     patch: later files may refer to it. soft: the file holds the whole frame, not tiles. checksum: 24 bits.
     base_id: the checksum of the key or patch that it refers to. sent: which regions it sends, coded.
-    shift: how far the base's picture is moved before, down and to the right, in quarter pixels of the coding size,
-    -128..127.
+    view: how the base is shown below them.
     """
 
     patch: bool
@@ -102,7 +129,7 @@ class FollowerMarker(NamedTuple):
     checksum: int
     base_id: int
     sent: bytes
-    shift: tuple[int, int] = (0, 0)
+    view: View = AS_IT_IS
 
 
 class FileIdentity(NamedTuple):
@@ -167,18 +194,20 @@ def follower_crc_of(
     blocks: list[NDArray[np.int16]],
     tables: list[NDArray[np.uint16]],
     sent: NDArray[np.uint8],
-    shift: tuple[int, int],
+    view: View,
     base_crc: int,
     masks: list[NDArray[np.uint64]] | None = None,
 ) -> int:
     """Return the CRC-32 over all that makes a follower's picture, continued from its base's.
 
     blocks: of the tiles. tables: of each component. sent: (rows, cols) uint8, 1 for the regions that are sent.
-    shift: as in `FollowerMarker`.
+    view: as in `FollowerMarker`.
     """
     crc = _native.checksum(blocks, masks or [_native.find_masks(component) for component in blocks], base_crc)
     numbers = b"".join(table.astype("<u2", copy=False).tobytes() for table in tables)
-    return zlib.crc32(numbers + struct.pack("<2b", *shift) + sent.tobytes(), crc)
+    # a shift counts also if there is none
+    light = View(light=view.light).pack("<")
+    return zlib.crc32(numbers + struct.pack("<2b", *view.shift) + light + sent.tobytes(), crc)
 
 
 def pack(marker: Marker) -> list[tuple[int, bytes]]:
@@ -200,11 +229,9 @@ def pack_follower(marker: FollowerMarker) -> list[tuple[int, bytes]]:
     Raises MarkerError if the regions take more than a segment: far more of them than a picture has.
     """
     kind = (_PATCH if marker.patch else _FOLLOWER) << 4 | (_SOFT if marker.soft else 0)
-    if any(marker.shift):
-        kind |= _SHIFTED
+    kind |= (_SHIFTED if any(marker.view.shift) else 0) | (_LIT if any(marker.view.light) else 0)
     ids = marker.checksum.to_bytes(3, "big") + marker.base_id.to_bytes(3, "big")
-    shift = struct.pack(">2b", *marker.shift) if any(marker.shift) else b""
-    data = _MAGIC + bytes([kind]) + ids + shift + marker.sent
+    data = _MAGIC + bytes([kind]) + ids + marker.view.pack(">") + marker.sent
     if len(data) > _MAX_SEGMENT_BYTES:
         raise MarkerError(f"follower's marker has {len(data)} bytes, expected at most {_MAX_SEGMENT_BYTES}")
     return [(SEGMENT_CODE, data)]
@@ -252,9 +279,10 @@ def unpack(segments: list[tuple[int, bytes]]) -> Marker | FollowerMarker | None:
 
 
 def _unpack_follower(data: bytes, patch: bool, flags: int, continued: bool) -> FollowerMarker:
-    if flags & ~(_SOFT | _SHIFTED):
+    if flags & ~(_SOFT | _SHIFTED | _LIT):
         raise MarkerError(f"follower's marker has unknown flags {flags:#x}")
-    start = _FOLLOWER_BYTES + (2 if flags & _SHIFTED else 0)
+    light_at = _FOLLOWER_BYTES + (2 if flags & _SHIFTED else 0)
+    start = light_at + (2 if flags & _LIT else 0)
     if continued or len(data) < start:
         raise MarkerError(f"follower's marker has {len(data)} bytes, expected at least {start} in one segment")
     return FollowerMarker(
@@ -263,7 +291,10 @@ def _unpack_follower(data: bytes, patch: bool, flags: int, continued: bool) -> F
         checksum=int.from_bytes(data[3:6], "big"),
         base_id=int.from_bytes(data[6:9], "big"),
         sent=data[start:],
-        shift=struct.unpack_from(">2b", data, _FOLLOWER_BYTES) if flags & _SHIFTED else (0, 0),
+        view=View(
+            struct.unpack_from(">2b", data, _FOLLOWER_BYTES) if flags & _SHIFTED else (0, 0),
+            struct.unpack_from(">2b", data, light_at) if flags & _LIT else (0, 0),
+        ),
     )
 
 

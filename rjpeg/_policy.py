@@ -28,7 +28,7 @@ class Policy:
     key_price, patch_price: how many times its bytes must have been paid in rent before a key, or a patch, is made.
     moving_price: what a byte that shows what moves takes off that rent, in the case of a patch.
     moved_share: share of regions that must have changed for a shift of the camera to be looked for; 1 looks for none.
-    patches: whether any are made.
+    patches: whether any are made. light: whether changes of the light are told.
     most_quality: of followers that are coded to a size.
     """
 
@@ -38,7 +38,7 @@ class Policy:
     chroma_weight: float = 1.0
     tile_bits: float = 6.0
     dead_zone: float = 0.03
-    importance_power: float = 0.5
+    importance_power: float = 1.0
     standing: float = 0.4
     still: float = 9.0
     key_price: float = 4.0
@@ -46,6 +46,7 @@ class Policy:
     moving_price: float = 1.0
     moved_share: float = 0.2
     patches: bool = True
+    light: bool = True
     most_quality: float = 80.0
 
 

@@ -3,6 +3,7 @@
 import datetime
 import urllib.parse
 
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError
 
 __all__ = ["CAMERA_ID", "METRICS_BYTES", "PORTS", "broker_address", "time_text"]
@@ -33,12 +34,13 @@ def broker_address(name: str, url: str) -> tuple[bool, str, int]:
     if "@" in url:
         # not repeated, since it may be logged
         raise ConfigError(f"{name} has a user name or password in it, which have settings of their own")
-    expected = f"{name} {url!r}, expected like mqtt://host:1883 or mqtts://host:8883"
+    expected = f"{name} {masked(url)!r}, expected like mqtt://host:1883 or mqtts://host:8883"
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"{expected}: {error}") from error
+        # the error quotes a part of the address
+        raise ConfigError(expected) from error
     extra = parts.path not in ("", "/") or parts.query or parts.fragment
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or extra:
         raise ConfigError(expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,14 @@ from rjpeg._marker import (
     unpack,
 )
 from rjpeg._model import Model, name_of
-from rjpeg._restoration import restore, step_octaves
+from rjpeg._restoration import Correction, add_correction, correction_of, step_octaves, update
 from rjpeg._runtime import Network
 from rjpeg._timing import StageTimer
 from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError
 
 __all__ = [
     "MAX_PIXELS",
+    "Header",
     "OpenedFile",
     "RegionFile",
     "check_bytes",
@@ -40,6 +41,7 @@ __all__ = [
     "finished",
     "frame_size_of",
     "octaves_of",
+    "open_header",
     "open_region_file",
     "predicted_maps",
     "read_header",
@@ -97,6 +99,24 @@ def read_header(jpeg: bytes, max_pixels: int) -> dict[str, Any]:
     """Return header facts of any JPEG, as `_native.read_file` gives them. Raises InputError, JpegError."""
     check_bytes(jpeg)
     return _native.read_file(jpeg, max_pixels, SEGMENT_CODE, False)
+
+
+class Header(NamedTuple):
+    """What a file tells before its picture. facts: of `read_header`. marker: None for an ordinary JPEG."""
+
+    facts: dict[str, Any]
+    marker: Marker | FollowerMarker | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the JPEG."""
+        return self.facts["height"], self.facts["width"]
+
+
+def open_header(jpeg: bytes, max_pixels: int) -> Header:
+    """Read a file's header. Raises InputError, JpegError, and MarkerError if the marker is damaged."""
+    facts = read_header(jpeg, max_pixels)
+    return Header(facts, unpack(facts["segments"]))
 
 
 def frame_size_of(marker: Marker, coding_size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
@@ -221,17 +241,22 @@ def finished(
     frame_size: tuple[int, int],
     restorer: Network | None,
     seconds: dict[str, float],
-) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) uint8 BGR frame of a picture at its coding size.
+    known: tuple[Correction, NDArray[np.bool_]] | None = None,
+) -> tuple[NDArray[np.uint8], Correction | None]:
+    """Return the (H, W, 3) uint8 BGR frame of a picture at its coding size, and how it was restored.
 
     octaves: of `octaves_of`. restorer: the model's, if the frame is to be restored. seconds: by stage; changed in
-    place.
+    place. known: how the restorer corrected another picture, and where this one differs, (rows, cols) bool regions.
     """
     if restorer is None:
         with StageTimer(seconds, "enlarge"):
-            return codec.enlarge(coded, frame_size)
+            return codec.enlarge(coded, frame_size), None
     with StageTimer(seconds, "restore"):
-        return restore(restorer, coded, octaves, frame_size)
+        if known is None:
+            correction = correction_of(restorer, coded, octaves, frame_size)
+        else:
+            correction = update(*known, coded, octaves, frame_size)
+        return add_correction(coded, correction, frame_size), correction
 
 
 def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | None = None) -> NDArray[np.uint8]:

@@ -8,11 +8,16 @@ from numpy.typing import NDArray
 
 from rjpeg._codec import REGION
 
-__all__ = ["changes_between", "shift_between", "thumbnail_of"]
+__all__ = ["changes_between", "light_between", "shift_between", "thumbnail_of"]
 
 _CELL = 4
 """Side in pixels of what becomes one pixel. Noise is averaged away, and the picture takes a 16th of the memory."""
 _MOST_CORNERS, _LEAST_CORNERS = 200, 8
+_LEAST_LIGHT = 0.25
+"""Gray levels by which the middle of the picture must have changed for a light to be looked for."""
+_ROUNDS = 3
+"""Of leaving out what does not fit the light that the rest shows."""
+_LEAST_CELLS = 32
 
 
 def thumbnail_of(luma: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -31,6 +36,32 @@ def changes_between(a: NDArray[np.int16], b: NDArray[np.int16]) -> NDArray[np.fl
     size = (squares.shape[1] // side, squares.shape[0] // side)
     means: NDArray[np.float32] = cv2.resize(squares, size, interpolation=cv2.INTER_AREA)
     return means
+
+
+def light_between(before: NDArray[np.int16], thumbnail: NDArray[np.int16]) -> tuple[int, int]:
+    """Return by which gain, in 1/256 beside 1, and offset, in gray levels, a picture has become lighter or darker.
+
+    A straight line through the lumas of two thumbnails. What moves fits it badly and is left out, round by round. Both
+    are within -128..127; (0, 0) if there is no such change.
+    """
+    # Every second row and column tells it as well. Sums are of whole numbers, the same on all machines.
+    old, new = (each[::2, ::2].astype(np.int64).ravel() for each in (before, thumbnail))
+    if abs(float(np.median(new - old))) < _LEAST_LIGHT and np.sum((new - old) ** 2) < old.size:
+        return 0, 0
+    fitting = (old > 4) & (old < 251) & (new > 4) & (new < 251)
+    gain, offset = 1.0, 0.0
+    for _ in range(_ROUNDS):
+        x, y = old[fitting], new[fitting]
+        count, of_x, of_y = x.size, int(x.sum()), int(y.sum())
+        if count < _LEAST_CELLS:
+            return 0, 0
+        spread = count * int((x * x).sum()) - of_x * of_x
+        gain = (count * int((x * y).sum()) - of_x * of_y) / spread if spread > count * count else 1.0
+        offset = (of_y - gain * of_x) / count
+        off = np.abs(new - gain * old - offset)
+        fitting = off <= max(2.0, 1.5 * float(np.median(off)))
+    light = round(256 * (gain - 1)), round(offset)
+    return light if all(-128 <= each <= 127 for each in light) else (0, 0)
 
 
 def shift_between(before: NDArray[np.uint8], luma: NDArray[np.uint8]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from rjpeg import _native
 from rjpeg._codec import REGION, Planes
 
 __all__ = ["blocks_at", "grid_of", "put", "put_blocks", "shape_for", "tiles_of", "tiles_of_frame"]
@@ -39,18 +40,13 @@ def tiles_of(plane: NDArray[np.uint8], chosen: NDArray[np.bool_], shape: tuple[i
 
     chosen: (rows, cols) bool. shape: (rows, cols) of tiles, as many as are chosen.
     """
-    regions = _regions(plane, chosen.shape)
-    side = regions.shape[2]
-    tiles = regions[chosen].reshape(*shape, side, side)
-    return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3)).reshape(shape[0] * side, shape[1] * side)
+    return _native.take_tiles(plane, chosen.view(np.uint8), *shape)
 
 
-def put(tiles: Planes, chosen: NDArray[np.bool_], shape: tuple[int, int], planes: Planes) -> None:
-    """Write tiles to the chosen regions of planes of whole regions, in place. shape: (rows, cols) of tiles."""
+def put(tiles: Planes, chosen: NDArray[np.bool_], planes: Planes) -> None:
+    """Write tiles to the chosen regions of planes of whole regions, in place. chosen: (rows, cols) bool."""
     for small, plane in zip(tiles, planes, strict=True):
-        side = plane.shape[0] // chosen.shape[0]
-        tile_regions = small.reshape(shape[0], side, shape[1], side).transpose(0, 2, 1, 3)
-        _regions(plane, chosen.shape)[chosen] = tile_regions.reshape(-1, side, side)
+        _native.put_tiles(small, chosen.view(np.uint8), plane)
 
 
 def blocks_at(blocks: NDArray, picked: NDArray[np.intp], shape: tuple[int, int], across: int) -> NDArray:
@@ -95,10 +91,3 @@ def put_blocks(
     source = tile_blocks.reshape(shape[0], across, shape[1], across, -1).transpose(0, 2, 1, 3, 4)
     regions = blocks.reshape(rows, across, cols, across, -1).transpose(0, 2, 1, 3, 4)
     regions[chosen] = source.reshape(-1, across, across, source.shape[-1])
-
-
-def _regions(plane: NDArray[np.uint8], grid: tuple[int, ...]) -> NDArray[np.uint8]:
-    """View a plane of whole regions as (rows, cols, side, side)."""
-    rows, cols = grid
-    side = plane.shape[0] // rows
-    return plane.reshape(rows, side, cols, side).transpose(0, 2, 1, 3)

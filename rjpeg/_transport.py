@@ -13,6 +13,7 @@ import rjpeg
 from rjpeg._backoff import Backoff, retry_after
 from rjpeg._http import Adapter, Bearer
 from rjpeg._network import is_loopback, tls_context
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError, DeliveryError, InputError, JpegError, KeyMissingError
 
 __all__ = ["Transport"]
@@ -43,6 +44,7 @@ class Transport:
 
     def __init__(self, url: str, token: str | None, *, ca_file: str | None, timeout: float, patience: float) -> None:
         self._url = url.rstrip("/")
+        self._name = masked(self._url)
         self._timeout = timeout
         self._patience = patience
         host = _host_of(url)
@@ -106,13 +108,13 @@ class Transport:
             except requests.RequestException as error:
                 why = _cause(error)
             answer = None
-            logger.warning("%s: %s; what happens until it is there again is missed", self._url, why)
+            logger.warning("%s: %s; what happens until it is there again is missed", self._name, why)
 
     def check_next(self, path: str | None) -> str | None:
         """Return the path of the next page as it is. Raises DeliveryError: it leads to another server."""
         if path is not None and not path.startswith("/v1/"):
             # the token is for this server alone
-            raise DeliveryError(f"server {self._url} gives {path[:100]!r} as the next page, expected /v1/...")
+            raise DeliveryError(f"server {self._name} gives {path[:100]!r} as the next page, expected /v1/...")
         return path
 
     def decode(self, content: bytes, kind: type[Answer]) -> Answer:
@@ -124,12 +126,12 @@ class Transport:
 
     def unexpected(self, what: str) -> DeliveryError:
         """Return the error for an answer that a Region JPEG server doesn't give."""
-        return DeliveryError(f"server {self._url} doesn't answer as a Region JPEG server does: {what}")
+        return DeliveryError(f"server {self._name} doesn't answer as a Region JPEG server does: {what}")
 
     def warn_of_missed(self, number: bytes) -> None:
         """Log that the server left out events, as this reader was too slow."""
         text = number[:100].decode(errors="replace")
-        logger.warning("%s: frames missed, as this reader is too slow: %s", self._url, text)
+        logger.warning("%s: frames missed, as this reader is too slow: %s", self._name, text)
 
     def _reconnect(self, path: str, silence: float | None) -> requests.Response:
         deadline = time.monotonic() + self._patience
@@ -177,7 +179,7 @@ class Transport:
             except (requests.exceptions.InvalidHeader, UnicodeError) as error:
                 raise InputError(f"{method} {path}: {error}") from error
             except (requests.RequestException, OSError) as error:
-                raise _UnreachableError(f"server {self._url} can't be reached: {_cause(error)}") from error
+                raise _UnreachableError(f"server {self._name} can't be reached: {_cause(error)}") from error
             if answer.status_code in (200, 201):
                 return answer
             with answer:
@@ -190,7 +192,7 @@ class Transport:
 
     def _failure(self, answer: requests.Response, request: str) -> InputError | JpegError | DeliveryError:
         reason = _reason(answer)
-        said = f"server {self._url} answered {answer.status_code} to {request}: "
+        said = f"server {self._name} answered {answer.status_code} to {request}: "
         said += reason or f"{answer.reason or 'no reason given'}; is there a portal or proxy in front?"
         # what somebody in front says is no word on the request
         if answer.status_code == 409 and (missing := _missing_id(answer)) is not None:
@@ -220,9 +222,9 @@ def _host_of(url: str) -> str:
         parts = urllib.parse.urlsplit(url.rstrip("/"))
         host = parts.hostname
     except ValueError as error:
-        raise ConfigError(f"server {url!r} is no URL: {error}") from error
+        raise ConfigError(f"server {masked(url)!r} is no URL") from error
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise ConfigError(f"server {url!r}, expected a URL such as http://192.168.1.2:8000")
+        raise ConfigError(f"server {masked(url)!r}, expected a URL such as http://192.168.1.2:8000")
     return host
 
 

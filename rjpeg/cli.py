@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +16,12 @@ from numpy.typing import NDArray
 
 from rjpeg import __version__
 from rjpeg import _maps as maps
-from rjpeg._files import PICTURE_SUFFIXES, list_pictures, read_whole, write_whole
+from rjpeg._arguments import path_text, run_program
+from rjpeg._files import PICTURE_SUFFIXES, distinct_stems, list_pictures, read_whole, write_whole
+from rjpeg._films import frames_of
 from rjpeg._inspection import inspect
 from rjpeg._keys import KeyFinder
+from rjpeg._pictures import decode_picture
 from rjpeg.decoder import MAX_PIXELS, Decoder, identify
 from rjpeg.encoder import EncodedFrame, Encoder
 from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError, RjpegError, StorageError
@@ -38,6 +40,10 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 an error that is printed, 2 wrong usage."""
+    return run_program(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=args.log_level.upper())
     try:
@@ -48,10 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return 0
 
 
@@ -75,6 +77,7 @@ def _add_command(
     )
     command.add_argument(
         "--model",
+        type=path_text,
         default="default",
         metavar="MODEL",
         help="a shipped model, default or detection, or a folder made by `make export-tflite`",
@@ -90,8 +93,15 @@ def _add_command(
 def _add_encode(commands: _Commands) -> None:
     text = "code a picture as a Region JPEG, or pictures of a camera that stands still as a stream"
     encode = _add_command(commands, "encode", _encode, text)
-    encode.add_argument("pictures", nargs="+", help="a file that OpenCV reads, or -; many, or a folder, for --stream")
-    encode.add_argument("output", help="JPEG file to write, or - for standard output; a folder for --stream")
+    encode.add_argument(
+        "pictures",
+        nargs="+",
+        type=path_text,
+        help="a file that OpenCV reads, or -; many, or a folder, for --stream; turned upright by its Exif orientation",
+    )
+    encode.add_argument(
+        "output", type=path_text, help="JPEG file to write, or - for standard output; a folder for --stream"
+    )
     amount = encode.add_mutually_exclusive_group()
     amount.add_argument("--quality", type=float, help="1..100 (50 if neither this nor --target-bytes is given)")
     amount.add_argument("--target-bytes", type=int, help="largest size of a file")
@@ -110,11 +120,16 @@ def _add_encode(commands: _Commands) -> None:
 
 
 def _add_decode(commands: _Commands) -> None:
-    text = "decode a Region JPEG, or any JPEG, at the frame's size; keys are found among the files of its folder"
+    text = (
+        "decode a Region JPEG at the frame's size, or any JPEG, upright by its Exif orientation; keys are found among "
+        "the files of its folder"
+    )
     decode = _add_command(commands, "decode", _decode, text)
-    decode.add_argument("jpeg", help="JPEG file, or - for standard input, or a folder of them")
+    decode.add_argument("jpeg", type=path_text, help="JPEG file, or - for standard input, or a folder of them")
     decode.add_argument(
-        "output", help="picture to write; its ending names the format (.png, .bmp, ...); - for PNG; or folder"
+        "output",
+        type=path_text,
+        help="picture to write; its ending names the format (.png, .bmp, ...); - for PNG; or folder",
     )
     decode.add_argument("--restore", action="store_true", help="let the model's restorer undo what coding did")
     decode.add_argument(
@@ -127,7 +142,7 @@ def _add_decode(commands: _Commands) -> None:
 
 def _add_inspect(commands: _Commands) -> None:
     look = _add_command(commands, "inspect", _inspect, "tell what a JPEG says of itself: sizes, map, bytes by segment")
-    look.add_argument("jpeg", help="JPEG file, or - for standard input")
+    look.add_argument("jpeg", type=path_text, help="JPEG file, or - for standard input")
     look.add_argument("--json", action="store_true", help="everything, the map's levels too, as one JSON object")
 
 
@@ -136,8 +151,8 @@ def _add_map(commands: _Commands) -> None:
         "draw the generator's and the predictor's maps beside the picture, in quality factors; of a Region JPEG its own"
     )
     draw = _add_command(commands, "map", _map, text)
-    draw.add_argument("pictures", help="a picture or a folder of them")
-    draw.add_argument("output", help="PNG file to write, or folder if `pictures` is one")
+    draw.add_argument("pictures", type=path_text, help="a picture or a folder of them")
+    draw.add_argument("output", type=path_text, help="PNG file to write, or folder if `pictures` is one")
     draw.add_argument("--quality", type=float, default=50.0, help="1..100")
 
 
@@ -248,10 +263,10 @@ def _decode_folder(args: argparse.Namespace, decoder: Decoder) -> None:
     paths = list_pictures(source, JPEG_SUFFIXES)
     finder = KeyFinder(decoder, paths)
     failed = 0
-    for number, path in enumerate(paths, 1):
+    for number, (path, stem) in enumerate(zip(paths, distinct_stems(paths), strict=True), 1):
         try:
             frame = _decode_file(read_whole(path), decoder, finder, args.without_key)
-            write_whole(output / f"{path.stem}.png", _picture_file(frame, ".png", str(path)))
+            write_whole(output / f"{stem}.png", _picture_file(frame, ".png", str(path)))
             logger.info("%d of %d: %s", number, len(paths), path.name)
         except (JpegError, StorageError) as error:
             failed += 1
@@ -295,9 +310,9 @@ def _map(args: argparse.Namespace) -> None:
         return
     pictures = list_pictures(source, PICTURE_SUFFIXES)
     failed = 0
-    for number, picture in enumerate(pictures, 1):
+    for number, (picture, stem) in enumerate(zip(pictures, distinct_stems(pictures), strict=True), 1):
         try:
-            write_whole(output / f"{picture.stem}.map.png", _map_sheet(picture, encoder, finder, args))
+            write_whole(output / f"{stem}.map.png", _map_sheet(picture, encoder, finder, args))
             logger.info("%d of %d: %s", number, len(pictures), picture.name)
         except (InputError, JpegError, StorageError) as error:
             failed += 1
@@ -359,7 +374,11 @@ def _panels(
 
 
 def _read(path: str) -> bytes:
-    return sys.stdin.buffer.read() if path == STANDARD_STREAM else read_whole(path)
+    data = sys.stdin.buffer.read() if path == STANDARD_STREAM else read_whole(path)
+    frames = frames_of([data], len(data))
+    if next(frames, None) is not None and next(frames, None) is not None:
+        logger.warning("%s is a film of several frames; the first is taken (rjpeg.VideoReader has them all)", path)
+    return data
 
 
 def _write(path: str, data: bytes) -> None:
@@ -371,19 +390,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _read_picture(path: str, max_pixels: int) -> NDArray[np.uint8]:
-    """Read a picture as a frame, as the camera would have given it. Its Exif orientation is not applied."""
-    data = np.frombuffer(_read(path), np.uint8)
-    frame: Any = None
-    if data.size:
-        try:
-            frame = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error as error:
-            raise InputError(f"picture {path} is not readable: {error.err}") from error
-    if frame is None:
-        raise InputError(f"picture {path} is of no kind that OpenCV reads, or damaged")
-    if frame.shape[0] * frame.shape[1] > max_pixels:
-        raise InputError(f"picture {path} is {frame.shape[1]}x{frame.shape[0]}, larger than {max_pixels} pixels")
-    return frame
+    return decode_picture(_read(path), path, max_pixels)
 
 
 def _picture_file(frame: NDArray[np.uint8], ending: str, path: str) -> bytes:

@@ -28,9 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 import rjpeg
+from rjpeg._multipart import PartReader
 from rjpeg._protocol import CAMERA_ID, time_text
 from rjpeg.errors import InputError, JpegError, KeyMissingError
-from rjpeg.reader import Splitter, VideoReader
+from rjpeg.reader import VideoReader
 
 try:
     from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, MapVersion, StoredFrame
@@ -319,13 +320,13 @@ class Client:
 
     def _pictures(self, camera: str, path: str, decoder: rjpeg.Decoder | None) -> Iterator[npt.NDArray[np.uint8]]:
         stream = None if decoder is None else rjpeg.StreamDecoder(decoder)
-        splitter = Splitter(MAX_PICTURE_BYTES)
+        parts = PartReader("", MAX_PICTURE_BYTES)
         # a camera may be silent for as long as it likes
         for data in self._server.live(path, None):
             if data is None:
-                splitter = Splitter(MAX_PICTURE_BYTES)
+                parts = PartReader("", MAX_PICTURE_BYTES)
                 continue
-            for jpeg in splitter.feed(data):
+            for jpeg in parts.feed(data):
                 if isinstance(jpeg, JpegError):
                     raise jpeg
                 if stream is not None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native
-from rjpeg._base import Base, base_of_key, picture_of_planes
+from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes, picture_over
 from rjpeg._batch import sorted_batch
+from rjpeg._exif import is_on_its_side, orientation_of, upright
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
-from rjpeg._marker import FileIdentity, FollowerMarker, identity_of, unpack
+from rjpeg._marker import FileIdentity, FollowerMarker, identity_of
 from rjpeg._model import Model, load_model
 from rjpeg._region_file import (
     MAX_PIXELS,
+    Header,
     OpenedFile,
     RegionFile,
     check_bytes,
@@ -25,12 +27,13 @@ from rjpeg._region_file import (
     finished,
     frame_size_of,
     octaves_of,
+    open_header,
     open_region_file,
     predicted_maps,
-    read_header,
     read_region_file,
     recover_map,
 )
+from rjpeg._restoration import Correction
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
 
@@ -41,7 +44,7 @@ __all__ = ["MAX_PIXELS", "DecodedFrame", "Decoder", "identify"]
 class DecodedFrame:
     """A decoded frame and what its file told.
 
-    frame: (H, W, 3) uint8 BGR. coding_size: (height, width) of the JPEG.
+    frame: (H, W, 3) uint8 BGR. coding_size: (height, width) of the JPEG, upright.
     quality_map: (rows, cols, 2) uint8 levels, luma and chroma. tables: the DQT's (64,) luma and chroma tables, natural
     order. Both are None for an ordinary JPEG.
     predictor_map: as quality_map, or None if the file holds its whole map.
@@ -69,7 +72,7 @@ def identify(jpeg: bytes, *, max_pixels: int = MAX_PIXELS) -> FileIdentity:
 
     Raises InputError, JpegError and MarkerError for a file whose header tells that `Decoder.decode` would.
     """
-    return identity_of(unpack(read_header(jpeg, max_pixels)["segments"]))
+    return identity_of(open_header(jpeg, max_pixels).marker)
 
 
 class Decoder:
@@ -95,8 +98,9 @@ class Decoder:
     def decode(self, jpeg: bytes, base: Base | None = None) -> NDArray[np.uint8]:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.
 
-        An ordinary JPEG (baseline or progressive, gray or YCbCr, any subsampling) gives what libjpeg-turbo gives. Its
-        Exif orientation is not applied. A Region JPEG that lost its marker is an ordinary one.
+        An ordinary JPEG (baseline or progressive, gray or YCbCr, any subsampling) gives what libjpeg-turbo gives,
+        upright as its Exif orientation says. A Region JPEG that lost its marker is an ordinary one. What follows the
+        picture's end, such as a preview, is left aside.
 
         base: what a follower refers to, of `base_of`. Other files do not need it.
 
@@ -112,33 +116,47 @@ class Decoder:
         """Decode a file as `decode` does. Return also the map and the time of every stage."""
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "read"):
-            kind = identify(jpeg, max_pixels=self.max_pixels).kind
-        if kind == "plain":
+            header = open_header(jpeg, self.max_pixels)
+        if header.marker is None:
             return self._decode_plain(jpeg, seconds)
-        if kind != "key":
-            return self._joined(read_follower(jpeg, base, self.max_pixels, seconds), seconds)
+        if isinstance(header.marker, FollowerMarker):
+            return self._joined(read_follower(jpeg, header, base, self.max_pixels, seconds), None, seconds)[0]
         opened = open_region_file(jpeg, self.model, self.max_pixels, seconds)
         [predicted] = predicted_maps([opened], self.model, [seconds])
         return self._rebuild(opened, predicted, seconds)
 
-    def decode_and_keep(self, jpeg: bytes, base: Base | None = None) -> tuple[DecodedFrame, Base | None]:
+    def decode_and_keep(
+        self,
+        jpeg: bytes,
+        base: Base | None = None,
+        *,
+        header: Header | None = None,
+        picture: NDArray[np.uint8] | None = None,
+    ) -> tuple[DecodedFrame, Base | None]:
         """Decode a file as `decode_with_details` does. Return also what later files need of it, None if they can't.
 
-        The file is read once. It takes less time than `decode_with_details` and `base_of` together.
+        The file is read once. It takes less time than `decode_with_details` and `base_of` together. A decoder that
+        restores keeps what it found out, so that of followers it restores only what they send.
+
+        header: the file's, if it was read before. picture: the base's at its coding size, (h, w, 3) uint8 BGR, of
+        `picture_of_base`; with it a follower takes less time. It stays as it is.
         """
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "read"):
-            kind = identify(jpeg, max_pixels=self.max_pixels).kind
-        if kind == "key":
-            file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
-            with StageTimer(seconds, "transform"):
-                kept = base_of_key(file, self.model)
-                coded = picture_of_planes(kept, kept.planes)
-            return self._finished(file, coded, seconds), kept
-        if kind == "patch":
-            follower = read_follower(jpeg, base, self.max_pixels, seconds)
-            return self._joined(follower, seconds), base_of_patch(follower)
-        return self.decode_with_details(jpeg, base), None
+            header = header or open_header(jpeg, self.max_pixels)
+        if header.marker is None:
+            return self._decode_plain(jpeg, seconds), None
+        if isinstance(header.marker, FollowerMarker):
+            follower = read_follower(jpeg, header, base, self.max_pixels, seconds)
+            kept = base_of_patch(follower) if header.marker.patch else None
+            frame, correction = self._joined(follower, picture, seconds)
+            return frame, None if kept is None else replace(kept, correction=correction)
+        file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
+        with StageTimer(seconds, "transform"):
+            kept = base_of_key(file, self.model)
+            coded = picture_of_planes(kept, kept.planes)
+        frame, correction = self._finished(file, coded, seconds)
+        return frame, replace(kept, correction=correction)
 
     def base_of(self, jpeg: bytes, base: Base | None = None) -> Base:
         """Return what later files need of a key or a patch. base: of the patch's key.
@@ -146,29 +164,32 @@ class Decoder:
         Raises KeyMissingError for a patch without its key, MarkerError for a file that nothing can refer to, and all
         that `decode` raises.
         """
-        if identify(jpeg, max_pixels=self.max_pixels).base_id is None:
-            return base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
-        return base_of_patch(read_follower(jpeg, base, self.max_pixels, {}))
+        header = open_header(jpeg, self.max_pixels)
+        if not isinstance(header.marker, FollowerMarker):
+            found = base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
+        else:
+            found = base_of_patch(read_follower(jpeg, header, base, self.max_pixels, {}))
+        return found if self.restorer is None else replace(found, correction=correction_of_base(found, self.restorer))
 
     def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
-        """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR.
+        """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR, upright by its Exif.
 
         Raises JpegError and InputError as `decode` does.
         """
         check_bytes(jpeg)
-        return _native.decode_plain(jpeg, self.max_pixels)
+        return upright(_native.decode_plain(jpeg, self.max_pixels), orientation_of(jpeg))
 
     def frame_size(self, jpeg: bytes, base: Base | None = None) -> tuple[int, int]:
         """Return (height, width) of the frame that `decode` gives. It reads the header alone, in microseconds.
 
         Raises InputError, and JpegError and MarkerError if the header tells that `decode` would.
         """
-        header = read_header(jpeg, self.max_pixels)
-        marker = unpack(header["segments"])
-        size = (header["height"], header["width"])
-        if isinstance(marker, FollowerMarker):
-            return sent_regions(marker, size, base).base.frame_size
-        return size if marker is None else frame_size_of(marker, size, self.max_pixels)
+        header = open_header(jpeg, self.max_pixels)
+        if isinstance(header.marker, FollowerMarker):
+            return sent_regions(header.marker, header.size, base).base.frame_size
+        if header.marker is None:
+            return header.size[::-1] if is_on_its_side(orientation_of(jpeg)) else header.size
+        return frame_size_of(header.marker, header.size, self.max_pixels)
 
     def decode_batch(self, jpegs: Sequence[bytes]) -> list[DecodedFrame | JpegError]:
         """Decode many files, each to what `decode_with_details` gives, or to the error that it raises.
@@ -254,26 +275,39 @@ class Decoder:
     def _open(self, jpeg: bytes, seconds: dict[str, float]) -> OpenedFile | None:
         """Take a Region JPEG apart, all but its map. Return None for an ordinary JPEG."""
         with StageTimer(seconds, "read"):
-            header = read_header(jpeg, self.max_pixels)
-        if unpack(header["segments"]) is None:
+            header = open_header(jpeg, self.max_pixels)
+        if header.marker is None:
             return None
         return open_region_file(jpeg, self.model, self.max_pixels, seconds)
 
     def _decode_plain(self, jpeg: bytes, seconds: dict[str, float]) -> DecodedFrame:
         with StageTimer(seconds, "plain"):
-            frame = _native.decode_plain(jpeg, self.max_pixels)
+            frame = upright(_native.decode_plain(jpeg, self.max_pixels), orientation_of(jpeg))
         size = (int(frame.shape[0]), int(frame.shape[1]))
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
-    def _joined(self, file: Follower, seconds: dict[str, float]) -> DecodedFrame:
-        """Return the frame of a follower that was read."""
+    def _joined(
+        self, file: Follower, picture: NDArray[np.uint8] | None, seconds: dict[str, float]
+    ) -> tuple[DecodedFrame, Correction | None]:
+        """Return the frame of a follower that was read, and how it was restored.
+
+        picture: its base's, if that was made.
+        """
         base = file.base
         with StageTimer(seconds, "join"):
-            planes = base.shown(file.marker.shift, file.tiles)
             octaves = base.step_octaves(file.tiles)
-            coded = picture_of_planes(base, planes)
-        return DecodedFrame(
-            frame=finished(coded, octaves, base.frame_size, self.restorer, seconds),
+            if picture is None or not file.marker.view.is_plain:
+                coded = picture_of_planes(base, base.shown(file.marker.view, file.tiles))
+            else:
+                coded = picture_over(base, file.tiles, picture)
+        known = None
+        # What moves or changes its light is restored anew.
+        if self.restorer is not None and file.marker.view.is_plain:
+            with StageTimer(seconds, "restore"):
+                known = correction_of_base(base, self.restorer), file.tiles.sent
+        frame, correction = finished(coded, octaves, base.frame_size, self.restorer, seconds, known)
+        decoded = DecodedFrame(
+            frame=frame,
             coding_size=base.coding_size,
             quality_map=np.zeros((*base.grid, 2), np.uint8),
             predictor_map=None,
@@ -285,18 +319,25 @@ class Decoder:
             kept=~file.tiles.sent,
             octaves=octaves,
         )
+        return decoded, correction
 
     def _rebuild(
         self, opened: OpenedFile, predicted: NDArray[np.uint8] | None, seconds: dict[str, float]
     ) -> DecodedFrame:
         file = recover_map(opened, predicted, self.model, seconds)
-        return self._finished(file, coded_picture(file, self.model, seconds), seconds)
+        return self._finished(file, coded_picture(file, self.model, seconds), seconds)[0]
 
-    def _finished(self, file: RegionFile, coded: NDArray[np.uint8], seconds: dict[str, float]) -> DecodedFrame:
-        """Return the frame of a file that is decoded by itself. coded: (h, w, 3) uint8, its picture."""
+    def _finished(
+        self, file: RegionFile, coded: NDArray[np.uint8], seconds: dict[str, float]
+    ) -> tuple[DecodedFrame, Correction | None]:
+        """Return the frame of a file that is decoded by itself, and how it was restored.
+
+        coded: (h, w, 3) uint8, its picture.
+        """
         octaves = octaves_of(file, self.model)
-        return DecodedFrame(
-            frame=finished(coded, octaves, file.frame_size, self.restorer, seconds),
+        frame, correction = finished(coded, octaves, file.frame_size, self.restorer, seconds)
+        decoded = DecodedFrame(
+            frame=frame,
             coding_size=file.coding_size,
             quality_map=file.quality_map,
             predictor_map=file.predictor_map,
@@ -307,3 +348,4 @@ class Decoder:
             identity=identity_of(file.marker),
             octaves=octaves,
         )
+        return decoded, correction

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg._files import list_pictures, read_whole
-from rjpeg._segments import EOI, SOI, end_of_segment, find_marker
+from rjpeg._files import list_pictures, open_file, read_whole
+from rjpeg._films import FilmReader
+from rjpeg._multipart import PartReader, boundary_of
+from rjpeg._network import is_loopback, tls_context
+from rjpeg._secrets import masked
 from rjpeg.decoder import Decoder, identify
 from rjpeg.errors import CameraError, InputError, JpegError, KeyMissingError, StorageError
 from rjpeg.stream import StreamDecoder
 
-__all__ = ["Splitter", "VideoReader"]
+__all__ = ["VideoReader"]
 
 MAX_BYTES = 2**23
 CHUNK_BYTES = 2**16
@@ -46,55 +50,79 @@ class VideoReader:
     Args:
         source: a folder of JPEG files, taken in natural order; or a file of one or more JPEG files, one after another
             (`cat sent/*.jpg > film.mjpeg`); or the http(s) URL of a stream of them. The URL
-            http://server:8000/v1/cameras/NAME/stream?view=plain gives the files as the camera sent them.
+            http://server:8000/v1/cameras/NAME/stream?view=plain gives the files as the camera sent them. None: nothing
+            is open until `open`. Pictures that a file has behind its first, such as a preview, are no frames.
         decoder: of the model that the files were made with; None: of the one that comes with rjpeg.
         token: for a URL, sent as `Authorization: Bearer`; None: send none.
-        timeout: for a URL, seconds to connect, and without a byte.
+        ca_file: for an https URL, PEM file with the certificate authority; None: the system's.
+        timeout: for a URL, seconds to connect, and without a byte. A proxy that the environment names is used, but not
+            for this machine.
         max_bytes: of one file; a larger one is a JpegError.
 
     Attributes:
-        name: the source as text.
+        name: the source as text, without a password.
         skipped: followers without their key or patch that `read` went past.
 
     Raises:
         StorageError: the folder or file can't be read, or the folder holds no JPEG file.
         CameraError: the URL can't be opened.
         InputError: the URL is neither http nor https.
+        ConfigError: `ca_file` can't be read.
     """
 
     def __init__(
         self,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | None = None,
         *,
         decoder: Decoder | None = None,
         token: str | None = None,
+        ca_file: str | None = None,
         timeout: float = 10.0,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        self.name = str(source)
         self._decoder = Decoder() if decoder is None else decoder
-        self._bases = StreamDecoder(self._decoder)
-        self._max_bytes = max_bytes
+        self._token, self._ca_file, self._timeout, self._max_bytes = token, ca_file, timeout, max_bytes
         self._stream: Any = None
-        self._count = 0
-        if "://" in self.name:
-            self._stream = _open_url(self.name, token, timeout)
-            self._files = self._split()
+        self._reset("")
+        if source is not None:
+            self.open(source)
+
+    def open(self, source: str | os.PathLike[str]) -> bool:
+        """Let go of the source, and open another one as the class does. Return True. Raises as the class does."""
+        self.release()
+        address = str(source)
+        is_url = "://" in address
+        self._reset(address)
+        self.name = masked(address) if is_url else address
+        if is_url:
+            self._stream, boundary = _open_url(address, self._token, self._ca_file, self._timeout)
+            parts = FilmReader(self._max_bytes) if boundary is None else PartReader(boundary, self._max_bytes)
+            self._files = self._split(parts)
         elif Path(source).is_dir():
             paths = list_pictures(source, (".jpeg", ".jpg"))
             self._count = len(paths)
             self._files = (self._read_file(path) for path in paths)
         else:
             try:
-                self._stream = Path(source).open("rb")  # noqa: SIM115 - closed by `release`
+                self._stream = open_file(source)
             except OSError as error:
                 raise StorageError(f"can't read {source}: {error.strerror or error}") from error
-            self._files = self._split()
+            self._files = self._split(FilmReader(self._max_bytes))
+        self._can_begin_anew = not is_url and not Path(source).is_fifo()
+        self._open = True
+        return True
+
+    def _reset(self, name: str) -> None:
+        """Begin with a source of which nothing was taken yet."""
+        self.name = name
+        self._bases = StreamDecoder(self._decoder)
+        self._files = _nothing()
+        self._count = 0
         # a file that `get` has looked into, and `grab` has not taken yet
         self._peeked: bytes | None = None
         self._jpeg: bytes | None = None
         self._grabbed = 0
-        self._open = True
+        self._open = self._can_begin_anew = False
         # the latest keys and patches that were grabbed, decoded or not, by id
         self._grabbed_bases: dict[str, bytes] = {}
         self._missing: KeyMissingError | None = None
@@ -214,6 +242,29 @@ class VideoReader:
             return 0.0
         return float(width if prop == cv2.CAP_PROP_FRAME_WIDTH else height)
 
+    def set(self, prop: int, value: float) -> bool:
+        """Set a property. Return whether it could be.
+
+        Args:
+            prop: cv2.CAP_PROP_POS_FRAMES of a folder or a file: the frame that comes next, from 0. What comes before
+                is gone through from the beginning, without decoding. Nothing else can be set.
+            value: its value. Behind the last frame, there is none to read.
+
+        Raises:
+            StorageError: the folder or file can't be read any more.
+        """
+        if prop != cv2.CAP_PROP_POS_FRAMES or not (self._open and self._can_begin_anew) or not value >= 0:
+            return False
+        self.open(self.name)
+        while self._grabbed < value:
+            try:
+                if not self.grab():
+                    break
+            except (JpegError, StorageError):
+                # a frame that can't be read is one all the same
+                self._grabbed += 1
+        return True
+
     def isOpened(self) -> bool:  # noqa: N802 - as OpenCV calls it
         """Return whether it was not released yet."""
         return self._open
@@ -258,17 +309,17 @@ class VideoReader:
         except StorageError as error:
             return error
 
-    def _split(self) -> Iterator[bytes | Exception]:
-        splitter = Splitter(self._max_bytes)
+    def _split(self, parts: FilmReader | PartReader) -> Iterator[bytes | Exception]:
         empty = True
         while True:
             try:
                 # what there is already, without waiting for more
                 data = self._stream.read1(CHUNK_BYTES)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                yield CameraError(f"{self.name} gives no more frames: {_one_line(error)}")
+                why = getattr(error, "strerror", None) or _one_line(error)
+                yield CameraError(f"{self.name} gives no more frames: {why}")
                 return
-            for found in splitter.feed(data) if data else splitter.finish():
+            for found in parts.feed(data) if data else parts.finish():
                 empty = False
                 yield found
             if not data:
@@ -278,92 +329,39 @@ class VideoReader:
             yield CameraError(f"{self.name} holds no JPEG file")
 
 
-class Splitter:
-    """Takes JPEG files one after another out of bytes that come in pieces. What is between them is passed over.
-
-    The end of a file is found marker by marker (T.81, B.1.1), since the two bytes of an end can be part of a segment,
-    such as a thumbnail. A file that lacks its end ends where the next begins. It is given as it is, and the decoder
-    says what is wrong with it.
-
-    Args:
-        max_bytes: of one file.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._buffer = bytearray()
-        # bytes of the file at the buffer's beginning that were gone through; 0: there is no file
-        self._at = 0
-        # whether the file at the buffer's beginning was too large, and its end is still to come
-        self._skipping = False
-
-    def feed(self, data: bytes) -> list[bytes | JpegError]:
-        """Take more bytes. Return the files that they complete, with an error in place of one that is too large."""
-        self._buffer += data
-        found: list[bytes | JpegError] = []
-        while (jpeg := self._walk()) is not None:
-            if not self._skipping:
-                found.append(jpeg if len(jpeg) <= self._max_bytes else self._too_large())
-            self._skipping = False
-        if self._at and len(self._buffer) > self._max_bytes:
-            if not self._skipping:
-                found.append(self._too_large())
-            self._skipping = True
-            gone_through = min(self._at, len(self._buffer))
-            del self._buffer[2:gone_through]
-            self._at -= gone_through - 2
-        return found
-
-    def finish(self) -> list[bytes]:
-        """Return what is left when no more comes: at most one file, without its end."""
-        return [bytes(self._buffer)] if self._at and not self._skipping else []
-
-    def _too_large(self) -> JpegError:
-        return JpegError(f"a file is larger than {self._max_bytes} bytes, the limit that max_bytes sets")
-
-    def _walk(self) -> bytes | None:
-        """Go on through the buffer, and take out the file if its end is there; None: it isn't."""
-        buffer = self._buffer
-        if self._at == 0:
-            start = buffer.find(b"\xff\xd8\xff")
-            # the last two bytes may be a part of the next file's beginning
-            del buffer[: start if start >= 0 else max(0, len(buffer) - 2)]
-            if start < 0:
-                return None
-            self._at = 2
-        while True:
-            self._at = at = find_marker(buffer, self._at)
-            if at + 2 > len(buffer):
-                return None
-            if buffer[at + 1] in (SOI, EOI):
-                return self._take(at if buffer[at + 1] == SOI else at + 2)
-            end = end_of_segment(buffer, at)
-            if end is None:
-                return None
-            self._at = end
-
-    def _take(self, end: int) -> bytes:
-        jpeg = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        self._at = 0
-        return jpeg
-
-
-def _open_url(url: str, token: str | None, timeout: float) -> io.BufferedIOBase:
+def _open_url(url: str, token: str | None, ca_file: str | None, timeout: float) -> tuple[io.BufferedIOBase, str | None]:
+    """Return an answer to read from, and the boundary between its parts as `boundary_of` has it."""
     if not url.lower().startswith(("http://", "https://")):
-        raise InputError(f"source {url!r} is neither a folder, a file nor a URL of http or https")
+        raise InputError(f"source {masked(url)!r} is neither a folder, a file nor a URL of http or https")
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=tls_context(ca_file))]
     try:
+        if is_loopback(urllib.parse.urlsplit(url).hostname or ""):
+            # a proxy for the world outside doesn't lead back to this machine
+            handlers.append(urllib.request.ProxyHandler({}))
         request = urllib.request.Request(url)  # noqa: S310 - http or https, as was just seen
         if token is not None:
             # not for whomever the answer redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
-        answer: io.BufferedIOBase = urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
+        answer = urllib.request.build_opener(*handlers).open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         with error:
-            raise CameraError(f"stream {url} can't be opened: it answered {error.code} {error.reason}") from error
+            raise CameraError(
+                f"stream {masked(url)} can't be opened: it answered {error.code} {error.reason}"
+            ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise CameraError(f"stream {url} can't be opened: {_one_line(error)}") from error
-    return answer
+        raise CameraError(f"stream {masked(url)} can't be opened: {_why(error)}") from error
+    return answer, boundary_of(answer.headers.get("Content-Type", ""))
+
+
+def _nothing() -> Iterator[bytes | Exception]:
+    yield from ()
+
+
+def _why(error: BaseException) -> str:
+    """Say why a URL can't be opened. Some errors quote a part of it, which may be of a password."""
+    if isinstance(error, http.client.InvalidURL) or type(error) is ValueError:
+        return "it is no URL; percent-encode / ? # @ and blanks in a password"
+    return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:

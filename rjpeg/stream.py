@@ -15,21 +15,22 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _validation as validation
-from rjpeg._base import Base, whole_regions
+from rjpeg._base import Base, picture_of_base, whole_regions
 from rjpeg._codec import Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._following import Change, Choice, change_of, choose, write_follower
 from rjpeg._importance import check_importance
 from rjpeg._key import KeyPicture, write_key
 from rjpeg._ledger import Ledger
-from rjpeg._marker import Kind
+from rjpeg._marker import AS_IT_IS, Kind, View, identity_of
 from rjpeg._policy import Policy
 from rjpeg._rate_control import LEAST_FILL, Target, search_quality
+from rjpeg._region_file import Header, open_header
 from rjpeg._sizing import coding_size_for, size_for_quality, sizing_of
-from rjpeg._standing import changes_between, shift_between, thumbnail_of
+from rjpeg._standing import changes_between, light_between, shift_between, thumbnail_of
 from rjpeg._tables import finer
 from rjpeg._timing import StageTimer
-from rjpeg.decoder import DecodedFrame, Decoder, identify
+from rjpeg.decoder import DecodedFrame, Decoder
 from rjpeg.encoder import Encoder
 from rjpeg.errors import InputError, KeyMissingError, TargetError
 
@@ -38,6 +39,8 @@ __all__ = ["StreamDecoder", "StreamEncoder"]
 _MOST_BASES = 4
 _AWAIT_SECONDS = 10.0
 """How long followers wait for a key or patch to be acknowledged before another one is made."""
+_LEAST_LIT, _MOST_OF_MEDIAN = 0.97, 4.0
+"""Share of the error that a change of the light leaves at most, and what counts of a region's, times the median."""
 _MOST_SENT = 0.5
 """Share of regions above which a file of its own is tried as well."""
 
@@ -72,7 +75,10 @@ class _Awaited(NamedTuple):
 
 
 class StreamDecoder:
-    """Decode one stream's files. It keeps the latest keys and patches that it saw. For one thread at a time."""
+    """Decode one stream's files. It keeps the latest keys and patches that it saw. For one thread at a time.
+
+    It also keeps the picture of the one that was used last, 3 bytes a pixel of the coding size.
+    """
 
     def __init__(self, decoder: Decoder | None = None, *, max_bases: int = _MOST_BASES) -> None:
         """decoder: None for that of the shipped model. max_bases: keys and patches that are kept, 1 or more.
@@ -84,6 +90,8 @@ class StreamDecoder:
         self._decoder = decoder or Decoder()
         self._max_bases = max_bases
         self._bases: OrderedDict[str, Base] = OrderedDict()
+        # the base that was used last, and its picture at the coding size
+        self._pictured: tuple[Base, NDArray[np.uint8]] | None = None
 
     def decode(self, jpeg: bytes, *, without_key: Literal["error", "plain"] = "error") -> NDArray[np.uint8]:
         """Decode a file to a (H, W, 3) uint8 BGR frame, and remember it if later files may refer to it.
@@ -100,7 +108,10 @@ class StreamDecoder:
 
     def decode_with_details(self, jpeg: bytes) -> DecodedFrame:
         """Decode a file as `decode` does. Return also the map and the time of every stage."""
-        decoded, base = self._decoder.decode_and_keep(jpeg, self._base_for(jpeg))
+        header = open_header(jpeg, self._decoder.max_pixels)
+        used = self._base_for(header)
+        picture = None if used is None else self._picture_of(used)
+        decoded, base = self._decoder.decode_and_keep(jpeg, used, header=header, picture=picture)
         if base is not None:
             self._bases[base.id] = base
             self._bases.move_to_end(base.id)
@@ -113,10 +124,15 @@ class StreamDecoder:
 
         Raises KeyMissingError, and all that `Decoder.frame_size` raises.
         """
-        return self._decoder.frame_size(jpeg, self._base_for(jpeg))
+        return self._decoder.frame_size(jpeg, self._base_for(open_header(jpeg, self._decoder.max_pixels)))
 
-    def _base_for(self, jpeg: bytes) -> Base | None:
-        base_id = identify(jpeg, max_pixels=self._decoder.max_pixels).base_id
+    def _picture_of(self, base: Base) -> NDArray[np.uint8]:
+        if self._pictured is None or self._pictured[0] is not base:
+            self._pictured = base, picture_of_base(base)
+        return self._pictured[1]
+
+    def _base_for(self, header: Header) -> Base | None:
+        base_id = identity_of(header.marker).base_id
         base = None if base_id is None else self._bases.get(base_id)
         if base is not None:
             for used in (base.key or base, base):
@@ -362,17 +378,33 @@ class StreamEncoder:
         return found, choices[found.id]
 
     def _change(self, seen: _Seen, base: Base, weights: NDArray[np.float32]) -> tuple[Change, NDArray[np.float32]]:
-        """Compare a frame with its base, moved as the camera has. Return also how much changed, without its noise."""
+        """Compare a frame with its base, in the light and at the place of now.
+
+        Return also how much changed, without its noise.
+        """
         with StageTimer(seen.seconds, "compare"):
-            change = change_of(seen.planes, base, (0, 0), weights, self._policy)
-            changed = changes_between(seen.thumbnail, thumbnail_of(change.shown.y))
+            change, changed = self._in_light(seen, change_of(seen.planes, base, AS_IT_IS, weights, self._policy))
             if float(np.mean(changed > self._policy.still)) > self._policy.moved_share:
                 shift = shift_between(change.shown.y, seen.planes.y)
                 if any(shift):
-                    other = change_of(seen.planes, base, shift, weights, self._policy)
+                    moved = change_of(seen.planes, base, View(shift=shift), weights, self._policy)
+                    other, other_changed = self._in_light(seen, moved)
                     if float(other.errors.sum()) < float(change.errors.sum()):
-                        return other, changes_between(seen.thumbnail, thumbnail_of(other.shown.y))
+                        return other, other_changed
         return change, changed
+
+    def _in_light(self, seen: _Seen, change: Change) -> tuple[Change, NDArray[np.float32]]:
+        """Return a change in the light of the frame, if that has changed, and how much changed besides."""
+        thumbnail = thumbnail_of(change.shown.y)
+        light = light_between(thumbnail, seen.thumbnail) if self._policy.light else (0, 0)
+        if any(light):
+            view = change.view._replace(light=light)
+            lit = change_of(change.planes, change.base, view, change.weights, self._policy)
+            # What moves is sent anyway.
+            most = _MOST_OF_MEDIAN * float(np.median(change.errors))
+            if float(np.minimum(lit.errors, most).sum()) < _LEAST_LIT * float(np.minimum(change.errors, most).sum()):
+                change, thumbnail = lit, thumbnail_of(lit.shown.y)
+        return change, changes_between(seen.thumbnail, thumbnail)
 
     def _standing_share(self, seen: _Seen, changed: NDArray[np.float32], choice: Choice) -> float:
         """Return the share of the bits that show what was there in the frame before, 0..1."""

@@ -2,6 +2,7 @@
 
 import sys
 
+from rjpeg._arguments import run_program
 from server.cli import main
 
-sys.exit(main())
+sys.exit(run_program(main))

@@ -4,15 +4,21 @@ Jobs are plain values, and `decode_file` depends on its job alone, so that any e
 """
 
 import atexit
+import contextlib
 import functools
+import itertools
 import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 import rjpeg
-from rjpeg.errors import RjpegError
+from rjpeg._films import frames_of
+from rjpeg.errors import JpegError, RjpegError
 from server.chains import Heads
-from server.paths import AnyPath, is_folder, list_files, parse_path, read_file, read_stream
+from server.paths import AnyPath, check_length, is_folder, list_files, open_to_read, parse_path, read_file
 from server.processing.decoding import FrameDecoder
 from server.processing.task_config import read_task
 from server.processing.task_pool import TaskPool
@@ -21,7 +27,8 @@ __all__ = ["STANDARD_INPUT", "Job", "Options", "decode_file", "decoder_for", "ma
 
 # for a task to be restarted: files can wait, unlike cameras
 PATIENCE_SECONDS = 60.0
-SUFFIXES = (".jpeg", ".jpg")
+SUFFIXES = (".jpeg", ".jpg", ".mjpeg", ".mjpg")
+CHUNK_BYTES = 2**16
 # decoded keys and patches that a process keeps; those of one camera follow each other
 KEPT_BASES = 4
 STANDARD_INPUT = "-"
@@ -109,6 +116,9 @@ def make_jobs(source: str, out: str | None, options: Options) -> list[Job]:
 
 def _bases_of(path: AnyPath) -> tuple[str, ...]:
     """Return the files that a single file needs, from its folder. A file that can't be read needs none."""
+    if isinstance(path, Path) and path.is_fifo():
+        # it can be read only once
+        return ()
     if not Heads([path]).is_follower(0):
         return ()
     siblings = list_files(path.parent, (*SUFFIXES, path.suffix.lower()))
@@ -116,32 +126,65 @@ def _bases_of(path: AnyPath) -> tuple[str, ...]:
     return tuple(map(str, Heads(siblings).chain(place)))
 
 
-def decode_file(job: Job) -> dict[str, Any]:
-    """Decode a file. Return the record of its JSON line: what `FrameDecoder.process` returns, or an "error"."""
-    record: dict[str, Any] = {"file": job.file}
+def decode_file(job: Job) -> list[dict[str, Any]]:
+    """Decode a file. Return the record of its JSON line, or one for every frame of a film, with its number, `frame`.
+
+    A record is what `FrameDecoder.process` returns, or an "error".
+    """
+    about = {"file": job.file}
     try:
-        max_bytes = job.options.max_bytes
-        if job.file == STANDARD_INPUT:
-            jpeg = read_stream(sys.stdin.buffer, job.file, max_bytes)
-        else:
-            jpeg = read_file(parse_path(job.file), max_bytes)
-        stem = None if job.stem is None else parse_path(job.stem)
-        record |= _decode(job, jpeg, stem)
+        with _opened(job.file) as file:
+            head = file.read(job.options.max_bytes + 1)
+            frames = frames_of(
+                itertools.chain([head], iter(lambda: file.read(CHUNK_BYTES), b"")), job.options.max_bytes
+            )
+            first, second = next(frames, None), next(frames, None)
+            if second is not None:
+                return list(_film(job, itertools.chain([first, second], frames)))
+        jpeg = first if isinstance(first, bytes) and len(head) > job.options.max_bytes else head
+        check_length(jpeg, job.file, job.options.max_bytes)
+        return [about | _recorded(job, jpeg, job.stem, lambda: _base(job.options, job.bases) if job.bases else None)]
     except RjpegError as error:
-        record["error"] = str(error)
-    return record
+        return [about | {"error": str(error)}]
 
 
-def _decode(job: Job, jpeg: bytes, stem: AnyPath | None) -> dict[str, Any]:
-    """Return the record of a file that was read."""
+def _opened(file: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    if file == STANDARD_INPUT:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    return open_to_read(parse_path(file))
+
+
+def _film(job: Job, frames: Iterable[bytes | JpegError | None]) -> Iterator[dict[str, Any]]:
+    """Yield the records of a film's frames. A follower is decoded with a key and a patch that come before it."""
+    bases: OrderedDict[str | None, rjpeg.Base] = OrderedDict()
+    for number, jpeg in enumerate(frames):
+        record: dict[str, Any] = {"file": job.file, "frame": number}
+        stem = None if job.stem is None else f"{job.stem}-{number}"
+        try:
+            if not isinstance(jpeg, bytes):
+                raise jpeg or JpegError("no JPEG")
+            identity = rjpeg.identify(jpeg)
+            base = bases.get(identity.base_id)
+            record |= _recorded(job, jpeg, stem, lambda base=base: base)  # type: ignore[misc]
+            if identity.kind in ("key", "patch") and identity.id is not None:
+                bases[identity.id] = decoder_for(job.options).base_of(jpeg, base)
+                if len(bases) > KEPT_BASES:
+                    bases.popitem(last=False)
+        except RjpegError as error:
+            record["error"] = str(error)
+        yield record
+
+
+def _recorded(job: Job, jpeg: bytes, stem: str | None, find_base: Callable[[], rjpeg.Base | None]) -> dict[str, Any]:
+    """Return the record of a file that was read. Raises RjpegError."""
     decoder = decoder_for(job.options)
+    path = None if stem is None else parse_path(stem)
     try:
-        base = _base(job.options, job.bases) if job.bases else None
-        return decoder.process(jpeg, stem, base)
+        return decoder.process(jpeg, path, find_base())
     except rjpeg.KeyMissingError:
         if job.options.without_key == "error":
             raise
-        return decoder.process_plain(jpeg, stem)
+        return decoder.process_plain(jpeg, path)
 
 
 @functools.lru_cache(maxsize=KEPT_BASES)

@@ -4,7 +4,8 @@ import argparse
 import logging
 from typing import TypeAlias
 
-from rjpeg._arguments import positive
+from rjpeg._arguments import path_text, positive
+from rjpeg._secrets import masked_text
 from server import config as configuration
 from server.config import Config
 from server.processing.task_config import read_task
@@ -29,25 +30,37 @@ def add_storage_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where frames, rows and tokens are."""
     parser.add_argument(
         "--config",
+        type=path_text,
         metavar="FILE",
         default=str(configuration.DEFAULT_PATH),
         help="settings; flags override them (default: server/config.yaml)",
     )
-    parser.add_argument("--data", metavar="FOLDER", help="of database and files (default: out/server)")
+    parser.add_argument(
+        "--data",
+        type=path_text,
+        metavar="FOLDER",
+        help="of database and files (default: out/server in the folder of Region JPEG)",
+    )
     parser.add_argument("--database", metavar="URL", help="(default: sqlite:///DATA/server.sqlite3)")
-    parser.add_argument("--files", metavar="URL", help="folder or s3://BUCKET/PREFIX (default: DATA/frames)")
+    parser.add_argument(
+        "--files", type=path_text, metavar="URL", help="folder or s3://BUCKET/PREFIX (default: DATA/frames)"
+    )
 
 
 def add_processing_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how frames are decoded and who looks at them."""
     parser.add_argument(
         "--task",
+        type=path_text,
         metavar="TASK",
         help="detector or classifier, which `make network` fetches; a .tflite classifier; or YAML as `task` in the "
         "configuration has it",
     )
     parser.add_argument(
-        "--model", metavar="FOLDER", help="detection, or made by `make export-tflite` (default: what comes with rjpeg)"
+        "--model",
+        type=path_text,
+        metavar="FOLDER",
+        help="detection, or made by `make export-tflite` (default: what comes with rjpeg)",
     )
     parser.add_argument(
         "--restore",
@@ -99,7 +112,16 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def set_up_logging(level: str) -> None:
     """Log to standard error from a level on, one of LOG_LEVELS."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_MaskedFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     if level == "info":
         # it logs every step of a migration at this level
         logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class _MaskedFormatter(logging.Formatter):
+    """Leave passwords in addresses out of messages, whoever wrote them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked_text(super().format(record))

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from rjpeg.errors import RjpegError
-from server.commands import confirm_clock, rebuild, serve, tokens, worker
+from server.commands import confirm_clock, rebuild, remove_camera, serve, tokens, worker
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = (serve, tokens, confirm_clock, worker, rebuild)
+COMMANDS = (serve, tokens, remove_camera, confirm_clock, worker, rebuild)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="python -m server",
-        usage="%(prog)s [serve | tokens | confirm-clock | worker | rebuild] [options]",
+        usage="%(prog)s [serve | tokens | remove-camera | confirm-clock | worker | rebuild] [options]",
         description=__doc__,
         epilog=serve.EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

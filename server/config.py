@@ -1,17 +1,20 @@
 """Read the configuration of `python -m server`: one commented YAML file. Flags override some of its keys."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID, broker_address
 from rjpeg.errors import ConfigError
-from server.processing.task_config import FETCHED_TASKS, TaskConfig, read_task
+from server.processing.task_config import FETCHED_TASKS, TaskConfig, put_home, read_task
 
 __all__ = [
+    "DEFAULT_DATA",
     "DEFAULT_PATH",
     "Config",
     "DecodingConfig",
@@ -23,14 +26,19 @@ __all__ = [
     "TlsConfig",
     "WebhookConfig",
     "check",
+    "data_folder",
     "database_url",
     "files_url",
     "load",
     "max_pixels",
+    "token_command",
     "workers",
 ]
 
 DEFAULT_PATH = Path(__file__).with_name("config.yaml")
+
+DEFAULT_DATA = "out/server"
+"""It is in the folder of Region JPEG, whatever the current one is, so that all commands find it."""
 
 MAX_PIXELS = 2**24
 MAX_PIXELS_RESTORED = 2**21
@@ -64,7 +72,7 @@ class StorageConfig(msgspec.Struct, forbid_unknown_fields=True):
         files: URL of another folder for files, or None.
     """
 
-    data: Annotated[str, msgspec.Meta(min_length=1)] = "out/server"
+    data: Annotated[str, msgspec.Meta(min_length=1)] = DEFAULT_DATA
     database: str | None = None
     files: str | None = None
 
@@ -207,7 +215,7 @@ def load(path: str | Path) -> Config:
 
 
 def check(config: Config) -> None:
-    """Check the values that flags have set, and those that depend on each other.
+    """Check the values that flags have set, and those that depend on each other. In paths, ~ becomes the home folder.
 
     Raises:
         ConfigError: a value is out of range, only one of `tls.certificate` and `tls.key` is given, or two rules have
@@ -219,6 +227,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"configuration: {error}") from error
     if (config.tls.certificate is None) != (config.tls.key is None):
         raise ConfigError("tls: give certificate and key, or neither")
+    _put_home(config)
     names = [rule.name for rule in config.rules]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"rules: {', '.join(twice)} is the name of several; expected names of their own")
@@ -226,14 +235,50 @@ def check(config: Config) -> None:
         broker_address("mqtt.broker", config.mqtt.broker)
 
 
+def _put_home(config: Config) -> None:
+    """Put the home folder in place of ~ in every path."""
+    sections: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
+        (config.tls, ("certificate", "key")),
+        (config.storage, ("data", "files")),
+        (config.decoding, ("model",)),
+        (config.mqtt, ("password_file", "ca_file")),
+        *((rule.webhook, ("token_file", "ca_file")) for rule in config.rules if rule.webhook is not None),
+    ]
+    for section, keys in sections:
+        for key in keys:
+            value = getattr(section, key)
+            if value is not None:
+                setattr(section, key, path_text(value))
+    if config.task is not None:
+        put_home(config.task)
+
+
+def data_folder(config: Config) -> Path:
+    """Return the folder of database and files, absolute."""
+    if config.storage.data == DEFAULT_DATA:
+        return Path(__file__).resolve().parents[1] / DEFAULT_DATA
+    return Path(config.storage.data).resolve()
+
+
 def database_url(config: Config) -> str:
     """Return the URL of the database, for SQLAlchemy."""
-    return config.storage.database or f"sqlite:///{Path(config.storage.data).resolve() / 'server.sqlite3'}"
+    return config.storage.database or f"sqlite:///{data_folder(config) / 'server.sqlite3'}"
 
 
 def files_url(config: Config) -> str:
     """Return the folder or URL of the files."""
-    return config.storage.files or str(Path(config.storage.data).resolve() / "frames")
+    return config.storage.files or str(data_folder(config) / "frames")
+
+
+def token_command(config: Config) -> str:
+    """Return the command that makes a token for the server of this configuration, as anyone may see it.
+
+    Names of folders and hosts are left out: FOLDER and URL stand for them.
+    """
+    python = ".venv/bin/python" if Path(sys.executable) == Path.cwd() / ".venv/bin/python" else "python"
+    own = config.storage.data != DEFAULT_DATA
+    place = " --database URL" if config.storage.database else " --data FOLDER" if own else ""
+    return f"{python} -m server tokens add{place}"
 
 
 def max_pixels(config: Config) -> int:

@@ -23,7 +23,7 @@ if not __package__:
 
 from tqdm import tqdm
 
-from rjpeg._arguments import positive
+from rjpeg._arguments import path_text, positive, run_program
 from rjpeg.errors import RjpegError
 from server.archive import STANDARD_INPUT, Options, decode_file, decoder_for, make_jobs
 from server.engines import ENGINES, WorkerDiedError, open_engine
@@ -32,7 +32,9 @@ from server.processing.decoding import FORMATS
 
 EPILOG = """\
 A file that can't be decoded gets a line with "error". The others are decoded all the same, and the exit code is 1.
-Lines come in the files' order. Ctrl-C ends it, exit 130; pictures that are there by then are whole.
+Lines come in the files' order. A film, JPEG files one after another in one file, gets a line and a picture a frame;
+other pictures behind the first one's end, such as a phone's preview, are left aside. Pictures are upright by their Exif
+orientation. Ctrl-C ends it, exit 130; pictures that are there by then are whole.
 
 A follower of a stream is decoded with its key, and its patch, from the same folder. If one is not there, that is an
 error, too. With --without-key plain, it is decoded to what a viewer shows that knows no keys.
@@ -80,8 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("input", metavar="INPUT", help="JPEG file, folder of them, URL of either, or - for standard input")
-    add("--out", metavar="FOLDER", help="folder or URL to write pictures to (default: write none)")
+    add(
+        "input",
+        type=path_text,
+        metavar="INPUT",
+        help="JPEG file, folder of them, URL of either, or - for standard input",
+    )
+    add("--out", type=path_text, metavar="FOLDER", help="folder or URL to write pictures to (default: write none)")
     add("--engine", choices=ENGINES, default="local", help="what runs the decoding (default: %(default)s)")
     add(
         "--workers",
@@ -96,7 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="raw: NumPy .npy of (height, width, 3) uint8 BGR (default: %(default)s)",
     )
     add("--keep-jpeg", action="store_true", help="write the JPEG file as it came beside each picture (default: no)")
-    add("--model", metavar="FOLDER", help="detection, or made by `make export-tflite` (default: what comes with rjpeg)")
+    add(
+        "--model",
+        type=path_text,
+        metavar="FOLDER",
+        help="detection, or made by `make export-tflite` (default: what comes with rjpeg)",
+    )
     _add_task_flags(parser)
     for flag, default, text in (
         ("--max-bytes", 2**23, "largest file taken in (default: %(default)s)"),
@@ -118,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
+        type=path_text,
         metavar="FILE",
         help="who is asked about each picture: a .tflite or .keras classifier, or a task file (.yaml, docs/task.md) "
         "with a classifier's or detector's settings or a Python function (default: none)",
@@ -160,15 +173,17 @@ def decode_files(args: argparse.Namespace) -> int:
     with open_engine(args.engine, workers) as engine:
         records = engine.run(decode_file, jobs, chunk=chunk)
         try:
-            for record in tqdm(records, total=len(jobs), unit="file", disable=None if len(jobs) > 1 else True):
+            for of_file in tqdm(records, total=len(jobs), unit="file", disable=None if len(jobs) > 1 else True):
                 done += 1
-                failed += "error" in record
-                emit(record)
+                for record in of_file:
+                    failed += "error" in record
+                    emit(record)
         except WorkerDiedError as error:
             raise WorkerDiedError(f"{error}; {done} of {len(jobs)} files were done") from error
     if failed:
         print(f"error: {failed} not decoded or not written; their lines say why", file=sys.stderr)
-    return 1 if failed else 0
+    # lines that nobody got are an error, too
+    return 1 if failed or emit.failed else 0
 
 
 def _local_workers(files: int) -> int:
@@ -177,4 +192,4 @@ def _local_workers(files: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -2,7 +2,7 @@
 
 from rjpeg.errors import RjpegError
 
-__all__ = ["BusyError", "CameraLimitError", "NotFoundError"]
+__all__ = ["BusyError", "CameraIsLiveError", "CameraLimitError", "NotFoundError"]
 
 
 class BusyError(RjpegError):
@@ -19,6 +19,10 @@ class BusyError(RjpegError):
 
 class CameraLimitError(RjpegError):
     """There are as many cameras as may be, so no new one is taken in."""
+
+
+class CameraIsLiveError(RjpegError):
+    """The camera sends frames, and so can't be removed."""
 
 
 class NotFoundError(RjpegError):

@@ -8,10 +8,22 @@ from typing import BinaryIO, TypeAlias
 
 from upath import UPath
 
-from rjpeg._files import natural_key, write_whole
+from rjpeg._files import natural_key, open_file, write_whole
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError, JpegError, RjpegError, StorageError
 
-__all__ = ["AnyPath", "is_folder", "list_files", "parse_path", "read_file", "read_head", "read_stream", "write_file"]
+__all__ = [
+    "AnyPath",
+    "check_length",
+    "is_folder",
+    "list_files",
+    "open_to_read",
+    "parse_path",
+    "read_file",
+    "read_head",
+    "read_stream",
+    "write_file",
+]
 
 AnyPath: TypeAlias = Path | UPath
 
@@ -34,7 +46,7 @@ def parse_path(text: str) -> AnyPath:
         # this looks for the package
         _ = path.fs
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{text}: {error}; for s3:// URLs: pip install --group s3") from error
+        raise ConfigError(f"{masked(text)}: {error}; for s3:// URLs: pip install --group s3") from error
     return Path(path.path) if path.protocol in ("file", "local") else path
 
 
@@ -72,8 +84,21 @@ def read_file(path: AnyPath, max_bytes: int) -> bytes:
         StorageError: the file can't be read.
         JpegError: the file has more than `max_bytes`.
     """
-    with _storage_errors(f"can't read {path}"), path.open("rb") as file:
+    with open_to_read(path) as file:
         return read_stream(file, str(path), max_bytes)
+
+
+@contextlib.contextmanager
+def open_to_read(path: AnyPath) -> Iterator[BinaryIO]:
+    """Open a file until the end of the block. A named pipe is read while somebody writes.
+
+    Raises:
+        StorageError: it can't be opened, or read in the block.
+    """
+    with _storage_errors(f"can't read {path}"):
+        file = open_file(path) if isinstance(path, Path) else path.open("rb")
+        with file:
+            yield file
 
 
 def read_head(path: AnyPath, size: int) -> bytes:
@@ -82,7 +107,7 @@ def read_head(path: AnyPath, size: int) -> bytes:
     Raises:
         StorageError: the file can't be read.
     """
-    with _storage_errors(f"can't read {path}"), path.open("rb") as file:
+    with open_to_read(path) as file:
         return file.read(size)
 
 
@@ -99,9 +124,14 @@ def read_stream(file: BinaryIO, name: str, max_bytes: int) -> bytes:
         JpegError: the stream has more than `max_bytes`.
     """
     content = file.read(max_bytes + 1)
+    check_length(content, name, max_bytes)
+    return content
+
+
+def check_length(content: bytes, name: str, max_bytes: int) -> None:
+    """Check a file's length. Raises JpegError: it has more than `max_bytes`."""
     if len(content) > max_bytes:
         raise JpegError(f"{name} is larger than {max_bytes} bytes, the limit that --max-bytes sets")
-    return content
 
 
 def write_file(path: AnyPath, data: bytes | memoryview) -> None:

@@ -1,7 +1,8 @@
 """Take a received frame through processing into the store, and tell of it.
 
-Frames of one camera are stored in the order in which they came. A duplicate is only acknowledged. While the original is
-still being processed, the duplicate waits for it. A sender may therefore repeat a frame until it has an answer.
+Frames of one camera are stored in the order in which they came. A duplicate is only acknowledged, after its file was
+written again if that was lost. While the original is still being processed, the duplicate waits for it. A sender may
+therefore repeat a frame until it has an answer.
 """
 
 import asyncio
@@ -109,11 +110,10 @@ class Receiver:
                 raise
 
     async def _process(self, frame: ReceivedFrame, is_next: asyncio.Event) -> tuple[FrameRow, bool]:
-        if frame.sequence is not None:
-            row = await self._in_thread(self._store.find, frame.camera, frame.sequence, frame.capture_time)
-            if row is not None:
-                self._metrics.duplicate(frame.camera)
-                return row, True
+        row = await self._in_thread(self._store.find_equal, frame)
+        if row is not None:
+            self._metrics.duplicate(frame.camera)
+            return row, True
         frame = await self._with_bases(frame, is_next)
         processed = await self._processor.process(frame)
         await is_next.wait()

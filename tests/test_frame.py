@@ -56,6 +56,11 @@ class TestMake:
                 "-m evaluate.streams --data 'films' --judge 'd.yaml' --importance 'maps'",
             ),
             (
+                "teach",
+                ["SERVER=http://a", "CAMERA=yard", "TEACHER=d.onnx"],
+                "-m train.teach --server 'http://a' --camera 'yard' --teacher 'd.onnx'",
+            ),
+            (
                 "eval-detection",
                 ["DATA=pictures", "DETECTOR=d.yaml", "OUT=o"],
                 "-m evaluate.detection --data 'pictures' --judge 'd.yaml' --out 'o'",

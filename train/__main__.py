@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from rjpeg._arguments import run_program
 from rjpeg.errors import ConfigError, RjpegError
 from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 
@@ -135,9 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{network}: correlation with importance on held-back photos {luma:.3f} luma, {chroma:.3f} chroma")
         speeds = ", ".join(f"{stage} {speed:g}" for stage, speed in figures["pictures_per_second"].items())
         print(f"pictures per second: {speeds}")
-        print(f"checkpoint in {args.out / 'checkpoint'}")
+        checkpoint = args.out / "checkpoint"
+        print(f"checkpoint in {checkpoint}; next: make export-tflite ARGS={shlex.quote(f'--checkpoint {checkpoint}')}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

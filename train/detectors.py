@@ -33,7 +33,7 @@ MIN_PROBABILITY = 1e-3
 
 
 class Box(NamedTuple):
-    """What a detector found: its class, left, top, right, bottom in pixels of the frame, and its score, 0..1."""
+    """What a detector found: its class, and left, top, right, bottom in any one unit; score: how sure it is, 0..1."""
 
     kind: int
     left: float

@@ -7,7 +7,7 @@ region, is the region's importance. It is absolute: a frame with nothing in it h
 A teacher sees frames at their own scale, in tiles of its input's size that overlap.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -25,11 +25,13 @@ __all__ = ["FrameImportance", "joined"]
 
 QUALITY = 25
 # of the way from the frame to its JPEG; at the frame itself the disagreement is least, so the gradient is 0
-POINTS = (1 / 3, 2 / 3, 1.0)
+POINTS = (0.5, 1.0)
 # octaves of a squared gradient below which nothing is told apart
 FLOOR = 1e-60
 # what detectors fill the rest of their input with
 GRAY = 114
+
+Window = tuple[slice, slice]
 
 
 class FrameImportance:
@@ -62,20 +64,42 @@ class FrameImportance:
         """
         rows, cols = (-(-side // REGION) for side in frame.shape[:2])
         coded = jpeg_round_trip(frame, self._quality)
-        shape = [max(count * REGION, tile) for count, tile in zip((rows, cols), self._size, strict=True)]
+        shape = self._shape(frame)
         clean, coarse = (_padded(picture, shape) for picture in (frame, coded))
         total = np.zeros((shape[0] // REGION, shape[1] // REGION, 2))
         times = np.zeros((*total.shape[:2], 1))
-        for top in _starts(shape[0], self._size[0]):
-            for left in _starts(shape[1], self._size[1]):
-                window = slice(top, top + self._size[0]), slice(left, left + self._size[1])
-                regions = tuple(slice(one.start // REGION, one.stop // REGION) for one in window)
-                total[regions] += self._tile(clean[window], coarse[window])
-                times[regions] += 1
+        for window, regions in self._windows(shape):
+            total[regions] += self._tile(clean[window], coarse[window])
+            times[regions] += 1
         octaves = np.log2(total / times + FLOOR).astype(np.float32)[:rows, :cols]
         if self._blur:
             octaves = cv2.GaussianBlur(octaves, (0, 0), self._blur, borderType=cv2.BORDER_REPLICATE)
         return octaves
+
+    def disagreement(self, frame: np.ndarray, shown: np.ndarray) -> float:
+        """Measure how far the teacher's answer on what is shown is from that on the frame, in nats over all tiles.
+
+        frame, shown: (H, W, 3) uint8 RGB of one size.
+        """
+        shape = self._shape(frame)
+        kinds, answers = self._teacher.kinds, []
+        for picture in (frame, shown):
+            padded = _padded(picture, shape)
+            tiles = np.stack([padded[window] for window, _ in self._windows(shape)])
+            answers.append(parameters(kinds, self._teacher.predict_on_batch(tiles)))
+        return float(ops.convert_to_numpy(divergence(kinds, *answers)).sum())
+
+    def _shape(self, frame: np.ndarray) -> list[int]:
+        """Return height and width to which a frame is padded: whole regions, and no less than a tile."""
+        return [max(-(-side // REGION) * REGION, tile) for side, tile in zip(frame.shape[:2], self._size, strict=True)]
+
+    def _windows(self, shape: Sequence[int]) -> Iterator[tuple[Window, Window]]:
+        """Go through the tiles: where each lies in pixels, and in regions."""
+        for top in _starts(shape[0], self._size[0]):
+            for left in _starts(shape[1], self._size[1]):
+                window = slice(top, top + self._size[0]), slice(left, left + self._size[1])
+                rows, cols = (slice(one.start // REGION, one.stop // REGION) for one in window)
+                yield window, (rows, cols)
 
     def _tile(self, clean: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         """Return the sums of the squared gradients in a tile's regions, (rows, cols, 2), over luma and chroma."""
@@ -109,13 +133,16 @@ def region_energy(gradient: np.ndarray) -> np.ndarray:
     return np.stack([luma_sum, chroma_sum], -1)
 
 
-def joined(octaves: Sequence[np.ndarray]) -> np.ndarray:
-    """Join the importance that several teachers found in the same frames: (frames, rows, cols, ...) each.
+def joined(octaves: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Join the importance that several teachers found in the same frames, (rows, cols, ...) each. Return it by frame.
 
     Each teacher counts alike: its mean octave, over all frames, becomes 0. Then importance is averaged.
     """
-    normal = [one - one.mean(axis=tuple(range(one.ndim))) for one in octaves]
-    return np.log2(np.mean([np.exp2(one) for one in normal], axis=0)).astype(np.float32)
+    means = [float(np.mean([frame.mean() for frame in one])) for one in octaves]
+    return [
+        np.log2(np.mean([np.exp2(each - mean) for each, mean in zip(frame, means, strict=True)], axis=0))
+        for frame in zip(*octaves, strict=True)
+    ]
 
 
 def _padded(picture: np.ndarray, shape: Sequence[int]) -> np.ndarray:

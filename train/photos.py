@@ -1,6 +1,8 @@
 """The folder of training photographs: which files, which are held back, and random crops of them."""
 
 import hashlib
+import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from rjpeg.errors import InputError
 
 __all__ = [
     "center_crop",
+    "check_count",
     "data_hash",
     "gather",
     "held_back_photos",
@@ -25,6 +28,14 @@ __all__ = [
     "sharpened",
     "split",
 ]
+
+logger = logging.getLogger(__name__)
+
+# The chance that among so many photos as a message calls enough none is held back.
+MISS_CHANCE = 1e-3
+# Fewer photos than these are trained on with a warning.
+FEW = 1000
+ENOUGH = "The model that comes with rjpeg learned from 3,149"
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 
@@ -69,11 +80,25 @@ def split(folder: Path, fraction: float) -> tuple[list[str], list[str]]:
     names = list_photos(folder)
     kept = [name for name in names if not is_held_back(name, fraction)]
     held = [name for name in names if is_held_back(name, fraction)]
-    if not kept or not held:
-        raise InputError(
-            f"data folder {folder}: {len(held)} of {len(names)} photos are held back; some of both are needed"
-        )
+    check_count(folder, len(names), len(held), fraction)
     return kept, held
+
+
+def check_count(folder: Path, photos: int, held: int, fraction: float) -> None:
+    """Check that some photos are held back, and not all are. Log it if there are few.
+
+    folder: for messages. photos: how many there are. held: how many of them are held back. fraction: that should be.
+    Raises InputError, which says how many are enough.
+    """
+    if not 0 < held < photos:
+        which = "none is held back to check the training on" if held == 0 else "all are held back, and none is left"
+        enough = math.ceil(math.log(MISS_CHANCE) / math.log(1 - min(fraction, 1 - fraction)))
+        raise InputError(
+            f"data folder {folder} has {photos} photos, of which {which}. Their names decide, for {fraction:.0%} of "
+            f"them: {enough} photos are enough to begin. {ENOUGH}"
+        )
+    if photos < FEW:
+        logger.warning("%d photos are enough to try this out, and few to learn from. %s", photos, ENOUGH)
 
 
 def samples(folder: Path, names: Sequence[str], size: int) -> np.ndarray:

@@ -16,14 +16,14 @@ from keras import ops
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
-from rjpeg.errors import ConfigError, InputError, StorageError
+from rjpeg.errors import ConfigError, StorageError
 from train import dataset, transforms
 from train.checkpoints import Checkpoint, load_network, save_checkpoint, save_network
 from train.config import CodecConfig, Config, DistillConfig
 from train.dataset import Batches, Crops, Rates
 from train.importance import Photos, compute_importance
 from train.networks import build_generator, build_predictor, macs_per_region
-from train.photos import data_hash, gather, is_held_back, samples
+from train.photos import check_count, data_hash, gather, is_held_back, samples
 from train.teachers import load_teacher
 from train.workers import ALONE, Workers, agree, ahead, digest, training_step, wait_for
 
@@ -97,9 +97,7 @@ def train(
     run = Run(out, config, codec, workers)
     data, names = gather(folders)
     held = sum(is_held_back(name, config.held_back) for name in names)
-    if not 0 < held < len(names):
-        shown = ", ".join(map(str, folders))
-        raise InputError(f"data {shown}: {held} of {len(names)} photos are held back; training needs some of both")
+    check_count(data, len(names), held, config.held_back)
     facts = {
         "config": msgspec.to_builtins(config),
         "rates": run.rates._asdict(),

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import rjpeg
+from rjpeg._arguments import run_program
 from rjpeg._codec import coding_size_of
 from rjpeg.errors import InputError, RjpegError
 from train.config import load_config
@@ -210,4 +211,4 @@ def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

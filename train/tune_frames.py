@@ -25,7 +25,7 @@ POINT = "    {bpp:.3f} bpp, quality {quality:5.1f}: {judges}"
 MAX_SIDE = 520
 PROBED = 8
 """Frames by which the qualities for the rates are found."""
-PROBES = (5, 8, 13, 20, 30, 45, 62, 78, 90)
+PROBES = (6, 12, 22, 40, 65, 88)
 """Qualities that are tried on them."""
 
 

@@ -13,6 +13,7 @@ from device.config import Config
 from device.delivery.sender import cause
 from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import PORTS
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError
 
 __all__ = ["check_certificate", "read_certificate"]
@@ -35,7 +36,7 @@ def check_certificate(config: Config) -> Check:
         return shown
     days = (ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()) / 86400
     if days < MIN_DAYS:
-        return Check("certificate", False, f"{host}: expires in {days:.0f} days", "renew it on the server")
+        return Check("certificate", None, f"{host}: expires in {days:.0f} days", "renew it on the server")
     return Check("certificate", True, f"{host}: valid for {days:.0f} days")
 
 
@@ -72,7 +73,8 @@ def _port(parts: urllib.parse.SplitResult) -> int:
     try:
         return parts.port or PORTS[parts.scheme]
     except ValueError as error:
-        raise ConfigError(f"delivery.server: {error}") from error
+        # the error quotes a part of the address
+        raise ConfigError(f"delivery.server: {masked(parts.geturl())!r} has a port that is none") from error
 
 
 def _remedy(reason: str) -> str:

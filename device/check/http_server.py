@@ -15,6 +15,7 @@ from device.delivery.sender import cause
 from rjpeg._files import read_token
 from rjpeg._http import Adapter, Bearer
 from rjpeg._network import is_loopback
+from rjpeg._secrets import masked
 
 __all__ = ["check_http_server"]
 
@@ -46,8 +47,13 @@ class _Answers(NamedTuple):
 
 def _check_camera(config: Config, camera: str) -> Check:
     target = config.delivery
-    parts = urllib.parse.urlsplit(str(target.server).rstrip("/"))
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    shown = masked(str(target.server).rstrip("/"))
+    try:
+        parts = urllib.parse.urlsplit(str(target.server).rstrip("/"))
+        # one that is none is told of when it is asked for
+        _ = parts.port
+    except ValueError:
+        return Check("server", False, f"{shown} is no URL", "percent-encode / ? # @ and blanks in a password")
     token_file = token_file_of(target, camera)
     token = read_token(token_file) if token_file is not None else None
     try:
@@ -68,7 +74,10 @@ def _check_camera(config: Config, camera: str) -> Check:
     if status in (401, 403):
         wrong = "refuses the token" if token is not None else "wants a token"
         of = f" of camera {camera}" if len(config.cameras) > 1 else ""
-        advice = "put the camera's token in delivery.token_file"
+        advice = (
+            f"on the server, python -m server tokens add --camera {camera} makes one; put it in a file, and name that "
+            "in delivery.token_file"
+        )
         return Check("server", False, f"{shown} {wrong}{of} ({status})", advice)
     if status not in (400, 415, 422):
         return Check("server", False, f"{shown} answers {status}", "is it python -m server? check delivery.server")

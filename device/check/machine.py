@@ -33,7 +33,7 @@ def check_clock() -> Check:
     if synchronized is None:
         return Check("clock", None, f"{shown}; whether it is synchronized can't be told")
     if not synchronized:
-        return Check("clock", False, f"{shown}, not synchronized", advice)
+        return Check("clock", None, f"{shown}, not synchronized", advice)
     return Check("clock", True, f"{shown}, synchronized")
 
 
@@ -45,7 +45,7 @@ def check_power() -> Check:
     now = [name for name in ("under_voltage", "throttled", "frequency_capped") if flags[name]]
     advice = "use the board's own power supply and a short cable; cool it"
     if now:
-        return Check("power", False, ", ".join(now).replace("_", " "), advice)
+        return Check("power", None, "now: " + ", ".join(now).replace("_", " "), advice)
     before = [name for name in flags if flags[name]]
     if before:
         return Check("power", None, ", ".join(before).replace("_", " "), advice)
@@ -60,7 +60,9 @@ def check_temperature() -> Check:
     hottest = max(found.values())
     shown = ", ".join(f"{sensor} {degrees:.0f} °C" for sensor, degrees in found.items())
     if hottest >= HOT:
-        return Check("temperature", False if hottest >= TOO_HOT else None, shown, "add a heat sink or a fan")
+        return Check(
+            "temperature", None, shown + (", too hot" if hottest >= TOO_HOT else ", hot"), "add a heat sink or a fan"
+        )
     return Check("temperature", True, shown)
 
 

@@ -13,7 +13,7 @@ from device.check.machine import check_clock, check_frequency, check_power, chec
 from device.check.result import Check
 from device.check.settings import check_configuration, check_page
 from device.check.storage import SPARE_BYTES, check_folder, check_spool
-from device.config import Config
+from device.config import Config, for_camera
 from rjpeg.errors import RjpegError
 
 __all__ = ["limited", "run_checks"]
@@ -44,7 +44,8 @@ def run_checks(config: Config) -> Iterator[Check]:
         yield limited(f"camera {camera.id}", partial(check_camera, camera), seconds=seconds)
     yield limited("clock", check_clock)
     if target.out is not None:
-        yield limited("output folder", lambda: check_folder("output folder", str(target.out), SPARE_BYTES))
+        out = str(for_camera(target.out, config.cameras[0].id))
+        yield limited("output folder", lambda: check_folder("output folder", out, SPARE_BYTES))
     elif target.policy == "record":
         yield limited("spool", lambda: check_spool(target.spool.folder, target.spool.max_bytes))
     if target.server is not None:

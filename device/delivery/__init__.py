@@ -10,7 +10,7 @@ which whoever puts frames takes it. There are three outboxes, one a policy:
 A sender is a way to the server: HTTP, MQTT, or a folder in its place.
 """
 
-from device.config import DeliveryConfig, token_file_of
+from device.config import DeliveryConfig, for_camera, token_file_of
 from device.delivery.http_sender import HttpSender
 from device.delivery.live import LiveOutbox
 from device.delivery.outbox import Link, Outbox
@@ -27,19 +27,24 @@ __all__ = ["LiveOutbox", "RecordOutbox", "WaitOutbox", "open_outbox", "open_send
 LIVE_EXPIRY = 60  # seconds that an MQTT broker keeps a live frame for a slow subscriber
 
 
-def open_sender(config: DeliveryConfig, camera: str, camera_map: CameraMap | None = None) -> Sender:
+def open_sender(
+    config: DeliveryConfig, camera: str, camera_map: CameraMap | None = None, *, is_alone: bool = True
+) -> Sender:
     """Return one camera's way to the server or folder.
 
     Args:
         config: The section of the configuration.
         camera: Id.
         camera_map: Gets the camera's importance map; None if it isn't wanted.
+        is_alone: No other camera writes to the same folder `out`.
 
     Raises:
         ConfigError: The token or certificate file can't be read, or another setting is wrong.
     """
     if config.out is not None:
-        return FolderSender(config.out)
+        folder = str(for_camera(config.out, camera))
+        # names with the camera, if they would not be told apart without it
+        return FolderSender(folder, "" if is_alone or folder != config.out else f"{camera}-")
     if config.server is None:
         raise ConfigError("delivery: give exactly one of server, out; got none")
     token_file = token_file_of(config, camera)

@@ -23,6 +23,7 @@ ACKNOWLEDGED = {200, 201}
 TEMPORARY = {408, 425, 429, 502, 503, 504, 507, *range(520, 531)}
 # Answers about a frame, not about its sender or address.
 ABOUT_THE_FRAME = {400, 413, 422}
+NO_TOKEN = 401
 FAULT = 500
 BASE_MISSING = 409
 MAX_REASON = 300  # characters of a reason that are repeated
@@ -81,6 +82,8 @@ def check_answer(server: str, status: int, headers: Mapping[str, str], body: byt
     if error is None:
         raise _of_somebody(said, status, headers)
     said += f": {error}"
+    if status == NO_TOKEN:
+        said += "; delivery.token_file (--token-file) names the file that holds it"
     if status == BASE_MISSING and (missing := _missing_id(body)) is not None:
         raise BaseMissingError(f"{said} ({missing})", missing)
     raise RejectedError(said) if status in ABOUT_THE_FRAME else RefusedError(said)

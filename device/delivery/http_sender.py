@@ -16,6 +16,7 @@ from device.importance import MAX_BYTES, CameraMap
 from rjpeg._http import Adapter, Bearer, Deadline
 from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import METRICS_BYTES, time_text
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError, DeliveryError
 
 __all__ = ["ANSWER_BYTES", "HttpSender"]
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 ANSWER_BYTES = 65536
 # an acknowledgment counts only when it is whole, and has the task's results in it
 ACKNOWLEDGMENT_BYTES = 2**22
+# how to mend an address that can't be taken apart
+ENCODE = "; percent-encode / ? # @ and blanks in a password"
 FETCH_PAUSE = 60.0  # seconds until a map that could not be fetched is asked for again
 KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
 
@@ -56,8 +59,8 @@ class HttpSender:
         timeout: float = 10.0,
         camera_map: CameraMap | None = None,
     ) -> None:
-        self.name = server = server.rstrip("/")
-        self._server = server
+        self._server = server = server.rstrip("/")
+        self.name = masked(server)
         self._timeout = timeout
         self._camera_map = camera_map
         self._next_fetch = float("-inf")
@@ -74,7 +77,7 @@ class HttpSender:
         try:
             parts = urllib.parse.urlsplit(server)
         except ValueError as error:
-            raise ConfigError(f"delivery.server: {server!r} is no URL: {error}") from error
+            raise ConfigError(f"delivery.server: {self.name!r} is no URL{ENCODE}") from error
         self._tls = parts.scheme == "https"
         # request line, Host, and the headers of each frame besides those of the session
         self._head_bytes = 400 + 2 * len(server) + len(token or "")
@@ -86,7 +89,7 @@ class HttpSender:
         if token is not None:
             self._session.auth = Bearer(token)
             if not self._tls and not loopback:
-                logger.warning("the token goes to %s unencrypted; use https where others can listen", server)
+                logger.warning("the token goes to %s unencrypted; use https where others can listen", self.name)
 
     def send(self, frame: OutgoingFrame) -> str:
         """POST a frame; see `device.delivery.sender`."""
@@ -111,19 +114,20 @@ class HttpSender:
             ):
                 body = _beginning(answer)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidProxyURL) as error:
-            raise RefusedError(f"{self._server}: {error}") from error
+            # the error quotes the address
+            raise RefusedError(f"{self.name} is no URL, or a proxy's is none{ENCODE}") from error
         except (requests.RequestException, HTTPError, OSError) as error:
             late = self._deadline.passed or isinstance(error, requests.Timeout)
             why = "no answer in time" if late else cause(error)
-            raise DeliveryError(f"server {self._server} can't be reached: {why}") from error
+            raise DeliveryError(f"server {self.name} can't be reached: {why}") from error
         if self._deadline.passed or not _is_whole(answer):
             # an answer whose head breaks off is taken for a whole one by http.client
             why = "no answer in time" if self._deadline.passed else "its answer breaks off"
-            raise DeliveryError(f"server {self._server} can't be reached: {why}")
+            raise DeliveryError(f"server {self.name} can't be reached: {why}")
         self._last_answer = time.monotonic()
-        check_answer(self._server, answer.status_code, answer.headers, body, frame)
+        check_answer(self.name, answer.status_code, answer.headers, body, frame)
         self._look_for_map(frame.camera, answer.headers.get("Rjpeg-Importance", ""))
-        return str(answer.url)
+        return f"{self.name}/v1/cameras/{frame.camera}/frames"
 
     def overhead(self, size: int, *, is_base: bool = False) -> int:  # noqa: ARG002
         """Estimate the bytes besides a file's own; see `device.delivery.sender`. The caller counts metrics."""
@@ -161,7 +165,7 @@ class HttpSender:
         except (requests.RequestException, HTTPError, OSError, DeliveryError) as error:
             self._next_fetch = time.monotonic() + FETCH_PAUSE
             why = error if isinstance(error, DeliveryError) else cause(error)
-            logger.warning("server %s does not give importance map %d: %s", self._server, version, why)
+            logger.warning("server %s does not give importance map %d: %s", self.name, version, why)
             return
         self._camera_map.offer(data, version)
 

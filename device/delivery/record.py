@@ -32,8 +32,8 @@ class RecordOutbox(SendingThread):
     - If it rejects one frame after another, there are pauses, too. The fault may be the server's, and somebody may mend
       it before the spool is empty.
     - A frame over which it fails for ten minutes is given up if it takes others, see `device.delivery.doubt`.
-    - A key that the server has lost is sent again, from memory or from the spool. A frame whose key is nowhere any more
-      is counted and removed: nobody could decode it.
+    - A key that the server has lost is sent again, from memory or from the spool, which keeps the newest also over a
+      start. A frame whose key is nowhere any more is counted and removed: nobody could decode it.
     - A frame whose key was given up is not taken, so that the next one is a key.
 
     A frame may arrive twice. Its number and time tell.
@@ -76,8 +76,7 @@ class RecordOutbox(SendingThread):
     def put(self, frame: OutgoingFrame) -> int:
         """See `Outbox`. The frame is on disk when this returns, under a number that the spool gives it."""
         base = frame.identity.base_id
-        # in this order: the other thread notes a key that is delivered, and then deletes it
-        if base is not None and not self._spool.has(frame.camera, base) and base not in self._delivered:
+        if base is not None and not self._is_of_use(frame.camera, base):
             self.outcomes.put(Dropped(frame.summary, KEY_MISSING, base))
             return -1
         try:
@@ -95,6 +94,11 @@ class RecordOutbox(SendingThread):
             self._news, self._drained = True, False
             self._changed.notify_all()
         return sequence
+
+    def _is_of_use(self, camera: str, base: str) -> bool:
+        """Return True if the server has a key or patch, or will have it."""
+        # in this order: the other thread notes a key that is delivered, and then deletes it
+        return base not in self._given_up and (self._spool.has(camera, base) or base in self._delivered)
 
     def flush(self, timeout: float) -> bool:
         """See `Outbox`."""

@@ -104,15 +104,16 @@ class Sender(Protocol):
 
 
 class FolderSender:
-    """Writes each file to `folder/{capture time}-{sequence}.jpg`, whole or not at all.
+    """Writes each file to `folder/{prefix}{capture time}-{sequence}.jpg`, whole or not at all.
 
     Args:
         folder: Made if need be.
+        prefix: Tells the files from those of other cameras.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, prefix: str = "") -> None:
         self.name = str(folder)
-        self._folder = Path(folder)
+        self._folder, self._prefix = Path(folder), prefix
 
     def send(self, frame: OutgoingFrame) -> str:
         """See `Sender`.
@@ -120,7 +121,7 @@ class FolderSender:
         Raises:
             StorageError: The file can't be written.
         """
-        path = self._folder / f"{file_stem(frame.sequence, frame.time)}.jpg"
+        path = self._folder / f"{self._prefix}{file_stem(frame.sequence, frame.time)}.jpg"
         write_whole(path, frame.jpeg)
         return str(path)
 

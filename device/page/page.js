@@ -66,6 +66,75 @@ function fill(body, values) {
   });
 }
 
+// What a person wants to know first, in words: [text, whether all is well; null: neither].
+function stateOf(values) {
+  const { camera, delivery } = values;
+  if (values.error) return [`Something is wrong: ${values.error}`, false];
+  if (values.running === false) {
+    return values.live ? ["Stopped. The log says why.", false] : ["Finished: the source has come to its end.", null];
+  }
+  if (camera === "starting") return ["The camera is being opened…", null];
+  if (camera?.startsWith("waiting")) return [`No pictures${reasonOf(camera)}. The camera is opened again and again.`, false];
+  if (camera?.startsWith("failed")) return [`No pictures${reasonOf(camera)}. The program has to be started again.`, false];
+  if (delivery && delivery !== "works") {
+    const kept = values.queue_frames ? ` ${values.queue_frames} wait on disk.` : "";
+    return [`Pictures come, but do not get through: ${delivery}.${kept}`, false];
+  }
+  if (values.age_seconds === null || values.age_seconds === undefined) return ["No picture yet.", null];
+  if (values.ok === false) return [`No new picture for ${duration(values.age_seconds)}.`, false];
+  return ["All is well: pictures come, and get through.", true];
+}
+
+const reasonOf = (state) => (state.includes(": ") ? `: ${state.slice(state.indexOf(": ") + 2)}` : "");
+
+const countOf = (values) => Object.values(values ?? {}).reduce((sum, number) => sum + number, 0);
+
+function figuresOf(values) {
+  const figures = [
+    ["Newest picture", typeof values.age_seconds === "number" ? (values.age_seconds < 2 ? "now" : `${duration(values.age_seconds)} ago`) : "–"],
+    ["Sending", shown("bits_per_second", values.bits_per_second)],
+    ["Sent", `${shown("sent", values.sent)} pictures, ${shown("sent_bytes", values.sent_bytes)}`],
+  ];
+  if (values.queue_frames) figures.push(["Waiting", `${values.queue_frames} pictures, ${size(values.queue_bytes)}`]);
+  const lost = countOf(values.dropped) + (values.thinned ?? 0);
+  if (lost) figures.push(["Not sent", `${lost} pictures`]);
+  if (values.restarts) figures.push(["Camera opened again", values.restarts === 1 ? "once" : `${values.restarts} times`]);
+  return figures;
+}
+
+function fillFigures(list, figures) {
+  while (list.children.length > figures.length) list.lastElementChild.remove();
+  figures.forEach(([name, text], index) => {
+    if (index === list.children.length) list.append(document.getElementById("figure").content.cloneNode(true));
+    const [term, value] = list.children[index].children;
+    if (term.textContent !== name) term.textContent = name;
+    if (value.textContent !== text) value.textContent = text;
+  });
+}
+
+function showState(line, [text, well]) {
+  // whoever listens is told of changes alone
+  if (line.textContent !== text) line.textContent = text;
+  line.className = well === null ? "state" : well ? "state good" : "state bad";
+}
+
+function showCamera(section, values) {
+  showState(section.querySelector(".state"), stateOf(values));
+  fillFigures(section.querySelector("dl"), figuresOf(values));
+  fill(section.querySelector("tbody"), values);
+}
+
+// The device in a sentence.
+function deviceText({ uptime_seconds: up, celsius, throttled, version }) {
+  const degrees = Math.max(...Object.values(celsius ?? {}));
+  const parts = [];
+  if (typeof up === "number") parts.push(`Running for ${duration(up)}`);
+  if (Number.isFinite(degrees)) parts.push(`${degrees.toFixed(0)} °C`);
+  if (throttled?.length) parts.push(`the board says: ${throttled.join(", ").replaceAll("_", " ")}`);
+  if (version) parts.push(`version ${version}`);
+  return parts.length ? `${parts.join(", ")}.` : "";
+}
+
 function sectionOf(camera) {
   if (!sections.has(camera)) {
     const section = document.getElementById("camera").content.cloneNode(true).firstElementChild;
@@ -114,8 +183,9 @@ async function refresh() {
       if (!(camera in cameras)) { section.remove(); sections.delete(camera); }
     }
     connected = true;
-    for (const [camera, values] of Object.entries(cameras)) fill(sectionOf(camera).querySelector("tbody"), values);
+    for (const [camera, values] of Object.entries(cameras)) showCamera(sectionOf(camera), values);
     fill(document.getElementById("device"), device);
+    document.getElementById("device-state").textContent = deviceText(device);
     showPictures();
     say("Connected", false);
   } catch (error) {

@@ -13,8 +13,9 @@ from pathlib import Path
 import cv2
 
 from device.config import CameraConfig
-from device.sources.base import CapturedFrame, Source, frame_size, parse_size, without_password
+from device.sources.base import CapturedFrame, Source, frame_size, parse_size
 from device.sources.gstreamer import open_gstreamer
+from device.sources.jpegs import holds_film
 from device.sources.opencv import CaptureSource
 from device.sources.picamera import PicameraSource
 from device.sources.pictures import PictureSource
@@ -22,6 +23,7 @@ from device.sources.sample import SAMPLE_FPS, SAMPLE_SIZE, SampleSource
 from device.sources.v4l2 import open_v4l2
 from device.sources.video import RepeatedVideoSource, StreamSource, VideoSource
 from rjpeg._files import list_pictures
+from rjpeg._secrets import masked, masked_text
 from rjpeg.errors import ConfigError, StorageError
 
 __all__ = [
@@ -38,13 +40,14 @@ __all__ = [
     "is_live",
     "open_source",
     "parse_size",
-    "without_password",
 ]
 
 LIVE = re.compile(r"[0-9]{1,4}$|/dev/|picamera2(:[0-9]{1,2})?$|sample$|gstreamer:|[A-Za-z][A-Za-z0-9+.-]*://")
 
-# files of JPEGs one after another; OpenCV would take the first for a picture
-MJPEG_SUFFIXES = {".mjpeg", ".mjpg"}
+
+def masked_source(source: str) -> str:
+    """Return what `camera.source` names without its secrets, for messages."""
+    return masked_text(source) if source.startswith("gstreamer:") else masked(source, path=True)
 
 
 def is_live(camera: CameraConfig) -> bool:
@@ -70,14 +73,14 @@ def open_source(camera: CameraConfig) -> Source:
     if camera.pixel_format is not None or camera.exposure is not None:
         raise ConfigError(
             f"camera {camera.id}: pixel_format and exposure are for V4L2 cameras and picamera2; "
-            f"{without_password(text)} has neither"
+            f"{masked_source(text)} has neither"
         )
     if text == "sample":
         return SampleSource(camera.id, parse_size(camera.size) or SAMPLE_SIZE, camera.fps or SAMPLE_FPS)
     if text.startswith("gstreamer:"):
         return open_gstreamer(text.removeprefix("gstreamer:"))
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        return StreamSource(text, camera.stall_seconds)
+        return StreamSource(text, camera.stall_seconds, camera.fps)
     return _open_file(Path(text), camera)
 
 
@@ -86,17 +89,17 @@ def _open_file(path: Path, camera: CameraConfig) -> Source:
         pictures = list_pictures(path)
     elif not path.exists():
         raise StorageError(
-            f"no such source: {str(path)!r} is no camera index, /dev path, picamera2, gstreamer: pipeline, URL, "
-            "file or folder that exists"
+            f"no such source: {masked_source(str(path))!r} is no camera index, /dev path, picamera2, "
+            "gstreamer: pipeline, URL, file or folder that exists"
         )
     else:
+        if not path.is_file():
+            raise StorageError(f"source {str(path)!r} is a pipe, a socket or a device, expected a file or a folder")
         try:
-            with path.open("rb") as file:
-                file.read(1)
+            is_film = holds_film(path)
         except OSError as error:
             raise StorageError(f"can't read {path}: {error.strerror}") from error
-        is_video = path.suffix.lower() in MJPEG_SUFFIXES or not cv2.haveImageReader(str(path))
-        pictures = [] if is_video else [path]
+        pictures = [path] if not is_film and cv2.haveImageReader(str(path)) else []
     if camera.live:
         if pictures:
             raise ConfigError(f"camera {camera.id}: live is for a video file; {path} holds pictures")

@@ -1,7 +1,6 @@
 """What all sources share: the frame, the methods of a source, clocks, and words for what a source gives."""
 
 import datetime
-import re
 import time
 from typing import NamedTuple, Protocol
 
@@ -25,7 +24,6 @@ __all__ = [
     "one_line",
     "parse_size",
     "sleep_until",
-    "without_password",
 ]
 
 # A blocked call ends by itself after this part of stall_seconds. So Reader need not leave its thread behind.
@@ -121,11 +119,6 @@ def frame_size(pixels: npt.NDArray[np.uint8] | Planes) -> tuple[int, int]:
     """Return (width, height) of a frame's pixels."""
     height, width = (pixels[0] if isinstance(pixels, Planes) else pixels).shape[:2]
     return width, height
-
-
-def without_password(text: str) -> str:
-    """Return a URL or a pipeline without user names and passwords."""
-    return re.sub(r"(user-pw\s*=\s*)(\"[^\"]*\"|\S+)", r"\1***", re.sub(r"(://)[^/?#\s]*@", r"\1***@", text))
 
 
 def describe(size: tuple[int, int], fps: float | None, pixel_format: str | None, asked: CameraConfig | None) -> str:

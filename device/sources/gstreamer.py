@@ -2,8 +2,8 @@
 
 import cv2
 
-from device.sources.base import without_password
 from device.sources.opencv import CaptureSource
+from rjpeg._secrets import masked_text
 from rjpeg.errors import CameraError
 
 __all__ = ["open_gstreamer"]
@@ -18,7 +18,7 @@ def open_gstreamer(pipeline: str) -> CaptureSource:
     Raises:
         CameraError: it can't be opened, or this OpenCV has no GStreamer.
     """
-    name = f"gstreamer:{without_password(pipeline)}"
+    name = f"gstreamer:{masked_text(pipeline)}"
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise CameraError(
             f"{name} can't be opened: this OpenCV ({cv2.__version__}) was built without GStreamer, as pip's are. "

@@ -4,18 +4,21 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from device.sources.base import CapturedFrame, clocks, sleep_until
+from rjpeg._files import read_whole
+from rjpeg._pictures import decode_picture
+from rjpeg.errors import InputError, StorageError
 
 __all__ = ["PictureSource"]
 
 logger = logging.getLogger(__name__)
 
+# no camera's picture is larger
+MAX_PIXELS = 2**28
+
 
 class PictureSource:
-    """Picture files, one after another. One that can't be read is logged, counted and passed over.
+    """Picture files, one after another, upright. One that can't be read is logged, counted and passed over.
 
     Args:
         paths: of the files, in order.
@@ -37,17 +40,14 @@ class PictureSource:
         sleep_until(due)
         for path in self._paths:
             try:
-                pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-                reason = "no picture that OpenCV reads"
-            except OSError as error:
-                pixels, reason = None, error.strerror or str(error)
-            except cv2.error as error:
-                pixels, reason = None, error.err
+                pixels, reason = decode_picture(read_whole(path), str(path), MAX_PIXELS), ""
+            except (InputError, StorageError) as error:
+                pixels, reason = None, str(error)
             if pixels is not None:
                 now, monotonic = clocks()
                 return CapturedFrame(pixels, now, path.name, monotonic)
             self.unreadable += 1
-            logger.error("skipped %s: %s", path, reason)
+            logger.error("skipped: %s", reason)
         return None
 
     def close(self) -> None:

@@ -14,9 +14,10 @@ from device.sources.base import (
     describe,
     frame_size,
     sleep_until,
-    without_password,
 )
 from device.sources.ffmpeg import Picture, VideoDecoder
+from device.sources.jpegs import JpegFilm, JpegPicture, JpegStream, SnapshotCamera, holds_film, open_jpegs
+from rjpeg._secrets import masked
 from rjpeg.errors import CameraError, ConfigError
 
 __all__ = ["RepeatedVideoSource", "StreamSource", "VideoSource"]
@@ -44,12 +45,18 @@ STREAM_OPTIONS = {
 }
 
 
-def _open_video(path: Path) -> VideoDecoder:
-    """Open a video file. Raises CameraError: FFmpeg can't read it."""
+def _open_video(path: Path) -> VideoDecoder | JpegFilm:
+    """Open a video file. Raises CameraError: FFmpeg can't read it, or it can't be read."""
+    name = f"video {path}"
+    try:
+        if holds_film(path):
+            return JpegFilm(path, name)
+    except OSError as error:
+        raise CameraError(f"{name} can't be opened: {error.strerror or error}") from error
     return VideoDecoder(
         # otherwise a name could look like another protocol's
         f"file:{path}",
-        f"video {path}",
+        name,
         advice="it is neither a picture nor a video that FFmpeg reads",
         protocols="file",
     )
@@ -175,7 +182,7 @@ class RepeatedVideoSource:
         """Close the file."""
         self._decoder.close()
 
-    def _next(self) -> Picture:
+    def _next(self) -> Picture | JpegPicture:
         """Return the next frame, after the last the first."""
         picture = self._decoder.next()
         if picture is None:
@@ -190,13 +197,15 @@ class RepeatedVideoSource:
 
 
 class StreamSource:
-    """A network camera: whatever FFmpeg reads from an address, such as RTSP, MJPEG or MPEG-TS over HTTP.
+    """A network camera: whatever FFmpeg reads from an address, such as RTSP or MPEG-TS over HTTP.
 
-    A frame with the time stamp of the one before is no new picture, and is passed over.
+    MJPEG over HTTP is read by its own parts. A camera that answers with one picture is asked again and again. A frame
+    with the time stamp of the one before is no new picture, and is passed over.
 
     Args:
         url: its address.
         stall_seconds: without a new frame for nearly so long, `read` fails.
+        fps: how often a camera is asked that answers with one picture; None: once a second.
 
     Raises:
         CameraError: it can't be opened.
@@ -206,22 +215,26 @@ class StreamSource:
     live = True
     unreadable = 0
 
-    def __init__(self, url: str, stall_seconds: float) -> None:
-        self.name = f"stream {without_password(url)}"
+    def __init__(self, url: str, stall_seconds: float, fps: float | None = None) -> None:
+        self.name = f"stream {masked(url, path=True)}"
         protocol = re.split(r"[:+]", url)[0].lower()
         if protocol not in PROTOCOLS.split(","):
             raise ConfigError(f"{self.name} has protocol {protocol}, not one of {PROTOCOLS.replace(',', ', ')}")
         self._advice = "check the address, that it can be reached, and the user name and password in it"
         self._patience = PATIENCE * stall_seconds
         self._opened = time.monotonic()
-        self._decoder = VideoDecoder(
+        limits = (OPEN_SECONDS, self._patience)
+        jpegs: JpegStream | SnapshotCamera | None = None
+        if protocol in ("http", "https"):
+            jpegs = open_jpegs(url, self.name, advice=self._advice, fps=fps, seconds=limits)
+        self._decoder = jpegs or VideoDecoder(
             url,
             self.name,
             advice=self._advice,
             protocols=PROTOCOLS,
             options=STREAM_OPTIONS,
             threads="SLICE",
-            seconds=(OPEN_SECONDS, self._patience),
+            seconds=limits,
         )
         self.fps = self._decoder.fps
         self._size: tuple[int, int] = self._decoder.size
@@ -259,7 +272,7 @@ class StreamSource:
         """Close the connection, or have the thread that reads do so."""
         self._decoder.close()
 
-    def _newest_at_first(self) -> Picture | None:
+    def _newest_at_first(self) -> Picture | JpegPicture | None:
         """Return the next picture; the first time, the newest of those that came while the stream was being opened."""
         picture = self._decoder.next()
         if self._caught_up:

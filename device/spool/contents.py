@@ -1,6 +1,8 @@
 """The frames of a spool: the database that is open, and in memory the list of what waits in it."""
 
+import contextlib
 import logging
+import sqlite3
 from collections import Counter
 
 from device.frames import OutgoingFrame
@@ -93,18 +95,31 @@ class Contents:
         return self.folder.is_same() and self.folder.database_files().get("frames.db") == self.files.get("frames.db")
 
     def retire_if_spent(self) -> None:
-        """Set the database aside if it holds nothing but what is damaged, and begin a new one."""
-        if self._damaged and not any(self.waiting.values()) and self.has_its_place():
+        """Set the database aside if nothing waits in it and something is damaged, and begin a new one."""
+        if self._damaged and self._is_drained() and self.has_its_place():
+            held = [self._read(camera, number) for camera, each in self.waiting.items() for number in each.sequences[:]]
             self.folder.set_aside("damaged", f"no frame waits, and {self._damaged} rows are damaged")
             self.let_go()
             try:
                 self.begin()
                 self.settle()
+                self._keep_held(held)
             except BaseException:
                 # one that is open must be one whose files are known
                 self.let_go()
                 raise
             self.folder.remove_old_damaged(self.room.max_bytes)
+
+    def _is_drained(self) -> bool:
+        """Return True if no frame waits to be sent."""
+        return not any(waiting.count(self.numbers.done(camera)) for camera, waiting in self.waiting.items())
+
+    def _keep_held(self, frames: list[OutgoingFrame | None]) -> None:
+        """Put delivered keys and patches into a new database, as far as there is room: frames may come to need them."""
+        with contextlib.suppress(sqlite3.OperationalError, OSError):
+            for frame in frames:
+                if frame is not None:
+                    self._add(frame, self.database.insert(frame))
 
     def _list(self, db: Database) -> None:
         self.waiting, self._victims, self._damaged = {}, [], 0
@@ -159,10 +174,15 @@ class Contents:
         self.numbers.saw(frame.camera, frame.sequence)
 
     def oldest(self, camera: str, after: int) -> OutgoingFrame | None:
-        """Return the frame with the lowest number above `after`; None if there is none."""
+        """Return the frame with the lowest number above `after`; None if there is none.
+
+        A key or patch that was delivered is passed over, unless a frame that waits refers to it.
+        """
         waiting = self.waiting.get(camera)
         while waiting is not None and (sequence := waiting.after(after)) is not None:
-            if (frame := self._read(camera, sequence)) is not None:
+            if waiting.is_spare(sequence, self.numbers.done(camera)):
+                after = sequence
+            elif (frame := self._read(camera, sequence)) is not None:
                 return frame
         self.retire_if_spent()
         return None
@@ -175,14 +195,15 @@ class Contents:
     def forget(self, camera: str, sequence: int) -> None:
         """Delete a camera's frames up to this number, many of them later.
 
-        A key stays until the last frame that needs it was delivered. A server that has lost it gets it again.
+        A key stays until the last frame that needs it was delivered, and the newest key and patch stay for frames to
+        come. A server that has lost it gets it again.
         """
         waiting = self.waiting.get(camera)
         if waiting and (sequences := waiting.done(sequence, self._batch)):
             frames = [(camera, number) for number in sequences]
             self.room.made_for(self.database, lambda: self._delete(frames))
         self.room.fill_reserve(self.database)
-        if not any(self.waiting.values()):
+        if self._is_drained():
             self.retire_if_spent()
             self.database.shrink()
 
@@ -203,10 +224,11 @@ class Contents:
         logger.error("spool %s: frame %d of camera %s is damaged and left out", self.folder.path, sequence, camera)
         self.listed(camera).remove(sequence)
         self._damaged += 1
-        self.losses.damage_once(camera, [sequence])
+        if sequence > self.numbers.done(camera):
+            self.losses.damage_once(camera, [sequence])
 
-    def _delete(self, frames: list[tuple[str, int]]) -> Counter[str]:
-        """Delete frames, by camera and number, as far as they wait; return how many of each camera.
+    def _delete(self, frames: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Delete frames, by camera and number, as far as they are there; return which ones were.
 
         Each is read before: the pages of a damaged one may be another's.
         """
@@ -220,7 +242,7 @@ class Contents:
             self.database.delete([row for _, _, row in found])
         for camera, sequence, _ in found:
             self.listed(camera).remove(sequence)
-        return Counter(camera for camera, _, _ in found)
+        return [(camera, sequence) for camera, sequence, _ in found]
 
     # --- room ------------------------------------------------------------------------------------------------
 
@@ -238,15 +260,16 @@ class Contents:
         Keys and patches stay as long as frames that need them do, and those that frames to come may need.
         Not all of them at once: of a large spool that would take a slow disk minutes, while no frame is taken.
         """
-        given_up: Counter[str] = Counter()
-        while not given_up and any(self.waiting.values()):
-            given_up = self._delete(self._next_victims())
-        if not given_up and not self._damaged:
+        deleted: list[tuple[str, int]] = []
+        while not deleted and any(self.waiting.values()):
+            deleted = self._delete(self._next_victims())
+        if not deleted and not self._damaged:
             raise SpoolError(
                 f"spool {self.folder.path}: no room for a frame within {self.room.max_bytes} bytes, none to give up",
                 DISK_FULL,
             )
         self.retire_if_spent()
+        given_up = Counter(camera for camera, sequence in deleted if sequence > self.numbers.done(camera))
         for camera, frames in given_up.items():
             self.losses.thin(camera, frames)
 

@@ -33,7 +33,8 @@ class Spool:
 
     When it is full, every second one of the oldest half of each camera's frames is given up, again and again if need
     be. What an outage leaves gets evenly thinner with its age, and the newest frames are all there. A key or patch is
-    given up after the last frame that needs it.
+    given up after the last frame that needs it. The newest of each camera stays after it was delivered: frames to come
+    may need it, and the server may lose it while this program is started anew.
 
     A sequence number is given once and never again, see `device.spool.numbers`. That holds after the frame was
     delivered and deleted, after a crash, and after any of the files was damaged or lost. Only a folder that is removed
@@ -90,7 +91,7 @@ class Spool:
     def bytes(self) -> int:
         """Bytes of the JPEG files that wait."""
         with self._lock:
-            return sum(waiting.bytes for waiting in self._contents.waiting.values())
+            return sum(self.queue(camera)[1] for camera in self._contents.waiting)
 
     @property
     def disk_bytes(self) -> int:
@@ -105,7 +106,8 @@ class Spool:
     def queue(self, camera: str) -> tuple[int, int]:
         """Return how many frames of one camera wait, and the bytes of their JPEG files."""
         waiting = self._contents.waiting.get(camera)
-        return (0, 0) if waiting is None else (waiting.count(self._numbers.done(camera)), waiting.bytes)
+        done = self._numbers.done(camera)
+        return (0, 0) if waiting is None else (waiting.count(done), waiting.bytes(done))
 
     def counts(self) -> dict[str, int]:
         """Return how many frames wait, by camera, for cameras with any."""

@@ -36,13 +36,12 @@ class Waiting:
 
     Attributes:
         sequences: Their numbers.
-        bytes: Of their JPEG files.
     """
 
     def __init__(self) -> None:
         self.sequences, self._rows, self._sizes = array("q"), array("q"), array("q")
         self._ids, self._bases = array("q"), array("q")
-        self.bytes = 0
+        self._bytes = 0
         # how many frames refer to an id
         self._references: Counter[int] = Counter()
         # the newest key and its newest patch: frames that come may refer to them
@@ -61,7 +60,7 @@ class Waiting:
         self._sizes.insert(place, size)
         self._ids.insert(place, link.id)
         self._bases.insert(place, link.base)
-        self.bytes += size
+        self._bytes += size
         if link.base != NONE:
             self._references[link.base] += 1
         self._note_current(sequence, link)
@@ -72,7 +71,7 @@ class Waiting:
         place = self._place(sequence)
         if place is None:
             return
-        self.bytes -= self._sizes[place]
+        self._bytes -= self._sizes[place]
         if (base := self._bases[place]) != NONE:
             self._references[base] -= 1
             if not self._references[base]:
@@ -91,19 +90,34 @@ class Waiting:
         return self.sequences[place] if place < len(self.sequences) else None
 
     def count(self, done: int) -> int:
-        """Return how many frames wait to be sent. Those up to `done` only wait to be deleted, or for others' sake."""
-        held = sum(self._references[name] > 0 for name in self._ids[: bisect_right(self.sequences, done)])
-        return len(self.sequences) - held
+        """Return how many frames wait to be sent. Keys and patches up to `done` stay only for others' sake."""
+        return len(self.sequences) - len(self._held(done))
+
+    def bytes(self, done: int) -> int:
+        """Return the bytes of the JPEG files of the frames that `count` counts."""
+        return self._bytes - sum(self._sizes[place] for place in self._held(done))
+
+    def is_spare(self, sequence: int, done: int) -> bool:
+        """Return True for a key or patch up to `done` that no frame above it needs."""
+        place = self._place(sequence)
+        if place is None or sequence > done or self._ids[place] == NONE:
+            return False
+        needed = set(self._bases[bisect_right(self.sequences, done) :])
+        needed |= {self._bases[each] for each in self._held(done) if self._ids[each] in needed}
+        return self._ids[place] not in needed
 
     def done(self, sequence: int, number: int) -> list[int]:
         """Return numbers that are not above `sequence`, at most so many, the highest first.
 
-        Keys and patches to which other frames refer are not among them.
+        Keys and patches to which other frames refer, or may come to refer, are not among them.
         """
         going: Counter[int] = Counter()
         found: list[int] = []
+        current = set(self._current.values())
         for place in range(bisect_right(self.sequences, sequence) - 1, -1, -1):
             name = self._ids[place]
+            if self.sequences[place] in current:
+                continue
             if len(found) < number and (name == NONE or self._references[name] == going[name]):
                 found.append(self.sequences[place])
                 going[self._bases[place]] += 1
@@ -124,6 +138,10 @@ class Waiting:
             if self._ids[place] == name:
                 return self.sequences[place]
         return None
+
+    def _held(self, done: int) -> list[int]:
+        """Return the places of the keys and patches up to `done`."""
+        return [place for place in range(bisect_right(self.sequences, done)) if self._ids[place] != NONE]
 
     def _place(self, sequence: int) -> int | None:
         place = bisect_left(self.sequences, sequence)

@@ -22,6 +22,7 @@ from evaluate.detection.report import CSV_COLUMNS, markdown, plot
 from evaluate.detection.segments import Segments, read_classes
 from evaluate.judges import open_judge
 from evaluate.variants import VARIANTS
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError
 from server.processing.networks import read_labels
 from server.processing.task_config import TfliteTask, read_task
@@ -251,4 +252,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -24,6 +24,7 @@ from evaluate.streams.measure import Bench
 from evaluate.streams.ours import STREAMS, StreamJpeg
 from evaluate.streams.report import CSV_COLUMNS, markdown, plot
 from evaluate.variants import VARIANTS
+from rjpeg._arguments import run_program
 from rjpeg.errors import InputError
 
 __all__ = ["codec_of", "main"]
@@ -86,6 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fps", type=float, nargs="+", default=[1.0], help="frames a second, or the lowest rate that gives --frames")
     add("--frames", type=int, default=40, metavar="N", help="frames of every clip")
     add(
+        "--half",
+        choices=("whole", "first", "second"),
+        default="whole",
+        help="part of every video's time: maps that were made of one half are measured on the other",
+    )
+    add(
         "--judge",
         type=Path,
         default=Path("out/detector/detector.yaml"),
@@ -126,6 +133,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {
         "judge": judge.name,
         "reference": f"{REFERENCE} at quality {QUALITY}",
+        "half": args.half,
         "versions": {codec.name: codec.version for codec in codecs},
         "skipped": skipped,
         "conditions": [{"noise": noise, "fps": fps, "clips": []} for noise in args.noise for fps in args.fps],
@@ -161,7 +169,7 @@ def _measure(
     path: Path, condition: dict[str, Any], codecs: Sequence[StreamCodec], judge: Judge, args: argparse.Namespace
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Curves]:
     """Measure all codecs on one clip. Return what is said of it, its series, and the curves."""
-    clip = read_clip(path, noise=condition["noise"], fps=condition["fps"], frames=args.frames)
+    clip = read_clip(path, noise=condition["noise"], fps=condition["fps"], frames=args.frames, half=args.half)
     bench = Bench(clip, judge, None if args.no_cache else args.out / "points")
     curves = compare(bench, codecs)
     reference = reference_of(bench)
@@ -180,9 +188,16 @@ def _measure(
         "f1": curves.f1,
         "f1_error": curves.f1_error,
         "reference_bpp": reference.bpp(clip.pixels),
+        "map_over_none": _map_over_none(curves),
         "rates": {**rates, "plain": _rate(curves, PLAIN, clip.pixels)},
     }
     return about, series, curves
+
+
+def _map_over_none(curves: Curves) -> dict[str, Any] | None:
+    """Return what a camera's map makes of the stream's bytes, for JSON; None if only one of the two was measured."""
+    found = ratio(curves, "stream", ("stream-no-importance",))
+    return None if found is None else vars(found)
 
 
 def _points(curves: Curves, codec: str, pixels: int) -> list[dict[str, Any]]:
@@ -237,4 +252,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,13 +13,15 @@ from evaluate.data import read_video
 from rjpeg.errors import InputError
 from train.framing import resize
 
-__all__ = ["VIDEO_SUFFIXES", "Clip", "find_videos", "read_clip", "size_of"]
+__all__ = ["VIDEO_SUFFIXES", "Clip", "Half", "find_videos", "read_clip", "size_of"]
 
 VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
 # a video has been compressed before; a reduction hides what that did to it
 LEAST_REDUCTION = 1.25
 MAX_WIDTH = 640
 SEED = 20261129
+
+Half = Literal["whole", "first", "second"]
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,24 @@ def find_videos(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     return [known[name] for name in names] or found
 
 
-def read_clip(path: Path, *, noise: float, fps: float, frames: int) -> Clip:
-    """Read a clip: `frames` frames, `fps` a second.
+def read_clip(path: Path, *, noise: float, fps: float, frames: int, half: Half = "whole") -> Clip:
+    """Read a clip: `frames` frames, `fps` a second, of the whole video or of one half of its time.
 
     A video that is too short for that is taken at the lowest rate that gives them; below a frame a second it gives
     fewer. Raises InputError for what is no video.
     """
     rate, count = _rate_and_count(path)
+    start = count // 2 if half == "second" else 0
+    count = {"whole": count, "first": count // 2, "second": count - count // 2}[half]
     every = max(1, round(rate / fps))
     if fps >= 1:
         every = max(1, min(every, (count - 1) // max(1, frames - 1)))
-    originals = read_video(path, every, frames)
+    originals = read_video(path, every, min(frames, -(-count // every)), start)
     size = size_of(*originals[0].shape[:2])
     clean = [resize(frame, *size) for frame in originals]
     identity = f"{digest(path)[:16]} {every} {len(clean)} {size[1]}x{size[0]} {noise:g}"
+    if half != "whole":
+        identity += f" {half} half"
     noisy = [_noisy(frame, noise, number) for number, frame in enumerate(clean)]
     return Clip(path.stem, every / rate, noise, clean, noisy, identity)
 

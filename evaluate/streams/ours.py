@@ -47,6 +47,7 @@ STREAMS = {
     "stream-deflated": Options("the regions that are sent as a deflated bitmap", deflated=True),
     "stream-no-patches": Options("without patches", stream={"policy": Policy(patches=False)}),
     "stream-one-quality": Options("keys of the followers' quality", stream={"policy": Policy(key_octaves=0.0)}),
+    "stream-no-light": Options("without gain and offset of the key", stream={"policy": Policy(light=False)}),
     "stream-no-shift": Options("without a shift of the key", stream={"policy": Policy(moved_share=1.0)}),
     "stream-no-trim": Options("coefficients not weighed against bits", stream={"policy": Policy(trim=0.0)}),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluate import report
 
-__all__ = ["CSV_COLUMNS", "bound", "clip_table", "first_screen", "markdown", "mean_table", "plot"]
+__all__ = ["CSV_COLUMNS", "bound", "clip_table", "first_screen", "map_table", "markdown", "mean_table", "plot"]
 
 CSV_COLUMNS = ("noise", "fps", "clip", "codec", "setting", "bpp", "f1", "f1_error", "key_share", "keys")
 OVER = {"plain": "best plain JPEG", "webp": "WebP", "x264-veryfast": "x264 veryfast", "stream": "the stream"}
@@ -63,6 +63,18 @@ def mean_table(condition: dict[str, Any]) -> list[str]:
         plain = found.get((codec, "plain"))
         worst = "" if plain is None else f"{plain['worst']:.2f} ({plain['worst_clip']})"
         lines.append(report.row([_name(codec), *cells, worst]))
+    return lines
+
+
+def map_table(condition: dict[str, Any]) -> list[str]:
+    """Render what a camera's map takes off every clip: the rates without it and with it, and their ratio."""
+    without, with_map = "stream-no-importance", "stream"
+    lines = report.header(["clip (F1, frames)", "without a map", "with its map", "bytes over those without"])
+    for clip in condition["clips"]:
+        about = f"{clip['name']} ({100 * clip['f1']:.0f}, {clip['frames']})"
+        rates = [clip["rates"].get(name) for name in (without, with_map)]
+        share = clip.get("map_over_none")
+        lines.append(report.row([about, *map(_rate, rates), bound(share)]))
     return lines
 
 

@@ -15,6 +15,11 @@ struct Errors {
   std::jmp_buf escape;
   char text[JMSG_LENGTH_MAX];
   int segments;
+  // The file, to look at what libjpeg passed over.
+  const std::uint8_t* data;
+  const std::uint8_t* end;
+  // A scan has begun; bytes were passed over before the first; the file ended before its end was marked.
+  bool in_scan, noise_in_header, no_end;
 };
 
 // Plain data only between setjmp and longjmp, so that no destructor is skipped:

@@ -249,26 +249,91 @@ py::array_t<std::uint8_t> samples_of(const Exact<std::int16_t>& blocks, const Ex
   return array_of(std::move(samples), {rows * rjpeg::kBlock, cols * rjpeg::kBlock});
 }
 
-py::array_t<std::uint8_t> bgr_of(const std::vector<Exact<std::uint8_t>>& planes, bool half, py::ssize_t height,
-                                 py::ssize_t width) {
+struct SamplePlanes {
+  const std::uint8_t* samples[3]{};
+  std::ptrdiff_t strides[3]{};
+};
+
+SamplePlanes checked_planes(const std::vector<Exact<std::uint8_t>>& planes, bool half, py::ssize_t height,
+                            py::ssize_t width) {
   expect(planes.size() == 3, "planes: expected three");
   expect(height > 0 && width > 0, "size: expected at least 1x1");
-  const std::uint8_t* samples[3];
-  std::ptrdiff_t strides[3];
+  SamplePlanes checked;
   for (std::size_t c = 0; c < 3; ++c) {
     const bool halved = half && c > 0;
     const py::ssize_t high = halved ? (height + 1) / 2 : height, wide = halved ? (width + 1) / 2 : width;
     expect(planes[c].ndim() == 2 && planes[c].shape(0) >= high && planes[c].shape(1) >= wide,
            "planes: expected at least the size that height, width and sampling give");
-    samples[c] = planes[c].data();
-    strides[c] = planes[c].shape(1);
+    checked.samples[c] = planes[c].data();
+    checked.strides[c] = planes[c].shape(1);
   }
+  return checked;
+}
+
+py::array_t<std::uint8_t> bgr_of(const std::vector<Exact<std::uint8_t>>& planes, bool half, py::ssize_t height,
+                                 py::ssize_t width) {
+  const SamplePlanes checked = checked_planes(planes, half, height, width);
   rjpeg::Buffer<std::uint8_t> pixels(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
   {
     py::gil_scoped_release unlocked;
-    rjpeg::bgr_of(samples, strides, half, height, width, pixels.data());
+    rjpeg::bgr_of(checked.samples, checked.strides, half, height, width, {0, height, 0, width}, pixels.data());
   }
   return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
+}
+
+// A picture of planes of which another picture, `before`, shows all but the regions that are sent.
+py::array_t<std::uint8_t> bgr_over(const std::vector<Exact<std::uint8_t>>& planes, bool half,
+                                   const Exact<std::uint8_t>& before, const Exact<std::uint8_t>& sent) {
+  expect(before.ndim() == 3 && before.shape(2) == 3, "before: expected shape (height, width, 3)");
+  const py::ssize_t height = before.shape(0), width = before.shape(1);
+  const SamplePlanes checked = checked_planes(planes, half, height, width);
+  expect(sent.ndim() == 2 && sent.shape(0) == (height + 15) / 16 && sent.shape(1) == (width + 15) / 16,
+         "sent: expected one for every region");
+  rjpeg::Buffer<std::uint8_t> pixels(static_cast<std::size_t>(before.size()));
+  {
+    py::gil_scoped_release unlocked;
+    std::copy(before.data(), before.data() + before.size(), pixels.data());
+    rjpeg::put_pixels(checked.samples, checked.strides, half, sent.data(), sent.shape(0), sent.shape(1), height, width,
+                      pixels.data());
+  }
+  return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
+}
+
+// Side of the regions of a plane, of which (rows, cols) `sent` chooses some: as many as there are tiles.
+py::ssize_t checked_side(const Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent, py::ssize_t tiles) {
+  expect(plane.ndim() == 2 && sent.ndim() == 2 && sent.size() > 0, "plane, sent: expected shape (rows, cols)");
+  const py::ssize_t side = plane.shape(0) / sent.shape(0);
+  expect(side > 0 && plane.shape(0) == sent.shape(0) * side && plane.shape(1) == sent.shape(1) * side,
+         "plane: expected whole regions");
+  expect(std::count(sent.data(), sent.data() + sent.size(), 0) == sent.size() - tiles,
+         "tiles: expected as many as are sent");
+  return side;
+}
+
+// The regions of a plane that are sent, as one small plane of (rows, cols) tiles.
+py::array_t<std::uint8_t> take_tiles(const Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent,
+                                     py::ssize_t rows, py::ssize_t cols) {
+  expect(rows > 0 && cols > 0, "shape: expected at least one tile");
+  const py::ssize_t side = checked_side(plane, sent, rows * cols);
+  rjpeg::Buffer<std::uint8_t> tiles(static_cast<std::size_t>(rows * cols * side * side));
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::take_tiles(plane.data(), sent.data(), sent.shape(0), sent.shape(1), side, cols, tiles.data());
+  }
+  return array_of(std::move(tiles), {rows * side, cols * side});
+}
+
+// Writes tiles to the regions of a plane that are sent, in place.
+void put_tiles(const Exact<std::uint8_t>& tiles, const Exact<std::uint8_t>& sent, Exact<std::uint8_t>& plane) {
+  expect(tiles.ndim() == 2 && plane.ndim() == 2 && sent.ndim() == 2 && sent.size() > 0,
+         "tiles, sent, plane: expected shape (rows, cols)");
+  const py::ssize_t region = plane.shape(0) / sent.shape(0);
+  expect(region > 0 && tiles.shape(0) % region == 0 && tiles.shape(1) % region == 0, "tiles: expected whole ones");
+  const py::ssize_t across = tiles.shape(1) / region;
+  const py::ssize_t side = checked_side(plane, sent, tiles.shape(0) / region * across);
+  std::uint8_t* target = plane.mutable_data();
+  py::gil_scoped_release unlocked;
+  rjpeg::put_tiles(tiles.data(), across, side, sent.data(), sent.shape(0), sent.shape(1), target);
 }
 
 py::bytes encode_flags(const Exact<std::uint8_t>& flags) {
@@ -558,6 +623,12 @@ PYBIND11_MODULE(_native, module) {
   module.def("samples_of", &samples_of, py::arg("blocks").noconvert(), py::arg("steps").noconvert(),
              py::arg("levels").noconvert(), py::arg("channel"));
   module.def("bgr_of", &bgr_of, py::arg("planes").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
+  module.def("bgr_over", &bgr_over, py::arg("planes").noconvert(), py::arg("half"), py::arg("before").noconvert(),
+             py::arg("sent").noconvert());
+  module.def("take_tiles", &take_tiles, py::arg("plane").noconvert(), py::arg("sent").noconvert(), py::arg("rows"),
+             py::arg("cols"));
+  module.def("put_tiles", &put_tiles, py::arg("tiles").noconvert(), py::arg("sent").noconvert(),
+             py::arg("plane").noconvert());
   module.def("encode_flags", &encode_flags, py::arg("flags").noconvert());
   module.def("decode_flags", &decode_flags, py::arg("data"), py::arg("rows"), py::arg("cols"));
   module.def("add_squared_differences", &add_squared_differences, py::arg("a").noconvert(), py::arg("b").noconvert(),

@@ -88,34 +88,44 @@ class PlainRows {
   std::ptrdiff_t stride_;
 };
 
-// Joins y, cb and cr, whose rows are asked for once each and in order (luma's again for each row of pixels).
+// Joins y, cb and cr within a part of the picture, whose rows are asked for once each and in order (luma's again for each
+// row of pixels). A part that does not begin at the top takes rows of samples that are there already.
 template <typename Rows>
-RJPEG_INLINE void weave(Rows (&planes)[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width, std::uint8_t* bgr) {
-  Buffer<std::uint8_t> colors(product(3, width));
+RJPEG_INLINE void weave(Rows (&planes)[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width, const Part& part,
+                        std::uint8_t* bgr) {
+  const std::ptrdiff_t columns = part.right - part.left;
+  Buffer<std::uint8_t> colors(product(3, columns));
+  bgr += 3 * (part.top * width + part.left);
   if (!half) {
-    for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width)
-      join(planes[0].row(row), planes[1].row(row), planes[2].row(row), width, colors.data(), bgr);
+    for (std::ptrdiff_t row = part.top; row < part.bottom; ++row, bgr += 3 * width)
+      join(planes[0].row(row) + part.left, planes[1].row(row) + part.left, planes[2].row(row) + part.left, columns,
+           colors.data(), bgr);
     return;
   }
 
-  const std::ptrdiff_t half_height = (height + 1) / 2, half_width = (width + 1) / 2, wide = 2 * half_width;
+  const std::ptrdiff_t half_height = (height + 1) / 2, half_width = (width + 1) / 2;
+  // Samples of chroma that the part's pixels lie between.
+  const std::ptrdiff_t first = std::max<std::ptrdiff_t>(part.left / 2 - 1, 0);
+  const std::ptrdiff_t count = std::min(part.right / 2 + 1, half_width) - first;
+  const std::ptrdiff_t wide = 2 * count, start = part.left - 2 * first;
   Buffer<std::uint8_t> mixed(product(2, wide));
   // Of each chroma plane the rows around the one in work, widened: row r is at r % 3.
   Buffer<std::uint16_t> widened(product(2 * 3 * 2, wide));
   const auto near = [&](int plane, std::ptrdiff_t row) { return widened.data() + (6 * plane + 2 * (row % 3)) * wide; };
   const auto far = [&](int plane, std::ptrdiff_t row) { return near(plane, row) + wide; };
-  std::ptrdiff_t next = 0;  // row of chroma that was not widened yet
-  for (std::ptrdiff_t row = 0; row < height; ++row, bgr += 3 * width) {
-    const std::ptrdiff_t nearer = row / 2;
-    const std::ptrdiff_t beside = row % 2 ? nearer + 1 : nearer - 1;
-    const std::ptrdiff_t farther = std::min(std::max<std::ptrdiff_t>(beside, 0), half_height - 1);
+  const auto beside = [&](std::ptrdiff_t row) {
+    return std::min(std::max<std::ptrdiff_t>(row % 2 ? row / 2 + 1 : row / 2 - 1, 0), half_height - 1);
+  };
+  std::ptrdiff_t next = std::min(part.top / 2, beside(part.top));  // row of chroma that was not widened yet
+  for (std::ptrdiff_t row = part.top; row < part.bottom; ++row, bgr += 3 * width) {
+    const std::ptrdiff_t nearer = row / 2, farther = beside(row);
     const std::uint8_t* const luma = planes[0].row(row);
     for (; next <= std::max(nearer, farther); ++next)
       for (int plane = 0; plane < 2; ++plane)
-        widen(planes[1 + plane].row(next), half_width, near(plane, next), far(plane, next));
+        widen(planes[1 + plane].row(next) + first, count, near(plane, next), far(plane, next));
     for (int plane = 0; plane < 2; ++plane)
       mix(near(plane, nearer), far(plane, farther), wide, mixed.data() + plane * wide);
-    join(luma, mixed.data(), mixed.data() + wide, width, colors.data(), bgr);
+    join(luma + part.left, mixed.data() + start, mixed.data() + wide + start, columns, colors.data(), bgr);
   }
 }
 
@@ -125,7 +135,7 @@ RJPEG_WIDE
 void picture_of(const QuantizedPlane planes[3], bool half, std::ptrdiff_t height, std::ptrdiff_t width,
                 std::uint8_t* bgr) {
   TransformedRows rows[3]{TransformedRows(planes[0]), TransformedRows(planes[1]), TransformedRows(planes[2])};
-  weave(rows, half, height, width, bgr);
+  weave(rows, half, height, width, {0, height, 0, width}, bgr);
 }
 
 RJPEG_WIDE
@@ -136,9 +146,9 @@ void samples_of(const QuantizedPlane& plane, std::uint8_t* samples) {
 
 RJPEG_WIDE
 void bgr_of(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half, std::ptrdiff_t height,
-            std::ptrdiff_t width, std::uint8_t* bgr) {
+            std::ptrdiff_t width, const Part& part, std::uint8_t* bgr) {
   PlainRows rows[3]{{planes[0], strides[0]}, {planes[1], strides[1]}, {planes[2], strides[2]}};
-  weave(rows, half, height, width, bgr);
+  weave(rows, half, height, width, part, bgr);
 }
 
 }  // namespace rjpeg

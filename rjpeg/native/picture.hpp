@@ -25,8 +25,14 @@ void picture_of(const QuantizedPlane planes[3], bool half, std::ptrdiff_t height
 // The samples of one component, as above, without padding: blocks of 8x8 in rows of plane.cols * 8 samples.
 void samples_of(const QuantizedPlane& plane, std::uint8_t* samples);
 
-// (height, width, 3) BGR pixels of three planes, as `picture_of` makes them. strides: samples from row to row.
+// Rows and columns of pixels, the last ones excluded.
+struct Part {
+  std::ptrdiff_t top = 0, bottom = 0, left = 0, right = 0;
+};
+
+// Writes those of the (height, width, 3) BGR pixels of three planes that lie in a part of the picture, as `picture_of`
+// makes them. strides: samples from row to row.
 void bgr_of(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half, std::ptrdiff_t height,
-            std::ptrdiff_t width, std::uint8_t* bgr);
+            std::ptrdiff_t width, const Part& part, std::uint8_t* bgr);
 
 }  // namespace rjpeg

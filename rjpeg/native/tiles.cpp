@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "clones.hpp"
 #include "lanes.hpp"
+#include "picture.hpp"
 
 namespace rjpeg {
 namespace {
@@ -78,7 +80,58 @@ float bits_of_block(const std::int16_t* block, Mask mask, int dc_before) {
   return before < 63 ? bits + end_of_block : bits;
 }
 
+// Calls `work` for every tile, with where its first sample is in the plane and among the tiles.
+template <typename Work>
+void each_tile(const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t side,
+               std::ptrdiff_t tile_cols, const Work& work) {
+  std::ptrdiff_t number = 0;
+  for (std::ptrdiff_t region = 0; region < rows * cols; ++region) {
+    if (sent[region] == 0) continue;
+    work((region / cols * side * cols + region % cols) * side,
+         (number / tile_cols * side * tile_cols + number % tile_cols) * side);
+    ++number;
+  }
+}
+
 }  // namespace
+
+void take_tiles(const std::uint8_t* plane, const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                std::ptrdiff_t side, std::ptrdiff_t tile_cols, std::uint8_t* tiles) {
+  each_tile(sent, rows, cols, side, tile_cols, [&](std::ptrdiff_t in_plane, std::ptrdiff_t in_tiles) {
+    for (std::ptrdiff_t i = 0; i < side; ++i)
+      std::memcpy(tiles + in_tiles + i * tile_cols * side, plane + in_plane + i * cols * side,
+                  static_cast<std::size_t>(side));
+  });
+}
+
+void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, std::ptrdiff_t side, const std::uint8_t* sent,
+               std::ptrdiff_t rows, std::ptrdiff_t cols, std::uint8_t* plane) {
+  each_tile(sent, rows, cols, side, tile_cols, [&](std::ptrdiff_t in_plane, std::ptrdiff_t in_tiles) {
+    for (std::ptrdiff_t i = 0; i < side; ++i)
+      std::memcpy(plane + in_plane + i * cols * side, tiles + in_tiles + i * tile_cols * side,
+                  static_cast<std::size_t>(side));
+  });
+}
+
+void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half, const std::uint8_t* sent,
+                std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height, std::ptrdiff_t width,
+                std::uint8_t* bgr) {
+  constexpr std::ptrdiff_t region = 16;
+  const std::ptrdiff_t beside = half ? 1 : 0;
+  const auto edge = [](std::ptrdiff_t at, std::ptrdiff_t end) { return std::min(std::max<std::ptrdiff_t>(at, 0), end); };
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    const std::uint8_t* of_row = sent + row * cols;
+    for (std::ptrdiff_t col = 0; col < cols; ++col) {
+      if (of_row[col] == 0) continue;
+      const std::ptrdiff_t first = col;
+      while (col < cols && of_row[col] != 0) ++col;
+      bgr_of(planes, strides, half, height, width,
+             {edge(region * row - beside, height), edge(region * (row + 1) + beside, height),
+              edge(region * first - beside, width), edge(region * col + beside, width)},
+             bgr);
+    }
+  }
+}
 
 RJPEG_WIDE
 void add_squared_differences(const std::uint8_t* a, std::ptrdiff_t a_stride, const std::uint8_t* b,

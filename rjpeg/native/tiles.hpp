@@ -1,4 +1,4 @@
-// What a region's change is worth: the error of showing the base in its place, and what coding it costs.
+// Regions that are sent: what a region's change is worth, and how tiles get to their places.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,21 @@
 #include "sparse.hpp"
 
 namespace rjpeg {
+
+// Writes the regions of a plane that are sent, row by row, as tiles in rows of `tile_cols`. Tiles and regions have
+// `side` x `side` samples, the plane rows * cols regions and no padding.
+void take_tiles(const std::uint8_t* plane, const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                std::ptrdiff_t side, std::ptrdiff_t tile_cols, std::uint8_t* tiles);
+
+// Writes tiles back to the regions that are sent.
+void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, std::ptrdiff_t side, const std::uint8_t* sent,
+               std::ptrdiff_t rows, std::ptrdiff_t cols, std::uint8_t* plane);
+
+// Writes the BGR pixels of sent regions over those of a picture of what was there before. The planes hold the regions
+// already. Pixels beside a region change, too, where chroma is enlarged from both. See `bgr_of`.
+void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half, const std::uint8_t* sent,
+                std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height, std::ptrdiff_t width,
+                std::uint8_t* bgr);
 
 // Adds the squared differences of every region, of `side` x `side` samples, between two planes of whole regions.
 void add_squared_differences(const std::uint8_t* a, std::ptrdiff_t a_stride, const std::uint8_t* b,

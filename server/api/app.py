@@ -7,6 +7,7 @@ What comes from the network is hostile. Sizes and times are limited before anyth
 import asyncio
 import contextlib
 import functools
+import html
 import json
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.staticfiles import StaticFiles
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 import rjpeg
 from server.api import alerts, cameras, clip, frames, importance, live, openapi, operations, receiving, session
@@ -26,14 +27,18 @@ from server.api.errors import EXCEPTION_HANDLERS
 from server.api.guard import Guard
 from server.api.pictures import Pictures
 from server.background import Work
+from server.config import token_command
 from server.core import Service
 
 __all__ = ["make_app"]
 
 PAGE = Path(__file__).parents[1] / "page"
+TOKEN_COMMAND = "TOKENS"  # noqa: S105
+"""What stands in the pages for the command that makes tokens for this server."""
 ROUTERS = (
     receiving.router,
     cameras.router,
+    cameras.manage,
     importance.router,
     frames.router,
     alerts.router,
@@ -71,11 +76,14 @@ def make_app(service: Service, works: Mapping[str, Work] | None = None) -> FastA
         lifespan=functools.partial(_run, api, works),
     )
     app.state.api, app.state.document = api, None
+    app.state.routes = [route for router in ROUTERS for route in router.routes]
     for router in ROUTERS:
         app.include_router(router)
     app.add_api_route("/openapi.json", _get_document, include_in_schema=False)
     if PAGE.is_dir():
-        app.add_api_route("/", _get_page, include_in_schema=False)
+        command = html.escape(token_command(service.config))
+        for path, name in (("/", "index.html"), ("/docs", "docs.html")):
+            app.add_api_route(path, functools.partial(_get_page, name, command), include_in_schema=False)
         app.mount("/page", StaticFiles(directory=PAGE))
     app.add_middleware(Guard, service=service)
     openapi.describe(app, service.config, access_required=service.access_required)
@@ -111,8 +119,9 @@ async def _run(api: Api, works: Mapping[str, Work], _: FastAPI) -> AsyncIterator
         api.close()
 
 
-async def _get_page() -> Response:
-    return FileResponse(PAGE / "index.html")
+async def _get_page(name: str, command: str) -> Response:
+    text = await asyncio.to_thread((PAGE / name).read_text, "utf-8")
+    return Response(text.replace(TOKEN_COMMAND, command), media_type="text/html")
 
 
 async def _get_document(request: Request) -> Response:

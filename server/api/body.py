@@ -12,14 +12,14 @@ DRAIN_SECONDS = 1.0
 CLOSE = {"Connection": "close"}
 
 
-def check_content_type(request: Request, expected: str) -> None:
-    """Check the media type of a request's body. Parameters, such as a character set, don't count.
+def check_content_type(request: Request, *expected: str) -> None:
+    """Check the media type of a request's body, one of some. Parameters, such as a character set, don't count.
 
     Raises:
         HTTPException: 415, it is another one.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != expected:
-        raise HTTPException(415, f"Content-Type must be {expected}")
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in expected:
+        raise HTTPException(415, f"Content-Type must be {' or '.join(expected)}")
 
 
 async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:

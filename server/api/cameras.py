@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import logging
 from typing import Annotated, Any
 
 import msgspec
@@ -11,22 +12,26 @@ from starlette.responses import JSONResponse, Response
 
 from rjpeg._protocol import time_text
 from server.api import bandwidth, schemas
-from server.api.dependencies import AnswersDep, ApiDep, ReaderDep, ServiceDep, check_reader
+from server.api.dependencies import AnswersDep, ApiDep, ReaderDep, ServiceDep, check_manager, check_reader
 from server.api.listing import CameraEntry, camera_page, camera_record, camera_records
 from server.api.openapi import error_answers
 from server.api.schemas import CameraName, Time, UpTo1000
 from server.core import Service
-from server.errors import NotFoundError
+from server.errors import CameraIsLiveError, NotFoundError
 from server.events.bus import EventBus
 from server.store import CameraSummary
 from server.store.timeline import TimelineBin
 
-__all__ = ["router"]
+__all__ = ["manage", "router"]
 
 router = APIRouter(tags=["readers' side"], dependencies=[Depends(check_reader)])
 
+logger = logging.getLogger(__name__)
+
 START_SECONDS = 60
 """After a start, for which the silence of a camera with frames from the future is not told."""
+REMOVABLE_SECONDS = 30
+"""For which a camera has to be silent before it can be removed."""
 CAMERAS_AT_ONCE = 100
 """Whose figures are found before other requests have their turn."""
 DEFAULT_TIMELINE = datetime.timedelta(hours=1)
@@ -83,18 +88,22 @@ async def get_timeline(
     until: Annotated[Time | None, Query(description="End; default: now")] = None,
     bins: Annotated[UpTo1000, Query(description="Pieces")] = 60,
 ) -> Response:
-    """Count frames by capture time, in pieces of equal length."""
+    """Count frames by capture time, in pieces of equal length.
+
+    There are fewer than `bins` if they would be shorter than a millisecond, and none of an empty time.
+    """
     await _summary(service, camera)
     end = until or datetime.datetime.now(datetime.UTC)
     try:
         start = since or end - DEFAULT_TIMELINE
     except OverflowError:
         start = end
-    if (end - start) < datetime.timedelta(milliseconds=bins):
-        raise HTTPException(400, "since must be before until, by a millisecond for each of `bins`")
+    if start > end:
+        raise HTTPException(400, "since must be before until")
+    pieces = min(bins, (end - start) // datetime.timedelta(milliseconds=1))
 
     def timeline() -> dict[str, Any]:
-        found = service.store.timeline(camera, start, end, bins)
+        found = service.store.timeline(camera, start, end, pieces) if pieces else []
         return {
             "bins": [
                 {
@@ -142,6 +151,37 @@ async def get_bandwidth(api: ApiDep, camera: CameraName) -> Response:
             "sample": 0 if plain is None else plain.frames,
         }
     )
+
+
+manage = APIRouter(tags=["managers' side"], dependencies=[Depends(check_manager)])
+
+
+@manage.delete(
+    "/v1/cameras/{camera}",
+    status_code=204,
+    response_class=Response,
+    responses=error_answers(400, 401, 403, 404, 500, 503)
+    | {
+        204: {"description": "The camera is gone, with all of its frames"},
+        409: {"model": schemas.Error, "description": "The camera still sends frames."},
+    },
+)
+async def remove_camera(service: ServiceDep, camera: CameraName) -> Response:
+    """Remove a camera that sends no more, with its frames and maps of importance. There is no way back.
+
+    Its token stays. If it sends again, it is a new camera.
+    """
+    summary = await _summary(service, camera)
+    silence = _silent_seconds(service.bus, camera, summary.last_received_time)
+    if silence is not None and silence < REMOVABLE_SECONDS:
+        raise CameraIsLiveError(
+            f"camera {camera} sent a frame {silence:.0f} s ago: stop it, and remove it after {REMOVABLE_SECONDS} s"
+        )
+    if await asyncio.to_thread(service.store.remove_camera, camera) is None:
+        raise NotFoundError("no such camera")
+    service.cameras.discard(camera)
+    logger.info("camera %s was removed", camera)
+    return Response(status_code=204)
 
 
 async def _summary(service: Service, camera: str) -> CameraSummary:

@@ -1,15 +1,18 @@
 """What endpoints ask for by their parameters: the service, its views for readers, and who sends the request."""
 
+import base64
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyCookie, HTTPBearer
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBasic, HTTPBearer
+from starlette.exceptions import HTTPException
 
-from server.api.access import COOKIE, Access
+from server.api.access import COOKIE, Access, Link
 from server.api.answers import Answers
 from server.api.bandwidth import Comparisons
 from server.api.pictures import Pictures
+from server.api.schemas import Id, UnixTime
 from server.core import Service
 from server.limits import Slots
 
@@ -21,13 +24,17 @@ __all__ = [
     "Reader",
     "ReaderDep",
     "ServiceDep",
+    "ViewerDep",
     "check_importance_reader",
     "check_manager",
     "check_reader",
     "check_sender",
+    "check_viewer",
 ]
 
 STREAM_RETRY_SECONDS = 5
+PASSWORD_CHALLENGE = 'Basic realm="Region JPEG", charset="UTF-8", Bearer'  # noqa: S105
+SIGNATURE = "^[A-Za-z0-9_-]{43}$"
 MAX_CLIPS = 2
 """Clips that are made at a time: each takes a core."""
 
@@ -35,6 +42,11 @@ BEARER = HTTPBearer(
     auto_error=False,
     scheme_name="token",
     description="Made with `python -m server tokens add`: a camera's, a reader's or a manager's.",
+)
+PASSWORD = HTTPBasic(
+    auto_error=False,
+    scheme_name="password",
+    description="Any user name, and a reader's token as password, for players and other programs. For GET.",
 )
 SESSION = APIKeyCookie(
     name=COOKIE,
@@ -86,10 +98,12 @@ class Reader:
     Attributes:
         secret: the token. None: none is needed.
         only: the only camera that the token is for. None: it is for all.
+        link: the signed link in place of a token. None: there is none.
     """
 
     secret: str | None
     only: str | None
+    link: Link | None = None
 
 
 # These are coroutines, as FastAPI would run plain functions in a thread.
@@ -129,7 +143,11 @@ async def check_sender(request: Request, api: ApiDep, _: Annotated[Any, Security
 
 
 async def check_reader(
-    request: Request, api: ApiDep, _: Annotated[Any, Security(BEARER)], __: Annotated[Any, Security(SESSION)]
+    request: Request,
+    api: ApiDep,
+    _: Annotated[Any, Security(BEARER)],
+    __: Annotated[Any, Security(SESSION)],
+    ___: Annotated[Any, Security(PASSWORD)],
 ) -> Reader:
     """Let a reader through. If path or query name a camera, the token must be for it.
 
@@ -139,11 +157,47 @@ async def check_reader(
     if not api.access.required:
         return Reader(None, None)
     secret = bearer_of(request)
-    # a browser adds the cookie by itself, so it must never be enough to change something
+    # a browser adds both by itself, so they must never be enough to change something
     if secret is None and request.method == "GET":
-        secret = request.cookies.get(COOKIE)
+        secret = password_of(request) or request.cookies.get(COOKIE)
     camera = request.path_params.get("camera", request.query_params.get("camera"))
     return Reader(secret, await api.access.check_reader(secret, camera))
+
+
+async def check_viewer(
+    request: Request,
+    api: ApiDep,
+    _: Annotated[Any, Security(BEARER)],
+    __: Annotated[Any, Security(SESSION)],
+    ___: Annotated[Any, Security(PASSWORD)],
+    until: Annotated[UnixTime | None, Query(description="Of a signed link: seconds since 1970")] = None,
+    by: Annotated[Id | None, Query(description="Of a signed link")] = None,
+    signature: Annotated[
+        Annotated[str, Query(pattern=SIGNATURE)] | None, Query(description="Of a signed link, see `link`")
+    ] = None,
+) -> Reader:
+    """Let a reader through, or who has a signed link to just this. For GET.
+
+    Raises:
+        HTTPException: 401 or 403, see `Access.check_reader`; 403, the link holds no more.
+    """
+    if not api.access.required:
+        return Reader(None, None)
+    named = request.headers.get("authorization") is not None
+    if not named and signature is not None and until is not None and by is not None:
+        camera = request.path_params["camera"]
+        link = Link(request.url.path, until, by, signature)
+        if not await api.access.link_holds(link, camera):
+            raise HTTPException(403, "the link is wrong, its time is up, or its token was revoked: make a new one")
+        return Reader(None, camera, link)
+    try:
+        return await check_reader(request, api, _, __, ___)
+    except HTTPException as error:
+        if error.status_code == 401 and request.cookies.get(COOKIE) is None:
+            # Players send a password only when they are asked for it. The page never comes here without its cookie,
+            # so that no browser asks for one.
+            raise HTTPException(401, error.detail, {"WWW-Authenticate": PASSWORD_CHALLENGE}) from error
+        raise
 
 
 async def check_importance_reader(
@@ -167,6 +221,18 @@ async def check_manager(request: Request, api: ApiDep, _: Annotated[Any, Securit
     await api.access.check_manager(bearer_of(request), request.path_params["camera"])
 
 
+def password_of(request: Request) -> str | None:
+    """Return the password in a request's Authorization header (RFC 7617). None: there is none, or it can't be read."""
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        # whatever the user name is
+        return base64.b64decode(encoded.strip(), validate=True).decode().partition(":")[2] or None
+    except ValueError:
+        return None
+
+
 def bearer_of(request: Request) -> str | None:
     """Return the token in a request's Authorization header. None: there is no such header, or it is of another kind."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -177,3 +243,4 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 PicturesDep = Annotated[Pictures, Depends(get_pictures)]
 AnswersDep = Annotated[Answers, Depends(get_answers)]
 ReaderDep = Annotated[Reader, Depends(check_reader)]
+ViewerDep = Annotated[Reader, Depends(check_viewer)]

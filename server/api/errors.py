@@ -9,11 +9,12 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from rjpeg.errors import InputError, JpegError, KeyMissingError, RjpegError, StorageError
 from server.api.guard import quoted
 from server.disk import NoRoomError
-from server.errors import BusyError, CameraLimitError, NotFoundError
+from server.errors import BusyError, CameraIsLiveError, CameraLimitError, NotFoundError
 from server.store import GoneError
 
 __all__ = ["EXCEPTION_HANDLERS", "KeyMissingAnswer", "answering_sender"]
@@ -64,7 +65,21 @@ def answering_sender() -> Iterator[None]:
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:
     logger.warning("%s %s: %d %s", request.method, quoted(request.url.path), error.status_code, error.detail)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    headers = error.headers
+    if error.status_code == 405 and (methods := _methods_of(request)):
+        headers = {"Allow": ", ".join(methods)}
+    return JSONResponse({"error": error.detail}, error.status_code, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of a path in the API; [] of any other. Starlette names those of its first route alone."""
+    found = {
+        method
+        for route in request.app.state.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return sorted(found)
 
 
 async def _answer_key_missing(_: Request, error: KeyMissingAnswer) -> Response:
@@ -89,6 +104,10 @@ async def _answer_camera_limit(request: Request, error: CameraLimitError) -> Res
     return await _answer_http_error(request, HTTPException(403, str(error)))
 
 
+async def _answer_live_camera(request: Request, error: CameraIsLiveError) -> Response:
+    return await _answer_http_error(request, HTTPException(409, str(error)))
+
+
 async def _answer_not_found(request: Request, error: NotFoundError) -> Response:
     return await _answer_http_error(request, HTTPException(404, str(error)))
 
@@ -108,6 +127,7 @@ EXCEPTION_HANDLERS: dict[type[Exception] | int, Any] = {
     RequestValidationError: _answer_invalid,
     BusyError: _answer_busy,
     CameraLimitError: _answer_camera_limit,
+    CameraIsLiveError: _answer_live_camera,
     NotFoundError: _answer_not_found,
     GoneError: _answer_gone,
     StorageError: _answer_storage,

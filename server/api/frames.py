@@ -32,6 +32,8 @@ IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
 ]
 ERRORS = error_answers(400, 401, 403, 404, 429, 500, 503)
+# For programs that are made of the API's description, and know no type but that of bytes.
+BYTES = "application/octet-stream"
 FILE_ID = "^[0-9a-f]{6}$"
 FRAMES = "/v1/cameras/{camera}/frames"
 FRAME = FRAMES + "/{frame}"
@@ -78,7 +80,7 @@ async def get_frame(service: ServiceDep, answers: AnswersDep, camera: CameraName
 @router.get(
     FRAME + "/jpeg",
     response_class=Response,
-    responses=tagged(binary("The file as it was received", "image/jpeg")) | ERRORS,
+    responses=tagged(binary("The file as it was received", "image/jpeg", BYTES)) | ERRORS,
 )
 async def get_jpeg(
     request: Request,
@@ -91,7 +93,7 @@ async def get_jpeg(
     """Send the plain JPEG file as it was received."""
     stored = await _stored(service, answers, camera, frame)
     tag = _tag(stored, frame, "jpeg")
-    return answers.unchanged(request, tag) or answers.body(stored.jpeg, "image/jpeg", tag=tag)
+    return answers.unchanged(request, tag) or answers.body(stored.jpeg, _kind(request, "image/jpeg"), tag=tag)
 
 
 @router.get(
@@ -160,7 +162,7 @@ async def get_map(
 @router.get(
     FRAME + "/map.png",
     response_class=Response,
-    responses=tagged(binary("A picture of the frame's size, half transparent", "image/png")) | ERRORS,
+    responses=tagged(binary("A picture of the frame's size, half transparent", "image/png", BYTES)) | ERRORS,
 )
 async def get_map_picture(
     request: Request,
@@ -183,7 +185,7 @@ async def get_map_picture(
         picture = await pictures.run(colored, stored.jpeg, decoded, service.processor.model, of, base)
     except InputError as error:
         raise NotFoundError(str(error)) from error
-    return answers.body(picture, "image/png", tag=tag)
+    return answers.body(picture, _kind(request, "image/png"), tag=tag)
 
 
 @router.get(FRAME + "/results", responses=ERRORS, response_model=schemas.Results)
@@ -191,6 +193,11 @@ async def get_results(service: ServiceDep, answers: AnswersDep, camera: CameraNa
     """Tell what the task says of a frame."""
     row = await _row(service.store, camera, frame)
     return await answers.json(lambda: {"results": row.results})
+
+
+def _kind(request: Request, kind: str) -> str:
+    """Return the media type of an answer, `kind`, or plain bytes if that is what the reader asks for."""
+    return BYTES if BYTES in request.headers.get("accept", "") else kind
 
 
 async def _row(store: Store, camera: str, number: FrameNumber) -> FrameRow:

@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import datetime
 import functools
+import urllib.parse
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from starlette.responses import Response
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import JSONResponse, Response
 
+from rjpeg._protocol import time_text
 from server.api import mjpeg, schemas, sse
-from server.api.dependencies import Api, ApiDep, Reader, ReaderDep
+from server.api.dependencies import Api, ApiDep, Reader, ReaderDep, ViewerDep, check_viewer
 from server.api.openapi import binary, error_answers
-from server.api.schemas import CameraName
+from server.api.schemas import CameraName, LinkSeconds
 from server.api.streams import WatchedResponse
 from server.errors import NotFoundError
 from server.events.bus import Event, Subscription
@@ -22,6 +25,7 @@ router = APIRouter(tags=["live"])
 
 MAX_WAITING_EVENTS = 256
 """Events that wait for a slow reader. Of pictures only the newest waits."""
+DEFAULT_LINK_SECONDS = 86400
 UNBUFFERED = {"X-Accel-Buffering": "no"}
 EVENTS: dict[str, Any] = {
     "description": "Server-sent events: `frame` with a Frame as data, `dropped` with the number of frames that the "
@@ -55,14 +59,17 @@ async def get_events(
 )
 async def get_stream(
     api: ApiDep,
-    reader: ReaderDep,
+    reader: ViewerDep,
     camera: CameraName,
     view: Annotated[
         Literal["decoded", "plain"], Query(description="plain: the file as a viewer shows it that knows no maps")
     ] = "decoded",
     fps: Annotated[float, Query(gt=0, le=120, description="Frames a second at most")] = 15,
 ) -> Response:
-    """Show the live picture for an <img>, as Motion JPEG. A slow reader gets the newest frame."""
+    """Show the live picture for an <img> or a player, as Motion JPEG. A slow reader gets the newest frame.
+
+    `decoded` pictures have the frame's size, whatever the file's is.
+    """
     latest = await asyncio.to_thread(api.service.store.latest, camera)
     if latest is None:
         raise NotFoundError("no such camera")
@@ -74,6 +81,49 @@ async def get_stream(
         return WatchedResponse(content, may_go_on, opened.pop_all(), media_type=mjpeg.MEDIA_TYPE, headers=UNBUFFERED)
 
 
+@router.get(
+    "/v1/cameras/{camera}/snapshot",
+    response_class=Response,
+    dependencies=[Depends(check_viewer)],
+    responses=error_answers(400, 401, 403, 404, 429, 500, 503)
+    | {200: binary("The newest frame, decoded, at its own size", "image/jpeg")},
+)
+async def get_snapshot(api: ApiDep, camera: CameraName) -> Response:
+    """Send the newest frame as an ordinary JPEG file, whatever the camera sent."""
+    latest = await asyncio.to_thread(api.service.store.latest, camera)
+    if latest is None:
+        raise NotFoundError("no such camera")
+    return api.answers.body(await api.pictures.of_event(Event(row=latest)), "image/jpeg")
+
+
+@router.get(
+    "/v1/cameras/{camera}/link",
+    response_model=schemas.Link,
+    responses=error_answers(400, 401, 403, 404, 500, 503),
+)
+async def get_link(
+    api: ApiDep,
+    reader: ReaderDep,
+    camera: CameraName,
+    of: Annotated[Literal["stream", "snapshot"], Query(description="What the link shows")] = "stream",
+    seconds: Annotated[LinkSeconds, Query(description="For how long")] = DEFAULT_LINK_SECONDS,
+) -> Response:
+    """Make a link to the stream or snapshot of one camera that needs no token, for a limited time.
+
+    It ends with the token that asks for it. No token is in it.
+    """
+    if await asyncio.to_thread(api.service.store.latest, camera) is None:
+        raise NotFoundError("no such camera")
+    path = f"/v1/cameras/{camera}/{of}"
+    if reader.secret is None:
+        # nobody needs a token here
+        return JSONResponse({"path": path, "until": None})
+    link = await api.access.sign(reader.secret, path, seconds)
+    query = urllib.parse.urlencode({"until": link.until, "by": link.by, "signature": link.signature})
+    until = datetime.datetime.fromtimestamp(link.until, datetime.UTC)
+    return JSONResponse({"path": f"{path}?{query}", "until": time_text(until)})
+
+
 def _open_stream(api: Api, opened: contextlib.ExitStack, camera: str | None, max_waiting: int) -> Subscription:
     """Take a slot and subscribe to a camera's events, until `opened` is closed. Raises BusyError."""
     opened.enter_context(api.streams.take())
@@ -83,7 +133,11 @@ def _open_stream(api: Api, opened: contextlib.ExitStack, camera: str | None, max
 
 
 async def _may_go_on(api: Api, reader: Reader, camera: str | None, subscription: Subscription) -> bool:
-    return not subscription.is_closed and await api.access.may_read(reader.secret, camera)
+    if subscription.is_closed:
+        return False
+    if reader.link is not None and camera is not None:
+        return await api.access.link_holds(reader.link, camera)
+    return await api.access.may_read(reader.secret, camera)
 
 
 async def _plain_file(api: Api, event: Event) -> bytes:

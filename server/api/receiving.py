@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -16,7 +17,7 @@ from server.api.body import check_content_type, read_body
 from server.api.dependencies import AnswersDep, ServiceDep, check_sender
 from server.api.errors import answering_sender
 from server.api.openapi import IMPORTANCE_HEADER, error_answers
-from server.api.schemas import CameraName, Sequence, Time
+from server.api.schemas import EXAMPLE_TIME, TIME_PATTERN, CameraName, Sequence, Time
 from server.core import Service
 from server.events.camera_metrics import MAX_NESTING, MAX_VALUES, parse_metrics
 from server.frames import ReceivedFrame
@@ -25,13 +26,19 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["cameras' side"], dependencies=[Depends(check_sender)])
 
+# The second is for programs that are made of the API's description, and know no type but that of bytes.
+BODY_TYPES = ("image/jpeg", "application/octet-stream")
 SequenceHeader = Annotated[Sequence | None, Header(description="The camera's own count")]
-CaptureTimeHeader = Annotated[Time | None, Header(description="When the frame was captured")]
+# As text: makers of clients leave out a request with a time in its headers.
+CaptureTimeHeader = Annotated[
+    Annotated[Time, WithJsonSchema({"type": "string", "pattern": TIME_PATTERN, "examples": [EXAMPLE_TIME]})] | None,
+    Header(description="When the frame was captured, ISO 8601 with a time zone"),
+]
 MetricsHeader = Annotated[
     str | None,
     Header(
         description=f"What the camera says of itself: a JSON object of at most {METRICS_BYTES} bytes, {MAX_VALUES} "
-        f"values and {MAX_NESTING} levels"
+        f"values and {MAX_NESTING} levels, in UTF-8; empty: nothing"
     ),
 ]
 
@@ -54,7 +61,7 @@ MetricsHeader = Annotated[
         "requestBody": {
             "required": True,
             "description": "The JPEG file",
-            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in BODY_TYPES},
         }
     },
 )
@@ -78,11 +85,11 @@ async def send_frame(
     the version of the camera's map of importance. A camera that has another one fetches it.
     """
     # This also keeps web pages that a browser on this machine shows from posting here.
-    check_content_type(request, "image/jpeg")
+    check_content_type(request, *BODY_TYPES)
     service.check_camera(camera)
     service.rate.take(camera)
     try:
-        metrics = None if rjpeg_metrics is None else parse_metrics(rjpeg_metrics)
+        metrics = parse_metrics(_text_of(rjpeg_metrics)) if rjpeg_metrics else None
     except InputError as error:
         raise HTTPException(400, str(error)) from error
     limits = service.config.limits
@@ -110,6 +117,14 @@ async def send_frame(
     if version is not None:
         answer.headers["Rjpeg-Importance"] = str(version)
     return answer
+
+
+def _text_of(header: str) -> str:
+    """Return a header's text. Its bytes are UTF-8, as JSON's are, while HTTP's libraries read Latin-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 async def _importance_version(service: Service, camera: str) -> int | None:

@@ -11,9 +11,12 @@ from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from rjpeg._protocol import CAMERA_ID
+from server.api.access import MAX_LINK_SECONDS
 from server.frames import parse_time
 
 __all__ = [
+    "EXAMPLE_TIME",
+    "TIME_PATTERN",
     "Alerts",
     "Bandwidth",
     "Camera",
@@ -28,6 +31,8 @@ __all__ = [
     "Importance",
     "Json",
     "KeyMissing",
+    "Link",
+    "LinkSeconds",
     "Map",
     "MapVersion",
     "Readiness",
@@ -36,11 +41,18 @@ __all__ = [
     "SessionRequest",
     "Time",
     "Timeline",
+    "UnixTime",
     "UpTo1000",
 ]
 
 CAMERA_PATTERN = f"^{CAMERA_ID}$"
 EXAMPLE_TIME = "2026-03-04T05:06:07.000089Z"
+TIME_PATTERN = (
+    "^(?:(?:19|20)[0-9]{2}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:19|20)(?:0[48]|[2468][048]|[13579][26])-02-29)"
+    "T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+"""Of the times of two centuries, as ISO 8601 with a time zone. Others are taken as well."""
 MAX_ID = 2**63 - 1
 MAX_SEQUENCE = 10**15 - 1
 
@@ -75,6 +87,8 @@ Time = Annotated[
 Sequence = Annotated[int, _digits(0, MAX_SEQUENCE), WithJsonSchema(_integer_schema(0, MAX_SEQUENCE))]
 Id = Annotated[int, _digits(1, MAX_ID), WithJsonSchema(_integer_schema(1, MAX_ID))]
 MapVersion = Annotated[int, _digits(1, 2**32 - 1), WithJsonSchema(_integer_schema(1, 2**32 - 1))]
+LinkSeconds = Annotated[int, _digits(1, MAX_LINK_SECONDS), WithJsonSchema(_integer_schema(1, MAX_LINK_SECONDS))]
+UnixTime = Annotated[int, _digits(0, 2**40), WithJsonSchema(_integer_schema(0, 2**40))]
 UpTo1000 = Annotated[int, _digits(1, 1000), WithJsonSchema(_integer_schema(1, 1000))]
 CameraName = Annotated[
     str, Path(pattern=CAMERA_PATTERN, description="Name of a camera: 1 to 64 of A-Z a-z 0-9 _ -", examples=["yard"])
@@ -293,6 +307,16 @@ class Bandwidth(Answer):
     bytes: int = Field(ge=0)
     follower_bytes: int = Field(ge=0, description="Those of the bytes that are of followers and patches")
     sample: int = Field(ge=0, description="Frames that were coded again")
+
+
+class Link(Answer):
+    """A link to a camera's stream or snapshot."""
+
+    path: str = Field(
+        description="To be put behind the server's address",
+        examples=["/v1/cameras/yard/stream?until=1795993200&by=7&signature=..."],
+    )
+    until: TimeText | None = Field(description="When it ends; null: never, as no token is needed here")
 
 
 class Alert(Answer):

@@ -2,8 +2,13 @@
 
 import argparse
 import logging
+import shlex
 import signal
+import sys
+from pathlib import Path
 
+from rjpeg._arguments import path_text
+from rjpeg._secrets import masked
 from server.arguments import (
     Commands,
     add_output_flags,
@@ -12,6 +17,7 @@ from server.arguments import (
     read_config,
     set_up_logging,
 )
+from server.config import DEFAULT_PATH, Config, data_folder
 from server.lines import LineWriter
 
 __all__ = ["EPILOG", "add_flags", "add_parser"]
@@ -51,8 +57,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auth", choices=["on", "off", "auto"], help="whether a token is needed (default: auto, when not on loopback)"
     )
-    parser.add_argument("--tls-certificate", metavar="FILE", help="PEM, with --tls-key (default: no TLS)")
-    parser.add_argument("--tls-key", metavar="FILE", help="PEM")
+    parser.add_argument(
+        "--tls-certificate", type=path_text, metavar="FILE", help="PEM, with --tls-key (default: no TLS)"
+    )
+    parser.add_argument("--tls-key", type=path_text, metavar="FILE", help="PEM")
     add_output_flags(parser)
 
 
@@ -73,7 +81,21 @@ def run(args: argparse.Namespace) -> int:
     check_tls(config)
     emit = LineWriter() if args.json else lambda _: None
     with open_socket(config) as listening, make_service(config, access_required=required, emit=emit) as service:
+        if required:
+            logger.info("a reader's token, for the page: %s", _whole_command(args, config))
         if required and config.tls.certificate is None:
             logger.warning("tokens travel unencrypted; use --tls-certificate and --tls-key where others can listen")
         serve(service, listening)
     return 0
+
+
+def _whole_command(args: argparse.Namespace, config: Config) -> str:
+    """Return the command that makes a reader's token for this server from any folder. A password is left out."""
+    parts = [sys.executable, "-m", "server", "tokens", "add", "--reader"]
+    if Path(args.config).resolve() != DEFAULT_PATH:
+        parts += ["--config", str(Path(args.config).resolve())]
+    if args.data is not None:
+        parts += ["--data", str(data_folder(config))]
+    if args.database is not None:
+        parts += ["--database", masked(args.database)]
+    return f"cd {shlex.quote(str(DEFAULT_PATH.parents[1]))} && {shlex.join(parts)}"

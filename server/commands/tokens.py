@@ -11,7 +11,7 @@ from rjpeg._arguments import positive
 from rjpeg._protocol import time_text
 from rjpeg.errors import ConfigError
 from server.arguments import Commands, add_log_level_flag, add_storage_flags, read_config, set_up_logging
-from server.config import database_url
+from server.config import data_folder, database_url
 
 __all__ = ["add_parser"]
 
@@ -57,12 +57,20 @@ def run(args: argparse.Namespace) -> int:
     from server.store.database import Database
 
     # without the files, which need not be reachable from here
+    path = data_folder(config) / "server.sqlite3"
+    is_new = config.storage.database is None and not path.exists()
     store = tokens.TokenDatabase(Database(database_url(config)))
     with contextlib.closing(store.database):
         if args.action == "add":
             role: tokens.Role = "reader" if args.reader else "manager" if args.manager else "camera"
             print(tokens.make(store, role, args.camera, args.note))
-            logger.info("this is the only time that the token is shown")
+            logger.info("this is the only time that the token is shown; it is for %s", store.database.name)
+            if is_new:
+                logger.warning(
+                    "no server has kept anything in %s yet; one that runs already has another --config, --data or "
+                    "--database, and does not take this token",
+                    path.parent,
+                )
         elif args.action == "list":
             _print_tokens(tokens.list_tokens(store), as_json=args.json)
         elif not tokens.revoke(store, args.id):

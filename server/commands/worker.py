@@ -6,10 +6,9 @@ import contextlib
 import functools
 import re
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rjpeg._arguments import positive
+from rjpeg._arguments import path_text, positive
 from rjpeg._files import read_token
 from rjpeg._protocol import broker_address
 from server.arguments import (
@@ -20,6 +19,7 @@ from server.arguments import (
     read_config,
     set_up_logging,
 )
+from server.config import data_folder
 from server.frames import CAMERA_ID
 from server.lines import LineWriter
 from server.mqtt.names import reserve_name
@@ -84,8 +84,13 @@ def _add_broker_flags(parser: argparse.ArgumentParser) -> None:
         help="of this worker, for the broker to know it again (default: host's name and the first number that is free)",
     )
     add("--username", metavar="NAME", help="for the broker, with --token-file (default: none)")
-    add("--token-file", metavar="FILE", help="with the password (default: none)")
-    add("--ca-file", metavar="FILE", help="authority of the broker's certificate (default: the system's)")
+    add("--token-file", type=path_text, metavar="FILE", help="with the password (default: none)")
+    add(
+        "--ca-file",
+        type=path_text,
+        metavar="FILE",
+        help="authority of the broker's certificate (default: the system's)",
+    )
     add("--pending", type=positive, metavar="N", help="frames done at a time (default: limits.pending, 32)")
     add(
         "--session",
@@ -131,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     emit = LineWriter() if args.json else lambda _: None
     with contextlib.ExitStack() as stack:
         name = args.name or stack.enter_context(
-            reserve_name(Path(config.storage.data) / "workers", f"{args.broker} {args.group} {args.topic}")
+            reserve_name(data_folder(config) / "workers", f"{args.broker} {args.group} {args.topic}")
         )
         settings = BrokerSettings(
             broker=args.broker,

@@ -19,6 +19,8 @@ from server.store import FrameRow
 __all__ = ["Event", "EventBus", "Notice", "Subscription"]
 
 WINDOW_SECONDS = 60
+# A camera is silent, and has no rates, after so many times its usual pause and so many seconds. The page says the same.
+SILENT_PACES, MIN_SILENCE_SECONDS = 5, 10.0
 MAX_WAITING_BYTES = 2**20
 """Records that wait for one slow reader."""
 MAX_METRICS_BYTES = 2**24
@@ -212,9 +214,10 @@ class EventBus:
         return (time.monotonic() if now is None else now) - self._began
 
     def rates(self, camera: str, now: float | None = None) -> dict[str, float]:
-        """Return a camera's `fps`, `bitrate` (bits per second) and `bpp` over the last minute; 0 if it was silent.
+        """Return a camera's `fps`, `bitrate` (bits per second) and `bpp` over the last minute; 0 if it is silent.
 
-        If the camera began within the last minute, they are over the time since then.
+        If the camera began within the last minute, they are over the time since then. It is silent if nothing came for
+        SILENT_PACES times as long as it took from frame to frame, and for MIN_SILENCE_SECONDS.
         """
         recent = self._recent.get(camera)
         if recent is None:
@@ -248,7 +251,7 @@ class _Recent:
     def rates(self, now: float) -> dict[str, float]:
         self._forget(now)
         frames, size, pixels = (sum(second[index] for second in self._seconds) for index in (1, 2, 3))
-        if not frames:
+        if not frames or self._is_silent(frames, now):
             return {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
         span = min(max(now - self._since, 1.0), float(WINDOW_SECONDS))
         return {
@@ -256,6 +259,12 @@ class _Recent:
             "bitrate": round(8 * size / span, 1),
             "bpp": round(8 * size / pixels, 4) if pixels else 0.0,
         }
+
+    def _is_silent(self, frames: int, now: float) -> bool:
+        # the frames are those of the window, and it may have sent for much longer
+        span = min(self.last - self._since, float(WINDOW_SECONDS))
+        pace = span / (frames - 1) if frames > 1 else float(WINDOW_SECONDS)
+        return now - self.last > max(MIN_SILENCE_SECONDS, SILENT_PACES * pace)
 
     def _forget(self, now: float) -> None:
         while self._seconds and self._seconds[0][0] <= now - WINDOW_SECONDS:

@@ -44,7 +44,7 @@ export async function request(path, options = {}) {
     const told = await answer.json();
     if (typeof told.error === "string") text = told.error;
   } catch { /* not JSON */ }
-  if (answer.status === 401 && options.method !== "POST") onRefused();
+  if (answer.status === 401 && (options.method ?? "GET") === "GET") onRefused();
   throw new ApiError(text, answer.status);
 }
 

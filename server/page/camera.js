@@ -4,6 +4,7 @@ import { follow, framePath, get, request } from "./api.js";
 import { makeBandwidth } from "./bandwidth.js";
 import { element, fillFigures, fillTable, say, showState as showStateOf } from "./dom.js";
 import { DASH, age, clock, duration, exactClock, number, rate, shortClock, shown, size } from "./format.js";
+import { makeElsewhere } from "./elsewhere.js";
 import { makeHistory } from "./history.js";
 import { makeOverlay, readImportance } from "./overlay.js";
 import { noteSilence, stateOf } from "./overview.js";
@@ -31,12 +32,13 @@ const views = document.querySelectorAll("input[name=view]");
 const overlays = document.querySelectorAll("input[name=overlay]");
 const chosen = (inputs) => [...inputs].find((input) => input.checked).value;
 
-export function open(name, frameId) {
+export function open(name, frameId, { tokens, onRemoved }) {
   const base = `v1/cameras/${encodeURIComponent(name)}`;
   const overlay = makeOverlay();
   const history = makeHistory(name);
   const timeline = makeTimeline(name, pick);
   const bandwidth = makeBandwidth(base);
+  const elsewhere = makeElsewhere(name, { tokens, onRemoved });
   const ended = new AbortController();
   const viewer = element("viewer"), stage = element("stage"), canvas = element("picture");
   let record = null;
@@ -52,6 +54,7 @@ export function open(name, frameId) {
   }
   for (const id of ["camera-notice", "caption", "stepped", "camera-state"]) say(element(id), "");
   element("device").hidden = true;
+  known(true);
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   overlay.draw("none", null, null);
   say(element("camera-name"), name);
@@ -59,6 +62,12 @@ export function open(name, frameId) {
   canvas.setAttribute("aria-label", `No picture of camera ${name} yet`);
   note("Waiting for a picture…");
   showLive();
+
+  // an unknown camera has nothing to show but that it is unknown
+  function known(yes) {
+    element("no-such-camera").hidden = yes;
+    for (const id of ["camera-columns", "camera-figures"]) element(id).hidden = !yes;
+  }
 
   function note(text) {
     say(element("stage-note"), text);
@@ -299,6 +308,7 @@ export function open(name, frameId) {
     if (!record) return;
     const state = stateOf(record), { silent, seconds } = state;
     showStateOf(element("camera-state"), state);
+    elsewhere.show(silent);
     const now = live && !silent && !state.unknown;
     say(element("badge"), now ? "Live" : live ? "Newest" : "Past");
     element("badge").className = now ? "live" : "";
@@ -306,8 +316,8 @@ export function open(name, frameId) {
       `This camera has been silent since ${clock(Date.parse(record.last_received_time))}. Its last picture is shown.` : "");
     fillFigures(element("camera-figures"), [
       ["Age", Number.isNaN(seconds) ? DASH : age(seconds)],
-      ["Frames/s", number(record.fps, 2)],
-      ["Bit rate", rate(record.bitrate)],
+      ["Frames/s", silent ? DASH : number(record.fps, 2)],
+      ["Bit rate", silent ? DASH : rate(record.bitrate)],
       ["bpp", number(record.bpp || null)],
       ["Drops", record.drops === null ? DASH : number(record.drops), record.drops > 0],
     ]);
@@ -329,6 +339,7 @@ export function open(name, frameId) {
 
   async function refreshRecord() {
     record = noteSilence(await get(base, { signal: ended.signal }));
+    known(true);
     showRecord();
   }
 
@@ -358,8 +369,8 @@ export function open(name, frameId) {
       }
     } catch (error) {
       if (error.status !== 404) throw error;
-      note(record ? "This frame is not kept any more." : "No camera of this name has sent a frame yet.");
-      if (!record) { fillFigures(element("camera-figures"), []); live = true; showLive(); }
+      note(record ? "This frame is not kept any more." : "Waiting for a picture…");
+      if (!record) { known(false); live = true; showLive(); }
       return;
     }
     // what failed while the server was away may work now
@@ -427,6 +438,7 @@ export function open(name, frameId) {
     stopFollowing();
     timeline.close();
     bandwidth.close();
+    elsewhere.close();
     // hidden is not gone: whoever logs out leaves no picture behind
     [canvas.width, canvas.height] = [4, 3];
     overlay.draw("none", null, null);

@@ -9,8 +9,8 @@ const REFRESH_MS = 5000;
 const PICTURE_MS = 1000;
 const MOST_LOADING = 3;
 const SILENT_SECONDS = 10;
-// kinds of files that need no others
-const ALONE = ["plain", "key"];
+// in which order cameras are shown
+const LIVE = 0, UNKNOWN = 1, SILENT = 2, NOTHING_YET = 3;
 
 // Seconds since its last frame. Clocks that nobody sets count them: the server's until it told, the browser's since.
 const silence = ({ silent_seconds: told, toldAt }) =>
@@ -29,6 +29,9 @@ export function stateOf(camera) {
   const silent = seconds > (camera.fps > 0 ? Math.max(SILENT_SECONDS, 5 / camera.fps) : SILENT_SECONDS);
   return { silent, seconds, text: silent ? `Silent for ${age(seconds)}` : "Live" };
 }
+
+const rankOf = ({ silent, unknown, seconds }) =>
+  (unknown ? UNKNOWN : !silent ? LIVE : Number.isNaN(seconds) ? NOTHING_YET : SILENT);
 
 export function open({ tokens }) {
   const cards = new Map();
@@ -56,9 +59,7 @@ export function open({ tokens }) {
       link.href = `?camera=${encodeURIComponent(camera)}`;
       const card = { item, record: null, pictureId: null, loadedAt: 0, visible: false };
       cards.set(camera, card);
-      const names = [...cards.keys()].sort();
-      const after = cards.get(names[names.indexOf(camera) + 1]);
-      list.insertBefore(item, after?.item ?? null);
+      list.append(item);
       seen.observe(item);
     }
     return cards.get(camera);
@@ -71,8 +72,9 @@ export function open({ tokens }) {
     item.classList.toggle("silent", state.silent);
     fillFigures(item.querySelector("dl"), [
       ["Age", Number.isNaN(seconds) ? DASH : age(seconds)],
-      ["Frames/s", number(record.fps, 2)],
-      ["Bit rate", rate(record.bitrate)],
+      // a silent camera has no rates, whatever it had before
+      ["Frames/s", state.silent ? DASH : number(record.fps, 2)],
+      ["Bit rate", state.silent ? DASH : rate(record.bitrate)],
       ["bpp", number(record.bpp || null)],
       ["Drops", record.drops === null ? DASH : number(record.drops), record.drops > 0],
       ["Frames", number(record.frames)],
@@ -83,17 +85,31 @@ export function open({ tokens }) {
     const records = [...cards.values()].map((card) => card.record);
     const states = records.map(stateOf);
     for (const name of cards.keys()) show(name);
+    sort();
     const silent = states.filter((state) => state.silent).length;
+    const sending = records.filter((_, index) => !states[index].silent);
     fillFigures(element("totals"), [
       ["Cameras", number(records.length)],
       ["Live", number(states.filter((state) => !state.silent && !state.unknown).length)],
       ["Silent", number(silent), silent > 0],
-      ["Frames/s", number(records.reduce((sum, record) => sum + record.fps, 0))],
-      ["Bit rate", rate(records.reduce((sum, record) => sum + record.bitrate, 0))],
+      ["Frames/s", number(sending.reduce((sum, record) => sum + record.fps, 0))],
+      ["Bit rate", rate(sending.reduce((sum, record) => sum + record.bitrate, 0))],
       ["Kept", size(records.reduce((sum, record) => sum + record.bytes, 0))],
     ]);
     element("totals").hidden = element("filter").hidden = records.length === 0;
     element("no-camera").hidden = records.length > 0;
+  }
+
+  // By state, and then by name. A card that stays where it is keeps the focus.
+  function sort() {
+    const ranks = new Map([...cards].map(([name, { record }]) => [name, rankOf(stateOf(record))]));
+    const names = [...cards.keys()].sort((a, b) => ranks.get(a) - ranks.get(b) || (a < b ? -1 : 1));
+    const focused = document.activeElement;
+    names.forEach((name, index) => {
+      const { item } = cards.get(name);
+      if (list.children[index] !== item) list.insertBefore(item, list.children[index] ?? null);
+    });
+    if (list.contains(focused)) focused.focus();
   }
 
   function filter() {
@@ -106,7 +122,7 @@ export function open({ tokens }) {
     element("no-match").hidden = found > 0 || cards.size === 0;
   }
 
-  // The plain file of a key: it costs the server no decoding, and at this size looks the same. A follower's shows less.
+  // The decoded picture, whatever the file shows by itself.
   function load() {
     for (const name of wanted) {
       const card = cards.get(name);
@@ -119,7 +135,7 @@ export function open({ tokens }) {
       loading += 1;
       const picture = new Image();
       picture.alt = `Last frame of ${name}`;
-      picture.src = framePath(name, id, ALONE.includes(card.record.last_kind) ? "/jpeg" : "/picture?format=jpeg");
+      picture.src = framePath(name, id, "/picture?format=jpeg");
       picture.decode().then(
         () => {
           card.pictureId = id;

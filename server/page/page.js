@@ -37,10 +37,18 @@ function route({ focus = false } = {}) {
     only("camera");
     document.title = `${name} – Region JPEG`;
     const frame = Number(query.get("frame"));
-    close = camera.open(name, Number.isInteger(frame) && frame > 0 ? frame : null);
+    close = camera.open(name, Number.isInteger(frame) && frame > 0 ? frame : null, {
+      tokens: remembered(), onRemoved: () => go(location.pathname),
+    });
   }
   // a reader of the screen starts at the top of what is new
   if (focus) element("main").focus();
+}
+
+function go(address) {
+  history.pushState(null, "", address);
+  scrollTo(0, 0);
+  route({ focus: true });
 }
 
 function logIn() {
@@ -93,9 +101,7 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest("a[href^='?']");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  history.pushState(null, "", link.getAttribute("href") === "?" ? location.pathname : link.getAttribute("href"));
-  scrollTo(0, 0);
-  route({ focus: true });
+  go(link.getAttribute("href") === "?" ? location.pathname : link.getAttribute("href"));
 });
 addEventListener("popstate", () => route());
 whenRefused(logIn);

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from rjpeg._arguments import path_text
 from rjpeg._files import network_folder, read_yaml
 from rjpeg.errors import ConfigError
 
@@ -18,6 +19,7 @@ __all__ = [
     "PythonTask",
     "TaskConfig",
     "TfliteTask",
+    "put_home",
     "read_task",
 ]
 
@@ -115,9 +117,18 @@ def read_task(path: str | Path) -> TaskConfig:
     if path.suffix not in (".yaml", ".yml"):
         return TfliteTask(model=str(path))
     try:
-        return msgspec.convert(read_yaml(path, "task"), TaskConfig)
+        task = msgspec.convert(read_yaml(path, "task"), TaskConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"task {path}: {error}") from error
+    put_home(task)
+    return task
+
+
+def put_home(task: TaskConfig) -> None:
+    """Put the home folder in place of ~ in a task's paths."""
+    if not isinstance(task, PythonTask):
+        task.model = path_text(task.model)
+        task.labels = None if task.labels is None else path_text(task.labels)
 
 
 def read_fetched(name: str) -> TaskConfig:

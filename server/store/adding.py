@@ -11,6 +11,7 @@ from server.store.database import Database
 from server.store.errors import Duplicate
 from server.store.files import Files
 from server.store.insertion import MissingBase
+from server.store.mending import mend_file
 from server.store.rows import FrameRow, frame_row, frame_values
 from server.store.writer import Existing, Inserted, Outcome, Refused, Writer
 
@@ -70,6 +71,7 @@ class FrameAdder:
             case Inserted(id=number):
                 return frame_row(frame.camera, values | {"id": number})
             case Existing(row=row):
+                mend_file(self._database, self._files, row, frame.jpeg, stored_time)
                 raise Duplicate(row)
             case MissingBase(frame_id=number):
                 name = next((base.file_id for base in frame.bases if base.frame_id == number), "")

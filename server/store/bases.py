@@ -15,7 +15,8 @@ from server.frames import BaseFile
 from server.store.database import Database
 from server.store.errors import GoneError
 from server.store.files import Files
-from server.store.keys import is_key
+from server.store.keys import is_intact
+from server.store.mending import is_lost
 from server.store.queries import find_camera_id, read_frame_of
 from server.store.reading import read_file
 from server.store.rows import FrameRow, frame_row
@@ -118,7 +119,7 @@ class BaseFiles:
 
         Args:
             row: its row.
-            missing: what a new follower calls its base. It can go without a file that is lost. None: there is none.
+            missing: what a new follower calls its base. Its sender has a file that is lost. None: there is none.
 
         Raises:
             KeyMissingError: a new follower needs the file, and it is lost.
@@ -127,23 +128,21 @@ class BaseFiles:
         try:
             jpeg = self._read(row)
         except StorageError as error:
-            if missing is not None and (isinstance(error, GoneError) or self._is_lost(row)):
+            if missing is not None and (isinstance(error, GoneError) or is_lost(self._files, row)):
                 raise KeyMissingError(missing) from error
             raise
         return BaseFile(frame_id=row.id, file_id=row.file_id or "", jpeg=jpeg)
 
-    def _is_lost(self, row: FrameRow) -> bool:
-        """Return whether there is no such file, though there are the store's files. Raises StorageError."""
-        self._files.check()
-        return is_key(row.key) and self._files.size(row.key) is None
-
     def _read(self, row: FrameRow) -> bytes:
+        """Return a file, from memory if it was read before. Raises StorageError, also if it is damaged."""
         with self._lock:
             kept = self._kept.get(row.key)
             if kept is not None:
                 self._kept.move_to_end(row.key)
                 return kept
         jpeg = read_file(self._database, self._files, row)
+        if not is_intact(row.key, jpeg):
+            raise StorageError(f"{row.key} of {self._files.name} is not what was written there")
         with self._lock:
             if row.key not in self._kept:
                 self._kept[row.key] = jpeg

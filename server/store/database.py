@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError, StorageError
 from server.disk import NoRoomError, check_room
 from server.store.dialects import AdvisoryLock, lock_until_commit
@@ -57,6 +58,8 @@ class Database:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.name = parsed.render_as_string(hide_password=True)
+        if parsed.host or parsed.query:
+            self.name = masked(self.name)
         self.dialect = parsed.get_backend_name()
         self._write_turn = threading.Lock()
         # None: PostgreSQL

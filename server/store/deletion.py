@@ -23,7 +23,7 @@ from server.store.queries import total_bytes
 from server.store.tables import frames, trash
 from server.store.times import to_microseconds
 
-__all__ = ["delete_older_than", "delete_until_size", "empty_trash"]
+__all__ = ["delete_older_than", "delete_until_size", "delete_where", "empty_trash"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,15 @@ def delete_until_size(database: Database, files: Files, size: int) -> int:
         StorageError: database or files can't be written. What was deleted before stays deleted.
     """
     return _delete(database, files, lambda connection: _too_many(connection, size))
+
+
+def delete_where(database: Database, files: Files, condition: sa.ColumnElement[bool]) -> int:
+    """Delete all frames that meet a condition on the table `frames`, which includes what needs them; return how many.
+
+    Raises:
+        StorageError: database or files can't be written. What was deleted before stays deleted.
+    """
+    return _delete(database, files, lambda _: condition)
 
 
 def empty_trash(database: Database, files: Files) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError, RjpegError, StorageError
 from server.store.files import MARK, foreign_mark_error
 from server.store.keys import check_key
@@ -37,16 +38,16 @@ class Objects:
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         if url.startswith("s3://"):
             options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 3}}
-        self.name = url
+        self.name = masked(url)
         self.mark: bytes | None = None
         self._mark_seen = float("-inf")
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **options)
         except (ImportError, ValueError) as error:
-            raise ConfigError(f"files {url}: {error}; for S3: pip install --group s3") from error
+            raise ConfigError(f"files {self.name}: {error}; for S3: pip install --group s3") from error
         self._root = root.rstrip("/")
         if not self._root:
-            raise ConfigError(f"files {url}: expected a bucket, such as s3://bucket or s3://bucket/prefix")
+            raise ConfigError(f"files {self.name}: expected a bucket, such as s3://bucket or s3://bucket/prefix")
         self.ping()
 
     def write(self, key: str, data: bytes) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """Opens the place that a URL names for the store's files."""
 
+from rjpeg._secrets import masked
 from rjpeg.errors import ConfigError
 from server.store.files import Files
 from server.store.folder import Folder
@@ -21,7 +22,9 @@ def open_files(url: str) -> Files:
     if not colon or scheme in ("file", "local"):
         folder = rest if colon else url
         if not folder or (colon and not folder.startswith("/")):
-            raise ConfigError(f"files {url!r}, expected a folder, file:///FOLDER or a URL such as s3://BUCKET/PREFIX")
+            raise ConfigError(
+                f"files {masked(url)!r}, expected a folder, file:///FOLDER or a URL such as s3://BUCKET/PREFIX"
+            )
         return Folder(folder)
     # only here, as most stores are folders
     from server.store.objects import Objects

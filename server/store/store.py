@@ -24,8 +24,10 @@ from server.store.files import Files
 from server.store.identity import attach
 from server.store.importance import ImportanceMaps
 from server.store.insertion import restore_frames
+from server.store.mending import mend_file
 from server.store.opening import open_files
 from server.store.reading import read_file
+from server.store.removal import remove_camera
 from server.store.rows import CameraSummary, FrameRow
 from server.store.sweep import KEEP_QUARANTINE, Quarantine, count_quarantine, sweep_files, swept_until
 from server.store.timeline import TimelineBin, read_timeline
@@ -106,7 +108,7 @@ class Store:
 
         Raises:
             Duplicate: a stored frame has the same camera, sequence and capture time. A frame without a sequence is
-                never a duplicate.
+                never a duplicate. If the stored frame's file was lost, it is written again.
             InputError: the camera's name, the sequence, a time or the measures are not valid.
             KeyMissingError: a file that it needs (`frame.bases`) was deleted.
             StorageError: the disk is full, or file or database can't be written. If the database did not answer, the
@@ -126,6 +128,18 @@ class Store:
     def find(self, camera: str, sequence: int, capture_time: datetime.datetime) -> FrameRow | None:
         """Return the frame with this sequence and capture time, None if there is none. Raises StorageError."""
         return queries.find_frame(self.database, camera, sequence, capture_time)
+
+    def find_equal(self, frame: ReceivedFrame) -> FrameRow | None:
+        """Return the stored frame with this one's camera, sequence and capture time, None if there is none.
+
+        If its file was lost, it is written again, so that the frame may be acknowledged. Raises StorageError.
+        """
+        if frame.sequence is None:
+            return None
+        row = self.find(frame.camera, frame.sequence, frame.capture_time)
+        if row is not None:
+            mend_file(self.database, self.files, row, frame.jpeg, self.now().astimezone(datetime.UTC))
+        return row
 
     def frame(self, camera: str, frame_id: int) -> FrameRow | None:
         """Return a frame by id, None if there is none or it is another camera's. Raises StorageError."""
@@ -219,6 +233,10 @@ class Store:
     def shrink_to(self, size: int) -> int:
         """Delete the oldest frames until `size` bytes are left; return their number. Raises StorageError."""
         return deletion.delete_until_size(self.database, self.files, size)
+
+    def remove_camera(self, camera: str) -> int | None:
+        """Remove a camera with its frames, see `removal.remove_camera`; return their number. Raises StorageError."""
+        return remove_camera(self.database, self.files, camera)
 
     def sweep(self, keep: datetime.timedelta | None = KEEP_QUARANTINE) -> int:
         """Set aside files that have no row, see `sweep_files`; return their number. Raises StorageError."""

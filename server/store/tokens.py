@@ -25,7 +25,19 @@ from server.store.rows import MAX_ID
 from server.store.tables import tokens
 from server.store.times import from_microseconds, to_microseconds
 
-__all__ = ["ROLES", "UNKNOWN_SECONDS", "Grant", "TokenDatabase", "TokenInfo", "check", "list_tokens", "make", "revoke"]
+__all__ = [
+    "ROLES",
+    "UNKNOWN_SECONDS",
+    "Grant",
+    "TokenDatabase",
+    "TokenInfo",
+    "check",
+    "list_tokens",
+    "make",
+    "revoke",
+    "sign",
+    "signer",
+]
 
 Role = Literal["camera", "reader", "manager"]
 ROLES: tuple[Role, ...] = ("camera", "reader", "manager")
@@ -161,6 +173,35 @@ def check(store: HasDatabase, token: str) -> Grant | None:
     return grant if hmac.compare_digest(sha256, _hash(match[2])) else None
 
 
+def sign(store: HasDatabase, token: str, text: str) -> tuple[int, str] | None:
+    """Sign a text with a token, for whom knows it or the store to check.
+
+    Returns:
+        The token's id, and the signature as 43 characters. None: the token is malformed, unknown or revoked.
+
+    Raises:
+        StorageError: the database can't be read.
+    """
+    grant, match = check(store, token), TOKEN.fullmatch(token)
+    if grant is None or match is None:
+        return None
+    return grant.id, _signature(_hash(match[2]), text)
+
+
+def signer(store: HasDatabase, token_id: int, text: str, signature: str) -> Grant | None:
+    """Return what the token allows that signed a text. None: it is unknown or revoked, or did not sign that text.
+
+    Raises:
+        StorageError: the database can't be read.
+    """
+    if not 0 <= token_id <= MAX_ID:
+        return None
+    sha256, grant = _read(store, token_id).get(token_id, ("", None))
+    if grant is None or not hmac.compare_digest(_signature(sha256, text).encode(), signature.encode()):
+        return None
+    return grant
+
+
 def revoke(store: HasDatabase, token_id: int) -> bool:
     """Make a token invalid; return whether there was one with this id.
 
@@ -213,6 +254,11 @@ def _clear_cache(store: HasDatabase) -> None:
 def _cache_of(store: HasDatabase) -> _Cache:
     with _caches_lock:
         return _caches.setdefault(store.database, _Cache())
+
+
+def _signature(sha256: str, text: str) -> str:
+    digest = hmac.digest(sha256.encode(), text.encode(), "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _hash(secret: str) -> str:

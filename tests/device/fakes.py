@@ -1,4 +1,4 @@
-"""A clock that stands still, and a camera whose cable can be pulled and whose driver can hang."""
+"""A clock that stands still, a live source on it, and a camera whose cable can be pulled and whose driver can hang."""
 
 import datetime
 import threading
@@ -6,8 +6,11 @@ import time
 
 import numpy as np
 
+from device.reader import ReaderEvents
 from device.sources import CapturedFrame
 from rjpeg.errors import CameraError
+
+START = datetime.datetime(2026, 3, 4, tzinfo=datetime.UTC)
 
 
 class Clock:
@@ -17,6 +20,35 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+class LiveSource:
+    """What a pipeline asks a live source. Frames bear the time of the clock. Subclasses have `read` and `ended`."""
+
+    name, live, fps, unreadable, is_well = "scene", True, None, 0, True
+
+    def __init__(self, clock):
+        self._clock = clock
+
+    def captured(self, pixels, seconds):
+        """A frame that comes so many seconds after the one before."""
+        self._clock.now += seconds
+        return CapturedFrame(pixels, START + datetime.timedelta(seconds=self._clock.now), None, self._clock.now)
+
+    def take_events(self):
+        return ReaderEvents()
+
+    def status(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+class Records(list):
+    """Takes what a program prints."""
+
+    emit = list.append
 
 
 class FakeCamera:

@@ -30,6 +30,7 @@ from device.report import Report
 from device.sources import CapturedFrame
 from device.spool import Spool
 from rjpeg.errors import CameraError, TargetError
+from tests.device.fakes import Records
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,6 +309,24 @@ def test_a_closed_standard_output_ends_the_run_without_a_traceback(video, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_full_disk_at_standard_output_ends_the_run_with_one_line(video, tmp_path):
+    command = [sys.executable, "device/capture.py", "--source", str(video), "--out", str(tmp_path), "--json"]
+    with Path("/dev/full").open("wb") as full:
+        options = {"cwd": ROOT, "stdout": full, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
+        result = subprocess.run([*command, "--log-level", "error"], check=False, **options)
+    assert result.returncode == 1
+    assert result.stderr == "error: can't write to standard output: No space left on device\n"
+
+
+@pytest.mark.slow
+def test_a_pipe_as_a_source_is_refused_and_does_not_hang(capture, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    result = capture("--source", tmp_path / "pipe", "--out", tmp_path)
+    assert result.returncode == 1
+    assert "is a pipe, a socket or a device, expected a file or a folder" in result.stderr
+
+
+@pytest.mark.slow
 def test_help_says_the_policies(capture):
     result = capture("--help")
     assert result.returncode == 0
@@ -329,12 +348,6 @@ class Camera:
 
     def close(self):
         pass
-
-
-class Records(list):
-    """The records of the frames that were delivered."""
-
-    emit = list.append
 
 
 def taken(pixels, monkeypatch, settings, count, source=None):

@@ -1,6 +1,7 @@
 """What `capture.py check` finds."""
 
 import datetime
+import json
 import os
 import re
 import shutil
@@ -18,12 +19,14 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from device import health
+from device.capture import check_command
 from device.check import machine, run_checks, storage
 from device.check.broker import check_broker
 from device.check.certificate import check_certificate
 from device.check.http_server import check_http_server
 from device.check.isolated import check_camera, check_encoder, check_numpy
 from device.check.machine import check_clock, check_frequency, check_power, check_temperature
+from device.check.result import Check
 from device.check.runner import limited
 from device.check.storage import check_folder, check_spool
 from device.config import CameraConfig, Config, DeliveryConfig, EncodingConfig, MqttConfig, SpoolConfig, ViewConfig
@@ -503,7 +506,7 @@ def test_without_ca_file_an_https_server_is_trusted_by_the_systems_authorities(a
 def test_a_certificate_is_looked_at(https_server, authority, name, host, trusted, found, remedy):
     ca_file = str(authority / "ca.pem") if trusted else None
     result = certificate_of(f"https://{host}:{https_server(name)}", ca_file=ca_file)
-    assert result.ok is (remedy == "")
+    assert result.level == ("ok" if not remedy else "warning" if name == "soon" else "failed")
     assert re.search(found, result.found)
     assert remedy in result.remedy
 
@@ -517,7 +520,7 @@ def test_a_port_without_tls_and_a_missing_authority_are_told(server, tmp_path):
 
 def test_a_clock_that_is_wrong_or_set_by_nobody_is_told(monkeypatch):
     monkeypatch.setattr(health, "clock_synchronized", lambda: False)
-    assert check_clock().ok is False
+    assert (check_clock().ok, "not synchronized" in check_clock().found) == (None, True)
     monkeypatch.setattr(health, "clock_synchronized", lambda: None)
     assert check_clock().ok is None
     monkeypatch.setattr(health, "clock_synchronized", lambda: True)
@@ -555,7 +558,7 @@ def test_what_the_spool_holds_already_counts_as_room(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "ok"),
-    [(set(), True), ({"under_voltage_since_boot"}, None), ({"under_voltage", "under_voltage_since_boot"}, False)],
+    [(set(), True), ({"under_voltage_since_boot"}, None), ({"under_voltage", "under_voltage_since_boot"}, None)],
 )
 def test_a_weak_power_supply_is_told(monkeypatch, flags, ok):
     everything = dict.fromkeys(health.THROTTLED_BITS.values(), False)
@@ -565,11 +568,47 @@ def test_a_weak_power_supply_is_told(monkeypatch, flags, ok):
 
 
 @pytest.mark.parametrize(
-    ("degrees", "ok"), [({}, None), ({"cpu": 50.0}, True), ({"cpu": 75.0}, None), ({"a": 20.0, "cpu": 85.0}, False)]
+    ("degrees", "ok"), [({}, None), ({"cpu": 50.0}, True), ({"cpu": 75.0}, None), ({"a": 20.0, "cpu": 85.0}, None)]
 )
 def test_heat_is_told(monkeypatch, degrees, ok):
     monkeypatch.setattr(health, "temperatures", lambda: degrees)
     assert check_temperature().ok is ok
+
+
+def test_a_clock_that_nothing_sets_is_a_warning(monkeypatch):
+    monkeypatch.setattr(health, "clock_synchronized", lambda: False)
+    assert check_clock().level == "warning"
+    monkeypatch.setattr(health, "clock_synchronized", lambda: None)
+    assert check_clock().level == "note"
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "last"),
+    [
+        ([Check("a", True, "x"), Check("b", None, "no sensor")], 0, "0 failed, 0 warnings"),
+        ([Check("a", True, "x"), Check("b", None, "hot", "cool it")], 3, "0 failed, 1 warning"),
+        ([Check("a", False, "x", "mend it"), Check("b", None, "hot", "cool it")], 1, "1 failed, 1 warning"),
+        ([Check("a", False, "x")], 1, "1 failed, 0 warnings"),
+    ],
+)
+def test_the_exit_status_tells_warnings_from_failures(monkeypatch, capsys, found, code, last):
+    monkeypatch.setattr("device.check.run_checks", lambda _: iter(found))
+    assert check_command(Config(), as_json=False) == code
+    *shown, total = capsys.readouterr().out.splitlines()
+    assert total == last
+    assert sum(line.startswith("warning ") for line in shown) == sum(each.level == "warning" for each in found)
+    assert sum(line.startswith("FAILED ") for line in shown) == sum(each.level == "failed" for each in found)
+    assert check_command(Config(), as_json=True) == code
+    assert [each["level"] for each in json.loads(capsys.readouterr().out)] == [each.level for each in found]
+
+
+def test_no_finding_about_the_server_has_its_password():
+    for url in ("http://me:ge/he?im@127.0.0.1:9", "http://me:geheim@127.0.0.1:9", "http://127.0.0.1:9/?token=geheim"):
+        result = server_of(to_server(url))
+        assert result.ok is False
+        assert "127.0.0.1:9" in result.found
+        assert "ge/" not in result.found
+        assert "heim" not in result.found
 
 
 def test_a_processor_that_saves_power_is_told(monkeypatch):

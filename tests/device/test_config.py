@@ -35,6 +35,25 @@ def test_the_file_that_comes_with_it_is_valid_and_names_every_key_with_its_defau
     assert keys_and_defaults(config.Config, values) == {"encoding.quality", "delivery.server"}
 
 
+def test_the_home_folder_is_put_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = config.Config(
+        cameras=[config.CameraConfig(source="~/film.mjpeg"), config.CameraConfig(id="b", source="http://host/~me")],
+        encoding=config.EncodingConfig(
+            quality=50, model="~/model", stream=config.StreamConfig(importance_folder="~/maps")
+        ),
+        delivery=config.DeliveryConfig(
+            out="~/frames", token_file="~/token", ca_file="~/ca.pem", spool=config.SpoolConfig(folder="~")
+        ),
+        view=config.ViewConfig(password_file="~/password"),
+    )
+    config.check(settings)
+    written = msgspec.json.encode(settings).decode()
+    assert written.count("/home/me") == 8
+    assert written.count("~") == 1
+    assert settings.delivery.out == "/home/me/frames"
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -48,6 +67,9 @@ def test_the_file_that_comes_with_it_is_valid_and_names_every_key_with_its_defau
         ("cameras: [{size: 0x480}]", "cameras[0].size"),
         ("encoding: {quality: 101}", "encoding.quality"),
         ("encoding: {target_bytes: 1.5}", "encoding.target_bytes"),
+        ("encoding: {bitrate: fast}", "bitrate 'fast', expected bits a second such as 100000, 100k"),
+        ("encoding: {bitrate: 100kB}", "bitrate '100kB', expected bits a second"),
+        ("encoding: {bitrate: 0k}", "encoding.bitrate"),
         ("delivery: {retry_seconds: -1}", "delivery.retry_seconds"),
         ("cameras: []", "cameras"),
         ("skip: {threshold: 256}", "skip.threshold"),
@@ -74,7 +96,6 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, text, named):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("delivery: {out: a}", "exactly one of quality, target_bytes, bitrate; got none"),
         ("encoding: {quality: 50, bitrate: 9}\ndelivery: {out: a}", "got quality and bitrate"),
         ("encoding: {quality: 50}\ndelivery: {out: a, server: http://a}", "got server and out"),
         ("encoding: {quality: 50}\ndelivery: {server: localhost:8000}", "'localhost:8000' is no URL"),
@@ -97,6 +118,28 @@ def test_a_stream_can_be_switched_off_as_yaml_writes_it(tmp_path, text, kept):
     )
     config.check(loaded)
     assert loaded.encoding.stream.keep == kept
+
+
+def test_a_configuration_needs_neither_encoding_nor_delivery(tmp_path):
+    for text in ("", "cameras: [{id: yard}]", "encoding:\n  # quality: 30\ndelivery:\n", "encoding: {model: null}"):
+        loaded = config.load(written(tmp_path, text))
+        config.check(loaded)
+        assert (loaded.encoding.quality, loaded.encoding.bitrate) == (50, None)
+        assert (loaded.delivery.server, loaded.delivery.out) == ("http://127.0.0.1:8000", None)
+
+
+@pytest.mark.parametrize(
+    "text", ["100000", "100k", "100K", "100kbit", "100 kbit/s", "100kbps", "0.1M", "0.1Mbit/s", "1e5", "100000 bit/s"]
+)
+def test_a_bitrate_may_have_a_unit(tmp_path, text):
+    assert config.load(written(tmp_path, f"encoding: {{bitrate: {text}}}")).encoding.bitrate == 100_000
+    assert config.parse_bitrate(text) == 100_000
+
+
+def test_a_message_about_yaml_does_not_quote_the_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"not YAML: line 2, column [0-9]+: ") as caught:
+        config.load(written(tmp_path, "cameras:\n  - {source: rtsp://me:secret@nvr: 1, x: [}"))
+    assert "secret" not in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -702,6 +702,18 @@ def test_a_file_in_the_folder_is_whole_named_by_time_and_number_and_as_readable_
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_cameras_that_share_a_folder_have_their_names_in_the_files(tmp_path, moment):
+    def name(out, camera, *, is_alone):
+        sender = open_sender(DeliveryConfig(out=str(out)), camera, is_alone=is_alone)
+        return Path(sender.send(OutgoingFrame(camera, 7, moment, b"jpeg"))).relative_to(tmp_path)
+
+    alone = "20260304T050607.000089Z-00000007.jpg"
+    assert name(tmp_path, "front", is_alone=True) == Path(alone)
+    for camera in ("front", "back"):
+        assert name(tmp_path, camera, is_alone=False) == Path(f"{camera}-{alone}")
+        assert name(tmp_path / "of-{camera}", camera, is_alone=False) == Path(f"of-{camera}") / alone
+
+
 def test_a_full_disk_leaves_neither_half_a_file_nor_a_temporary_one(tmp_path, frame, monkeypatch, wait):
     real_open = Path.open
 

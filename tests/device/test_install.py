@@ -353,6 +353,33 @@ def test_check_is_refused_to_others_than_root_in_one_line(bundle, root, system):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("version", "grow"), [("252", False), ("257", True)])
+def test_pauses_between_starts_grow_where_systemd_can_do_that(bundle, root, system, version, grow):
+    path = system(systemctl=f"echo 'systemd {version} ({version}.1-1)'")
+    assert run(bundle / "install.sh", "--root", root, PATH=path).returncode == 0
+    folder = root / "etc/systemd/system"
+    unit = (folder / "rjpeg-capture.service").read_text()
+    assert "RestartSec=5\n" in unit
+    assert "RestartSteps" not in unit, "systemd 252 doesn't know it"
+    pauses = folder / "rjpeg-capture.service.d/10-growing-pauses.conf"
+    assert pauses.exists() == grow
+    assert not grow or "RestartSteps=4\nRestartMaxDelaySec=60\n" in pauses.read_text()
+    assert run(bundle / "device/uninstall.sh", "--root", root).returncode == 0
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_any_systemd_reads_the_unit_as_it_lies_here_without_a_warning(tmp_path):
+    unit = tmp_path / "rjpeg-capture.service"
+    unit.write_text(
+        (ROOT / "device/service" / unit.name).read_text().replace("/opt/rjpeg/venv/bin/python ", f"{sys.executable} ")
+    )
+    verified = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit)
+    assert unit.name not in verified.stdout + verified.stderr
+    assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_service_and_finds_it_shut_in(bundle, root):
     assert run(bundle / "install.sh", "--root", root).returncode == 0

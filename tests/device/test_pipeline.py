@@ -1,7 +1,5 @@
 """A camera's pipeline on a clock of the test's own."""
 
-import datetime
-
 import numpy as np
 
 import rjpeg
@@ -12,41 +10,24 @@ from device.delivery.sender import FolderSender
 from device.encoding import FrameEncoder
 from device.metrics import Metrics
 from device.pipeline import CameraSettings, Observers, Pipeline
-from device.reader import ReaderEvents
 from device.report import Report
-from device.sources import CapturedFrame
-from tests.device.fakes import Clock
+from tests.device.fakes import Clock, LiveSource, Records
 from tests.waiting import until
 
 
-class StillScene:
-    """A live camera that gives the same picture again and again, each so many seconds after the one before."""
-
-    name, live, fps, unreadable, is_well = "still", True, None, 0, True
+class StillScene(LiveSource):
+    """The same picture again and again, each so many seconds after the one before."""
 
     def __init__(self, clock, seconds):
-        self._clock, self._seconds, self._pixels = clock, list(seconds), np.zeros((16, 16, 3), np.uint8)
+        super().__init__(clock)
+        self._seconds, self._pixels = list(seconds), np.zeros((16, 16, 3), np.uint8)
 
     @property
     def ended(self):
         return not self._seconds
 
     def read(self, timeout):
-        self._clock.now += self._seconds.pop(0)
-        return CapturedFrame(self._pixels, datetime.datetime(2026, 3, 4, tzinfo=datetime.UTC), None, self._clock.now)
-
-    def take_events(self):
-        return ReaderEvents()
-
-    def status(self):
-        return {}
-
-    def close(self):
-        pass
-
-
-class Records(list):
-    emit = list.append
+        return self.captured(self._pixels, self._seconds.pop(0))
 
 
 def test_a_still_scene_is_sent_when_its_heartbeat_is_due_by_the_clock_that_is_given(tmp_path):

@@ -272,11 +272,41 @@ def test_record_nothing_refers_to_a_key_that_was_rejected(record, frame, counts)
 def test_record_frames_may_refer_to_a_key_that_was_delivered_and_deleted(record, frame, spool, counts):
     outbox = record(Server())
     outbox.put(frame(key(KEY)))
-    until(lambda: counts.sent)
-    until(lambda: spool.count == 0)
-    assert not spool.has("cam", KEY)
-    assert outbox.put(frame(follower(KEY))) >= 0
+    outbox.put(frame(key("cccccc")))
     until(lambda: len(counts.sent) == 2)
+    until(lambda: not spool.has("cam", KEY))
+    assert outbox.put(frame(follower(KEY))) >= 0
+    until(lambda: len(counts.sent) == 3)
+
+
+def test_record_a_start_and_a_server_that_lost_the_key_together_cost_no_frame(tmp_path, frame, counts):
+    """What refers to a key may come long after that was delivered, and wait through a start of the program."""
+    server = Server()
+
+    @contextlib.contextmanager
+    def program():
+        with contextlib.closing(Spool(tmp_path, 10_000_000)) as spool:
+            outbox = counts.of(RecordOutbox(Link(server, close_seconds=5), "cam", spool))
+            outbox._sleep = lambda seconds: time.sleep(0.001)
+            yield spool, outbox
+            outbox.close()
+
+    key_file, patch_file, _ = stream(frame)
+    with program() as (spool, outbox):
+        outbox.put(key_file)
+        outbox.put(patch_file)
+        assert outbox.flush(5)
+        until(lambda: spool.count == 0)
+        server.is_away = True
+        for number in range(5):
+            assert outbox.put(frame(follower(PATCH, f"{number:06x}"))) >= 0
+    server.has.clear()
+    server.is_away = False
+    with program() as (spool, outbox):
+        assert outbox.flush(5)
+        until(lambda: len(counts.sent) >= 7)
+    assert counts.dropped == []
+    assert [name for name in server.sent if name in server.has][-5:] == [f"{number:06x}" for number in range(5)]
 
 
 def test_record_all_that_refers_to_a_rejected_key_goes_at_once(record, frame, spool, counts):

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device.config import CameraConfig
-from device.sources import CaptureSource, base, frame_size, is_live, open_source, without_password
+from device.sources import CaptureSource, base, frame_size, is_live, masked_source, open_source
 from device.sources import sample as sample_module
 from device.sources import video as video_module
 from device.sources.opencv import as_bgr
@@ -168,10 +168,31 @@ def test_what_is_live_is_known_before_it_is_opened(source, live):
 
 
 def test_passwords_are_left_out_of_addresses_and_pipelines():
-    assert without_password("rtsp://me:secret@host/path?x=@y") == "rtsp://***@host/path?x=@y"
-    assert without_password("rtsp://host/path@4") == "rtsp://host/path@4"
-    pipeline = 'rtspsrc location=rtsp://me:secret@host user-pw="a secret" ! appsink'
-    assert without_password(pipeline) == "rtspsrc location=rtsp://***@host user-pw=*** ! appsink"
+    assert masked_source("rtsp://me:secret@host/Streaming/Channels/101") == "rtsp://***@host/Streaming/Channels/101"
+    assert masked_source("rtsps://10.0.0.2:7441/xR4bT9kLm2QpZ7wV?enableSrtp") == "rtsps://10.0.0.2:7441/***?enableSrtp"
+    pipeline = 'gstreamer:rtspsrc location=rtsp://me:secret@host user-pw="a secret" ! appsink'
+    assert masked_source(pipeline) == "gstreamer:rtspsrc location=rtsp://***@host user-pw=*** ! appsink"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "rtsp://me:geheim@127.0.0.1:9/stream",
+        "rtsp://me:gehe/im#ge?he im@127.0.0.1:9/stream",
+        "http://127.0.0.1:9/video.cgi?user=me&pwd=geheim&fps=5",
+        "rtsp://127.0.0.1:9/user=me_password=geheim_channel=1_stream=0.sdp",
+        "nosuch://me:geheim@127.0.0.1/stream",
+        "me:geheim@127.0.0.1/stream",
+        "gstreamer:rtspsrc location=rtsp://me:geheim@127.0.0.1:9/stream ! appsink",
+    ],
+)
+def test_no_message_about_a_source_has_its_password(source):
+    with pytest.raises((CameraError, ConfigError, StorageError)) as failed:
+        open_source(CameraConfig(source=source))
+    assert "127.0.0.1" in str(failed.value)
+    assert "geheim" not in str(failed.value)
+    assert "gehe" not in str(failed.value)
+    assert "im@" not in str(failed.value)
 
 
 GSTREAMER = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)

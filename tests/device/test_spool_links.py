@@ -74,6 +74,59 @@ def test_a_start_sends_a_key_again_whose_followers_still_wait(tmp_path):
     spool.close()
 
 
+def test_the_newest_key_and_patch_stay_over_starts_until_there_are_newer_ones_and_are_not_sent_again(tmp_path):
+    for number in range(3):
+        spool = Spool(tmp_path, 10 * MB)
+        if number == 0:
+            for jpeg in (key("aaaaaa"), patch("bbbbbb", "aaaaaa"), follower("bbbbbb")):
+                spool.append("a", NOW, jpeg)
+            assert len(drain(spool)) == 3
+        assert spool.base("a", "aaaaaa").jpeg == key("aaaaaa")
+        assert spool.base("a", "bbbbbb").jpeg == patch("bbbbbb", "aaaaaa")
+        assert (spool.count, spool.bytes, spool.counts()) == (0, 0, {})
+        assert spool.oldest("a") is None
+        spool.close()
+    spool = Spool(tmp_path, 10 * MB)
+    spool.append("a", NOW, follower("bbbbbb", "000001"))
+    assert [identity_of(frame.jpeg).kind for frame in drain_nothing(spool)] == ["key", "patch", "follower"]
+    drain(spool)
+    spool.append("a", NOW, key("cccccc"))
+    assert [identity_of(frame.jpeg).id for frame in drain(spool)] == ["cccccc"]
+    assert spool.base("a", "aaaaaa") is spool.base("a", "bbbbbb") is None
+    assert spool.has("a", "cccccc")
+    spool.close()
+
+
+def test_a_delivered_key_that_is_given_up_for_room_is_no_loss(tmp_path):
+    with contextlib.closing(Spool(tmp_path, MIN_BYTES)) as spool:
+        spool.append("a", NOW, key("aaaaaa", 300_000))
+        drain(spool)
+        for number in range(10):
+            spool.append("b", NOW, key(f"{number:06x}", 90_000))
+        given_up = sum(loss.frames for loss in losses(spool, THINNED))
+        assert given_up + spool.count == 10
+        assert losses(spool, THINNED) == []
+
+
+def test_a_delivered_key_outlives_the_damage_of_other_frames(tmp_path):
+    spool = Spool(tmp_path, 10 * MB)
+    spool.append("a", NOW, key("aaaaaa", 3 * PAGE))
+    drain(spool)
+    spool.append("a", NOW, follower("aaaaaa", "bbbbbb", 3 * PAGE))
+    spool.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "frames.db")) as db:
+        db.execute("UPDATE frames SET jpeg = zeroblob(LENGTH(jpeg)) WHERE sequence = 1")
+        db.commit()
+    spool = Spool(tmp_path, 10 * MB)
+    assert drain(spool) == []
+    assert sum(loss.frames for loss in losses(spool, DAMAGED)) == 1
+    assert list(tmp_path.glob("frames.db.damaged-*")), "a new database was begun"
+    spool.close()
+    spool = Spool(tmp_path, 10 * MB)
+    assert spool.base("a", "aaaaaa").jpeg == key("aaaaaa", 3 * PAGE)
+    spool.close()
+
+
 def test_a_key_whose_header_is_long_is_known_again_after_a_start(tmp_path):
     long = key("aaaaaa")
     long = long[:2] + b"\xff\xfe\xff\x00" + bytes(0xFEFE) + long[2:]

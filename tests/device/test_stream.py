@@ -1,6 +1,5 @@
 """A camera's stream from its encoder to the outbox: what refers to what, and what it may cost."""
 
-import datetime
 import itertools
 import threading
 
@@ -17,17 +16,13 @@ from device.encoding import FrameEncoder, NoRoom
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
 from device.pipeline import KEY_UNDER_WAY, CameraSettings, Observers, Pipeline
-from device.reader import ReaderEvents
 from device.report import Report
-from device.sources import CapturedFrame
 from device.spool import Spool
 from device.stream import CameraStream
 from rjpeg.errors import DeliveryError, KeyMissingError
-from tests.device.fakes import Clock
+from tests.device.fakes import START, Clock, LiveSource, Records
 from tests.device.scenes import scene
 from tests.waiting import until
-
-START = datetime.datetime(2026, 3, 4, tzinfo=datetime.UTC)
 
 
 @pytest.fixture(scope="module")
@@ -76,36 +71,22 @@ class Server:
         pass
 
 
-class Scene:
+class Scene(LiveSource):
     """A live camera: frame after frame whenever it is asked."""
 
-    name, live, fps, unreadable, is_well = "scene", True, 5.0, 0, True
+    fps = 5.0
 
     def __init__(self, clock, seconds=0.2, place=lambda number: 0):
-        self._clock, self._seconds, self._place = clock, seconds, place
+        super().__init__(clock)
+        self._seconds, self._place = seconds, place
         self.number, self.ended = 0, False
         self.may_go_on = threading.Semaphore(0)
 
     def read(self, timeout):
         if not self.may_go_on.acquire(timeout=0.02):
             return None
-        self._clock.now += self._seconds
         number, self.number = self.number, self.number + 1
-        pixels = scene(number, width=160, height=128, place=self._place(number))
-        return CapturedFrame(pixels, START + datetime.timedelta(seconds=self._clock.now), None, self._clock.now)
-
-    def take_events(self):
-        return ReaderEvents()
-
-    def status(self):
-        return {}
-
-    def close(self):
-        pass
-
-
-class Records(list):
-    emit = list.append
+        return self.captured(scene(number, width=160, height=128, place=self._place(number)), self._seconds)
 
 
 class Camera:

@@ -109,7 +109,7 @@ def test_every_recorded_frame_is_decoded_after_kills_outages_and_forgotten_keys(
     for _ in range(kills):
         before = len(server.times)
         until(lambda: len(server.times) > before + 3, START_SECONDS)  # noqa: B023
-        what = chance.choice(["camera", "camera", "server", "keys"])
+        what = chance.choice(["camera", "camera", "server", "keys", "both"])
         if what == "camera":
             process.kill()
             process.wait()
@@ -118,8 +118,17 @@ def test_every_recorded_frame_is_decoded_after_kills_outages_and_forgotten_keys(
             server.close()
             time.sleep(chance.uniform(0, 2))
             server.open()
-        else:
+        elif what == "keys":
             server.forget_keys()
+        else:
+            # frames gather that refer to a key of before, which only the spool has then
+            server.close()
+            time.sleep(chance.uniform(0.5, 2))
+            process.kill()
+            process.wait()
+            server.forget_keys()
+            server.open()
+            process = start("record")
     process.send_signal(signal.SIGTERM)
     process.wait(20)
     log = process.stderr.read()

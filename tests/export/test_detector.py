@@ -97,6 +97,9 @@ def test_the_converted_detector_finds_what_the_graph_says(file, weights, tmp_pat
     rows = np.maximum(0, rows * weights["scale"].ravel() + weights["shift"])
     rows = rows[np.argsort(-rows[:, 4], kind="stable")]
     assert [one["index"] for one in answer] == [int(row[5]) for row in rows]
+    names = (tmp_path / "out" / "labels.txt").read_text().splitlines()
+    assert (len(names), names[0], names[16]) == (80, "person", "dog")
+    assert all(one.get("label") == (names[one["index"]] if one["index"] < 80 else None) for one in answer)
     np.testing.assert_allclose([one["score"] for one in answer], rows[:, 4], rtol=1e-4)
     expected = np.clip(rows[:, :4], 0, [SIDES[1], SIDES[0], SIDES[1], SIDES[0]])
     np.testing.assert_allclose([one["box"] for one in answer], expected, atol=0.01)

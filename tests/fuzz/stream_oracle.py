@@ -35,8 +35,10 @@ def _check_contents(jpeg: bytes, decoded: rjpeg.DecodedFrame, base: rjpeg.Base) 
         return None if "Huffman code" in str(error) else f"accepted, and not readable: {error}"
     [data] = [segment for segment in picture.segments if segment[:2] == b"RJ" and len(segment) > 2]
     soft, rows, cols = data[2] & 1, *base.grid
-    start = 11 if data[2] & 2 else 9
-    shift = data[9:start] or b"\0\0"
+    light_at = 11 if data[2] & 2 else 9
+    start = light_at + (2 if data[2] & 4 else 0)
+    shift = data[9:light_at] or b"\0\0"
+    light = data[light_at:start] if any(data[light_at:start]) else b""
     sent = reference.decode_flags(data[start:], rows, cols)
     if decoded.kept is None or not np.array_equal(decoded.kept, sent == 0):
         return "kept regions are others than the file's"
@@ -50,10 +52,10 @@ def _check_contents(jpeg: bytes, decoded: rjpeg.DecodedFrame, base: rjpeg.Base) 
         blocks = [_chosen(component, sent) for component in blocks]
     content = b"".join(array.astype("<i2").tobytes() for array in blocks)
     content += b"".join(component.table.astype("<u2").tobytes() for component in picture.components)
-    found = zlib.crc32(content + shift + sent.tobytes(), base.crc) & 0xFFFFFF
+    found = zlib.crc32(content + shift + light + sent.tobytes(), base.crc) & 0xFFFFFF
     if found != int.from_bytes(data[3:6], "big"):
         return f"checksum {found:06x} is another than the file's"
-    return None if any(shift) else _check_kept_pixels(decoded, base, sent)
+    return None if any(shift + light) else _check_kept_pixels(decoded, base, sent)
 
 
 def _chosen(blocks: np.ndarray, sent: np.ndarray) -> np.ndarray:

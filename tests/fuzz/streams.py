@@ -48,6 +48,7 @@ def films() -> dict[str, list[bytes]]:
         ("one column", (70, 9), "tiles", 1),
     ):
         made[name] = [each.jpeg for each in coded_film(*size, 9, seed=seed, view=view)]
+    made["lit"] = [each.jpeg for each in coded_film(96, 128, 9, lit=True)]
     made["shaken"] = [each.jpeg for each in coded_film(96, 128, 9, shaken=True)]
     for name in ("tiles", "soft"):
         made[f"{name}, progressive"] = [corpus.transcoded(jpeg, "-progressive") for jpeg in made[name]]
@@ -129,7 +130,7 @@ def _other_base(rng: random.Random, files: list[File]) -> list[File]:
 
 
 def _other_kind(rng: random.Random, files: list[File]) -> list[File]:
-    kind = rng.choice((0x10, 0x20, 0x21, 0x22, 0x30, 0x31, 0x33, 0x40, 0x24, rng.randrange(256)))
+    kind = rng.choice((0x10, 0x20, 0x21, 0x22, 0x30, 0x31, 0x33, 0x40, 0x24, 0x36, 0x28, rng.randrange(256)))
 
     def change(data: bytearray) -> None:
         data[2] = kind
@@ -138,15 +139,15 @@ def _other_kind(rng: random.Random, files: list[File]) -> list[File]:
 
 
 def _other_regions(rng: random.Random, files: list[File]) -> list[File]:
-    """Other regions, in the same number or not, or another shift."""
+    """Other regions, in the same number or not, or another shift or light."""
 
     def change(data: bytearray) -> None:
         way = rng.randrange(6)
         if way == 4:
             data[9:9] = rng.randbytes(2)
-            data[2] |= 2
+            data[2] |= rng.choice((2, 4))
         elif way == 5:
-            data[2] ^= 2
+            data[2] ^= rng.choice((2, 4))
         elif way == 0 and len(data) > 9:
             data[rng.randrange(9, len(data))] ^= 1 << rng.randrange(8)
         elif way == 1:

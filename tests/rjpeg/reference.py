@@ -156,6 +156,12 @@ def level_kept(blocks, kept, bound):
     return blocks
 
 
+def lit(plane, gain, offset, middle):
+    """A plane with a gain in 1/256 beside 1, about its middle value, and an offset. Every step in whole numbers."""
+    values = ((256 + gain) * (plane.astype(int) - middle) + 128) // 256 + middle + offset
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
 def shifted(plane, down, right):
     """`_native.shifted`: bilinear between samples, whose edges go on for ever. down, right: in eighths of a sample."""
     rows, cols = (8 * np.arange(side) - by for side, by in zip(plane.shape, (down, right), strict=True))

@@ -31,10 +31,12 @@ def with_box(frame: NDArray[np.uint8], at: int, side: int = 24) -> NDArray[np.ui
     return changed
 
 
-def film(height: int, width: int, count: int, seed: int = 1, *, shaken: bool = False) -> list[NDArray[np.uint8]]:
+def film(
+    height: int, width: int, count: int, seed: int = 1, *, shaken: bool = False, lit: bool = False
+) -> list[NDArray[np.uint8]]:
     """Return frames of a still scene in which a box stays where it came, and another goes on.
 
-    shaken: every third frame the camera is a little beside its place.
+    shaken: every third frame the camera is a little beside its place. lit: it grows lighter.
     """
     still = scene(height, width, seed)
     if shaken:
@@ -48,6 +50,8 @@ def film(height: int, width: int, count: int, seed: int = 1, *, shaken: bool = F
             frame = with_box(with_box(frame, height // 2, height // 3), 3 * number, height // 5)
         if shaken and number % 3 == 1:
             frame = np.roll(frame, (1, -2), (0, 1))
+        if lit:
+            frame = np.clip(frame * (1 + 0.03 * number) + number, 0, 255).astype(np.uint8)
         frames.append(frame)
     return frames
 
@@ -61,10 +65,11 @@ def coded_film(
     view: Literal["tiles", "soft"] = "tiles",
     quality: float = 60,
     shaken: bool = False,
+    lit: bool = False,
 ) -> list[rjpeg.EncodedFrame]:
     """Return the coded frames of a film: a key, followers, and patches among them if it is long enough."""
     stream = rjpeg.StreamEncoder(plain_view=view, policy=EAGER)
     return [
         stream.encode(frame, quality=quality, coding_size=(height, width))
-        for frame in film(height, width, count, seed, shaken=shaken)
+        for frame in film(height, width, count, seed, shaken=shaken, lit=lit)
     ]

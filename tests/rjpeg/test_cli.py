@@ -1,16 +1,22 @@
 """The console script does what its help says, on files and pipes, and ends with words and a code."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import rjpeg
 from rjpeg.cli import main
 from tests.rjpeg.streams import film
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.fixture
@@ -63,6 +69,73 @@ def test_map_draws_a_picture_or_a_folder_of_them_and_goes_past_a_broken_one(tmp_
     assert main(["map", str(folder), str(tmp_path / "maps")]) == 1
     assert [path.name for path in (tmp_path / "maps").iterdir()] == ["a.map.png"]
     assert "1 of 2 pictures" in capsys.readouterr().err
+
+
+def test_files_that_differ_only_in_their_ending_get_a_name_each(tmp_path, photo):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "a.png"):
+        cv2.imwrite(str(folder / name), photo)
+    assert main(["map", str(folder), str(tmp_path / "maps")]) == 0
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"a.jpg.map.png", "a.png.map.png"}
+    (folder / "a.jpeg").write_bytes((folder / "a.jpg").read_bytes())
+    assert main(["decode", str(folder), str(tmp_path / "back")]) == 0
+    assert {path.name for path in (tmp_path / "back").iterdir()} == {"a.jpg.png", "a.jpeg.png"}
+
+
+def test_a_photograph_on_its_side_is_coded_and_decoded_upright(tmp_path, photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photo[:100]).save(tmp_path / "phone.jpg", exif=exif)
+    assert main(["encode", str(tmp_path / "phone.jpg"), str(tmp_path / "sent.jpg")]) == 0
+    assert rjpeg.Decoder().decode((tmp_path / "sent.jpg").read_bytes()).shape == (224, 100, 3)
+    assert main(["decode", str(tmp_path / "phone.jpg"), str(tmp_path / "back.png")]) == 0
+    assert cv2.imread(str(tmp_path / "back.png")).shape == (224, 100, 3)
+
+
+def test_of_a_film_the_first_frame_is_taken_with_a_word(tmp_path, photos, caplog):
+    film = [cv2.imencode(".jpg", photo[:64, :96])[1].tobytes() for photo in photos[:3]]
+    (tmp_path / "film.mjpeg").write_bytes(b"".join(film))
+    for command in ("decode", "encode"):
+        caplog.clear()
+        assert main([command, str(tmp_path / "film.mjpeg"), str(tmp_path / f"{command}.bmp")]) == 0
+        assert "film.mjpeg is a film of several frames; the first is taken" in caplog.text
+    assert cv2.imread(str(tmp_path / "decode.bmp")).shape == (64, 96, 3)
+
+
+def test_a_path_may_begin_at_the_home_folder(tmp_path, picture, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["encode", f"~/{picture.name}", "~/a.jpg"]) == 0
+    assert (tmp_path / "a.jpg").stat().st_size
+
+
+def test_what_is_cut_is_an_error_of_inspect_as_of_decode(tmp_path, photo, pictures, capsys):
+    ordinary = cv2.imencode(".jpg", photo)[1].tobytes()
+    assert main(["encode", "--stream", str(pictures), str(tmp_path / "sent"), "--json"]) == 0
+    follower = (tmp_path / "sent" / "10.jpg").read_bytes()
+    capsys.readouterr()
+    for jpeg in (ordinary, rjpeg.Encoder().encode(photo, 50), follower):
+        (tmp_path / "cut.jpg").write_bytes(jpeg[:-30])
+        assert main(["inspect", str(tmp_path / "cut.jpg")]) == 1
+        inspected = capsys.readouterr()
+        assert inspected.out == ""
+        assert "error: damaged JPEG: " in inspected.err
+
+
+@pytest.mark.slow
+def test_a_full_disk_or_a_closed_pipe_at_standard_output_is_one_line_and_an_exit_code(tmp_path, photo):
+    (tmp_path / "a.jpg").write_bytes(rjpeg.Encoder().encode(photo, 50))
+    for arguments in (["inspect", "a.jpg"], ["inspect", "a.jpg", "--json"], ["decode", "a.jpg", "-"]):
+        command = shlex.join([sys.executable, "-m", "rjpeg.cli", *arguments])
+        for redirected, code, said in (
+            ("> /dev/full", 1, "error: can't write to standard output: No space left on device\n"),
+            ("| true", 141, "error: standard output was closed\n"),
+        ):
+            # a short output that nobody has read yet is no error
+            script = f"{{ sleep 0.3; {command}; echo $? >&2; }} {redirected}"
+            options = {"cwd": tmp_path, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 60}
+            done = subprocess.run(["bash", "-c", script], check=False, **options)
+            assert done.stderr == f"{said}{code}\n", arguments
 
 
 @pytest.mark.parametrize(

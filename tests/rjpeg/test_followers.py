@@ -162,7 +162,8 @@ def test_inspect_tells_what_a_followers_header_tells(coded):
         assert facts["layout"] == "tiles"
         assert facts["sent_regions"] == np.count_nonzero(~each.kept)
         assert facts["marker_bytes"] == each.marker_bytes
-        assert facts["marker_bytes"] - facts["bitmap_bytes"] == (15 if any(facts["shift"]) else 13)
+        more = 2 * any(facts["shift"]) + 2 * (facts["light"] != [1, 0])
+        assert facts["marker_bytes"] - facts["bitmap_bytes"] == 13 + more
         assert facts["table_bytes"] > 64
         assert facts["frame_size"] is facts["coding_size"] is facts["bpp"] is None
 
@@ -190,6 +191,13 @@ def test_inspect_tells_how_far_the_camera_moved():
     assert facts["kind"] == "follower"
     assert facts["shift"] == [1.0, -2.0]
     json.dumps(facts)
+
+
+def test_inspect_tells_how_the_light_changed():
+    lit = coded_film(96, 128, 6, lit=True)[5]
+    gain, offset = rjpeg.inspect(lit.jpeg)["light"]
+    assert gain == pytest.approx(1.15, abs=0.02)
+    assert offset == pytest.approx(5, abs=2)
 
 
 def test_inspect_refuses_another_base_and_a_damaged_follower(coded, decoder):

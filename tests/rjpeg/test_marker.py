@@ -99,7 +99,8 @@ def test_segments_of_others_are_no_marker():
         (b"RJ\x16abccc", "unknown flags"),
         (b"RJ\x18abccc", "unknown flags"),
         (b"RJ\x20abcde", "8 bytes, expected at least 9"),
-        (b"RJ\x34abcdef", "unknown flags"),
+        (b"RJ\x38abcdef", "unknown flags"),
+        (b"RJ\x36abcdefghi", "12 bytes, expected at least 13"),
         (b"RJ\x32abcdefg", "10 bytes, expected at least 11"),
         (b"RJ\x11ab\x00\x00\x00\x07ccc", "frame size 7x0"),
     ],
@@ -124,21 +125,22 @@ def test_any_bytes_after_the_magic_give_a_marker_or_a_marker_error(data):
     assert found is None or isinstance(found, marker.FollowerMarker) or len(found.model_id) == 2
 
 
+pairs = st.just((0, 0)) | st.tuples(st.integers(-128, 127), st.integers(-128, 127))
 followers = st.builds(
     marker.FollowerMarker,
     patch=st.booleans(),
     soft=st.booleans(),
     checksum=st.integers(0, 2**24 - 1),
     base_id=st.integers(0, 2**24 - 1),
-    sent=st.binary(max_size=300) | st.just(bytes(65522)),
-    shift=st.just((0, 0)) | st.tuples(st.integers(-128, 127), st.integers(-128, 127)),
+    sent=st.binary(max_size=300) | st.just(bytes(65520)),
+    view=st.builds(marker.View, pairs, pairs),
 )
 
 
 @given(followers)
-def test_a_followers_marker_is_one_segment_of_nine_bytes_two_for_a_shift_and_its_regions(written):
+def test_a_followers_marker_is_one_segment_of_nine_bytes_two_each_for_shift_and_light_and_its_regions(written):
     [(code, data)] = marker.pack_follower(written)
-    assert (code, len(data)) == (marker.SEGMENT_CODE, 9 + 2 * any(written.shift) + len(written.sent))
+    assert (code, len(data)) == (marker.SEGMENT_CODE, 9 + 2 * sum(map(any, written.view)) + len(written.sent))
     assert marker.unpack([(0xE0, b"JFIF"), (code, data), (code, b"PhotoStudio")]) == written
 
 
@@ -172,13 +174,13 @@ def test_a_files_identity_has_the_ids_of_its_marker(written):
         assert (kind, base) == ("key", None)
 
 
-def test_a_followers_checksum_changes_with_any_coefficient_step_region_shift_and_base():
+def test_a_followers_checksum_changes_with_any_coefficient_step_region_shift_light_and_base():
     random = np.random.default_rng(8)
     content = {
         "blocks": [random.integers(-9, 9, (4, 4, 64)).astype(np.int16)],
         "tables": [random.integers(1, 256, 64).astype(np.uint16)],
         "sent": random.integers(0, 2, (5, 3)).astype(np.uint8),
-        "shift": (4, -5),
+        "view": marker.View((4, -5), (3, 0)),
         "base_crc": 0x12345678,
     }
     before = marker.follower_crc_of(**content)
@@ -192,8 +194,10 @@ def test_a_followers_checksum_changes_with_any_coefficient_step_region_shift_and
         {"blocks": [changed_block]},
         {"tables": [changed_step]},
         {"sent": changed_sent},
-        {"shift": (-4, -5)},
-        {"shift": (4, -4)},
+        {"view": marker.View((-4, -5), (3, 0))},
+        {"view": marker.View((4, -4), (3, 0))},
+        {"view": marker.View((4, -5))},
+        {"view": marker.View((4, -5), (3, -1))},
         {"base_crc": 0x92345678},
     ):
         assert marker.follower_crc_of(**(content | change)) & 0xFFFFFF != before & 0xFFFFFF

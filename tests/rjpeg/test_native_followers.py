@@ -95,6 +95,53 @@ def test_planes_are_joined_as_opencv_does_however_far_they_go_beyond_the_picture
         np.testing.assert_array_equal(found, reference.frame_from_planes(planes, height, width, half))
 
 
+@settings(max_examples=80)
+@given(st.integers(1, 90), st.integers(1, 90), st.booleans(), st.floats(0, 1), seeds)
+def test_a_picture_over_another_one_is_that_of_its_planes(height, width, half, share, seed):
+    random = np.random.default_rng(seed)
+    rows, cols = -(-height // 16), -(-width // 16)
+    side = 8 if half else 16
+    sizes = ((16 * rows, 16 * cols), *[(side * rows, side * cols)] * 2)
+    before = [random.integers(0, 256, size).astype(np.uint8) for size in sizes]
+    after = [random.integers(0, 256, size).astype(np.uint8) for size in sizes]
+    sent = (random.random((rows, cols)) < share).astype(np.uint8)
+    joined = []
+    for old, new in zip(before, after, strict=True):
+        region = old.shape[0] // rows
+        joined.append(np.where(sent.repeat(region, 0).repeat(region, 1), new, old))
+    shown = _native.bgr_of(before, half, height, width)
+    kept = shown.copy()
+    found = _native.bgr_over(joined, half, shown, sent)
+    np.testing.assert_array_equal(found, _native.bgr_of(joined, half, height, width))
+    np.testing.assert_array_equal(shown, kept)
+
+
+def test_tiles_and_pictures_of_other_shapes_are_refused():
+    planes = [np.zeros((32, 48), np.uint8), *[np.zeros((16, 24), np.uint8)] * 2]
+    before, sent = np.zeros((30, 41, 3), np.uint8), np.zeros((2, 3), np.uint8)
+    assert _native.bgr_over(planes, True, before, sent).shape == before.shape
+    for arguments in (
+        (planes, False, before, sent),
+        (planes[:2], True, before, sent),
+        (planes, True, before[..., 0].copy(), sent),
+        (planes, True, before, sent[:1].copy()),
+        (planes, True, np.zeros((33, 41, 3), np.uint8), np.zeros((3, 3), np.uint8)),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            _native.bgr_over(*arguments)
+    sent[0, :2] = 1
+    _native.put_tiles(np.zeros((16, 32), np.uint8), sent, planes[0])
+    for arguments in (
+        (np.zeros((16, 16), np.uint8), sent, planes[0]),
+        (np.zeros((16, 48), np.uint8), sent, planes[0]),
+        (np.zeros((8, 64), np.uint8), sent, planes[0]),
+        (np.zeros((16, 32), np.uint8), sent, np.zeros((32, 50), np.uint8)),
+        (np.zeros((16, 32), np.uint8), sent[0], planes[0]),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            _native.put_tiles(*arguments)
+
+
 def test_samples_and_planes_of_other_shapes_are_refused():
     blocks, steps, levels = np.zeros((2, 2, 64), np.int16), np.ones((3, 64), np.float32), np.zeros((1, 1, 2), np.uint8)
     assert _native.samples_of(blocks, steps, levels, 1).shape == (16, 16)

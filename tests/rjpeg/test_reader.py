@@ -2,7 +2,10 @@
 
 import contextlib
 import http.server
+import os
 import socket
+import ssl
+import subprocess
 import threading
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rjpeg
-from rjpeg.reader import Splitter
+from rjpeg import _files
+from rjpeg._films import Splitter
+from rjpeg.errors import ConfigError
 from tests.rjpeg.streams import coded_film
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -286,6 +291,104 @@ def test_an_answer_that_is_no_http_is_an_error(decoder):
         with pytest.raises(rjpeg.CameraError, match="can't be opened"):
             rjpeg.VideoReader(f"http://127.0.0.1:{listening.getsockname()[1]}/", decoder=decoder)
         thread.join()
+
+
+def test_a_proxy_of_the_environment_is_not_for_this_machine(stream, decoder, pictures, monkeypatch):
+    _, url = stream
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with rjpeg.VideoReader(url, decoder=decoder, token="s3cret") as capture:
+        assert same(list(capture), pictures)
+    with pytest.raises(rjpeg.CameraError, match=r"can't be opened: .*refused"):
+        rjpeg.VideoReader("http://camera.example/", decoder=decoder)
+
+
+def test_an_authority_of_ones_own_is_trusted_and_no_other(stream, decoder, pictures, tmp_path):
+    handler, _ = stream
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "ca.pem"]
+    subprocess.run([*command.split(), *names], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    url = f"https://127.0.0.1:{server.server_port}/stream"
+    try:
+        with rjpeg.VideoReader(url, decoder=decoder, token="s3cret", ca_file=str(tmp_path / "ca.pem")) as capture:
+            assert same(list(capture), pictures)
+        with pytest.raises(rjpeg.CameraError, match="CERTIFICATE_VERIFY_FAILED"):
+            rjpeg.VideoReader(url, decoder=decoder, token="s3cret")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    with pytest.raises(ConfigError, match="can't read ca_file nowhere"):
+        rjpeg.VideoReader(url, decoder=decoder, ca_file="nowhere")
+
+
+def test_parts_that_hold_two_pictures_are_one_frame(stream, decoder, jpegs, pictures):
+    handler, url = stream
+    handler.files = [jpeg + jpegs[-1] for jpeg in jpegs]
+    with rjpeg.VideoReader(url, decoder=decoder, token="s3cret") as capture:
+        assert same(list(capture), pictures)
+
+
+def test_a_source_may_be_opened_later_and_another_after_it(folder, decoder, jpegs, pictures, tmp_path):
+    capture = rjpeg.VideoReader(decoder=decoder)
+    assert not capture.isOpened()
+    assert capture.read() == (False, None)
+    assert capture.open(folder) is True
+    assert same(list(capture), pictures)
+    (tmp_path / "one.jpg").write_bytes(jpegs[2])
+    assert capture.open(tmp_path / "one.jpg")
+    assert capture.get(cv2.CAP_PROP_POS_FRAMES) == 0
+    assert same(list(capture), pictures[2:3])
+    with pytest.raises(rjpeg.StorageError, match="nowhere"):
+        capture.open(tmp_path / "nowhere")
+    assert not capture.isOpened()
+
+
+@pytest.mark.parametrize("place", ["film", "folder"])
+def test_a_frame_is_gone_to_by_its_number(folder, decoder, jpegs, pictures, tmp_path, place):
+    (tmp_path / "film").write_bytes(b"".join(jpegs))
+    with rjpeg.VideoReader(folder if place == "folder" else tmp_path / "film", decoder=decoder) as capture:
+        for number in (3, 0, 4, 4, 1):
+            assert capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+            assert capture.get(cv2.CAP_PROP_POS_FRAMES) == number
+            np.testing.assert_array_equal(capture.read()[1], pictures[number])
+        assert capture.set(cv2.CAP_PROP_POS_FRAMES, 99)
+        assert capture.read() == (False, None)
+        assert not capture.set(cv2.CAP_PROP_POS_FRAMES, -1)
+        assert not capture.set(cv2.CAP_PROP_FPS, 5)
+
+
+def test_a_frame_of_a_stream_is_not_gone_to(stream, decoder):
+    with rjpeg.VideoReader(stream[1], decoder=decoder, token="s3cret") as capture:
+        assert not capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        assert capture.read()[0]
+
+
+def test_a_pipe_is_read_while_somebody_writes_and_given_up_when_nobody_does(
+    jpegs, decoder, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_files, "PIPE_SECONDS", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    capture = rjpeg.VideoReader(tmp_path / "pipe", decoder=decoder)
+    assert not capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+    with pytest.raises(rjpeg.CameraError, match=r"nobody wrote to this pipe for 0\.2 s"):
+        capture.read()
+    capture.release()
+    with pytest.raises(rjpeg.StorageError, match=r"can't read .*pipe: nobody wrote"):
+        _files.read_whole(tmp_path / "pipe")
+    capture.open(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(b"".join(jpegs)))
+    writer.start()
+    assert same(list(capture), pictures)
+    writer.join()
 
 
 # Streams of keys, patches and followers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from PIL import Image
 
 import rjpeg
 from rjpeg import _native
-from tests.rjpeg.streams import scene, with_box
+from rjpeg._marker import View
+from tests.rjpeg import reference
+from tests.rjpeg.streams import coded_film, film, scene, with_box
 
 
 def test_a_follower_of_a_small_change_is_a_small_jpeg_of_tiles_that_other_decoders_open():
@@ -68,6 +71,54 @@ def test_another_key_of_the_same_size_is_not_taken_for_the_missing_one():
     decoder.decode(other.encode(scene(96, 96, 2), quality=50).jpeg)
     with pytest.raises(rjpeg.KeyMissingError):
         decoder.decode(follower.jpeg)
+
+
+def as_follower(patch: bytes) -> bytes:
+    """Return the file that a patch would be if no later file might refer to it."""
+    at = patch.index(b"RJ") + 2
+    assert patch[at] >> 4 == 3
+    return patch[:at] + bytes([patch[at] - 0x10]) + patch[at + 1 :]
+
+
+def test_a_follower_with_the_id_of_a_patch_shows_the_same_and_is_never_taken_for_it():
+    # The id covers what makes the picture, and not whether later files may refer to it. So it can't name two pictures.
+    coded = coded_film(160, 240, 9)
+    key, patch = coded[0], next(each for each in coded if each.kind == "patch")
+    later = next(each for each in coded if each.base_id == patch.id)
+    twin = as_follower(patch.jpeg)
+    assert rjpeg.identify(twin) == ("follower", patch.id, key.id)
+    decoder = rjpeg.Decoder()
+    base = decoder.base_of(key.jpeg)
+    assert np.array_equal(decoder.decode(twin, base), decoder.decode(patch.jpeg, base))
+    with pytest.raises(rjpeg.MarkerError, match="no later file can refer to it"):
+        decoder.base_of(twin, base)
+    right = decoder.decode(later.jpeg, decoder.base_of(patch.jpeg, base))
+    stream = rjpeg.StreamDecoder()
+    for each in (key.jpeg, twin):
+        stream.decode(each)
+    with pytest.raises(rjpeg.KeyMissingError, match=patch.id):
+        stream.decode(later.jpeg)
+    for each in (patch.jpeg, twin):
+        stream.decode(each)
+    assert np.array_equal(stream.decode(later.jpeg), right)
+    for order in ([later.jpeg, twin, patch.jpeg, key.jpeg], [key.jpeg, patch.jpeg, twin, later.jpeg]):
+        decoded = dict(zip(order, decoder.decode_batch(order), strict=True))
+        assert np.array_equal(decoded[later.jpeg].frame, right)
+    _, _, missing = decoder.decode_batch([key.jpeg, twin, later.jpeg])
+    assert isinstance(missing, rjpeg.KeyMissingError)
+
+
+def test_the_picture_of_a_base_that_a_stream_keeps_changes_nothing():
+    coded = coded_film(150, 230, 12, shaken=True) + coded_film(144, 224, 9, seed=2)
+    decoder, stream, bases = rjpeg.Decoder(), rjpeg.StreamDecoder(), {}
+    for each in coded:
+        decoded, base = decoder.decode_and_keep(each.jpeg, bases.get(each.base_id))
+        if base is not None:
+            bases[base.id] = base
+        shown = stream.decode(each.jpeg)
+        assert np.array_equal(shown, decoded.frame)
+        # whoever gets a frame may write to it
+        shown[:] = 0
 
 
 def test_files_tell_what_they_are_by_their_header():
@@ -162,6 +213,41 @@ def test_a_camera_that_shakes_sends_little_more_than_one_that_stands_still():
     assert all(each.kind != "key" and np.mean(each.kept) > 0.7 for each in coded[1:])
     for each, view in zip(coded, views, strict=True):
         assert np.mean(np.abs(decoder.decode(each.jpeg).astype(int) - view)) < 8
+
+
+def test_a_scene_that_grows_lighter_costs_no_keys_and_little_more_than_one_that_does_not():
+    sizes, errors = {}, {}
+    for lit in (False, True):
+        frames, decoder = film(200, 320, 10, lit=lit), rjpeg.StreamDecoder()
+        coded = coded_film(200, 320, 10, lit=lit)
+        assert [each.kind for each in coded].count("key") == 1
+        sizes[lit] = sum(len(each.jpeg) for each in coded)
+        shown = [decoder.decode(each.jpeg).astype(int) for each in coded]
+        errors[lit] = max(np.mean(np.abs(one - other)) for one, other in zip(shown, frames, strict=True))
+    assert sizes[True] < 1.3 * sizes[False]
+    assert errors[True] < 1.5 * errors[False] + 1
+
+
+lights = st.just((0, 0)) | st.tuples(st.integers(-128, 127), st.integers(-128, 127))
+
+
+@settings(deadline=None, max_examples=40)
+@given(lights, lights)
+def test_what_is_kept_is_shown_in_the_light_that_the_file_tells(first, second):
+    coded = coded_film(48, 64, 9)
+    decoder, bases = rjpeg.Decoder(), {}
+    key, patch = coded[0], next(each for each in coded if each.kind == "patch")
+    bases["key"] = decoder.base_of(key.jpeg)
+    bases["patch"] = decoder.base_of(patch.jpeg, bases["key"])
+    tiles = replace(bases["patch"].tiles, view=View(light=first))
+    base = replace(bases["patch"], tiles=tiles)
+    sent = tiles.sent.repeat(16, 0).repeat(16, 1)
+    for index, (plane, own) in enumerate(zip(base.shown(View(light=second)), bases["patch"].shown(), strict=True)):
+        middle, offset = (128, 0) if index else (0, 1)
+        of_key = reference.lit(bases["key"].planes[index], first[0], offset * first[1], middle)
+        chosen = sent[::2, ::2] if index else sent
+        below = np.where(chosen, own, of_key)
+        assert np.array_equal(plane, reference.lit(below, second[0], offset * second[1], middle))
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(-200, 200), st.integers(-200, 200), st.integers(0, 2**31))

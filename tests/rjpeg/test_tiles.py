@@ -44,7 +44,7 @@ def test_regions_taken_out_and_put_back_make_the_same_planes(rows, cols, seed):
     taken = Planes(*(tiles.tiles_of(plane, chosen, shape) for plane in whole))
     assert taken.y.shape == (16 * shape[0], 16 * shape[1])
     put = Planes(*(np.zeros_like(plane) for plane in whole))
-    tiles.put(taken, chosen, shape, put)
+    tiles.put(taken, chosen, put)
     for plane, back in zip(whole, put, strict=True):
         side = plane.shape[0] // rows
         mask = chosen.repeat(side, 0).repeat(side, 1)

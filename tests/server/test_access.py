@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from server import config as configuration
 from server.api.guard import is_local_name
 from tests.service import Service, make_token
 
@@ -84,10 +86,25 @@ def test_without_a_right_token_nothing_is_taken_and_nothing_shown(guarded, frame
             )
         ]
         for answer in answers:
-            assert (answer.status_code, answer.json()) == (401, {"error": "wrong or missing token"}), wrong
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert answer.status_code == 401, wrong
+            assert re.search("a token is needed|wrong or was revoked", answer.json()["error"]), wrong
+            asked = answer.headers["WWW-Authenticate"]
+            # players give a password only when they are asked for it; a browser shall not ask for one
+            assert asked.startswith("Basic ") if answer.url.endswith("/stream") else asked == "Bearer"
     assert service.get("/healthz").status_code == service.get("/readyz").status_code == 200
     assert len(service.get("/v1/cameras/yard/frames", headers=bearer(secrets["reader"])).json()["frames"]) == 1
+
+
+def test_who_lacks_a_token_is_told_how_one_is_made(guarded):
+    service, _ = guarded
+    refused = requests.post(service.post_url("yard"), data=b"", headers=JPEG, timeout=10)
+    assert refused.json()["error"] == (
+        "a token is needed: on the server, `python -m server tokens add --camera yard` makes one; "
+        "send it as `Authorization: Bearer TOKEN`"
+    )
+    assert "`python -m server tokens add --reader`" in service.get("/v1/cameras").json()["error"]
+    wrong = service.get("/v1/cameras", headers=bearer("x")).json()["error"]
+    assert wrong.startswith("the token is wrong or was revoked: ")
 
 
 @pytest.mark.slow
@@ -380,3 +397,50 @@ def test_a_web_page_from_elsewhere_can_not_read_here_by_a_name_of_its_own(start,
 )
 def test_only_addresses_and_localhost_are_names_that_lead_nowhere_else(host, local):
     assert is_local_name(host) is local
+
+
+def test_a_server_and_its_tokens_are_found_from_any_folder_and_the_page_has_the_right_command(tmp_path, monkeypatch):
+    config = configuration.load(configuration.DEFAULT_PATH)
+    (tmp_path / "my.yaml").write_text("retention: {days: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    for path in (configuration.DEFAULT_PATH, tmp_path / "my.yaml"):
+        found = configuration.load(path)
+        assert configuration.database_url(found) == f"sqlite:///{ROOT}/out/server/server.sqlite3"
+        assert configuration.files_url(found) == f"{ROOT}/out/server/frames"
+    assert configuration.token_command(config) == "python -m server tokens add"
+    config.storage.data = "elsewhere"
+    assert configuration.database_url(config) == f"sqlite:///{tmp_path}/elsewhere/server.sqlite3"
+    assert configuration.token_command(config) == "python -m server tokens add --data FOLDER"
+    config.storage.database = "postgresql://me:secret@db/frames"
+    assert configuration.token_command(config) == "python -m server tokens add --database URL"
+
+
+def test_the_login_page_shows_the_command_for_this_server_and_the_log_the_whole_of_it(guarded):
+    service, _ = guarded
+    page = service.get("/").text
+    assert "-m server tokens add --data FOLDER --reader</code>" in page
+    assert "TOKENS" not in page
+    assert str(service.data) not in page, "nobody else need know where it is"
+    told = next(line for line in service.messages if "a reader's token, for the page: " in line)
+    command = told.rstrip().partition("for the page: ")[2]
+    made = subprocess.run(["sh", "-c", command], cwd="/", capture_output=True, text=True, timeout=60, check=True)
+    assert service.get("/v1/cameras", headers=bearer(made.stdout.strip())).status_code == 200
+    assert f"it is for sqlite:///{service.data}/server.sqlite3" in made.stderr
+    assert "no server has kept anything" not in made.stderr
+
+
+@pytest.mark.slow
+def test_a_token_for_a_store_that_is_not_there_yet_comes_with_a_warning(tmp_path):
+    made = tokens(tmp_path / "new", "add", "--reader")
+    assert made.returncode == 0
+    assert f"no server has kept anything in {tmp_path}/new yet" in made.stderr
+    assert "no server has kept" not in tokens(tmp_path / "new", "add", "--reader").stderr
+
+
+def test_docs_list_the_addresses_for_other_programs(guarded):
+    service, _ = guarded
+    page = service.get("/docs")
+    assert page.status_code == 200
+    for name in ("VLC", "Home Assistant", "Frigate", "go2rtc", "MediaMTX", "/v1/cameras/CAMERA/stream", "/snapshot"):
+        assert name in page.text
+    assert "-m server tokens add --data FOLDER --reader --camera CAMERA" in page.text

@@ -93,6 +93,14 @@ def test_a_base_that_is_not_stored_for_this_camera_is_missing(store: Store) -> N
         assert caught.value.id == name
 
 
+def test_a_follower_with_the_id_of_a_patch_is_no_base(store: Store) -> None:
+    stream = Stream(store)
+    stream.send("key", "aaaaaa")
+    patch = stream.send("patch", "bbbbbb", "aaaaaa")
+    stream.send("follower", "bbbbbb", "aaaaaa")
+    assert [base.frame_id for base in store.bases("gate", "bbbbbb", NOON + 9 * SECOND)][-1] == patch.id
+
+
 def test_of_files_with_one_id_the_newest_up_to_the_follower_is_its_base(store: Store) -> None:
     stream = Stream(store)
     first, second, third = (stream.send("key", "aaaaaa") for _ in range(3))

@@ -30,7 +30,7 @@ def paths(folder, places):
 def decode(source, out=None, **options):
     """The records of all files of a source, and the pictures that were written."""
     jobs = make_jobs(str(source), None if out is None else str(out), Options(form="raw", **OPTIONS | options))
-    return [decode_file(job) for job in jobs]
+    return [record for job in jobs for record in decode_file(job)]
 
 
 @pytest.mark.parametrize("read_all", [True, False])

@@ -9,7 +9,7 @@ import pytest
 from server.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["serve", "tokens", "confirm-clock", "worker", "rebuild"]
+COMMANDS = ["serve", "tokens", "remove-camera", "confirm-clock", "worker", "rebuild"]
 
 
 def exit_code(arguments):

@@ -1,13 +1,17 @@
 """`server/decode.py` on files, folders and standard input."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import rjpeg
 
@@ -58,6 +62,57 @@ def test_standard_input_is_one_file(decode, jpeg, tmp_path):
     )
     assert json.loads(result.stdout)["picture"] == str(tmp_path / "stdin.png")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "stdin.png")), rjpeg.Decoder().decode(jpeg))
+
+
+@pytest.mark.slow
+def test_a_film_gives_every_frame_and_a_followers_key_is_in_it(decode, stream, jpeg, tmp_path):
+    files = [each.jpeg for each in stream.files]
+    cut = jpeg[: len(jpeg) - 60]
+    (tmp_path / "film.mjpeg").write_bytes(b"".join([*files, cut, jpeg]))
+    limit = max(map(len, [*files, jpeg]))
+    result = decode(tmp_path / "film.mjpeg", "--out", tmp_path / "out", "--max-bytes", str(limit))
+    assert result.returncode == 1
+    records = lines(result)
+    assert [record["frame"] for record in records] == list(range(len(files) + 2))
+    assert ["error" in record for record in records] == [False] * len(files) + [True, False]
+    shown = rjpeg.StreamDecoder()
+    for number, file in enumerate([*files, cut, jpeg]):
+        if file is not cut:
+            np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / f"film-{number}.png")), shown.decode(file))
+
+
+@pytest.mark.slow
+def test_what_is_behind_a_picture_is_no_frame_and_the_picture_is_upright(decode, photograph, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    file, preview = io.BytesIO(), cv2.imencode(".jpg", photograph[::4, ::4])[1].tobytes()
+    Image.fromarray(photograph).save(file, "JPEG", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(file.getvalue() + preview)
+    [record] = lines(decode(tmp_path / "a.jpg", "--out", tmp_path))
+    assert "frame" not in record
+    assert cv2.imread(str(tmp_path / "a.png")).shape == (201, 150, 3)
+
+
+@pytest.mark.slow
+def test_a_pipe_is_read_while_somebody_writes(decode, jpeg, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(jpeg))
+    writer.start()
+    [record] = lines(decode(tmp_path / "pipe"))
+    writer.join()
+    assert record["bytes"] == len(jpeg)
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_standard_output_is_one_line_and_an_exit_code(decode, jpeg, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    command = [sys.executable, "server/decode.py", str(tmp_path / "a.jpg")]
+    with Path("/dev/full").open("wb") as full:
+        options = {"cwd": ROOT, "stdout": full, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
+        result = subprocess.run(command, check=False, **options)
+    assert result.returncode == 1
+    assert "standard output can't be written: No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

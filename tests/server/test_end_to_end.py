@@ -88,7 +88,10 @@ def test_a_wrong_token_is_told_to_the_owner_of_the_camera(start, photograph, tmp
     device = capture("--source", tmp_path / "a.png", "--server", service.url)
     _, messages = device.communicate(timeout=60)
     assert device.returncode == 1
-    assert messages.endswith(f"error: server {service.url} answered 401: wrong or missing token\n")
+    last = messages.splitlines()[-1]
+    assert last.startswith(f"error: server {service.url} answered 401: a token is needed: ")
+    assert "`python -m server tokens add --camera camera` makes one" in last
+    assert last.endswith("; delivery.token_file (--token-file) names the file that holds it")
 
 
 @pytest.mark.slow

@@ -156,8 +156,8 @@ class FakeStore:
     def __init__(self):
         self.rows = {}
 
-    def find(self, camera, sequence, capture_time):
-        return self.rows.get((camera, sequence))
+    def find_equal(self, received):
+        return self.rows.get((received.camera, received.sequence))
 
     def add(self, received, measures, results):
         if (received.camera, received.sequence) in self.rows:
@@ -196,7 +196,7 @@ class TestReceiver:
 
     def test_a_frame_that_another_program_stored_meanwhile_is_a_duplicate(self):
         store = FakeStore()
-        store.find = lambda *_: None
+        store.find_equal = lambda _: None
         store.rows["cam", 1] = row()
         answers, emitted = self.run(store, FakeProcessor({}), [frame(1)])
         assert answers == [(row(), True)]
@@ -209,11 +209,16 @@ class TestEventBus:
         for tick in range(100):
             bus.publish(Event(row=row(number=tick + 1)), tick / 10)
         assert bus.rates("cam", 10.0) == {"fps": 10.0, "bitrate": 80_000.0, "bpp": 1.0}
-        assert bus.rates("cam", 40.0)["fps"] == pytest.approx(2.5)
-        assert bus.rates("cam", 120.0) == {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
+        assert bus.rates("cam", 19.0)["fps"] == pytest.approx(100 / 19, abs=1e-3)
+        assert bus.rates("cam", 20.0)["fps"] == 0.0, "a silent camera has no frame rate of before"
+        for tick in range(1200):
+            bus.publish(Event(row=row(number=200 + tick)), 1000 + tick / 4)
+        assert bus.rates("cam", 1309.0)["fps"] > 3
+        assert bus.rates("cam", 1311.0)["fps"] == 0.0, "however long it sent before"
+        assert bus.rates("cam", 1400.0) == {"fps": 0.0, "bitrate": 0.0, "bpp": 0.0}
         assert bus.rates("nobody", 0.0)["fps"] == 0.0
-        bus.publish(Event(row=row(number=101)), 200.0)
-        assert bus.rates("cam", 202.0)["fps"] == pytest.approx(0.5)
+        bus.publish(Event(row=row(number=101)), 2000.0)
+        assert bus.rates("cam", 2002.0)["fps"] == pytest.approx(0.5)
 
     def test_a_slow_reader_gets_the_newest_events_and_knows_how_many_it_missed(self):
         async def run():

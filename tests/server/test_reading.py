@@ -96,6 +96,37 @@ def test_what_is_not_there_is_answered_404(stored, path):
     assert answer.json()["error"].startswith("no such")
 
 
+def test_a_timeline_of_no_time_has_no_pieces_and_one_of_some_milliseconds_has_few(stored):
+    service, *_ = stored
+    when = "2026-03-04T05:06:07"
+    for end, pieces in ((".000Z", 0), (".0005Z", 0), (".003Z", 3), (".900Z", 60)):
+        found = service.get(f"/v1/cameras/region/timeline?since={when}.000Z&until={when}{end}").json()
+        assert len(found["bins"]) == pieces
+    assert service.get(f"/v1/cameras/region/timeline?since={when}.001Z&until={when}.000Z").status_code == 400
+
+
+def test_all_methods_of_a_path_are_named(stored):
+    service, *_ = stored
+    for path, methods in (
+        ("/v1/cameras/region/frames", "GET, POST"),
+        ("/v1/cameras/region/importance", "GET, PUT"),
+        ("/v1/session", "DELETE, POST"),
+        ("/healthz", "GET"),
+    ):
+        answer = requests.options(service.url + path, timeout=10)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
+
+
+def test_files_come_as_plain_bytes_if_that_is_what_is_asked_for(stored):
+    service, region, _ = stored
+    for view, kind in (("jpeg", "image/jpeg"), ("map.png", "image/png")):
+        url = f"{service.url}/v1/cameras/region/frames/{region['id']}/{view}"
+        usual = requests.get(url, timeout=10)
+        plain = requests.get(url, headers={"Accept": "application/octet-stream"}, timeout=10)
+        assert (usual.headers["Content-Type"], plain.headers["Content-Type"]) == (kind, "application/octet-stream")
+        assert usual.content == plain.content
+
+
 def test_a_frame_of_another_camera_is_not_there(stored):
     service, region, _ = stored
     assert service.get(f"/v1/cameras/plain/frames/{region['id']}").status_code == 404
@@ -119,9 +150,8 @@ def test_a_frame_of_another_camera_is_not_there(stored):
         "timeline?bins=1001",
         "stream?fps=0",
         "stream?view=both",
-        "timeline?since=2026-01-01T00:00:00Z&until=2026-01-01T00:00:00Z",
+        "timeline?since=2026-01-01T00:00:01Z&until=2026-01-01T00:00:00Z",
         "stream?fps=nan",
-        "timeline?until=0001-01-01T00:00:00Z",
         "frames/latest/picture?restore=perhaps",
     ],
 )

@@ -2,6 +2,7 @@
 
 import datetime
 import http.client
+import io
 import json
 import signal
 import socket
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 import rjpeg
 
@@ -144,10 +146,40 @@ def test_metrics_of_the_device_are_in_the_record(steady, jpeg):
     assert camera["drops"] == 6
 
 
+def test_metrics_are_utf_8_as_json_is_and_empty_ones_are_none(steady, jpeg):
+    service, _ = steady
+    metrics = {"place": "K\u00fcche \u2603"}
+    for number, (text, expected) in enumerate(
+        [(json.dumps(metrics, ensure_ascii=False).encode(), metrics), (b"", None)]
+    ):
+        answer = post(service, jpeg, "worded", Rjpeg_Metrics=text, Rjpeg_Sequence=str(number))
+        assert answer.status_code == 201
+        assert answer.json()["metrics"] == expected
+
+
+def test_a_frame_may_be_sent_as_plain_bytes(steady, jpeg):
+    service, _ = steady
+    assert post(service, jpeg, "bytes", Content_Type="application/octet-stream").status_code == 201
+
+
+def test_a_picture_on_its_side_is_stored_as_it_came_and_shown_upright(steady, photograph):
+    service, _ = steady
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(photograph[..., ::-1]).save(buffer, "JPEG", exif=exif)
+    frame = post(service, buffer.getvalue(), "turned").json()
+    assert (frame["width"], frame["height"]) == (150, 201)
+    address = f"/v1/cameras/turned/frames/{frame['id']}"
+    assert service.get(f"{address}/jpeg").content == buffer.getvalue()
+    picture = cv2.imdecode(np.frombuffer(service.get(f"{address}/picture").content, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (201, 150, 3)
+    assert service.get(f"{address}/map").json()["rows"] == 13
+
+
 @pytest.mark.parametrize(
     "metrics",
     [
-        "",
         "[]",
         "3",
         "null",
@@ -222,7 +254,7 @@ def test_a_body_that_is_no_whole_jpeg_is_answered_422_and_told(start, jpeg, phot
     huge = bytearray(cv2.imencode(".jpg", photograph)[1].tobytes())
     at = huge.index(b"\xff\xc0")
     huge[at + 5 : at + 9] = b"\xff\x00\xff\x00"  # 65280 x 65280 pixels
-    bodies = [b"", b"\xff", b"not a picture", jpeg[:-2], jpeg[: len(jpeg) // 2], bytes(huge)]
+    bodies = [b"", b"\xff", b"not a picture", jpeg[:-5], jpeg[: len(jpeg) // 2], bytes(huge)]
     for body in bodies:
         answer = post(service, body)
         assert answer.status_code == 422, body[:20]

@@ -4,6 +4,7 @@ import random
 import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,24 @@ def test_a_follower_without_its_key_is_answered_409_with_the_key_that_is_missing
     assert post(service, stream, 0, "keyless").status_code == 200
     answer = post(service, stream, place, "keyless")
     assert (answer.status_code, answer.json()["duplicate"]) == (200, True)
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"cut")], ids=["lost", "damaged"])
+def test_a_key_whose_file_was_lost_is_asked_for_stored_again_and_of_use_again(start, stream, tmp_path, lose):
+    service, place = start(data=tmp_path), stream.first("follower")
+    key = post(service, stream, 0).json()
+    service.stop()
+    [file] = (tmp_path / "frames" / "cam").rglob("*.jpg")
+    lose(file)
+    service = start(data=tmp_path)
+    answer = post(service, stream, place)
+    assert (answer.status_code, answer.json()["id"]) == (409, stream.files[0].id)
+    again = post(service, stream, 0)
+    assert (again.status_code, again.json()["id"], again.json()["duplicate"]) == (200, key["id"], True)
+    record = post(service, stream, place)
+    assert record.status_code == 201
+    assert service.jpeg(key) == stream.files[0].jpeg
+    np.testing.assert_array_equal(service.picture(record.json()), stream.decoded[place].frame)
 
 
 def test_a_missing_patch_is_asked_for_and_a_missing_key_before_it(steady, stream):

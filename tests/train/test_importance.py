@@ -1,5 +1,7 @@
 """Importance: where it comes from, what is kept, and how it becomes features and targets."""
 
+import re
+
 import cv2
 import msgspec
 import numpy as np
@@ -9,7 +11,16 @@ from rjpeg import _features as features
 from rjpeg.errors import InputError
 from train import dataset, importance
 from train.importance import Photos, compute_importance, gradient_statistics
-from train.photos import center_crop, data_hash, gather, is_held_back, list_photos, random_crop, sharpened
+from train.photos import (
+    center_crop,
+    check_count,
+    data_hash,
+    gather,
+    is_held_back,
+    list_photos,
+    random_crop,
+    sharpened,
+)
 from train.teachers import load_teacher
 from train.workers import WorkerError, Workers
 
@@ -196,6 +207,33 @@ def test_held_back_photos_are_a_fixed_share():
     held = [name for name in names if is_held_back(name, 0.1)]
     assert 150 < len(held) < 250
     assert held == [name for name in names if is_held_back(name, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("photos", "held", "fraction", "told"),
+    [
+        (20, 0, 0.1, "has 20 photos, of which none is held back to check the training on"),
+        (20, 0, 0.1, "for 10% of them: 66 photos are enough to begin. The model that comes with rjpeg learned from"),
+        (3, 3, 0.5, "all are held back, and none is left"),
+        (5, 0, 0.001, "6905 photos are enough"),
+    ],
+)
+def test_too_few_photos_are_told_with_how_many_are_enough(tmp_path, photos, held, fraction, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        check_count(tmp_path, photos, held, fraction)
+
+
+def test_so_many_photos_as_are_called_enough_are_split(tmp_path):
+    missed = sum(not any(is_held_back(f"{run}/{number}.jpg", 0.1) for number in range(66)) for run in range(300))
+    assert missed <= 3, "one in a thousand"
+
+
+def test_few_photos_are_told_and_many_are_not(tmp_path, caplog):
+    check_count(tmp_path, 20, 2, 0.1)
+    assert "20 photos are enough to try this out, and few to learn from" in caplog.text
+    caplog.clear()
+    check_count(tmp_path, 3000, 300, 0.1)
+    assert caplog.text == ""
 
 
 def test_photos_of_several_folders_are_named_by_the_folder_that_holds_them_all(photos):

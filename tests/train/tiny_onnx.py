@@ -53,6 +53,18 @@ def yolo(path: Path, side: int | str = 64, *, batch: int | str = 1, transposed: 
     return weights
 
 
+def sighted(path: Path) -> None:
+    """Write a detector of 64x64 that sees bright things: a cell's score grows with its brightness. And its settings."""
+    kernel, bias = np.full((1, 3, 8, 8), 16 / (3 * 64), np.float32), np.full(1, -14, np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel", "bias"], ["logit"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Sigmoid", ["logit"], ["output"]),
+    ]
+    constants = [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(bias, "bias")]
+    write(path, nodes, constants, [1, 3, 64, 64], ["output"])
+    path.with_suffix(".yaml").write_text(f"kind: onnx\nmodel: {path.name}\noutputs: [scores]\n")
+
+
 def write(path: Path, nodes: list, constants: list, shape: list, outputs: list[str], kind: int = TensorProto.FLOAT):
     """Write a network of one picture, of opset 11."""
     graph = helper.make_graph(

@@ -1,0 +1,128 @@
+"""Zones of a camera's picture, as polygons: private, ignored, watched.
+
+A polygon's corners are parts of the frame's width and height. So it holds at every size of the frames.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from device.config import Polygon, ZonesConfig
+from rjpeg._codec import Planes
+
+__all__ = ["Zones"]
+
+Pixels = npt.NDArray[np.uint8] | Planes
+
+GRAY = 128
+# cells of the grid on which zones change what regions are worth; it is finer than the regions of most frames
+GRID = (180, 320)
+# octaves over the frame's mean that an ignored region is worth, and a watched one at least
+IGNORED_OCTAVES, WATCHED_OCTAVES = -32.0, 4.0
+# bits of a corner's fraction of a pixel, for OpenCV
+SHIFT = 4
+
+
+class _Masks(NamedTuple):
+    """Which pixels are private, at the size of luma and at half of it."""
+
+    full: npt.NDArray[np.bool_]
+    half: npt.NDArray[np.bool_]
+
+
+class Zones:
+    """The zones of one camera. For one thread.
+
+    Args:
+        settings: Polygons by kind.
+    """
+
+    def __init__(self, settings: ZonesConfig) -> None:
+        self._settings = settings
+        self._masks: tuple[tuple[int, int], _Masks] | None = None
+        self._grids: dict[str, npt.NDArray[np.bool_]] = {
+            kind: _inside(getattr(settings, kind), GRID) for kind in ("ignored", "watched")
+        }
+
+    def hide(self, pixels: Pixels) -> Pixels:
+        """Return a frame, (H, W, 3) uint8 BGR or planes, whose private zones are flat gray. The frame is not changed.
+
+        A pixel that a polygon touches is gray, and so is what shares a chroma sample with it.
+        """
+        if not self._settings.private:
+            return pixels
+        masks = self._masks_of(pixels)
+        if not isinstance(pixels, Planes):
+            hidden = pixels.copy()
+            hidden[masks.full] = GRAY
+            return hidden
+        y, u, v = (plane.copy() for plane in pixels)
+        y[masks.full] = u[masks.half] = v[masks.half] = GRAY
+        return Planes(y, u, v)
+
+    def octaves(self, octaves: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+        """Return what regions are worth, in octaves, with the zones in it; None if there is nothing to say.
+
+        Args:
+            octaves: (rows, cols) of the camera's importance map; None: it has none.
+        """
+        ignored, watched = self._grids["ignored"], self._grids["watched"]
+        if not (ignored.any() or watched.any()):
+            return octaves
+        rows, cols = GRID
+        found = np.zeros(GRID, np.float32)
+        if octaves is not None:
+            found = cv2.resize(octaves, (cols, rows), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        found[ignored] = IGNORED_OCTAVES
+        # what is both is watched: nobody shall miss something by a mistake
+        found[watched] = np.maximum(found[watched], WATCHED_OCTAVES)
+        return found
+
+    def ignored_in(self, grid: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+        """Return which cells of a grid over the frame, (rows, cols), lie in ignored zones as a whole; None if none do.
+
+        A watched cell is not ignored.
+        """
+        if not self._settings.ignored:
+            return None
+        ignored = self._grids["ignored"] & ~self._grids["watched"]
+        share = cv2.resize(ignored.astype(np.float32), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
+        return share >= 1 - 1e-6
+
+    def _masks_of(self, pixels: Pixels) -> _Masks:
+        height, width = (pixels.y if isinstance(pixels, Planes) else pixels).shape[:2]
+        if self._masks is None or self._masks[0] != (height, width):
+            full = _touched(self._settings.private, (height, width))
+            # each chroma sample is of four pixels, whichever of them is private
+            even = np.pad(full, ((0, height % 2), (0, width % 2)), mode="edge")
+            half = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).any(axis=(1, 3))
+            self._masks = (height, width), _Masks(half.repeat(2, 0).repeat(2, 1)[:height, :width], half)
+        return self._masks[1]
+
+
+def _touched(polygons: list[Polygon], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a frame of `size`, (height, width), polygons touch."""
+    canvas = np.zeros(size, np.uint8)
+    for polygon in polygons:
+        corners = _corners(polygon, size)
+        cv2.fillPoly(canvas, [corners], 1, shift=SHIFT)
+        # the line makes up for rounding, so that no pixel at the edge is left out
+        cv2.polylines(canvas, [corners], True, 1, thickness=3, shift=SHIFT)
+    return canvas > 0
+
+
+def _inside(polygons: list[Polygon], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return which cells of a grid of `size`, (rows, cols), have their center inside of a polygon."""
+    canvas = np.zeros(size, np.uint8)
+    for polygon in polygons:
+        cv2.fillPoly(canvas, [_corners(polygon, size)], 1, shift=SHIFT)
+    return canvas > 0
+
+
+def _corners(polygon: Polygon, size: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """Return the corners as OpenCV has them: fixed-point, whole numbers at the centers of pixels."""
+    height, width = size
+    corners = np.array(polygon, np.float64) * (width, height) - 0.5
+    return np.rint(corners * (1 << SHIFT)).astype(np.int32)
