@@ -282,16 +282,13 @@ def _joined(tensors: list[Any], kinds: Sequence[str]) -> tuple[list[Any], tuple[
 
     Disagreements are averaged over an output. Apart, the few cells of a coarse grid would count as much as all others.
     """
-    grids: dict[int, list[Any]] = {}
-    rest: list[tuple[Any, str]] = []
-    for tensor, kind in zip(tensors, kinds, strict=True):
-        if kind == "scores" and len(tensor.shape) == 3:
-            grids.setdefault(int(tensor.shape[-1]), []).append(tensor)
-        else:
-            rest.append((tensor, kind))
-    joined = [(one[0] if len(one) == 1 else ops.concatenate(one, axis=1), "scores") for one in grids.values()]
-    found = [*joined, *rest]
-    return [tensor for tensor, _ in found], tuple(kind for _, kind in found)
+    grids: dict[tuple[str, int], list[Any]] = {}
+    for number, (tensor, kind) in enumerate(zip(tensors, kinds, strict=True)):
+        of_scale = kind == "scores" and len(tensor.shape) == 3
+        # Any other output is alone: no number of classes is negative.
+        grids.setdefault((kind, int(tensor.shape[-1]) if of_scale else -1 - number), []).append(tensor)
+    joined = [one[0] if len(one) == 1 else ops.concatenate(one, axis=1) for one in grids.values()]
+    return joined, tuple(kind for kind, _ in grids)
 
 
 def _text(part: _Part) -> str:
