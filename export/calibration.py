@@ -65,7 +65,7 @@ def features_of(
             yield generator_features(y, cb, cr, rate), predictor_features(y_dc, cb_dc, cr_dc, rate)
 
 
-def restoration_features_of(pictures: list[NDArray[np.uint8]], model: Model) -> list[NDArray[np.float32]]:
+def restoration_features_of(pictures: list[NDArray[np.uint8]], model: Model) -> list[NDArray[np.int8]]:
     """Return the restorer's features of every picture, coded with the model at sizes and qualities in turn."""
     encoder = Encoder(model)
     features = []
