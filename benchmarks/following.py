@@ -15,11 +15,12 @@ from benchmarks.rounds import time_rounds
 from rjpeg._policy import Policy
 from rjpeg.errors import InputError
 
-__all__ = ["DECODE_FOLLOWER", "ENCODE_FOLLOWER", "PEERS", "follow", "quiet_scene"]
+__all__ = ["DECODE_FOLLOWER", "ENCODE_FOLLOWER", "PEERS", "RESTORE_FOLLOWER", "follow", "quiet_scene"]
 
 ENCODE_FOLLOWER, DECODE_FOLLOWER = "encode a follower", "decode a follower"
+RESTORE_FOLLOWER = "decode and restore a follower"
 OPENCV_ENCODE, OPENCV_DECODE = "cv2.imencode at the same quality", "cv2.imdecode at the same quality"
-PEERS = {ENCODE_FOLLOWER: OPENCV_ENCODE, DECODE_FOLLOWER: OPENCV_DECODE}
+PEERS = {ENCODE_FOLLOWER: OPENCV_ENCODE, DECODE_FOLLOWER: OPENCV_DECODE, RESTORE_FOLLOWER: OPENCV_DECODE}
 NEW_SHARE = 0.1
 """Share of the frame that shows something new."""
 NOISE = 2.0
@@ -67,9 +68,12 @@ def follow(
     Every round times each operation once on each frame. Raises InputError if a frame is not coded as a follower.
     """
     first, *frames = quiet_scene(pictures, *size, count)
-    stream, decoder = _stream(model), rjpeg.StreamDecoder(rjpeg.Decoder(model))
+    stream, decoders = _stream(model), {DECODE_FOLLOWER: rjpeg.StreamDecoder(rjpeg.Decoder(model))}
+    if "restorer" in rjpeg.load_model(model).manifest:
+        decoders[RESTORE_FOLLOWER] = rjpeg.StreamDecoder(rjpeg.Decoder(model, restore=True))
     key = stream.encode(first, quality=quality)
-    decoder.decode(key.jpeg)
+    for decoder in decoders.values():
+        decoder.decode(key.jpeg)
     coded = [stream.encode(frame, quality=quality) for frame in frames]
     if any(each.kind != "follower" for each in coded):
         raise InputError("a frame of the quiet scene was coded by itself, expected followers alone")
@@ -80,7 +84,10 @@ def follow(
             {
                 ENCODE_FOLLOWER: functools.partial(stream.encode, frame, quality=quality),
                 OPENCV_ENCODE: functools.partial(opencv_encode, frame, round(quality)),
-                DECODE_FOLLOWER: functools.partial(decoder.decode_with_details, each.jpeg),
+                **{
+                    name: functools.partial(decoder.decode_with_details, each.jpeg)
+                    for name, decoder in decoders.items()
+                },
                 OPENCV_DECODE: functools.partial(cv2.imdecode, np.frombuffer(other, np.uint8), cv2.IMREAD_COLOR),
             }
         )

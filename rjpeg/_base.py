@@ -17,11 +17,14 @@ from rjpeg._codec import Planes, Subsampling
 from rjpeg._marker import AS_IT_IS, View
 from rjpeg._model import Model
 from rjpeg._region_file import RegionFile, octaves_of
+from rjpeg._restoration import Correction, correction_of, update
+from rjpeg._runtime import Network
 
 __all__ = [
     "Base",
     "Tiles",
     "base_of_key",
+    "correction_of_base",
     "picture_of_base",
     "picture_of_planes",
     "picture_over",
@@ -52,6 +55,7 @@ class Base:
     crc: CRC-32 over all that makes its picture. planes: the key's, filled up to whole regions.
     octaves: (rows, cols, 2) float16, log2 of the mean quantization step in every region of the key, luma and chroma.
     key: a patch's key, None for a key. tiles: a patch's, None for a key.
+    correction: how the picture was restored, None if it was not.
     """
 
     id: str
@@ -64,6 +68,7 @@ class Base:
     octaves: NDArray[np.float16]
     key: Base | None = None
     tiles: Tiles | None = None
+    correction: Correction | None = None
 
     @property
     def base_id(self) -> str | None:
@@ -84,7 +89,10 @@ class Base:
     def nbytes(self) -> int:
         """Memory in bytes, with that of a patch's key."""
         size = sum(plane.nbytes for plane in self.planes) + self.octaves.nbytes
-        return size if self.tiles is None else size + sum(plane.nbytes for plane in self.tiles.planes)
+        if self.tiles is not None:
+            size += sum(plane.nbytes for plane in self.tiles.planes)
+        corrections = [base.correction for base in (self, self.key) if base is not None]
+        return size + sum(correction.nbytes for correction in corrections if correction is not None)
 
     def shown(self, view: View = AS_IT_IS, own: Tiles | None = None) -> Planes:
         """Return the samples of the picture, changed as `view` says, with a follower's tiles over it.
@@ -177,6 +185,19 @@ def picture_over(base: Base, own: Tiles, picture: NDArray[np.uint8]) -> NDArray[
     """Return the picture of a follower on its base as it is. picture: of `picture_of_base`, which stays as it is."""
     planes = base.shown(own=own)
     return _native.bgr_over(list(planes), base.subsampling == "4:2:0", picture, own.sent.view(np.uint8))
+
+
+def correction_of_base(base: Base, restorer: Network) -> Correction:
+    """Return how a restorer corrects the picture of a key or a patch. It is asked only if the base does not know.
+
+    Of a patch that changes nothing else, only what it sends is asked about. Raises ModelError as `Network.run` does.
+    """
+    if base.correction is not None and base.correction.network is restorer:
+        return base.correction
+    coded, octaves = picture_of_base(base), base.step_octaves()
+    if base.key is None or base.tiles is None or not base.tiles.view.is_plain:
+        return correction_of(restorer, coded, octaves, base.frame_size)
+    return update(correction_of_base(base.key, restorer), base.tiles.sent, coded, octaves, base.frame_size)
 
 
 def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:

@@ -66,9 +66,7 @@ class Choice:
     masks: list[NDArray[np.uint64]]
 
 
-def change_of(
-    planes: Planes, base: Base, view: View, weights: NDArray[np.float32], policy: Policy
-) -> Change:
+def change_of(planes: Planes, base: Base, view: View, weights: NDArray[np.float32], policy: Policy) -> Change:
     """Compare a frame, planes of whole regions at the base's coding size, with its base as `view` shows it."""
     shown = base.shown(view)
     errors = np.zeros(base.grid, np.float32)

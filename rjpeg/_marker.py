@@ -15,8 +15,8 @@ A follower's marker is shorter. Model, sizes and sampling are those of its base.
 
     bytes  contents
     2      "RJ"
-    1      2 for a follower or 3 for a patch in the high four bits; bit 0: not tiles but the whole frame; bit 1: a shift;
-           bit 2: light
+    1      2 for a follower or 3 for a patch in the high four bits; bit 0: not tiles but the whole frame; bits 1
+           and 2: a shift, and light
     3      low 24 bits of the CRC-32 over blocks, tables and the regions that are sent, continued from the base's CRC-32
     3      the base's checksum, which is its id
     2      how far the base's picture is moved down and to the right, in signed quarter pixels, if at all

@@ -21,7 +21,16 @@ from rjpeg._restoration import CHANNELS as RESTORER_CHANNELS
 from rjpeg._runtime import Network, Quantization
 from rjpeg.errors import ModelError
 
-__all__ = ["DEFAULT_FOLDER", "MANIFEST_FORMAT", "SHIPPED_FOLDER", "Model", "folder_of", "identity_of", "load_model"]
+__all__ = [
+    "DEFAULT_FOLDER",
+    "MANIFEST_FORMAT",
+    "SHIPPED_FOLDER",
+    "Model",
+    "folder_of",
+    "identity_of",
+    "load_model",
+    "name_of",
+]
 
 MANIFEST_FORMAT = 1
 SHIPPED_FOLDER = Path(__file__).parent / "models"
@@ -117,6 +126,18 @@ def folder_of(model: str | os.PathLike[str] | None) -> Path:
     if isinstance(model, str) and model == Path(model).name and (SHIPPED_FOLDER / model / "manifest.json").is_file():
         return SHIPPED_FOLDER / model
     return Path(model)
+
+
+def name_of(identity: bytes) -> str:
+    """Return a model's two bytes as text, with its name if it is a shipped one."""
+    for path in sorted(SHIPPED_FOLDER.glob("*/manifest.json")):
+        try:
+            of_shipped = bytes.fromhex(json.loads(path.read_text("utf-8"))["id"])[:2]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if of_shipped == identity:
+            return f"{identity.hex()} ({path.parent.name})"
+    return identity.hex()
 
 
 def load_model(folder: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Model:

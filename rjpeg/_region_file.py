@@ -25,8 +25,8 @@ from rjpeg._marker import (
     is_region_segment,
     unpack,
 )
-from rjpeg._model import Model
-from rjpeg._restoration import restore, step_octaves
+from rjpeg._model import Model, name_of
+from rjpeg._restoration import Correction, add_correction, correction_of, step_octaves, update
 from rjpeg._runtime import Network
 from rjpeg._timing import StageTimer
 from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError
@@ -158,7 +158,7 @@ def open_region_file(jpeg: bytes, model: Model, max_pixels: int, seconds: dict[s
         raise KeyMissingError(file_id(marker.base_id))
     if marker.model_id != model.identity:
         raise MarkerError(
-            f"file was made with model {marker.model_id.hex()}, this is model {model.identity.hex()} "
+            f"file was made with model {name_of(marker.model_id)}, this is model {model.identity.hex()} "
             f"({model.manifest.get('name', model.folder.name)}); give the one that the camera uses"
         )
     sampling = [tuple(factors) for factors in file["sampling"]]
@@ -241,17 +241,22 @@ def finished(
     frame_size: tuple[int, int],
     restorer: Network | None,
     seconds: dict[str, float],
-) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) uint8 BGR frame of a picture at its coding size.
+    known: tuple[Correction, NDArray[np.bool_]] | None = None,
+) -> tuple[NDArray[np.uint8], Correction | None]:
+    """Return the (H, W, 3) uint8 BGR frame of a picture at its coding size, and how it was restored.
 
     octaves: of `octaves_of`. restorer: the model's, if the frame is to be restored. seconds: by stage; changed in
-    place.
+    place. known: how the restorer corrected another picture, and where this one differs, (rows, cols) bool regions.
     """
     if restorer is None:
         with StageTimer(seconds, "enlarge"):
-            return codec.enlarge(coded, frame_size)
+            return codec.enlarge(coded, frame_size), None
     with StageTimer(seconds, "restore"):
-        return restore(restorer, coded, octaves, frame_size)
+        if known is None:
+            correction = correction_of(restorer, coded, octaves, frame_size)
+        else:
+            correction = update(*known, coded, octaves, frame_size)
+        return add_correction(coded, correction, frame_size), correction
 
 
 def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | None = None) -> NDArray[np.uint8]:

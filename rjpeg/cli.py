@@ -18,6 +18,7 @@ from rjpeg import __version__
 from rjpeg import _maps as maps
 from rjpeg._arguments import path_text, run_program
 from rjpeg._files import PICTURE_SUFFIXES, distinct_stems, list_pictures, read_whole, write_whole
+from rjpeg._films import frames_of
 from rjpeg._inspection import inspect
 from rjpeg._keys import KeyFinder
 from rjpeg._pictures import decode_picture
@@ -77,8 +78,9 @@ def _add_command(
     command.add_argument(
         "--model",
         type=path_text,
-        metavar="FOLDER",
-        help="model folder made by `make export-tflite`; else the shipped one",
+        default="default",
+        metavar="MODEL",
+        help="a shipped model, default or detection, or a folder made by `make export-tflite`",
     )
     command.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
     command.add_argument(
@@ -372,7 +374,11 @@ def _panels(
 
 
 def _read(path: str) -> bytes:
-    return sys.stdin.buffer.read() if path == STANDARD_STREAM else read_whole(path)
+    data = sys.stdin.buffer.read() if path == STANDARD_STREAM else read_whole(path)
+    frames = frames_of([data], len(data))
+    if next(frames, None) is not None and next(frames, None) is not None:
+        logger.warning("%s is a film of several frames; the first is taken (rjpeg.VideoReader has them all)", path)
+    return data
 
 
 def _write(path: str, data: bytes) -> None:

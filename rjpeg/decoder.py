@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native
-from rjpeg._base import Base, base_of_key, picture_of_planes, picture_over
+from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes, picture_over
 from rjpeg._batch import sorted_batch
 from rjpeg._exif import is_on_its_side, orientation_of, upright
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
@@ -33,6 +33,7 @@ from rjpeg._region_file import (
     read_region_file,
     recover_map,
 )
+from rjpeg._restoration import Correction
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
 
@@ -119,7 +120,7 @@ class Decoder:
         if header.marker is None:
             return self._decode_plain(jpeg, seconds)
         if isinstance(header.marker, FollowerMarker):
-            return self._joined(read_follower(jpeg, header, base, self.max_pixels, seconds), None, seconds)
+            return self._joined(read_follower(jpeg, header, base, self.max_pixels, seconds), None, seconds)[0]
         opened = open_region_file(jpeg, self.model, self.max_pixels, seconds)
         [predicted] = predicted_maps([opened], self.model, [seconds])
         return self._rebuild(opened, predicted, seconds)
@@ -134,7 +135,8 @@ class Decoder:
     ) -> tuple[DecodedFrame, Base | None]:
         """Decode a file as `decode_with_details` does. Return also what later files need of it, None if they can't.
 
-        The file is read once. It takes less time than `decode_with_details` and `base_of` together.
+        The file is read once. It takes less time than `decode_with_details` and `base_of` together. A decoder that
+        restores keeps what it found out, so that of followers it restores only what they send.
 
         header: the file's, if it was read before. picture: the base's at its coding size, (h, w, 3) uint8 BGR, of
         `picture_of_base`; with it a follower takes less time. It stays as it is.
@@ -147,12 +149,14 @@ class Decoder:
         if isinstance(header.marker, FollowerMarker):
             follower = read_follower(jpeg, header, base, self.max_pixels, seconds)
             kept = base_of_patch(follower) if header.marker.patch else None
-            return self._joined(follower, picture, seconds), kept
+            frame, correction = self._joined(follower, picture, seconds)
+            return frame, None if kept is None else replace(kept, correction=correction)
         file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
         with StageTimer(seconds, "transform"):
             kept = base_of_key(file, self.model)
             coded = picture_of_planes(kept, kept.planes)
-        return self._finished(file, coded, seconds), kept
+        frame, correction = self._finished(file, coded, seconds)
+        return frame, replace(kept, correction=correction)
 
     def base_of(self, jpeg: bytes, base: Base | None = None) -> Base:
         """Return what later files need of a key or a patch. base: of the patch's key.
@@ -162,8 +166,10 @@ class Decoder:
         """
         header = open_header(jpeg, self.max_pixels)
         if not isinstance(header.marker, FollowerMarker):
-            return base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
-        return base_of_patch(read_follower(jpeg, header, base, self.max_pixels, {}))
+            found = base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
+        else:
+            found = base_of_patch(read_follower(jpeg, header, base, self.max_pixels, {}))
+        return found if self.restorer is None else replace(found, correction=correction_of_base(found, self.restorer))
 
     def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
         """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR, upright by its Exif.
@@ -280,8 +286,13 @@ class Decoder:
         size = (int(frame.shape[0]), int(frame.shape[1]))
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
-    def _joined(self, file: Follower, picture: NDArray[np.uint8] | None, seconds: dict[str, float]) -> DecodedFrame:
-        """Return the frame of a follower that was read. picture: its base's, if that was made."""
+    def _joined(
+        self, file: Follower, picture: NDArray[np.uint8] | None, seconds: dict[str, float]
+    ) -> tuple[DecodedFrame, Correction | None]:
+        """Return the frame of a follower that was read, and how it was restored.
+
+        picture: its base's, if that was made.
+        """
         base = file.base
         with StageTimer(seconds, "join"):
             octaves = base.step_octaves(file.tiles)
@@ -289,8 +300,14 @@ class Decoder:
                 coded = picture_of_planes(base, base.shown(file.marker.view, file.tiles))
             else:
                 coded = picture_over(base, file.tiles, picture)
-        return DecodedFrame(
-            frame=finished(coded, octaves, base.frame_size, self.restorer, seconds),
+        known = None
+        # What moves or changes its light is restored anew.
+        if self.restorer is not None and file.marker.view.is_plain:
+            with StageTimer(seconds, "restore"):
+                known = correction_of_base(base, self.restorer), file.tiles.sent
+        frame, correction = finished(coded, octaves, base.frame_size, self.restorer, seconds, known)
+        decoded = DecodedFrame(
+            frame=frame,
             coding_size=base.coding_size,
             quality_map=np.zeros((*base.grid, 2), np.uint8),
             predictor_map=None,
@@ -302,18 +319,25 @@ class Decoder:
             kept=~file.tiles.sent,
             octaves=octaves,
         )
+        return decoded, correction
 
     def _rebuild(
         self, opened: OpenedFile, predicted: NDArray[np.uint8] | None, seconds: dict[str, float]
     ) -> DecodedFrame:
         file = recover_map(opened, predicted, self.model, seconds)
-        return self._finished(file, coded_picture(file, self.model, seconds), seconds)
+        return self._finished(file, coded_picture(file, self.model, seconds), seconds)[0]
 
-    def _finished(self, file: RegionFile, coded: NDArray[np.uint8], seconds: dict[str, float]) -> DecodedFrame:
-        """Return the frame of a file that is decoded by itself. coded: (h, w, 3) uint8, its picture."""
+    def _finished(
+        self, file: RegionFile, coded: NDArray[np.uint8], seconds: dict[str, float]
+    ) -> tuple[DecodedFrame, Correction | None]:
+        """Return the frame of a file that is decoded by itself, and how it was restored.
+
+        coded: (h, w, 3) uint8, its picture.
+        """
         octaves = octaves_of(file, self.model)
-        return DecodedFrame(
-            frame=finished(coded, octaves, file.frame_size, self.restorer, seconds),
+        frame, correction = finished(coded, octaves, file.frame_size, self.restorer, seconds)
+        decoded = DecodedFrame(
+            frame=frame,
             coding_size=file.coding_size,
             quality_map=file.quality_map,
             predictor_map=file.predictor_map,
@@ -324,3 +348,4 @@ class Decoder:
             identity=identity_of(file.marker),
             octaves=octaves,
         )
+        return decoded, correction

@@ -104,7 +104,7 @@ if [ -n "$task" ]; then
     cp -RL "$task" "$data/cache/rjpeg/networks/$name"
 fi
 if [ ! -e "$etc/config.yaml" ]; then
-    sed -e "s|^\( *data:\) out/server |\1 /var/lib/rjpeg-server |" "$top/server/config.yaml" >"$etc/config.yaml"
+    sed -e "s|^\( *data:\) out/server\( .*\)\{0,1\}$|\1 /var/lib/rjpeg-server|" "$top/server/config.yaml" >"$etc/config.yaml"
     [ -z "$task" ] || sed -i "s|^task: null|task: $name|" "$etc/config.yaml"
     owned 640 root:rjpeg-server "$etc/config.yaml"
 fi

@@ -1,4 +1,4 @@
-"""Detectors as ONNX files, run by OpenCV: what they find in a frame, and how far two of their answers are apart.
+"""Detectors as ONNX files, run by ONNX Runtime: what they find in a frame, and how far two of their answers are apart.
 
 Two families are known by the shapes of their outputs. YOLOX (Ge et al., arXiv:2107.08430) has one, with four numbers of
 a box, objectness and class scores along the last axis. NanoDet has two for every stride: class scores, and a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,17 +28,19 @@ GRAY = 114
 """What fills the rest of the square input."""
 MEAN, DEVIATION = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 """Of NanoDet's input, BGR."""
-MIN_PROBABILITY = 1e-6
+MIN_PROBABILITY = 1e-3
+"""Of a divergence: less than that is not told apart."""
 
 
 class Box(NamedTuple):
-    """What a detector found: its class, and left, top, right, bottom in pixels of the frame."""
+    """What a detector found: its class, and left, top, right, bottom in any one unit; score: how sure it is, 0..1."""
 
     kind: int
     left: float
     top: float
     right: float
     bottom: float
+    score: float = 1.0
 
 
 class Answer(NamedTuple):
@@ -55,14 +57,15 @@ class Detector:
     """A YOLOX or a NanoDet of 416x416. Raises ModelError for another file."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._network = cv2.dnn.readNetFromONNX(str(path))
-        except cv2.error as error:
-            raise ModelError(f"detector {path} is no ONNX network that OpenCV reads") from error
+        self._network = _session(path)
         self.name = path.stem
-        self._outputs = self._network.getUnconnectedOutLayersNames()
-        if len(self._outputs) not in (1, 2 * len(STRIDES)):
-            raise ModelError(f"detector {path} has {len(self._outputs)} outputs, expected a YOLOX' 1 or a NanoDet's 6")
+        self._input, *others = (given.name for given in self._network.get_inputs())
+        self._outputs = [output.name for output in self._network.get_outputs()]
+        if others or len(self._outputs) not in (1, 2 * len(STRIDES)):
+            raise ModelError(
+                f"detector {path} has {len(others) + 1} inputs and {len(self._outputs)} outputs, expected 1 and a "
+                f"YOLOX' 1 or a NanoDet's {2 * len(STRIDES)}"
+            )
 
     def ask(self, frame: NDArray[np.uint8]) -> Answer:
         """Look at a (H, W, 3) uint8 BGR frame of any size, reduced or enlarged to fit the input."""
@@ -74,10 +77,25 @@ class Detector:
         picture = padded.astype(np.float32)
         if len(self._outputs) > 1:
             picture = (picture - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)
-        self._network.setInput(picture.transpose(2, 0, 1)[None])
-        outputs = [output[0] for output in self._network.forward(self._outputs)]
+        given = {self._input: np.ascontiguousarray(picture.transpose(2, 0, 1)[None])}
+        outputs = [output[0] for output in self._network.run(self._outputs, given)]
         scores, corners = _of_yolox(outputs[0]) if len(outputs) == 1 else _of_nanodet(outputs)
         return Answer(scores, corners / np.float32(scale))
+
+
+def _session(path: Path) -> Any:
+    """Open a network for one thread. Raises ModelError."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ModelError(f"detector {path} needs a package: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own have no common class but this one
+        raise ModelError(f"detector {path} is no ONNX network: {error}") from error
 
 
 def _cells() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -96,10 +114,12 @@ def _of_yolox(output: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
 
 
 def _of_nanodet(outputs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Outputs are scores and distances in turn; a distance is the mean of a distribution over whole strides."""
+    """Outputs are scores and logits, in any order; a distance is the mean of a distribution over whole strides."""
     cells, strides = _cells()
-    scores = np.concatenate(outputs[::2])
-    logits = np.concatenate(outputs[1::2]).reshape(len(scores), 4, -1)
+    # Scores are never negative, and some logit of every picture is.
+    by_size = sorted(outputs, key=lambda output: (-len(output), output.min() < 0))
+    scores = np.concatenate(by_size[::2])
+    logits = np.concatenate(by_size[1::2]).reshape(len(scores), 4, -1)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     distances = (weights @ np.arange(logits.shape[-1], dtype=np.float32) / weights.sum(-1)) * strides
     center = (cells + np.float32(0.5)) * strides
@@ -114,14 +134,14 @@ def boxes_of(answer: Answer) -> list[Box]:
     sized = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     left = cv2.dnn.NMSBoxesBatched(sized.tolist(), scores[keep].tolist(), kinds[keep].tolist(), SCORE, OVERLAP)
     best = sorted(keep[np.asarray(left, int).reshape(-1)], key=lambda at: -scores[at])
-    return [Box(int(kinds[at]), *map(float, answer.corners[at])) for at in best]
+    return [Box(int(kinds[at]), *map(float, (*answer.corners[at], scores[at]))) for at in best]
 
 
 def divergence(clean: Answer, coded: Answer) -> float:
     """Return the divergence of all scores of an answer from those on the clean frame: binary KL, nats, summed."""
-    p, q = (
-        np.clip(answer.scores.astype(np.float64), MIN_PROBABILITY, 1 - MIN_PROBABILITY) for answer in (clean, coded)
-    )
+    either = np.maximum(clean.scores, coded.scores) > MIN_PROBABILITY
+    limits = MIN_PROBABILITY, 1 - MIN_PROBABILITY
+    p, q = (np.clip(answer.scores[either].astype(np.float64), *limits) for answer in (clean, coded))
     return float(np.sum(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
 
 

@@ -274,7 +274,24 @@ def _compared(raw: list[Any], parts: Sequence[_Part]) -> tuple[list[Any], tuple[
         if part.kind != "ignore":
             tensors.append(tensor)
             kinds.append(part.kind)
-    return tensors, tuple(kinds)
+    return _joined(tensors, kinds)
+
+
+def _joined(tensors: list[Any], kinds: Sequence[str]) -> tuple[list[Any], tuple[str, ...]]:
+    """Join the grids of cells of a detector's scales, (N, cells, classes) scores each.
+
+    Disagreements are averaged over an output. Apart, the few cells of a coarse grid would count as much as all others.
+    """
+    grids: dict[int, list[Any]] = {}
+    rest: list[tuple[Any, str]] = []
+    for tensor, kind in zip(tensors, kinds, strict=True):
+        if kind == "scores" and len(tensor.shape) == 3:
+            grids.setdefault(int(tensor.shape[-1]), []).append(tensor)
+        else:
+            rest.append((tensor, kind))
+    joined = [(one[0] if len(one) == 1 else ops.concatenate(one, axis=1), "scores") for one in grids.values()]
+    found = [*joined, *rest]
+    return [tensor for tensor, _ in found], tuple(kind for _, kind in found)
 
 
 def _text(part: _Part) -> str:

@@ -1,11 +1,12 @@
 """The restorer: a network that undoes, for the networks that look at a frame, what coding did to it.
 
-    python -m train.restoration --data FOLDER [--model FOLDER] [--checkpoint FOLDER] [--out FOLDER]
+    python -m train.restoration --data FOLDER ... [--model FOLDER] [--checkpoint FOLDER] [--out FOLDER]
 
 Crops of the photos that are not held back are coded with an exported model, at many rates and coding sizes. The
 restorer learns to make of them what teachers see as the clean crop: KL divergence of their answer, squared
 differences of their features, stage by stage (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
-Super-Resolution", 2016), and a little of the pixels' absolute difference. It is put into the checkpoint, and
+Super-Resolution", 2016), and a little of the pixels' absolute difference. A small one may first imitate a larger one
+(--imitate), which costs no teacher and gets it near in a few minutes. It is put into the checkpoint, and
 `python -m export` takes it from there. Started again with the same arguments it continues where it stopped.
 """
 
@@ -34,7 +35,7 @@ from rjpeg.errors import InputError, RjpegError, StorageError, TargetError
 from train import checkpoints
 from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
-from train.networks import build_restorer, in_precision, macs_per_region
+from train.networks import build_restorer, in_precision, macs_per_region, slimmed
 from train.photos import center_crop, data_hash, random_crop, read_photo, samples, split
 from train.teachers import Teacher, load_teacher
 from train.transforms import resize
@@ -57,7 +58,7 @@ CROP_SIZE = 224
 # surfaces are as smooth as that and have to stay so.
 CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.5
 BPP = (0.08, 0.9)
-WIDTH, BLOCKS = 64, 3
+WIDTH, INNER, BLOCKS = 64, 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
 LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
@@ -74,19 +75,23 @@ class Pairs(NamedTuple):
     coded: np.ndarray  # (n, size, size, 3) uint8
     octaves: np.ndarray  # (n, rows, cols, 2) float32, of rjpeg._restoration.step_octaves
     clean: np.ndarray  # (n, 224, 224, 3) uint8
+    imitated: np.ndarray  # (n, 224, 224, 3) uint8, what another restorer makes of them; `clean` if there is none
 
 
-def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: int, seed: int) -> dict[int, Pairs]:
+def make_pairs(
+    photos: Sequence[Path], model: rjpeg.Model, rounds: int, seed: int, imitated: rjpeg.Model | None = None
+) -> dict[int, Pairs]:
     """Make pairs of crops and what is left of them, by coding size, the usual one or one beside it.
 
     Rates are drawn with equal logarithms. Crops that fit none of their rate are left out.
     """
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
+    restoring = None if imitated is None else rjpeg.Decoder(imitated, restore=True)
     sizes = [codec.coding_size_of((CROP_SIZE, CROP_SIZE), fraction) for fraction in model.coding_fractions]
-    groups: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
-    for name in tqdm([name for _ in range(rounds) for name in names], desc="files", unit="file", disable=None):
-        photo = read_photo(folder / name)
+    groups: dict[int, list[tuple[np.ndarray, ...]]] = {}
+    for path in tqdm([path for _ in range(rounds) for path in photos], desc="files", unit="file", disable=None):
+        photo = read_photo(path)
         whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
         area = DETAIL_AREA if detail else CROP_AREA
         crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
@@ -103,21 +108,24 @@ def make_pairs(folder: Path, names: Sequence[str], model: rjpeg.Model, rounds: i
             continue
         file = read_region_file(jpeg, model)
         octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.map_quantizer.scales)
-        groups.setdefault(size[0], []).append((coded_picture(file, model)[..., ::-1], octaves, crop))
+        goal = crop if restoring is None else restoring.decode(jpeg)[..., ::-1]
+        groups.setdefault(size[0], []).append((coded_picture(file, model)[..., ::-1], octaves, crop, goal))
     return {size: Pairs(*map(np.stack, zip(*rows, strict=True))) for size, rows in sorted(groups.items())}
 
 
 def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
     """Make a batch of pairs for `Restoring`, float32."""
-    coded, octaves, clean = (part[index] for part in pairs)
+    coded, octaves, clean, imitated = (part[index] for part in pairs)
     if mirrored:
-        coded, octaves, clean = (part[:, :, ::-1] for part in (coded, octaves, clean))
+        coded, octaves, clean, imitated = (part[:, :, ::-1] for part in (coded, octaves, clean, imitated))
     reduction = coded.shape[1] / clean.shape[1]
-    features = [restoration_features(*part, reduction) for part in zip(coded[..., ::-1], octaves, strict=True)]
+    bgr = np.ascontiguousarray(coded[..., ::-1])
+    features = [restoration_features(*part, reduction) for part in zip(bgr, octaves, strict=True)]
     return {
-        "features": np.stack(features),
+        "features": np.stack(features).astype(np.float32),
         "coded": coded.astype(np.float32),
         "clean": clean.astype(np.float32),
+        "imitated": imitated.astype(np.float32),
     }
 
 
@@ -130,8 +138,8 @@ def restored(outputs: Any, coded: Any, size: int) -> Any:
     side = restoration.ZOOM * restoration.CELL
     pixels = ops.transpose(ops.reshape(outputs, (-1, rows, cols, side, side, 3)), (0, 1, 3, 2, 4, 5))
     correction = ops.reshape(pixels, (-1, rows * side, cols * side, 3))
-    zoomed = resize(coded, rows * side, cols * side) + correction
-    return ops.clip(resize(zoomed, size, size, cv2.INTER_AREA if rows * side > size else cv2.INTER_CUBIC), 0, 255)
+    enlarged = ops.clip(resize(coded, size, size), 0, 255)
+    return ops.clip(enlarged + resize(correction, size, size, cv2.INTER_LINEAR), 0, 255)
 
 
 def with_features(teacher: Teacher) -> keras.Model:
@@ -153,14 +161,19 @@ class Restoring(keras.Model):
     """The network at one coding size, followed by the teachers, whose disagreement is its loss.
 
     teachers: with their features and their kinds, see `with_features`. Every teacher sees a part of the batch.
+    pixels_weight, imitation_weight: of the difference to the clean and to the imitated frames.
     """
 
     def __init__(
-        self, network: keras.Model, teachers: list[tuple[keras.Model, tuple[str, ...]]], pixels_weight: float
+        self,
+        network: keras.Model,
+        teachers: list[tuple[keras.Model, tuple[str, ...]]],
+        pixels_weight: float,
+        imitation_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
-        self.pixels_weight = pixels_weight
+        self.pixels_weight, self.imitation_weight = pixels_weight, imitation_weight
         self.built = True
         self._teachers = lambda: teachers  # behind a function, so that they are no part of the model
 
@@ -168,7 +181,14 @@ class Restoring(keras.Model):
         """Restore the coded pictures. Add the losses and return the frames."""
         clean = inputs["clean"]
         frames = restored(self.network(inputs["features"]), inputs["coded"], clean.shape[1])
-        pixels = ops.mean(ops.abs(frames - clean)) / 8
+        loss = self.pixels_weight * ops.mean(ops.abs(frames - clean)) / 8
+        if self.imitation_weight:
+            loss = loss + self.imitation_weight * ops.mean(ops.abs(frames - inputs["imitated"])) / 8
+        self.add_loss(loss + self._disagreement(clean, frames) if self._teachers() else loss)
+        return frames
+
+    def _disagreement(self, clean: Any, frames: Any) -> Any:
+        """Return how far what teachers see in `frames` is from what they see in `clean`."""
         nats: list[Any] = []
         differences: list[Any] = []
         for number, (teacher, kinds) in enumerate(self._teachers()):
@@ -179,11 +199,10 @@ class Restoring(keras.Model):
             for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
                 spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
                 differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
-        loss = ops.mean(ops.concatenate(nats)) + self.pixels_weight * pixels
+        loss = ops.mean(ops.concatenate(nats))
         if differences:
             loss = loss + FEATURES_WEIGHT * sum(differences[1:], differences[0]) / len(differences)
-        self.add_loss(loss)
-        return frames
+        return loss
 
 
 def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, dict[str, float]]:
@@ -218,16 +237,22 @@ class Settings:
 
     learning_rate: the highest. pixels_weight: of the pixels' difference, in steps of 8 gray levels, beside nats.
     precision: of the network's convolutions in training, float32 or bfloat16. start: what is known of the training of
-    the network that is trained further.
+    the network that is trained further. inner: channels within a block, `width` if 0. imitation_steps: batches at
+    first in which it does nothing but imitate; afterwards that counts by imitation_weight. slimmed: whether it began
+    as a part of the network of `start`.
     """
 
     width: int = WIDTH
     blocks: int = BLOCKS
+    inner: int = 0
     rounds: int = ROUNDS
     steps: int = STEPS
     batch: int = BATCH
     learning_rate: float = LEARNING_RATE
     pixels_weight: float = PIXELS_WEIGHT
+    imitation_steps: int = 0
+    imitation_weight: float = 0.0
+    slimmed: bool = False
     precision: str = "float32"
     seed: int = SEED
     teachers: tuple[str, ...] = TEACHERS
@@ -236,21 +261,50 @@ class Settings:
 
 
 def train_restorer(
-    data: Path, model: rjpeg.Model, out: Path, settings: Settings, start: keras.Model | None = None
+    data: Sequence[Path],
+    model: rjpeg.Model,
+    out: Path,
+    settings: Settings,
+    start: keras.Model | None = None,
+    imitated: rjpeg.Model | None = None,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Train a restorer; return it and its figures. `out` keeps what an interrupted run continues from.
 
-    start: a restorer that is trained further, of the settings' width and blocks.
+    data: folders of photos. start: a restorer that is trained further, of the settings' shape. imitated: the model
+    whose restorer is imitated; its files are those of `model`.
 
     Raises InputError (no photos, or none held back), ModelError, StorageError.
     """
-    kept, held = split(data, load_config(CONFIG_FILE).held_back)
+    splits = [split(folder, load_config(CONFIG_FILE).held_back) for folder in data]
+    hashes = [data_hash(folder, sorted(kept + held)) for folder, (kept, held) in zip(data, splits, strict=True)]
     run = {
         **dataclasses.asdict(settings),
         "model": model.identity.hex(),
-        "data_sha256": data_hash(data, sorted(kept + held)),
+        "data_sha256": hashes[0] if len(hashes) == 1 else hashes,
+        "imitated": None if imitated is None else imitated.manifest["restorer"]["sha256"],
     }
     stage = out / "restorer.keras"
+    _remember(out, run, stage)
+    kept, held = (
+        [folder / name for folder, names in zip(data, part, strict=True) for name in names]
+        for part in zip(*splits, strict=True)
+    )
+    keras.utils.set_random_seed(settings.seed)
+    pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated)
+    shown = samples(data[0], splits[0][0], CROP_SIZE)
+    network = _train(pairs, stage, settings, _started(stage, settings, start), shown)
+    judged = make_pairs(held, model, 1, settings.seed + 1)
+    return network, {
+        **run,
+        "pairs": sum(len(group.clean) for group in pairs.values()),
+        "held_back_pairs": sum(len(group.clean) for group in judged.values()),
+        "macs_per_cell": macs_per_region(network),
+        **judge(network, judged, load_teacher(settings.judge, CROP_SIZE, photos=shown)),
+    }
+
+
+def _remember(out: Path, run: dict[str, Any], stage: Path) -> None:
+    """Write down what a run is. Raises InputError if `out` holds another, StorageError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(run, indent=2) + "\n"
@@ -261,34 +315,34 @@ def train_restorer(
         (out / "run.json").write_text(text, "utf-8")
     except OSError as error:
         raise StorageError(f"training folder {out}: {error.strerror or error}") from error
-    keras.utils.set_random_seed(settings.seed)
-    pairs = make_pairs(data, kept, model, settings.rounds, settings.seed)
-    shown = samples(data, kept, CROP_SIZE)
+
+
+def _train(
+    pairs: dict[int, Pairs], stage: Path, settings: Settings, network: keras.Model, shown: np.ndarray
+) -> keras.Model:
+    """Train a network from where its optimizer is. Keep it in `stage`, and return it in float32.
+
+    shown: photos for teachers that want some.
+    """
     teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
     seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
-    network = _started(stage, settings, start)
-    steps = {}
+    steps: dict[tuple[int, bool], Any] = {}
     for size in pairs:
-        restoring = Restoring(network, seen, settings.pixels_weight)
-        restoring.compile(optimizer=network.optimizer, jit_compile=False)
-        steps[size] = training_step(restoring, ALONE)
+        for imitates in (True, False) if settings.imitation_steps else (False,):
+            weights = (0.0, 1.0) if imitates else (settings.pixels_weight, settings.imitation_weight)
+            restoring = Restoring(network, [] if imitates else seen, *weights)
+            restoring.compile(optimizer=network.optimizer, jit_compile=False)
+            steps[size, imitates] = training_step(restoring, ALONE)
     epochs = -(-settings.steps // STEPS_AN_EPOCH)
     for epoch in range(int(network.optimizer.iterations) // STEPS_AN_EPOCH, epochs):
+        imitates = epoch * STEPS_AN_EPOCH < settings.imitation_steps
         plan = _plan(pairs, settings, epoch)
         prepared = ahead(lambda entry: (entry[0], network_inputs(pairs[entry[0]], *entry[1:])), plan)
         bar = tqdm(prepared, f"restoration {epoch + 1}/{epochs}", len(plan), unit="batch", disable=None)
-        losses = [steps[size](batch) for size, batch in bar]
+        losses = [steps[size, imitates](batch) for size, batch in bar]
         logger.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
         checkpoints.save_network(network, stage)
-    network = in_precision(network, "float32")
-    judged = make_pairs(data, held, model, 1, settings.seed + 1)
-    return network, {
-        **run,
-        "pairs": sum(len(group.clean) for group in pairs.values()),
-        "held_back_pairs": sum(len(group.clean) for group in judged.values()),
-        "macs_per_cell": macs_per_region(network),
-        **judge(network, judged, load_teacher(settings.judge, CROP_SIZE, photos=shown)),
-    }
+    return in_precision(network, "float32")
 
 
 def _started(stage: Path, settings: Settings, start: keras.Model | None) -> keras.Model:
@@ -296,7 +350,7 @@ def _started(stage: Path, settings: Settings, start: keras.Model | None) -> kera
     if stage.exists():
         return checkpoints.load_network(stage, with_optimizer=True)
     if start is None:
-        start = build_restorer(settings.width, settings.blocks)
+        start = build_restorer(settings.width, settings.blocks, inner=settings.inner)
     network = in_precision(start, settings.precision)
     warm_up = max(1, min(100, settings.steps // 10))
     rate = keras.optimizers.schedules.CosineDecay(
@@ -315,8 +369,11 @@ def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple
     rng = np.random.default_rng((settings.seed, epoch))
     counts = np.array([len(group.clean) for group in pairs.values()], float)
     sizes = rng.choice(list(pairs), min(STEPS_AN_EPOCH, settings.steps), p=counts / counts.sum())
+    # What another network makes of a mirrored picture is not the mirror image of what it makes of the picture.
+    share = 0.0 if settings.imitation_steps or settings.imitation_weight else 0.5
     return [
-        (int(size), rng.choice(len(pairs[int(size)].clean), settings.batch), bool(rng.random() < 0.5)) for size in sizes
+        (int(size), rng.choice(len(pairs[int(size)].clean), settings.batch), bool(rng.random() < share))
+        for size in sizes
     ]
 
 
@@ -329,12 +386,19 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="FOLDER", help="photographs, in subfolders too")
+    add("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="photographs, in subfolders too")
     add("--model", metavar="FOLDER", help="exported model whose files are restored; the shipped one if not given")
     add("--checkpoint", type=Path, default=checkpoints.FOLDER, metavar="FOLDER", help="checkpoint of that model")
     add("--out", type=Path, default=Path("out/restoration"), metavar="FOLDER", help="for what a run continues from")
     add("--rounds", type=int, default=ROUNDS, metavar="N", help="crops of every photo")
     add("--steps", type=int, default=STEPS, metavar="N", help="batches in all")
+    add("--batch", type=int, default=BATCH, metavar="N", help="crops of a batch")
+    add("--width", type=int, default=WIDTH, metavar="N", help="channels between its blocks")
+    add("--inner", type=int, default=INNER, metavar="N", help="channels within a block")
+    add("--blocks", type=int, default=BLOCKS, metavar="N", help="blocks of two convolutions, at most 3")
+    add("--imitate", metavar="FOLDER", help="exported model whose restorer is imitated, one for the same files")
+    add("--imitation-steps", type=int, default=0, metavar="N", help="batches at first that do nothing else")
+    add("--imitation-weight", type=float, default=1.0, metavar="X", help="of imitation afterwards, as --pixels-weight")
     add("--learning-rate", type=float, default=LEARNING_RATE, metavar="X", help="the highest one")
     add("--pixels-weight", type=float, default=PIXELS_WEIGHT, metavar="X", help="of differences of 8 gray levels, nats")
     add(
@@ -344,8 +408,46 @@ def build_parser() -> argparse.ArgumentParser:
         help="of its convolutions in training; bfloat16 is faster where the processor has AMX, and slow elsewhere",
     )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
+    add("--slim", action="store_true", help="the same, cut down to --blocks with --inner channels each")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
     return parser
+
+
+def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Settings:
+    """Return what the command line asks for, which trains the restorer of `read` further or not. Raises InputError."""
+    if min(args.rounds, args.steps, args.batch) < 1:
+        given = f"{args.rounds}, {args.steps}, {args.batch}"
+        raise InputError(f"--rounds and --steps and --batch must be at least 1, got {given}")
+    if min(args.width, args.inner) < 1 or args.blocks not in range(4):
+        given = f"--blocks is {args.blocks}, --width {args.width}, --inner {args.inner}"
+        raise InputError(f"{given}; expected 0 to 3 blocks, and 1 channel or more")
+    if args.imitation_steps and args.imitate is None:
+        raise InputError(f"--imitation-steps is {args.imitation_steps}, which needs --imitate")
+    settings = Settings(
+        width=args.width,
+        blocks=args.blocks,
+        inner=args.inner,
+        rounds=args.rounds,
+        steps=args.steps,
+        batch=args.batch,
+        learning_rate=args.learning_rate,
+        pixels_weight=args.pixels_weight,
+        imitation_steps=args.imitation_steps,
+        imitation_weight=0.0 if args.imitate is None else args.imitation_weight,
+        precision=args.precision,
+    )
+    if args.further or args.slim:
+        if read.restorer is None:
+            raise InputError(f"checkpoint {args.checkpoint} has no restorer that could be trained further")
+        before = read.training["restoration"]
+        settings = dataclasses.replace(settings, width=before["width"], seed=before["seed"] + 1, start=before)
+        if args.slim:
+            settings = dataclasses.replace(settings, slimmed=True)
+        else:
+            settings = dataclasses.replace(settings, blocks=before["blocks"], inner=before.get("inner", 0))
+    if args.teacher:
+        settings = dataclasses.replace(settings, teachers=tuple(args.teacher), judge=args.teacher[0])
+    return settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -353,28 +455,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        if min(args.rounds, args.steps) < 1:
-            raise InputError(f"--rounds and --steps must be at least 1, got {args.rounds}, {args.steps}")
         read = checkpoints.load_checkpoint(args.checkpoint)
-        settings = Settings(
-            rounds=args.rounds,
-            steps=args.steps,
-            learning_rate=args.learning_rate,
-            pixels_weight=args.pixels_weight,
-            precision=args.precision,
-        )
-        start = read.restorer if args.further else None
-        if start is not None:
-            before = read.training["restoration"]
-            settings = dataclasses.replace(
-                settings, width=before["width"], blocks=before["blocks"], seed=before["seed"] + 1, start=before
-            )
-        elif args.further:
-            raise InputError(f"checkpoint {args.checkpoint} has no restorer that could be trained further")
-        if args.teacher:
-            settings = dataclasses.replace(settings, teachers=tuple(args.teacher), judge=args.teacher[0])
+        settings = _settings_of(args, read)
         model = rjpeg.load_model(args.model)
-        network, figures = train_restorer(args.data, model, args.out, settings, start)
+        imitated = None if args.imitate is None else rjpeg.load_model(args.imitate)
+        start = None
+        if settings.slimmed:
+            start = slimmed(read.restorer, settings.blocks, settings.inner)
+        elif args.further:
+            start = read.restorer
+        network, figures = train_restorer(args.data, model, args.out, settings, start, imitated)
         training = {**read.training, "restoration": figures}
         checkpoints.save_checkpoint(args.checkpoint, read._replace(training=training, restorer=network))
     except RjpegError as error:

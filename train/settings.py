@@ -1,9 +1,10 @@
 """A model with changes, and what the encoder is told beside it: what `python -m train.tune` compares.
 
-Names: table and chroma_table (annex_k, annex_k_chroma, robidoux, flat, mix:W for flat^W * robidoux^(1-W), slope:P, or
-blend:W for the model's own^(1-W) * Annex K's^W), dc (factor on the DC step), luma, chroma (center levels), gain, window
-(0: absolute), dead_zone, refinement (bits), fade, detail (the negligible energy; 0: sizes by rate alone), size (coding
-size as a fraction of the sides), refine, restore (0 or 1).
+Names: model (another folder or shipped model, the first of the changes), table and chroma_table (annex_k,
+annex_k_chroma, robidoux, flat, mix:W for flat^W * robidoux^(1-W), slope:P, or blend:W for the model's own^(1-W) * Annex
+K's^W), dc (factor on the DC step), luma, chroma (center levels), gain, window (0: absolute), dead_zone, refinement
+(bits), fade, detail (the negligible energy; 0: sizes by rate alone), size (coding size as a fraction of the sides),
+refine, restore (0 or 1).
 """
 
 from __future__ import annotations
@@ -62,11 +63,13 @@ def table_of(name: str, own: NDArray[np.float64], annex_k: tuple[int, ...]) -> N
 
 
 def changed(model: rjpeg.Model, text: str) -> Setting:
-    """Change a model as `text` says, NAME=VALUE joined by commas. Raises InputError."""
+    """Change a model as `text` says, NAME=VALUE joined by commas. Raises InputError, ModelError."""
     setting = Setting(text, model)
     for change in filter(None, text.split(",")):
         name, _, value = change.partition("=")
-        if name in _TABLES:
+        if name == "model":
+            setting.model = rjpeg.load_model(value)
+        elif name in _TABLES:
             setting.model = dataclasses.replace(setting.model, base_tables=_TABLES[name](setting.model, value))
         elif name in _OF_MAP:
             field = _OF_MAP[name](setting.model.map_quantizer, value)

@@ -12,10 +12,10 @@ divergence, the share of tiles whose best class stays, and the mean probability 
 steadiest figure, with its paired difference to the first setting and the standard error of that, scene by scene. What
 is found here is written by hand into train/codec.yaml, which export puts into the manifest.
 
-With --detectors the scenes are whole frames at their own size, every one coded at the same quality. Qualities are those
-that give --rates on average. Prints the bytes over the first setting's at equal F1 score, against the detector's own
-boxes in the clean frame, and at equal divergence of all its scores: both with standard errors, frames resampled.
-train/codec-detection.yaml holds what was found so.
+With --detectors the scenes are the middle squares of whole frames, up to 520 pixels at their native scale, every one
+coded at the same quality. Qualities are those that give --rates on average. Prints the bytes over the first setting's
+at equal F1 score, against the detector's own boxes in the clean frame, and at equal divergence of all its scores. Both
+have standard errors, frames resampled. train/codec-detection.yaml holds what was found so.
 
 Names of settings: see train/settings.py.
 """

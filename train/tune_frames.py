@@ -6,7 +6,6 @@ import argparse
 import json
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -16,16 +15,17 @@ from rjpeg._codec import coding_size_of
 from rjpeg.errors import InputError
 from train.curves import Points, ratio_and_error
 from train.detectors import Detector, boxes_of, divergence, shared_boxes
-from train.photos import held_back_photos
+from train.photos import held_back_photos, read_photo
 from train.settings import Setting
 
 __all__ = ["tune_frames"]
 
 LINE = "{setting:44s} bytes at equal F1 {f1:.3f} +- {f1_error:.3f}, at equal divergence {kl:.3f} +- {kl_error:.3f}"
 POINT = "    {bpp:.3f} bpp, quality {quality:5.1f}: {judges}"
-PROBED = 12
+MAX_SIDE = 520
+PROBED = 8
 """Frames by which the qualities for the rates are found."""
-PROBES = (5, 8, 13, 20, 30, 45, 62, 78, 90)
+PROBES = (6, 12, 22, 40, 65, 88)
 """Qualities that are tried on them."""
 
 
@@ -65,7 +65,7 @@ class Jury:
         for number, frame in enumerate(bar):
             for point, quality in enumerate(qualities):
                 jpeg = _encoded(encoder, setting, frame, quality)
-                curve.bpp[point, number] = 8 * len(jpeg) / (frame.shape[0] * frame.shape[1])
+                curve.bpp[point, number] = _bpp(frame, jpeg)
                 seen = decoder.decode(jpeg)
                 for at, detector in enumerate(self._detectors):
                     answer = detector.ask(seen)
@@ -80,14 +80,27 @@ def _encoded(encoder: rjpeg.Encoder, setting: Setting, frame: NDArray[np.uint8],
     return encoder.encode(frame, quality, coding_size=size)
 
 
+def _bpp(frame: NDArray[np.uint8], jpeg: bytes) -> float:
+    return 8 * len(jpeg) / (frame.shape[0] * frame.shape[1])
+
+
 def _qualities_for(
     encoder: rjpeg.Encoder, setting: Setting, frames: list[NDArray[np.uint8]], rates: list[float]
 ) -> list[float]:
     """Return the qualities that give these mean rates, in bpp, on a few frames."""
     few = frames[:: max(1, len(frames) // PROBED)]
-    pixels = sum(frame.shape[0] * frame.shape[1] for frame in few)
-    bpp = [8 * sum(len(_encoded(encoder, setting, frame, quality)) for frame in few) / pixels for quality in PROBES]
+    bpp = [np.mean([_bpp(frame, _encoded(encoder, setting, frame, quality)) for frame in few]) for quality in PROBES]
     return [float(quality) for quality in np.exp(np.interp(np.log(rates), np.log(bpp), np.log(PROBES)))]
+
+
+def middle(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut out a frame's middle square of up to 520 pixels.
+
+    Detectors of 416x416 then see it near its native scale. Reduced whole frames would speak for small coding sizes.
+    """
+    side = min(MAX_SIDE, *frame.shape[:2])
+    top, left = ((length - side) // 2 for length in frame.shape[:2])
+    return np.ascontiguousarray(frame[top : top + side, left : left + side])
 
 
 def f1_of(sums: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -102,10 +115,11 @@ def likeness_of(sums: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def tune_frames(args: argparse.Namespace, settings: list[Setting], held_back: float) -> None:
     """Code frames with every setting, ask the detectors, and print. Raises InputError, ModelError."""
-    names = held_back_photos(args.data, held_back)[: args.photos]
+    names = held_back_photos(args.data, held_back)
+    names = names[:: max(1, len(names) // args.photos)][: args.photos]
     if not names:
         raise InputError(f"data folder {args.data}: no photo of it is held back")
-    frames = [cv2.imread(str(args.data / name), cv2.IMREAD_COLOR) for name in names]
+    frames = [middle(read_photo(args.data / name)[..., ::-1]) for name in names]
     jury = Jury([Detector(path) for path in args.detectors], frames)
     first: Curve | None = None
     for setting in settings:

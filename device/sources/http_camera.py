@@ -88,6 +88,12 @@ class HttpCamera:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
+    def release(self) -> None:
+        """End the connection, and close what is left of an answer. No other thread reads it."""
+        self.close()
+        if self._answer is not None:
+            self._answer.close()
+
     def watch(self, connection: socket.socket) -> None:
         """Take a new connection, in place of the one before."""
         self._socket = connection

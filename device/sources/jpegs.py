@@ -37,6 +37,7 @@ USUAL_FPS = 25.0
 # of a snapshot camera, if the configuration says nothing
 SNAPSHOT_FPS = 1.0
 FIRST_BYTES = 16
+NO_URL = "it is no URL; percent-encode / ? # @ and blanks in a password"
 PICTURE_STARTS = (JPEG_START, b"\x89PNG", b"RIFF", b"BM")
 
 
@@ -310,8 +311,10 @@ def open_jpegs(
     Raises:
         CameraError: it can't be reached, or refuses.
     """
-    camera = HttpCamera(url)
-    answer: Answer | None = None
+    try:
+        camera = HttpCamera(url)
+    except ValueError:
+        raise CameraError(f"{name} can't be opened: {NO_URL}; {advice}") from None
     try:
         answer = camera.get(seconds[0])
         boundary = boundary_of(answer.headers.get("Content-Type", ""))
@@ -329,17 +332,14 @@ def open_jpegs(
             parts = FilmReader(MAX_BYTES)
         if parts is not None:
             return JpegStream(camera, answer, first, parts, name=name, advice=advice, patience=seconds[1])
-        answer.close()
     except (http.client.BadStatusLine, http.client.UnknownProtocol):
         # FFmpeg knows some that look like HTTP
-        camera.close()
+        camera.release()
         return None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        camera.close()
-        if answer is not None:
-            answer.close()
+        camera.release()
         raise CameraError(f"{name} can't be opened: {_reason(error)}; {advice}") from None
-    camera.close()
+    camera.release()
     return None
 
 
@@ -362,4 +362,7 @@ def _reason(error: Exception) -> str:
         error = error.reason
     if isinstance(error, TimeoutError):
         return "it sent nothing in time"
+    if isinstance(error, http.client.InvalidURL):
+        # its text quotes a part of the address, which may be of a password
+        return NO_URL
     return getattr(error, "strerror", None) or one_line(error)

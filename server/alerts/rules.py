@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
@@ -72,7 +72,7 @@ def findings(results: Any, width: int, height: int) -> Iterator[Finding]:
         yield Finding(label=str(label), score=float(score), foot=foot)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     # integers of JSON may be too large for a float
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 

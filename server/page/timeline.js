@@ -108,8 +108,11 @@ export function makeTimeline(camera, onPick) {
 
   const holds = (frame) => { const time = Date.parse(frame.capture_time); return time >= since && time <= until; };
 
-  // the frame that was captured then
-  function pickTime(milliseconds) { onPick(milliseconds + 1); }
+  // the frame that was captured then, where it can be seen
+  function pickTime(milliseconds) {
+    onPick(milliseconds + 1);
+    element("viewer").scrollIntoView({ block: "nearest" });
+  }
 
   function pick() { onPick(since + (until - since) * Number(slider.value) / 1000); }
 

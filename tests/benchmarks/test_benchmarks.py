@@ -126,6 +126,7 @@ def test_budgets_are_told_with_what_was_found_at_their_size():
     values = {what: (value, limit) for what, value, limit in found}
     assert values["encode, times cv2.imencode"] == (2.0, 3.0)
     assert values["encode without the networks, times cv2.imencode"] == (1.25, 1.3)
+    assert values["decode and restore, times decode"] == (1.0, 10.0)
     assert values["encode, cost a pixel off its mean, 320x240 to 1280x720"][0] == pytest.approx(0.1)
     assert values["megabytes of a process that encodes 640x480"] == (80.0, 120)
     assert values["encode a follower, times cv2.imencode at the same quality"] == (0.75, 1.0)

@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 
 import rjpeg
-from device.config import EncodingConfig
+from device import config
+from device.cameras import Cameras
+from device.capture import apply_flags, build_parser
+from device.config import EncodingConfig, StreamConfig
 from device.delivery.sender import FolderSender
 from device.encoding import FrameEncoder
+from device.importance import CameraMap
+from device.report import Report
 from device.sources.sample import SampleSource
 from device.stream import CameraStream
 from rjpeg._codec import planes_from_frame
@@ -65,3 +70,26 @@ def test_soft_followers_have_the_frame_s_size_too(encoder, frames):
     files = files_of(encoder, frames, stream, coding_size="full", quality=20)
     assert [coded.kind for coded in files][:2] == ["key", "follower"]
     assert {shown(coded.jpeg) for coded in files} == {SIZE}
+
+
+def test_flags_say_it_too_and_a_bitrate_has_a_unit_there(capsys):
+    settings = config.load(config.DEFAULT_PATH)
+    apply_flags(settings, build_parser().parse_args(["--coding-size", "full", "--bitrate", "100kbit"]))
+    config.check(settings)
+    assert (settings.encoding.coding_size, settings.encoding.bitrate, settings.encoding.quality) == ("full", 1e5, None)
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--bitrate", "fast"])
+    assert "bitrate 'fast', expected bits a second such as 100000, 100k, 100kbit or 0.1M" in capsys.readouterr().err
+
+
+def test_viewers_see_whole_frames_of_followers_of_full_size_unless_it_says_otherwise(encoder, frames):
+    for settings, whole in (
+        (EncodingConfig(quality=50), False),
+        (EncodingConfig(quality=50, coding_size="full"), True),
+        (EncodingConfig(quality=50, coding_size="full", stream=StreamConfig(plain_view="tiles")), False),
+    ):
+        cameras = Cameras(config.Config(encoding=settings), None, Report(), None)
+        stream = cameras._stream(encoder, CameraMap("yard", "nowhere"), config.CameraConfig())
+        _, follower = files_of(encoder, frames[:2], stream, coding_size=settings.coding_size, quality=50)
+        assert follower.kind != "key"
+        assert (shown(follower.jpeg) == SIZE) == whole

@@ -176,8 +176,11 @@ def test_make_fetches_only_what_the_task_names(arguments, fetched, tmp_path):
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("name", FETCHED_TASKS)
-def test_the_real_package_becomes_a_network_that_names_what_is_in_a_picture(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "picture", "label"),
+    [("detector", "grace-hopper.jpg", "person"), ("classifier", "chelsea.jpg", "Egyptian cat")],
+)
+def test_the_real_package_becomes_a_network_that_names_what_is_in_a_picture(name, picture, label, tmp_path):
     cv2 = pytest.importorskip("cv2")
     from server.processing.task import load_task
 
@@ -188,5 +191,5 @@ def test_the_real_package_becomes_a_network_that_names_what_is_in_a_picture(name
             raise
         pytest.skip(str(error))
     task = load_task(read_task(tmp_path / "task.yaml"))
-    answer = task(cv2.imread(str(ROOT / "calibration_data" / "chelsea.jpg")), {})
-    assert answer[0]["label"] in ("cat", "tabby", "Egyptian cat", "tiger cat")
+    answer = task(cv2.imread(str(ROOT / "calibration_data" / picture)), {})
+    assert answer[0]["label"] == label

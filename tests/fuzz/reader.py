@@ -84,19 +84,33 @@ class _Reader:
         if self.data[:2] != b"\xff\xd8":
             raise UnreadableError("no start of image")
         self.at = 2
+        while self.data[self.at : self.at + 2] == b"\xff\xd8":
+            # a file that begins twice
+            self.at += 2
         picture: Picture | None = None
         scans = 0
         segments = []
         while True:
-            code = self._next_marker()
+            try:
+                code = self._next_marker()
+            except IndexError:
+                if not scans:
+                    raise
+                # the end is not marked
+                break
             if code == 0xD9:
                 break
             if code == 0x01 or 0xD0 <= code <= 0xD7:
                 continue
+            if scans and len(self.data) < self.at + 2:
+                break
             length = struct.unpack_from(">H", self.data, self.at)[0]
             body = self.data[self.at + 2 : self.at + length]
             if length < 2 and (code == 0xFE or 0xE0 <= code <= 0xEF):
                 length, body = 2, b""
+            if scans and len(body) < length - 2 and (code == 0xFE or 0xE0 <= code <= 0xEF):
+                # what breaks off behind the picture
+                break
             if length < 2 or len(body) != length - 2:
                 raise UnreadableError(f"segment {code:02x} is cut short")
             self.at += length
@@ -201,6 +215,9 @@ class _Reader:
             chosen.append((component, body[at + 1] >> 4, 16 | body[at + 1] & 15))
         first, last, approximation = body[-3:]
         high, low = approximation >> 4, approximation & 15
+        if not picture.progressive:
+            # some cameras write zeros
+            first, last, high, low = 0, 63, 0, 0
         self.bits = self.held = 0
         state = _Scan(self, picture.progressive, first, last, high, low)
         if count == 1:

@@ -136,7 +136,9 @@ def test_a_mutated_stream_is_the_same_each_time_and_forgers_get_their_checksums(
 def test_the_oracle_of_streams_knows_another_base_picture_and_map():
     key, *others = streams.films()["shaken"]
     decoder, bases = rjpeg.Decoder(), streams.bases()
-    follower = next(jpeg for jpeg in others if rjpeg.inspect(jpeg)["light"] == [1, 0] and not any(rjpeg.inspect(jpeg)["shift"]))
+    follower = next(
+        jpeg for jpeg in others if rjpeg.inspect(jpeg)["light"] == [1, 0] and not any(rjpeg.inspect(jpeg)["shift"])
+    )
     base = bases[rjpeg.identify(follower).base_id]
     decoded = decoder.decode_with_details(follower, base)
     file = streams.File(follower)

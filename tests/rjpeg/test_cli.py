@@ -93,6 +93,16 @@ def test_a_photograph_on_its_side_is_coded_and_decoded_upright(tmp_path, photo):
     assert cv2.imread(str(tmp_path / "back.png")).shape == (224, 100, 3)
 
 
+def test_of_a_film_the_first_frame_is_taken_with_a_word(tmp_path, photos, caplog):
+    film = [cv2.imencode(".jpg", photo[:64, :96])[1].tobytes() for photo in photos[:3]]
+    (tmp_path / "film.mjpeg").write_bytes(b"".join(film))
+    for command in ("decode", "encode"):
+        caplog.clear()
+        assert main([command, str(tmp_path / "film.mjpeg"), str(tmp_path / f"{command}.bmp")]) == 0
+        assert "film.mjpeg is a film of several frames; the first is taken" in caplog.text
+    assert cv2.imread(str(tmp_path / "decode.bmp")).shape == (64, 96, 3)
+
+
 def test_a_path_may_begin_at_the_home_folder(tmp_path, picture, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["encode", f"~/{picture.name}", "~/a.jpg"]) == 0

@@ -1,7 +1,6 @@
 """A frame whose row is there and whose file was lost: sent again, it is stored again, and not only acknowledged."""
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,9 +64,9 @@ def test_a_damaged_file_is_replaced(open_store: OpenStore, sqlite_url: str, tmp_
 def test_a_file_that_is_there_is_left_alone(open_store: OpenStore, sqlite_url: str, tmp_path: Path) -> None:
     store = open_store(sqlite_url)
     file = tmp_path / "frames" / stored(store)[1].key
-    before = os.stat(file)
+    before = file.stat()
     come_again(store)
-    assert os.stat(file) == before
+    assert file.stat() == before
 
 
 def test_another_content_takes_no_place(

@@ -27,14 +27,13 @@ def test_a_yolox_row_is_a_box_around_its_cell():
 def test_a_nanodet_distance_is_the_mean_of_its_distribution():
     sides = (52, 26, 13)
     scores = [np.zeros((side * side, 80), np.float32) for side in sides]
-    distances = [np.zeros((side * side, 32), np.float32) for side in sides]
+    distances = [np.full((side * side, 32), -1, np.float32) for side in sides]
     scores[2][13 * 2 + 4, 1] = 0.9
     logits = np.full((4, 8), -100.0)
     logits[0, 1] = logits[1, 2] = logits[2, 3] = 0
     logits[3, [3, 4]] = 0
     distances[2][13 * 2 + 4] = logits.ravel()
-    outputs = [part for pair in zip(scores, distances, strict=True) for part in pair]
-    found, corners = detectors._of_nanodet(outputs)
+    found, corners = detectors._of_nanodet([*scores, *distances])
     at = 52 * 52 + 26 * 26 + 13 * 2 + 4
     assert found[at, 1] == pytest.approx(0.9)
     assert corners[at] == pytest.approx([4.5 * 32 - 32, 2.5 * 32 - 64, 4.5 * 32 + 96, 2.5 * 32 + 112], abs=1e-3)
@@ -43,7 +42,10 @@ def test_a_nanodet_distance_is_the_mean_of_its_distribution():
 def test_of_overlapping_boxes_of_a_class_the_best_is_left():
     corners = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10], [40, 0, 50, 10]], np.float32)
     scores = np.array([[0.5, 0], [0.9, 0], [0, 0.6], [0.2, 0]], np.float32)
-    assert detectors.boxes_of(Answer(scores, corners)) == [Box(0, 1, 0, 11, 10), Box(1, 1, 0, 11, 10)]
+    assert detectors.boxes_of(Answer(scores, corners)) == [
+        Box(0, 1, 0, 11, 10, pytest.approx(0.9)),
+        Box(1, 1, 0, 11, 10, pytest.approx(0.6)),
+    ]
 
 
 def test_boxes_are_shared_once_each():
@@ -61,7 +63,7 @@ def test_the_divergence_is_none_of_an_answer_from_itself_and_some_from_another()
 def test_a_file_that_is_no_detector_is_refused(tmp_path):
     path = tmp_path / "other.onnx"
     path.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match="no ONNX network"):
+    with pytest.raises(ModelError, match="is no ONNX network"):
         detectors.Detector(Path(path))
 
 

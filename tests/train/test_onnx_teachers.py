@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rjpeg.errors import ConfigError, ModelError
 from tests.train import tiny_onnx
 from tests.train.tiny_onnx import CLASSES, write, yolo
+from train import onnx_teachers
 from train.frame_importance import FrameImportance, joined
 from train.onnx_graph import OnnxNetwork
 from train.teachers import load_teacher
@@ -66,6 +67,18 @@ def test_a_yolov8_is_known_by_its_layout(tmp_path):
     picture = RNG.uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
     raw = OnnxNetwork(tmp_path / "tiny.onnx", (64, 64)).answer(picture.transpose(0, 3, 1, 2) / 255)[0]
     np.testing.assert_allclose(teacher.predict(picture, verbose=0), raw[:, 4:].transpose(0, 2, 1), rtol=1e-4)
+
+
+def test_the_grids_of_a_detectors_scales_are_one_output():
+    """Apart, a cell of the coarse grid would count four times as much."""
+    rng = np.random.default_rng(1)
+    scores = [rng.uniform(size=(2, cells, 3)).astype(np.float32) for cells in (16, 4)]
+    mask, boxes = rng.uniform(size=(2, 5)).astype(np.float32), rng.normal(size=(2, 20, 4)).astype(np.float32)
+    kinds = ("scores", "scores", "values", "scores")
+    tensors, kinds = onnx_teachers._joined([scores[0], mask, boxes, scores[1]], kinds)
+    assert kinds == ("scores", "scores", "values")
+    np.testing.assert_array_equal(tensors[0], np.concatenate(scores, 1))
+    np.testing.assert_array_equal(tensors[1], mask)
 
 
 def test_the_settings_beside_the_file_count(tmp_path):

@@ -11,9 +11,10 @@ import pytest
 import rjpeg
 from rjpeg._restoration import restore
 from rjpeg._runtime import Quantization
+from rjpeg.errors import InputError
 from train import checkpoints
 from train import restoration as training
-from train.networks import build_restorer, without_rescaling
+from train.networks import build_restorer, slimmed, without_rescaling
 from train.photos import is_held_back, list_photos
 from train.teachers import load_teacher
 
@@ -25,7 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def pairs(photos, model):
-    return training.make_pairs(photos, list_photos(photos), model, 1, 5)
+    return training.make_pairs([photos / name for name in list_photos(photos)], model, 1, 5)
 
 
 @pytest.fixture
@@ -49,33 +50,42 @@ def test_a_pair_is_a_crop_and_what_is_left_of_it(pairs):
 
 def test_training_restores_the_frame_that_the_decoder_restores(pairs):
     class Network:
-        """Float, with an output scale so small that nothing is rounded."""
+        """Answers in whole gray levels, whatever it is asked."""
 
         input_quantization, output_quantization = Quantization(1.0, 0), Quantization(1.0, 0)
 
         def run(self, array):
-            return np.rint(self.answer)
+            return self.answer
 
     rng = np.random.default_rng(0)
     for size, group in pairs.items():
         batch = training.network_inputs(group, np.array([0]), False)
         network = Network()
-        network.answer = rng.integers(-9, 10, (1, size // 4, size // 4, 192)).astype(np.float32)
+        network.answer = rng.integers(-9, 10, (1, size // 4, size // 4, 192)).astype(np.int8)
         expected = restore(network, np.ascontiguousarray(group.coded[0][..., ::-1]), group.octaves[0], (224, 224))
-        found = training.restored(network.answer, batch["coded"], 224)
+        found = training.restored(network.answer.astype(np.float32), batch["coded"], 224)
         difference = keras.ops.convert_to_numpy(found)[0][..., ::-1] - expected
-        assert np.abs(difference).max() <= 1.5
+        assert np.abs(difference).max() <= 2
         assert np.abs(difference).mean() < 0.5
 
 
 def test_mirrored_inputs_are_the_inputs_of_the_mirrored_picture(pairs):
     group = next(iter(pairs.values()))
     mirrored = training.network_inputs(group, np.array([0]), True)
+    steps = np.floor(16 * group.octaves[0].astype(np.float16).astype(np.float32) - 63.5)
     np.testing.assert_array_equal(mirrored["clean"][0], group.clean[0][:, ::-1])
-    np.testing.assert_array_equal(
-        mirrored["features"][0, :, 0, 48:50], 16 * np.repeat(group.octaves[0][:, -1], 4, axis=0) - 64
-    )
+    np.testing.assert_array_equal(mirrored["features"][0, :, 0, 48:50], np.repeat(steps[:, -1], 4, axis=0))
     assert mirrored["features"][0, 0, 0, 0] == group.coded[0, 0, -1, 0] - 128.0
+
+
+@pytest.mark.slow
+def test_another_restorer_s_frames_are_what_is_imitated(photos, model):
+    pairs = training.make_pairs([photos / name for name in list_photos(photos)[:2]], model, 1, 5, model)
+    decoder = rjpeg.Decoder(model, restore=True)
+    for group in pairs.values():
+        for coded, octaves, imitated in zip(group.coded, group.octaves, group.imitated, strict=True):
+            bgr = np.ascontiguousarray(coded[..., ::-1])
+            np.testing.assert_array_equal(restore(decoder.restorer, bgr, octaves, (224, 224))[..., ::-1], imitated)
 
 
 def test_a_new_restorer_adds_next_to_nothing(pairs):
@@ -85,7 +95,7 @@ def test_a_new_restorer_adds_next_to_nothing(pairs):
 
 
 def test_the_exported_form_computes_the_same():
-    network = build_restorer(8, 2)
+    network = build_restorer(8, 2, inner=6)
     for layer in network.layers:
         layer.set_weights([np.random.default_rng(2).normal(0, 0.1, weight.shape) for weight in layer.get_weights()])
     features = np.random.default_rng(1).integers(-128, 128, (1, 6, 5, 53)).astype(np.float32)
@@ -106,8 +116,8 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_
 
     monkeypatch.setattr(checkpoints, "save_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train_restorer(photos, model, tmp_path / "run", tiny)
-    network, figures = training.train_restorer(photos, model, tmp_path / "run", tiny)
+        training.train_restorer([photos], model, tmp_path / "run", tiny)
+    network, figures = training.train_restorer([photos], model, tmp_path / "run", tiny)
     assert saved == ["restorer.keras"] * 3
     kept = checkpoints.load_network(tmp_path / "run" / "restorer.keras", with_optimizer=True)
     assert int(kept.optimizer.iterations) == 6
@@ -118,13 +128,55 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, model, tiny, tmp_
         assert set(figures[measure]) == {"enlarged", "restored"}
         assert np.isfinite(list(figures[measure].values())).all()
     with pytest.raises(rjpeg.RjpegError, match="other settings"):
-        training.train_restorer(photos, model, tmp_path / "run", training.Settings())
+        training.train_restorer([photos], model, tmp_path / "run", training.Settings())
+
+
+@pytest.mark.slow
+def test_at_first_a_restorer_only_imitates(photos, model, tiny, tmp_path, monkeypatch):
+    seen = []
+    real = training.Restoring
+
+    def noted(network, teachers, *weights):
+        seen.append((len(teachers), *weights))
+        return real(network, teachers, *weights)
+
+    monkeypatch.setattr(training, "Restoring", noted)
+    settings = dataclasses.replace(tiny, inner=4, imitation_steps=2, imitation_weight=0.5, steps=4)
+    network, figures = training.train_restorer([photos], model, tmp_path / "run", settings, imitated=model)
+    assert set(seen) == {(0, 0.0, 1.0), (1, 1.0, 0.5)}
+    assert figures["imitated"] == model.manifest["restorer"]["sha256"]
+    assert [layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)] == [8, 4, 8, 192]
+
+
+def test_a_slim_restorer_has_the_blocks_and_channels_that_weigh_most():
+    network = build_restorer(8, 2, inner=6)
+    rng = np.random.default_rng(3)
+    network.set_weights([rng.normal(0, 0.1, weight.shape) for weight in network.get_weights()])
+    features = rng.integers(-128, 128, (1, 6, 5, 53)).astype(np.float32)
+    np.testing.assert_allclose(slimmed(network, 2, 6)(features), network(features), rtol=1e-4, atol=1e-3)
+    weights = network.get_weights()
+    weights[2][..., 1] = weights[6][..., 4] = 0
+    network.set_weights(weights)
+    slim = slimmed(network, 2, 5)
+    assert [layer.filters for layer in slim.layers if isinstance(layer, keras.layers.Conv2D)] == [8, 5, 8, 5, 8, 192]
+    # what says nothing but its bias, which nobody hears after a negative one
+    weights[3][1] = weights[7][4] = -1
+    network.set_weights(weights)
+    np.testing.assert_allclose(slim(features), network(features), rtol=1e-4, atol=1e-3)
+    for blocks, inner in ((3, 6), (2, 7)):
+        with pytest.raises(InputError, match=f"fewer than {blocks} blocks of {inner} channels"):
+            slimmed(network, blocks, inner)
+
+
+def test_more_convolutions_than_there_is_context_for_are_refused():
+    with pytest.raises(ValueError, match="4 blocks see 9 cells far"):
+        build_restorer(8, 4)
 
 
 @pytest.mark.release
 def test_a_network_trained_in_bfloat16_is_a_float32_one_afterwards(photos, model, tiny, tmp_path):
     settings = dataclasses.replace(tiny, precision="bfloat16")
-    network, figures = training.train_restorer(photos, model, tmp_path / "run", settings)
+    network, figures = training.train_restorer([photos], model, tmp_path / "run", settings)
     assert figures["precision"] == "bfloat16"
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
     trained = checkpoints.load_network(tmp_path / "run" / "restorer.keras", with_optimizer=True)
@@ -149,7 +201,7 @@ def test_a_teacher_s_values_are_told_apart_by_their_spread_over_photos_not_over_
     keras.Model(image, keras.layers.AveragePooling2D(56)(image)).save(tmp_path / "teacher.keras")
     teacher = str(tmp_path / "teacher.keras")
     settings = dataclasses.replace(tiny, steps=1, teachers=(teacher,), judge=teacher)
-    _, figures = training.train_restorer(photos, model, tmp_path / "run", settings)
+    _, figures = training.train_restorer([photos], model, tmp_path / "run", settings)
     assert 0 < figures["divergence"]["enlarged"] < 0.001
 
 
@@ -181,6 +233,11 @@ def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teac
     after = checkpoints.load_checkpoint(checkpoint)
     for old, new in zip(before.restorer.get_weights(), after.restorer.get_weights(), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-6)
+    slim = ["--slim" if each == "--further" else each.replace("run", "slim") for each in arguments]
+    assert training.main([*slim, *few, "--blocks", "1", "--inner", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["slimmed"]
+    inner = checkpoints.load_checkpoint(checkpoint).restorer.layers[3]
+    assert inner.filters == 3
     (checkpoint / "restorer.keras").unlink()
     assert training.main([*arguments, *few]) == 1
     assert "has no restorer" in capsys.readouterr().err
@@ -189,7 +246,12 @@ def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teac
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--data", "/nowhere"], "/nowhere"), (["--data", ".", "--steps", "0"], "--rounds and --steps")],
+    [
+        (["--data", "/nowhere"], "/nowhere"),
+        (["--data", ".", "--steps", "0"], "--rounds and --steps"),
+        (["--data", ".", "--blocks", "4"], "--blocks is 4"),
+        (["--data", ".", "--imitation-steps", "5"], "needs --imitate"),
+    ],
 )
 def test_mistakes_on_the_command_line_end_with_one_line_and_code_1(arguments, message, tmp_path, capsys):
     assert training.main([*arguments, "--out", str(tmp_path)]) == 1
