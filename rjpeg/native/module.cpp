@@ -592,6 +592,28 @@ py::bytes write_file(int width, int height, const std::vector<Exact<std::int16_t
   return {file};
 }
 
+// What keys and followers need.
+void define_streams(py::module_& module) {
+  module.def("bgr_of", &bgr_of, py::arg("planes").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
+  module.def("bgr_over", &bgr_over, py::arg("planes").noconvert(), py::arg("half"), py::arg("before").noconvert(),
+             py::arg("sent").noconvert());
+  module.def("take_tiles", &take_tiles, py::arg("plane").noconvert(), py::arg("sent").noconvert(), py::arg("rows"),
+             py::arg("cols"));
+  module.def("put_tiles", &put_tiles, py::arg("tiles").noconvert(), py::arg("sent").noconvert(),
+             py::arg("plane").noconvert());
+  module.def("encode_flags", &encode_flags, py::arg("flags").noconvert());
+  module.def("decode_flags", &decode_flags, py::arg("data"), py::arg("rows"), py::arg("cols"));
+  module.def("add_squared_differences", &add_squared_differences, py::arg("a").noconvert(), py::arg("b").noconvert(),
+             py::arg("weight"), py::arg("errors").noconvert());
+  module.def("shifted", &shifted, py::arg("plane").noconvert(), py::arg("down"), py::arg("right"));
+  module.def("level_kept", &level_kept, py::arg("blocks").noconvert(), py::arg("kept").noconvert(), py::arg("bound"));
+  module.def("trim", &trim, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
+             py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("prices").noconvert());
+  module.def("add_costs", &add_costs, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
+             py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("weight"),
+             py::arg("errors").noconvert(), py::arg("bits").noconvert());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -622,24 +644,7 @@ PYBIND11_MODULE(_native, module) {
              py::arg("levels").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
   module.def("samples_of", &samples_of, py::arg("blocks").noconvert(), py::arg("steps").noconvert(),
              py::arg("levels").noconvert(), py::arg("channel"));
-  module.def("bgr_of", &bgr_of, py::arg("planes").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
-  module.def("bgr_over", &bgr_over, py::arg("planes").noconvert(), py::arg("half"), py::arg("before").noconvert(),
-             py::arg("sent").noconvert());
-  module.def("take_tiles", &take_tiles, py::arg("plane").noconvert(), py::arg("sent").noconvert(), py::arg("rows"),
-             py::arg("cols"));
-  module.def("put_tiles", &put_tiles, py::arg("tiles").noconvert(), py::arg("sent").noconvert(),
-             py::arg("plane").noconvert());
-  module.def("encode_flags", &encode_flags, py::arg("flags").noconvert());
-  module.def("decode_flags", &decode_flags, py::arg("data"), py::arg("rows"), py::arg("cols"));
-  module.def("add_squared_differences", &add_squared_differences, py::arg("a").noconvert(), py::arg("b").noconvert(),
-             py::arg("weight"), py::arg("errors").noconvert());
-  module.def("shifted", &shifted, py::arg("plane").noconvert(), py::arg("down"), py::arg("right"));
-  module.def("level_kept", &level_kept, py::arg("blocks").noconvert(), py::arg("kept").noconvert(), py::arg("bound"));
-  module.def("trim", &trim, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
-             py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("prices").noconvert());
-  module.def("add_costs", &add_costs, py::arg("coefficients").noconvert(), py::arg("quantized").noconvert(),
-             py::arg("masks").noconvert(), py::arg("steps").noconvert(), py::arg("weight"),
-             py::arg("errors").noconvert(), py::arg("bits").noconvert());
+  define_streams(module);
   module.def("dequantized_dc", &dequantized_dc, py::arg("coefficients").noconvert(), py::arg("step"));
   module.def("generator_input", &generator_input, py::arg("y").noconvert(), py::arg("cb").noconvert(),
              py::arg("cr").noconvert(), py::arg("rate"), py::arg("scale"), py::arg("zero_point"));

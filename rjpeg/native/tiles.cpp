@@ -113,12 +113,14 @@ void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, std::ptrdiff
   });
 }
 
-void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half, const std::uint8_t* sent,
-                std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height, std::ptrdiff_t width,
-                std::uint8_t* bgr) {
+void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half,
+                const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height,
+                std::ptrdiff_t width, std::uint8_t* bgr) {
   constexpr std::ptrdiff_t region = 16;
   const std::ptrdiff_t beside = half ? 1 : 0;
-  const auto edge = [](std::ptrdiff_t at, std::ptrdiff_t end) { return std::min(std::max<std::ptrdiff_t>(at, 0), end); };
+  const auto edge = [](std::ptrdiff_t at, std::ptrdiff_t end) {
+    return std::min(std::max<std::ptrdiff_t>(at, 0), end);
+  };
   for (std::ptrdiff_t row = 0; row < rows; ++row) {
     const std::uint8_t* of_row = sent + row * cols;
     for (std::ptrdiff_t col = 0; col < cols; ++col) {

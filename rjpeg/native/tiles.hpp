@@ -19,9 +19,9 @@ void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, std::ptrdiff
 
 // Writes the BGR pixels of sent regions over those of a picture of what was there before. The planes hold the regions
 // already. Pixels beside a region change, too, where chroma is enlarged from both. See `bgr_of`.
-void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half, const std::uint8_t* sent,
-                std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height, std::ptrdiff_t width,
-                std::uint8_t* bgr);
+void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half,
+                const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height,
+                std::ptrdiff_t width, std::uint8_t* bgr);
 
 // Adds the squared differences of every region, of `side` x `side` samples, between two planes of whole regions.
 void add_squared_differences(const std::uint8_t* a, std::ptrdiff_t a_stride, const std::uint8_t* b,

@@ -91,7 +91,7 @@ def test_a_url_of_no_database_is_refused(url: str, message: str, tmp_path: Path)
 
 
 def test_a_database_that_is_not_reached_is_an_error_without_its_password(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"database postgresql\+psycopg://user:\*\*\*@127.0.0.1:1/x: ") as caught:
+    with pytest.raises(StorageError, match=r"database postgresql\+psycopg://\*\*\*@127.0.0.1:1/x: ") as caught:
         Store.open("postgresql://user:secret@127.0.0.1:1/x", str(tmp_path / "frames"))
     assert "secret" not in str(caught.value)
 

@@ -4,6 +4,8 @@ import pytest
 from evaluate.streams.clips import find_videos, read_clip, size_of
 from rjpeg.errors import InputError
 
+HALVES = ("whole", "first", "second")
+
 
 @pytest.mark.parametrize(
     ("size", "reduced"),
@@ -54,3 +56,10 @@ def test_what_is_no_video_is_named(tmp_path):
     (tmp_path / "a.avi").write_bytes(b"no video")
     with pytest.raises(InputError, match=r"a\.avi is not a video"):
         read_clip(tmp_path / "a.avi", noise=0, fps=1, frames=4)
+
+
+def test_halves_are_those_of_the_videos_time(film):
+    whole, first, second = (read_clip(film, noise=0, fps=4, frames=12, half=half) for half in HALVES)
+    assert np.array_equal(first.clean, whole.clean[:6])
+    assert np.array_equal(second.clean, whole.clean[6:])
+    assert len({whole.identity, first.identity, second.identity}) == 3
