@@ -6,7 +6,7 @@ Crops of the photos that are not held back are coded with an exported model, at 
 restorer learns to make of them what teachers see as the clean crop: KL divergence of their answer, squared
 differences of their features, stage by stage (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
 Super-Resolution", 2016), and a little of the pixels' absolute difference. A small one may first imitate a larger one
-(--imitate), which costs no teacher and gets it near in a few minutes. It is put into the checkpoint, and
+(--slim, --imitate), which costs no teacher and gets it near in some minutes. It is put into the checkpoint, and
 `python -m export` takes it from there. Started again with the same arguments it continues where it stopped.
 """
 
@@ -205,6 +205,26 @@ class Restoring(keras.Model):
         return loss
 
 
+class Imitating(keras.Model):
+    """The network beside a larger one of the same inputs. Its loss is how far their answers are apart, in gray levels.
+
+    Differences below one count by their squares, so that large corrections come first.
+    """
+
+    def __init__(self, network: keras.Model, larger: keras.Model) -> None:
+        super().__init__()
+        self.network = network
+        self.built = True
+        self._larger = lambda: larger  # as in `Restoring`
+
+    def call(self, inputs: dict[str, Any]) -> Any:
+        """Add the loss of the batch and return the network's answers."""
+        answers = self.network(inputs["features"])
+        differences = answers - ops.stop_gradient(self._larger()(inputs["features"]))
+        self.add_loss(ops.mean(ops.sqrt(ops.square(differences) + 1) - 1))
+        return answers
+
+
 def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, dict[str, float]]:
     """Measure how far enlarged crops, and restored ones, are from clean ones, on average.
 
@@ -239,7 +259,7 @@ class Settings:
     precision: of the network's convolutions in training, float32 or bfloat16. start: what is known of the training of
     the network that is trained further. inner: channels within a block, `width` if 0. imitation_steps: batches at
     first in which it does nothing but imitate; afterwards that counts by imitation_weight. slimmed: whether it began
-    as a part of the network of `start`.
+    as a part of the network of `start`, whose answers it imitates at first.
     """
 
     width: int = WIDTH
@@ -267,11 +287,13 @@ def train_restorer(
     settings: Settings,
     start: keras.Model | None = None,
     imitated: rjpeg.Model | None = None,
+    larger: keras.Model | None = None,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Train a restorer; return it and its figures. `out` keeps what an interrupted run continues from.
 
     data: folders of photos. start: a restorer that is trained further, of the settings' shape. imitated: the model
-    whose restorer is imitated; its files are those of `model`.
+    whose restorer is imitated; its files are those of `model`. larger: a float restorer whose answers are imitated at
+    first, in place of frames.
 
     Raises InputError (no photos, or none held back), ModelError, StorageError.
     """
@@ -292,7 +314,7 @@ def train_restorer(
     keras.utils.set_random_seed(settings.seed)
     pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated)
     shown = samples(data[0], splits[0][0], CROP_SIZE)
-    network = _train(pairs, stage, settings, _started(stage, settings, start), shown)
+    network = _train(pairs, stage, settings, _started(stage, settings, start), shown, larger)
     judged = make_pairs(held, model, 1, settings.seed + 1)
     return network, {
         **run,
@@ -318,11 +340,16 @@ def _remember(out: Path, run: dict[str, Any], stage: Path) -> None:
 
 
 def _train(
-    pairs: dict[int, Pairs], stage: Path, settings: Settings, network: keras.Model, shown: np.ndarray
+    pairs: dict[int, Pairs],
+    stage: Path,
+    settings: Settings,
+    network: keras.Model,
+    shown: np.ndarray,
+    larger: keras.Model | None = None,
 ) -> keras.Model:
     """Train a network from where its optimizer is. Keep it in `stage`, and return it in float32.
 
-    shown: photos for teachers that want some.
+    shown: photos for teachers that want some. larger: see `train_restorer`.
     """
     teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
     seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
@@ -330,7 +357,11 @@ def _train(
     for size in pairs:
         for imitates in (True, False) if settings.imitation_steps else (False,):
             weights = (0.0, 1.0) if imitates else (settings.pixels_weight, settings.imitation_weight)
-            restoring = Restoring(network, [] if imitates else seen, *weights)
+            restoring: keras.Model
+            if imitates and larger is not None:
+                restoring = Imitating(network, in_precision(larger, settings.precision))
+            else:
+                restoring = Restoring(network, [] if imitates else seen, *weights)
             restoring.compile(optimizer=network.optimizer, jit_compile=False)
             steps[size, imitates] = training_step(restoring, ALONE)
     epochs = -(-settings.steps // STEPS_AN_EPOCH)
@@ -369,8 +400,10 @@ def _plan(pairs: dict[int, Pairs], settings: Settings, epoch: int) -> list[tuple
     rng = np.random.default_rng((settings.seed, epoch))
     counts = np.array([len(group.clean) for group in pairs.values()], float)
     sizes = rng.choice(list(pairs), min(STEPS_AN_EPOCH, settings.steps), p=counts / counts.sum())
-    # What another network makes of a mirrored picture is not the mirror image of what it makes of the picture.
-    share = 0.0 if settings.imitation_steps or settings.imitation_weight else 0.5
+    # What another network makes of a mirrored picture is not the mirror image of what it makes of the picture. Its
+    # answers are asked for anew.
+    answers = settings.slimmed and epoch * STEPS_AN_EPOCH < settings.imitation_steps
+    share = 0.5 if answers or not (settings.imitation_steps or settings.imitation_weight) else 0.0
     return [
         (int(size), rng.choice(len(pairs[int(size)].clean), settings.batch), bool(rng.random() < share))
         for size in sizes
@@ -421,8 +454,8 @@ def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Sett
     if min(args.width, args.inner) < 1 or args.blocks not in range(4):
         given = f"--blocks is {args.blocks}, --width {args.width}, --inner {args.inner}"
         raise InputError(f"{given}; expected 0 to 3 blocks, and 1 channel or more")
-    if args.imitation_steps and args.imitate is None:
-        raise InputError(f"--imitation-steps is {args.imitation_steps}, which needs --imitate")
+    if args.imitation_steps and args.imitate is None and not args.slim:
+        raise InputError(f"--imitation-steps is {args.imitation_steps}, which needs --imitate or --slim")
     settings = Settings(
         width=args.width,
         blocks=args.blocks,
@@ -459,12 +492,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings_of(args, read)
         model = rjpeg.load_model(args.model)
         imitated = None if args.imitate is None else rjpeg.load_model(args.imitate)
-        start = None
+        start, larger = None, None
         if settings.slimmed:
-            start = slimmed(read.restorer, settings.blocks, settings.inner)
+            start, larger = slimmed(read.restorer, settings.blocks, settings.inner), read.restorer
         elif args.further:
             start = read.restorer
-        network, figures = train_restorer(args.data, model, args.out, settings, start, imitated)
+        network, figures = train_restorer(args.data, model, args.out, settings, start, imitated, larger)
         training = {**read.training, "restoration": figures}
         checkpoints.save_checkpoint(args.checkpoint, read._replace(training=training, restorer=network))
     except RjpegError as error:

@@ -80,9 +80,15 @@ def test_mirrored_inputs_are_the_inputs_of_the_mirrored_picture(pairs):
 
 @pytest.mark.parametrize(
     ("imitating", "mirrored"),
-    [({}, {False, True}), ({"imitation_steps": 8}, {False}), ({"imitation_weight": 0.5}, {False})],
+    [
+        ({}, {False, True}),
+        ({"imitation_steps": 800}, {False}),
+        ({"imitation_weight": 0.5}, {False}),
+        # answers, which are asked for anew
+        ({"imitation_steps": 800, "slimmed": True}, {False, True}),
+    ],
 )
-def test_only_batches_that_imitate_nothing_are_mirrored(imitating, mirrored):
+def test_no_batches_that_imitate_frames_are_mirrored(imitating, mirrored):
     crops = np.zeros((4, 1, 1, 3), np.uint8)
     pairs = {80: training.Pairs(crops, crops, crops, crops)}
     plans = [training._plan(pairs, training.Settings(batch=2, **imitating), epoch) for epoch in range(3)]
@@ -157,6 +163,26 @@ def test_at_first_a_restorer_only_imitates(photos, model, tiny, tmp_path, monkey
     assert set(seen) == {(0, 0.0, 1.0), (1, 1.0, 0.5)}
     assert figures["imitated"] == model.manifest["restorer"]["sha256"]
     assert [layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)] == [8, 4, 8, 192]
+
+
+@pytest.mark.slow
+def test_a_slim_restorer_first_learns_the_answers_of_the_larger_one(pairs, tiny, tmp_path):
+    larger = build_restorer(8, 1, inner=6)
+    rng = np.random.default_rng(4)
+    larger.set_weights([rng.normal(0, 0.1, weight.shape) for weight in larger.get_weights()])
+    size, group = next(iter(pairs.items()))
+    features = training.network_inputs(group, np.arange(len(group.clean)), False)["features"]
+
+    def apart(network):
+        return float(np.abs(keras.ops.convert_to_numpy(network(features) - larger(features))).mean())
+
+    settings = dataclasses.replace(
+        tiny, inner=3, imitation_steps=40, steps=40, slimmed=True, learning_rate=0.01, teachers=()
+    )
+    stage, start = tmp_path / "restorer.keras", slimmed(larger, 1, 3)
+    before = apart(start)
+    started = training._started(stage, settings, start)
+    assert apart(training._train({size: group}, stage, settings, started, np.empty(0), larger)) < 0.8 * before
 
 
 def test_a_slim_restorer_has_the_blocks_and_channels_that_weigh_most():
