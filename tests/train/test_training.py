@@ -1,14 +1,17 @@
 """All stages on a tiny configuration, and what happens when they are interrupted."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from export.__main__ import build_parser
 from rjpeg.errors import ConfigError, InputError
 from train import __main__ as command_line
 from train import checkpoints, training
-from train.config import CODEC_FILE, load_codec
+from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 from train.training import CenteredHuber
 
 
@@ -99,3 +102,18 @@ def test_mistakes_on_the_command_line_end_with_one_line_and_code_1(arguments, me
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_the_settings_for_whole_frames_are_read_and_ask_for_absolute_maps():
+    codec = load_codec(CODEC_FILE.with_name("codec-frames.yaml"))
+    importance = load_config(CONFIG_FILE.with_name("config-frames.yaml")).importance
+    assert codec.map_window is None
+    assert max(importance.crop_sides) > importance.crop_size == max(importance.coding_sizes)
+
+
+@pytest.mark.parametrize("codec", [CODEC_FILE, CODEC_FILE.with_name("codec-frames.yaml"), Path("my own/codec.yaml")])
+def test_the_command_that_comes_next_exports_with_the_codec_of_training(codec):
+    _, target, arguments = shlex.split(command_line.export_command(Path("a run/checkpoint"), codec))
+    parsed = build_parser().parse_args(shlex.split(arguments.removeprefix("ARGS=")))
+    assert target == "export-tflite"
+    assert (parsed.checkpoint, parsed.codec) == (Path("a run/checkpoint"), codec)
