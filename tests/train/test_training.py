@@ -33,10 +33,10 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tm
 
     monkeypatch.setattr(training, "save_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train(photos, config, codec, tmp_path / "run", "test")
+        training.train([photos], config, codec, tmp_path / "run", "test")
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "importance").iterdir()}
     assert len(shards) == 4
-    figures = training.train(photos, config, codec, tmp_path / "run", "test")
+    figures = training.train([photos], config, codec, tmp_path / "run", "test")
     # The first epoch of the first stage was kept, so that one was left, and two of the other network's.
     assert calls == ["distill-generator.keras"] * 2 + ["distill-predictor.keras"] * 2
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "importance").iterdir()} == shards
@@ -51,9 +51,9 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tm
 
 @pytest.mark.release
 def test_a_finished_run_is_not_trained_again(photos, config, codec, tmp_path, monkeypatch):
-    first = training.train(photos, config, codec, tmp_path / "run", "test")
+    first = training.train([photos], config, codec, tmp_path / "run", "test")
     monkeypatch.setattr(training, "save_network", lambda *_: pytest.fail("trained again"))
-    again = training.train(photos, config, codec, tmp_path / "run", "test")
+    again = training.train([photos], config, codec, tmp_path / "run", "test")
     assert again["correlation"].keys() == first["correlation"].keys()
     for name, values in first["correlation"].items():
         # threads add up in any order
@@ -66,7 +66,7 @@ def test_another_configuration_is_refused_in_a_used_folder(photos, config, codec
     folder.mkdir()
     (folder / "run.json").write_text('{"config": {}, "data_sha256": "0"}')
     with pytest.raises(ConfigError, match="another configuration"):
-        training.train(photos, config, codec, folder, "test")
+        training.train([photos], config, codec, folder, "test")
 
 
 def test_a_folder_without_pictures_is_named(config, codec, tmp_path):
