@@ -78,6 +78,17 @@ def test_mirrored_inputs_are_the_inputs_of_the_mirrored_picture(pairs):
     assert mirrored["features"][0, 0, 0, 0] == group.coded[0, 0, -1, 0] - 128.0
 
 
+@pytest.mark.parametrize(
+    ("imitating", "mirrored"),
+    [({}, {False, True}), ({"imitation_steps": 8}, {False}), ({"imitation_weight": 0.5}, {False})],
+)
+def test_only_batches_that_imitate_nothing_are_mirrored(imitating, mirrored):
+    crops = np.zeros((4, 1, 1, 3), np.uint8)
+    pairs = {80: training.Pairs(crops, crops, crops, crops)}
+    plans = [training._plan(pairs, training.Settings(batch=2, **imitating), epoch) for epoch in range(3)]
+    assert {entry[2] for plan in plans for entry in plan} == mirrored
+
+
 @pytest.mark.slow
 def test_another_restorer_s_frames_are_what_is_imitated(photos, model):
     pairs = training.make_pairs([photos / name for name in list_photos(photos)[:2]], model, 1, 5, model)
