@@ -110,7 +110,7 @@ class Brightness:
         return Answer(bright.astype(np.float32), 16 * np.stack([x - 0.5, y - 0.5, x + 1.5, y + 1.5], 1))
 
 
-@pytest.mark.release
+@pytest.mark.slow
 def test_whole_frames_are_compared_at_the_rates_that_were_asked_for(photos, capsys, monkeypatch):
     monkeypatch.setattr(tune_frames, "Detector", Brightness)
     monkeypatch.setattr(tune, "load_config", lambda path: type("Config", (), {"held_back": 1.0}))
