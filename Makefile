@@ -12,7 +12,6 @@ VIDEO      ?=
 IMPORTANCE ?=
 TEACHER    ?=
 TEACHERS   ?=
-MODEL      ?=
 SERVER     ?=
 CAMERA     ?=
 OUT        ?=
@@ -55,7 +54,6 @@ help: ## list the targets
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
 		'  TEACHERS="..."   networks that train learns from: efficientnet-lite0, -lite1, -lite2, .keras or .onnx files' \
 		'  TEACHER=NAME     such a network, for teach and export-tflite' \
-		'  MODEL=NAME       shipped model that export-tflite makes: default or detection' \
 		'  SERVER=URL       server that teach gives a map to' \
 		'  CAMERA=NAME      camera of that server' \
 		'  OUT=FOLDER       where train, teach (a file), export-tflite, eval and its kin, ablation, bundle, wheels and bench write' \
@@ -86,8 +84,8 @@ train: .venv-dev/.ready ## train a generator and a predictor: DATA="FOLDER ..." 
 teach: .venv-dev/.ready ## teach a camera what matters in its picture: TEACHER=NAME and SERVER=URL CAMERA=NAME, or VIDEO=FILE OUT=FILE
 	$(dev_python) -m train.teach $(call flag,--server,$(SERVER)) $(call flag,--camera,$(CAMERA)) $(call flag,--video,$(VIDEO)) $(call flags,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files in out/model [MODEL=detection] [OUT=FOLDER]
-	$(dev_python) -m export $(call flag,--model,$(MODEL)) $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
+export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files in out/model [OUT=FOLDER]
+	$(dev_python) -m export $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]
 	$(dev_python) -m train.restoration $(call flag,--data,$(DATA)) $(call flag,--out,$(OUT)) $(ARGS)

@@ -152,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--policy", choices=["live", "record"], help="newest frame first, or every frame through a spool"
     )
     parser.add_argument("--token-file", metavar="FILE", help="holds the camera's token; {camera} in its name: the id")
-    parser.add_argument("--model", metavar="FOLDER", help="detection, or made by `make export-tflite`")
+    parser.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite`")
     parser.add_argument(
         "--json",
         action="store_true",

@@ -24,7 +24,7 @@ from rjpeg._model import load_model
 from rjpeg._runtime import Network, quantize_input
 from rjpeg.errors import RjpegError
 from train import checkpoints
-from train.config import CODEC_FILE, DETECTION_CODEC_FILE, load_codec
+from train.config import CODEC_FILE, load_codec
 from train.disagreement import KINDS
 from train.networks import macs_per_region, without_rescaling
 from train.teachers import load_teacher
@@ -45,22 +45,6 @@ OUT = Path("out/model")
 logger = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
-    """What a shipped model is made of. restorer: checkpoint that has its restorer, if `checkpoint` has none."""
-
-    checkpoint: Path
-    codec: Path
-    out: Path
-    restorer: Path | None
-
-
-SHIPPED = {
-    "default": Source(checkpoints.FOLDER, CODEC_FILE, OUT / "default", None),
-    "detection": Source(checkpoints.DETECTION_FOLDER, DETECTION_CODEC_FILE, OUT / "detection", checkpoints.FOLDER),
-}
-"""The models that come with the library, by name."""
-
-
 class Converted(NamedTuple):
     """Generator and predictor as int8 networks, by name. runtimes: those on which their integers are equal."""
 
@@ -77,21 +61,17 @@ def export(
     calibration: Path,
     teacher: str,
     outputs: str | Sequence[str] = "auto",
-    restorer: Path | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint as a model folder, and return its manifest.
 
     The folder gets generator.tflite, predictor.tflite, manifest.json and, if the checkpoint has one, restorer.tflite.
-    teacher, outputs: as for `train.teachers.load_teacher`. restorer: checkpoint whose restorer is taken if the first
-    has none.
+    teacher, outputs: as for `train.teachers.load_teacher`.
 
     Raises ExportError, with nothing written, when a network is over its budget or the int8 model is not close enough to
     the float one; RjpegError when an input can't be read.
     """
     settings = load_codec(codec_file)
     read = checkpoints.load_checkpoint(checkpoint)
-    if read.restorer is None and restorer is not None:
-        read = read._replace(restorer=checkpoints.load_checkpoint(restorer).restorer)
     converted = _convert(read, list(features_of(read_pictures(calibration, "calibration"), settings)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -198,15 +178,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Turns a checkpoint into int8 TFLite networks and a manifest, if all checks pass.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--model", choices=SHIPPED, default="default", help="shipped model whose files the next four are by default"
-    )
-    parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="folder that training wrote")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="model folder to write (default: out/model/MODEL)")
-    parser.add_argument("--codec", type=Path, metavar="FILE", help="base tables, map and coding sizes (YAML)")
-    parser.add_argument(
-        "--restorer", type=Path, metavar="FOLDER", help="checkpoint whose restorer is taken if the other has none"
-    )
+    parser.add_argument("--checkpoint", type=Path, default=checkpoints.FOLDER, help="folder that training wrote")
+    parser.add_argument("--out", type=Path, default=OUT, help="model folder to write")
+    parser.add_argument("--codec", type=Path, default=CODEC_FILE, help="base tables, map and coding sizes (YAML)")
     parser.add_argument(
         "--calibration", type=Path, default=calibration_data.FOLDER, help="folder of pictures with a manifest.json"
     )
@@ -280,16 +254,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    source = SHIPPED[args.model]
     try:
         manifest = export(
-            args.checkpoint or source.checkpoint,
-            args.out or source.out,
-            args.codec or source.codec,
+            args.checkpoint,
+            args.out,
+            args.codec,
             args.calibration,
             args.teacher,
             args.outputs or "auto",
-            args.restorer or source.restorer,
         )
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -300,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_table(manifest)
     for line in int8_losses(manifest["parity"]):
         logger.warning("%s", line)
-    logger.info("%s is in %s", args.checkpoint or source.checkpoint, args.out or source.out)
+    logger.info("%s is in %s", args.checkpoint, args.out)
     return 0
 
 

@@ -21,21 +21,10 @@ from rjpeg._restoration import CHANNELS as RESTORER_CHANNELS
 from rjpeg._runtime import Network, Quantization
 from rjpeg.errors import ModelError
 
-__all__ = [
-    "DEFAULT_FOLDER",
-    "MANIFEST_FORMAT",
-    "SHIPPED_FOLDER",
-    "Model",
-    "folder_of",
-    "identity_of",
-    "load_model",
-    "name_of",
-]
+__all__ = ["DEFAULT_FOLDER", "MANIFEST_FORMAT", "Model", "identity_of", "load_model"]
 
 MANIFEST_FORMAT = 1
-SHIPPED_FOLDER = Path(__file__).parent / "models"
-"""The models that come with the library, a folder each."""
-DEFAULT_FOLDER = SHIPPED_FOLDER / "default"
+DEFAULT_FOLDER = Path(__file__).parent / "models" / "default"
 
 
 @dataclass(frozen=True)
@@ -116,38 +105,13 @@ def identity_of(decoder: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def folder_of(model: str | os.PathLike[str] | None) -> Path:
-    """Return the folder of a model: that of a shipped one for its name, the default's for None, else the path itself.
-
-    A folder of the user's that has the name of a shipped model is given with a separator, as "./detection".
-    """
-    if model is None:
-        return DEFAULT_FOLDER
-    if isinstance(model, str) and model == Path(model).name and (SHIPPED_FOLDER / model / "manifest.json").is_file():
-        return SHIPPED_FOLDER / model
-    return Path(model)
-
-
-def name_of(identity: bytes) -> str:
-    """Return a model's two bytes as text, with its name if it is a shipped one."""
-    for path in sorted(SHIPPED_FOLDER.glob("*/manifest.json")):
-        try:
-            of_shipped = bytes.fromhex(json.loads(path.read_text("utf-8"))["id"])[:2]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if of_shipped == identity:
-            return f"{identity.hex()} ({path.parent.name})"
-    return identity.hex()
-
-
 def load_model(folder: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Model:
-    """Read a model folder as `make export-tflite` writes it. None is the shipped "default".
+    """Read a model folder as `make export-tflite` writes it. None is the shipped one.
 
-    folder: a path, or the name of a shipped model: "default" or "detection".
     threads: for the generator and the restorer. The networks are loaded, and checked against their sha256, when they
     are first used. Raises ModelError if a file is missing, damaged or of another format.
     """
-    folder = folder_of(folder)
+    folder = Path(folder) if folder is not None else DEFAULT_FOLDER
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))

@@ -25,7 +25,7 @@ from rjpeg._marker import (
     is_region_segment,
     unpack,
 )
-from rjpeg._model import Model, name_of
+from rjpeg._model import Model
 from rjpeg._restoration import Correction, add_correction, correction_of, step_octaves, update
 from rjpeg._runtime import Network
 from rjpeg._timing import StageTimer
@@ -158,7 +158,7 @@ def open_region_file(jpeg: bytes, model: Model, max_pixels: int, seconds: dict[s
         raise KeyMissingError(file_id(marker.base_id))
     if marker.model_id != model.identity:
         raise MarkerError(
-            f"file was made with model {name_of(marker.model_id)}, this is model {model.identity.hex()} "
+            f"file was made with model {marker.model_id.hex()}, this is model {model.identity.hex()} "
             f"({model.manifest.get('name', model.folder.name)}); give the one that the camera uses"
         )
     sampling = [tuple(factors) for factors in file["sampling"]]

@@ -78,9 +78,8 @@ def _add_command(
     command.add_argument(
         "--model",
         type=path_text,
-        default="default",
-        metavar="MODEL",
-        help="a shipped model, default or detection, or a folder made by `make export-tflite`",
+        metavar="FOLDER",
+        help="model folder made by `make export-tflite`; else the shipped one",
     )
     command.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger pictures")
     command.add_argument(

@@ -60,7 +60,7 @@ def add_processing_flags(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=path_text,
         metavar="FOLDER",
-        help="detection, or made by `make export-tflite` (default: what comes with rjpeg)",
+        help="made by `make export-tflite` (default: what comes with rjpeg)",
     )
     parser.add_argument(
         "--restore",

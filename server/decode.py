@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         type=path_text,
         metavar="FOLDER",
-        help="detection, or made by `make export-tflite` (default: what comes with rjpeg)",
+        help="made by `make export-tflite` (default: what comes with rjpeg)",
     )
     _add_task_flags(parser)
     for flag, default, text in (

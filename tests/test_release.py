@@ -62,8 +62,7 @@ def test_the_wheel_holds_the_library_with_its_model_and_libjpeg_and_nothing_else
     inside = {name.removeprefix("rjpeg/") for name in names if name.startswith("rjpeg/")}
     modules = {str(path.relative_to(ROOT / "rjpeg")) for path in (ROOT / "rjpeg").rglob("*.py")}
     assert modules | {"py.typed", "_native.pyi"} <= inside
-    parts = ("manifest.json", "generator.tflite", "predictor.tflite")
-    assert {f"models/{model}/{name}" for model in ("default", "detection") for name in parts} <= inside
+    assert {f"models/default/{name}" for name in ("manifest.json", "generator.tflite", "predictor.tflite")} <= inside
     assert sum(name.startswith("_native.") and name.endswith(".so") for name in inside) == 1
     assert not [name for name in inside if name.startswith("native/")]
     assert {name.partition("/")[0] for name in names} == {

@@ -137,8 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         speeds = ", ".join(f"{stage} {speed:g}" for stage, speed in figures["pictures_per_second"].items())
         print(f"pictures per second: {speeds}")
         checkpoint = args.out / "checkpoint"
-        print(f"checkpoint in {checkpoint}; next: make export-tflite ARGS={shlex.quote(f'--checkpoint {checkpoint}')}")
+        print(f"checkpoint in {checkpoint}; next: {export_command(checkpoint, args.codec)}")
     return 0
+
+
+def export_command(checkpoint: Path, codec: Path) -> str:
+    """Return the command that exports a checkpoint, with the file of tables and map that it was trained with."""
+    parts = ["--checkpoint", str(checkpoint)]
+    if codec != CODEC_FILE:
+        parts += ["--codec", str(codec)]
+    return f"make export-tflite ARGS={shlex.quote(shlex.join(parts))}"
 
 
 if __name__ == "__main__":

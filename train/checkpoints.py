@@ -10,21 +10,11 @@ from rjpeg import _restoration as restoration
 from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from rjpeg.errors import ModelError, StorageError
 
-__all__ = [
-    "DETECTION_FOLDER",
-    "FOLDER",
-    "Checkpoint",
-    "load_checkpoint",
-    "load_network",
-    "save_checkpoint",
-    "save_network",
-]
+__all__ = ["FOLDER", "Checkpoint", "load_checkpoint", "load_network", "save_checkpoint", "save_network"]
 
 FORMAT = 1
 FOLDER = Path(__file__).parent / "checkpoint"
 """The checkpoint that comes with the repository."""
-DETECTION_FOLDER = FOLDER.with_name("checkpoint-detection")
-"""That of the shipped model "detection". It has no restorer of its own."""
 
 
 class Checkpoint(NamedTuple):

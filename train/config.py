@@ -11,8 +11,6 @@ from rjpeg.errors import ConfigError
 __all__ = [
     "CODEC_FILE",
     "CONFIG_FILE",
-    "DETECTION_CODEC_FILE",
-    "DETECTION_CONFIG_FILE",
     "CodecConfig",
     "Config",
     "DistillConfig",
@@ -119,9 +117,6 @@ class CodecConfig(_Struct, frozen=True):
 
 CODEC_FILE = Path(__file__).parent / "codec.yaml"
 CONFIG_FILE = Path(__file__).parent / "config.yaml"
-DETECTION_CODEC_FILE = CODEC_FILE.with_name("codec-detection.yaml")
-DETECTION_CONFIG_FILE = CONFIG_FILE.with_name("config-detection.yaml")
-"""The same of the shipped model "detection"."""
 
 T = TypeVar("T")
 

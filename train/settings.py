@@ -1,6 +1,6 @@
 """A model with changes, and what the encoder is told beside it: what `python -m train.tune` compares.
 
-Names: model (another folder or shipped model, the first of the changes), table and chroma_table (annex_k,
+Names: model (another folder, the first of the changes), table and chroma_table (annex_k,
 annex_k_chroma, robidoux, flat, mix:W for flat^W * robidoux^(1-W), slope:P, or blend:W for the model's own^(1-W) * Annex
 K's^W), dc (factor on the DC step), luma, chroma (center levels), gain, window (0: absolute), dead_zone, refinement
 (bits), fade, detail (the negligible energy; 0: sizes by rate alone), size (coding size as a fraction of the sides),

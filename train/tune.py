@@ -15,7 +15,7 @@ is found here is written by hand into train/codec.yaml, which export puts into t
 With --detectors the scenes are the middle squares of whole frames, up to 520 pixels at their native scale, every one
 coded at the same quality. Qualities are those that give --rates on average. Prints the bytes over the first setting's
 at equal F1 score, against the detector's own boxes in the clean frame, and at equal divergence of all its scores. Both
-have standard errors, frames resampled. train/codec-detection.yaml holds what was found so.
+have standard errors, frames resampled. train/codec-frames.yaml holds what was found so.
 
 Names of settings: see train/settings.py.
 """

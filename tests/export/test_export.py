@@ -190,12 +190,11 @@ def test_multiply_adds_are_counted_by_kernel_and_channels():
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("name", ["default", "detection"])
-def test_the_shipped_checkpoint_gives_the_shipped_model(name, tmp_path):
+def test_the_shipped_checkpoint_gives_the_shipped_model(tmp_path):
     """From a clone and nothing else; the teacher's package is part of the training environment."""
-    assert command_line.main(["--model", name, "--out", str(tmp_path / "model")]) == 0
+    assert command_line.main(["--out", str(tmp_path / "model")]) == 0
     found = json.loads((tmp_path / "model" / "manifest.json").read_text())
-    shipped = json.loads((Path(rjpeg.__file__).parent / "models" / name / "manifest.json").read_text())
+    shipped = json.loads((Path(rjpeg.__file__).parent / "models" / "default" / "manifest.json").read_text())
     assert found["base_tables"] == shipped["base_tables"]
     assert found["decoder"]["level_scales"] == shipped["decoder"]["level_scales"]
     assert found["training"] == shipped["training"]

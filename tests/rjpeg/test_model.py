@@ -12,7 +12,7 @@ import pytest
 
 import rjpeg
 from rjpeg import _runtime as runtime
-from rjpeg._model import DEFAULT_FOLDER, SHIPPED_FOLDER, identity_of
+from rjpeg._model import DEFAULT_FOLDER, identity_of
 
 
 @pytest.fixture
@@ -27,39 +27,9 @@ def change(folder, function):
     path.write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("name", ["default", "detection"])
-def test_the_shipped_networks_keep_their_budget(name):
-    assert (SHIPPED_FOLDER / name / "generator.tflite").stat().st_size < 300_000
-    assert (SHIPPED_FOLDER / name / "predictor.tflite").stat().st_size < 60_000
-
-
-@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
-def test_a_decoder_finds_the_absolute_map_that_the_encoder_made(photo, subsampling):
-    encoded = rjpeg.Encoder("detection").encode_with_details(photo, quality=40, subsampling=subsampling)
-    decoded = rjpeg.Decoder("detection").decode_with_details(encoded.jpeg)
-    np.testing.assert_array_equal(decoded.quality_map, encoded.quality_map)
-    assert len(np.unique(encoded.quality_map)) > 1
-
-
-def test_an_empty_frame_takes_coarser_levels_than_one_with_much_to_see(photo):
-    encoder = rjpeg.Encoder("detection")
-    empty = np.full_like(photo, photo.mean())
-    levels = [encoder.encode_with_details(frame, quality=40).quality_map[..., 0].mean() for frame in (photo, empty)]
-    assert levels[0] < levels[1] - 1
-
-
-def test_another_shipped_model_is_named(photo):
-    jpeg = rjpeg.Encoder("detection").encode(photo, quality=40)
-    with pytest.raises(rjpeg.MarkerError, match=r"model \w{4} \(detection\), this is model \w{4} \(default\)"):
-        rjpeg.Decoder().decode(jpeg)
-
-
-def test_a_shipped_model_is_known_by_its_name_and_a_folder_of_that_name_by_its_path(folder, monkeypatch):
-    assert rjpeg.load_model("default").folder == rjpeg.load_model().folder == DEFAULT_FOLDER
-    monkeypatch.chdir(folder.parent)
-    folder.rename("default")
-    assert rjpeg.load_model("default").folder == DEFAULT_FOLDER
-    assert rjpeg.load_model("./default").folder.resolve() == (folder.parent / "default").resolve()
+def test_the_shipped_networks_keep_their_budget():
+    assert (DEFAULT_FOLDER / "generator.tflite").stat().st_size < 300_000
+    assert (DEFAULT_FOLDER / "predictor.tflite").stat().st_size < 60_000
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -91,12 +61,27 @@ def test_a_model_from_before_frames_were_looked_at_codes_by_rate_alone(folder, p
     assert rjpeg.Encoder(model).encode_with_details(flat, quality=90).coding_size == flat.shape[:2]
 
 
-def test_a_map_s_window_has_a_region_in_its_middle(folder):
+def set_window(folder, window):
     def widen(manifest):
-        manifest["decoder"]["map_window"] = 4
+        manifest["decoder"]["map_window"] = window
         manifest["id"] = identity_of(manifest["decoder"])
 
     change(folder, widen)
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+def test_a_decoder_finds_the_absolute_map_that_the_encoder_made(folder, photo, subsampling):
+    set_window(folder, None)
+    encoded = rjpeg.Encoder(folder).encode_with_details(photo, quality=40, subsampling=subsampling)
+    decoded = rjpeg.Decoder(folder).decode_with_details(encoded.jpeg)
+    np.testing.assert_array_equal(decoded.quality_map, encoded.quality_map)
+    relative = rjpeg.Encoder().encode_with_details(photo, quality=40, subsampling=subsampling).quality_map
+    assert len(np.unique(encoded.quality_map)) > 1
+    assert not np.array_equal(encoded.quality_map, relative)
+
+
+def test_a_map_s_window_has_a_region_in_its_middle(folder):
+    set_window(folder, 4)
     with pytest.raises(rjpeg.ModelError, match="map_window is 4, expected an odd number"):
         rjpeg.load_model(folder)
 

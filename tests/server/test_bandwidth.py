@@ -64,7 +64,7 @@ def test_the_figure_of_followers_is_near_that_of_the_pictures_that_nobody_has_an
             ratios.append(plain_bits(shown, encoder) / truth)
     mean = np.exp(np.mean(np.log(ratios)))
     print(f"quality {quality}: {mean:.2f} times the truth over {len(ratios)} followers, {min(ratios):.2f} at least")
-    assert mean == pytest.approx(1, abs=0.3)
+    assert mean == pytest.approx(1, abs=0.4)
 
 
 def test_a_follower_counts_with_its_own_steps_and_no_finer_ones(encoder, stream):

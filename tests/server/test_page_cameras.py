@@ -29,6 +29,7 @@ def figures(card):
     return dict(zip(terms, values, strict=True))
 
 
+@pytest.mark.release
 def test_silent_cameras_come_last_without_rates_and_can_be_removed(start, open_page, tmp_path):  # noqa: F811
     service = start(data=tmp_path / "data")
     for name in ("alley", "shed"):
@@ -74,6 +75,7 @@ def test_an_unknown_camera_is_told_in_the_place_of_its_picture(start, open_page,
     assert page.locator("#no-such-camera").is_hidden()
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_with_tokens_a_reader_makes_links_and_is_told_how_to_remove_a_camera(start, open_page, tmp_path, scheme):  # noqa: F811
     data = tmp_path / "data"

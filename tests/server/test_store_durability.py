@@ -255,7 +255,7 @@ def test_a_postgresql_that_is_restarted_is_taken_again(open_store: OpenStore, tm
         rows = [store.add(received("gate", n), MEASURES, None) for n in range(3)]
         server.stop()
         started = time.monotonic()
-        with pytest.raises(StorageError, match=r"database postgresql\+psycopg://rjpeg@127.0.0.1:"):
+        with pytest.raises(StorageError, match=r"database postgresql\+psycopg://\*\*\*@127.0.0.1:"):
             store.add(received("gate", 3), MEASURES, None)
         for question in (store.ping, store.cameras, lambda: store.frames("gate")):
             with pytest.raises(StorageError, match="database postgresql"):

@@ -1,14 +1,17 @@
 """All stages on a tiny configuration, and what happens when they are interrupted."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from export.__main__ import build_parser
 from rjpeg.errors import ConfigError, InputError
 from train import __main__ as command_line
 from train import checkpoints, training
-from train.config import CODEC_FILE, load_codec
+from train.config import CODEC_FILE, CONFIG_FILE, load_codec, load_config
 from train.training import CenteredHuber
 
 
@@ -30,10 +33,10 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tm
 
     monkeypatch.setattr(training, "save_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train(photos, config, codec, tmp_path / "run", "test")
+        training.train([photos], config, codec, tmp_path / "run", "test")
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "importance").iterdir()}
     assert len(shards) == 4
-    figures = training.train(photos, config, codec, tmp_path / "run", "test")
+    figures = training.train([photos], config, codec, tmp_path / "run", "test")
     # The first epoch of the first stage was kept, so that one was left, and two of the other network's.
     assert calls == ["distill-generator.keras"] * 2 + ["distill-predictor.keras"] * 2
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "importance").iterdir()} == shards
@@ -48,9 +51,9 @@ def test_an_interrupted_run_continues_where_it_stopped(photos, config, codec, tm
 
 @pytest.mark.release
 def test_a_finished_run_is_not_trained_again(photos, config, codec, tmp_path, monkeypatch):
-    first = training.train(photos, config, codec, tmp_path / "run", "test")
+    first = training.train([photos], config, codec, tmp_path / "run", "test")
     monkeypatch.setattr(training, "save_network", lambda *_: pytest.fail("trained again"))
-    again = training.train(photos, config, codec, tmp_path / "run", "test")
+    again = training.train([photos], config, codec, tmp_path / "run", "test")
     assert again["correlation"].keys() == first["correlation"].keys()
     for name, values in first["correlation"].items():
         # threads add up in any order
@@ -63,7 +66,7 @@ def test_another_configuration_is_refused_in_a_used_folder(photos, config, codec
     folder.mkdir()
     (folder / "run.json").write_text('{"config": {}, "data_sha256": "0"}')
     with pytest.raises(ConfigError, match="another configuration"):
-        training.train(photos, config, codec, folder, "test")
+        training.train([photos], config, codec, folder, "test")
 
 
 def test_a_folder_without_pictures_is_named(config, codec, tmp_path):
@@ -99,3 +102,18 @@ def test_mistakes_on_the_command_line_end_with_one_line_and_code_1(arguments, me
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_the_settings_for_whole_frames_are_read_and_ask_for_absolute_maps():
+    codec = load_codec(CODEC_FILE.with_name("codec-frames.yaml"))
+    importance = load_config(CONFIG_FILE.with_name("config-frames.yaml")).importance
+    assert codec.map_window is None
+    assert max(importance.crop_sides) > importance.crop_size == max(importance.coding_sizes)
+
+
+@pytest.mark.parametrize("codec", [CODEC_FILE, CODEC_FILE.with_name("codec-frames.yaml"), Path("my own/codec.yaml")])
+def test_the_command_that_comes_next_exports_with_the_codec_of_training(codec):
+    _, target, arguments = shlex.split(command_line.export_command(Path("a run/checkpoint"), codec))
+    parsed = build_parser().parse_args(shlex.split(arguments.removeprefix("ARGS=")))
+    assert target == "export-tflite"
+    assert (parsed.checkpoint, parsed.codec) == (Path("a run/checkpoint"), codec)

@@ -95,16 +95,19 @@ def test_too_few_photos_for_a_mosaic_are_an_error(photos, capsys, monkeypatch):
 
 
 class Brightness:
-    """A detector of bright things: a cell of 8x8 pixels has a score of its brightness, and a box of four cells."""
+    """A detector of bright things: a cell of 16x16 pixels has a score of its brightness, and a box of four cells.
+
+    Boxes are held against each other, so that smaller cells would take minutes.
+    """
 
     def __init__(self, path):
         self.name = path.stem
 
     def ask(self, frame):
-        rows, cols = (side // 8 for side in frame.shape[:2])
-        bright = frame[: rows * 8, : cols * 8].reshape(rows, 8, cols, 8, 3).mean((1, 3, 4)).reshape(-1, 1) / 255
+        rows, cols = (side // 16 for side in frame.shape[:2])
+        bright = frame[: rows * 16, : cols * 16].reshape(rows, 16, cols, 16, 3).mean((1, 3, 4)).reshape(-1, 1) / 255
         y, x = np.divmod(np.arange(rows * cols), cols)
-        return Answer(bright.astype(np.float32), np.stack([8 * x - 8, 8 * y - 8, 8 * x + 16, 8 * y + 16], 1))
+        return Answer(bright.astype(np.float32), 16 * np.stack([x - 0.5, y - 0.5, x + 1.5, y + 1.5], 1))
 
 
 @pytest.mark.slow
