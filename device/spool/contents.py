@@ -281,12 +281,16 @@ class Contents:
         if not self._victims:
             self._victims = every_second(self.waiting)
             if not self._victims:
-                return oldest_of_the_most(self.waiting)
+                return oldest_of_the_most(self.waiting, {self._next_of(camera) for camera in self.waiting})
             logger.warning("spool %s is full: giving up %d of the oldest frames", self.folder.path, len(self._victims))
         batch, self._victims = self._victims[: self._batch], self._victims[self._batch :]
-        # never the very oldest, which may be on its way
+        # never the one that may be on its way: it would be counted as given up, and as sent
         return [
             (camera, sequence)
             for camera, sequence in batch
-            if self.listed(camera).after(-1) != sequence and not self.listed(camera).is_needed(sequence)
+            if self._next_of(camera) != (camera, sequence) and not self.listed(camera).is_needed(sequence)
         ]
+
+    def _next_of(self, camera: str) -> tuple[str, int | None]:
+        """Return the camera and the number of its frame that is sent next. None: nothing waits."""
+        return camera, self.listed(camera).after(self.numbers.done(camera))

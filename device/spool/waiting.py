@@ -7,6 +7,7 @@ frames.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 import rjpeg
@@ -177,14 +178,19 @@ def every_second(cameras: dict[str, Waiting]) -> list[tuple[str, int]]:
     return [(camera, sequence) for _, camera, sequence in sorted(found)]
 
 
-def oldest_of_the_most(cameras: dict[str, Waiting]) -> list[tuple[str, int]]:
+def oldest_of_the_most(
+    cameras: dict[str, Waiting], on_their_way: Collection[tuple[str, int | None]] = ()
+) -> list[tuple[str, int]]:
     """Return a list with one frame of the camera that has most; an empty one if no camera has any.
 
-    It is the oldest one that no other needs. If there is none, it is the newest of all, to which nothing refers.
+    It is the oldest one that no other needs and that is not on its way. If there is none, it is the oldest one that no
+    other needs. If there is none of these, either, it is the newest of all, to which nothing refers.
     """
     with_some = [(-len(waiting), camera) for camera, waiting in cameras.items() if waiting]
     if not with_some:
         return []
     camera = min(with_some)[1]
     sequences = cameras[camera].sequences
-    return [(camera, next((each for each in sequences if not cameras[camera].is_needed(each)), sequences[-1]))]
+    free = [each for each in sequences if not cameras[camera].is_needed(each)]
+    resting = [each for each in free if (camera, each) not in on_their_way]
+    return [(camera, (resting or free or sequences[-1:])[0])]

@@ -167,6 +167,23 @@ def test_the_newest_key_and_patch_stay_for_frames_to_come():
     assert oldest_of_the_most(cameras) == [("a", 1)], "if nothing else is left, the one to which nothing refers"
 
 
+def test_of_several_the_one_on_its_way_is_given_up_last():
+    cameras = listed(("k", ""), ("", "k"), ("", "k"))
+    assert oldest_of_the_most(cameras, {("a", 1)}) == [("a", 2)]
+    assert oldest_of_the_most(cameras, {("a", 1), ("b", 2)}) == [("a", 2)]
+    assert oldest_of_the_most(listed(("k", ""), ("", "k")), {("a", 1)}) == [("a", 1)], "if nothing else is left"
+
+
+def test_a_frame_on_its_way_is_not_given_up_after_its_key_was_delivered(tmp_path):
+    with contextlib.closing(Spool(tmp_path, MIN_BYTES)) as spool:
+        spool.append("a", NOW, key("aaaaaa"))
+        spool.delivered("a", 0)
+        for number in range(300):
+            spool.append("a", NOW, follower("aaaaaa", f"{number:06x}", 20_000))
+        assert sum(loss.frames for loss in losses(spool, THINNED)) > 200
+        assert spool.oldest("a", 0).sequence == 1, "the sender may have it in hand"
+
+
 def test_a_damaged_key_is_counted_and_its_followers_are_left_to_the_server(tmp_path):
     spool = Spool(tmp_path, 10 * MB)
     spool.append("a", NOW, key("aaaaaa", 3 * PAGE))
