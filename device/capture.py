@@ -153,6 +153,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--token-file", metavar="FILE", help="holds the camera's token; {camera} in its name: the id")
     parser.add_argument("--model", metavar="FOLDER", help="made by `make export-tflite`")
+    add_output_flags(parser)
+    return parser
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is written, and how."""
     parser.add_argument(
         "--json",
         action="store_true",
@@ -170,7 +176,6 @@ def build_parser() -> argparse.ArgumentParser:
         default="info",
         help="(default: %(default)s)",
     )
-    return parser
 
 
 def add_stream_flags(parser: argparse.ArgumentParser) -> None:

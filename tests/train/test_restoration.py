@@ -12,7 +12,7 @@ import rjpeg
 from rjpeg._restoration import restore
 from rjpeg._runtime import Quantization
 from rjpeg.errors import InputError
-from train import checkpoints
+from train import checkpoints, restoration_pairs
 from train import restoration as training
 from train.networks import build_restorer, slimmed, without_rescaling
 from train.photos import is_held_back, list_photos
@@ -26,7 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def pairs(photos, model):
-    return training.make_pairs([photos / name for name in list_photos(photos)], model, 1, 5)
+    return restoration_pairs.make_pairs([photos / name for name in list_photos(photos)], model, 1, 5)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_training_restores_the_frame_that_the_decoder_restores(pairs):
 
     rng = np.random.default_rng(0)
     for size, group in pairs.items():
-        batch = training.network_inputs(group, np.array([0]), False)
+        batch = restoration_pairs.network_inputs(group, np.array([0]), False)
         network = Network()
         network.answer = rng.integers(-9, 10, (1, size // 4, size // 4, 192)).astype(np.int8)
         expected = restore(network, np.ascontiguousarray(group.coded[0][..., ::-1]), group.octaves[0], (224, 224))
@@ -71,7 +71,7 @@ def test_training_restores_the_frame_that_the_decoder_restores(pairs):
 
 def test_mirrored_inputs_are_the_inputs_of_the_mirrored_picture(pairs):
     group = next(iter(pairs.values()))
-    mirrored = training.network_inputs(group, np.array([0]), True)
+    mirrored = restoration_pairs.network_inputs(group, np.array([0]), True)
     steps = np.floor(16 * group.octaves[0].astype(np.float16).astype(np.float32) - 63.5)
     np.testing.assert_array_equal(mirrored["clean"][0], group.clean[0][:, ::-1])
     np.testing.assert_array_equal(mirrored["features"][0, :, 0, 48:50], np.repeat(steps[:, -1], 4, axis=0))
@@ -97,7 +97,7 @@ def test_no_batches_that_imitate_frames_are_mirrored(imitating, mirrored):
 
 @pytest.mark.slow
 def test_another_restorer_s_frames_are_what_is_imitated(photos, model):
-    pairs = training.make_pairs([photos / name for name in list_photos(photos)[:2]], model, 1, 5, model)
+    pairs = restoration_pairs.make_pairs([photos / name for name in list_photos(photos)[:2]], model, 1, 5, model)
     decoder = rjpeg.Decoder(model, restore=True)
     for group in pairs.values():
         for coded, octaves, imitated in zip(group.coded, group.octaves, group.imitated, strict=True):
@@ -107,7 +107,7 @@ def test_another_restorer_s_frames_are_what_is_imitated(photos, model):
 
 def test_a_new_restorer_adds_next_to_nothing(pairs):
     group = next(iter(pairs.values()))
-    batch = training.network_inputs(group, np.array([0]), False)
+    batch = restoration_pairs.network_inputs(group, np.array([0]), False)
     assert np.abs(keras.ops.convert_to_numpy(build_restorer(16, 2)(batch["features"]))).max() < 2
 
 
@@ -171,7 +171,7 @@ def test_a_slim_restorer_first_learns_the_answers_of_the_larger_one(pairs, tiny,
     rng = np.random.default_rng(4)
     larger.set_weights([rng.normal(0, 0.1, weight.shape) for weight in larger.get_weights()])
     size, group = next(iter(pairs.items()))
-    features = training.network_inputs(group, np.arange(len(group.clean)), False)["features"]
+    features = restoration_pairs.network_inputs(group, np.arange(len(group.clean)), False)["features"]
 
     def apart(network):
         return float(np.abs(keras.ops.convert_to_numpy(network(features) - larger(features))).mean())
