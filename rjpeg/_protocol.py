@@ -3,7 +3,7 @@
 import datetime
 import urllib.parse
 
-from rjpeg._secrets import masked
+from rjpeg._secrets import masked, masked_text
 from rjpeg.errors import ConfigError
 
 __all__ = ["CAMERA_ID", "METRICS_BYTES", "PORTS", "broker_address", "time_text"]
@@ -40,7 +40,7 @@ def broker_address(name: str, url: str) -> tuple[bool, str, int]:
         port = parts.port
     except ValueError as error:
         # the error quotes a part of the address
-        raise ConfigError(expected) from error
+        raise ConfigError(f"{expected}: {masked_text(str(error))}") from error
     extra = parts.path not in ("", "/") or parts.query or parts.fragment
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or extra:
         raise ConfigError(expected)
