@@ -7,8 +7,7 @@ region, is the region's importance. It is absolute: a frame with nothing in it h
 A teacher sees frames at their own scale, in tiles of its input's size that overlap.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -16,10 +15,8 @@ from keras import ops
 
 from rjpeg.errors import InputError
 from train.disagreement import divergence, parameters
-from train.gradients import value_and_gradient
-from train.importance import REGION, jpeg_round_trip
+from train.importance import REGION, jpeg_round_trip, region_energy, teacher_gradient
 from train.teachers import Teacher
-from train.transforms import YCBCR_TO_RGB
 
 __all__ = ["FrameImportance", "joined"]
 
@@ -55,7 +52,7 @@ class FrameImportance:
             raise InputError(f"teacher {teacher.name}: input is {width}x{height}, expected multiples of {REGION}")
         self._teacher, self._size = teacher, (int(height), int(width))
         self._quality, self._points, self._blur = quality, np.asarray(points, np.float32), blur
-        self._slope = _slope_of(teacher)
+        self._slope = teacher_gradient(teacher)
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """Return the importance of a frame, (rows, cols, 2) float32: octaves for luma and chroma, not centered.
@@ -108,29 +105,7 @@ class FrameImportance:
         way = clean + self._points[:, None, None, None] * (coarse - clean)
         repeated = [np.repeat(ops.convert_to_numpy(one), len(way), 0) for one in reference]
         _, slope = self._slope(way, *repeated)
-        return region_energy(np.asarray(ops.convert_to_numpy(slope), np.float64)).mean(0)
-
-
-def _slope_of(teacher: Teacher) -> Callable[..., tuple[Any, Any]]:
-    def disagreement(pictures, *clean):
-        answer = teacher(pictures, training=False)
-        return ops.sum(divergence(teacher.kinds, clean, parameters(teacher.kinds, answer)))
-
-    return value_and_gradient(disagreement)
-
-
-def region_energy(gradient: np.ndarray) -> np.ndarray:
-    """Sum the squares of a (N, H, W, 3) gradient in RGB over regions: (N, rows, cols, 2), luma and chroma.
-
-    A chroma sample at 4:2:0 feeds four pixels, so its gradient is the sum of theirs. Cb and Cr are averaged.
-    """
-    luma, cb, cr = np.moveaxis(gradient @ YCBCR_TO_RGB.T, -1, 0)
-    n, height, width = luma.shape
-    rows, cols, half = height // REGION, width // REGION, REGION // 2
-    chroma = [plane.reshape(n, height // 2, 2, width // 2, 2).sum((2, 4)) for plane in (cb, cr)]
-    luma_sum = np.square(luma).reshape(n, rows, REGION, cols, REGION).sum((2, 4))
-    chroma_sum = (np.square(chroma[0]) + np.square(chroma[1])).reshape(n, rows, half, cols, half).sum((2, 4)) / 2
-    return np.stack([luma_sum, chroma_sum], -1)
+        return region_energy(ops.convert_to_numpy(slope)).mean(0)
 
 
 def joined(octaves: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ The results are kept in shards, one .npz file each, so that an interrupted run c
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,15 @@ from train.teachers import Teacher
 from train.transforms import YCBCR_TO_RGB, dct_matrix, resize
 from train.workers import ALONE, Workers, ahead, wait_for
 
-__all__ = ["Photos", "block_energy", "compute_importance", "gradient_statistics", "jpeg_round_trip", "teacher_gradient"]
+__all__ = [
+    "Photos",
+    "block_energy",
+    "compute_importance",
+    "gradient_statistics",
+    "jpeg_round_trip",
+    "region_energy",
+    "teacher_gradient",
+]
 
 REGION = 16
 
@@ -52,20 +60,36 @@ def block_energy(plane: np.ndarray) -> np.ndarray:
 
 
 def gradient_statistics(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce a (N, s, s, 3) gradient in RGB to log2 importance (N, rows, cols, 2) and spectrum (N, 2, 64).
+    """Reduce a (N, s, s, 3) gradient in RGB to log2 importance (N, rows, cols, 2) and spectrum (N, 2, 64)."""
+    luma, *chroma = _planes_of(gradient)
+    # means of the samples of a region
+    importance = np.log2(_region_sums(luma, chroma) / (REGION**2, (REGION // 2) ** 2) + 1e-60)
+    spectrum = np.stack([block_energy(luma), (block_energy(chroma[0]) + block_energy(chroma[1])) / 2], 1)
+    return importance.astype(np.float32), spectrum.astype(np.float32)
 
-    A chroma sample at 4:2:0 feeds four pixels, so its gradient is the sum of theirs. Cb and Cr share a level.
-    """
+
+def region_energy(gradient: np.ndarray) -> np.ndarray:
+    """Sum the squares of a (N, H, W, 3) gradient in RGB over regions: (N, rows, cols, 2), luma and chroma."""
+    luma, *chroma = _planes_of(gradient)
+    return _region_sums(luma, chroma)
+
+
+def _planes_of(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradient with respect to Y, Cb and Cr. A chroma sample at 4:2:0 feeds four pixels: it is their sum."""
     # Far from all that matters squares are below what float32 holds.
     luma, cb, cr = np.moveaxis(gradient.astype(np.float64) @ YCBCR_TO_RGB.T, -1, 0)
     n, height, width = luma.shape
-    chroma = [plane.reshape(n, height // 2, 2, width // 2, 2).sum((2, 4)) for plane in (cb, cr)]
-    rows, cols = height // REGION, width // REGION
-    luma_square = np.square(luma).reshape(n, rows, REGION, cols, REGION).mean((2, 4))
-    chroma_square = (np.square(chroma[0]) + np.square(chroma[1])).reshape(n, rows, 8, cols, 8).mean((2, 4)) / 2
-    importance = np.log2(np.stack([luma_square, chroma_square], -1) + 1e-60)
-    spectrum = np.stack([block_energy(luma), (block_energy(chroma[0]) + block_energy(chroma[1])) / 2], 1)
-    return importance.astype(np.float32), spectrum.astype(np.float32)
+    cb, cr = (plane.reshape(n, height // 2, 2, width // 2, 2).sum((2, 4)) for plane in (cb, cr))
+    return luma, cb, cr
+
+
+def _region_sums(luma: np.ndarray, chroma: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the sums of squares of every region, (N, rows, cols, 2). Cb and Cr share a level, and are averaged."""
+    n, height, width = luma.shape
+    rows, cols, half = height // REGION, width // REGION, REGION // 2
+    of_luma = np.square(luma).reshape(n, rows, REGION, cols, REGION).sum((2, 4))
+    of_chroma = (np.square(chroma[0]) + np.square(chroma[1])).reshape(n, rows, half, cols, half).sum((2, 4)) / 2
+    return np.stack([of_luma, of_chroma], -1)
 
 
 def jpeg_round_trip(picture: np.ndarray, quality: int) -> np.ndarray:
@@ -74,11 +98,14 @@ def jpeg_round_trip(picture: np.ndarray, quality: int) -> np.ndarray:
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def teacher_gradient(teacher: Teacher, size: int):
-    """Compile (decoded (N, s, s, 3), *parameters of the answer on the clean picture) -> (nats, gradient)."""
+def teacher_gradient(teacher: Teacher, size: int | None = None):
+    """Compile (decoded (N, s, s, 3), *parameters of the answer on the clean picture) -> (nats, gradient).
+
+    size: that pictures are resized to; None: they have the size of the teacher's input.
+    """
 
     def disagreement(decoded, *clean):
-        answer = teacher(resize(decoded, size, size), training=False)
+        answer = teacher(decoded if size is None else resize(decoded, size, size), training=False)
         return ops.sum(divergence(teacher.kinds, clean, parameters(teacher.kinds, answer)))
 
     return value_and_gradient(disagreement)
