@@ -159,6 +159,18 @@ def pixels(page: Any, canvas: str) -> np.ndarray:
     return np.array(data, np.uint8).reshape(height, width, 4)
 
 
+def box_of(page: Any, selector: str) -> dict[str, float]:
+    """Where an element is drawn, {x, y, width, height} in pixels; the page may draw it anew in the meantime."""
+    boxes: list[Any] = []
+
+    def drawn() -> bool:
+        boxes.append(page.locator(selector).bounding_box())
+        return boxes[-1] is not None
+
+    until(drawn, page)
+    return boxes[-1]
+
+
 def screenshot(page: Any, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SCREENSHOTS / f"{name}.png"), full_page=True)
@@ -224,7 +236,7 @@ def test_the_toggles_change_the_picture(looked_at, open_page):
         assert page.locator("#stage").screenshot() != without
         screenshot(page, choice.lower().replace(" ", "-"))
     # a region is 16x16 pixels of what was coded, to the pixel of the screen
-    stage, overlay = page.locator("#stage").bounding_box(), page.locator("#overlay").bounding_box()
+    stage, overlay = box_of(page, "#stage"), box_of(page, "#overlay")
     assert overlay["width"] == pytest.approx(stage["width"] * 16 * answer["cols"] / record["coding_width"], abs=1)
     assert overlay["height"] == pytest.approx(stage["height"] * 16 * answer["rows"] / record["coding_height"], abs=1)
 
@@ -261,7 +273,7 @@ def test_the_timeline_can_be_stepped_through(looked_at, open_page):
     screenshot(page, "timeline")
 
     # anywhere on the bars
-    box = page.locator("#time").bounding_box()
+    box = box_of(page, "#time")
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     until(lambda: abs(ids.index(shown_frame(page)) - 65) <= 3, page)
     # past the newest is live
@@ -503,7 +515,7 @@ def test_what_the_network_says_is_text_and_never_markup(looked_at, open_page):
     assert page.locator("#results .bar-name span").first.inner_text() == ATTACK
     box = page.locator("#boxes div")
     assert ATTACK in box.inner_text()
-    stage, drawn = page.locator("#stage").bounding_box(), box.bounding_box()
+    stage, drawn = box_of(page, "#stage"), box.bounding_box()
     assert drawn["x"] - stage["x"] == pytest.approx(0.1 * stage["width"], abs=1)
     assert drawn["width"] == pytest.approx(0.4 * stage["width"], abs=1)
     assert drawn["height"] == pytest.approx(0.4 * stage["height"], abs=1)
@@ -572,7 +584,7 @@ def test_an_alert_is_a_mark_on_the_timeline_and_a_button_that_goes_there(watched
     until(lambda: button.count() == 1, page)
     assert button.inner_text().startswith("somebody, ")
     assert button.inner_text().endswith("for 9.0 s")
-    track, mark = page.locator("#track").bounding_box(), page.locator("#marks div").bounding_box()
+    track, mark = box_of(page, "#track"), box_of(page, "#marks div")
     # 60 frames in 59 s, with the margins of "Everything"
     assert (mark["x"] - track["x"]) / track["width"] == pytest.approx(20 / 59, abs=0.03)
     assert mark["width"] / track["width"] == pytest.approx(9 / 59, abs=0.03)
@@ -690,7 +702,7 @@ def test_the_camera_s_importance_lies_over_the_whole_picture(followed, open_page
     assert colors.shape == (3, 4, 3)
     assert colors[1, 2, 1] > colors[0, 0, 1]
     assert len({tuple(color) for color in colors.reshape(-1, 3)}) == 2
-    stage, overlay = page.locator("#stage").bounding_box(), page.locator("#overlay").bounding_box()
+    stage, overlay = box_of(page, "#stage"), box_of(page, "#overlay")
     assert (overlay["width"], overlay["height"]) == pytest.approx((stage["width"], stage["height"]), abs=1)
     assert "importance map, version 1" in page.locator("#legend-title").inner_text()
     assert page.locator("#legend-high").inner_text() == "4"
@@ -746,7 +758,7 @@ def test_it_says_what_plain_jpeg_would_take_and_what_that_is_based_on(followed, 
     until(lambda: page.locator("#bandwidth-bars").is_visible(), page)
     saved = round(100 * (1 - told["bpp"] / told["plain_jpeg_bpp"]))
     assert page.locator("#saving").inner_text().startswith(f"{saved} % fewer bits than plain JPEG files")
-    ours, plain = (page.locator(f"#{bar}-bar").bounding_box()["width"] for bar in ("ours", "plain"))
+    ours, plain = (box_of(page, f"#{bar}-bar")["width"] for bar in ("ours", "plain"))
     assert ours / plain == pytest.approx(told["bpp"] / told["plain_jpeg_bpp"], abs=0.02)
     keys = round(100 * (1 - told["follower_bytes"] / told["bytes"]))
     source = page.locator("#bandwidth-source").inner_text()
