@@ -92,6 +92,15 @@ def test_libvips_shows_the_plain_view(files, tmp_path):
         assert is_plain_view(cv2.imread(str(tmp_path / "a.png")), path)
 
 
+def test_gstreamer_shows_the_plain_view(files, tmp_path):
+    for path in files:
+        shown = tmp_path / "a.png"
+        decoding = ["filesrc", f"location={path}", "!", "jpegparse", "!", "jpegdec", "max-errors=0"]
+        drawing = ["videoconvert", "!", "pngenc", "snapshot=true", "!", "filesink", f"location={shown}"]
+        run("gst-launch-1.0", "-q", *decoding, "!", *drawing)
+        assert is_plain_view(cv2.imread(str(shown)), path)
+
+
 def test_djpeg_and_jpegtran_take_every_file(files, tmp_path):
     for path in files:
         assert run("djpeg", "-outfile", tmp_path / "a.ppm", path) == ""

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import urllib.parse
 from pathlib import Path
 
 import cv2
@@ -98,6 +99,24 @@ def test_mpv_shows_the_stream(camera, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*.jpg"))) == 5
     assert cv2.imread(str(next(tmp_path.glob("*.jpg")))).shape == (*SIZE[::-1], 3)
+
+
+@needs("gst-launch-1.0")
+@pytest.mark.parametrize("way", ["password", "link"])
+def test_gstreamer_shows_the_stream(camera, tmp_path, way):
+    address, link = camera
+    source = f"{address}/v1/cameras/yard/stream" if way == "password" else link
+    # the password goes by properties, as GStreamer's documentation has it
+    parts = urllib.parse.urlsplit(source)
+    properties = [f"location={parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()}"]
+    if parts.username is not None:
+        properties += [f"user-id={parts.username}", f"user-pw={parts.password}"]
+    decoding = ["multipartdemux", "!", "jpegdec", "max-errors=0", "!", "identity", "error-after=6", "!"]
+    showing = ["videoconvert", "!", "pngenc", "!", "multifilesink", f"location={tmp_path}/%d.png"]
+    run("gst-launch-1.0", "-q", "souphttpsrc", *properties, "!", *decoding, *showing)
+    shown = [cv2.imread(str(path)) for path in tmp_path.glob("*.png")]
+    # the source's end is an error that was asked for
+    assert [picture.shape for picture in shown] == [(*SIZE[::-1], 3)] * 5
 
 
 @needs("cvlc", "ffprobe", "setpriv")
