@@ -17,7 +17,9 @@ AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 UPRIGHT = 1
 APP1 = 0xE1
 PREFIX = b"Exif\0\0"
-ORIENTATION, SHORT = 0x0112, 3
+ORIENTATION = 0x0112
+# whole numbers of TIFF 6.0: Exif asks for a short, and some programs write another
+FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 MAX_SEGMENTS = 1000
 MAX_ENTRIES = 500
 
@@ -50,8 +52,10 @@ def _orientation_in(tiff: bytes) -> int:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, start)
         for entry in range(min(count, MAX_ENTRIES)):
-            tag, kind, values, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
-            if (tag, kind, values) == (ORIENTATION, SHORT, 1):
+            at = start + 2 + 12 * entry
+            tag, kind, values = struct.unpack_from(f"{order}HHI", tiff, at)
+            if tag == ORIENTATION and kind in FORMATS and values == 1:
+                (value,) = struct.unpack_from(f"{order}{FORMATS[kind]}", tiff, at + 8)
                 return value if value in range(1, 9) else UPRIGHT
     except struct.error:
         pass

@@ -60,6 +60,19 @@ def test_an_orientation_that_makes_no_sense_is_none(frame):
     assert orientation_of(b"") == 1
 
 
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("kind", "form"), [(1, "B"), (3, "H"), (4, "I"), (6, "b"), (8, "h"), (9, "i")])
+def test_an_orientation_may_be_any_whole_number(frame, decoder, order, kind, form):
+    """A picture of GdkPixbuf's tests has a signed long: Pillow and ExifTool turn it, too."""
+    value = struct.pack(f"{order}{form}", 6).ljust(4, b"\0")
+    tiff = struct.pack(f"{order}2sHIHHHI", {"<": b"II", ">": b"MM"}[order], 42, 8, 1, 0x0112, kind, 1) + value
+    lying = pillow_jpeg(frame)
+    segment = b"\xff\xe1" + (len(tiff) + 12).to_bytes(2, "big") + b"Exif\0\0" + tiff + bytes(4)
+    jpeg = lying[:2] + segment + lying[2:]
+    assert orientation_of(jpeg) == 6
+    np.testing.assert_array_equal(decoder.decode(jpeg), upright(decoder.decode(lying), 6))
+
+
 @given(st.binary(max_size=80))
 def test_any_exif_is_read_without_an_error(data):
     segment = b"\xff\xe1" + (len(data) + 8).to_bytes(2, "big") + b"Exif\0\0" + data
