@@ -15,7 +15,8 @@ __all__ = ["FilmReader", "Splitter", "frames_of"]
 MAX_ATTACHED = 3
 """Pictures behind another that belong to it. More smaller ones in a row are frames of another size."""
 APP2 = 0xE2
-MPF_PREFIX, MPF_ENTRIES = b"MPF\0", 0xB002
+MPF_PREFIX, MPF_ENTRIES, MPF_NUMBER = b"MPF\0", 0xB002, 0xB101
+ORDERS = {b"II": "<", b"MM": ">"}
 MAX_LISTED = 32
 MAX_SEGMENTS = 1000
 
@@ -110,9 +111,10 @@ class FilmReader:
     """Takes frames out of bytes that come in pieces: a film of files one after another, or a single picture.
 
     A phone's picture may have more behind its end: a preview, a map of gains, a second view. They are no frames. The
-    picture's index (CIPA DC-007, multi-picture format) tells where they begin. Without an index, those behind the first
-    picture are its own if they are smaller or gray, if there are at most three, and if nothing or a picture like the
-    first comes next. A Region JPEG has none behind it.
+    picture's index (CIPA DC-007, multi-picture format) tells where they begin. If it is wrong or damaged, a picture
+    that has a number there and no index of its own is one of them. Without an index, those behind the first picture are
+    its own if they are smaller or gray, if there are at most three, and if nothing or a picture like the first comes
+    next. A Region JPEG has none behind it.
 
     Args:
         max_bytes: of one file.
@@ -124,6 +126,8 @@ class FilmReader:
         self._last: FrameHeader | None = None
         # where pictures begin that the last frame's index lists, in all bytes that came, with the sizes there
         self._listed: dict[int, int] = {}
+        # whether the last frame has a segment that may hold an index
+        self._may_list = False
         # whether pictures have others behind them; None: that isn't known yet
         self._has_others: bool | None = None
         self._waiting: list[bytes | JpegError] = []
@@ -148,6 +152,8 @@ class FilmReader:
             return [jpeg]
         if start in self._listed and len(jpeg) <= self._listed[start]:
             return []
+        if self._may_list and _is_later_view(jpeg):
+            return []
         header = None if _is_region_jpeg(jpeg) else frame_header(jpeg)
         before, is_first = self._last, self._last is None and self._has_others is None
         if header is None or (is_first or before is None) or not _is_lesser(header, before):
@@ -167,6 +173,7 @@ class FilmReader:
             self._has_others = bool(self._waiting)
         self._waiting = []
         self._last = header
+        self._may_list = _index_of(jpeg) is not None
         self._listed = {start + at: size for at, size in _listed_in(jpeg)} if start >= 0 else {}
         return [jpeg]
 
@@ -194,33 +201,58 @@ def _is_lesser(header: FrameHeader, other: FrameHeader) -> bool:
 
 def _listed_in(jpeg: bytes) -> list[tuple[int, int]]:
     """Return start and size of the pictures that a file's index lists behind it, counted from the file's beginning."""
+    found = _index_of(jpeg)
+    if found is None:
+        return []
+    header, tiff = found
+    return [(header + offset, size) for offset, size in _entries_in(tiff) if offset > 0]
+
+
+def _is_later_view(jpeg: bytes) -> bool:
+    """Return whether a picture says that it is one of several, and not the first of them, which has the index."""
+    found = _index_of(jpeg)
+    tags = set() if found is None else {tag for tag, _, _ in _tags_in(found[1])}
+    return MPF_NUMBER in tags and MPF_ENTRIES not in tags
+
+
+def _index_of(jpeg: bytes) -> tuple[int, bytes] | None:
+    """Return the segment of the multi-picture format, and where in the file it begins; None: there is none."""
     at = 0
     for _ in range(MAX_SEGMENTS):
         at = find_marker(jpeg, at)
         end = None if at + 2 > len(jpeg) or jpeg[at + 1] in (SOS, EOI) else end_of_segment(jpeg, at)
         if end is None:
-            return []
+            break
         if jpeg[at + 1] == APP2 and jpeg.startswith(MPF_PREFIX, at + 4):
             header = at + 4 + len(MPF_PREFIX)
-            return [(header + offset, size) for offset, size in _entries_in(jpeg[header:end]) if offset > 0]
+            return header, jpeg[header:end]
         at = end
-    return []
+    return None
 
 
 def _entries_in(tiff: bytes) -> list[tuple[int, int]]:
     """Return offset and size of each picture in an index, the file's own first (CIPA DC-007, 5.2.3)."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    for tag, size, offset in _tags_in(tiff):
+        if tag == MPF_ENTRIES:
+            places = range(offset, offset + 16 * min(size // 16, MAX_LISTED), 16)
+            try:
+                entries = [struct.unpack_from(f"{ORDERS[tiff[:2]]}III", tiff, place) for place in places]
+            except struct.error:
+                return []
+            return [(begin, length) for _, length, begin in entries]
+    return []
+
+
+def _tags_in(tiff: bytes) -> list[tuple[int, int, int]]:
+    """Return tag, count and value, or where it is, of the first directory's entries; none if it can't be read."""
+    order = ORDERS.get(tiff[:2])
     if order is None:
         return []
     try:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, start)
-        for at in range(start + 2, start + 2 + 12 * min(count, MAX_LISTED), 12):
-            tag, _, size, offset = struct.unpack_from(f"{order}HHII", tiff, at)
-            if tag == MPF_ENTRIES:
-                places = range(offset, offset + 16 * min(size // 16, MAX_LISTED), 16)
-                entries = [struct.unpack_from(f"{order}III", tiff, place) for place in places]
-                return [(begin, length) for _, length, begin in entries]
+        places = range(start + 2, start + 2 + 12 * min(count, MAX_LISTED), 12)
+        entries = [struct.unpack_from(f"{order}HHII", tiff, place) for place in places]
     except struct.error:
-        pass
-    return []
+        return []
+    return [(tag, size, value) for tag, _, size, value in entries]

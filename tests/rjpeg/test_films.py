@@ -70,6 +70,22 @@ def test_a_second_view_behind_a_picture_is_no_frame_if_an_index_lists_it(picture
         assert len(found) > len(first)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_a_second_view_is_no_frame_though_the_index_is_wrong_or_damaged(pictures, order):
+    [first, second, third, *_], *_ = pictures
+    tiff = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, 2)
+    tiff += struct.pack(f"{order}HHI4s", 0xB000, 7, 4, b"0100") + struct.pack(f"{order}HHII", 0xB101, 4, 1, 2)
+    segment = b"\xff\xe2" + (len(tiff) + 10).to_bytes(2, "big") + b"MPF\0" + tiff + bytes(4)
+    view = second[:2] + segment + second[2:]
+    both = with_index(first, view)
+    alone = both[: -len(view)]
+    for damaged in (both, alone + bytes(3) + view, alone.replace(b"MPF\0MM", b"MPF\0 M") + view):
+        assert frames(damaged) == [damaged[: len(alone)]]
+        assert frames(damaged + third) == [damaged[: len(alone)], third]
+    # nothing belongs to a picture that does not say that it is one of several
+    assert frames(first + view) == [first, view]
+
+
 def test_a_film_of_pictures_with_previews_gives_each_picture_once(pictures):
     film, preview, gains = pictures
     assert frames(b"".join(picture + preview + gains for picture in film)) == film
