@@ -55,6 +55,9 @@ def decode_picture(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]
             raise InputError(f"picture {name} is not readable: {error.err}") from error
     if frame is None:
         raise InputError(f"picture {name} is of no kind that OpenCV reads, or damaged")
+    if frame.dtype != np.uint8:
+        # OpenCV 4.11 makes nonsense of an animated PNG of 16 bits
+        raise InputError(f"picture {name} is not readable: OpenCV made {frame.dtype} of it, expected uint8")
     _check_size(frame.shape[:2], name, max_pixels)
     return frame  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -120,6 +121,34 @@ def test_a_damaged_jpeg_is_an_error_and_not_half_a_picture(frame):
     for data in (b"", b"no picture", jpeg[:20]):
         with pytest.raises(rjpeg.InputError, match=r"a\.jpg is"):
             decode_picture(data, "a.jpg", 10**6)
+
+
+def test_an_animated_png_of_16_bits_is_right_or_refused():
+    """OpenCV 4.11 makes 16 bits of such a one, which are not even the picture's. Later ones may read it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    deep = np.random.default_rng(1).integers(0, 2**16, (16, 24, 4), np.uint16)
+    deep[..., 3] = 2**16 - 1
+    rows = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep))
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 24, 16, 16, 6, 0, 0, 0)),
+        (b"acTL", struct.pack(">II", 2, 1)),
+        (b"IDAT", rows),
+        (b"fcTL", struct.pack(">IIIIIHHBB", 0, 24, 16, 0, 0, 1, 100, 0, 0)),
+        (b"fdAT", struct.pack(">I", 1) + rows),
+        (b"fcTL", struct.pack(">IIIIIHHBB", 2, 24, 16, 0, 0, 1, 100, 0, 0)),
+        (b"fdAT", struct.pack(">I", 3) + rows),
+        (b"IEND", b""),
+    ]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+    if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).dtype == np.uint8:
+        shown = decode_picture(data, "a.png", 10**6)
+        assert np.abs(shown.astype(int) - (deep[..., 2::-1] >> 8)).max() <= 1
+    else:
+        with pytest.raises(rjpeg.InputError, match=r"a\.png is not readable: OpenCV made uint16 of it, expected"):
+            decode_picture(data, "a.png", 10**6)
 
 
 def test_cmyk_is_left_to_opencv(frame):
