@@ -1,9 +1,9 @@
 """Try the pictures of public sets, and print what became of them as a table.
 
 The sets are the tests of other programs, in archives that are named and hashed in tests/public_files/sets.py. Each
-distinct file is decoded, inspected, read as a film and as a camera's source, and encoded anew. djpeg and Pillow decode
-it, too: what they refuse is to be refused, and what they show is to be the same. It needs djpeg, and apt for the sets
-that Debian has. The exit code is 1 if a finding is left, or if a set can't be had.
+distinct JPEG file is decoded, inspected, read as a film and as a camera's source, and encoded anew. djpeg and Pillow
+decode it, too: what they refuse is to be refused, and what they show is to be the same. It needs djpeg, and apt for the
+sets that Debian has. The exit code is 1 if a finding is left, or if a set can't be had.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.public_files.judge import Verdict
 from tests.public_files.sets import SETS, PublicSet, UnavailableError, fetch, is_jpeg, pictures_in, version_of
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("same", "refused", "whole", "damaged", "left out", "other")
+COLUMNS = ("same", "refused", "whole", "damaged", "left out")
 HANG_SECONDS = 300
 """Of the wall clock, on a busy machine; the processor time of a file has a limit of its own."""
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             if args.only and public.name not in args.only:
                 continue
             try:
-                counts, findings = try_set(fetch(public, args.out), seen, jury)
+                counts, findings = try_set(fetch(public, args.out), seen, jury, others=args.others)
             except UnavailableError as error:
                 print(f"{public.name}: {error}", file=sys.stderr)
                 failed = True
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tests.public_files", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--only", action="append", metavar="SET", choices=[each.name for each in SETS], help="one of them")
+    p.add_argument("--others", action="store_true", help="try pictures of other kinds, too (default: JPEG files alone)")
     p.add_argument(
         "--out",
         type=Path,
@@ -101,15 +102,17 @@ class Judge:
             return Verdict("crash", (f"{type(error).__name__}: it crashed or hung",))
 
 
-def try_set(archive: Path, seen: set[str], jury: Judge) -> tuple[Counter[str], list[str]]:
+def try_set(archive: Path, seen: set[str], jury: Judge, *, others: bool) -> tuple[Counter[str], list[str]]:
     """Judge the files of an archive that were not seen before. Return counts by outcome, and findings."""
     counts: Counter[str] = Counter()
     findings = []
     with tempfile.TemporaryDirectory() as folder:
         for name, data in tqdm(distinct(archive, seen), desc=archive.name, unit="", disable=None):
+            jpeg = is_jpeg(name, data)
+            if not jpeg and not others:
+                continue
             path = Path(folder, f"picture{Path(name).suffix}")
             path.write_bytes(data)
-            jpeg = is_jpeg(name, data)
             verdict = jury(judge.judge_jpeg if jpeg else judge.judge_other, path)
             counts[verdict.outcome] += 1
             counts["JPEG"] += jpeg
