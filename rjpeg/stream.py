@@ -317,14 +317,15 @@ class StreamEncoder:
         return _fitted("key", code, goal.key_target, policy)
 
     def _size_for(self, frame: NDArray[np.uint8] | Planes, goal: _Goal) -> tuple[int, int]:
-        """Return the coding size of a key: the model's for the goal, or a smaller one if the frame lacks detail."""
-        model = self._encoder.model
+        """Return the coding size of a key: the policy's for the goal, or a smaller one if the frame lacks detail."""
+        policy = self._policy
         frame_size = validation.check_frame(frame)
-        sizing = sizing_of(frame, model.coding_fractions)
         if goal.quality is not None:
-            return size_for_quality(sizing, frame_size, model, goal.quality)
+            ladder = policy.sizes_by_quality
+            sizing = sizing_of(frame, [fraction for _, fraction in ladder])
+            return size_for_quality(sizing, frame_size, self._encoder.model, goal.quality, ladder)
         bpp = 8 * goal.key_target.max_bytes / (frame_size[0] * frame_size[1])
-        return coding_size_for(frame_size, model.sizes_by_rate, bpp)
+        return coding_size_for(frame_size, policy.sizes_by_rate, bpp)
 
     def _sent_base(self, coded: EncodedFrame, *, fine: bool = True) -> None:
         now = self._clock()
