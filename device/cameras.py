@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 from queue import Empty
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import rjpeg
 from device import notify
@@ -15,6 +15,7 @@ from device.config import CameraConfig, Config
 from device.delivery import open_outbox, open_sender
 from device.delivery.outbox import Link
 from device.delivery.pacer import Pacer
+from device.documents import ServerDocument
 from device.encoding import FrameEncoder
 from device.importance import CameraMap
 from device.metrics import Metrics
@@ -25,7 +26,7 @@ from device.sources import Source, is_live, masked_source, open_source
 from device.spool import DAMAGED, Spool
 from device.stream import CameraStream
 from device.view import View
-from device.zones import Zones
+from device.zones import ServerZones, Zones
 from rjpeg._files import read_token
 from rjpeg.errors import CameraError, ConfigError, RjpegError, StorageError
 
@@ -41,6 +42,18 @@ STOP_SECONDS = 1.0
 USUAL_FPS = 15.0
 # The report's reason for frames that the spool has given up.
 THINNED = "given up, spool full"
+
+
+class _Documents(NamedTuple):
+    """What the server says of a camera: its importance map, None without one, and its zones."""
+
+    map: CameraMap | None
+    zones: ServerZones
+
+    @property
+    def all(self) -> list[ServerDocument[Any]]:
+        """All of them."""
+        return [self.zones] if self.map is None else [self.map, self.zones]
 
 
 class Cameras:
@@ -74,10 +87,16 @@ class Cameras:
             password = read_token(config.view.password_file) if config.view.password_file else None
             self._view = View(config.view.listen, password, self._metrics, self.status, config.encoding.model)
         encoder = rjpeg.Encoder(config.encoding.model)
-        maps = [self._map_of(camera) for camera in config.cameras]
+        told = [self._documents_of(camera) for camera in config.cameras]
         senders = [
-            open_sender(config.delivery, camera.id, camera_map, is_alone=len(config.cameras) == 1)
-            for camera, camera_map in zip(config.cameras, maps, strict=True)
+            open_sender(
+                config.delivery,
+                camera.id,
+                documents.all,
+                has_bases=documents.map is not None,
+                is_alone=len(config.cameras) == 1,
+            )
+            for camera, documents in zip(config.cameras, told, strict=True)
         ]
         if config.delivery.policy == "record":
             self._spool = self._open_spool()
@@ -88,12 +107,13 @@ class Cameras:
         for number, (camera, source) in enumerate(zip(config.cameras, sources, strict=True)):
             sender = senders[number]
             reader = self._reader(camera, source)
-            stream = self._stream(encoder, maps[number], camera)
+            zones = Zones(camera.zones, told[number].zones)
+            stream = self._stream(encoder, told[number].map, zones)
             logger.info("%s: %s to %s", camera.id, reader.name, sender.name)
             outbox = open_outbox(config.delivery, Link(sender, pacer), camera.id, self._spool, live=reader.live)
             self.pipelines.append(
                 Pipeline(
-                    CameraSettings(camera, config.skip, self._max_frames),
+                    CameraSettings(camera, config.skip, self._max_frames, zones),
                     reader,
                     FrameEncoder(encoder, config.encoding, shares[number], sender, stream),
                     outbox,
@@ -240,16 +260,16 @@ class Cameras:
         fps = [self._fps(camera, source) for camera, source in zip(self._config.cameras, sources, strict=True)]
         return [*Budget(bitrate, fps, time.monotonic()).shares], Pacer(bitrate)
 
-    def _map_of(self, camera: CameraConfig) -> CameraMap | None:
-        """Return the importance map of a live camera; None for one whose files refer to no others."""
+    def _documents_of(self, camera: CameraConfig) -> _Documents:
+        """Return what the server says of a camera. Files of one without a map refer to no others."""
         settings = self._config.encoding.stream
-        if settings.keep == "off" or not is_live(camera):
-            return None
-        return CameraMap(camera.id, settings.importance_folder)
+        has_map = settings.keep != "off" and is_live(camera)
+        return _Documents(
+            CameraMap(camera.id, settings.importance_folder) if has_map else None,
+            ServerZones(camera.id, settings.importance_folder),
+        )
 
-    def _stream(
-        self, encoder: rjpeg.Encoder, camera_map: CameraMap | None, camera: CameraConfig
-    ) -> CameraStream | None:
+    def _stream(self, encoder: rjpeg.Encoder, camera_map: CameraMap | None, zones: Zones) -> CameraStream | None:
         if camera_map is None:
             return None
         settings, delivery = self._config.encoding.stream, self._config.delivery
@@ -261,7 +281,7 @@ class Cameras:
             plain_view=settings.plain_view or usual,
             acknowledge="explicit",
         )
-        return CameraStream(stream, camera_map, Zones(camera.zones))
+        return CameraStream(stream, camera_map, zones)
 
     def _reader(self, camera: CameraConfig, opened: Source | None) -> FrameReader:
         if opened is not None and not opened.live:

@@ -10,6 +10,7 @@ from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID
 from rjpeg._secrets import masked
+from rjpeg._zones import MAX_ZONES, Polygon
 from rjpeg.errors import ConfigError
 
 __all__ = [
@@ -44,12 +45,7 @@ PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=10**15)]
-
-
-Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Polygon = Annotated[list[tuple[Part, Part]], msgspec.Meta(min_length=3, max_length=100)]
-"""Corners, each as parts of the frame's width and height, from its upper left corner."""
-Polygons = Annotated[list[Polygon], msgspec.Meta(max_length=64)]
+Polygons = Annotated[list[Polygon], msgspec.Meta(max_length=MAX_ZONES)]
 
 
 class ZonesConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,7 +97,7 @@ class StreamConfig(msgspec.Struct, forbid_unknown_fields=True):
         key_seconds: A new key is sent at least so often.
         plain_view: What a viewer that knows nothing shows of a follower: "tiles", which are fewest bytes, or "soft",
             the whole frame. None: soft if Home Assistant looks on or `coding_size` is full, else tiles.
-        importance_folder: Where the cameras' importance maps are kept.
+        importance_folder: Where the cameras' importance maps are kept, and the zones that the server has.
     """
 
     keep: Literal["auto", "off"] | bool = "auto"

@@ -4,7 +4,6 @@ The file stays over restarts. When the camera shows another scene, its map is wr
 """
 
 import logging
-import threading
 from pathlib import Path
 
 import cv2
@@ -12,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 import rjpeg
+from device.documents import ServerDocument
 from rjpeg._codec import Planes
-from rjpeg._files import write_whole
-from rjpeg.errors import InputError, StorageError
+from rjpeg.errors import InputError
 
 __all__ = ["MAX_BYTES", "CameraMap"]
 
@@ -32,76 +31,42 @@ TURNED_SECONDS, TURNED_FRAMES = 30.0, 5
 Scene = npt.NDArray[np.uint8]
 
 
-class CameraMap:
-    """The importance map of one camera, for the thread that fetches it and the one that encodes.
-
-    Beside the map lies a small picture of the scene that it was made for.
+class CameraMap(ServerDocument[rjpeg.Importance]):
+    """The importance map of one camera. Beside it lies a small picture of the scene that it was made for.
 
     Args:
         camera: Id.
         folder: Made when there is something to keep.
     """
 
+    name = "importance"
+    title = "importance map"
+    max_bytes = MAX_BYTES
+    _suffix = ".rjim"
+
     def __init__(self, camera: str, folder: str | Path) -> None:
-        self._camera, self._folder = camera, Path(folder)
-        self._lock = threading.Lock()
-        self._map: rjpeg.Importance | None = self._load(".rjim")
+        super().__init__(camera, folder)
+        self._current = self._load(".rjim")
         dropped = self._load(".dropped")
-        self._refused: int | None = None if dropped is None else dropped.version
-        self._scene: Scene | None = self._load_scene() if self._map is not None else None
-        self._told = ""
+        self._refused = None if dropped is None else dropped.version
+        self._scene: Scene | None = self._load_scene() if self._current is not None else None
         # a scene that is not yet known to stay, and when it was seen
         self._first: tuple[Scene, float] | None = None
         # since when, and for how many frames, pictures show another scene
         self._elsewhere: tuple[float, int] | None = None
 
-    @property
-    def current(self) -> rjpeg.Importance | None:
-        """The map; the same object until there is another."""
-        with self._lock:
-            return self._map
+    def _parse(self, data: bytes) -> rjpeg.Importance:
+        return rjpeg.unpack_importance(data)
 
-    def wants(self, version: int) -> bool:
-        """Return True if the server's map of this version is another, and was not refused or dropped."""
-        with self._lock:
-            return version != self._refused and (self._map is None or version != self._map.version)
-
-    def refuse(self, version: int | None, why: str) -> None:
-        """Note that a map is of no use; it is not asked for again.
-
-        Args:
-            version: Of the map; None if the server did not say.
-            why: For the log, which tells it once.
-        """
-        with self._lock:
-            self._refused = self._refused if version is None else version
-            is_told, self._told = why == self._told, why
-        if not is_told:
-            logger.warning("camera %s: the server's importance map is refused: %s", self._camera, why)
-
-    def offer(self, data: bytes, version: int | None = None) -> None:
-        """Take a map if it is one and is wanted. One that isn't is refused, and the log says why.
-
-        Args:
-            data: The file.
-            version: As the server names it; None if it does not.
-        """
-        try:
-            if len(data) > MAX_BYTES:
-                raise InputError(f"importance map has {len(data)} bytes or more, expected at most {MAX_BYTES}")
-            found = rjpeg.unpack_importance(data)
-            if version is not None and found.version != version:
-                raise InputError(f"importance map has version {found.version}, expected {version}")
-        except InputError as error:
-            self.refuse(version, str(error))
-            return
-        if not self.wants(found.version):
-            return
-        with self._lock:
-            self._map, self._scene, self._first, self._elsewhere = found, None, None, None
+    def _describe(self, found: rjpeg.Importance) -> str:
         rows, cols = found.octaves.shape
-        logger.info("camera %s: importance map %d of %dx%d regions", self._camera, found.version, cols, rows)
-        self._write(".rjim", data)
+        return f"importance map {found.version} of {cols}x{rows} regions"
+
+    def _replaced(self) -> None:
+        self._scene = self._first = self._elsewhere = None
+
+    def _keep(self, data: bytes) -> None:
+        super()._keep(data)
         self._remove(".png")
 
     def look(self, pixels: npt.NDArray[np.uint8] | Planes, now: float, *, is_key: bool) -> None:
@@ -146,7 +111,8 @@ class CameraMap:
 
     def _drop(self) -> None:
         with self._lock:
-            dropped, self._map, self._scene, self._first, self._elsewhere = self._map, None, None, None, None
+            dropped, self._current = self._current, None
+            self._replaced()
             if dropped is None:
                 return
             self._refused = dropped.version
@@ -162,46 +128,25 @@ class CameraMap:
 
     # --- the folder ------------------------------------------------------------------------------------------
 
-    def _path(self, suffix: str) -> Path:
-        return self._folder / f"{self._camera}{suffix}"
-
     def _load(self, suffix: str) -> rjpeg.Importance | None:
-        data = _read(self._path(suffix))
         try:
+            data = self._read(suffix)
             return None if data is None else rjpeg.unpack_importance(data)
-        except InputError as error:
+        except (InputError, OSError) as error:
             logger.warning("camera %s: %s is left out: %s", self._camera, self._path(suffix), error)
             return None
 
     def _load_scene(self) -> Scene | None:
-        data = _read(self._path(".png"))
+        try:
+            data = self._read(".png")
+        except OSError:
+            return None
         if not data:
             return None
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         if picture is None or picture.shape != SCENE_SIZE[::-1]:
             return None
         return np.asarray(picture, np.uint8)
-
-    def _write(self, suffix: str, data: bytes) -> None:
-        try:
-            write_whole(self._path(suffix), data)
-        except StorageError as error:
-            logger.warning("camera %s: its importance map is not kept for the next start: %s", self._camera, error)
-
-    def _remove(self, suffix: str) -> None:
-        try:
-            self._path(suffix).unlink(missing_ok=True)
-        except OSError as error:
-            logger.debug("camera %s: can't remove %s: %s", self._camera, self._path(suffix), error.strerror)
-
-
-def _read(path: Path) -> bytes | None:
-    """Return what is in a file, or more than MAX_BYTES of it; None if it can't be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError:
-        return None
 
 
 def _scene(pixels: npt.NDArray[np.uint8] | Planes) -> Scene:

@@ -46,6 +46,7 @@ class CameraMetrics:
         self._bytes_of_kinds: Counter[str] = Counter()
         self._queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._last_bytes: int | None = None
+        self._zones: int | None = None
         self._last_quality: float | None = None
         self._last_seconds: dict[str, float] = {}
         self._newest: float | None = None
@@ -110,6 +111,12 @@ class CameraMetrics:
             if seconds is not None:
                 self._add_stages({"send": seconds})
 
+    def holds_zones(self, version: int | None) -> bool:
+        """Note which version of the server's zones holds, None for none of them; return True if it is another."""
+        with self._lock:
+            is_new, self._zones = version != self._zones, version
+        return is_new
+
     def values(self) -> dict[str, Any]:
         """Return all of it, for JSON. Sizes are in bytes, times in seconds, `stage_seconds` the last frame's."""
         now = time.monotonic()
@@ -134,6 +141,7 @@ class CameraMetrics:
                 "age_seconds": None if self._newest is None else round(now - self._newest, 2),
                 "last_quality": None if self._last_quality is None else round(self._last_quality, 2),
                 "last_bytes": self._last_bytes,
+                "zones": self._zones,
                 "stage_seconds": {stage: round(value, 5) for stage, value in self._last_seconds.items()},
             }
 

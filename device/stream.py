@@ -38,10 +38,11 @@ class CameraStream:
         self, encoder: rjpeg.StreamEncoder, camera_map: CameraMap | None = None, zones: Zones | None = None
     ) -> None:
         self._encoder, self._camera_map, self._zones = encoder, camera_map, zones
-        self._weigh(None)
+        self._held = None if zones is None else zones.current
         # True if a key was put off, as another camera had just sent one, or if the last one is coarse
         self._owes_key = False
         self._importance: rjpeg.Importance | None = None
+        self._weigh()
         self._under_way: dict[tuple[datetime.datetime, int], rjpeg.EncodedFrame] = {}
         self._key: str | None = None
         self._rejected = 0
@@ -70,9 +71,14 @@ class CameraStream:
             InputError: The frame can't be encoded.
             TargetError: No file is small enough.
         """
-        if self._camera_map is not None and (found := self._camera_map.current) is not self._importance:
-            self._importance = found
-            self._weigh(found)
+        found = None if self._camera_map is None else self._camera_map.current
+        held = None if self._zones is None else self._zones.current
+        if held is not None and self._held is not None and held.private != self._held.private:
+            # nothing shall be shown any more of what the last key has there
+            self._begin_anew()
+        if found is not self._importance or held is not self._held:
+            self._importance, self._held = found, held
+            self._weigh()
         if self._rejected >= MAX_REJECTED:
             self._rejected, self._keys_only_until = 0, now + KEYS_ONLY_SECONDS
             logger.warning("the server takes no file that refers to another one; it gets none for some time")
@@ -87,8 +93,8 @@ class CameraStream:
             self._camera_map.look(pixels, now, is_key=coded.kind == "key")
         return coded
 
-    def _weigh(self, found: rjpeg.Importance | None) -> None:
-        octaves = None if found is None else found.octaves
+    def _weigh(self) -> None:
+        octaves = None if self._importance is None else self._importance.octaves
         self._encoder.importance = octaves if self._zones is None else self._zones.octaves(octaves)
 
     def owe_key(self) -> None:

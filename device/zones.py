@@ -1,8 +1,13 @@
 """Zones of a camera's picture, as polygons: private, ignored, watched.
 
 A polygon's corners are parts of the frame's width and height. So it holds at every size of the frames.
+
+Zones come from the configuration, and from the server, where they are drawn. Both hold together: what the server says
+never takes a zone of the configuration away.
 """
 
+import logging
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -10,9 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from device.config import Polygon, ZonesConfig
+from device.documents import ServerDocument
 from rjpeg._codec import Planes
+from rjpeg._zones import MAX_ZONES_BYTES, CameraZones, Zone, unpack_zones
+from rjpeg.errors import InputError
 
-__all__ = ["Zones"]
+__all__ = ["ServerZones", "Zones"]
+
+logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8] | Planes
 
@@ -32,26 +42,98 @@ class _Masks(NamedTuple):
     half: npt.NDArray[np.bool_]
 
 
+# in place of zones that were kept and can't be read: nobody knows any more what they hid
+EVERYTHING_PRIVATE = CameraZones(0, [Zone("private", [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])])
+
+
+class ServerZones(ServerDocument[CameraZones]):
+    """The zones of one camera that the server keeps.
+
+    If the file of them can't be read, the whole picture is private until the server gives others.
+
+    Args:
+        camera: Id.
+        folder: Made when there is something to keep.
+    """
+
+    name = "zones"
+    title = "list of zones"
+    max_bytes = MAX_ZONES_BYTES
+    _suffix = ".zones"
+
+    def __init__(self, camera: str, folder: str | Path) -> None:
+        super().__init__(camera, folder)
+        try:
+            data = self._read(self._suffix)
+            self._current = None if data is None else unpack_zones(data)
+        except (InputError, OSError) as error:
+            self._current = EVERYTHING_PRIVATE
+            logger.error(
+                "camera %s: %s can't be read, so its whole picture is private until the server gives its zones, or the "
+                "file is removed: %s",
+                camera,
+                self._path(self._suffix),
+                error,
+            )
+
+    def _parse(self, data: bytes) -> CameraZones:
+        return unpack_zones(data)
+
+    def _describe(self, found: CameraZones) -> str:
+        counts = {kind: sum(zone.kind == kind for zone in found.zones) for kind in ("private", "ignored", "watched")}
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        return f"the server's zones, version {found.version}: {told}"
+
+
 class Zones:
     """The zones of one camera. For one thread.
 
     Args:
-        settings: Polygons by kind.
+        settings: Polygons by kind, which hold whatever the server says.
+        server: Brings further ones; None if there is none.
+
+    Attributes:
+        current: All of them, as the last call of `hide` found them; the same object until there are others.
+        version: Of the server's; None if it has none.
     """
 
-    def __init__(self, settings: ZonesConfig) -> None:
-        self._settings = settings
+    def __init__(self, settings: ZonesConfig, server: ServerZones | None = None) -> None:
+        self._own, self._server = settings, server
+        self._found: CameraZones | None = None
+        self._set(settings)
+        self._look()
+
+    @property
+    def version(self) -> int | None:
+        """See the class."""
+        return None if self._found is None else self._found.version
+
+    def _look(self) -> None:
+        """Take the server's zones if they are others."""
+        found = None if self._server is None else self._server.current
+        if found is self._found:
+            return
+        self._found = found
+        kinds: dict[str, list[Polygon]] = {"private": [], "ignored": [], "watched": []}
+        for zone in [] if found is None else found.zones:
+            kinds[zone.kind].append(zone.polygon)
+        self._set(ZonesConfig(**{kind: getattr(self._own, kind) + polygons for kind, polygons in kinds.items()}))
+
+    def _set(self, zones: ZonesConfig) -> None:
+        self.current = zones
         self._masks: tuple[tuple[int, int], _Masks] | None = None
         self._grids: dict[str, npt.NDArray[np.bool_]] = {
-            kind: _inside(getattr(settings, kind), GRID) for kind in ("ignored", "watched")
+            kind: _inside(getattr(zones, kind), GRID) for kind in ("ignored", "watched")
         }
 
     def hide(self, pixels: Pixels) -> Pixels:
         """Return a frame, (H, W, 3) uint8 BGR or planes, whose private zones are flat gray. The frame is not changed.
 
-        A pixel that a polygon touches is gray, and so is what shares a chroma sample with it.
+        A pixel that a polygon touches is gray, and so is what shares a chroma sample with it. New zones of the server
+        hold from here on, for all that becomes of this frame.
         """
-        if not self._settings.private:
+        self._look()
+        if not self.current.private:
             return pixels
         masks = self._masks_of(pixels)
         if not isinstance(pixels, Planes):
@@ -85,7 +167,7 @@ class Zones:
 
         A watched cell is not ignored.
         """
-        if not self._settings.ignored:
+        if not self.current.ignored:
             return None
         ignored = self._grids["ignored"] & ~self._grids["watched"]
         share = cv2.resize(ignored.astype(np.float32), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
@@ -94,7 +176,7 @@ class Zones:
     def _masks_of(self, pixels: Pixels) -> _Masks:
         height, width = (pixels.y if isinstance(pixels, Planes) else pixels).shape[:2]
         if self._masks is None or self._masks[0] != (height, width):
-            full = _touched(self._settings.private, (height, width))
+            full = _touched(self.current.private, (height, width))
             # each chroma sample is of four pixels, whichever of them is private
             even = np.pad(full, ((0, height % 2), (0, width % 2)), mode="edge")
             half = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).any(axis=(1, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,17 @@ from rjpeg import _tables as tables
 from rjpeg._model import Model
 
 __all__ = ["Policy", "Steps", "steps_at"]
+
+_SIZES_BY_QUALITY = (
+    (5.5, 0.357),
+    (7.0, 0.429),
+    (9.0, 0.5),
+    (11.5, 0.571),
+    (14.0, 0.714),
+    (75.0, 0.857),
+    (math.inf, 1.0),
+)
+_SIZES_BY_RATE = ((0.11, 0.357), (0.14, 0.429), (0.18, 0.5), (0.22, 0.571), (0.3, 0.714), (2.0, 0.857), (math.inf, 1.0))
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Policy:
     moving_price: what a byte that shows what moves takes off that rent, in the case of a patch.
     moved_share: share of regions that must have changed for a shift of the camera to be looked for; 1 looks for none.
     patches: whether any are made. light: whether changes of the light are told.
+    sizes_by_quality, sizes_by_rate: coding sizes of keys, as `Model` has them for single files. A camera's noise takes
+    bits that its detail does not need, so few keys have the frame's own size.
     most_quality: of followers that are coded to a size.
     """
 
@@ -47,6 +61,8 @@ class Policy:
     moved_share: float = 0.2
     patches: bool = True
     light: bool = True
+    sizes_by_quality: tuple[tuple[float, float], ...] = _SIZES_BY_QUALITY
+    sizes_by_rate: tuple[tuple[float, float], ...] = _SIZES_BY_RATE
     most_quality: float = 80.0
 
 

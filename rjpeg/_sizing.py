@@ -66,9 +66,18 @@ def coding_size_for(
     return coding_size_of(frame_size, next(fraction for bound, fraction in ladder if value < bound))
 
 
-def size_for_quality(sizing: Sizing, frame_size: tuple[int, int], model: Model, quality: float) -> tuple[int, int]:
-    """Return the coding size for a quality of 1..100: the model's, or a smaller one if the frame lacks detail."""
-    usual = sizing.sizes.index(coding_size_for(frame_size, model.sizes_by_quality, quality))
+def size_for_quality(
+    sizing: Sizing,
+    frame_size: tuple[int, int],
+    model: Model,
+    quality: float,
+    ladder: tuple[tuple[float, float], ...] | None = None,
+) -> tuple[int, int]:
+    """Return the coding size for a quality of 1..100: the ladder's, or a smaller one if the frame lacks detail.
+
+    ladder: sizes by quality, of fractions that `sizing` knows; None for the model's.
+    """
+    usual = sizing.sizes.index(coding_size_for(frame_size, ladder or model.sizes_by_quality, quality))
     detailed = sizing.index_for_detail(model.mean_step_at(quality), model.negligible_energy)
     return sizing.sizes[min(usual, detailed)]
 

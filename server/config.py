@@ -10,6 +10,7 @@ import msgspec
 from rjpeg._arguments import path_text
 from rjpeg._files import read_yaml
 from rjpeg._protocol import CAMERA_ID, broker_address
+from rjpeg._zones import MAX_NAME
 from rjpeg.errors import ConfigError
 from server.processing.task_config import FETCHED_TASKS, TaskConfig, put_home, read_task
 
@@ -128,6 +129,9 @@ class LimitsConfig(msgspec.Struct, forbid_unknown_fields=True):
     streams: Count = 64
 
 
+ZoneName = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
 class WebhookConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Who is called when a rule begins and ceases to hold.
 
@@ -151,7 +155,7 @@ class RuleConfig(msgspec.Struct, forbid_unknown_fields=True):
     score: float = 0.5
     seconds: Seconds = 0.0
     pause: Seconds = 10.0
-    zone: Annotated[list[tuple[Share, Share]], msgspec.Meta(min_length=3, max_length=64)] | None = None
+    zone: Annotated[list[tuple[Share, Share]], msgspec.Meta(min_length=3, max_length=64)] | ZoneName | None = None
     webhook: WebhookConfig | None = None
 
 

@@ -2,7 +2,7 @@
 
 from rjpeg.errors import RjpegError
 
-__all__ = ["BusyError", "CameraIsLiveError", "CameraLimitError", "NotFoundError"]
+__all__ = ["BusyError", "CameraIsLiveError", "CameraLimitError", "NotFoundError", "OutdatedError"]
 
 
 class BusyError(RjpegError):
@@ -27,3 +27,7 @@ class CameraIsLiveError(RjpegError):
 
 class NotFoundError(RjpegError):
     """There is no such camera, frame or view of a frame."""
+
+
+class OutdatedError(RjpegError):
+    """What was to be changed is not as the caller knows it."""

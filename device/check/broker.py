@@ -1,6 +1,7 @@
 """Checks that an MQTT broker takes each camera's messages, without sending a frame."""
 
 import secrets
+from typing import Any
 
 from device.check.certificate import read_certificate
 from device.check.each_camera import check_each_camera
@@ -8,6 +9,9 @@ from device.check.result import Check
 from device.config import Config, DeliveryConfig, for_camera, token_file_of
 from device.delivery.mqtt_connection import Connection, new_client
 from device.delivery.sender import cause
+from device.documents import ServerDocument
+from device.importance import CameraMap
+from device.zones import ServerZones
 from rjpeg._files import read_token
 from rjpeg._network import tls_context
 from rjpeg._protocol import broker_address
@@ -54,25 +58,29 @@ def _check_camera(config: Config, camera: str) -> Check:
         if (reason := _refusal(connection, topic)) is not None:
             advice = f"in the broker's access list (ACL), let {who} write under {topic}/#; its log may say more"
             return Check("server", False, f"{shown} doesn't take {topic}/metrics from {who}: {reason}", advice)
-        unread = _unread_map(connection, config, topic)
+        unread = _unread(connection, config, topic)
         connection.end()
     finally:
         connection.drop()
-    if unread:
-        advice = f"in the broker's access list (ACL), let {who} read {topic}/importance"
-        return Check("server", None, f"{shown} takes frames, but {who} gets no importance map: {unread}", advice)
+    if unread is not None:
+        document, why = unread
+        advice = f"in the broker's access list (ACL), let {who} read {topic}/{document.name}"
+        return Check("server", None, f"{shown} takes frames, but {who} gets no {document.title}: {why}", advice)
     return Check("server", True, f"{shown} takes the connection and what is published")
 
 
-def _unread_map(connection: Connection, config: Config, topic: str) -> object:
-    """Return why the camera may not read its importance map; None if it may, or needs none."""
-    if config.encoding.stream.keep == "off":
-        return None
-    try:
-        answer = connection.subscribe(f"{topic}/importance")
-    except DeliveryError as error:
-        return connection.reason or error
-    return answer if answer.is_failure else None
+def _unread(connection: Connection, config: Config, topic: str) -> tuple[type[ServerDocument[Any]], object] | None:
+    """Return what the camera may not read of what the server says of it, and why; None if it may read all it needs."""
+    for document in (CameraMap, ServerZones):
+        if document is CameraMap and config.encoding.stream.keep == "off":
+            continue
+        try:
+            answer = connection.subscribe(f"{topic}/{document.name}")
+        except DeliveryError as error:
+            return document, connection.reason or error
+        if answer.is_failure:
+            return document, answer
+    return None
 
 
 def _new_connection(target: DeliveryConfig, camera: str, username: str | None) -> Connection:

@@ -10,6 +10,9 @@ which whoever puts frames takes it. There are three outboxes, one a policy:
 A sender is a way to the server: HTTP, MQTT, or a folder in its place.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from device.config import DeliveryConfig, for_camera, token_file_of
 from device.delivery.http_sender import HttpSender
 from device.delivery.live import LiveOutbox
@@ -17,7 +20,7 @@ from device.delivery.outbox import Link, Outbox
 from device.delivery.record import RecordOutbox
 from device.delivery.sender import FolderSender, Sender
 from device.delivery.wait import WaitOutbox
-from device.importance import CameraMap
+from device.documents import ServerDocument
 from device.spool import Spool
 from rjpeg._files import read_token
 from rjpeg.errors import ConfigError
@@ -28,14 +31,20 @@ LIVE_EXPIRY = 60  # seconds that an MQTT broker keeps a live frame for a slow su
 
 
 def open_sender(
-    config: DeliveryConfig, camera: str, camera_map: CameraMap | None = None, *, is_alone: bool = True
+    config: DeliveryConfig,
+    camera: str,
+    documents: Sequence[ServerDocument[Any]] = (),
+    *,
+    has_bases: bool = False,
+    is_alone: bool = True,
 ) -> Sender:
     """Return one camera's way to the server or folder.
 
     Args:
         config: The section of the configuration.
         camera: Id.
-        camera_map: Gets the camera's importance map; None if it isn't wanted.
+        documents: What the server says of the camera is brought to these.
+        has_bases: Files may refer to keys and patches.
         is_alone: No other camera writes to the same folder `out`.
 
     Raises:
@@ -51,7 +60,7 @@ def open_sender(
     token = read_token(token_file) if token_file else None
     if not config.server.startswith(("mqtt:", "mqtts:")):
         return HttpSender(
-            config.server, token, ca_file=config.ca_file, timeout=config.timeout_seconds, camera_map=camera_map
+            config.server, token, ca_file=config.ca_file, timeout=config.timeout_seconds, documents=documents
         )
     # imported here, as HTTP needs no MQTT
     from device.delivery.mqtt_sender import MqttSender
@@ -69,7 +78,8 @@ def open_sender(
         discovery=config.mqtt.discovery,
         expiry=LIVE_EXPIRY if config.policy == "live" else None,
         needs_subscriber=config.policy == "record",
-        camera_map=camera_map,
+        documents=documents,
+        has_bases=has_bases,
     )
 
 

@@ -4,6 +4,8 @@ import logging
 import re
 import time
 import urllib.parse
+from collections.abc import Sequence
+from typing import Any
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -11,8 +13,8 @@ from urllib3.exceptions import HTTPError
 import rjpeg
 from device.delivery.answers import ACKNOWLEDGED, check_answer, kind_of
 from device.delivery.sender import RefusedError, cause, packet_bytes
+from device.documents import ServerDocument
 from device.frames import OutgoingFrame
-from device.importance import MAX_BYTES, CameraMap
 from rjpeg._http import Adapter, Bearer, Deadline
 from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import METRICS_BYTES, time_text
@@ -29,7 +31,7 @@ ANSWER_BYTES = 65536
 ACKNOWLEDGMENT_BYTES = 2**22
 # how to mend an address that can't be taken apart
 ENCODE = "; percent-encode / ? # @ and blanks in a password"
-FETCH_PAUSE = 60.0  # seconds until a map that could not be fetched is asked for again
+FETCH_PAUSE = 60.0  # seconds until a document that could not be fetched is asked for again
 KEPT_ALIVE_SECONDS = 5.0  # servers close idle connections; later ones may cost a new handshake
 
 
@@ -37,14 +39,15 @@ class HttpSender:
     """POSTs each file to `{server}/v1/cameras/{camera}/frames` with its number and time in headers.
 
     The acknowledgment is 200 or 201 with JSON that names the frame; see `device.delivery.answers`. Its header
-    `Rjpeg-Importance` names the version of the camera's importance map, which is fetched when it is another.
+    `Rjpeg-Importance` names the version of the camera's importance map, which is fetched when it is another. So it is
+    with `Rjpeg-Zones`.
 
     Args:
         server: URL such as http://192.168.1.2:8000.
         token: sent as `Authorization: Bearer`; None: send none.
         ca_file: PEM file with the certificate authority of an https server; None: the system's.
         timeout: seconds for one frame: to connect, to send it, and to get the whole answer.
-        camera_map: gets the camera's importance map; None: it isn't fetched.
+        documents: of the camera; these are fetched.
 
     Raises:
         ConfigError: `server` is no URL, or `ca_file` can't be read or holds no certificate.
@@ -57,12 +60,12 @@ class HttpSender:
         *,
         ca_file: str | None = None,
         timeout: float = 10.0,
-        camera_map: CameraMap | None = None,
+        documents: Sequence[ServerDocument[Any]] = (),
     ) -> None:
         self._server = server = server.rstrip("/")
         self.name = masked(server)
         self._timeout = timeout
-        self._camera_map = camera_map
+        self._documents = tuple(documents)
         self._next_fetch = float("-inf")
         self._deadline = Deadline()
         self._session = requests.Session()
@@ -126,7 +129,8 @@ class HttpSender:
             raise DeliveryError(f"server {self.name} can't be reached: {why}")
         self._last_answer = time.monotonic()
         check_answer(self.name, answer.status_code, answer.headers, body, frame)
-        self._look_for_map(frame.camera, answer.headers.get("Rjpeg-Importance", ""))
+        for document in self._documents:
+            self._look_for(document, frame.camera, answer.headers.get(document.header, ""))
         return f"{self.name}/v1/cameras/{frame.camera}/frames"
 
     def overhead(self, size: int, *, is_base: bool = False) -> int:  # noqa: ARG002
@@ -142,32 +146,32 @@ class HttpSender:
         """Close the connection."""
         self._session.close()
 
-    def _look_for_map(self, camera: str, said: str) -> None:
-        """Fetch the camera's importance map if the server has another one. Frames go on if that fails."""
-        if self._camera_map is None or not re.fullmatch("[0-9]{1,10}", said, re.ASCII):
+    def _look_for(self, document: ServerDocument[Any], camera: str, said: str) -> None:
+        """Fetch a document if the server says that it has another version. Frames go on if that fails."""
+        if not re.fullmatch("[0-9]{1,10}", said, re.ASCII):
             return
         version = int(said)
-        if not self._camera_map.wants(version) or time.monotonic() < self._next_fetch:
+        if not document.wants(version) or time.monotonic() < self._next_fetch:
             return
         try:
             with (
                 self._deadline.within(self._timeout),
                 self._session.get(
-                    f"{self._server}/v1/cameras/{camera}/importance",
+                    f"{self._server}/v1/cameras/{camera}/{document.name}",
                     timeout=self._timeout,
                     allow_redirects=False,
                     stream=True,
                 ) as answer,
             ):
-                data = _read(answer, MAX_BYTES + 1)
+                data = _read(answer, document.max_bytes + 1)
             if self._deadline.passed or answer.status_code != 200 or not _is_whole(answer):
                 raise DeliveryError(f"{answer.status_code} ({kind_of(answer.headers)}), or breaks off")
         except (requests.RequestException, HTTPError, OSError, DeliveryError) as error:
             self._next_fetch = time.monotonic() + FETCH_PAUSE
             why = error if isinstance(error, DeliveryError) else cause(error)
-            logger.warning("server %s does not give importance map %d: %s", self.name, version, why)
+            logger.warning("server %s does not give %s %d: %s", self.name, document.title, version, why)
             return
-        self._camera_map.offer(data, version)
+        document.offer(data, version)
 
 
 def _fits_header(metrics: str) -> bool:

@@ -7,7 +7,6 @@ import ssl
 import struct
 import threading
 import time
-from collections import deque
 from typing import Any, NamedTuple
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -25,7 +24,7 @@ __all__ = ["Connection", "new_client"]
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS = 60
-# a broker has nothing to send but acknowledgments, and a map of some kilobytes
+# a broker has nothing to send but acknowledgments, and documents of some kilobytes
 MAX_INCOMING_BYTES = 65536
 
 
@@ -107,7 +106,7 @@ class Connection:
         self._client = client
         self._deadline = 0.0
         self._interrupted = threading.Event()
-        self._received: deque[bytes] = deque(maxlen=1)
+        self._received: dict[str, bytes] = {}
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
@@ -198,12 +197,9 @@ class Connection:
             raise DeliveryError("the connection is lost")
         return self._answer("suback", mid)
 
-    def received(self) -> bytes | None:
-        """Return the newest message that came since the last call; None if none did."""
-        try:
-            return self._received.pop()
-        except IndexError:
-            return None
+    def received(self, topic: str) -> bytes | None:
+        """Return the newest message of a topic that came since the last call; None if none did."""
+        return self._received.pop(topic, None)
 
     def end(self) -> None:
         """Say goodbye, so that the broker doesn't publish the will, and wait until that is sent."""
@@ -270,7 +266,7 @@ class Connection:
         self._events.put(_Event("suback", mid, reasons[0]))
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        self._received.append(bytes(message.payload))
+        self._received[message.topic] = bytes(message.payload)
 
     def _on_disconnect(
         self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None

@@ -6,6 +6,7 @@ Of each camera there are the topics
     {topic}/{camera}/key        the newest key, retained: whoever comes later can decode what refers to it
     {topic}/{camera}/patch      the newest patch, likewise
     {topic}/{camera}/importance the camera's importance map, retained; the server publishes it, and the device reads it
+    {topic}/{camera}/zones      the zones that the server has for the camera, likewise
     {topic}/{camera}/metrics    the device's metrics, JSON
     {topic}/{camera}/status     online or offline, retained; offline is the connection's last will
 """
@@ -14,6 +15,7 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from paho.mqtt.client import Client
@@ -26,8 +28,8 @@ from device.delivery.home_assistant import descriptions
 from device.delivery.mqtt_connection import Connection, new_client
 from device.delivery.sender import RefusedError, RejectedError, RetryLaterError, cause, packet_bytes
 from device.delivery.takeover import MAX_PAUSE, Takeovers
+from device.documents import ServerDocument
 from device.frames import BASES, OutgoingFrame
-from device.importance import CameraMap
 from rjpeg._network import is_loopback, tls_context
 from rjpeg._protocol import broker_address, time_text
 from rjpeg.errors import DeliveryError
@@ -83,7 +85,8 @@ class MqttSender:
         discovery: topic under which Home Assistant looks for configurations; None: tell it nothing.
         expiry: seconds after which the broker may forget a frame that a subscriber hasn't taken; None: never.
         needs_subscriber: a frame counts as delivered only if the broker has a subscriber to give it to.
-        camera_map: gets the camera's importance map; None: no file refers to a key, so no key is kept for others.
+        documents: of the camera; what the broker has of these is brought to them.
+        has_bases: files may refer to keys and patches, so these are kept for others.
 
     Raises:
         ConfigError: `server` has more than host and port, or `ca_file` can't be read.
@@ -102,7 +105,8 @@ class MqttSender:
         discovery: str | None = None,
         expiry: int | None = None,
         needs_subscriber: bool = False,
-        camera_map: CameraMap | None = None,
+        documents: Sequence[ServerDocument[Any]] = (),
+        has_bases: bool = False,
     ) -> None:
         self._tls, self._host, self._port = broker_address("delivery.server", server)
         self.name = server.rstrip("/")
@@ -116,7 +120,8 @@ class MqttSender:
         self._discovery = discovery
         self._expiry = expiry
         self._needs_subscriber = needs_subscriber
-        self._camera_map = camera_map
+        self._documents = {f"{self._topic}/{document.name}": document for document in documents}
+        self._has_bases = has_bases
         self._connection: Connection | None = None
         self._opening: Connection | None = None
         self._is_cut = threading.Event()
@@ -144,12 +149,13 @@ class MqttSender:
             if topic not in self._warned:
                 self._warned.add(topic)
                 logger.warning("%s, so that it throws frames away", said)
-        if self._camera_map is not None and (kind := frame.identity.kind) in BASES and connection.retains:
+        if self._has_bases and (kind := frame.identity.kind) in BASES and connection.retains:
             # once somebody has the frame, and before anything refers to it
             about = self._properties(frame)
             self._aside(connection, f"{self._topic}/{kind}", frame.jpeg, retain=True, properties=about)
-        if self._camera_map is not None and (data := connection.received()) is not None:
-            self._camera_map.offer(data)
+        for where, document in self._documents.items():
+            if (data := connection.received(where)) is not None:
+                document.offer(data)
         return f"{self.name}/{topic}"
 
     @staticmethod
@@ -174,7 +180,7 @@ class MqttSender:
             opening += DESCRIPTIONS * (DESCRIPTION_BYTES + len(self._discovery) + 8 * len(self._topic.encode()))
         once = head + packet_bytes(size + head, tls=self._tls, new_connection=new)
         # a key goes to two topics
-        return opening + once + (size + once if is_base and self._camera_map is not None else 0)
+        return opening + once + (size + once if is_base and self._has_bases else 0)
 
     def close(self) -> None:
         """Say offline and go. If that can't be said in time, the broker says it by itself."""
@@ -239,11 +245,10 @@ class MqttSender:
             for place, about in descriptions(self._node, self._camera, self._topic).items():
                 self._aside(connection, f"{self._discovery}/{place}", json.dumps(about).encode(), retain=True)
         self._aside(connection, f"{self._topic}/status", b"online", retain=True)
-        if self._camera_map is not None:
-            self._ask_for_map(connection)
+        for topic in self._documents:
+            self._ask_for(connection, topic)
 
-    def _ask_for_map(self, connection: Connection) -> None:
-        topic = f"{self._topic}/importance"
+    def _ask_for(self, connection: Connection, topic: str) -> None:
         try:
             reason = connection.subscribe(topic)
         except DeliveryError as error:

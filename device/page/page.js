@@ -12,7 +12,8 @@ const NAMES = {
   thinned: "Given up, spool full", restarts: "Camera restarts", sent_bytes: "Sent, files",
   wire_bytes: "Sent, on the wire", bits_per_second: "Bit rate, last 10 s", queue_frames: "Waiting, frames",
   queue_bytes: "Waiting, size", age_seconds: "Age of newest frame", last_quality: "Last quality",
-  last_bytes: "Last file", stage_seconds: "Last frame's time", version: "Version", uptime_seconds: "Running for",
+  last_bytes: "Last file", zones: "Zones of the server", stage_seconds: "Last frame's time", version: "Version",
+  uptime_seconds: "Running for",
   resident_bytes: "Memory", open_files: "Open files", celsius: "Temperature", throttled: "Throttled",
 };
 const sections = new Map();

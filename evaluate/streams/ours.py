@@ -49,6 +49,10 @@ STREAMS = {
     "stream-one-quality": Options("keys of the followers' quality", stream={"policy": Policy(key_octaves=0.0)}),
     "stream-no-light": Options("without gain and offset of the key", stream={"policy": Policy(light=False)}),
     "stream-no-shift": Options("without a shift of the key", stream={"policy": Policy(moved_share=1.0)}),
+    "stream-single-sizes": Options(
+        "keys of the coding sizes of single files",
+        stream={"policy": Policy(sizes_by_quality=rjpeg.load_model().sizes_by_quality)},
+    ),
     "stream-no-trim": Options("coefficients not weighed against bits", stream={"policy": Policy(trim=0.0)}),
 }
 """All streams by the name of their codec, in the order of the ablation's rows."""

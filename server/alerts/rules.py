@@ -1,8 +1,8 @@
 """When a rule over the task's answers holds: pure functions of frames and times."""
 
 import datetime
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import cv2
@@ -44,12 +44,14 @@ class Look:
         frame: the frame's id.
         time: its capture time.
         found: what was found.
+        zones: of the camera that have a name, polygons by name.
     """
 
     camera: str
     frame: int
     time: datetime.datetime
     found: tuple[Finding, ...]
+    zones: Mapping[str, Sequence[list[tuple[float, float]]]] = field(default_factory=dict)
 
 
 def findings(results: Any, width: int, height: int) -> Iterator[Finding]:
@@ -156,10 +158,14 @@ class Watch:
 
     def _best(self, look: Look) -> Finding | None:
         rule = self.rule
+        # of a name that no zone of the camera has, nothing is found
+        zones = look.zones.get(rule.zone, ()) if isinstance(rule.zone, str) else (rule.zone,)
         fitting = (
             found
             for found in look.found
-            if found.label in rule.classes and found.score >= rule.score and zone_holds(rule.zone, found.foot)
+            if found.label in rule.classes
+            and found.score >= rule.score
+            and any(zone_holds(zone, found.foot) for zone in zones)
         )
         return max(fitting, key=lambda found: found.score, default=None)
 

@@ -16,6 +16,7 @@ from server.alerts.announcer import Announcer
 from server.alerts.pictures import boxed_jpeg
 from server.alerts.rules import Look, Watch, findings
 from server.alerts.webhook import Webhooks
+from server.alerts.zones import NamedZones
 from server.background import Done
 from server.config import Config, RuleConfig
 from server.core import Service
@@ -58,6 +59,8 @@ class Watcher:
         self._marked = {rule.name for rule in config.rules}
         self._rules = [*config.rules, *_sensors(config)]
         self._watches: dict[tuple[str, str], Watch] = {}
+        self._zones = NamedZones(service.store.zones)
+        self._warned: set[tuple[str, str]] = set()
         self._webhooks: Webhooks | None = None
         self._announcer: Announcer | None = None
 
@@ -120,18 +123,30 @@ class Watcher:
             # another program may have stored any row
             logger.exception("frame can't be watched")
             return
-        for rule in self._rules:
-            if rule.cameras is not None and look.camera not in rule.cameras:
-                continue
+        rules = [rule for rule in self._rules if rule.cameras is None or look.camera in rule.cameras]
+        if any(isinstance(rule.zone, str) for rule in rules):
+            look = replace(look, zones=await asyncio.to_thread(self._zones.of, look.camera))
+        for rule in rules:
             key = (look.camera, rule.name)
             watch = self._watches.get(key)
             if watch is None:
                 watch = self._watches[key] = Watch(rule)
                 if self._announcer is not None:
                     self._announcer.watch(*key)
+            self._check_zone(rule, look)
             changed = watch.look(look, self._clock())
             if changed is not None:
                 await asyncio.to_thread(self._tell, watch, changed)
+
+    def _check_zone(self, rule: RuleConfig, look: Look) -> None:
+        """Warn once if a rule names a zone that the camera doesn't have."""
+        key = look.camera, rule.name
+        if isinstance(rule.zone, str) and rule.zone not in look.zones:
+            if key not in self._warned:
+                logger.warning("rule %s finds nothing: camera %s has no zone %r", rule.name, look.camera, rule.zone)
+            self._warned.add(key)
+        else:
+            self._warned.discard(key)
 
     async def _tick(self) -> None:
         now = self._clock()

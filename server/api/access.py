@@ -1,4 +1,4 @@
-"""Who may do what: a camera sends its own frames, a reader sees all cameras or one, a manager sets their maps.
+"""Who may do what: a camera sends its own frames, a reader sees all cameras or one, a manager tells cameras what to do.
 
 A link lets whoever has it see one camera's stream or snapshot until a time. A reader's token signs it.
 """
@@ -91,8 +91,8 @@ class Access:
             raise HTTPException(403, "the token is not for this camera")
         return grant.camera
 
-    async def check_importance_reader(self, secret: str | None, camera: str) -> None:
-        """Check that a token is for reading a camera's map of importance: any token that is for this camera.
+    async def check_document_reader(self, secret: str | None, camera: str) -> None:
+        """Check that a token is for reading a camera's map of importance or zones: any that is for this camera.
 
         Raises:
             HTTPException: 401, it is no token. 403, it is for another camera.
@@ -102,7 +102,7 @@ class Access:
             raise HTTPException(403, "the token is not for this camera")
 
     async def check_manager(self, secret: str | None, camera: str) -> None:
-        """Check that a token is for setting a camera's map of importance.
+        """Check that a token is for setting a camera's map of importance or zones.
 
         Raises:
             HTTPException: 401, it is no token. 403, it is for something else.

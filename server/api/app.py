@@ -18,7 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
 import rjpeg
-from server.api import alerts, cameras, clip, frames, importance, live, openapi, operations, receiving, session
+from server.api import alerts, cameras, clip, frames, importance, live, openapi, operations, receiving, session, zones
 from server.api.access import Access
 from server.api.answers import Answers
 from server.api.bandwidth import Comparisons
@@ -40,6 +40,7 @@ ROUTERS = (
     cameras.router,
     cameras.manage,
     importance.router,
+    zones.router,
     frames.router,
     alerts.router,
     clip.router,

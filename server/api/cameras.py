@@ -167,7 +167,7 @@ manage = APIRouter(tags=["managers' side"], dependencies=[Depends(check_manager)
     },
 )
 async def remove_camera(service: ServiceDep, camera: CameraName) -> Response:
-    """Remove a camera that sends no more, with its frames and maps of importance. There is no way back.
+    """Remove a camera that sends no more, with its frames, maps and zones. There is no way back.
 
     Its token stays. If it sends again, it is a new camera.
     """

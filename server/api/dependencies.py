@@ -25,7 +25,7 @@ __all__ = [
     "ReaderDep",
     "ServiceDep",
     "ViewerDep",
-    "check_importance_reader",
+    "check_document_reader",
     "check_manager",
     "check_reader",
     "check_sender",
@@ -209,20 +209,20 @@ async def check_viewer(
         raise
 
 
-async def check_importance_reader(
+async def check_document_reader(
     request: Request, api: ApiDep, _: Annotated[Any, Security(BEARER)], __: Annotated[Any, Security(SESSION)]
 ) -> None:
-    """Let whoever may read a camera's map of importance through: the camera, a reader, a manager.
+    """Let whoever may read a camera's map of importance or zones through: the camera, a reader, a manager.
 
     Raises:
-        HTTPException: 401 or 403, see `Access.check_importance_reader`.
+        HTTPException: 401 or 403, see `Access.check_document_reader`.
     """
     secret = bearer_of(request) or request.cookies.get(COOKIE)
-    await api.access.check_importance_reader(secret, request.path_params["camera"])
+    await api.access.check_document_reader(secret, request.path_params["camera"])
 
 
 async def check_manager(request: Request, api: ApiDep, _: Annotated[Any, Security(BEARER)]) -> None:
-    """Let whoever may set a camera's map of importance through.
+    """Let whoever may set a camera's map of importance or zones through.
 
     Raises:
         HTTPException: 401 or 403, see `Access.check_manager`.

@@ -14,7 +14,7 @@ from starlette.routing import Match, Route
 from rjpeg.errors import InputError, JpegError, KeyMissingError, RjpegError, StorageError
 from server.api.guard import quoted
 from server.disk import NoRoomError
-from server.errors import BusyError, CameraIsLiveError, CameraLimitError, NotFoundError
+from server.errors import BusyError, CameraIsLiveError, CameraLimitError, NotFoundError, OutdatedError
 from server.store import GoneError
 
 __all__ = ["EXCEPTION_HANDLERS", "KeyMissingAnswer", "answering_sender"]
@@ -112,6 +112,10 @@ async def _answer_not_found(request: Request, error: NotFoundError) -> Response:
     return await _answer_http_error(request, HTTPException(404, str(error)))
 
 
+async def _answer_outdated(request: Request, error: OutdatedError) -> Response:
+    return await _answer_http_error(request, HTTPException(412, str(error)))
+
+
 async def _answer_gone(request: Request, _: GoneError) -> Response:
     return await _answer_http_error(request, HTTPException(404, "no such frame"))
 
@@ -129,6 +133,7 @@ EXCEPTION_HANDLERS: dict[type[Exception] | int, Any] = {
     CameraLimitError: _answer_camera_limit,
     CameraIsLiveError: _answer_live_camera,
     NotFoundError: _answer_not_found,
+    OutdatedError: _answer_outdated,
     GoneError: _answer_gone,
     StorageError: _answer_storage,
 }

@@ -12,8 +12,8 @@ from rjpeg._importance import MAX_IMPORTANCE_BYTES
 from rjpeg.errors import InputError
 from server.api import schemas
 from server.api.body import check_content_type, read_body
-from server.api.dependencies import AnswersDep, ServiceDep, check_importance_reader, check_manager
-from server.api.openapi import IMPORTANCE_HEADER, binary, error_answers, tagged
+from server.api.dependencies import AnswersDep, ServiceDep, check_document_reader, check_manager
+from server.api.openapi import DOCUMENT_HEADERS, binary, error_answers, tagged
 from server.api.schemas import CameraName, MapVersion
 from server.errors import NotFoundError
 
@@ -23,11 +23,12 @@ router = APIRouter(tags=["maps of importance"])
 
 MEDIA_TYPE = "application/octet-stream"
 PATH = "/v1/cameras/{camera}/importance"
+HEADER = "Rjpeg-Importance"
 
 
 @router.get(
     PATH,
-    dependencies=[Depends(check_importance_reader)],
+    dependencies=[Depends(check_document_reader)],
     response_class=Response,
     responses=tagged(binary("The packed map", MEDIA_TYPE), "The map's version, in quotation marks.")
     | error_answers(400, 401, 403, 404, 429, 500, 503),
@@ -56,7 +57,7 @@ async def get_importance(
     dependencies=[Depends(check_manager)],
     response_model=schemas.Importance,
     responses=error_answers(400, 401, 403, 404, 408, 413, 415, 500, 503, 507)
-    | {200: {"description": "It is the camera's newest map.", "headers": IMPORTANCE_HEADER}},
+    | {200: {"description": "It is the camera's newest map.", "headers": {HEADER: DOCUMENT_HEADERS[HEADER]}}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -83,4 +84,4 @@ async def put_importance(request: Request, service: ServiceDep, camera: CameraNa
         raise NotFoundError("no such camera")
     rows, cols = octaves.octaves.shape
     record = {"camera": camera, "version": version, "rows": rows, "cols": cols}
-    return JSONResponse(record, headers={"Rjpeg-Importance": str(version)})
+    return JSONResponse(record, headers={HEADER: str(version)})

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from server.api.schemas import Error, KeyMissing
 from server.config import Config
 
-__all__ = ["IMPORTANCE_HEADER", "binary", "describe", "error_answers", "tagged"]
+__all__ = ["DOCUMENT_HEADERS", "binary", "describe", "error_answers", "tagged"]
 
 ERROR_TEXTS = {
     400: "The request is malformed; `error` names what is wrong.",
@@ -18,6 +18,7 @@ ERROR_TEXTS = {
     409: "Key missing: the file refers to a key or a patch, `id`, that this camera has not sent, or that was deleted. "
     "Send that file again, and then this one, or begin with a new key.",
     408: "The body took too long.",
+    412: "It was changed meanwhile: If-Match names another version.",
     413: "The body is too large.",
     415: "The body is not of the type that is expected.",
     422: "The body is no JPEG that can be decoded: no JPEG, damaged, too large, or made with another model.",
@@ -27,12 +28,18 @@ ERROR_TEXTS = {
     507: "The frame can't be stored: the disk is full.",
 }
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
-IMPORTANCE_HEADER = {
+VERSION = {"type": "integer", "minimum": 1, "maximum": 2**32 - 1}
+DOCUMENT_HEADERS = {
     "Rjpeg-Importance": {
         "description": "Version of the camera's map of importance; it is missing if the camera has none.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
-    }
+        "schema": VERSION,
+    },
+    "Rjpeg-Zones": {
+        "description": "Version of the camera's zones; it is missing if none were ever set.",
+        "schema": VERSION,
+    },
 }
+"""Of the answer to a frame: what a camera may fetch."""
 STATUSES_WITH_RETRY = (429, 503, 507)
 KEY_MISSING = 409
 FRAMES_PATH = "/v1/cameras/{camera}/frames"

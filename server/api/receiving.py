@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import WithJsonSchema
@@ -16,11 +16,11 @@ from server.api import schemas
 from server.api.body import check_content_type, read_body
 from server.api.dependencies import AnswersDep, ServiceDep, check_sender
 from server.api.errors import answering_sender
-from server.api.openapi import IMPORTANCE_HEADER, error_answers
+from server.api.openapi import DOCUMENT_HEADERS, error_answers
 from server.api.schemas import EXAMPLE_TIME, TIME_PATTERN, CameraName, Sequence, Time
-from server.core import Service
 from server.events.camera_metrics import MAX_NESTING, MAX_VALUES, parse_metrics
 from server.frames import ReceivedFrame
+from server.store import Documents
 
 __all__ = ["router"]
 
@@ -53,9 +53,9 @@ MetricsHeader = Annotated[
         200: {
             "model": schemas.Frame,
             "description": "It was there already; nothing was done again.",
-            "headers": IMPORTANCE_HEADER,
+            "headers": DOCUMENT_HEADERS,
         },
-        201: {"headers": IMPORTANCE_HEADER},
+        201: {"headers": DOCUMENT_HEADERS},
     },
     openapi_extra={
         "requestBody": {
@@ -82,7 +82,7 @@ async def send_frame(
     sender may therefore repeat a frame until it has an answer.
 
     A file that refers to others, a patch or a follower, is taken if these are stored for this camera. The answer names
-    the version of the camera's map of importance. A camera that has another one fetches it.
+    the versions of the camera's map of importance and of its zones. A camera that has others fetches them.
     """
     # This also keeps web pages that a browser on this machine shows from posting here.
     check_content_type(request, *BODY_TYPES)
@@ -113,9 +113,10 @@ async def send_frame(
         answer = await answers.json(lambda: row.record() | {"duplicate": True})
     else:
         answer = await answers.json(row.record, 201)
-    version = await _importance_version(service, camera)
-    if version is not None:
-        answer.headers["Rjpeg-Importance"] = str(version)
+    for documents in service.store.documents:
+        version = await _version_of(documents, camera)
+        if version is not None:
+            answer.headers[documents.header] = str(version)
     return answer
 
 
@@ -127,11 +128,10 @@ def _text_of(header: str) -> str:
         return header
 
 
-async def _importance_version(service: Service, camera: str) -> int | None:
-    """Return the version of a camera's map of importance; None: it has none."""
-    maps = service.store.importance
-    if not maps.is_fresh:
+async def _version_of(documents: Documents[Any], camera: str) -> int | None:
+    """Return the version of a camera's newest document of a kind; None: it has none."""
+    if not documents.is_fresh:
         # if the database is away just now, the frame is stored all the same
         with contextlib.suppress(StorageError):
-            await asyncio.to_thread(maps.refresh)
-    return maps.version(camera)
+            await asyncio.to_thread(documents.refresh)
+    return documents.version(camera)

@@ -11,12 +11,14 @@ from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from rjpeg._protocol import CAMERA_ID
+from rjpeg._zones import MAX_CORNERS, MAX_NAME, MAX_ZONES
 from server.api.access import MAX_LINK_SECONDS
 from server.frames import parse_time
 
 __all__ = [
     "EXAMPLE_TIME",
     "TIME_PATTERN",
+    "ZONES_TO_SET",
     "Alerts",
     "Bandwidth",
     "Camera",
@@ -43,6 +45,7 @@ __all__ = [
     "Timeline",
     "UnixTime",
     "UpTo1000",
+    "Zones",
 ]
 
 CAMERA_PATTERN = f"^{CAMERA_ID}$"
@@ -101,6 +104,7 @@ FrameId = Annotated[
 ]
 Json = Annotated[Any, WithJsonSchema({"description": "any JSON"})]
 TimeText = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="ISO 8601, UTC, microseconds")]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Answer(BaseModel):
@@ -345,6 +349,41 @@ class Importance(Answer):
     version: int = Field(ge=1, le=2**32 - 1, examples=[7])
     rows: int = Field(ge=1, examples=[30])
     cols: int = Field(ge=1, examples=[40])
+
+
+class Zone(BaseModel):
+    """A part of a camera's picture, as a polygon."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["private", "ignored", "watched"] = Field(
+        description="private: flat gray before anything leaves the device. ignored: change there is not sent. watched: "
+        "change there is worth as many bits as that of an important region, and outdoes ignored"
+    )
+    polygon: list[tuple[Share, Share]] = Field(
+        min_length=3,
+        max_length=MAX_CORNERS,
+        description="Corners, as parts of the frame's width and height from its upper left corner",
+        examples=[[[0, 0], [0.5, 0], [0.5, 0.4]]],
+    )
+    name: str = Field(default="", max_length=MAX_NAME, description="For people and for rules", examples=["door"])
+
+
+class Zones(Answer):
+    """The zones of a camera."""
+
+    version: int = Field(ge=0, le=2**32 - 1, description="0: none were ever set", examples=[1772600767])
+    zones: list[Zone] = Field(max_length=MAX_ZONES)
+
+
+ZONES_TO_SET = {
+    "type": "object",
+    "required": ["zones"],
+    "properties": {
+        "zones": {"type": "array", "maxItems": MAX_ZONES, "items": {"$ref": "#/components/schemas/Zone"}},
+    },
+    "description": "What GET answers may be sent back: other keys are passed over.",
+}
+"""The body that sets zones."""
 
 
 class Health(Answer):

@@ -15,7 +15,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "remove-camera",
         help="remove a camera with all of its frames",
-        description="Remove a camera that sends no more, with all of its frames and maps of importance. There is no "
+        description="Remove a camera that sends no more, with all of its frames, maps and zones. There is no "
         "way back. Its token stays, see `tokens revoke`. If it sends again, it is a new camera.",
     )
     parser.add_argument("camera", metavar="NAME", help="of the camera")

@@ -24,15 +24,15 @@ def add_parser(commands: Commands) -> None:
         "tokens",
         help="make, list and revoke tokens",
         description="Tokens for cameras, which send; for readers: people at the page and programs; and for managers, "
-        "which set maps of importance. Only a hash of a token is kept. A running server knows of a change within "
-        "two seconds.",
+        "which set maps of importance and zones. Only a hash of a token is kept. A running server knows of a change "
+        "within two seconds.",
     )
     actions = parser.add_subparsers(dest="action", required=True)
     add = actions.add_parser("add", help="make a token and print it", description="Make a token and print it.")
     add.add_argument("--camera", metavar="NAME", help="for this camera to send; else: for this one alone")
     of = add.add_mutually_exclusive_group()
     of.add_argument("--reader", action="store_true", help="for reading (default: for sending)")
-    of.add_argument("--manager", action="store_true", help="for setting maps of importance (default: for sending)")
+    of.add_argument("--manager", action="store_true", help="for setting maps and zones (default: for sending)")
     add.add_argument("--note", default="", metavar="TEXT", help="for whom it is (default: none)")
     listing = actions.add_parser("list", help="list them", description="List all tokens, without their secrets.")
     listing.add_argument("--json", action="store_true", help="one JSON line a token (default: a table)")

@@ -47,7 +47,7 @@ class BrokerSettings:
         broker: mqtt://host:port or mqtts://host:port.
         name: of the worker, unique in its group.
         group: of workers that share the frames.
-        topic: prefix of the topics {topic}/{camera}/image and metrics, key, patch and importance.
+        topic: prefix of the topics {topic}/{camera}/image and metrics, key, patch, importance and zones.
         username: for the broker, or None.
         password: for the broker, or None.
         ca_file: authorities of the broker's certificate. None: the system's.
@@ -72,9 +72,9 @@ class BrokerSettings:
         """The topics of a camera's newest key and newest patch, which are retained."""
         return [f"{self.topic}/{camera}/{kind}" for kind in ("key", "patch")]
 
-    def importance(self, camera: str) -> str:
-        """The topic of a camera's map of importance, which is retained."""
-        return f"{self.topic}/{camera}/importance"
+    def document(self, camera: str, name: str) -> str:
+        """The topic of what the camera's device reads, which is retained. name: of the kind, such as "zones"."""
+        return f"{self.topic}/{camera}/{name}"
 
     @property
     def client_id(self) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from paho.mqtt.client import MQTTMessage
 
@@ -21,6 +22,7 @@ from server.mqtt.broker import Broker, BrokerSettings
 from server.mqtt.connection import Connection, held_bytes
 from server.mqtt.fair import FairQueue, MessageBudget
 from server.mqtt.message import RefusedMessageError, camera_in_topic, parse_frame, topic_of
+from server.store import Documents
 
 __all__ = ["Worker"]
 
@@ -79,8 +81,8 @@ class Worker:
             metrics=self._metrics,
         )
         self._bases = BaseSearch(service, self._broker)
-        # by camera: version of the map that was published over this connection
-        self._published: dict[str, int] = {}
+        # by camera and kind: version of the document that was published over this connection
+        self._published: dict[tuple[str, str], int] = {}
         share = min(limits.pending_of_camera, max(1, pending // 2))
         self._queue: FairQueue[_Delivery] = FairQueue(
             self._begin, max_begun=pending, max_of_camera=share, rate=service.rate
@@ -232,30 +234,31 @@ class Worker:
         if message.qos:
             connection.acknowledge(message.mid)
         if stored is not None:
-            await self._publish_importance(connection, stored)
+            for documents in self._service.store.documents:
+                await self._publish(connection, documents, stored)
 
     def _refuse(self, message: MQTTMessage, reason: str, error: RjpegError) -> None:
         self._refused += 1
         self._service.metrics.refused(reason)
         logger.warning("%s: refused: %s", json.dumps(topic_of(message)[:MAX_LOGGED_TOPIC]), error)
 
-    async def _publish_importance(self, connection: Connection, camera: str) -> None:
-        """Publish a camera's map of importance if it has one that was not published over this connection."""
-        maps = self._service.store.importance
+    async def _publish(self, connection: Connection, documents: Documents[Any], camera: str) -> None:
+        """Publish a camera's newest document of a kind, if it was not published over this connection."""
+        key = camera, documents.name
         try:
-            if not maps.is_fresh:
-                await asyncio.to_thread(maps.refresh)
-            version = maps.version(camera)
-            if version is None or self._published.get(camera) == version:
+            if not documents.is_fresh:
+                await asyncio.to_thread(documents.refresh)
+            version = documents.version(camera)
+            if version is None or self._published.get(key) == version:
                 return
-            found = await asyncio.to_thread(maps.read, camera)
+            found = await asyncio.to_thread(documents.read, camera)
         except StorageError as error:
             # the frame is stored, and the next one tries again
-            logger.warning("map of importance of camera %s: %s", camera, error)
+            logger.warning("%s of camera %s: %s", documents.title, camera, error)
             return
         if found is not None and connection is self._connection:
-            self._published[camera] = found[0]
-            connection.publish(self._settings.importance(camera), found[1])
+            self._published[key] = found[0]
+            connection.publish(self._settings.document(camera, documents.name), found[1])
 
     def _check_size(self, message: MQTTMessage) -> None:
         size, max_bytes = len(message.payload), self._service.config.limits.max_bytes

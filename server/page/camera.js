@@ -10,6 +10,7 @@ import { makeOverlay, readImportance } from "./overlay.js";
 import { noteSilence, stateOf } from "./overview.js";
 import { showBoxes, showResults } from "./results.js";
 import { makeTimeline } from "./timeline.js";
+import { makeZones } from "./zones.js";
 
 const REFRESH_MS = 4000;
 // a picture that takes longer is told of
@@ -23,7 +24,7 @@ const FACTS = {
   bits_per_second: "Bit rate, last 10 s", queue_frames: "Waiting, frames", queue_bytes: "Waiting, size",
   age_seconds: "Age of newest frame", last_quality: "Last quality", last_bytes: "Last file",
   stage_seconds: "Time by stage", version: "Version", uptime_seconds: "Running for", resident_bytes: "Memory",
-  open_files: "Open files", celsius: "Temperature", throttled: "Throttled",
+  open_files: "Open files", celsius: "Temperature", throttled: "Throttled", zones: "Zones of the server",
 };
 const SHOWN_AS = { decoded: "decoded", plain: "as a plain viewer shows it", sent: "only the regions that were sent" };
 const KINDS = { plain: "Ordinary JPEG", key: "Key, decoded by itself", patch: "Patch", follower: "Follower" };
@@ -39,6 +40,7 @@ export function open(name, frameId, { tokens, onRemoved }) {
   const timeline = makeTimeline(name, pick);
   const bandwidth = makeBandwidth(base);
   const elsewhere = makeElsewhere(name, { tokens, onRemoved });
+  const zones = makeZones(name, { tokens });
   const ended = new AbortController();
   const viewer = element("viewer"), stage = element("stage"), canvas = element("picture");
   let record = null;
@@ -157,8 +159,7 @@ export function open(name, frameId, { tokens, onRemoved }) {
     current = frame;
     stage.style.setProperty("--ratio", frame.width / frame.height);
     if (image) {
-      canvas.width = image.width;
-      canvas.height = image.height;
+      [canvas.width, canvas.height] = [image.width, image.height];
       canvas.getContext("2d").drawImage(image, 0, 0);
       image.close();
       drawn = drawnBy(frame, view);
@@ -331,6 +332,7 @@ export function open(name, frameId, { tokens, onRemoved }) {
       ["First", record.first_capture_time ? exactClock(Date.parse(record.first_capture_time)) : DASH],
       ["Last", record.last_capture_time ? exactClock(Date.parse(record.last_capture_time)) : DASH],
     ]);
+    zones.hear(record.metrics?.zones);
     const said = Object.entries(record.metrics ?? {});
     element("device").hidden = said.length === 0;
     fillTable(element("device-facts"), said.map(([key, value]) =>
@@ -436,15 +438,12 @@ export function open(name, frameId, { tokens, onRemoved }) {
   return () => {
     ended.abort();
     stopFollowing();
-    timeline.close();
-    bandwidth.close();
-    elsewhere.close();
+    for (const part of [timeline, bandwidth, elsewhere, zones]) part.close();
     // hidden is not gone: whoever logs out leaves no picture behind
     [canvas.width, canvas.height] = [4, 3];
     overlay.draw("none", null, null);
     element("boxes").replaceChildren();
     element("results").replaceChildren();
-    clearInterval(refreshing);
-    clearInterval(ticking);
+    for (const timer of [refreshing, ticking]) clearInterval(timer);
   };
 }

@@ -2,6 +2,7 @@
 
 from server.store.alerts import Alert
 from server.store.database import Database
+from server.store.documents import Documents
 from server.store.errors import Duplicate, GoneError
 from server.store.files import Files
 from server.store.opening import open_files
@@ -14,6 +15,7 @@ __all__ = [
     "Alert",
     "CameraSummary",
     "Database",
+    "Documents",
     "Duplicate",
     "Files",
     "FrameRow",

@@ -1,4 +1,4 @@
-"""Removes a camera: its frames, its maps of importance, and then its row."""
+"""Removes a camera: its frames, its documents, and then its row."""
 
 import sqlalchemy as sa
 

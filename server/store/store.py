@@ -20,9 +20,9 @@ from server.store.adding import FrameAdder
 from server.store.alerts import Alerts
 from server.store.bases import BaseFiles
 from server.store.database import Database
+from server.store.documents import ImportanceMaps, ZoneLists
 from server.store.files import Files
 from server.store.identity import attach
-from server.store.importance import ImportanceMaps
 from server.store.insertion import restore_frames
 from server.store.mending import mend_file
 from server.store.opening import open_files
@@ -52,6 +52,8 @@ class Store:
         uncertain: keys of frames whose `add` failed although the database may have, or may get, their rows.
         quarantined: what is set aside, as last counted; None: it was not counted yet.
         importance: the cameras' maps of importance.
+        zones: the cameras' zones.
+        documents: all kinds of what devices fetch.
         alerts: when rules over the task's answers held.
 
     Raises:
@@ -73,7 +75,8 @@ class Store:
         self.writer = secrets.token_hex(8)
         self.quarantined: Quarantine | None = None
         self._adder = FrameAdder(database, files, self.writer)
-        self.importance = ImportanceMaps(database)
+        self.importance, self.zones = ImportanceMaps(database), ZoneLists(database)
+        self.documents = (self.importance, self.zones)
         self.alerts = Alerts(database)
         self._bases = BaseFiles(database, files, MAX_BASE_BYTES)
         database.watch()

@@ -17,6 +17,7 @@ __all__ = [
     "store",
     "tokens",
     "trash",
+    "zones",
 ]
 
 REBUILT = "rebuild"
@@ -75,6 +76,8 @@ cameras = sa.Table(
     sa.Column("last_received_time", sa.BigInteger),
     # version of the newest map in `importance`; None: there never was one
     sa.Column("importance", sa.BigInteger),
+    # the same of `zones`
+    sa.Column("zones", sa.BigInteger),
     sqlite_autoincrement=True,
 )
 frames = sa.Table(
@@ -128,17 +131,24 @@ minutes = sa.Table(
     sa.Column("follower_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
-# maps of what matters to the task; the last few of each camera
-importance = sa.Table(
-    "importance",
-    metadata,
-    sa.Column("camera_id", _Id, sa.ForeignKey(cameras.c.id), primary_key=True),
-    # counts from 1
-    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
-    # packed, see `rjpeg.pack_importance`
-    sa.Column("data", sa.LargeBinary, nullable=False),
-    sa.Column("set_time", sa.BigInteger, nullable=False),
-)
+
+
+def _documents(name: str) -> sa.Table:
+    """Return a table of documents that devices fetch, see `server.store.documents`."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("camera_id", _Id, sa.ForeignKey(cameras.c.id), primary_key=True),
+        sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+        sa.Column("set_time", sa.BigInteger, nullable=False),
+    )
+
+
+# maps of what matters to the task, as `rjpeg.pack_importance` packs them; the last few of each camera
+importance = _documents("importance")
+# zones that were drawn, as JSON; likewise
+zones = _documents("zones")
 # when a rule over the task's answers held; they outlive the frames, and a camera's name is not looked up
 alerts = sa.Table(
     "alerts",

@@ -57,7 +57,7 @@ class Grant:
 
     Attributes:
         id: of the token.
-        role: "camera" may send frames of `camera`; "reader" may read frames; "manager" may set maps of importance.
+        role: "camera" may send frames of `camera`; "reader" may read frames; "manager" may set maps and zones.
         camera: the only camera; None: all, which a camera's token never has.
     """
 

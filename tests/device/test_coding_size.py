@@ -15,6 +15,7 @@ from device.importance import CameraMap
 from device.report import Report
 from device.sources.sample import SampleSource
 from device.stream import CameraStream
+from device.zones import Zones
 from rjpeg._codec import planes_from_frame
 
 SIZE = (640, 480)
@@ -89,7 +90,7 @@ def test_viewers_see_whole_frames_of_followers_of_full_size_unless_it_says_other
         (EncodingConfig(quality=50, coding_size="full", stream=StreamConfig(plain_view="tiles")), False),
     ):
         cameras = Cameras(config.Config(encoding=settings), None, Report(), None)
-        stream = cameras._stream(encoder, CameraMap("yard", "nowhere"), config.CameraConfig())
+        stream = cameras._stream(encoder, CameraMap("yard", "nowhere"), Zones(config.ZonesConfig()))
         _, follower = files_of(encoder, frames[:2], stream, coding_size=settings.coding_size, quality=50)
         assert follower.kind != "key"
         assert (shown(follower.jpeg) == SIZE) == whole

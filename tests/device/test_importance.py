@@ -218,7 +218,7 @@ def server():
 
 @pytest.fixture
 def sender(server, camera_map):
-    with contextlib.closing(HttpSender(server.url, "secret", timeout=5, camera_map=camera_map)) as sender:
+    with contextlib.closing(HttpSender(server.url, "secret", timeout=5, documents=[camera_map])) as sender:
         yield sender
 
 
@@ -276,7 +276,9 @@ def open_mqtt(broker):
     with contextlib.ExitStack() as stack:
 
         def start(camera_map, url=broker.url, **options):
-            sender = MqttSender(url, "cam-1", timeout=5, camera_map=camera_map, **options)
+            documents = [] if camera_map is None else [camera_map]
+            has_bases = camera_map is not None
+            sender = MqttSender(url, "cam-1", timeout=5, documents=documents, has_bases=has_bases, **options)
             stack.callback(sender.close)
             return sender
 

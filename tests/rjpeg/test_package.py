@@ -9,7 +9,7 @@ import rjpeg
 from rjpeg import _native
 
 # they have an extra of their own
-OF_CLIENT = {"client.py", "_http.py", "_records.py", "_transport.py"}
+OF_CLIENT = {"client.py", "_http.py", "_records.py", "_transport.py", "_zones.py"}
 ALLOWED = {"rjpeg", "numpy", "cv2", "tflite_runtime", "ai_edge_litert", "yaml"}
 
 

@@ -374,3 +374,24 @@ mqtt: {{broker: "{broker.url}", topic: found, classes: [person]}}
         assert receiver.got.empty()
         assert "rjpeg_webhooks_failed_total 0" in service.get("/metrics").text
         assert service.get("/v1/cameras/nowhere/alerts").status_code == 404
+
+
+@pytest.mark.slow
+def test_a_rule_goes_by_the_zone_of_its_name_from_when_it_is_drawn(start, tmp_path) -> None:
+    (tmp_path / "alert_task.py").write_text(TASK)
+    (tmp_path / "config.yaml").write_text(
+        'task: {kind: python, function: "alert_task:look"}\nrules: [{name: somebody, classes: [person], zone: step}]\n'
+    )
+    environment = {"PYTHONPATH": str(tmp_path)}
+    service = start("--config", tmp_path / "config.yaml", data=tmp_path / "data", environment=environment)
+    post(service, 200, 0)
+    warning = "rule somebody finds nothing: camera door has no zone 'step'"
+    until(lambda: warning in "".join(service.messages))
+    # the box's lower edge has its middle at 0.3, 0.875
+    zones = [{"kind": "watched", "name": "step", "polygon": [[0, 0.8], [0.5, 0.8], [0.5, 1], [0, 1]]}]
+    url = f"{service.url}/v1/cameras/door/zones"
+    assert requests.put(url, json={"zones": zones}, timeout=30).status_code == 200
+    second = post(service, 200, 1)
+    until(lambda: service.get("/v1/cameras/door/alerts").json()["alerts"])
+    [alert] = service.get("/v1/cameras/door/alerts").json()["alerts"]
+    assert (alert["rule"], alert["frame"]) == ("somebody", second["id"])

@@ -12,7 +12,7 @@ import rjpeg
 from rjpeg.client import Client
 from rjpeg.errors import InputError
 from server.store import Store
-from server.store.importance import KEPT_VERSIONS, ImportanceMaps
+from server.store.documents import KEPT_VERSIONS, ImportanceMaps
 from tests.server.stores import MEASURES, NOON, received
 from tests.service import Service, make_token
 
@@ -79,9 +79,7 @@ def cameras(steady: tuple[Service, object], jpeg: bytes) -> Service:
     return service
 
 
-def put(service: Service, data: bytes, camera: str = "mapped", token: str | None = None, **headers: str):
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
+def put(service: Service, data: bytes, camera: str = "mapped", **headers: str):
     url = f"{service.url}/v1/cameras/{camera}/importance"
     return requests.put(url, data=data, headers=BINARY | headers, timeout=30)
 
@@ -128,34 +126,40 @@ def test_what_is_no_map_is_refused_in_words(cameras: Service) -> None:
 
 
 @pytest.mark.slow
-def test_a_manager_sets_maps_and_cameras_and_readers_read_them(start, jpeg, tmp_path) -> None:
+def test_a_manager_sets_maps_and_zones_and_cameras_and_readers_read_them(start, jpeg, tmp_path) -> None:
     service = start("--auth", "on", data=tmp_path)
     camera, reader, manager = (
         make_token(tmp_path, *of) for of in (("--camera", "yard"), ("--reader",), ("--manager",))
     )
     only_yard, only_gate = (make_token(tmp_path, "--manager", "--camera", name) for name in ("yard", "gate"))
+    other_camera = make_token(tmp_path, "--camera", "gate")
     headers = {"Content-Type": "image/jpeg", "Authorization": f"Bearer {camera}"}
     assert requests.post(service.post_url("yard"), data=jpeg, headers=headers, timeout=30).status_code == 201
-    data = rjpeg.pack_importance(OCTAVES, 1)
-    tokens = (None, camera, reader, only_gate, manager, only_yard)
-    assert [put(service, data, "yard", token).status_code for token in tokens] == [401, 403, 403, 403, 200, 200]
-    answers = []
-    for token in (None, camera, make_token(tmp_path, "--camera", "gate"), reader, manager, only_gate, only_yard):
-        service.token = token
-        answers.append(service.get("/v1/cameras/yard/importance").status_code)
-    assert answers == [401, 200, 403, 200, 200, 403, 200]
+    session = requests.Session()
+    session.post(f"{service.url}/v1/session", json={"token": reader}, timeout=30)
+    for name, data, kind in (
+        ("importance", rjpeg.pack_importance(OCTAVES, 1), BINARY),
+        ("zones", b'{"zones": []}', {"Content-Type": "application/json"}),
+    ):
+        url = f"{service.url}/v1/cameras/yard/{name}"
+        answers = []
+        for token in (None, camera, reader, only_gate, manager, only_yard):
+            of_token = {} if token is None else {"Authorization": f"Bearer {token}"}
+            answers.append(requests.put(url, data=data, headers=kind | of_token, timeout=30).status_code)
+        assert answers == [401, 403, 403, 403, 200, 200]
+        answers = []
+        for token in (None, camera, other_camera, reader, manager, only_gate, only_yard):
+            service.token = token
+            answers.append(service.get(f"/v1/cameras/yard/{name}").status_code)
+        assert answers == [401, 200, 403, 200, 200, 403, 200]
+        # a browser's cookie reads, and is not enough to set
+        assert session.get(url, timeout=30).status_code == 200
+        assert session.put(url, data=data, headers=kind, timeout=30).status_code == 401
     # a manager neither reads pictures nor sends them
     service.token = manager
     assert service.get("/v1/cameras/yard/frames").status_code == 403
     headers["Authorization"] = f"Bearer {manager}"
     assert requests.post(service.post_url("yard"), data=jpeg, headers=headers, timeout=30).status_code == 403
-    # a browser's cookie reads
-    service.token = None
-    session = requests.Session()
-    session.post(f"{service.url}/v1/session", json={"token": reader}, timeout=30)
-    url = f"{service.url}/v1/cameras/yard/importance"
-    assert session.get(url, timeout=30).status_code == 200
-    assert session.put(url, data=data, headers=BINARY, timeout=30).status_code == 401
 
 
 @pytest.mark.slow

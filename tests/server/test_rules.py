@@ -1,16 +1,20 @@
 """Rules over the task's answers: what they count as found, and when an alert begins and ends."""
 
 import datetime
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rjpeg.errors import ConfigError
+from rjpeg._zones import Zone
+from rjpeg.errors import ConfigError, StorageError
 from server import config as configuration
 from server.alerts.rules import Finding, Look, Watch, findings, zone_holds
+from server.alerts.zones import NamedZones
 from server.config import Config, RuleConfig
-from server.store import Alert
+from server.store import Alert, Store
+from tests.server.stores import MEASURES, received
 
 NOON = datetime.datetime(2026, 3, 4, 12, 0, 0, tzinfo=datetime.UTC)
 LOWER_HALF = [(0.0, 0.5), (1.0, 0.5), (1.0, 1.0), (0.0, 1.0)]
@@ -164,3 +168,32 @@ def test_a_secret_in_a_url_is_not_repeated(tmp_path):
 def test_without_rules_nothing_is_watched():
     assert Config().rules == []
     assert Config().mqtt.broker is None
+
+
+def test_a_rule_may_name_zones_that_were_drawn_and_finds_nothing_where_there_are_none_of_the_name():
+    watch = Watch(rule(zone="door"))
+    zones = {"door": [LOWER_HALF, [(0.0, 0.0), (0.2, 0.0), (0.2, 0.2)]], "yard": [[(0, 0), (1, 0), (1, 1)]]}
+    looks = [look(number, foot=foot) for number, foot in enumerate([(0.9, 0.1), None, (0.5, 0.8)])]
+    assert told(watch, *(replace(each, zones=zones) for each in looks)) == [(3, True)]
+    for named in ({}, {"gate": [LOWER_HALF]}):
+        assert told(Watch(rule(zone="door")), replace(looks[2], zones=named)) == []
+    assert told(Watch(rule(zone="door")), replace(look(0, foot=(0.15, 0.1)), zones=zones)) == [(1, True)]
+
+
+def test_named_zones_are_the_newest_and_those_of_before_while_the_store_is_away(store: Store, monkeypatch):
+    store.add(received("gate", 1), MEASURES, None)
+    zones = NamedZones(store.zones)
+    assert zones.of("gate") == zones.of("nobody") == {}
+    drawn = [Zone("watched", LOWER_HALF, "door"), Zone("ignored", LOWER_HALF), Zone("private", LOWER_HALF, "door")]
+    store.zones.write("gate", drawn, NOON)
+    assert zones.of("gate") == {"door": [LOWER_HALF, LOWER_HALF]}
+    assert zones.of("gate") is zones.of("gate")
+
+    def away(*_):
+        raise StorageError("away")
+
+    with monkeypatch.context() as patch:
+        store.zones.write("gate", [], NOON)
+        patch.setattr(store.zones, "read", away)
+        assert list(zones.of("gate")) == ["door"]
+    assert zones.of("gate") == {}

@@ -1,4 +1,4 @@
-"""Workers and streams: keys that another worker has or that only the broker has, and maps of importance."""
+"""Workers and streams: keys that another worker has or that only the broker has, and what devices read."""
 
 import functools
 import threading
@@ -9,6 +9,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 import rjpeg
+from rjpeg._zones import Zone, unpack_zones
 from rjpeg.errors import DeliveryError
 from server.mqtt.connection import make_client
 from server.mqtt.retained import read_retained
@@ -107,7 +108,19 @@ def test_a_follower_whose_key_nobody_has_is_refused_in_time_and_others_go_on(
     assert worker.stop() == 0
 
 
-def test_a_map_of_importance_is_published_when_its_camera_sends(broker, start_worker, cameras, look, jpeg):
+OCTAVES = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("importance", rjpeg.Importance(0, OCTAVES), rjpeg.unpack_importance),
+        ("zones", [Zone("private", [(0, 0), (1, 0), (1, 1)])], unpack_zones),
+    ],
+)
+def test_what_a_device_reads_is_published_when_its_camera_sends(
+    name, content, read, broker, start_worker, cameras, look, jpeg
+):
     start_worker(broker).ready()
     seen, arrived = [], threading.Event()
     device = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
@@ -115,32 +128,30 @@ def test_a_map_of_importance_is_published_when_its_camera_sends(broker, start_wo
     device.on_subscribe = lambda *_: arrived.set()
     device.connect("127.0.0.1", broker.port)
     device.loop_start()
-    device.subscribe("rjpeg/+/importance", 1)
+    device.subscribe(f"rjpeg/+/{name}", 1)
     assert arrived.wait(10)
     arrived.clear()
-    for name in ("yard", "gate"):
-        cameras.publish(name, 1, jpeg)
+    for camera in ("yard", "gate"):
+        cameras.publish(camera, 1, jpeg)
     store = look()
     until(lambda: count(store) == 2, PATIENCE)
     assert seen == []
-    octaves = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
     numbers = iter(range(2, 1000))
-    for version in (1, 2):
-        assert store.importance.write("yard", rjpeg.Importance(0, octaves), NOON) == version
+    for _ in range(2):
+        version = getattr(store, name).write("yard", content, NOON)
         arrived.clear()
         while not arrived.wait(0.3):
             cameras.publish("yard", next(numbers), jpeg)
         topic, data = seen[-1]
-        assert topic == "rjpeg/yard/importance"
-        assert rjpeg.unpack_importance(data).version == version
+        assert topic == f"rjpeg/yard/{name}"
+        assert read(data).version == version
     assert len(seen) == 2, "each version once"
     device.disconnect()
     device.loop_stop()
     # who comes later has it at once
-    found = read_retained(
-        make_client("later"), "127.0.0.1", broker.port, ["rjpeg/yard/importance"], max_packet_bytes=2**20, seconds=5
-    )
-    assert bytes(found["rjpeg/yard/importance"].payload) == seen[-1][1]
+    topic = f"rjpeg/yard/{name}"
+    found = read_retained(make_client("later"), "127.0.0.1", broker.port, [topic], max_packet_bytes=2**20, seconds=5)
+    assert bytes(found[topic].payload) == seen[-1][1]
 
 
 def test_what_is_retained_is_read_for_a_moment_and_nothing_else(broker, cameras):
