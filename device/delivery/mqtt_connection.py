@@ -121,6 +121,12 @@ class Connection:
         return self._lost.is_set()
 
     @property
+    def transport(self) -> socket.socket | None:
+        """What it goes over; None if it has ended."""
+        found: socket.socket | None = self._client.socket()
+        return found
+
+    @property
     def reason(self) -> ReasonCode | None:
         """The broker's reason for ending it, if it gave one."""
         while self._next(0.0) is not None:
