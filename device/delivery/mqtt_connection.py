@@ -123,8 +123,8 @@ class Connection:
     @property
     def transport(self) -> socket.socket | None:
         """What it goes over; None if it has ended."""
-        found: socket.socket | None = self._client.socket()
-        return found
+        found = self._client.socket()
+        return found if isinstance(found, socket.socket) else None
 
     @property
     def reason(self) -> ReasonCode | None:

@@ -28,7 +28,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 # after a start on a busy machine, and after the longest pause between two tries
-PATIENCE = 300.0
+PATIENCE = 900.0
 POLL_SECONDS = 0.3
 WAYS = [(way, policy) for way in ("http", "mqtt") for policy in ("live", "record")]
 
