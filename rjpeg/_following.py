@@ -22,14 +22,17 @@ from rjpeg._coding import EncodedFrame
 from rjpeg._marker import View
 from rjpeg._model import Model
 from rjpeg._policy import Policy, steps_at
+from rjpeg._standing import light_between
 from rjpeg._timing import StageTimer
 
-__all__ = ["Change", "Choice", "change_of", "choose", "write_follower"]
+__all__ = ["Change", "Choice", "change_of", "choose", "in_light", "write_follower"]
 
 _SOFT_GRAY_LEVELS = 4
 """How far from its own mean a kept block may be shown to viewers that do not know streams."""
 _LEAST_BITS = 33.0
 """Bits that no region takes less than: four luma blocks and two of chroma, each with a DC term and its end."""
+_LEAST_LIT, _MOST_OF_MEDIAN = 0.97, 4.0
+"""Share of the error that a change of the light leaves at most, and what counts of a region's, times the median."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,20 @@ def change_of(planes: Planes, base: Base, view: View, weights: NDArray[np.float3
         weight = policy.chroma_weight if index else 1.0
         _native.add_squared_differences(plane, other, weight, errors)
     return Change(base, view, planes, shown, errors, weights)
+
+
+def in_light(
+    change: Change, thumbnail_of_base: NDArray[np.int16], thumbnail: NDArray[np.int16], policy: Policy
+) -> Change:
+    """Return a change with the base in the light of the frame, or the same one if that is no nearer."""
+    light = light_between(thumbnail_of_base, thumbnail)
+    if not any(light):
+        return change
+    lit = change_of(change.planes, change.base, change.view._replace(light=light), change.weights, policy)
+    # What moves is sent anyway.
+    most = _MOST_OF_MEDIAN * float(np.median(change.errors))
+    left, before = (float(np.minimum(each.errors, most).sum()) for each in (lit, change))
+    return lit if left < _LEAST_LIT * before else change
 
 
 def choose(change: Change, quality: float, dead_zone: float, model: Model, policy: Policy) -> Choice:
@@ -140,9 +157,13 @@ def _make_fit(picked: NDArray[np.bool_], gains: NDArray[np.float32]) -> tuple[in
     """Return the tiles' shape. Pick one if none is, and drop those with least to gain until the others fill a shape."""
     if not picked.any():
         picked[int(np.argmax(gains))] = True
-    order = iter(np.argsort(np.where(picked, gains, np.inf), kind="stable"))
-    while (shape := tiles.shape_for(int(np.count_nonzero(picked)))) is None:
-        picked[next(order)] = False
+    indices = np.flatnonzero(picked)
+    count = indices.size
+    while (shape := tiles.shape_for(count)) is None:
+        count -= 1
+    if count < indices.size:
+        least = np.argsort(gains[indices], kind="stable")[: indices.size - count]
+        picked[indices[least]] = False
     return shape
 
 

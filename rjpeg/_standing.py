@@ -13,8 +13,11 @@ __all__ = ["changes_between", "light_between", "shift_between", "thumbnail_of"]
 _CELL = 4
 """Side in pixels of what becomes one pixel. Noise is averaged away, and the picture takes a 16th of the memory."""
 _MOST_CORNERS, _LEAST_CORNERS = 200, 8
-_LEAST_LIGHT = 0.25
-"""Gray levels by which the middle of the picture must have changed for a light to be looked for."""
+_LEAST_CHANGE = 2
+"""Gray levels by which half of the picture must have become lighter or darker for a light to be looked for.
+
+One is enough if it is the same way for all of that half.
+"""
 _ROUNDS = 3
 """Of leaving out what does not fit the light that the rest shows."""
 _LEAST_CELLS = 32
@@ -44,10 +47,13 @@ def light_between(before: NDArray[np.int16], thumbnail: NDArray[np.int16]) -> tu
     A straight line through the lumas of two thumbnails. What moves fits it badly and is left out, round by round. Both
     are within -128..127; (0, 0) if there is no such change.
     """
-    # Every second row and column tells it as well. Sums are of whole numbers, the same on all machines.
-    old, new = (each[::2, ::2].astype(np.int64).ravel() for each in (before, thumbnail))
-    if abs(float(np.median(new - old))) < _LEAST_LIGHT and np.sum((new - old) ** 2) < old.size:
+    # Every second row and column tells it as well, and every fourth whether there is anything to tell.
+    differences = thumbnail[::4, ::4] - before[::4, ::4]
+    told = (differences > 0, differences < 0, np.abs(differences) >= _LEAST_CHANGE)
+    if all(2 * np.count_nonzero(each) < differences.size for each in told):
         return 0, 0
+    # Sums are of whole numbers, the same on all machines.
+    old, new = (each[::2, ::2].astype(np.int64).ravel() for each in (before, thumbnail))
     fitting = (old > 4) & (old < 251) & (new > 4) & (new < 251)
     gain, offset = 1.0, 0.0
     for _ in range(_ROUNDS):

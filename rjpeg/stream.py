@@ -18,7 +18,7 @@ from rjpeg import _validation as validation
 from rjpeg._base import Base, picture_of_base, whole_regions
 from rjpeg._codec import Planes
 from rjpeg._coding import EncodedFrame
-from rjpeg._following import Change, Choice, change_of, choose, write_follower
+from rjpeg._following import Change, Choice, change_of, choose, in_light, write_follower
 from rjpeg._importance import check_importance
 from rjpeg._key import KeyPicture, write_key
 from rjpeg._ledger import Ledger
@@ -27,7 +27,7 @@ from rjpeg._policy import Policy
 from rjpeg._rate_control import LEAST_FILL, Target, search_quality
 from rjpeg._region_file import Header, open_header
 from rjpeg._sizing import coding_size_for, size_for_quality, sizing_of
-from rjpeg._standing import changes_between, light_between, shift_between, thumbnail_of
+from rjpeg._standing import changes_between, shift_between, thumbnail_of
 from rjpeg._tables import finer
 from rjpeg._timing import StageTimer
 from rjpeg.decoder import DecodedFrame, Decoder
@@ -39,8 +39,6 @@ __all__ = ["StreamDecoder", "StreamEncoder"]
 _MOST_BASES = 4
 _AWAIT_SECONDS = 10.0
 """How long followers wait for a key or patch to be acknowledged before another one is made."""
-_LEAST_LIT, _MOST_OF_MEDIAN = 0.97, 4.0
-"""Share of the error that a change of the light leaves at most, and what counts of a region's, times the median."""
 _MOST_SENT = 0.5
 """Share of regions above which a file of its own is tried as well."""
 
@@ -183,6 +181,8 @@ class StreamEncoder:
         self._awaited: _Awaited | None = None
         self._ledger = Ledger(self._policy.key_price, self._policy.patch_price, self._policy.moving_price)
         self._before: NDArray[np.int16] | None = None
+        # the checksum of the base that was used last, and its thumbnail
+        self._reduced: tuple[int, NDArray[np.int16]] | None = None
 
     @property
     def importance(self) -> NDArray[np.float32] | None:
@@ -200,8 +200,9 @@ class StreamEncoder:
     def nbytes(self) -> int:
         """Memory in bytes that the stream holds between frames."""
         base = self._base()
-        thumbnail = 0 if self._before is None else self._before.nbytes
-        return thumbnail + (0 if base is None else base.nbytes)
+        thumbnails = (self._before, None if self._reduced is None else self._reduced[1])
+        size = sum(each.nbytes for each in thumbnails if each is not None)
+        return size + (0 if base is None else base.nbytes)
 
     def encode(
         self,
@@ -250,7 +251,7 @@ class StreamEncoder:
             before, thumbnail = self._before, thumbnail_of(planes.y)
             self._before = thumbnail
             moved = None if before is None or before.shape != thumbnail.shape else changes_between(thumbnail, before)
-        still = moved is None or float(np.mean(moved <= self._policy.still)) > 0.5
+        still = moved is None or _share_of(moved <= self._policy.still) > 0.5
         self._ledger.count_frame(still=still)
         if self._key_is_due(still):
             return self._encode_key(frame, goal, still=still)
@@ -340,13 +341,13 @@ class StreamEncoder:
         weights = self._weights(base.grid)
         change, changed = self._change(seen, base, weights)
         coded, choice = self._follower(change, goal, seen, patch=False)
-        if float(np.mean(choice.sent)) > _MOST_SENT:
+        if _share_of(choice.sent) > _MOST_SENT:
             own = self._file_of_its_own(frame, goal._replace(quality=coded.quality), base.coding_size, 0.0)
             if len(own.jpeg) <= len(coded.jpeg):
                 self._sent_base(own, fine=False)
                 return own
         standing = self._standing_share(seen, changed, choice)
-        self._ledger.pay(standing * len(coded.jpeg), len(coded.jpeg), 1 - float(np.mean(choice.sent)))
+        self._ledger.pay(standing * len(coded.jpeg), len(coded.jpeg), 1 - _share_of(choice.sent))
         if not self._policy.patches or self._awaits("patch") or not self._ledger.may_want_patch():
             return coded
         if base.key is None:
@@ -384,7 +385,7 @@ class StreamEncoder:
         """
         with StageTimer(seen.seconds, "compare"):
             change, changed = self._in_light(seen, change_of(seen.planes, base, AS_IT_IS, weights, self._policy))
-            if float(np.mean(changed > self._policy.still)) > self._policy.moved_share:
+            if _share_of(changed > self._policy.still) > self._policy.moved_share:
                 shift = shift_between(change.shown.y, seen.planes.y)
                 if any(shift):
                     moved = change_of(seen.planes, base, View(shift=shift), weights, self._policy)
@@ -395,16 +396,19 @@ class StreamEncoder:
 
     def _in_light(self, seen: _Seen, change: Change) -> tuple[Change, NDArray[np.float32]]:
         """Return a change in the light of the frame, if that has changed, and how much changed besides."""
-        thumbnail = thumbnail_of(change.shown.y)
-        light = light_between(thumbnail, seen.thumbnail) if self._policy.light else (0, 0)
-        if any(light):
-            view = change.view._replace(light=light)
-            lit = change_of(change.planes, change.base, view, change.weights, self._policy)
-            # What moves is sent anyway.
-            most = _MOST_OF_MEDIAN * float(np.median(change.errors))
-            if float(np.minimum(lit.errors, most).sum()) < _LEAST_LIT * float(np.minimum(change.errors, most).sum()):
-                change, thumbnail = lit, thumbnail_of(lit.shown.y)
-        return change, changes_between(seen.thumbnail, thumbnail)
+        thumbnail = self._thumbnail_of_base(change)
+        lit = in_light(change, thumbnail, seen.thumbnail, self._policy) if self._policy.light else change
+        if lit is not change:
+            thumbnail = thumbnail_of(lit.shown.y)
+        return lit, changes_between(seen.thumbnail, thumbnail)
+
+    def _thumbnail_of_base(self, change: Change) -> NDArray[np.int16]:
+        """Return the thumbnail of what is shown of the base. It is kept if that is the base as it is."""
+        if change.view != AS_IT_IS:
+            return thumbnail_of(change.shown.y)
+        if self._reduced is None or self._reduced[0] != change.base.crc:
+            self._reduced = (change.base.crc, thumbnail_of(change.shown.y))
+        return self._reduced[1]
 
     def _standing_share(self, seen: _Seen, changed: NDArray[np.float32], choice: Choice) -> float:
         """Return the share of the bits that show what was there in the frame before, 0..1."""
@@ -429,6 +433,10 @@ def _fitted(kind: Kind, code: Callable[[float, float], EncodedFrame], target: Ta
     if found is None:
         raise TargetError(f"target_bytes is {target.max_bytes}, but the smallest {kind} has {smallest} bytes", smallest)
     return found
+
+
+def _share_of(regions: NDArray[np.bool_]) -> float:
+    return np.count_nonzero(regions) / regions.size
 
 
 def _planes_at(frame: NDArray[np.uint8] | Planes, size: tuple[int, int]) -> Planes:
