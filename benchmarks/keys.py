@@ -213,9 +213,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--base-bytes",
         type=positive,
         nargs="+",
-        default=[2**28, 2**26, 2**20],
+        default=[2**28, 2**24, 2**20],
         metavar="N",
-        help="values of decoding.base_bytes, one after another (default: 268435456 67108864 1048576)",
+        help="values of decoding.base_bytes, one after another (default: 268435456 16777216 1048576)",
     )
     p.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return p
