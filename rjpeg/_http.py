@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,6 +122,7 @@ class Adapter(requests.adapters.HTTPAdapter):
         trust_system: without a `ca_file`, trust the system's authorities instead of those of `requests`.
         keep_alive: probe silent connections, so that one whose other end is gone fails.
         deadline: shuts down each connection when it passes.
+        connected: is told host and port of each connection that is made, and the connection.
     """
 
     def __init__(
@@ -131,11 +132,12 @@ class Adapter(requests.adapters.HTTPAdapter):
         trust_system: bool = False,
         keep_alive: bool = False,
         deadline: Deadline | None = None,
+        connected: Callable[[str, int, socket.socket], None] | None = None,
     ) -> None:
         self._ca_file = ca_file
         self._has_own_trust = trust_system or ca_file is not None
         self._keep_alive = keep_alive
-        self._deadline = deadline
+        self._deadline, self._connected = deadline, connected
         super().__init__()
 
     @functools.cached_property
@@ -195,6 +197,8 @@ class Adapter(requests.adapters.HTTPAdapter):
                 connection: socket.socket = super()._new_conn()
                 if adapter._deadline is not None:
                     adapter._deadline.watch(connection)
+                if adapter._connected is not None:
+                    adapter._connected(self.host, self.port, connection)
                 return connection
 
         return Connection

@@ -61,6 +61,7 @@ class Service:
         self.background = Background(self.metrics)
         self.metrics.watch("rjpeg_pending", "Frames being received or stored.", lambda: self.slots.taken)
         bases = self.processor.bases
+        self.metrics.watch("rjpeg_bases", "Decoded keys and patches in memory.", lambda: bases.count)
         self.metrics.watch("rjpeg_base_bytes", "Memory of decoded keys and patches.", lambda: bases.nbytes)
         self.metrics.watch("rjpeg_bases_decoded", "Keys and patches that were decoded.", lambda: bases.made)
         self.metrics.watch(

@@ -12,7 +12,8 @@ from urllib3.exceptions import HTTPError
 
 import rjpeg
 from device.delivery.answers import ACKNOWLEDGED, check_answer, kind_of
-from device.delivery.sender import RefusedError, cause, packet_bytes
+from device.delivery.reach import Reach
+from device.delivery.sender import RefusedError, UnreachableError, cause, packet_bytes
 from device.documents import ServerDocument
 from device.frames import OutgoingFrame
 from rjpeg._http import Adapter, Bearer, Deadline
@@ -67,10 +68,11 @@ class HttpSender:
         self._timeout = timeout
         self._documents = tuple(documents)
         self._next_fetch = float("-inf")
-        self._deadline = Deadline()
+        self._deadline, self._reach = Deadline(), Reach()
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, Adapter(ca_file, trust_system=True, deadline=self._deadline))
+            adapter = Adapter(ca_file, trust_system=True, deadline=self._deadline, connected=self._reach.remember)
+            self._session.mount(scheme, adapter)
         self._session.headers["User-Agent"] = f"rjpeg-capture/{rjpeg.__version__}"
         # an answer is short, and one that is compressed could be anything but
         self._session.headers["Accept-Encoding"] = "identity"
@@ -122,16 +124,20 @@ class HttpSender:
         except (requests.RequestException, HTTPError, OSError) as error:
             late = self._deadline.passed or isinstance(error, requests.Timeout)
             why = "no answer in time" if late else cause(error)
-            raise DeliveryError(f"server {self.name} can't be reached: {why}") from error
+            raise UnreachableError(f"server {self.name} can't be reached: {why}") from error
         if self._deadline.passed or not _is_whole(answer):
             # an answer whose head breaks off is taken for a whole one by http.client
             why = "no answer in time" if self._deadline.passed else "its answer breaks off"
-            raise DeliveryError(f"server {self.name} can't be reached: {why}")
+            raise UnreachableError(f"server {self.name} can't be reached: {why}")
         self._last_answer = time.monotonic()
         check_answer(self.name, answer.status_code, answer.headers, body, frame)
         for document in self._documents:
             self._look_for(document, frame.camera, answer.headers.get(document.header, ""))
         return f"{self.name}/v1/cameras/{frame.camera}/frames"
+
+    def reach(self, seconds: float) -> bool:
+        """See `device.delivery.sender`. With a proxy, it is the proxy that is reached."""
+        return self._reach.ask(seconds)
 
     def overhead(self, size: int, *, is_base: bool = False) -> int:  # noqa: ARG002
         """Estimate the bytes besides a file's own; see `device.delivery.sender`. The caller counts metrics."""
@@ -144,6 +150,7 @@ class HttpSender:
 
     def close(self) -> None:
         """Close the connection."""
+        self._reach.close()
         self._session.close()
 
     def _look_for(self, document: ServerDocument[Any], camera: str, said: str) -> None:

@@ -11,22 +11,30 @@ from device.delivery.outbox import (
     Link,
     Sent,
 )
-from device.delivery.sender import BaseForgottenError, BaseMissingError, RefusedError, RejectedError
+from device.delivery.sender import (
+    BaseForgottenError,
+    BaseMissingError,
+    RefusedError,
+    RejectedError,
+    UnreachableError,
+)
 from device.delivery.sending import FrameUnderWay, SendingThread
 from device.frames import OutgoingFrame
 from rjpeg.errors import DeliveryError
 
 __all__ = ["LiveOutbox"]
 
-MAX_DELAY = 2.0  # seconds between two tries
+MAX_DELAY = 1.0  # seconds between two tries
+REACH_SECONDS = 1.0  # between two connections that are begun while there is no way to the server
 
 
 class LiveOutbox(SendingThread):
     """Holds one frame. A frame that is put replaces the one that waits.
 
     A frame whose sending fails is dropped. The next try is with the newest frame that there is then, after a pause of
-    0.25 s. The pause doubles up to 2 s, or up to a minute if the server asks for that or refuses all. So it goes on for
-    ever. A frame whose key the server has lost is sent after that key. If the key is here no more, it is dropped.
+    0.25 s. The pause doubles up to 1 s, or up to a minute if the server asks for that or refuses all. So it goes on for
+    ever. If there is no way to the server, that is tried once a second without a frame, so that the first one to arrive
+    is new. A frame whose key the server has lost is sent after that key. If the key is here no more, it is dropped.
 
     Args:
         link: The way to the server.
@@ -39,7 +47,7 @@ class LiveOutbox(SendingThread):
         super().__init__(link, "live outbox", MAX_DELAY)
         self._slot: OutgoingFrame | None = None
         self._under_way = FrameUnderWay()
-        self._sending = self._taken_any = False
+        self._sending = self._taken_any = self._unreachable = False
         self._next_try = self._clock()
         self._thread.start()
 
@@ -51,7 +59,8 @@ class LiveOutbox(SendingThread):
                 return False
             if not self._backoff.failing:
                 return True
-            return not self._sending and self._slot is None and self._clock() >= self._next_try
+            waits = self._sending or self._unreachable or self._slot is not None
+            return not waits and self._clock() >= self._next_try
 
     def put(self, frame: OutgoingFrame) -> int:
         """See `Outbox`."""
@@ -77,6 +86,7 @@ class LiveOutbox(SendingThread):
                 with self._changed:
                     self._sending = False
                     self._changed.notify_all()
+                self._reach()
         finally:
             with self._changed:
                 # nothing is put any more once this or `failure` is set
@@ -104,6 +114,18 @@ class LiveOutbox(SendingThread):
                     return frame
                 self._changed.wait_for(self._stopping.is_set, pause)
 
+    def _reach(self) -> None:
+        """Wait until there is a way to the server, if there was none. What waits then is no longer new."""
+        while self._unreachable and not self._stopping.is_set():
+            if self._sender.reach(REACH_SECONDS):
+                self._unreachable = False
+                return
+            with self._changed:
+                left, self._slot = self._slot, None
+                self._changed.notify_all()
+            if left is not None:
+                self.outcomes.put(Dropped(left.summary, SERVER_AWAY))
+
     def _try(self, frame: OutgoingFrame) -> None:
         started = self._clock()
         try:
@@ -120,7 +142,7 @@ class LiveOutbox(SendingThread):
                 self._drop_under_way(STOPPED)
                 return
             self._next_try = self._clock() + self._backoff.failed(error)
-            refused = isinstance(error, RefusedError)
+            refused, self._unreachable = isinstance(error, RefusedError), isinstance(error, UnreachableError)
             self.refusal = error if refused and not self._taken_any else None
             self._drop_under_way(REFUSED if refused else SERVER_AWAY)
         else:

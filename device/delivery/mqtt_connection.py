@@ -120,6 +120,12 @@ class Connection:
         return self._lost.is_set()
 
     @property
+    def transport(self) -> socket.socket | None:
+        """What it goes over; None if it has ended."""
+        found = self._client.socket()
+        return found if isinstance(found, socket.socket) else None
+
+    @property
     def reason(self) -> ReasonCode | None:
         """The broker's reason for ending it, if it gave one."""
         while self._next(0.0) is not None:

@@ -26,7 +26,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from device.config import for_camera
 from device.delivery.home_assistant import descriptions
 from device.delivery.mqtt_connection import Connection, new_client
-from device.delivery.sender import RefusedError, RejectedError, RetryLaterError, cause, packet_bytes
+from device.delivery.reach import Reach
+from device.delivery.sender import (
+    RefusedError,
+    RejectedError,
+    RetryLaterError,
+    UnreachableError,
+    cause,
+    packet_bytes,
+)
 from device.delivery.takeover import MAX_PAUSE, Takeovers
 from device.documents import ServerDocument
 from device.frames import BASES, OutgoingFrame
@@ -125,7 +133,7 @@ class MqttSender:
         self._connection: Connection | None = None
         self._opening: Connection | None = None
         self._is_cut = threading.Event()
-        self._takeovers = Takeovers()
+        self._takeovers, self._reach = Takeovers(), Reach()
         self._warned: set[str] = set()
         if username is not None and not self._tls and not is_loopback(self._host):
             logger.warning("the password goes to %s unencrypted; use mqtts where others can listen", self.name)
@@ -169,6 +177,10 @@ class MqttSender:
         ]
         return properties
 
+    def reach(self, seconds: float) -> bool:
+        """See `device.delivery.sender`."""
+        return self._reach.ask(seconds)
+
     def overhead(self, size: int, *, is_base: bool = False) -> int:
         """Estimate the bytes besides a file's own; see `device.delivery.sender`. The caller counts metrics."""
         # lengths, packet id and the names and values of the properties take less than 200 bytes
@@ -184,6 +196,7 @@ class MqttSender:
 
     def close(self) -> None:
         """Say offline and go. If that can't be said in time, the broker says it by itself."""
+        self._reach.close()
         connection = self._connection
         if connection is None:
             return
@@ -236,9 +249,11 @@ class MqttSender:
         except (OSError, UnicodeError, DeliveryError, ValueError) as error:
             self._takeovers.failed()
             why = cause(error) if isinstance(error, (OSError, UnicodeError)) else error
-            raise DeliveryError(f"broker {self.name} can't be reached: {why}") from error
+            raise UnreachableError(f"broker {self.name} can't be reached: {why}") from error
         self._check("broker " + self.name, reason)
         self._takeovers.made()
+        if (transport := connection.transport) is not None:
+            self._reach.remember(self._host, self._port, transport)
         if connection.qos < 1:
             raise RefusedError(f"broker {self.name} acknowledges no messages (its maximum QoS is 0)")
         if self._discovery is not None:
@@ -252,7 +267,7 @@ class MqttSender:
         try:
             reason = connection.subscribe(topic)
         except DeliveryError as error:
-            raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
+            raise UnreachableError(f"broker {self.name} can't be reached: {error}") from error
         if reason.is_failure and topic not in self._warned:
             self._warned.add(topic)
             logger.warning("broker %s doesn't let camera %s read %s: %s", self.name, self._camera, topic, reason)
@@ -306,7 +321,7 @@ class MqttSender:
                 raise self._taken_over(wait) from error
             if reason is not None and reason.is_failure:
                 self._check(f"broker {self.name}", reason)
-            raise DeliveryError(f"broker {self.name} can't be reached: {error}") from error
+            raise UnreachableError(f"broker {self.name} can't be reached: {error}") from error
 
     def _aside(
         self,

@@ -60,6 +60,10 @@ class BaseForgottenError(FaultError):
         self.id = missing
 
 
+class UnreachableError(DeliveryError):
+    """There is no way to the server now, or the connection ended: `Sender.reach` tells when there is one again."""
+
+
 class RetryLaterError(DeliveryError):
     """The server is to be left alone for `retry_after` seconds. `is_told`: the log has the reason already."""
 
@@ -86,6 +90,12 @@ class Sender(Protocol):
             RejectedError: The server will never take this frame.
             RefusedError: It takes no frame from here.
             DeliveryError: Another try may succeed.
+        """
+
+    def reach(self, seconds: float) -> bool:
+        """Return True once the server can be connected to, False if it can't within so many seconds.
+
+        Asked again and again after an UnreachableError, from the thread that sends.
         """
 
     def overhead(self, size: int, *, is_base: bool = False) -> int:
@@ -124,6 +134,10 @@ class FolderSender:
         path = self._folder / f"{self._prefix}{file_stem(frame.sequence, frame.time)}.jpg"
         write_whole(path, frame.jpeg)
         return str(path)
+
+    def reach(self, seconds: float) -> bool:  # noqa: ARG002
+        """See `Sender`. A folder is always there."""
+        return True
 
     def overhead(self, size: int, *, is_base: bool = False) -> int:  # noqa: ARG002
         """Return 0, as nothing is sent."""

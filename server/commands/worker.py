@@ -154,7 +154,8 @@ def run(args: argparse.Namespace) -> int:
             check_tls(config)
             listening = stack.enter_context(open_socket(config))
         service = stack.enter_context(make_service(config, access_required=required, emit=emit))
-        worker = Worker(service, settings, pending=args.pending or config.limits.pending, leave=args.leave)
+        late = data_folder(config) / "workers" / "late"
+        worker = Worker(service, settings, late, pending=args.pending or config.limits.pending, leave=args.leave)
         if listening is None:
             asyncio.run(_run_until_signal(service, worker))
         else:

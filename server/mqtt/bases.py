@@ -18,7 +18,7 @@ __all__ = ["SEARCH_SECONDS", "BaseSearch"]
 
 logger = logging.getLogger(__name__)
 
-SEARCH_SECONDS = 20.0
+SEARCH_SECONDS = 5.0
 """How long frames wait for a key, from the first one on."""
 MAX_MISSING = 10_000
 """Missing keys and patches that are remembered."""

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from paho.mqtt.client import MQTTMessage
@@ -21,6 +22,7 @@ from server.mqtt.bases import BaseSearch
 from server.mqtt.broker import Broker, BrokerSettings
 from server.mqtt.connection import Connection, held_bytes
 from server.mqtt.fair import FairQueue, MessageBudget
+from server.mqtt.late import LateFrames
 from server.mqtt.message import RefusedMessageError, camera_in_topic, parse_frame, topic_of
 from server.store import Documents
 
@@ -54,6 +56,7 @@ class Worker:
     Args:
         service: decodes and stores frames, and counts them.
         settings: which broker, and who the worker is.
+        late: folder for followers whose key another worker has yet to store.
         pending: limit on the frames that are decoded and stored at a time; half of it for one camera.
         leave: give the session up at the end.
 
@@ -64,7 +67,9 @@ class Worker:
         ConfigError: the broker's URL is malformed, or the file of authorities can't be read.
     """
 
-    def __init__(self, service: Service, settings: BrokerSettings, *, pending: int, leave: bool = False) -> None:
+    def __init__(
+        self, service: Service, settings: BrokerSettings, late: Path, *, pending: int, leave: bool = False
+    ) -> None:
         self.error: RjpegError | None = None
         self._service = service
         self._settings = settings
@@ -81,6 +86,7 @@ class Worker:
             metrics=self._metrics,
         )
         self._bases = BaseSearch(service, self._broker)
+        self._late = LateFrames(service, late, max_days=service.config.retention.quarantine_days)
         # by camera and kind: version of the document that was published over this connection
         self._published: dict[tuple[str, str], int] = {}
         share = min(limits.pending_of_camera, max(1, pending // 2))
@@ -103,6 +109,7 @@ class Worker:
         watch("rjpeg_mqtt_connections", "Connections made since the start.", lambda: self._broker.connections_made)
         watch("rjpeg_mqtt_pending", "Frames taken and not acknowledged.", lambda: len(self._tasks))
         watch("rjpeg_mqtt_held", "Messages that wait behind others of their camera.", lambda: len(self._queue))
+        watch("rjpeg_mqtt_late", "Followers that wait on disk for their key.", lambda: len(self._late))
         watch("rjpeg_mqtt_refused", "Messages since the start that held no frame.", lambda: self._refused)
 
     async def run(self, done: Done = lambda: None) -> None:
@@ -114,6 +121,7 @@ class Worker:
             done: called for every connection.
         """
         self._stopping = False
+        trying = asyncio.ensure_future(self._late.keep_trying())
         try:
             async with contextlib.aclosing(self._broker.connections()) as connections:
                 async for connection in connections:
@@ -124,6 +132,8 @@ class Worker:
         except RjpegError as error:
             self.error = error
         finally:
+            trying.cancel()
+            await asyncio.gather(trying, return_exceptions=True)
             await self._stop()
 
     async def _take_until_lost(self, connection: Connection) -> None:
@@ -271,10 +281,10 @@ class Worker:
             raise RefusedMessageError("cameras", f"there are {len(known)} cameras already, as many as may be")
 
     async def _store(self, frame: ReceivedFrame) -> None:
-        """Store a frame. While that fails, wait and try again.
+        """Store a frame. While that fails, wait and try again. A follower whose key is not found is kept on disk.
 
         Raises:
-            KeyMissingError: it refers to a file that is not found.
+            KeyMissingError: it refers to a file that is not found, and there is no room for it on disk.
             JpegError: the frame can't be decoded.
             InputError: the frame is not taken, or has failed MAX_ATTEMPTS times for a defect of ours.
         """
@@ -282,12 +292,11 @@ class Worker:
         while True:
             pause = backoff.next()
             try:
-                await self._take_frame(frame)
-                return
-            except KeyMissingError as error:
-                if not self._bases.goes_on(frame.camera, error.id):
-                    raise
+                if await self._take_frame(frame):
+                    return
                 pause = min(pause, MAX_BASE_PAUSE)
+            except KeyMissingError:
+                raise
             except (InputError, JpegError):
                 raise
             except RjpegError as error:
@@ -301,8 +310,11 @@ class Worker:
                     ) from error
             await asyncio.sleep(pause)
 
-    async def _take_frame(self, frame: ReceivedFrame) -> None:
-        """Store a frame. If a file that it refers to is missing, ask the broker for that one first.
+    async def _take_frame(self, frame: ReceivedFrame) -> bool:
+        """Store a frame, or keep it on disk. If a file that it refers to is missing, ask the broker for that one first.
+
+        Returns:
+            False if the missing file is still looked for.
 
         Raises:
             RjpegError: see `Receiver.take`.
@@ -311,9 +323,15 @@ class Worker:
             await self._service.receiver.take(frame)
         except KeyMissingError as error:
             if not self._bases.goes_on(frame.camera, error.id):
-                raise
+                if not await self._late.put(frame):
+                    raise
+                return True
             await self._bases.fetch(frame.camera, error.id)
-            await self._service.receiver.take(frame)
+            try:
+                await self._service.receiver.take(frame)
+            except KeyMissingError:
+                return False
+        return True
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,11 @@ class Bases:
         self._making: dict[Name, Future[rjpeg.Base]] = {}
 
     @property
+    def count(self) -> int:
+        """Number of the bases that are kept."""
+        return len(self._kept)
+
+    @property
     def nbytes(self) -> int:
         """Memory of the bases that are kept."""
         return self._kept_bytes

@@ -64,6 +64,12 @@ class Hosts:
             self.readers.append(threading.Thread(target=target, daemon=True))
             self.readers[-1].start()
 
+    def silence(self, *, on: bool) -> None:
+        """Have the server's host take nothing off the link, and answer nothing, as if it were cut far away."""
+        rules = "table inet cut {\n chain input {\n type filter hook input priority 0;\n iifname uplink drop\n }\n}\n"
+        command = ["ip", "netns", "exec", self.server, "nft", "-f", "-"]
+        subprocess.run(command, input=rules if on else "delete table inet cut", text=True, check=True)
+
     def link(self, state: str) -> None:
         ip("-n", self.camera, "link", "set", "uplink", state)
 

@@ -16,7 +16,14 @@ import pytest
 from device.config import DeliveryConfig
 from device.delivery import http_sender, open_sender
 from device.delivery.http_sender import HttpSender
-from device.delivery.sender import BaseMissingError, FaultError, RefusedError, RejectedError, RetryLaterError
+from device.delivery.sender import (
+    BaseMissingError,
+    FaultError,
+    RefusedError,
+    RejectedError,
+    RetryLaterError,
+    UnreachableError,
+)
 from device.frames import OutgoingFrame
 from rjpeg.errors import ConfigError, DeliveryError
 
@@ -345,7 +352,7 @@ def test_a_server_that_hangs_or_answers_byte_by_byte_is_given_up_in_time(open_ht
             started = time.monotonic()
             with pytest.raises(DeliveryError, match="can't be reached") as caught:
                 sender.send(frame)
-            assert type(caught.value) is DeliveryError
+            assert type(caught.value) is UnreachableError
             assert 0.3 < time.monotonic() - started < 1.5
 
 
@@ -401,7 +408,7 @@ def test_an_answer_that_breaks_off_or_is_none_is_no_acknowledgment(open_http, fr
     with Talker(lambda connection: connection.sendall(answer)) as server:
         with pytest.raises(DeliveryError, match="can't be reached") as caught:
             open_http(server.url).send(frame)
-        assert type(caught.value) is DeliveryError
+        assert type(caught.value) is UnreachableError
 
 
 @pytest.mark.parametrize("status", [200, 422])

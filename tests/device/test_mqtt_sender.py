@@ -24,7 +24,7 @@ from device.delivery.home_assistant import descriptions
 from device.delivery.mqtt_connection import new_client
 from device.delivery.mqtt_sender import MqttSender
 from device.delivery.outbox import Link
-from device.delivery.sender import RefusedError, RejectedError, RetryLaterError
+from device.delivery.sender import RefusedError, RejectedError, RetryLaterError, UnreachableError
 from device.delivery.takeover import MAX_PAUSE, MIN_LOSSES, STABLE_SECONDS, Takeovers
 from device.frames import OutgoingFrame
 from device.spool import Spool
@@ -275,7 +275,7 @@ def test_a_broker_that_is_not_who_it_should_be_is_sent_nothing(broker, open_mqtt
         sender = open_mqtt(broker.tls_url, username="one", password="password-one", ca_file=ca_file)
         with pytest.raises(DeliveryError, match="its certificate is not trusted") as caught:
             sender.send(frame)
-        assert type(caught.value) is DeliveryError, "a clock that is wrong looks the same, and gets right"
+        assert type(caught.value) is UnreachableError, "a clock that is wrong looks the same, and gets right"
     by_address = f"mqtts://127.0.0.1:{broker.tls_port}"
     sender = open_mqtt(by_address, username="one", password="password-one", ca_file=str(broker.ca_file))
     with pytest.raises(DeliveryError, match="not trusted: IP address mismatch"):
@@ -301,7 +301,7 @@ def test_after_a_broker_was_started_anew_frames_flow_again(broker, view, open_mq
     broker.stop()
     with pytest.raises(DeliveryError, match="can't be reached") as caught:
         sender.send(frame)
-    assert type(caught.value) is DeliveryError
+    assert type(caught.value) is UnreachableError
     with pytest.raises(DeliveryError, match="can't be reached: Connection refused"):
         sender.send(frame)
     broker.start()

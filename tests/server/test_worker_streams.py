@@ -1,10 +1,14 @@
 """Workers and streams: keys that another worker has or that only the broker has, and what devices read."""
 
 import functools
+import re
+import signal
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
+import requests
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -16,7 +20,7 @@ from server.mqtt.retained import read_retained
 from server.store import Store
 from tests.brokers import free_ports, needs_broker
 from tests.server.stores import NOON
-from tests.server.workers import PATIENCE, count
+from tests.server.workers import PATIENCE, Cameras, count
 from tests.waiting import until
 
 pytestmark = [needs_broker, pytest.mark.slow]
@@ -81,7 +85,7 @@ def test_a_key_that_the_store_lost_comes_from_the_broker_and_is_stored_once(
 
 
 @pytest.mark.release
-def test_a_follower_whose_key_nobody_has_is_refused_in_time_and_others_go_on(
+def test_a_follower_whose_key_nobody_has_waits_on_disk_and_others_go_on(
     broker,
     start_worker,
     cameras,
@@ -96,15 +100,23 @@ def test_a_follower_whose_key_nobody_has_is_refused_in_time_and_others_go_on(
     cameras.publish("gate", 1, jpeg)
     store = look()
     until(lambda: count(store) == 1, PATIENCE)
-    assert not worker.said("refused")
-    until(lambda: "".join(worker.messages).count("refused: follower refers to key or patch") == 5, PATIENCE)
-    # later ones don't wait
+
+    def waiting(worker):
+        return "".join(worker.messages).count("waits for its key")
+
+    assert waiting(worker) == 0
+    until(lambda: waiting(worker) == 5, PATIENCE)
+    # later ones don't wait for the key to be found
     cameras.publish("yard", 6, stream.files[place].jpeg)
-    until(lambda: "".join(worker.messages).count("refused: follower refers to key or patch") == 6, 5)
-    # and are taken once the key is there
+    until(lambda: waiting(worker) == 6, 5)
+    assert not worker.said("refused")
+    assert worker.stop(signal.SIGKILL) == -signal.SIGKILL
+    # what it had acknowledged is stored by who comes after it, once the key is there
+    worker = start_worker(broker).ready()
     cameras.publish("yard", 7, stream.files[0].jpeg)
     cameras.publish("yard", 8, stream.files[place].jpeg)
-    until(lambda: count(store) == 3, PATIENCE)
+    until(lambda: count(store) == 9, PATIENCE)
+    assert {row.sequence for row in rows(store, "yard")} == {0, 1, 2, 3, 4, 6, 7, 8}
     assert worker.stop() == 0
 
 
@@ -177,3 +189,36 @@ def test_a_broker_that_is_away_has_no_retained_messages():
     [port] = free_ports(1)
     with pytest.raises(DeliveryError, match="can't be reached"):
         read_retained(make_client("reader"), "127.0.0.1", port, ["rjpeg/yard/key"], max_packet_bytes=2**20, seconds=2)
+
+
+@pytest.mark.release
+@pytest.mark.timeout(900)
+def test_no_worker_receives_or_holds_the_keys_of_all_cameras(start_broker, start_worker, look, stream, tmp_path):
+    names = [f"cam{number}" for number in range(200)]
+    size = rjpeg.Decoder().base_of(stream.files[0].jpeg).nbytes
+    room = 30 * size
+    (tmp_path / "server.yaml").write_text(f"decoding: {{base_bytes: {room}, workers: 1}}\n")
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    broker = start_broker("log_type all")
+    cameras = Cameras(broker)
+    for address in addresses:
+        start_worker(broker, "--listen", address, "--config", tmp_path / "server.yaml").ready()
+    places = [0, *(place for place in range(len(stream.files)) if stream.chain(place) == [0])][:4]
+    for place in places:
+        for name in names:
+            cameras.publish(name, place, stream.files[place].jpeg)
+            if place == 0:
+                cameras.retain(name, place, stream.files[0].jpeg, "key")
+    store = look()
+    until(lambda: count(store) == len(names) * len(places), 600)
+    cameras.close()
+    for address in addresses:
+        figures = dict(line.split()[:2] for line in requests.get(f"http://{address}/metrics").text.splitlines())
+        assert float(figures["rjpeg_base_bytes"]) <= room
+        assert 0 < float(figures["rjpeg_bases"]) <= 30
+    log = (broker.folder / "broker.log").read_text()
+    sent = re.findall(r"Sending PUBLISH to (\S+) \(.*, 'rjpeg/\w+/(\w+)', .*\((\d+) bytes\)\)", log)
+    assert len(sent) >= len(names) * len(places)
+    received = Counter(client for client, topic, bytes_ in sent if int(bytes_) == len(stream.files[0].jpeg))
+    assert max(received.values()) < 0.75 * len(names), "half of the keys, and those that it needs and the store lacks"
+    assert {topic for client, topic, _ in sent if client.startswith("rjpeg-worker")} == {"image"}
