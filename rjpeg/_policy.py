@@ -14,16 +14,9 @@ from rjpeg._model import Model
 
 __all__ = ["Policy", "Steps", "steps_at"]
 
-_SIZES_BY_QUALITY = (
-    (5.5, 0.357),
-    (7.0, 0.429),
-    (9.0, 0.5),
-    (11.5, 0.571),
-    (14.0, 0.714),
-    (75.0, 0.857),
-    (math.inf, 1.0),
-)
-_SIZES_BY_RATE = ((0.11, 0.357), (0.14, 0.429), (0.18, 0.5), (0.22, 0.571), (0.3, 0.714), (2.0, 0.857), (math.inf, 1.0))
+_LOWEST_SIZES = ((5.5, 0.357), (7.0, 0.429), (9.0, 0.5), (11.5, 0.571), (14.0, 0.714))
+_SIZES_BY_QUALITY = (*_LOWEST_SIZES, (38.0, 0.857), (math.inf, 1.0))
+_SIZES_BY_RATE = ((0.11, 0.357), (0.14, 0.429), (0.18, 0.5), (0.22, 0.571), (0.3, 0.714), (0.7, 0.857), (math.inf, 1.0))
 
 
 @dataclass(frozen=True)
@@ -41,8 +34,8 @@ class Policy:
     moving_price: what a byte that shows what moves takes off that rent, in the case of a patch.
     moved_share: share of regions that must have changed for a shift of the camera to be looked for; 1 looks for none.
     patches: whether any are made. light: whether changes of the light are told.
-    sizes_by_quality, sizes_by_rate: coding sizes of keys, as `Model` has them for single files. A camera's noise takes
-    bits that its detail does not need, so few keys have the frame's own size.
+    sizes_by_quality, sizes_by_rate: coding sizes of keys, as `Model` has them for single files. Of these, the middle ones
+    are left out.
     most_quality: of followers that are coded to a size.
     """
 
