@@ -34,8 +34,8 @@ class Policy:
     moving_price: what a byte that shows what moves takes off that rent, in the case of a patch.
     moved_share: share of regions that must have changed for a shift of the camera to be looked for; 1 looks for none.
     patches: whether any are made. light: whether changes of the light are told.
-    sizes_by_quality, sizes_by_rate: coding sizes of keys, as `Model` has them for single files. Of these, the middle ones
-    are left out.
+    sizes_by_quality, sizes_by_rate: coding sizes of keys, as `Model` has them for single files. The middle ones of
+    these are left out.
     most_quality: of followers that are coded to a size.
     """
 
