@@ -136,8 +136,8 @@ def test_a_camera_that_is_missing_at_first_is_waited_for(camera, start, hurry):
 
 @pytest.mark.slow
 def test_pauses_between_attempts_grow_and_start_small_again_after_good_seconds(camera, start, monkeypatch):
-    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.16)
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.04)
+    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.32)
     monkeypatch.setattr(module, "GOOD_SECONDS", 0.1)
     camera.plugged, attempts = False, []
 
@@ -148,15 +148,16 @@ def test_pauses_between_attempts_grow_and_start_small_again_after_good_seconds(c
     reader = start(opener)
     wait_until(lambda: len(attempts) >= 7)
     pauses = np.diff(attempts)
-    for pause, least in zip(pauses, (0.02, 0.04, 0.08, 0.16, 0.16, 0.16), strict=False):
+    for pause, least in zip(pauses, (0.04, 0.08, 0.16, 0.32, 0.32, 0.32), strict=False):
         assert pause >= least
     camera.plugged = True
     started = reader.read(10).monotonic
     wait_until(lambda: reader.read(10).monotonic > started + 0.2)
     camera.plugged = False
     del attempts[:]
-    wait_until(lambda: len(attempts) >= 4)
-    assert attempts[1] - attempts[0] < 0.5 * (attempts[3] - attempts[2]), "they grow from the start again"
+    wait_until(lambda: len(attempts) >= 5)
+    # an eighth, but for what a busy machine adds to it
+    assert attempts[1] - attempts[0] < 0.5 * (attempts[4] - attempts[3]), "they grow from the start again"
 
 
 @pytest.mark.slow
