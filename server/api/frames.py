@@ -6,7 +6,7 @@ import urllib.parse
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -18,7 +18,7 @@ from server.api.dependencies import AnswersDep, PicturesDep, ServiceDep, check_r
 from server.api.listing import FramePage, frame_page
 from server.api.openapi import binary, error_answers, tagged
 from server.api.pictures import MEDIA_TYPES, colored, encoded, map_of, sent_only
-from server.api.schemas import CameraName, FrameId, Id, Time, UpTo1000
+from server.api.schemas import CameraName, FrameId, Id, IfNoneMatch, Time, UpTo1000
 from server.core import Service
 from server.errors import NotFoundError
 from server.store import FrameRow, Store
@@ -28,9 +28,6 @@ __all__ = ["router"]
 router = APIRouter(tags=["readers' side"], dependencies=[Depends(check_reader)])
 
 FrameNumber = int | Literal["latest"]
-IfNoneMatch = Annotated[
-    str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
-]
 ERRORS = error_answers(400, 401, 403, 404, 429, 500, 503)
 # For programs that are made of the API's description, and know no type but that of bytes.
 BYTES = "application/octet-stream"

@@ -1,9 +1,8 @@
 """The cameras' maps of importance: read by cameras and readers, written by managers."""
 
 import asyncio
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -14,7 +13,7 @@ from server.api import schemas
 from server.api.body import check_content_type, read_body
 from server.api.dependencies import AnswersDep, ServiceDep, check_document_reader, check_manager
 from server.api.openapi import DOCUMENT_HEADERS, binary, error_answers, tagged
-from server.api.schemas import CameraName, MapVersion
+from server.api.schemas import CameraName, DocumentVersion, IfNoneMatch
 from server.errors import NotFoundError
 
 __all__ = ["MEDIA_TYPE", "router"]
@@ -38,10 +37,8 @@ async def get_importance(
     service: ServiceDep,
     answers: AnswersDep,
     camera: CameraName,
-    version: Annotated[MapVersion | None, Query(description="One of the last ten; default: the newest")] = None,
-    _: Annotated[
-        str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
-    ] = None,
+    version: DocumentVersion = None,
+    _: IfNoneMatch = None,
 ) -> Response:
     """Send a camera's map of importance, as `rjpeg.unpack_importance` reads it."""
     found = await asyncio.to_thread(service.store.importance.read, camera, version)

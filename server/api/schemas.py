@@ -7,7 +7,7 @@ import datetime
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import Path
+from fastapi import Header, Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from rjpeg._protocol import CAMERA_ID
@@ -24,19 +24,20 @@ __all__ = [
     "Camera",
     "CameraName",
     "Cameras",
+    "DocumentVersion",
     "Error",
     "Frame",
     "FrameId",
     "Frames",
     "Health",
     "Id",
+    "IfNoneMatch",
     "Importance",
     "Json",
     "KeyMissing",
     "Link",
     "LinkSeconds",
     "Map",
-    "MapVersion",
     "Readiness",
     "Results",
     "Sequence",
@@ -90,6 +91,10 @@ Time = Annotated[
 Sequence = Annotated[int, _digits(0, MAX_SEQUENCE), WithJsonSchema(_integer_schema(0, MAX_SEQUENCE))]
 Id = Annotated[int, _digits(1, MAX_ID), WithJsonSchema(_integer_schema(1, MAX_ID))]
 MapVersion = Annotated[int, _digits(1, 2**32 - 1), WithJsonSchema(_integer_schema(1, 2**32 - 1))]
+DocumentVersion = Annotated[MapVersion | None, Query(description="One of the last ten; default: the newest")]
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
+]
 LinkSeconds = Annotated[int, _digits(1, MAX_LINK_SECONDS), WithJsonSchema(_integer_schema(1, MAX_LINK_SECONDS))]
 UnixTime = Annotated[int, _digits(0, 2**40), WithJsonSchema(_integer_schema(0, 2**40))]
 UpTo1000 = Annotated[int, _digits(1, 1000), WithJsonSchema(_integer_schema(1, 1000))]

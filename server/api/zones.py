@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -14,7 +14,7 @@ from server.api import schemas
 from server.api.body import check_content_type, read_body
 from server.api.dependencies import AnswersDep, ServiceDep, check_document_reader, check_manager
 from server.api.openapi import DOCUMENT_HEADERS, error_answers, tagged
-from server.api.schemas import CameraName, MapVersion
+from server.api.schemas import CameraName, DocumentVersion, IfNoneMatch
 from server.errors import NotFoundError
 
 __all__ = ["router"]
@@ -39,10 +39,8 @@ async def get_zones(
     service: ServiceDep,
     answers: AnswersDep,
     camera: CameraName,
-    version: Annotated[MapVersion | None, Query(description="One of the last ten; default: the newest")] = None,
-    _: Annotated[
-        str | None, Header(alias="If-None-Match", description="ETags of what the reader has; answered 304 if it holds")
-    ] = None,
+    version: DocumentVersion = None,
+    _: IfNoneMatch = None,
 ) -> Response:
     """Send a camera's zones. If none were ever set, the version is 0.
 
