@@ -113,8 +113,8 @@ class FilmReader:
     A phone's picture may have more behind its end: a preview, a map of gains, a second view. They are no frames. The
     picture's index (CIPA DC-007, multi-picture format) tells where they begin. If it is wrong or damaged, a picture
     that has a number there and no index of its own is one of them. Without an index, those behind the first picture are
-    its own if they are smaller or gray, if there are at most three, and if nothing or a picture like the first comes
-    next. A Region JPEG has none behind it.
+    its own if they are smaller or gray, and at most three. Nothing, or a picture like the first, has to come next. A
+    Region JPEG has none behind it.
 
     Args:
         max_bytes: of one file.

@@ -28,7 +28,7 @@ class Options:
 
     row: what a table says of it; another text is another version. encoder, decoder, stream: options of `rjpeg.Encoder`,
     `rjpeg.Decoder` and `rjpeg.StreamEncoder`. importance: whether the camera's map is used, if there is one.
-    deflated: count the regions that are sent as a deflated bitmap.
+    deflated: count the regions that are sent as a deflated bitmap. single_sizes: keys have the model's coding sizes.
     """
 
     row: str
@@ -37,6 +37,7 @@ class Options:
     stream: Mapping[str, Any] = field(default_factory=dict)
     importance: bool = True
     deflated: bool = False
+    single_sizes: bool = False
 
 
 STREAMS = {
@@ -49,10 +50,7 @@ STREAMS = {
     "stream-one-quality": Options("keys of the followers' quality", stream={"policy": Policy(key_octaves=0.0)}),
     "stream-no-light": Options("without gain and offset of the key", stream={"policy": Policy(light=False)}),
     "stream-no-shift": Options("without a shift of the key", stream={"policy": Policy(moved_share=1.0)}),
-    "stream-single-sizes": Options(
-        "keys of the coding sizes of single files",
-        stream={"policy": Policy(sizes_by_quality=rjpeg.load_model().sizes_by_quality)},
-    ),
+    "stream-single-sizes": Options("keys of the coding sizes of single files", single_sizes=True),
     "stream-no-trim": Options("coefficients not weighed against bits", stream={"policy": Policy(trim=0.0)}),
 }
 """All streams by the name of their codec, in the order of the ablation's rows."""
@@ -106,6 +104,8 @@ class StreamJpeg(StreamCodec):
         """Return every frame's `rjpeg.EncodedFrame`, and what a decoder makes of it, (H, W, 3) uint8 BGR."""
         clock = _Clock()
         options = {"key_seconds": NO_FURTHER_KEY, "importance": self._map_of(clip), **self._options.stream}
+        if self._options.single_sizes:
+            options["policy"] = Policy(sizes_by_quality=self._encoder.model.sizes_by_quality)
         encoder = rjpeg.StreamEncoder(self._encoder, clock=clock, **options)
         decoder = rjpeg.StreamDecoder(self._decoder)
         height, width = clip.frames[0].shape[:2]
