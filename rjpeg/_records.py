@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Camera", "CameraPage", "FramePage", "Map", "MapRecord", "MapVersion", "StoredFrame"]
+__all__ = ["Camera", "CameraPage", "DocumentVersion", "FramePage", "Map", "MapRecord", "StoredFrame"]
 
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
@@ -149,8 +149,8 @@ class MapRecord(msgspec.Struct):
     kept: list[list[bool]] | None = None
 
 
-class MapVersion(msgspec.Struct):
-    """What the server says of a map of importance that it took."""
+class DocumentVersion(msgspec.Struct):
+    """What the server says of a map of importance, or of zones, that it took."""
 
     version: int
 

@@ -199,7 +199,7 @@ class Transport:
             return KeyMissingError(missing)
         if reason is not None and answer.status_code == 422:
             return JpegError(said)
-        if reason is not None and answer.status_code in (400, 404, 413, 415):
+        if reason is not None and answer.status_code in (400, 404, 412, 413, 415):
             return InputError(said)
         return DeliveryError(said)
 

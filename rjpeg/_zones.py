@@ -22,6 +22,7 @@ __all__ = [
     "CameraZones",
     "Polygon",
     "Zone",
+    "check_zones",
     "pack_zones",
     "parse_zones",
     "unpack_zones",
@@ -66,6 +67,15 @@ class _Given(msgspec.Struct):
 def parse_zones(data: bytes) -> list[Zone]:
     """Read zones that have no version yet. Raises InputError that names what is wrong."""
     return _checked(_decoded(data, _Given).zones)
+
+
+def check_zones(zones: object) -> list[Zone]:
+    """Return zones that a program made, once they are seen to be some. Raises InputError that names what is wrong."""
+    try:
+        data = msgspec.json.encode({"zones": zones}, enc_hook=float)
+    except (TypeError, ValueError, UnicodeError) as error:
+        raise InputError(f"zones are a {type(zones).__name__}, expected a list of Zone: {error}") from error
+    return parse_zones(data)
 
 
 def pack_zones(zones: Sequence[Zone], version: int) -> bytes:

@@ -9,7 +9,7 @@
 
 All errors are `rjpeg.RjpegError`:
 
-- InputError: the server finds something wrong with the request (400, 404, 413, 415).
+- InputError: the server finds something wrong with the request (400, 404, 412, 413, 415).
 - JpegError: the server can't decode the file (422).
 - KeyMissingError, a JpegError: the server lacks the key or patch that the file refers to (409). Send that one first.
 - DeliveryError: everything else. The server can't be reached, answers 401, 403 or 5xx, or stays busy.
@@ -20,7 +20,7 @@ import io
 import json
 import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 import cv2
@@ -34,12 +34,13 @@ from rjpeg.errors import InputError, JpegError, KeyMissingError
 from rjpeg.reader import VideoReader
 
 try:
-    from rjpeg._records import Camera, CameraPage, FramePage, Map, MapRecord, MapVersion, StoredFrame
+    from rjpeg._records import Camera, CameraPage, DocumentVersion, FramePage, Map, MapRecord, StoredFrame
     from rjpeg._transport import Transport
+    from rjpeg._zones import CameraZones, Zone, check_zones, pack_zones, unpack_zones
 except ModuleNotFoundError as error:
     raise ImportError(f"rjpeg.client needs more packages ({error}): pip install 'rjpeg[client]'") from error
 
-__all__ = ["Camera", "Client", "Frame", "Map", "StoredFrame", "VideoReader"]
+__all__ = ["Camera", "CameraZones", "Client", "Frame", "Map", "StoredFrame", "VideoReader", "Zone"]
 
 # a server sends a heartbeat every 15 s
 SILENCE_SECONDS = 40.0
@@ -60,7 +61,7 @@ class Client:
 
     Args:
         url: such as http://127.0.0.1:8000.
-        token: a camera's to send, a manager's to set maps, a reader's for the rest; None: the server wants none.
+        token: a camera's to send, a manager's to set maps and zones, a reader's for the rest; None: the server wants none.
         ca_file: PEM file with the certificate authority of an https server; None: the usual ones.
         timeout: seconds to connect, and that an answer may make a pause.
         patience: seconds to spend on a server that says it is busy (429), and on one that went away while `events` or
@@ -258,7 +259,43 @@ class Client:
         """
         data = rjpeg.pack_importance(octaves, 0)
         headers = {"Content-Type": "application/octet-stream"}
-        return self._server.decode(self._server.put(f"{_path(camera)}/importance", data, headers), MapVersion).version
+        return self._server.decode(
+            self._server.put(f"{_path(camera)}/importance", data, headers), DocumentVersion
+        ).version
+
+    def zones(self, camera: str) -> CameraZones:
+        """Return a camera's zones as the server keeps them; version 0 if none were ever set.
+
+        A camera's own token is enough. Those of the device's own configuration are not among them.
+
+        Raises InputError: there is no such camera; DeliveryError.
+        """
+        data = self._server.get(f"{_path(camera)}/zones")
+        try:
+            return unpack_zones(data)
+        except InputError as error:
+            raise self._server.unexpected(str(error)) from error
+
+    def set_zones(self, camera: str, zones: Sequence[Zone], *, replaces: int | None = None) -> int:
+        """Set all zones of a camera at once. It takes a manager's token.
+
+        Args:
+            camera: name. It has sent a frame.
+            zones: at most 64, of 3 to 100 corners each and 1000 together. Corners are 0 to 1.
+            replaces: version of the zones that these replace, 0 if there were none; None: whichever there are.
+
+        Returns:
+            The zones' version.
+
+        Raises:
+            InputError: there is no such camera, `zones` are none, or the version that the server has is not `replaces`.
+            DeliveryError: see the module.
+        """
+        headers = {"Content-Type": "application/json"}
+        if replaces is not None:
+            headers["If-Match"] = f'"{replaces}"'
+        data = pack_zones(check_zones(zones), 0)
+        return self._server.decode(self._server.put(f"{_path(camera)}/zones", data, headers), DocumentVersion).version
 
     def events(self, camera: str | None = None) -> Iterator[StoredFrame]:
         """Wait for every frame as it is stored, of one camera or of all, without an end.

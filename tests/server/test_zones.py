@@ -4,10 +4,12 @@ import datetime
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 
-from rjpeg._zones import CameraZones, Zone, pack_zones, parse_zones, unpack_zones
+from rjpeg._zones import CameraZones, Zone, check_zones, pack_zones, parse_zones, unpack_zones
+from rjpeg.client import Client
 from rjpeg.errors import InputError
 from server.errors import OutdatedError
 from server.store import Store
@@ -95,6 +97,27 @@ def test_the_largest_zones_fit_a_message_that_a_device_takes() -> None:
             unpack_zones(wrong)
 
 
+@pytest.mark.parametrize(
+    ("zones", "says"),
+    [
+        ([Zone("secret", TRIANGLE)], "secret"),  # type: ignore[arg-type]
+        ([Zone("private", [(0, 0), (2, 0), (1, 1)])], "<= 1"),
+        ([Zone("private", [(0, 0), (float("nan"), 0), (1, 1)])], "null"),
+        ([Zone("private", np.zeros((3, 2)))], "expected a list of Zone"),  # type: ignore[arg-type]
+        ("private", "array"),
+        (None, "array"),
+    ],
+)
+def test_a_program_that_gives_wrong_zones_is_told_in_words(zones: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        check_zones(zones)
+
+
+def test_corners_may_be_numbers_of_numpy() -> None:
+    corners = [tuple(corner) for corner in np.array(TRIANGLE, np.float32)]
+    assert check_zones((Zone("private", corners),))[0].polygon[2] == pytest.approx((0.5, 0.4))
+
+
 # --- over HTTP -----------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +169,24 @@ def test_zones_that_were_set_are_given_out_with_their_version(service: Service, 
         for status in (201, 200):
             answer = requests.post(service.post_url(camera), data=jpeg, headers=headers, timeout=30)
             assert (answer.status_code, answer.headers.get("Rjpeg-Zones")) == (status, expected)
+
+
+@pytest.mark.slow
+def test_the_client_sets_and_reads_zones(service: Service, jpeg: bytes) -> None:
+    requests.post(service.post_url("drawn"), data=jpeg, headers={"Content-Type": "image/jpeg"}, timeout=30)
+    with Client(service.url) as client:
+        with pytest.raises(InputError, match="404"):
+            client.zones("nobody")
+        assert client.zones("drawn") == CameraZones(0, [])
+        version = client.set_zones("drawn", [DOOR], replaces=0)
+        assert client.zones("drawn") == CameraZones(version, [DOOR])
+        with pytest.raises(InputError, match="set meanwhile"):
+            client.set_zones("drawn", [], replaces=version - 1)
+        with pytest.raises(InputError, match="404"):
+            client.set_zones("nobody", [])
+        with pytest.raises(InputError, match="<= 1"):
+            client.set_zones("drawn", [Zone("private", [(0, 0), (2, 0), (1, 1)])])
+        assert client.set_zones("drawn", [], replaces=version) == client.zones("drawn").version > version
 
 
 @pytest.mark.slow
