@@ -47,6 +47,7 @@ class CameraMetrics:
         self._queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._last_bytes: int | None = None
         self._zones: int | None = None
+        self._own_zones: dict[str, Any] = {}
         self._last_quality: float | None = None
         self._last_seconds: dict[str, float] = {}
         self._newest: float | None = None
@@ -116,6 +117,15 @@ class CameraMetrics:
         with self._lock:
             is_new, self._zones = version != self._zones, version
         return is_new
+
+    def has_own_zones(self, told: dict[str, Any]) -> None:
+        """Set what the server is told of the configuration's zones, see `device.zones.told`."""
+        self._own_zones = told
+
+    @property
+    def own_zones(self) -> dict[str, Any]:
+        """What `has_own_zones` has set."""
+        return self._own_zones
 
     def values(self) -> dict[str, Any]:
         """Return all of it, for JSON. Sizes are in bytes, times in seconds, `stage_seconds` the last frame's."""
@@ -228,7 +238,8 @@ class Metrics:
         """Return what goes to the server with a heartbeat frame: compact JSON of one camera and the process."""
         process = self.process()
         process["celsius"] = max(process["celsius"].values(), default=None)
-        values = self.camera(camera).values()
+        counted = self.camera(camera)
+        values = counted.values() | counted.own_zones
         values["stage_seconds"] = {stage: round(value, 4) for stage, value in values["stage_seconds"].items()}
         return json.dumps(process | values, separators=(",", ":"))
 

@@ -19,7 +19,7 @@ from device.reader import FrameReader
 from device.report import FrameRecords, Report, bare_record, frame_record
 from device.sources import CapturedFrame, parse_size
 from device.view import View
-from device.zones import Zones
+from device.zones import Zones, told
 from rjpeg.errors import InputError, RjpegError, TargetError
 
 __all__ = ["FAILURES", "LOOK_SECONDS", "CameraSettings", "Observers", "Pipeline", "RecordOutput"]
@@ -119,6 +119,7 @@ class Pipeline:
         self._observers, self._counts = observers, observers.metrics.camera(camera.id)
         self._size = parse_size(camera.size)
         self._zones = settings.zones or Zones(camera.zones)
+        self._counts.has_own_zones(told(camera.zones))
         self._change = ChangeDetector(settings.skip.threshold if self.live else 0, self._zones.ignored_in)
         # bits a second need the flow of time, so a video under a cap plays at its own speed
         own_fps = reader.fps if encoder.is_capped and not self.live else None

@@ -8,7 +8,7 @@ never takes a zone of the configuration away.
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from rjpeg._codec import Planes
 from rjpeg._zones import MAX_ZONES_BYTES, CameraZones, Zone, unpack_zones
 from rjpeg.errors import InputError
 
-__all__ = ["ServerZones", "Zones"]
+__all__ = ["ServerZones", "Zones", "told"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ GRAY = 128
 GRID = (180, 320)
 # octaves over the frame's mean that an ignored region is worth, and a watched one at least
 IGNORED_OCTAVES, WATCHED_OCTAVES = -32.0, 4.0
+# characters of the zones that the server is told of: they go with every heartbeat, over thin links
+MAX_TOLD = 1000
 # bits of a corner's fraction of a pixel, for OpenCV
 SHIFT = 4
 
@@ -44,6 +46,25 @@ class _Masks(NamedTuple):
 
 # in place of zones that were kept and can't be read: nobody knows any more what they hid
 EVERYTHING_PRIVATE = CameraZones(0, [Zone("private", [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])])
+
+
+def told(settings: ZonesConfig) -> dict[str, Any]:
+    """Return what the server is told of the zones of the configuration, for its page, as a part of the metrics.
+
+    `own_zones` has by kind a text for each zone, such as "0,0 500,0 500,400": corners in thousandths of width and
+    height. Zones beyond MAX_TOLD characters are only counted, in `own_zones_left_out`.
+    """
+    found: dict[str, list[str]] = {}
+    room, left_out = MAX_TOLD, 0
+    for kind in ("private", "watched", "ignored"):
+        for polygon in getattr(settings, kind):
+            text = " ".join(f"{round(1000 * x)},{round(1000 * y)}" for x, y in polygon)
+            if len(text) > room:
+                left_out += 1
+                continue
+            room -= len(text)
+            found.setdefault(kind, []).append(text)
+    return ({"own_zones": found} if found else {}) | ({"own_zones_left_out": left_out} if left_out else {})
 
 
 class ServerZones(ServerDocument[CameraZones]):

@@ -61,7 +61,8 @@ class Client:
 
     Args:
         url: such as http://127.0.0.1:8000.
-        token: a camera's to send, a manager's to set maps and zones, a reader's for the rest; None: the server wants none.
+        token: a camera's to send, a manager's to set maps and zones, a reader's for the rest; None: the server wants
+            none.
         ca_file: PEM file with the certificate authority of an https server; None: the usual ones.
         timeout: seconds to connect, and that an answer may make a pause.
         patience: seconds to spend on a server that says it is busy (429), and on one that went away while `events` or

@@ -25,6 +25,7 @@ const FACTS = {
   age_seconds: "Age of newest frame", last_quality: "Last quality", last_bytes: "Last file",
   stage_seconds: "Time by stage", version: "Version", uptime_seconds: "Running for", resident_bytes: "Memory",
   open_files: "Open files", celsius: "Temperature", throttled: "Throttled", zones: "Zones of the server",
+  own_zones_left_out: "Own zones not told",
 };
 const SHOWN_AS = { decoded: "decoded", plain: "as a plain viewer shows it", sent: "only the regions that were sent" };
 const KINDS = { plain: "Ordinary JPEG", key: "Key, decoded by itself", patch: "Patch", follower: "Follower" };
@@ -332,8 +333,8 @@ export function open(name, frameId, { tokens, onRemoved }) {
       ["First", record.first_capture_time ? exactClock(Date.parse(record.first_capture_time)) : DASH],
       ["Last", record.last_capture_time ? exactClock(Date.parse(record.last_capture_time)) : DASH],
     ]);
-    zones.hear(record.metrics?.zones);
-    const said = Object.entries(record.metrics ?? {});
+    zones.hear(record.metrics ?? {});
+    const said = Object.entries(record.metrics ?? {}).filter(([key]) => key !== "own_zones");
     element("device").hidden = said.length === 0;
     fillTable(element("device-facts"), said.map(([key, value]) =>
       [Object.hasOwn(FACTS, key) ? FACTS[key] : key.replaceAll("_", " "), shown(key, value)]));

@@ -5,17 +5,32 @@ import { element, make, say } from "./dom.js";
 import { makeDrawing } from "./zonedrawing.js";
 
 const MOST_ZONES = 64;
+const KINDS = ["private", "ignored", "watched"];
+const CORNERS = /^\d{1,4},\d{1,4}( \d{1,4},\d{1,4}){2,99}$/;
 
-export const nameOf = (zone) => zone.name ? `${zone.name}, ${zone.kind}` : zone.kind;
+const nameOf = (zone) => zone.own ? `${zone.kind}, of the device's configuration` :
+  zone.name ? `${zone.name}, ${zone.kind}` : zone.kind;
+
+// Zones of the device's configuration, as it tells them. A device may say anything.
+function readOwn(metrics) {
+  const polygonOf = (text) => text.split(" ").map((corner) => corner.split(",").map((part) => Math.min(1, part / 1000)));
+  return KINDS.flatMap((kind) => {
+    const texts = metrics.own_zones?.[kind];
+    return (Array.isArray(texts) ? texts : [])
+      .filter((text) => typeof text === "string" && CORNERS.test(text)).slice(0, MOST_ZONES)
+      .map((text) => ({ kind, own: true, name: `${kind}, device's own`, polygon: polygonOf(text) }));
+  });
+}
 
 // tokens: whether this server asks for them
 export function makeZones(camera, { tokens }) {
   const path = `v1/cameras/${encodeURIComponent(camera)}/zones`;
   const ended = new AbortController(), options = { signal: ended.signal };
-  const toggle = element("zones-toggle"), panel = element("zones"), list = element("zone-list");
+  const toggle = element("zones-toggle"), panel = element("zones");
+  const list = element("zone-list"), ownList = element("zone-own-list");
   const token = element("zone-token"), note = (text) => say(element("zone-note"), text);
   // as the server has them, as they are here, and what the camera says that it holds to
-  let saved = null, zones = [], heard;
+  let saved = null, zones = [], heard, own = [], leftOut = 0, ownKey = "";
   const drawing = makeDrawing({ kind, onDone: drawn, onChange: showDrawing, note, signal: ended.signal });
 
   toggle.setAttribute("aria-expanded", "false");
@@ -42,7 +57,15 @@ export function makeZones(camera, { tokens }) {
 
   function show() {
     const isOpen = !panel.hidden;
-    drawing.show(isOpen ? zones : [], isOpen);
+    drawing.show(isOpen ? [...own, ...zones] : [], isOpen);
+    ownList.replaceChildren(...own.map((zone) => {
+      const item = make("li");
+      item.append(make("span", "", `zone-swatch ${zone.kind}`), make("span", nameOf(zone), "zone-label"));
+      return item;
+    }));
+    element("zone-own").hidden = own.length + leftOut === 0;
+    say(element("zone-own-more"), leftOut === 0 ? "" :
+      `${leftOut} more ${leftOut === 1 ? "is" : "are"} not shown: the device tells no more than fits beside a frame.`);
     list.replaceChildren(...zones.map((zone, index) => {
       const item = make("li"), remove = make("button", "Delete");
       remove.type = "button";
@@ -172,10 +195,15 @@ export function makeZones(camera, { tokens }) {
   on("zone-discard", discard);
   element("zone-draw").addEventListener("keydown", (event) => { if (event.key === "Escape") cancel(); }, options);
   return {
-    // version: which zones the camera says that it holds to
-    hear(version) {
-      heard = version;
-      showState();
+    // metrics: what the camera says of itself: which zones it holds to, and which are its own
+    hear(metrics) {
+      heard = metrics.zones;
+      const key = JSON.stringify([metrics.own_zones, metrics.own_zones_left_out]);
+      if (key === ownKey) return showState();
+      ownKey = key;
+      own = readOwn(metrics);
+      leftOut = Number.isInteger(metrics.own_zones_left_out) ? Math.max(0, metrics.own_zones_left_out) : 0;
+      return show();
     },
     close() {
       ended.abort();

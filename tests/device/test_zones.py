@@ -1,5 +1,7 @@
 """Zones of a picture: what is private leaves nowhere, what is ignored costs nothing, what is watched is sent."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from device.pipeline import CameraSettings, Observers, Pipeline
 from device.report import Report
 from device.sources.sample import SampleSource
 from device.stream import CameraStream
-from device.zones import GRAY, Zones
+from device.zones import GRAY, MAX_TOLD, Zones, told
 from rjpeg._codec import Planes, planes_from_frame
 from rjpeg.errors import ConfigError
 from tests.device.fakes import Clock
@@ -82,7 +84,7 @@ def test_nothing_private_is_in_any_file_whatever_the_coding_size(tmp_path):
             self._pixels[:, :104] = np.random.default_rng(value).integers(0, 256, (160, 104, 3))
             self._pixels[40:80, 150:190] = (20, 200, 60)
 
-    files = []
+    files, metrics = [], Metrics(["cam"])
     for value in (1, 2):
         folder, clock, records = tmp_path / str(value), Clock(), Records()
         sender = FolderSender(folder)
@@ -94,7 +96,7 @@ def test_nothing_private_is_in_any_file_whatever_the_coding_size(tmp_path):
             Scene(clock, value),
             FrameEncoder(encoder, EncodingConfig(quality=40), None, sender, stream),
             WaitOutbox(Link(sender, clock=clock), retry_seconds=1),
-            Observers(Metrics(["cam"]), Report(), records),
+            Observers(metrics, Report(), records),
             clock=clock,
         )
         pipeline.start()
@@ -107,6 +109,20 @@ def test_nothing_private_is_in_any_file_whatever_the_coding_size(tmp_path):
     shown = rjpeg.Decoder().decode(files[0][0])
     assert np.abs(shown[:, :96].astype(int) - GRAY).max() <= 4
     assert shown[60, 170, 1] > 150
+    # where the zone is, the server may know
+    assert json.loads(metrics.heartbeat_json("cam"))["own_zones"] == {"private": ["0,0 500,0 500,1000 0,1000"]}
+
+
+def test_the_server_is_told_of_the_configuration_s_zones_as_far_as_they_are_small():
+    assert told(ZonesConfig()) == {}
+    found = told(ZonesConfig(private=TRIANGLE, ignored=LEFT))
+    assert found == {"own_zones": {"private": ["100,100 900,200 300,800"], "ignored": ["0,0 500,0 500,1000 0,1000"]}}
+    large = [(0.123, 0.456)] * 100
+    found = told(ZonesConfig(private=[large, large, *TRIANGLE], watched=[large], ignored=TRIANGLE))
+    assert [len(texts) for texts in found["own_zones"].values()] == [2, 1]
+    assert found["own_zones_left_out"] == 2
+    assert len(json.dumps(found)) < MAX_TOLD + 100
+    assert list(told(ZonesConfig(private=[large] * 3))) == ["own_zones", "own_zones_left_out"]
 
 
 @pytest.mark.parametrize("zones", [{}, {"ignored": LEFT}, {"ignored": LEFT, "watched": LEFT}])

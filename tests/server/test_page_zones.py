@@ -119,6 +119,37 @@ def test_zones_are_drawn_by_clicks_saved_shown_again_and_deleted(service, open_p
     assert page.locator("#zones").is_hidden()
 
 
+def test_zones_of_the_device_s_configuration_are_shown_and_can_t_be_changed(service, open_page):  # noqa: F811
+    set_zones(service, [{"kind": "watched", "polygon": CORNERS}])
+    camera = Camera(service, "yard", start=None)
+    camera.sent = 10
+    said = {
+        "private": ["0,0 500,0 500,400"],
+        "ignored": [ATTACK, "1,2", 7, "0,900 1000,900 9999,1000"],
+        "secret": ["0,0"],
+    }
+    camera.send(**{"Rjpeg-Metrics": json.dumps({"own_zones": said, "own_zones_left_out": 2})})
+    page = open_zones(open_page, service)
+    until(lambda: page.locator("#zone-own").is_visible(), page)
+    assert page.locator("#zone-own-list li").all_inner_texts() == [
+        "private, of the device's configuration",
+        "ignored, of the device's configuration",
+    ]
+    assert page.locator("#zone-own-list button").count() == 0
+    assert "2 more are not shown" in page.locator("#zone-own-more").inner_text()
+    assert page.locator("#zone-shapes path").count() == 3
+    assert page.locator("#zone-names span").all_inner_texts() == [
+        "private, device's own",
+        "ignored, device's own",
+        "watched",
+    ]
+    assert page.locator("#zone-list li").all_inner_texts() == ["watched\nDelete"]
+    # what is saved is what was drawn
+    draw(page)
+    save(page)
+    assert [zone["kind"] for zone in zones_of(service)["zones"]] == ["watched", "private"]
+
+
 def test_the_keyboard_alone_draws_and_saves_a_zone_and_leaves_the_picture_alone(service, open_page):  # noqa: F811
     page = open_page(f"{service.url}/?camera=yard")
     until(lambda: shown_frame(page) > 0, page)
