@@ -13,7 +13,7 @@ __all__ = ["PartReader", "boundary_of"]
 MAX_LINE_BYTES = 8192
 MAX_HEADERS = 100
 LONG_BOUNDARY = 8
-JPEG_BEGINS = b"\xff\xd8\xff"
+JPEG_BEGINS, PICTURE_ENDS = b"\xff\xd8\xff", b"\xff\xd9"
 
 
 def boundary_of(content_type: str) -> str | None:
@@ -152,13 +152,14 @@ class PartReader:
 
     def _find_end(self) -> int | None:
         """Return where a body of unknown length ends; None: its boundary has not come yet."""
-        # a short one may stand in a picture by chance, if no line ends before it
-        wanted = self._boundary if len(self._boundary) >= LONG_BOUNDARY else b"\n" + self._boundary
-        at = self._buffer.find(wanted, self._searched)
-        if at < 0:
-            self._searched = max(0, len(self._buffer) - len(wanted) - 1)
+        # a short one may stand in a picture by chance, if neither a line nor the picture ends before it
+        befores = (b"",) if len(self._boundary) >= LONG_BOUNDARY else (b"\n", PICTURE_ENDS)
+        places = [self._buffer.find(before + self._boundary, self._searched) for before in befores]
+        ends = [at + len(before) for at, before in zip(places, befores, strict=True) if at >= 0]
+        if not ends:
+            self._searched = max(0, len(self._buffer) - len(PICTURE_ENDS) - len(self._boundary) - 1)
             return None
-        at += len(wanted) - len(self._boundary)
+        at = min(ends)
         for ending in (b"\r\n", b"\n"):
             if self._buffer.endswith(ending, 0, at):
                 return at - len(ending)

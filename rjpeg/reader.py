@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rjpeg._camera_http import FIRST_BYTES, check_encoding, said_instead, split_address
 from rjpeg._files import list_pictures, open_file, read_whole
 from rjpeg._films import FilmReader
 from rjpeg._multipart import PartReader, boundary_of
@@ -50,8 +51,9 @@ class VideoReader:
     Args:
         source: a folder of JPEG files, taken in natural order; or a file of one or more JPEG files, one after another
             (`cat sent/*.jpg > film.mjpeg`); or the http(s) URL of a stream of them. The URL
-            http://server:8000/v1/cameras/NAME/stream?view=plain gives the files as the camera sent them. None: nothing
-            is open until `open`. Pictures that a file has behind its first, such as a preview, are no frames.
+            http://server:8000/v1/cameras/NAME/stream?view=plain gives the files as the camera sent them. A user name
+            and a password in a URL are shown to who asks for them. None: nothing is open until `open`. Pictures that a
+            file has behind its first, such as a preview, are no frames.
         decoder: of the model that the files were made with; None: of the one that comes with rjpeg.
         token: for a URL, sent as `Authorization: Bearer`; None: send none.
         ca_file: for an https URL, PEM file with the certificate authority; None: the system's.
@@ -310,7 +312,7 @@ class VideoReader:
             return error
 
     def _split(self, parts: FilmReader | PartReader) -> Iterator[bytes | Exception]:
-        empty = True
+        empty, first = True, b""
         while True:
             try:
                 # what there is already, without waiting for more
@@ -319,6 +321,8 @@ class VideoReader:
                 why = getattr(error, "strerror", None) or _one_line(error)
                 yield CameraError(f"{self.name} gives no more frames: {why}")
                 return
+            if len(first) < FIRST_BYTES:
+                first += data[:FIRST_BYTES]
             for found in parts.feed(data) if data else parts.finish():
                 empty = False
                 yield found
@@ -326,28 +330,31 @@ class VideoReader:
                 break
         self._stream.close()
         if empty:
-            yield CameraError(f"{self.name} holds no JPEG file")
+            instead = said_instead(first) if "://" in self.name else None
+            yield CameraError(f"{self.name} holds no JPEG file{'' if instead is None else f': {instead}'}")
 
 
 def _open_url(url: str, token: str | None, ca_file: str | None, timeout: float) -> tuple[io.BufferedIOBase, str | None]:
     """Return an answer to read from, and the boundary between its parts as `boundary_of` has it."""
     if not url.lower().startswith(("http://", "https://")):
         raise InputError(f"source {masked(url)!r} is neither a folder, a file nor a URL of http or https")
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=tls_context(ca_file))]
+    tls = urllib.request.HTTPSHandler(context=tls_context(ca_file))
     try:
-        if is_loopback(urllib.parse.urlsplit(url).hostname or ""):
+        address, handlers = split_address(url)
+        if is_loopback(urllib.parse.urlsplit(address).hostname or ""):
             # a proxy for the world outside doesn't lead back to this machine
             handlers.append(urllib.request.ProxyHandler({}))
-        request = urllib.request.Request(url)  # noqa: S310 - http or https, as was just seen
+        request = urllib.request.Request(address)  # noqa: S310 - http or https, as was just seen
         if token is not None:
             # not for whomever the answer redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
-        answer = urllib.request.build_opener(*handlers).open(request, timeout=timeout)
+        answer = urllib.request.build_opener(tls, *handlers).open(request, timeout=timeout)
+        check_encoding(answer)
     except urllib.error.HTTPError as error:
-        with error:
-            raise CameraError(
-                f"stream {masked(url)} can't be opened: it answered {error.code} {error.reason}"
-            ) from error
+        error.close()
+        # of a redirection that leads nowhere, urllib says more than a line
+        reason = str(error.reason).partition("\n")[0]
+        raise CameraError(f"stream {masked(url)} can't be opened: it answered {error.code} {reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CameraError(f"stream {masked(url)} can't be opened: {_why(error)}") from error
     return answer, boundary_of(answer.headers.get("Content-Type", ""))
@@ -361,7 +368,8 @@ def _why(error: BaseException) -> str:
     """Say why a URL can't be opened. Some errors quote a part of it, which may be of a password."""
     if isinstance(error, http.client.InvalidURL) or type(error) is ValueError:
         return "it is no URL; percent-encode / ? # @ and blanks in a password"
-    return _one_line(error)
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return getattr(cause, "strerror", None) or " ".join(str(cause).split()) or type(error).__name__
 
 
 def _one_line(error: BaseException) -> str:

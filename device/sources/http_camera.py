@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 from typing import Any, Protocol, Self
 
+from rjpeg._camera_http import check_encoding, split_address
 from rjpeg._network import is_loopback
 
 __all__ = ["Answer", "HttpCamera"]
@@ -46,21 +47,13 @@ class HttpCamera:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        address = parts.netloc.rpartition("@")[2]
-        self._url = parts._replace(netloc=address, fragment="").geturl()
+        self._url, shown = split_address(url)
         self._socket: socket.socket | None = None
         self._answer: http.client.HTTPResponse | None = None
         self._closed = False
-        handlers: list[urllib.request.BaseHandler] = [_Http(self), _Https(self)]
-        if is_loopback(parts.hostname or ""):
+        handlers: list[urllib.request.BaseHandler] = [_Http(self), _Https(self), *shown]
+        if is_loopback(urllib.parse.urlsplit(self._url).hostname or ""):
             handlers.append(urllib.request.ProxyHandler({}))
-        if parts.username is not None:
-            passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-            user, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
-            passwords.add_password(None, self._url, user, password)
-            handlers.append(urllib.request.HTTPBasicAuthHandler(passwords))
-            handlers.append(urllib.request.HTTPDigestAuthHandler(passwords))
         self._opener = urllib.request.build_opener(*handlers)
 
     def get(self, seconds: float) -> Answer:
@@ -70,10 +63,12 @@ class HttpCamera:
             seconds: limit on connecting, and on each wait for bytes.
 
         Raises:
-            OSError, ValueError, http.client.HTTPException: as urllib.request.urlopen.
+            OSError, ValueError, http.client.HTTPException: as urllib.request.urlopen, and if the answer is
+                compressed.
         """
         request = urllib.request.Request(self._url, headers={"User-Agent": USER_AGENT})  # noqa: S310 - see open_source
         answer: Answer = self._opener.open(request, timeout=seconds)
+        check_encoding(answer)
         return answer
 
     def set_patience(self, seconds: float) -> None:

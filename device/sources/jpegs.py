@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from device.sources.base import MAX_DAMAGED, clocks, one_line
 from device.sources.http_camera import Answer, HttpCamera
+from rjpeg._camera_http import said_instead
 from rjpeg._files import open_file
 from rjpeg._films import FilmReader, frames_of
 from rjpeg._multipart import PartReader, boundary_of
@@ -36,7 +37,6 @@ MAX_PIXELS = 2**28
 USUAL_FPS = 25.0
 # of a snapshot camera, if the configuration says nothing
 SNAPSHOT_FPS = 1.0
-FIRST_BYTES = 16
 NO_URL = "it is no URL; percent-encode / ? # @ and blanks in a password"
 PICTURE_STARTS = (JPEG_START, b"\x89PNG", b"RIFF", b"BM")
 
@@ -142,7 +142,7 @@ class JpegFilm(_Decoding):
 def holds_film(path: Path) -> bool:
     """Return whether a file holds more than one frame, JPEG files one after another. Raises OSError."""
     with open_file(path) as file:
-        if not file.read(FIRST_BYTES).startswith(JPEG_START):
+        if not file.read(len(JPEG_START)).startswith(JPEG_START):
             return False
         file.seek(0)
         frames = frames_of(_chunks(file), MAX_BYTES)
@@ -289,7 +289,10 @@ class SnapshotCamera(_Decoding):
     def _ask(self) -> bytes:
         try:
             with self._camera.get(self._patience) as answer:
-                return _whole(answer, b"")
+                content = _whole(answer, b"")
+            if (instead := said_instead(content)) is not None:
+                raise ValueError(instead)
+            return content
         except (OSError, ValueError, http.client.HTTPException) as error:
             if self._closing:
                 return b""
@@ -323,13 +326,14 @@ def open_jpegs(
         if boundary is not None or first.lstrip().startswith(b"--"):
             parts = PartReader(boundary or "", MAX_BYTES)
         elif first.startswith(PICTURE_STARTS):
-            is_one = answer.headers.get_content_maintype() == "image" or "Content-Length" in answer.headers
+            camera.set_patience(seconds[1])
+            first, is_one = _first_picture(answer, first)
             if is_one:
-                camera.set_patience(seconds[1])
-                with answer:
-                    content = _whole(answer, first)
-                return SnapshotCamera(camera, content, name=name, advice=advice, fps=fps, patience=seconds[1])
+                answer.close()
+                return SnapshotCamera(camera, first, name=name, advice=advice, fps=fps, patience=seconds[1])
             parts = FilmReader(MAX_BYTES)
+        elif (instead := said_instead(first)) is not None:
+            raise ValueError(instead)
         if parts is not None:
             return JpegStream(camera, answer, first, parts, name=name, advice=advice, patience=seconds[1])
     except (http.client.BadStatusLine, http.client.UnknownProtocol):
@@ -343,21 +347,48 @@ def open_jpegs(
     return None
 
 
+def _first_picture(answer: Answer, first: bytes) -> tuple[bytes, bool]:
+    """Return what was read of an answer that begins with a picture, and whether that is all of it.
+
+    If neither type nor length say that it is one picture, it is a film. If the type alone says so, some cameras send
+    one picture after another all the same. Raises ValueError: it is too large.
+    """
+    if "Content-Length" in answer.headers:
+        return _whole(answer, first), True
+    if answer.headers.get_content_maintype() != "image":
+        return first, False
+    reader, content = FilmReader(MAX_BYTES), bytearray(first)
+    frames = reader.feed(first)
+    while len(frames) < 2:
+        data = answer.read1(CHUNK_BYTES)
+        if not data:
+            return bytes(content), True
+        content += data
+        _check_size(len(content))
+        frames += reader.feed(data)
+    return bytes(content), False
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"its picture is larger than {MAX_BYTES} bytes")
+
+
 def _whole(answer: Answer, first: bytes) -> bytes:
     """Return all of an answer. Raises ValueError: it is larger than MAX_BYTES."""
     content = bytearray(first)
     while data := answer.read1(CHUNK_BYTES):
         content += data
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"its picture is larger than {MAX_BYTES} bytes")
+        _check_size(len(content))
     return bytes(content)
 
 
 def _reason(error: Exception) -> str:
     """Return why a request failed, without the address."""
     if isinstance(error, urllib.error.HTTPError):
-        with error:
-            return f"Server returned {error.code} {http.HTTPStatus(error.code).phrase}"
+        error.close()
+        is_known = error.code in http.HTTPStatus._value2member_map_
+        return f"Server returned {error.code} {http.HTTPStatus(error.code).phrase if is_known else ''}".strip()
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         error = error.reason
     if isinstance(error, TimeoutError):
