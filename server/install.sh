@@ -2,11 +2,13 @@
 # Installs the server as a service on Debian, Ubuntu or Raspberry Pi OS, 64 bit, out of a checkout: in /opt/rjpeg-server
 # with an environment of its own, as the system user rjpeg-server, data in /var/lib/rjpeg-server. Run again, it upgrades.
 #
-#   sudo server/install.sh [--task FOLDER] [--groups LIST] [--no-start] [--root FOLDER]
+#   sudo server/install.sh [--task FOLDER] [--groups LIST] [--wheels FOLDER] [--no-start] [--root FOLDER]
 #
 # --task FOLDER  a network that `make network` fetched, such as ~/.cache/rjpeg/networks/detector; new configurations
 #                name it
 # --groups LIST  dependency groups besides server, such as postgres,s3
+# --wheels FOLDER  take rjpeg and all that it needs from there, without compiler and network:
+#                  pip wheel --wheel-dir FOLDER . 'pip>=25.1' --group server
 # --no-start     install and enable the service, do not start it
 # --root FOLDER  only put the files below FOLDER: no user, no service, no owner changed
 #
@@ -16,14 +18,15 @@ umask 022
 
 say() { printf '%s\n' "install: $*" >&2; }
 fail() { printf '%s\n' "error: $*" >&2; exit 1; }
-usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
-start=yes root='' task='' groups=''
+start=yes root='' task='' groups='' wheels=''
 while [ $# -gt 0 ]; do
     case $1 in
         --no-start) start=no; shift ;;
         --task) task=${2:-}; [ -n "$task" ] || usage; shift 2 ;;
         --groups) groups=${2:-}; [ -n "$groups" ] || usage; shift 2 ;;
+        --wheels) wheels=${2:-}; [ -n "$wheels" ] || usage; shift 2 ;;
         --root) root=${2:-}; [ -n "$root" ] || usage; shift 2 ;;
         *) usage ;;
     esac
@@ -40,6 +43,10 @@ has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 # --- what the system has ---------------------------------------------------------------------------------
 
 [ -r "$top/pyproject.toml" ] || fail "$top is no checkout of Region JPEG"
+if [ -n "$wheels" ]; then
+    wheels=$(cd "$wheels" && pwd -P) || fail "$wheels is no folder of wheels"
+    ls "$wheels"/rjpeg-*.whl >/dev/null 2>&1 || fail "$wheels has no wheel of rjpeg"
+fi
 if [ -n "$task" ]; then
     for file in NOTICE network.tflite labels.txt task.yaml; do
         [ -r "$task/$file" ] || fail "$task has no $file; make network ARGS=detector makes such a folder"
@@ -69,12 +76,17 @@ mkdir "$release"
 
 say "making an environment with Python $version in $release"
 "$python" -m venv "$release/venv"
+source=$top
 set -- --group "$top/pyproject.toml:server"
 for group in $(printf '%s' "$groups" | tr , ' '); do set -- "$@" --group "$top/pyproject.toml:$group"; done
 pip_install() { "$release/venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$@" >&2; }
+if [ -n "$wheels" ]; then
+    source=rjpeg
+    export PIP_NO_INDEX=1 PIP_FIND_LINKS="$wheels"
+fi
 # pip 25.1 is the first that knows dependency groups
-{ pip_install 'pip>=25.1' && pip_install "$top" "$@"; } ||
-    fail "pip could not install rjpeg from $top; its messages are above. 'scripts/setup --check' tells what a build needs"
+{ pip_install 'pip>=25.1' && pip_install "$source" "$@"; } ||
+    fail "pip could not install rjpeg from ${wheels:-$top}; its messages are above. 'scripts/setup --check' tells what a build needs"
 cp -R "$top/server" "$top/docs" "$release"
 rm -rf "$release/server/service" "$release/server/install.sh"
 find "$release/server" -name __pycache__ -prune -exec rm -rf {} +

@@ -1,139 +1,35 @@
 """The service under a real systemd, booted in a container of Debian bookworm, from a bundle for this machine."""
 
 import json
-import os
 import platform
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.debian import Run, booted, debian, make_wheels, needs_systemd
 from tests.device.bundles import lay_out
 from tests.service import Service
 from tests.waiting import until
 
-ROOT = Path(__file__).resolve().parents[2]
-# kept, since making it takes a minute
-SYSTEM = Path(os.environ.get("RJPEG_SYSTEMD", ROOT / "out/systemd")).absolute()
-PACKAGES = "systemd,systemd-sysv,dbus,procps,python3,python3-venv,libjpeg62-turbo"
-LACKING = [
-    package
-    for program, package in (("systemd-nspawn", "systemd-container"), ("debootstrap", "debootstrap"))
-    if shutil.which(program) is None
-]
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(os.geteuid() != 0, reason="a container of its own takes root"),
-    pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="bookworm has Python 3.11"),
-    pytest.mark.skipif(bool(LACKING), reason=f"needs {' '.join(LACKING)}"),
-]
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def mirror() -> str:
-    """Where apt gets this machine's packages."""
-    of_debian = ("Created-By: Packages", "Origin: Debian", "Component: main")
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", *of_debian]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [line for line in listed.stdout.splitlines() if "security" not in line]
-    return os.environ.get("DEBIAN_MIRROR") or (found[0] if found else pytest.skip("apt has no Debian mirror here"))
-
-
-@pytest.fixture(scope="module")
-def system() -> Path:
-    """A Debian with systemd and nothing of ours."""
-    if not SYSTEM.exists():
-        new = SYSTEM.with_name(SYSTEM.name + ".new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.parent.mkdir(parents=True, exist_ok=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(new), mirror()]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        assert made.returncode == 0, made.stdout[-2000:]
-        new.rename(SYSTEM)
-    return SYSTEM
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), *needs_systemd]
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `scripts/bundle` makes one for a Raspberry Pi, for this machine."""
     folder = tmp_path_factory.mktemp("bundle")
-    wheels = folder / "wheels"
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, ROOT, "pip"]
-    subprocess.run([*command, "--group", f"{ROOT}/pyproject.toml:device"], check=True, timeout=600)
+    make_wheels(folder / "wheels", "device")
     lay_out(folder, version="0", machine=platform.machine(), python="3.11")
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(system: Path, bundle: Path) -> Iterator[Run]:
-    """Boot it; runs a command in there."""
-    log = system.with_suffix(".log")
-    with log.open("w") as output:
-        container = subprocess.Popen(
-            # its network is this machine's; what it changes is gone with it
-            [
-                "systemd-nspawn",
-                "--quiet",
-                "--directory",
-                system,
-                "--volatile=overlay",
-                f"--bind-ro={bundle}:/bundle",
-                "--register=no",
-                "--keep-unit",
-                "--console=pipe",
-                "--boot",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-
-    def first_process() -> str:
-        children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
-        return children.read_text().split()[0] if children.exists() and children.read_text().split() else ""
-
-    def inside(*command: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
-        entered = [
-            "nsenter",
-            "--target",
-            first_process(),
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--pid",
-            "--cgroup",
-            "--root",
-            "--wd",
-        ]
-        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return subprocess.run(
-            [*entered, "env", "-i", f"PATH={path}", "HOME=/root", "LANG=C.UTF-8", *map(str, command)],
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    try:
-        end = time.monotonic() + 60
-        while not (
-            first_process() and inside("systemctl", "is-system-running").stdout.strip() in ("running", "degraded")
-        ):
-            if container.poll() is not None or time.monotonic() > end:
-                pytest.skip(f"systemd does not boot in a container here: {log.read_text()[-300:]}")
-            time.sleep(0.2)
+def run(bundle: Path) -> Iterator[Run]:
+    """Boot a Debian; runs a command in there."""
+    with booted(debian(), f"{bundle}:/bundle") as inside:
         yield inside
-    finally:
-        container.terminate()
-        container.wait(60)
 
 
 # One test, since its parts follow from each other and the system is one.

@@ -22,7 +22,7 @@ case "$*" in
 esac
 """
 INNER = """#!/bin/sh
-echo "$*" >>"$LOG"
+echo "$*" "index=${PIP_NO_INDEX:-} links=${PIP_FIND_LINKS:-}" >>"$LOG"
 case "$*" in
     *"$FAIL"*) [ -z "$FAIL" ] || exit 1 ;;
 esac
@@ -92,6 +92,20 @@ def test_an_upgrade_replaces_the_program_and_leaves_the_configuration(machine):
     assert new != old
     assert config.read_text() == "listen: 0.0.0.0:8000\n"
     assert f"--group {ROOT}/pyproject.toml:postgres --group {ROOT}/pyproject.toml:s3" in machine.log.read_text()
+
+
+def test_wheels_make_compiler_and_network_needless(machine, tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    done = machine.install("--wheels", wheels)
+    assert done.returncode == 1
+    assert f"error: {wheels} has no wheel of rjpeg" in done.stderr
+    (wheels / "rjpeg-0.1.0-cp311-cp311-linux_x86_64.whl").touch()
+    done = machine.install("--wheels", wheels)
+    assert done.returncode == 0, done.stderr
+    asked = machine.log.read_text()
+    assert f"pip install --quiet --no-input --disable-pip-version-check rjpeg --group {ROOT}" in asked
+    assert f"index=1 links={wheels}" in asked
 
 
 @pytest.mark.parametrize("fails", ["pip install", "-m server --help"])
