@@ -20,6 +20,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from rjpeg._files import path_for_opencv
 from rjpeg.errors import InputError
 from server.paths import AnyPath, is_folder
 from train.framing import resize
@@ -220,7 +221,7 @@ def read_video(path: Path, every: int, limit: int | None = None, start: int = 0)
     """
     if not path.is_file():
         raise InputError(f"video {path} is not a file")
-    video = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(path_for_opencv(path))
     frames: list[np.ndarray] = []
     try:
         number = 0

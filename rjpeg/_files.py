@@ -21,6 +21,7 @@ __all__ = [
     "natural_key",
     "network_folder",
     "open_file",
+    "path_for_opencv",
     "read_token",
     "read_whole",
     "read_yaml",
@@ -114,6 +115,16 @@ class _Pipe(io.RawIOBase):
         if not self.closed:
             os.close(self._descriptor)
         super().close()
+
+
+def path_for_opencv(path: Path) -> str:
+    """Return a path as OpenCV takes it. Raises StorageError: the name is not UTF-8, and OpenCV would crash on it."""
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise StorageError(f"can't read {text!a}: its name is not UTF-8, which OpenCV needs") from error
+    return text
 
 
 def list_pictures(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[Path]:

@@ -85,7 +85,8 @@ def size_for_quality(
 def _sample(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return evenly spread rows of whole blocks, one below the other."""
     height, width = pixels.shape[:2]
-    every = (height // BLOCK) * (width // BLOCK) // _ENOUGH_BLOCKS
+    # of a very wide frame one row is more than enough
+    every = min((height // BLOCK) * (width // BLOCK) // _ENOUGH_BLOCKS, height // BLOCK)
     if every <= 1:
         return pixels
     whole = pixels[: height - height % BLOCK].reshape(-1, BLOCK, *pixels.shape[1:])

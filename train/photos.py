@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rjpeg._files import path_for_opencv
 from rjpeg.errors import InputError
 
 __all__ = [
@@ -117,7 +118,7 @@ def data_hash(folder: Path, names: list[str]) -> str:
 
 def read_photo(path: Path) -> np.ndarray:
     """Read a photo, (H, W, 3) uint8 RGB. Raises InputError if the file is not a picture."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    picture = cv2.imread(path_for_opencv(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise InputError(f"{path}: not a readable picture")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from rjpeg._files import path_for_opencv
 from rjpeg.client import Client, StoredFrame
 from rjpeg.errors import InputError
 
@@ -35,7 +36,7 @@ def from_video(path: Path, count: int, half: Half = "whole", most_width: int | N
 
     most_width: wider frames are reduced to it. Frames like another one are left out. Raises InputError.
     """
-    video = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(path_for_opencv(path))
     try:
         total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         if not path.is_file() or total < 2:

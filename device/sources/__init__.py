@@ -99,7 +99,7 @@ def _open_file(path: Path, camera: CameraConfig) -> Source:
             is_film = holds_film(path)
         except OSError as error:
             raise StorageError(f"can't read {path}: {error.strerror}") from error
-        pictures = [path] if not is_film and cv2.haveImageReader(str(path)) else []
+        pictures = [path] if not is_film and _is_picture(path) else []
     if camera.live:
         if pictures:
             raise ConfigError(f"camera {camera.id}: live is for a video file; {path} holds pictures")
@@ -107,3 +107,10 @@ def _open_file(path: Path, camera: CameraConfig) -> Source:
     if pictures:
         return PictureSource(pictures, str(path))
     return VideoSource(path)
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether OpenCV reads a file as a picture."""
+    # by a number, since OpenCV crashes on a name that is not UTF-8
+    with path.open("rb") as file:
+        return bool(cv2.haveImageReader(f"/dev/fd/{file.fileno()}"))

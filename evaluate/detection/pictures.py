@@ -13,6 +13,7 @@ import numpy as np
 
 from evaluate.compare import digest
 from evaluate.data import PICTURE_SUFFIXES, take
+from rjpeg._files import path_for_opencv
 from rjpeg.errors import InputError
 
 __all__ = ["ANNOTATIONS", "LABELS", "Annotation", "Category", "Scene", "find_scenes", "identity_of", "read_labels"]
@@ -118,7 +119,7 @@ def _with_labels(folder: Path) -> list[Scene]:
 
 def read_labels(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """Read the class of every pixel, `shape` uint8. Raises InputError for a file that is none of a picture's."""
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    labels = cv2.imread(path_for_opencv(path), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.shape != shape or labels.dtype != np.uint8:
         found = "no picture" if labels is None else f"{labels.shape} {labels.dtype}"
         raise InputError(f"{path} is {found}, expected {shape} with one byte a pixel, the class")

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluate.compare import digest
 from evaluate.data import read_video
+from rjpeg._files import path_for_opencv
 from rjpeg.errors import InputError
 from train.framing import resize
 
@@ -101,7 +102,7 @@ def _noisy(frame: np.ndarray, noise: float, number: int) -> np.ndarray:
 
 
 def _rate_and_count(path: Path) -> tuple[float, int]:
-    video = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(path_for_opencv(path))
     try:
         rate, count = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
     finally:

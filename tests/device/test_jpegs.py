@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import itertools
+import os
 import threading
 import time
 
@@ -239,3 +240,12 @@ def test_closing_a_stream_ends_a_read_in_another_thread(jpegs):
         source.close()
         assert ended.wait(5)
         stop.set()
+
+
+@pytest.mark.parametrize("name", [b"bad\xff\xfe.jpg", b"with space", b"%d.jpg", b"concat:x.jpg"])
+def test_a_picture_and_a_film_may_have_any_name(jpegs, tmp_path, name):
+    for folder, content in (("picture", jpegs[:1]), ("film", jpegs)):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / os.fsdecode(name)
+        path.write_bytes(b"".join(content))
+        assert are(read_all(open_source(CameraConfig(source=str(path)))), content)
