@@ -1,7 +1,6 @@
 """A camera's importance map: from the server to the encoder, over restarts, and away when the camera was turned."""
 
 import contextlib
-import http.server
 import json
 import threading
 
@@ -15,7 +14,7 @@ from device.frames import OutgoingFrame
 from device.importance import MAX_BYTES, SAME_SCENE, TURNED_FRAMES, TURNED_SECONDS, CameraMap
 from device.stream import CameraStream
 from tests.brokers import needs_broker
-from tests.device.conftest import acknowledgment
+from tests.device.document_server import DocumentServer
 from tests.device.fakes import Clock
 from tests.device.linked import follower, key, patch
 from tests.device.scenes import scene
@@ -168,51 +167,9 @@ def test_the_encoder_gets_each_map_once_and_goes_without_one_that_was_dropped(ca
 # --- over HTTP -----------------------------------------------------------------------------------------------------
 
 
-class MapServer:
-    """Our server as far as frames and maps go. `says` is the header with a frame's answer."""
-
-    def __init__(self):
-        self.says, self.map, self.status, self.asked, self.types = None, b"", 200, 0, []
-        server = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.answer(201, acknowledgment(self.path, self.headers), {"Rjpeg-Importance": server.says})
-
-            def do_GET(self):
-                server.asked += 1
-                server.types.append(self.headers["Content-Type"])
-                assert self.path == "/v1/cameras/cam-1/importance"
-                assert self.headers["Authorization"] == "Bearer secret"
-                self.answer(server.status, server.map, {})
-
-            def answer(self, status, body, headers):
-                self.send_response(status)
-                for name, value in headers.items():
-                    if value is not None:
-                        self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def server():
-    with contextlib.closing(MapServer()) as server:
+    with contextlib.closing(DocumentServer()) as server:
         yield server
 
 
@@ -229,41 +186,44 @@ def frame(moment):
 
 def test_the_answer_to_a_frame_names_a_map_which_is_fetched_once(server, sender, camera_map, frame):
     sender.send(frame)
-    assert server.asked == 0
-    server.says, server.map = "4294967295", packed(4294967295)
+    assert server.asked == []
+    server.set("importance", 4294967295, packed(4294967295))
     for _ in range(3):
         sender.send(frame)
     assert camera_map.current.version == 4294967295
-    assert server.asked == 1
-    server.says = None
+    assert server.asked == ["importance"]
+    assert server.told[0]["Authorization"] == "Bearer secret"
+    server.says = {}
     sender.send(frame)
     assert camera_map.current.version == 4294967295, "a server that knows of no map takes none away"
 
 
 @pytest.mark.parametrize("says", ["", "seven", "-1", "7, 8", "99999999999"])
 def test_a_version_that_is_none_is_passed_over(server, sender, frame, says):
-    server.says = says
+    server.says["importance"] = says
     sender.send(frame)
-    assert server.asked == 0
+    assert server.asked == []
 
 
 def test_frames_go_on_when_a_map_cannot_be_fetched_and_it_is_asked_for_later(server, sender, camera_map, frame, caplog):
-    server.says, server.status, server.map = "7", 404, json.dumps({"error": "no such map"}).encode()
+    server.set("importance", 7, json.dumps({"error": "no such map"}).encode())
+    server.status = 404
     for _ in range(3):
         sender.send(frame)
-    assert server.asked == 1
+    assert server.asked == ["importance"]
     assert "does not give importance map 7: 404" in caplog.text
     sender._next_fetch = 0.0
-    server.status, server.map = 200, packed(7)
+    server.status = 200
+    server.set("importance", 7, packed(7))
     sender.send(frame)
     assert camera_map.current.version == 7
 
 
 def test_a_map_of_the_server_that_is_too_large_is_refused_unread(server, sender, camera_map, frame, caplog):
-    server.says, server.map = "7", b"RJIM" + bytes(2 * MAX_BYTES)
+    server.set("importance", 7, b"RJIM" + bytes(2 * MAX_BYTES))
     for _ in range(2):
         sender.send(frame)
-    assert server.asked == 1
+    assert server.asked == ["importance"]
     assert camera_map.current is None
     assert f"has {MAX_BYTES + 1} bytes or more" in caplog.text
 

@@ -22,6 +22,7 @@ from tests.brokers import needs_broker
 from tests.device.conftest import acknowledgment
 from tests.device.fakes import Clock
 from tests.device.outcomes import Outcomes
+from tests.device.stub_sender import StubSender
 from tests.waiting import until
 
 MOMENT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
@@ -98,10 +99,8 @@ def test_a_server_that_moved_is_found_by_its_name(server, known, monkeypatch):
         until(lambda: known.ask(0.05))
 
 
-class Cut:
+class Cut(StubSender):
     """A sender without a way to its server, until a test says so."""
-
-    name = "server"
 
     def __init__(self):
         self.back, self.asked, self.taken = threading.Event(), 0, []
@@ -115,15 +114,6 @@ class Cut:
     def reach(self, seconds):
         self.asked += 1
         return self.back.wait(min(seconds, 0.01))
-
-    def overhead(self, size, *, is_base=False):
-        return 0
-
-    def cut(self):
-        pass
-
-    def close(self):
-        pass
 
 
 def test_live_wants_no_frame_until_there_is_a_way_and_sends_none_that_waited():

@@ -16,15 +16,14 @@ from device.spool import MIN_BYTES, THINNED, Spool, SpoolError
 from rjpeg.errors import DeliveryError
 from tests.device.linked import follower, key, patch
 from tests.device.outcomes import Outcomes, losses
+from tests.device.stub_sender import StubSender
 from tests.waiting import until
 
 KEY, PATCH = "aaaaaa", "bbbbbb"
 
 
-class Server:
+class Server(StubSender):
     """Takes a frame if it has what that refers to, and rejects files that it is told to."""
-
-    name = "server"
 
     def __init__(self):
         self.has, self.rejects, self.sent = set(), set(), []
@@ -42,15 +41,6 @@ class Server:
                 raise BaseMissingError(f"server answered 409: key missing ({needed})", needed)
         self.has.add(name)
         return "there"
-
-    def overhead(self, size, *, is_base=False):
-        return 0
-
-    def cut(self):
-        pass
-
-    def close(self):
-        pass
 
 
 class Forgetful(set):

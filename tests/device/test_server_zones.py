@@ -1,12 +1,10 @@
 """Zones that the server keeps: how a device gets them, what it never lets them undo, and what becomes of its files."""
 
 import contextlib
-import http.server
 import json
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ from device.stream import CameraStream
 from device.zones import GRAY, ServerZones, Zones
 from rjpeg._zones import MAX_ZONES_BYTES, Zone, pack_zones
 from tests.brokers import needs_broker
-from tests.device.conftest import acknowledgment
+from tests.device.document_server import DocumentServer
 from tests.device.fakes import Clock, Records
 from tests.device.test_importance import Client, packed
 from tests.device.test_pipeline import StillScene
@@ -217,55 +215,17 @@ def test_new_zones_are_a_reason_for_a_frame_that_tells_of_them(tmp_path, server_
 # --- over HTTP and MQTT --------------------------------------------------------------------------------------------
 
 
-class ZoneServer:
-    """Our server as far as frames and what cameras fetch go. `says`: by name, the version and the document."""
-
-    def __init__(self):
-        self.says, self.asked = {}, []
-        server = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                told = {f"Rjpeg-{name.title()}": str(version) for name, (version, _) in server.says.items()}
-                self.answer(201, acknowledgment(self.path, self.headers), told)
-
-            def do_GET(self):
-                name = self.path.removeprefix("/v1/cameras/cam-1/")
-                server.asked.append(name)
-                self.answer(200, server.says[name][1], {})
-
-            def answer(self, status, body, headers):
-                self.send_response(status)
-                for name, value in (headers | {"Content-Length": str(len(body))}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
 def test_the_answer_to_a_frame_names_zones_and_a_map_which_are_fetched_once_each(tmp_path, server_zones, moment):
     camera_map = CameraMap("cam-1", tmp_path)
     frame = OutgoingFrame("cam-1", 7, moment, b"jpeg")
     with (
-        contextlib.closing(ZoneServer()) as server,
+        contextlib.closing(DocumentServer()) as server,
         contextlib.closing(HttpSender(server.url, timeout=5, documents=[camera_map, server_zones])) as sender,
     ):
         sender.send(frame)
         assert server.asked == []
-        server.says = {"zones": (1772600767, document(1772600767, ("private", LEFT))), "importance": (3, packed(3))}
+        server.set("zones", 1772600767, document(1772600767, ("private", LEFT)))
+        server.set("importance", 3, packed(3))
         for _ in range(3):
             sender.send(frame)
         assert sorted(server.asked) == ["importance", "zones"]
@@ -274,10 +234,10 @@ def test_the_answer_to_a_frame_names_zones_and_a_map_which_are_fetched_once_each
         server.says = {}
         sender.send(frame)
         assert len(server_zones.current.zones) == 1
-        server.says = {"zones": (1772600768, document(1772600768))}
+        server.set("zones", 1772600768, document(1772600768))
         sender.send(frame)
         assert server_zones.current.zones == []
-        server.says = {"zones": (1772600769, json.dumps({"version": 1772600769, "zones": [{}]}).encode())}
+        server.set("zones", 1772600769, json.dumps({"version": 1772600769, "zones": [{}]}).encode())
         for _ in range(3):
             sender.send(frame)
         assert server.asked.count("zones") == 3
