@@ -46,7 +46,7 @@ def build_manifest(
         "refinement_bits": settings.refinement_bits,
         "coding_sizes": [list(row) for row in settings.coding_sizes],
         "quality_coding_sizes": [list(row) for row in settings.quality_coding_sizes],
-        "negligible_energy": settings.negligible_energy,
+        "negligible_energies": [list(row) for row in settings.negligible_energies],
         "training": training,
         "parity": parity,
         "versions": _versions(),

@@ -37,7 +37,8 @@ class Model:
     refinement_bits: what one of the generator's levels must save over the predictor's to be written into the marker.
     sizes_by_rate, sizes_by_quality: (upper bound, fraction of the frame's sides) in rising order, the last bound
     infinite. Bounds are bpp and IJG quality.
-    negligible_energy: see `Sizing.index_for_detail`; 0 if the manifest has none.
+    negligible_energies: (upper bound, share) in rising order, the last bound infinite. Bounds are pixels of the frame;
+    of shares see `Sizing.index_for_detail`. If the manifest has none, nothing is negligible.
     threads: for the generator and the restorer.
     """
 
@@ -50,7 +51,7 @@ class Model:
     refinement_bits: float
     sizes_by_rate: tuple[tuple[float, float], ...]
     sizes_by_quality: tuple[tuple[float, float], ...]
-    negligible_energy: float
+    negligible_energies: tuple[tuple[float, float], ...]
     threads: int
 
     @cached_property
@@ -155,17 +156,17 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         refinement_bits=float(manifest["refinement_bits"]),
         sizes_by_rate=_ladder(manifest["coding_sizes"]),
         sizes_by_quality=_ladder(manifest["quality_coding_sizes"]),
-        negligible_energy=float(manifest.get("negligible_energy", 0.0)),
+        negligible_energies=_ladder(manifest.get("negligible_energies", [[None, 0.0]])),
         threads=threads,
     )
 
 
 def _ladder(rows: list[tuple[float | None, float]]) -> tuple[tuple[float, float], ...]:
-    """Return rows of (upper bound or null, fraction), checked to rise. The last one has no bound."""
+    """Return rows of (upper bound or null, fraction 0..1), checked to rise. The last one has no bound."""
     ladder = tuple((float("inf") if bound is None else float(bound), float(fraction)) for bound, fraction in rows)
     for (bound, fraction), (next_bound, next_fraction) in itertools.pairwise(ladder):
         if not (bound < next_bound and 0 < fraction <= next_fraction <= 1):
-            raise ValueError(f"coding sizes {rows} do not rise")
+            raise ValueError(f"{rows} do not rise")
     return (*ladder[:-1], (float("inf"), ladder[-1][1]))
 
 

@@ -36,7 +36,7 @@ class Policy:
     patches: whether any are made. light: whether changes of the light are told.
     sizes_by_quality, sizes_by_rate: coding sizes of keys, as `Model` has them for single files. The middle ones of
     these are left out.
-    most_quality: of followers that are coded to a size.
+    negligible: of a key's detail, see `Sizing.index_for_detail`. most_quality: of followers that are coded to a size.
     """
 
     key_octaves: float = 2.0
@@ -56,6 +56,7 @@ class Policy:
     light: bool = True
     sizes_by_quality: tuple[tuple[float, float], ...] = _SIZES_BY_QUALITY
     sizes_by_rate: tuple[tuple[float, float], ...] = _SIZES_BY_RATE
+    negligible: float = 0.01
     most_quality: float = 80.0
 
 

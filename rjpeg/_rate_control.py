@@ -10,7 +10,7 @@ import numpy as np
 
 from rjpeg import _tables as tables
 from rjpeg._coding import Coder, EncodedFrame, Job
-from rjpeg._sizing import Sizing, coding_size_for, sizing_of
+from rjpeg._sizing import Sizing, coding_size_for, negligible_energy, sizing_of
 from rjpeg._timing import StageTimer
 from rjpeg.errors import TargetError
 
@@ -71,6 +71,7 @@ def _search_sizes(coder: Coder, job: Job, sizing: Sizing, target: Target) -> tup
     size in bytes of the smallest file that was found.
     """
     model = coder.model
+    negligible = negligible_energy(job.frame_size, model)
     index, max_index, tolerance = _first_size(coder, job, sizing, target)
     low, high = -1, max_index + 1
     best: EncodedFrame | None = None
@@ -82,9 +83,7 @@ def _search_sizes(coder: Coder, job: Job, sizing: Sizing, target: Target) -> tup
             continue
         target = replace(target, start=found.quality)
         step = model.mean_step_at(found.quality)
-        least, most = (
-            sizing.index_for_detail(step * factor, model.negligible_energy) for factor in (tolerance, 1 / tolerance)
-        )
+        least, most = (sizing.index_for_detail(step * factor, negligible) for factor in (tolerance, 1 / tolerance))
         if most < index:
             high, best = index, best or found
         else:

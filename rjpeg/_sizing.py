@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rjpeg._codec import BLOCK, Planes, coding_size_of, forward_dct
 from rjpeg._model import Model
 
-__all__ = ["Sizing", "coding_size_for", "size_for_quality", "sizing_of"]
+__all__ = ["Sizing", "coding_size_for", "negligible_energy", "size_for_quality", "sizing_of"]
 
 _ENOUGH_BLOCKS = 2400
 """Blocks that are looked at. Larger frames are sampled in evenly spread rows of blocks."""
@@ -66,19 +66,31 @@ def coding_size_for(
     return coding_size_of(frame_size, next(fraction for bound, fraction in ladder if value < bound))
 
 
+def negligible_energy(frame_size: tuple[int, int], model: Model) -> float:
+    """Return the share of a squared step below which what a smaller size loses is negligible, for a frame's size.
+
+    A classifier looks at a small picture as it is, and wants its detail. What looks at a whole frame wants less of it.
+    """
+    pixels = frame_size[0] * frame_size[1]
+    return next(share for bound, share in model.negligible_energies if pixels < bound)
+
+
 def size_for_quality(
     sizing: Sizing,
     frame_size: tuple[int, int],
     model: Model,
     quality: float,
     ladder: tuple[tuple[float, float], ...] | None = None,
+    negligible: float | None = None,
 ) -> tuple[int, int]:
     """Return the coding size for a quality of 1..100: the ladder's, or a smaller one if the frame lacks detail.
 
-    ladder: sizes by quality, of fractions that `sizing` knows; None for the model's.
+    ladder: sizes by quality, of fractions that `sizing` knows. negligible: see `Sizing.index_for_detail`. None stands
+    for the model's.
     """
     usual = sizing.sizes.index(coding_size_for(frame_size, ladder or model.sizes_by_quality, quality))
-    detailed = sizing.index_for_detail(model.mean_step_at(quality), model.negligible_energy)
+    share = negligible_energy(frame_size, model) if negligible is None else negligible
+    detailed = sizing.index_for_detail(model.mean_step_at(quality), share)
     return sizing.sizes[min(usual, detailed)]
 
 

@@ -323,7 +323,7 @@ class StreamEncoder:
         if goal.quality is not None:
             ladder = policy.sizes_by_quality
             sizing = sizing_of(frame, [fraction for _, fraction in ladder])
-            return size_for_quality(sizing, frame_size, self._encoder.model, goal.quality, ladder)
+            return size_for_quality(sizing, frame_size, self._encoder.model, goal.quality, ladder, policy.negligible)
         bpp = 8 * goal.key_target.max_bytes / (frame_size[0] * frame_size[1])
         return coding_size_for(frame_size, policy.sizes_by_rate, bpp)
 

@@ -111,7 +111,7 @@ class CodecConfig(_Struct, frozen=True):
     refinement_bits: Annotated[float, msgspec.Meta(ge=0)]
     coding_sizes: Ladder
     quality_coding_sizes: Ladder
-    negligible_energy: Annotated[float, msgspec.Meta(ge=0)]
+    negligible_energies: Ladder
     base_tables: BaseTables
 
 

@@ -10,6 +10,7 @@ refine, restore (0 or 1).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,9 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
             field = _OF_MAP[name](setting.model.map_quantizer, value)
             quantizer = setting.model.map_quantizer._replace(**field)
             setting.model = dataclasses.replace(setting.model, map_quantizer=quantizer)
+        elif name == "detail":
+            energies = ((math.inf, float(value)),)
+            setting.model = dataclasses.replace(setting.model, negligible_energies=energies)
         elif name in _OF_MODEL:
             of_model: dict[str, Any] = {_OF_MODEL[name]: float(value)}
             setting.model = dataclasses.replace(setting.model, **of_model)
@@ -123,4 +127,4 @@ _OF_MAP: dict[str, Callable] = {
     "window": lambda _, value: {"window": int(value) or None},
     "fade": lambda _, value: {"fade": float(value)},
 }
-_OF_MODEL = {"dead_zone": "dead_zone", "refinement": "refinement_bits", "detail": "negligible_energy"}
+_OF_MODEL = {"dead_zone": "dead_zone", "refinement": "refinement_bits"}

@@ -1,5 +1,7 @@
 """Real pictures and the shipped model, shared by the library's tests."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import cv2
@@ -18,6 +20,12 @@ def model():
 @pytest.fixture(scope="session")
 def encoder(model):
     return rjpeg.Encoder(model)
+
+
+@pytest.fixture(scope="session")
+def careful_encoder(model):
+    """One that keeps as much detail of whole frames as of small pictures."""
+    return rjpeg.Encoder(dataclasses.replace(model, negligible_energies=((math.inf, 0.01),)))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """How far a frame is reduced: as its rate or quality says, and further where it has no detail to lose."""
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import rjpeg
 from rjpeg import _codec as codec
-from rjpeg._sizing import Sizing, sizing_of
+from rjpeg._sizing import Sizing, negligible_energy, sizing_of
 from rjpeg._tables import percent_of_quality
 
 FRACTIONS = (0.357, 0.429, 0.5, 0.571, 0.643, 0.714, 0.786, 0.857, 1.0)
@@ -18,7 +19,7 @@ FRACTIONS = (0.357, 0.429, 0.5, 0.571, 0.643, 0.714, 0.786, 0.857, 1.0)
 
 @pytest.fixture(scope="module")
 def by_rate_alone(model):
-    return rjpeg.Encoder(dataclasses.replace(model, negligible_energy=0.0))
+    return rjpeg.Encoder(dataclasses.replace(model, negligible_energies=((math.inf, 0.0),)))
 
 
 def soft(photo, scale):
@@ -99,10 +100,17 @@ def test_sizes_rise_to_the_frame_and_none_is_there_twice(size):
 
 
 @pytest.mark.parametrize("how", [{"quality": 30}, {"target_bytes": 10000}])
-def test_sharp_frames_are_coded_at_the_size_of_their_rate_or_quality(encoder, by_rate_alone, photos, how):
+def test_sharp_frames_are_coded_at_the_size_of_their_rate_or_quality(careful_encoder, by_rate_alone, photos, how):
     for photo in photos[:4]:
-        size = encoder.encode_with_details(sharp(photo), **how).coding_size
+        size = careful_encoder.encode_with_details(sharp(photo), **how).coding_size
         assert size == by_rate_alone.encode_with_details(sharp(photo), **how).coding_size
+
+
+def test_a_whole_frame_is_reduced_further_than_the_pictures_in_it(encoder, photos):
+    for photo in photos[:4]:
+        alone = encoder.encode_with_details(photo, quality=50).coding_size[0] / photo.shape[0]
+        frame = np.tile(photo, (3, 4, 1))
+        assert encoder.encode_with_details(frame, quality=50).coding_size[0] / frame.shape[0] < alone
 
 
 @pytest.mark.parametrize("target_bytes", [8000, 15000])
@@ -134,7 +142,7 @@ def test_the_softer_a_frame_the_smaller_it_is_coded(encoder, photo):
 def test_the_quality_that_is_found_for_a_target_is_one_for_its_size(model, encoder, photos, target_bytes):
     def asked(sizing, quality):
         step = np.mean(model.base_tables[0]) * percent_of_quality(quality) / 100
-        return sizing.index_for_detail(step, model.negligible_energy)
+        return sizing.index_for_detail(step, negligible_energy((480, 640), model))
 
     for photo, scale in zip(photos[:6], (1.0, 1.3, 1.6, 2.0, 2.5, 3.0), strict=True):
         frame = cv2.resize(soft(photo, scale), (640, 480), interpolation=cv2.INTER_AREA)

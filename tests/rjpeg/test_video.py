@@ -67,12 +67,14 @@ def sharp(photo):
     return scene(np.tile(photo, (3, 3, 1))[:480, :640], 1, deviation=15)
 
 
-def test_the_size_before_stays_while_the_rate_is_near_and_not_beyond(encoder, photo):
+def test_the_size_before_stays_while_the_rate_is_near_and_not_beyond(careful_encoder, photo):
     frame = sharp(photo)
     pixels = 640 * 480
 
     def size_at(bpp, before=None):
-        return encoder.encode_with_details(frame, target_bytes=int(bpp * pixels / 8), size_before=before).coding_size
+        return careful_encoder.encode_with_details(
+            frame, target_bytes=int(bpp * pixels / 8), size_before=before
+        ).coding_size
 
     # coding_sizes of the shipped manifest: below 0.26 bpp 0.643 of the sides, below 0.36 0.714
     smaller, larger = size_at(0.25), size_at(0.27)
@@ -84,14 +86,14 @@ def test_the_size_before_stays_while_the_rate_is_near_and_not_beyond(encoder, ph
     assert size_at(0.25, (33, 44)) == smaller
 
 
-def test_the_size_before_stays_while_a_soft_scene_is_a_little_softer_or_sharper(encoder, photo, attempts):
+def test_the_size_before_stays_while_a_soft_scene_is_a_little_softer_or_sharper(careful_encoder, photo, attempts):
     frame = cv2.resize(photo, (640, 480), interpolation=cv2.INTER_CUBIC)
-    usual = encoder.encode_with_details(sharp(photo), target_bytes=14000).coding_size
-    before = encoder.encode_with_details(frame, target_bytes=14000)
+    usual = careful_encoder.encode_with_details(sharp(photo), target_bytes=14000).coding_size
+    before = careful_encoder.encode_with_details(frame, target_bytes=14000)
     assert before.coding_size < usual
     for blur in (0.3, 0.5, 0.3, 0.4):
         attempts.clear()
-        details = encoder.encode_with_details(
+        details = careful_encoder.encode_with_details(
             cv2.GaussianBlur(frame, (0, 0), blur),
             target_bytes=14000,
             start=before.quality,
@@ -103,13 +105,13 @@ def test_the_size_before_stays_while_a_soft_scene_is_a_little_softer_or_sharper(
         before = details
 
 
-def test_the_size_before_goes_up_again_when_a_soft_scene_turns_sharp(encoder, photo):
+def test_the_size_before_goes_up_again_when_a_soft_scene_turns_sharp(careful_encoder, photo):
     soft = cv2.resize(photo, (640, 480), interpolation=cv2.INTER_CUBIC)
-    before = encoder.encode_with_details(soft, target_bytes=14000)
-    after = encoder.encode_with_details(
+    before = careful_encoder.encode_with_details(soft, target_bytes=14000)
+    after = careful_encoder.encode_with_details(
         sharp(photo), target_bytes=14000, start=before.quality, least_fill=0.8, size_before=before.coding_size
     )
-    assert after.coding_size == encoder.encode_with_details(sharp(photo), target_bytes=14000).coding_size
+    assert after.coding_size == careful_encoder.encode_with_details(sharp(photo), target_bytes=14000).coding_size
     assert 0.8 * 14000 <= len(after.jpeg) <= 14000
 
 
