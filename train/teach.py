@@ -48,9 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--teacher",
         nargs="+",
-        required=True,
+        default=["detector"],
         metavar="NAME",
-        help="Keras or ONNX files (docs/own-task.md), best of a detector; or efficientnet-lite0, -lite1, -lite2",
+        help="detector, which is fetched once; Keras or ONNX files (docs/own-task.md), best of a detector; or "
+        "efficientnet-lite0, -lite1, -lite2",
     )
     add("--frames", type=int, default=64, metavar="N", help="frames that the map is made of")
     add("--width", type=int, default=640, metavar="PIXELS", help="wider frames are reduced to it for the teacher")

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import rjpeg
+from rjpeg._files import network_folder
 from rjpeg.client import Client
 from rjpeg.errors import ConfigError, InputError
 from tests.service import Service
+from tests.train.tiny_graph import nanodet
 from tests.train.tiny_onnx import sighted
 from train import teach
 from train.camera_map import MapSettings, camera_map
@@ -20,6 +22,7 @@ from train.frame_importance import FrameImportance
 from train.teach_frames import from_archive, from_video, is_like
 from train.teach_report import expected_share
 from train.teachers import load_teacher
+from train.tfjs_teacher import FILE, FOLDER
 
 RNG = np.random.default_rng(3)
 GRID = (9, 16)
@@ -163,6 +166,19 @@ def test_a_video_becomes_a_map_and_a_report(tmp_path, teacher_file, capsys):
     assert json.loads((report / "report.json").read_text("utf-8"))["expected_bytes"] == facts["expected_bytes"]
 
 
+@pytest.mark.slow
+def test_if_no_teacher_is_named_the_detector_that_was_fetched_teaches(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = network_folder(FOLDER) / FILE
+    file.parent.mkdir(parents=True)
+    nanodet(file)
+    arguments = ["--video", film(tmp_path / "yard.avi"), "--out", tmp_path / "y", "--report", tmp_path / "report"]
+    assert teach.main([*map(str, arguments), "--frames", "4", "--no-try", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["teachers"] == ["detector"]
+    assert rjpeg.unpack_importance((tmp_path / "y").read_bytes()).octaves.shape == GRID
+
+
 @pytest.fixture(scope="module")
 def archive():
     """A server with tokens, to which a camera sent a stream over two days: keys and followers."""
@@ -216,9 +232,11 @@ def test_the_server_gets_the_map_of_its_camera(archive, tmp_path, teacher_file, 
         (["--teacher", "a", "--server", "http://x", "--camera", "c", "--frames", "1"], "--frames is 1"),
         (["--teacher", "a", "--server", "http://127.0.0.1:9", "--camera", "c"], "127.0.0.1:9"),
         (["--teacher", "nobody.onnx", "--video", "{film}", "--out", "{folder}/y"], "nobody.onnx"),
+        (["--video", "{film}", "--out", "{folder}/y"], "teacher 'detector' is not in"),
     ],
 )
-def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
+def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     places = {"film": str(film(tmp_path / "yard.avi", 4)), "folder": str(tmp_path)}
     assert teach.main([part.format(**places) for part in arguments]) == 1
     said = capsys.readouterr().err.strip().splitlines()
