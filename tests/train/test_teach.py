@@ -20,7 +20,7 @@ from train import teach
 from train.camera_map import MapSettings, camera_map
 from train.frame_importance import FrameImportance
 from train.teach_frames import from_archive, from_video, is_like
-from train.teach_report import expected_share
+from train.teach_report import Shares, expected_shares
 from train.teachers import load_teacher
 from train.tfjs_teacher import FILE, FOLDER
 
@@ -116,9 +116,10 @@ def test_the_map_saves_on_frames_that_it_was_not_made_of(measure):
         frame[: HEIGHT // 2] = np.clip(frame[: HEIGHT // 2] + leaves - 40, 0, 255)
         frames.append(frame)
     found = [measure(np.ascontiguousarray(frame[..., ::-1]))[..., 0] for frame in frames]
-    share = expected_share(frames, found, measure, MapSettings())
-    assert 0.2 < share < 0.9
-    assert expected_share(frames[:6], found[:6], measure, MapSettings()) is None
+    shares = expected_shares(frames, found, measure, MapSettings())
+    assert 0.2 < shares.taught < 0.9
+    assert shares.taught < shares.flat - 0.05, "places say more than a flat map"
+    assert expected_shares(frames[:6], found[:6], measure, MapSettings()) == Shares(None, None)
 
 
 def film(path, count: int = 24):
@@ -159,6 +160,7 @@ def test_a_video_becomes_a_map_and_a_report(tmp_path, teacher_file, capsys):
     assert facts["frames"] == 12
     assert facts["teachers"] == ["sighted.onnx"]
     assert 0 < facts["expected_bytes"] < 1.5
+    assert 0 < facts["expected_bytes_flat"] < 1.5
     octaves = rjpeg.unpack_importance(out.read_bytes()).octaves
     assert octaves.shape == (facts["rows"], facts["cols"]) == GRID
     assert octaves[-3:].mean() > octaves[:4].mean() + 0.8
