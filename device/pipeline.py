@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import rjpeg
 from device.change import ChangeDetector
 from device.config import CameraConfig, SkipConfig
-from device.delivery.outbox import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, Dropped, Outbox, Sent
+from device.delivery.outbox import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, UNHEARD, Dropped, Outbox, Sent
 from device.encoding import FrameEncoder, NoRoom, Pixels, resized
 from device.frames import OutgoingFrame
 from device.metrics import Metrics
@@ -374,14 +374,16 @@ class Pipeline:
         self._observers.output.emit(record)
 
     def _note_dropped(self, outcome: Dropped) -> None:
-        frame, reason, lost = outcome
+        frame, reason = outcome.frame, outcome.reason
         record = self._records.pop(frame)
-        if self._stream is not None:
-            self._stream.dropped(frame, lost, rejected=reason == REJECTED)
+        if self._stream is not None and outcome.is_kept:
+            self._stream.arrived(frame)
+        elif self._stream is not None:
+            self._stream.dropped(frame, outcome.lost, rejected=reason == REJECTED)
         if reason == OVERTAKEN and record is not None:
             self._encoder.give_back(record["wire_bytes"] + len(frame.metrics or ""))
-        # a frame that was overtaken or rejected needs no other one that shows the same
-        self._missed = self._missed or reason not in (OVERTAKEN, REJECTED, STOPPED)
+        # a frame that was overtaken or rejected, or that nobody wants, needs no other one that shows the same
+        self._missed = self._missed or reason not in (OVERTAKEN, REJECTED, STOPPED, UNHEARD)
         if frame.metrics is not None:
             self._last_heartbeat = LONG_AGO
         self._drop(reason)

@@ -77,7 +77,6 @@ def open_sender(
         timeout=config.timeout_seconds,
         discovery=config.mqtt.discovery,
         expiry=LIVE_EXPIRY if config.policy == "live" else None,
-        needs_subscriber=config.policy == "record",
         documents=documents,
         has_bases=has_bases,
     )

@@ -1,5 +1,7 @@
 """The outbox of a live camera: the newest frame goes first, and what can't be sent is dropped."""
 
+import logging
+
 from device.delivery.outbox import (
     KEY_MISSING,
     OVERTAKEN,
@@ -7,6 +9,7 @@ from device.delivery.outbox import (
     REJECTED,
     SERVER_AWAY,
     STOPPED,
+    UNHEARD,
     Dropped,
     Link,
     Sent,
@@ -16,6 +19,7 @@ from device.delivery.sender import (
     BaseMissingError,
     RefusedError,
     RejectedError,
+    UnheardError,
     UnreachableError,
 )
 from device.delivery.sending import FrameUnderWay, SendingThread
@@ -23,6 +27,8 @@ from device.frames import OutgoingFrame
 from rjpeg.errors import DeliveryError
 
 __all__ = ["LiveOutbox"]
+
+logger = logging.getLogger(__name__)
 
 MAX_DELAY = 1.0  # seconds between two tries
 REACH_SECONDS = 1.0  # between two connections that are begun while there is no way to the server
@@ -34,7 +40,8 @@ class LiveOutbox(SendingThread):
     A frame whose sending fails is dropped. The next try is with the newest frame that there is then, after a pause of
     0.25 s. The pause doubles up to 1 s, or up to a minute if the server asks for that or refuses all. So it goes on for
     ever. If there is no way to the server, that is tried once a second without a frame, so that the first one to arrive
-    is new. A frame whose key the server has lost is sent after that key. If the key is here no more, it is dropped.
+    is new. A frame whose key the server has lost is sent after that key. If the key is here no more, it is dropped. A
+    frame that a broker has nobody to give to is dropped, too; the next one goes without a pause.
 
     Args:
         link: The way to the server.
@@ -47,7 +54,7 @@ class LiveOutbox(SendingThread):
         super().__init__(link, "live outbox", MAX_DELAY)
         self._slot: OutgoingFrame | None = None
         self._under_way = FrameUnderWay()
-        self._sending = self._taken_any = self._unreachable = False
+        self._sending = self._taken_any = self._unreachable = self._unheard = False
         self._next_try = self._clock()
         self._thread.start()
 
@@ -137,6 +144,9 @@ class LiveOutbox(SendingThread):
         except RejectedError as error:
             self._backoff.rejected(frame, error)
             self._drop_under_way(REJECTED)
+        except UnheardError as error:
+            self._note_heard(str(error))
+            self._drop_under_way(UNHEARD, is_kept=error.is_kept)
         except DeliveryError as error:
             if self._stopping.is_set():
                 self._drop_under_way(STOPPED)
@@ -146,15 +156,24 @@ class LiveOutbox(SendingThread):
             self.refusal = error if refused and not self._taken_any else None
             self._drop_under_way(REFUSED if refused else SERVER_AWAY)
         else:
-            self._taken_any, self.refusal = True, None
-            self._backoff.succeeded()
+            self._note_heard(None)
             if self._under_way.take() is not None:
                 self.outcomes.put(Sent(frame.summary, where, self._clock() - started))
 
-    def _drop_under_way(self, reason: str, lost: str | None = None) -> None:
+    def _note_heard(self, trouble: str | None) -> None:
+        """Note that the server took a file. trouble: why nobody sees it; None if somebody does."""
+        self._taken_any, self.refusal = True, None
+        self._backoff.succeeded()
+        if trouble is not None and not self._unheard:
+            logger.warning("%s", trouble)
+        elif trouble is None and self._unheard:
+            logger.info("%s: somebody has subscribed", self._sender.name)
+        self._unheard = trouble is not None
+
+    def _drop_under_way(self, reason: str, lost: str | None = None, *, is_kept: bool = False) -> None:
         frame = self._under_way.take()
         if frame is not None:
-            self.outcomes.put(Dropped(frame.summary, reason, lost))
+            self.outcomes.put(Dropped(frame.summary, reason, lost, is_kept))
 
     def _leave(self) -> None:
         with self._changed:

@@ -31,6 +31,7 @@ from device.delivery.sender import (
     RefusedError,
     RejectedError,
     RetryLaterError,
+    UnheardError,
     UnreachableError,
     cause,
     packet_bytes,
@@ -92,7 +93,6 @@ class MqttSender:
         timeout: seconds to connect, again for TLS, and again for all that the broker has to answer to one frame.
         discovery: topic under which Home Assistant looks for configurations; None: tell it nothing.
         expiry: seconds after which the broker may forget a frame that a subscriber hasn't taken; None: never.
-        needs_subscriber: a frame counts as delivered only if the broker has a subscriber to give it to.
         documents: of the camera; what the broker has of these is brought to them.
         has_bases: files may refer to keys and patches, so these are kept for others.
 
@@ -112,7 +112,6 @@ class MqttSender:
         timeout: float = 10.0,
         discovery: str | None = None,
         expiry: int | None = None,
-        needs_subscriber: bool = False,
         documents: Sequence[ServerDocument[Any]] = (),
         has_bases: bool = False,
     ) -> None:
@@ -127,7 +126,6 @@ class MqttSender:
         self._timeout = timeout
         self._discovery = discovery
         self._expiry = expiry
-        self._needs_subscriber = needs_subscriber
         self._documents = {f"{self._topic}/{document.name}": document for document in documents}
         self._has_bases = has_bases
         self._connection: Connection | None = None
@@ -139,7 +137,7 @@ class MqttSender:
             logger.warning("the password goes to %s unencrypted; use mqtts where others can listen", self.name)
 
     def send(self, frame: OutgoingFrame) -> str:
-        """Publish a frame, after its metrics; see `device.delivery.sender`."""
+        """Publish a frame, after its metrics; see `device.delivery.sender`. Raises UnheardError, too."""
         connection = self._connected()
         if frame.metrics is not None:
             self._aside(connection, f"{self._topic}/metrics", frame.metrics.encode())
@@ -149,21 +147,17 @@ class MqttSender:
             properties.MessageExpiryInterval = self._expiry
         reason = self._published(connection, topic, frame.jpeg, properties=properties)
         self._check(f"{topic}: the broker", reason)
-        if reason.value == NO_MATCHING_SUBSCRIBERS:
-            # acknowledged, and thrown away
-            said = f"broker {self.name}: nobody has subscribed to {topic}"
-            if self._needs_subscriber:
-                raise DeliveryError(said)
-            if topic not in self._warned:
-                self._warned.add(topic)
-                logger.warning("%s, so that it throws frames away", said)
-        if self._has_bases and (kind := frame.identity.kind) in BASES and connection.retains:
-            # once somebody has the frame, and before anything refers to it
+        is_kept = self._has_bases and (kind := frame.identity.kind) in BASES and connection.retains
+        if is_kept:
+            # before anything refers to it
             about = self._properties(frame)
             self._aside(connection, f"{self._topic}/{kind}", frame.jpeg, retain=True, properties=about)
         for where, document in self._documents.items():
             if (data := connection.received(where)) is not None:
                 document.offer(data)
+        if reason.value == NO_MATCHING_SUBSCRIBERS:
+            said = f"broker {self.name}: nobody has subscribed to {topic}, so that it throws frames away"
+            raise UnheardError(said, is_kept=is_kept)
         return f"{self.name}/{topic}"
 
     @staticmethod

@@ -18,6 +18,7 @@ __all__ = [
     "REJECTED",
     "SERVER_AWAY",
     "STOPPED",
+    "UNHEARD",
     "Dropped",
     "Link",
     "Outbox",
@@ -36,6 +37,7 @@ REJECTED = "rejected"  # the server will never take this frame
 KEY_MISSING = "key missing"  # the server lacks the key or patch that it refers to, and it is here no more
 REFUSED = "refused"  # the server takes no frame from here: wrong token or address
 STOPPED = "stopped"  # the program ended first
+UNHEARD = "nobody subscribed"  # the broker has nobody to give it to
 
 
 class Sent(NamedTuple):
@@ -59,11 +61,13 @@ class Dropped(NamedTuple):
         frame: Which one.
         reason: One of those in this module or in `device.spool`.
         lost: Id of the key or patch that the server will not have; None if it lacks none for that.
+        is_kept: The other side has the file nevertheless, for what refers to it.
     """
 
     frame: FrameSummary
     reason: str
     lost: str | None = None
+    is_kept: bool = False
 
 
 Outcome = Sent | Dropped

@@ -20,6 +20,7 @@ __all__ = [
     "RejectedError",
     "RetryLaterError",
     "Sender",
+    "UnheardError",
     "cause",
     "file_stem",
     "packet_bytes",
@@ -62,6 +63,17 @@ class BaseForgottenError(FaultError):
 
 class UnreachableError(DeliveryError):
     """There is no way to the server now, or the connection ended: `Sender.reach` tells when there is one again."""
+
+
+class UnheardError(DeliveryError):
+    """A broker has the frame, nobody to give it to, and threw it away.
+
+    `is_kept`: whether it keeps the file for whoever comes later, as it does with keys and patches.
+    """
+
+    def __init__(self, message: str, *, is_kept: bool) -> None:
+        super().__init__(message)
+        self.is_kept = is_kept
 
 
 class RetryLaterError(DeliveryError):

@@ -17,8 +17,8 @@ from device.config import DeliveryConfig
 from device.delivery import LiveOutbox, RecordOutbox, WaitOutbox, open_outbox, open_sender
 from device.delivery.http_sender import HttpSender
 from device.delivery.mqtt_sender import MqttSender
-from device.delivery.outbox import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, Link
-from device.delivery.sender import FaultError, FolderSender, RefusedError, RejectedError, RetryLaterError
+from device.delivery.outbox import OVERTAKEN, REFUSED, REJECTED, SERVER_AWAY, STOPPED, UNHEARD, Link
+from device.delivery.sender import FaultError, FolderSender, RefusedError, RejectedError, RetryLaterError, UnheardError
 from device.frames import OutgoingFrame
 from device.spool import DISK_FULL, Spool
 from device.spool.database import Database
@@ -119,6 +119,10 @@ def away(_frame):
 
 def reject(_frame):
     raise RejectedError("server answered 422")
+
+
+def unheard(_frame):
+    raise UnheardError("nobody has subscribed", is_kept=False)
 
 
 def refuse(_frame):
@@ -231,6 +235,34 @@ def test_live_a_rejected_frame_is_counted_and_the_next_is_sent_at_once(live, fra
     assert counts.dropped == [(sequence, REJECTED) for sequence in range(3)]
     assert counts.sent == [3]
     assert caplog.text.count("422") == 1, "said once"
+
+
+def test_live_a_frame_that_nobody_takes_is_dropped_and_the_next_goes_at_once(live, frame, counts, caplog):
+    caplog.set_level("INFO")
+    server = Server(unheard)
+    outbox = live(server)
+    for sequence in range(3):
+        assert outbox.ready
+        outbox.put(frame(sequence))
+        assert outbox.flush(5)
+    server.behavior = lambda _: None
+    outbox.put(frame(3))
+    assert outbox.flush(5)
+    assert counts.dropped == [(sequence, UNHEARD) for sequence in range(3)]
+    assert counts.sent == [3]
+    said = ["nobody has subscribed", "server: somebody has subscribed"]
+    assert [record.getMessage() for record in caplog.records] == said
+
+
+def test_what_must_not_be_lost_is_sent_again_until_somebody_takes_it(record, wait, frame, counts, spool):
+    deaf = iter([unheard, unheard])
+    server = Server(lambda frame: next(deaf, lambda _: None)(frame))
+    outbox = record(server)
+    outbox.put(frame(0))
+    assert outbox.flush(20)
+    assert (counts.sent, counts.dropped, len(server.tried)) == ([0], [], 3)
+    with pytest.raises(DeliveryError, match="nobody has subscribed; gave up after"):
+        wait(Server(unheard), retry_seconds=0.1).put(frame(1))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 import rjpeg
 from device.delivery.http_sender import HttpSender
 from device.delivery.mqtt_sender import MqttSender
+from device.delivery.sender import UnheardError
 from device.frames import OutgoingFrame
 from device.importance import MAX_BYTES, SAME_SCENE, TURNED_FRAMES, TURNED_SECONDS, CameraMap
 from device.stream import CameraStream
@@ -332,7 +333,8 @@ def test_over_mqtt_keys_and_patches_are_kept_for_who_comes_later(broker, open_mq
     files = [key("aaaaaa"), follower("aaaaaa"), patch("bbbbbb", "aaaaaa"), follower("bbbbbb", "000001")]
     sender = open_mqtt(camera_map)
     for number, jpeg in enumerate(files):
-        sender.send(OutgoingFrame("cam-1", number, moment, jpeg))
+        with pytest.raises(UnheardError):
+            sender.send(OutgoingFrame("cam-1", number, moment, jpeg))
     with contextlib.closing(Client(broker)) as late:
         until(lambda: len(late.messages) >= 3)
         retained = {message.topic: message for message in late.messages if message.retain}
@@ -355,7 +357,8 @@ def test_over_mqtt_files_to_which_nothing_refers_are_sent_once(broker, open_mqtt
 
 
 @needs_broker
-def test_over_mqtt_a_key_counts_twice_on_the_wire(open_mqtt, camera_map, frame):
+def test_over_mqtt_a_key_counts_twice_on_the_wire(broker, open_mqtt, camera_map, frame):
     sender = open_mqtt(camera_map)
-    sender.send(frame)
+    with contextlib.closing(Client(broker)):
+        sender.send(frame)
     assert sender.overhead(1000, is_base=True) == 1000 + 2 * sender.overhead(1000)

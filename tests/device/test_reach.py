@@ -16,7 +16,7 @@ from device.delivery.http_sender import HttpSender
 from device.delivery.mqtt_sender import MqttSender
 from device.delivery.outbox import SERVER_AWAY, Link
 from device.delivery.reach import Reach
-from device.delivery.sender import UnreachableError
+from device.delivery.sender import UnheardError, UnreachableError
 from device.frames import OutgoingFrame
 from tests.brokers import needs_broker
 from tests.device.conftest import acknowledgment
@@ -191,12 +191,14 @@ def test_http_reaches_a_server_that_is_back(jpeg):
 @pytest.mark.slow
 def test_mqtt_reaches_a_broker_that_is_back(broker, jpeg):
     sender = MqttSender(broker.url, "cam", timeout=5)
-    sender.send(OutgoingFrame("cam", 0, MOMENT, jpeg))
+    with pytest.raises(UnheardError):
+        sender.send(OutgoingFrame("cam", 0, MOMENT, jpeg))
     broker.stop()
     with pytest.raises(UnreachableError):
         sender.send(OutgoingFrame("cam", 1, MOMENT, jpeg))
     assert not sender.reach(0.02)
     broker.start()
     assert sender.reach(5)
-    sender.send(OutgoingFrame("cam", 2, MOMENT, jpeg))
+    with pytest.raises(UnheardError):
+        sender.send(OutgoingFrame("cam", 2, MOMENT, jpeg))
     sender.close()

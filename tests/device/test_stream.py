@@ -9,11 +9,11 @@ import rjpeg
 from device.budget import KEY_GAP, Budget
 from device.config import CameraConfig, EncodingConfig, SkipConfig
 from device.delivery import LiveOutbox, RecordOutbox
-from device.delivery.outbox import KEY_MISSING, REJECTED, SERVER_AWAY, Link
+from device.delivery.outbox import KEY_MISSING, REJECTED, SERVER_AWAY, UNHEARD, Link
 from device.delivery.pacer import WINDOW_SECONDS, Pacer
-from device.delivery.sender import BaseMissingError, RejectedError
+from device.delivery.sender import BaseMissingError, RejectedError, UnheardError
 from device.encoding import FrameEncoder, NoRoom
-from device.frames import OutgoingFrame
+from device.frames import BASES, OutgoingFrame
 from device.metrics import Metrics
 from device.pipeline import KEY_UNDER_WAY, CameraSettings, Observers, Pipeline
 from device.report import Report
@@ -170,6 +170,25 @@ def test_nothing_refers_to_a_key_that_did_not_arrive(camera):
     device.take(3)
     assert server.kinds[0] == "key"
     assert len(server.frames) == 3
+
+
+def test_followers_refer_to_a_key_that_nobody_took_if_the_broker_keeps_it(camera):
+    server = Server()
+    send = server.send
+
+    def unheard(frame):
+        send(frame)
+        raise UnheardError("nobody has subscribed", is_kept=frame.identity.kind in BASES)
+
+    server.send = unheard
+    device = camera(server)
+    device.take(4)
+    assert device.report.not_sent == {UNHEARD: 4}
+    assert device.records == []
+    server.send = send
+    device.take(2)
+    assert (server.kinds[0], server.kinds.count("key")) == ("key", 1)
+    assert [record["kind"] for record in device.records] == server.kinds[-2:]
 
 
 def test_while_a_key_is_on_its_way_no_other_frame_is_encoded(camera):
