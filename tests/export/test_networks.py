@@ -230,7 +230,7 @@ def test_the_real_package_becomes_a_network_that_names_what_is_in_a_picture(name
 
 
 @pytest.mark.release
-def test_the_real_teacher_sees_the_person_in_a_picture(cache):
+def test_the_real_teacher_sees_what_is_in_pictures(cache):
     cv2 = pytest.importorskip("cv2")
     from train.teachers import load_teacher
 
@@ -240,12 +240,13 @@ def test_the_real_teacher_sees_the_person_in_a_picture(cache):
         if "SHA-256" in str(error):
             raise
         pytest.skip(str(error))
-    picture = cv2.imread(str(ROOT / "calibration_data" / "grace-hopper.jpg"))
-    side = 416
-    teacher = load_teacher("detector", side)
+    teacher = load_teacher("detector", None)
     assert teacher.kinds == ("scores",)
-    square = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-    (scores,) = teacher.predict_on_batch(square[None, ..., ::-1].astype("float32"))
-    label = int(scores.argmax()) % scores.shape[1]
-    assert (LABELS / "coco.txt").read_text("utf-8").splitlines()[label] == "person"
-    assert scores.max() > 0.7
+    labels = (LABELS / "coco.txt").read_text("utf-8").splitlines()
+    seen = {}
+    # with its channels or their range otherwise, it takes the panda for a dog or a sink
+    for name in ("grace-hopper", "photographer", "panda"):
+        picture = cv2.resize(cv2.imread(str(ROOT / "calibration_data" / f"{name}.jpg")), (416, 416))
+        (scores,) = teacher.predict_on_batch(picture[None, ..., ::-1].astype("float32"))
+        seen[name] = labels[int(scores.argmax()) % len(labels)], bool(scores.max() > 0.5)
+    assert seen == {"grace-hopper": ("person", True), "photographer": ("person", True), "panda": ("bear", True)}
