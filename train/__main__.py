@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         default=None,
-        help="networks to learn from: efficientnet-lite0, -lite1, -lite2, Keras or ONNX files (default: the "
+        help="networks to learn from: detector, efficientnet-lite0, -lite1, -lite2, Keras or ONNX files (default: the "
         "configuration's)",
     )
     parser.add_argument(

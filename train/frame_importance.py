@@ -1,8 +1,9 @@
 """What matters where in a whole frame: how much an error there would change what a teacher sees.
 
-A coarse JPEG of the frame says what errors are like. The gradient of the teacher's disagreement with its answer on the
-frame (`train.disagreement`) is taken at a few points of the way from the frame to that JPEG; its square, summed over a
-region, is the region's importance. It is absolute: a frame with nothing in it has little of it everywhere.
+A coarse JPEG of the frame says what errors are like, or what is shown in the frame's place. The gradient of the
+teacher's disagreement with its answer on the frame (`train.disagreement`) is taken at a few points of the way from the
+frame to that. Its square, summed over a region, is the region's importance. It is absolute: a frame with nothing in it
+has little of it everywhere.
 
 A teacher sees frames at their own scale, in tiles of its input's size that overlap.
 """
@@ -54,13 +55,14 @@ class FrameImportance:
         self._quality, self._points, self._blur = quality, np.asarray(points, np.float32), blur
         self._slope = teacher_gradient(teacher)
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
+    def __call__(self, frame: np.ndarray, shown: np.ndarray | None = None) -> np.ndarray:
         """Return the importance of a frame, (rows, cols, 2) float32: octaves for luma and chroma, not centered.
 
-        frame: (H, W, 3) uint8 RGB. The grid covers it: ceil(H / 16) rows, ceil(W / 16) columns.
+        frame: (H, W, 3) uint8 RGB. The grid covers it: ceil(H / 16) rows, ceil(W / 16) columns. shown: what is shown in
+        its place, alike; None: the coarse JPEG.
         """
         rows, cols = (-(-side // REGION) for side in frame.shape[:2])
-        coded = jpeg_round_trip(frame, self._quality)
+        coded = jpeg_round_trip(frame, self._quality) if shown is None else shown
         shape = self._shape(frame)
         clean, coarse = (_padded(picture, shape) for picture in (frame, coded))
         total = np.zeros((shape[0] // REGION, shape[1] // REGION, 2))

@@ -48,9 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--teacher",
         nargs="+",
-        required=True,
+        default=["detector"],
         metavar="NAME",
-        help="Keras or ONNX files (docs/own-task.md), best of a detector; or efficientnet-lite0, -lite1, -lite2",
+        help="detector, which is fetched once; Keras or ONNX files (docs/own-task.md), best of a detector; or "
+        "efficientnet-lite0, -lite1, -lite2",
     )
     add("--frames", type=int, default=64, metavar="N", help="frames that the map is made of")
     add("--width", type=int, default=640, metavar="PIXELS", help="wider frames are reduced to it for the teacher")
@@ -109,7 +110,7 @@ def teach(args: argparse.Namespace) -> dict[str, Any]:
     frames = take_frames(args)
     # TensorFlow takes seconds to load. Mistakes above should not wait for it.
     from train.frame_importance import FrameImportance, joined
-    from train.teach_report import expected_share, write_report
+    from train.teach_report import Shares, expected_shares, write_report
     from train.teachers import load_teacher
 
     measures = [FrameImportance(load_teacher(name, None, photos=_samples(frames))) for name in args.teacher]
@@ -120,7 +121,9 @@ def teach(args: argparse.Namespace) -> dict[str, Any]:
     octaves_by_frame = joined(found)
     settings = MapSettings()
     octaves = camera_map(octaves_by_frame, settings)
-    share = None if args.no_try else expected_share(frames, octaves_by_frame, measures[0], settings)
+    shares = Shares(None, None)
+    if not args.no_try:
+        shares = expected_shares(frames, octaves_by_frame, measures[0], settings)
     facts: dict[str, Any] = {
         "camera": args.camera or args.video.stem,
         "teachers": [Path(name).name for name in args.teacher],
@@ -129,7 +132,8 @@ def teach(args: argparse.Namespace) -> dict[str, Any]:
         "cols": octaves.shape[1],
         "octaves": [round(float(octaves.min()), 2), round(float(octaves.max()), 2)],
         "share_at_the_floor": round(float((octaves == octaves.min()).mean()), 3),
-        "expected_bytes": None if share is None else round(share, 3),
+        "expected_bytes": shares.taught and round(shares.taught, 3),
+        "expected_bytes_flat": shares.flat and round(shares.flat, 3),
         "version": None,
     }
     if args.out:
@@ -155,6 +159,8 @@ def describe(facts: dict[str, Any]) -> str:
         lines.append(
             f"expected on other frames: {facts['expected_bytes']:.2f} of the bytes, where the teacher sees as much"
         )
+    if facts["expected_bytes_flat"] is not None:
+        lines.append(f"the same of a flat map, which needs no teacher: {facts['expected_bytes_flat']:.2f}")
     if facts["version"] is not None:
         lines.append(f"the server has it as version {facts['version']}")
     lines += [f"file {facts['file']}"] if "file" in facts else []

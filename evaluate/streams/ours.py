@@ -12,6 +12,7 @@ import rjpeg
 from evaluate.codecs import CodecMissingError, fingerprint
 from evaluate.streams.clips import Clip
 from evaluate.streams.codecs import Coded, StreamCodec
+from evaluate.streams.oracle import Oracle
 from rjpeg import _native
 from rjpeg._policy import Policy
 from rjpeg.errors import StorageError
@@ -29,6 +30,7 @@ class Options:
     row: what a table says of it; another text is another version. encoder, decoder, stream: options of `rjpeg.Encoder`,
     `rjpeg.Decoder` and `rjpeg.StreamEncoder`. importance: whether the camera's map is used, if there is one.
     deflated: count the regions that are sent as a deflated bitmap. single_sizes: keys have the model's coding sizes.
+    oracle: whether a teacher says of each frame which change matters.
     """
 
     row: str
@@ -38,12 +40,14 @@ class Options:
     importance: bool = True
     deflated: bool = False
     single_sizes: bool = False
+    oracle: bool = False
 
 
 STREAMS = {
     "stream": Options("full system"),
     "stream-restored": Options("with restoration at the decoder", decoder={"restore": True}),
     "stream-no-importance": Options("without the camera's map", importance=False),
+    "stream-oracle": Options("oracle: a teacher's gradients on each change, free of charge", oracle=True),
     "stream-soft": Options("followers for viewers: the whole frame, soft", stream={"plain_view": "soft"}),
     "stream-deflated": Options("the regions that are sent as a deflated bitmap", deflated=True),
     "stream-no-patches": Options("without patches", stream={"policy": Policy(patches=False)}),
@@ -65,9 +69,10 @@ class StreamJpeg(StreamCodec):
         model: model folder, None for the shipped one.
         fraction: coding size as a fraction of the sides; None leaves it to the encoder.
         importance: file with a camera's map, or a folder with CLIP.importance of each clip; None: no map.
+        teacher: file of the network that an oracle asks.
 
     Raises:
-        ModelError: the model is broken.
+        ModelError: the model, or the teacher, is broken.
         CodecMissingError: it lacks what the options need.
     """
 
@@ -81,10 +86,14 @@ class StreamJpeg(StreamCodec):
         model: str | None = None,
         fraction: float | None = None,
         importance: Path | None = None,
+        teacher: Path | None = None,
     ) -> None:
         loaded = rjpeg.load_model(model)
         if options.decoder.get("restore") and "restorer" not in loaded.manifest:
             raise CodecMissingError("the model has no restorer")
+        if options.oracle and teacher is None:
+            raise CodecMissingError("--teacher names no network")
+        self._oracle = Oracle(teacher) if options.oracle and teacher is not None else None
         self.name = name if fraction is None else f"{name}@{fraction:g}"
         self._options, self._fraction = options, fraction
         self._importance = importance if options.importance else None
@@ -92,6 +101,8 @@ class StreamJpeg(StreamCodec):
         self._decoder = rjpeg.Decoder(loaded, **options.decoder)
         files = " ".join(fingerprint(folder) for folder in (Path(rjpeg.__file__).parent, loaded.folder))
         self.version = f"files {files}, {options} {self._importance_mark()}"
+        if self._oracle is not None:
+            self.version += f" {self._oracle.version}"
 
     def run(self, clip: Clip, setting: float) -> list[Coded]:
         """Code all frames of a clip at a quality."""
@@ -111,9 +122,12 @@ class StreamJpeg(StreamCodec):
         height, width = clip.frames[0].shape[:2]
         fraction = self._fraction
         size = None if fraction is None else (round(height * fraction), round(width * fraction))
-        found = []
-        for frame in clip.frames:
+        found, key = [], 0
+        for number, frame in enumerate(clip.frames):
+            if self._oracle is not None and number:
+                encoder.importance = self._oracle.octaves(clip, number, key)
             coded = encoder.encode(frame, quality=setting, coding_size=size)
+            key = number if coded.kind == "key" else key
             found.append((coded, decoder.decode(coded.jpeg)))
             clock.seconds += clip.spacing
         return found

@@ -1,6 +1,5 @@
 """A detector from TensorFlow.js: the same numbers by NumPy, in the form that the server's task takes."""
 
-import base64
 import json
 
 import cv2
@@ -10,32 +9,14 @@ import pytest
 from export import detector
 from server.processing.task import load_task
 from server.processing.task_config import read_task
+from tests.train.tiny_graph import convolution, fused, node, placeholder, write_graph
 
 SIDES = (8, 16)
 CELL = 4
 
 
-def _text(word: str) -> str:
-    return base64.b64encode(word.encode()).decode()
-
-
-def _node(name: str, operation: str, inputs: list[str], **attributes: object) -> dict[str, object]:
-    return {"name": name, "op": operation, "input": inputs, "attr": {"T": {"type": "DT_FLOAT"}, **attributes}}
-
-
-def _convolution(stride: int) -> dict[str, object]:
-    return {
-        "strides": {"list": {"i": ["1", str(stride), str(stride), "1"]}},
-        "dilations": {"list": {"i": ["1", "1", "1", "1"]}},
-        "padding": {"s": _text("VALID")},
-        "data_format": {"s": _text("NHWC")},
-        "num_args": {"i": "1"},
-        "epsilon": {"f": 0.0},
-    }
-
-
-def _fused(*words: str) -> dict[str, object]:
-    return {"fused_ops": {"list": {"s": [_text(word) for word in words]}}}
+def _fused(stride: int, *words: str) -> dict[str, object]:
+    return {**convolution(stride), "num_args": {"i": "1"}, "epsilon": {"f": 0.0}, **fused(*words)}
 
 
 @pytest.fixture
@@ -54,33 +35,14 @@ def weights():
 def file(weights, tmp_path):
     """A box for each of 2x4 cells of a picture: a convolution with bias, a depthwise one with bias and ReLU."""
     nodes = [
-        {
-            "name": "tower_0/images",
-            "op": "Placeholder",
-            "attr": {"dtype": {"type": "DT_FLOAT"}, "shape": {"shape": {"dim": [{"size": s} for s in (1, *SIDES, 3)]}}},
-        },
-        *({"name": name, "op": "Const"} for name in weights),
-        _node("cells", "_FusedConv2D", ["tower_0/images", "kernel", "bias"], **_convolution(CELL), **_fused("BiasAdd")),
-        _node(
-            "scaled",
-            "FusedDepthwiseConv2dNative",
-            ["cells", "scale", "shift"],
-            **_convolution(1),
-            **_fused("BiasAdd", "Relu"),
-        ),
-        _node("rows", "Reshape", ["scaled", "shape"], Tshape={"type": "DT_INT32"}),
-        _node("tower_0/detections", "Identity", ["rows"]),
+        placeholder("tower_0/images", (1, *SIDES, 3)),
+        node("cells", "_FusedConv2D", ["tower_0/images", "kernel", "bias"], **_fused(CELL, "BiasAdd")),
+        node("scaled", "FusedDepthwiseConv2dNative", ["cells", "scale", "shift"], **_fused(1, "BiasAdd", "Relu")),
+        node("rows", "Reshape", ["scaled", "shape"], Tshape={"type": "DT_INT32"}),
+        node("tower_0/detections", "Identity", ["rows"]),
     ]
-    entries = [
-        {"name": name, "shape": list(values.shape), "dtype": "int32"}
-        if values.dtype == np.int32
-        else {"name": name, "shape": list(values.shape), "dtype": "float32", "quantization": {"dtype": "float16"}}
-        for name, values in weights.items()
-    ]
-    manifest = [{"paths": ["net.bin"], "weights": entries}]
-    (tmp_path / "net.bin").write_bytes(b"".join(values.tobytes() for values in weights.values()))
     path = tmp_path / "net.json"
-    path.write_text(json.dumps({"modelTopology": {"node": nodes}, "weightsManifest": manifest}), "utf-8")
+    write_graph(path, nodes, weights)
     return path
 
 
@@ -120,8 +82,8 @@ def _with_longer_constants(model):
 
 
 def _fused_otherwise(model):
-    node = next(node for node in model["modelTopology"]["node"] if node["name"] == "cells")
-    node["attr"].update(_fused("FusedBatchNorm"))
+    cells = next(each for each in model["modelTopology"]["node"] if each["name"] == "cells")
+    cells["attr"].update(fused("FusedBatchNorm"))
 
 
 def _without_answer(model):

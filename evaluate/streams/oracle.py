@@ -1,0 +1,56 @@
+"""What a network on the device could know at best: which change matters to a teacher, on the very frame."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluate.compare import digest
+from evaluate.streams.clips import Clip
+
+__all__ = ["Oracle"]
+
+# octaves: what a change of mean importance gets, the least and the most
+MIDDLE, FLOOR, CEILING = -1.0, -4.0, 0.0
+
+
+class Oracle:
+    """Importance of changes, by a teacher's gradients between a frame and the key that would be shown in its place.
+
+    It is an upper bound and no system: the teacher sees the frame and costs nothing. For one thread.
+
+    Args:
+        teacher: Keras or ONNX file of a network (docs/own-task.md).
+
+    Raises:
+        ModelError: it can't teach.
+    """
+
+    def __init__(self, teacher: Path) -> None:
+        self._teacher, self.version = teacher, f"oracle {digest(teacher)} {MIDDLE} {FLOOR} {CEILING}"
+        self._measures: dict[str, Any] = {}
+        self._found: dict[tuple[str, int, int], np.ndarray] = {}
+
+    def octaves(self, clip: Clip, number: int, key: int) -> np.ndarray:
+        """Return what `rjpeg.StreamEncoder.importance` takes for a frame of a clip, while another one is its key."""
+        # in the mean over the clip, changes from its first frame are of mean importance
+        mean = np.mean([self._importance(clip, each, 0).mean() for each in range(1, len(clip.frames))])
+        found = self._importance(clip, number, key) - mean + MIDDLE
+        return np.clip(found, FLOOR, CEILING).astype(np.float32)
+
+    def _importance(self, clip: Clip, number: int, key: int) -> np.ndarray:
+        at = (clip.name, number, key)
+        if at not in self._found:
+            frame, shown = (np.ascontiguousarray(clip.frames[each][..., ::-1]) for each in (number, key))
+            self._found[at] = self._measure(clip)(frame, shown)[..., 0]
+        return self._found[at]
+
+    def _measure(self, clip: Clip) -> Any:
+        if clip.name not in self._measures:
+            # TensorFlow takes seconds to load
+            from train.frame_importance import FrameImportance
+            from train.teachers import load_teacher
+
+            photos = np.stack(clip.frames[::5])[..., ::-1].astype(np.float32)
+            self._measures = {clip.name: FrameImportance(load_teacher(str(self._teacher), None, photos=photos))}
+        return self._measures[clip.name]
