@@ -12,7 +12,7 @@ divergence, the share of tiles whose best class stays, and the mean probability 
 steadiest figure, with its paired difference to the first setting and the standard error of that, scene by scene. What
 is found here is written by hand into train/codec.yaml, which export puts into the manifest.
 
-With --detectors the scenes are the middle squares of whole frames, up to 520 pixels at their native scale, every one
+With --detectors the scenes are the middle squares of whole frames, up to --side pixels at their native scale, every one
 coded at the same quality. Qualities are those that give --rates on average. Prints the bytes over the first setting's
 at equal F1 score, against the detector's own boxes in the clean frame, and at equal divergence of all its scores. Both
 have standard errors, frames resampled. train/codec-frames.yaml holds what was found so.
@@ -98,6 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[0.15, 0.25, 0.38, 0.56], help="for detectors (default: %(default)s)"
     )
+    parser.add_argument(
+        "--side", type=int, default=520, metavar="PIXELS", help="of the frames' middle squares (default: %(default)s)"
+    )
     parser.add_argument("--try", dest="tries", nargs="*", default=[], metavar="CHANGES", help="settings to compare")
     parser.add_argument("--json", action="store_true", help="print one JSON line a setting and rate")
     return parser
@@ -116,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def tune(args: argparse.Namespace) -> None:
     """Code, ask and print."""
+    if args.side < 64:
+        raise InputError(f"--side is {args.side}, expected 64 or more")
     model = rjpeg.load_model(args.model)
     settings = [changed(model, text) for text in ["", *args.tries]]
     held_back = load_config(args.config).held_back

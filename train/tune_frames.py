@@ -22,7 +22,6 @@ __all__ = ["tune_frames"]
 
 LINE = "{setting:44s} bytes at equal F1 {f1:.3f} +- {f1_error:.3f}, at equal divergence {kl:.3f} +- {kl_error:.3f}"
 POINT = "    {bpp:.3f} bpp, quality {quality:5.1f}: {judges}"
-MAX_SIDE = 520
 PROBED = 8
 """Frames by which the qualities for the rates are found."""
 PROBES = (6, 12, 22, 40, 65, 88)
@@ -93,12 +92,12 @@ def _qualities_for(
     return [float(quality) for quality in np.exp(np.interp(np.log(rates), np.log(bpp), np.log(PROBES)))]
 
 
-def middle(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cut out a frame's middle square of up to 520 pixels.
+def middle(frame: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Cut out a frame's middle square of up to `side` pixels.
 
-    Detectors of 416x416 then see it near its native scale. Reduced whole frames would speak for small coding sizes.
+    At 416, detectors of 416x416 see it at its native scale. Reduced whole frames would speak for small coding sizes.
     """
-    side = min(MAX_SIDE, *frame.shape[:2])
+    side = min(side, *frame.shape[:2])
     top, left = ((length - side) // 2 for length in frame.shape[:2])
     return np.ascontiguousarray(frame[top : top + side, left : left + side])
 
@@ -119,7 +118,7 @@ def tune_frames(args: argparse.Namespace, settings: list[Setting], held_back: fl
     names = names[:: max(1, len(names) // args.photos)][: args.photos]
     if not names:
         raise InputError(f"data folder {args.data}: no photo of it is held back")
-    frames = [middle(read_photo(args.data / name)[..., ::-1]) for name in names]
+    frames = [middle(read_photo(args.data / name)[..., ::-1], args.side) for name in names]
     jury = Jury([Detector(path) for path in args.detectors], frames)
     first: Curve | None = None
     for setting in settings:

@@ -230,6 +230,7 @@ def test_the_real_package_becomes_a_network_that_names_what_is_in_a_picture(name
 
 
 @pytest.mark.release
+@pytest.mark.timeout(1800)
 def test_the_real_teacher_sees_what_is_in_pictures(cache):
     cv2 = pytest.importorskip("cv2")
     from train.teachers import load_teacher
