@@ -11,7 +11,7 @@ from tests.brokers import free_ports
 from tests.debian import ROOT, Run, booted, debian, make_wheels, needs_systemd
 from tests.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), *needs_systemd]
+pytestmark = [pytest.mark.release, pytest.mark.timeout(2400), *needs_systemd]
 
 JPEG = {"Content-Type": "image/jpeg"}
 UNIT = "rjpeg-server"
