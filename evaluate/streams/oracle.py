@@ -12,6 +12,10 @@ __all__ = ["Oracle"]
 
 # octaves: what a change of mean importance gets, the least and the most
 MIDDLE, FLOOR, CEILING = -1.0, -4.0, 0.0
+# octaves of weight for an octave of importance
+POWER = 0.5
+# side of a region, in pixels
+REGION = 16
 
 
 class Oracle:
@@ -27,16 +31,25 @@ class Oracle:
     """
 
     def __init__(self, teacher: Path) -> None:
-        self._teacher, self.version = teacher, f"oracle {digest(teacher)} {MIDDLE} {FLOOR} {CEILING}"
+        self._teacher, self.version = teacher, f"oracle {digest(teacher)} {MIDDLE} {FLOOR} {CEILING} {POWER}"
         self._measures: dict[str, Any] = {}
+        self._means: dict[str, float] = {}
         self._found: dict[tuple[str, int, int], np.ndarray] = {}
 
     def octaves(self, clip: Clip, number: int, key: int) -> np.ndarray:
         """Return what `rjpeg.StreamEncoder.importance` takes for a frame of a clip, while another one is its key."""
-        # in the mean over the clip, changes from its first frame are of mean importance
-        mean = np.mean([self._importance(clip, each, 0).mean() for each in range(1, len(clip.frames))])
-        found = self._importance(clip, number, key) - mean + MIDDLE
+        found = POWER * (self._importance(clip, number, key) - self._mean(clip)) + MIDDLE
         return np.clip(found, FLOOR, CEILING).astype(np.float32)
+
+    def _mean(self, clip: Clip) -> float:
+        """Return the octaves that changes from a clip's first frame have in the mean, by how large they are."""
+        if clip.name not in self._means:
+            octaves, sizes = [], []
+            for number in range(1, len(clip.frames)):
+                octaves.append(self._importance(clip, number, 0).ravel())
+                sizes.append(_change(clip.frames[number], clip.frames[0]).ravel())
+            self._means[clip.name] = float(np.average(np.concatenate(octaves), weights=np.concatenate(sizes)))
+        return self._means[clip.name]
 
     def _importance(self, clip: Clip, number: int, key: int) -> np.ndarray:
         at = (clip.name, number, key)
@@ -54,3 +67,13 @@ class Oracle:
             photos = np.stack(clip.frames[::5])[..., ::-1].astype(np.float32)
             self._measures = {clip.name: FrameImportance(load_teacher(str(self._teacher), None, photos=photos))}
         return self._measures[clip.name]
+
+
+def _change(frame: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Return the sum of squared differences of each region, (rows, cols), beyond what most regions have by noise."""
+    squares = np.square(frame.astype(np.float32) - shown).sum(2)
+    bottom, right = (-side % REGION for side in squares.shape)
+    padded = np.pad(squares, ((0, bottom), (0, right)))
+    rows, cols = (side // REGION for side in padded.shape)
+    sums = padded.reshape(rows, REGION, cols, REGION).sum((1, 3))
+    return np.maximum(sums - 2 * np.median(sums), 0) + 1e-6

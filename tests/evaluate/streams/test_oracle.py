@@ -21,7 +21,7 @@ def asked(monkeypatch):
     def measure(frame, shown):
         pairs.append((frame, shown))
         found = np.zeros((4, 4, 2), np.float32)
-        found[:2] = 12.0
+        found[:2] = 40.0
         return found
 
     monkeypatch.setattr(oracle.Oracle, "_measure", lambda *_: measure)
