@@ -7,6 +7,7 @@ import numpy as np
 
 from evaluate.compare import digest
 from evaluate.streams.clips import Clip
+from rjpeg._codec import REGION
 
 __all__ = ["Oracle"]
 
@@ -14,8 +15,6 @@ __all__ = ["Oracle"]
 MIDDLE, FLOOR, CEILING = -1.0, -4.0, 0.0
 # octaves of weight for an octave of importance
 POWER = 0.5
-# side of a region, in pixels
-REGION = 16
 
 
 class Oracle:
@@ -43,30 +42,31 @@ class Oracle:
 
     def _mean(self, clip: Clip) -> float:
         """Return the octaves that changes from a clip's first frame have in the mean, by how large they are."""
-        if clip.name not in self._means:
+        if clip.identity not in self._means:
             octaves, sizes = [], []
             for number in range(1, len(clip.frames)):
                 octaves.append(self._importance(clip, number, 0).ravel())
                 sizes.append(_change(clip.frames[number], clip.frames[0]).ravel())
-            self._means[clip.name] = float(np.average(np.concatenate(octaves), weights=np.concatenate(sizes)))
-        return self._means[clip.name]
+            self._means[clip.identity] = float(np.average(np.concatenate(octaves), weights=np.concatenate(sizes)))
+        return self._means[clip.identity]
 
     def _importance(self, clip: Clip, number: int, key: int) -> np.ndarray:
-        at = (clip.name, number, key)
+        at = (clip.identity, number, key)
         if at not in self._found:
             frame, shown = (np.ascontiguousarray(clip.frames[each][..., ::-1]) for each in (number, key))
             self._found[at] = self._measure(clip)(frame, shown)[..., 0]
         return self._found[at]
 
     def _measure(self, clip: Clip) -> Any:
-        if clip.name not in self._measures:
+        if clip.identity not in self._measures:
             # TensorFlow takes seconds to load
             from train.frame_importance import FrameImportance
             from train.teachers import load_teacher
 
+            # of one clip at a time, since a teacher takes much memory
             photos = np.stack(clip.frames[::5])[..., ::-1].astype(np.float32)
-            self._measures = {clip.name: FrameImportance(load_teacher(str(self._teacher), None, photos=photos))}
-        return self._measures[clip.name]
+            self._measures = {clip.identity: FrameImportance(load_teacher(str(self._teacher), None, photos=photos))}
+        return self._measures[clip.identity]
 
 
 def _change(frame: np.ndarray, shown: np.ndarray) -> np.ndarray:

@@ -113,6 +113,14 @@ def threads(name):
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
+def send_at_once(outbox, frame, number):
+    """Put so many frames, each as soon as the one before was tried. The outbox wants every one of them."""
+    for sequence in range(number):
+        assert outbox.ready
+        outbox.put(frame(sequence))
+        assert outbox.flush(5)
+
+
 def away(_frame):
     raise DeliveryError("server can't be reached")
 
@@ -225,10 +233,7 @@ def test_live_a_pause_that_the_server_asks_for_is_kept(live, frame):
 def test_live_a_rejected_frame_is_counted_and_the_next_is_sent_at_once(live, frame, counts, caplog):
     server = Server(reject)
     outbox = live(server)
-    for sequence in range(3):
-        assert outbox.ready
-        outbox.put(frame(sequence))
-        assert outbox.flush(5)
+    send_at_once(outbox, frame, 3)
     server.behavior = lambda _: None
     outbox.put(frame(3))
     assert outbox.flush(5)
@@ -241,10 +246,7 @@ def test_live_a_frame_that_nobody_takes_is_dropped_and_the_next_goes_at_once(liv
     caplog.set_level("INFO")
     server = Server(unheard)
     outbox = live(server)
-    for sequence in range(3):
-        assert outbox.ready
-        outbox.put(frame(sequence))
-        assert outbox.flush(5)
+    send_at_once(outbox, frame, 3)
     server.behavior = lambda _: None
     outbox.put(frame(3))
     assert outbox.flush(5)

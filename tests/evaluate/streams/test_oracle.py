@@ -52,3 +52,11 @@ def test_an_oracle_weighs_each_change_from_the_key(clip, asked, tmp_path, monkey
     first = clip.frames[0][..., ::-1]
     assert all(np.array_equal(shown, first) for _, shown in asked)
     assert {frame.tobytes() for frame, _ in asked} == {frame[..., ::-1].tobytes() for frame in clip.frames[1:]}
+
+
+def test_the_same_video_with_other_noise_is_asked_about_anew(film, asked, tmp_path):
+    (tmp_path / "teacher.onnx").write_bytes(b"a network")
+    seen = oracle.Oracle(tmp_path / "teacher.onnx")
+    for noise in (0, 2):
+        seen.octaves(read_clip(film, noise=noise, fps=4, frames=3), 1, 0)
+    assert len(asked) == 4
