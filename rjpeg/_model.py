@@ -18,6 +18,7 @@ from rjpeg import _tables as tables
 from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from rjpeg._maps import MapQuantizer
 from rjpeg._restoration import CHANNELS as RESTORER_CHANNELS
+from rjpeg._restoration import FRAME_PIXELS
 from rjpeg._runtime import Network, Quantization
 from rjpeg.errors import ModelError
 
@@ -39,7 +40,7 @@ class Model:
     infinite. Bounds are bpp and IJG quality.
     negligible_energies: (upper bound, share) in rising order, the last bound infinite. Bounds are pixels of the frame;
     of shares see `Sizing.index_for_detail`. If the manifest has none, nothing is negligible.
-    threads: for the generator and the restorer.
+    threads: for the generator and the restorers.
     """
 
     folder: Path
@@ -89,11 +90,23 @@ class Model:
     @cached_property
     def restorer(self) -> Network:
         """The restorer. Raises ModelError if the model has none."""
-        part = self.manifest.get("restorer")
-        if part is None:
+        if "restorer" not in self.manifest:
             raise ModelError(f"model {self.folder} has no restorer: decode without, or export one")
+        return self._restorer("restorer")
+
+    @cached_property
+    def frame_restorer(self) -> Network:
+        """The restorer of whole frames; a model need not have one of its own. Raises ModelError as `restorer` does."""
+        return self._restorer("frame_restorer") if "frame_restorer" in self.manifest else self.restorer
+
+    def restorer_for(self, frame_size: tuple[int, int]) -> Network:
+        """Return the restorer for frames of this size, (height, width). Raises ModelError if the model has none."""
+        return self.frame_restorer if frame_size[0] * frame_size[1] >= FRAME_PIXELS else self.restorer
+
+    def _restorer(self, name: str) -> Network:
+        part = self.manifest[name]
         content = _checked(self.folder / part["file"], part["sha256"])
-        network = Network(content, name=str(self.folder / "restorer"), threads=self.threads)
+        network = Network(content, name=str(self.folder / name), threads=self.threads)
         return _expect_int8(network, RESTORER_CHANNELS, (part["input"], part["output"]))
 
 
@@ -109,7 +122,7 @@ def identity_of(decoder: dict[str, Any]) -> str:
 def load_model(folder: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Model:
     """Read a model folder as `make export-tflite` writes it. None is the shipped one.
 
-    threads: for the generator and the restorer. The networks are loaded, and checked against their sha256, when they
+    threads: for the generator and the restorers. The networks are loaded, and checked against their sha256, when they
     are first used. Raises ModelError if a file is missing, damaged or of another format.
     """
     folder = Path(folder) if folder is not None else DEFAULT_FOLDER

@@ -33,7 +33,8 @@ from rjpeg._region_file import (
     read_region_file,
     recover_map,
 )
-from rjpeg._restoration import Correction
+from rjpeg._restoration import FRAME_PIXELS, Correction
+from rjpeg._runtime import Network
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
 
@@ -93,7 +94,11 @@ class Decoder:
         """
         self.model = model if isinstance(model, Model) else load_model(model)
         self.max_pixels = max_pixels
-        self.restorer = self.model.restorer if restore else None
+        self.restores = restore
+        if restore:
+            # what is missing or damaged is told at once
+            for side in (1, FRAME_PIXELS):
+                self.model.restorer_for((side, 1))
 
     def decode(self, jpeg: bytes, base: Base | None = None) -> NDArray[np.uint8]:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.
@@ -169,7 +174,11 @@ class Decoder:
             found = base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
         else:
             found = base_of_patch(read_follower(jpeg, header, base, self.max_pixels, {}))
-        return found if self.restorer is None else replace(found, correction=correction_of_base(found, self.restorer))
+        restorer = self._restorer_for(found.frame_size)
+        return found if restorer is None else replace(found, correction=correction_of_base(found, restorer))
+
+    def _restorer_for(self, frame_size: tuple[int, int]) -> Network | None:
+        return self.model.restorer_for(frame_size) if self.restores else None
 
     def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
         """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR, upright by its Exif.
@@ -300,12 +309,12 @@ class Decoder:
                 coded = picture_of_planes(base, base.shown(file.marker.view, file.tiles))
             else:
                 coded = picture_over(base, file.tiles, picture)
-        known = None
+        restorer, known = self._restorer_for(base.frame_size), None
         # What moves or changes its light is restored anew.
-        if self.restorer is not None and file.marker.view.is_plain:
+        if restorer is not None and file.marker.view.is_plain:
             with StageTimer(seconds, "restore"):
-                known = correction_of_base(base, self.restorer), file.tiles.sent
-        frame, correction = finished(coded, octaves, base.frame_size, self.restorer, seconds, known)
+                known = correction_of_base(base, restorer), file.tiles.sent
+        frame, correction = finished(coded, octaves, base.frame_size, restorer, seconds, known)
         decoded = DecodedFrame(
             frame=frame,
             coding_size=base.coding_size,
@@ -335,7 +344,7 @@ class Decoder:
         coded: (h, w, 3) uint8, its picture.
         """
         octaves = octaves_of(file, self.model)
-        frame, correction = finished(coded, octaves, file.frame_size, self.restorer, seconds)
+        frame, correction = finished(coded, octaves, file.frame_size, self._restorer_for(file.frame_size), seconds)
         decoded = DecodedFrame(
             frame=frame,
             coding_size=file.coding_size,
