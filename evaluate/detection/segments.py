@@ -8,16 +8,12 @@ import cv2
 import msgspec
 import numpy as np
 
-from evaluate.compare import digest
 from evaluate.data import read_frame
 from evaluate.detection.measures import Measure
 from evaluate.detection.pictures import Scene, read_labels
-from evaluate.kept import AnswerFile
-from rjpeg import _runtime as runtime
+from evaluate.segmenters import KeptSegmenter
 from rjpeg._files import read_yaml
 from rjpeg.errors import InputError
-from server.processing.segmenter import TfliteSegmenter
-from server.processing.task import load_task
 from server.processing.task_config import TfliteTask
 
 __all__ = ["LabelClass", "Segments", "read_classes"]
@@ -71,10 +67,7 @@ class Segments(Measure):
         classes: Mapping[int, LabelClass] | None = None,
         folder: Path | None = None,
     ) -> None:
-        network = load_task(config)
-        if not isinstance(network, TfliteSegmenter):
-            raise InputError(f"judge {name} is no segmenter")
-        self._network, self.name = network, name
+        self._segmenter, self.name = KeptSegmenter(config, name, folder), name
         truth = [_labels_of(scene) for scene in scenes]
         known = classes or {int(n): LabelClass(str(n), [int(n)]) for n in _numbers(truth) if n < 255}
         # of the numbers in the labels: those that don't count are -1; of the network's classes: one more, for none
@@ -87,27 +80,16 @@ class Segments(Measure):
         if all((labels < 0).all() for labels in self._truth):
             raise InputError("no label of the pictures is one that counts")
         self._count = len(known)
-        self._network_identity = f"{config!r} {digest(Path(config.model))[:16]} {runtime.runtime_name()}"
-        self.identity = f"segments {self._network_identity} {classes}"
-        self._file = AnswerFile(folder) if folder else None
+        self.identity = f"segments {self._segmenter.identity} {classes}"
 
     def seen(self, number: int, frame: np.ndarray) -> np.ndarray:
         """Return the pixels of each class of the labels and of the answer, (classes, classes + 1)."""
         truth = self._truth[number]
-        answer = self._classes(frame)
+        answer = self._segmenter.classes(frame)
         fitted = cv2.resize(answer, truth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         counted = truth >= 0
         pairs = truth[counted] * (self._count + 1) + self._class[fitted[counted]]
         return np.bincount(pairs, minlength=self._count * (self._count + 1)).reshape(self._count, self._count + 1)
-
-    def _classes(self, frame: np.ndarray) -> np.ndarray:
-        """Return the network's class of every pixel of its output, uint8: as it says now, or said before."""
-
-        def ask() -> bytes:
-            return bytes(cv2.imencode(".png", np.clip(self._network.classes(frame), 0, 255).astype(np.uint8))[1])
-
-        png = self._file.answer(self._network_identity, frame, ask) if self._file else ask()
-        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
 
     def score(self, seen: Sequence[Any], weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return the mean IoU over the classes that are in the pictures, for every row of weights."""

@@ -14,7 +14,7 @@ from evaluate import report
 from evaluate.arguments import command_of, run_command
 from evaluate.codecs import PEERS, CodecMissingError
 from evaluate.curves import Ratio, geometric_mean
-from evaluate.judges import Judge, open_judge
+from evaluate.streams.agreement import Agreement, BoxAgreement, open_agreement
 from evaluate.streams.clips import find_videos, read_clip
 from evaluate.streams.codecs import Pictures, StreamCodec
 from evaluate.streams.compare import QUALITY, REFERENCE, compare, reference_of
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 FRACTIONS = (0.857, 0.714)
 PLAIN = ("libjpeg-turbo", "mozjpeg")
-# boxes in a clean frame, in the mean, below which a clip says nothing of a codec
-LEAST_BOXES = 0.5
 OVER = {"plain": PLAIN, "webp": ("webp",), "x264-veryfast": ("x264-veryfast",), "stream": ("stream",)}
 CODECS = (
     "stream",
@@ -76,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line; its help shows every default."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.streams",
-        description="Bytes at equal F1 of a detector, for streams of fixed cameras: Region JPEG, and other codecs.",
+        description="Bytes at which a network sees the same in streams of fixed cameras, for Region JPEG and others.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -99,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("out/detector/detector.yaml"),
         metavar="FILE",
-        help="task file of a detector (docs/task.md), or a YOLOX or NanoDet as .onnx",
+        help="task file (docs/task.md) of a detector, a segmenter or a classifier; or a YOLOX or NanoDet as .onnx",
     )
     add("--importance", type=Path, metavar="FILE", help="a camera's map, or a folder with CLIP.importance of each")
     add("--teacher", type=Path, metavar="FILE", help="Keras or ONNX file of the network that stream-oracle asks")
@@ -130,11 +128,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure as the command line says, write the files, and return the results. Raises RjpegError."""
     check(args)
     videos = [*(find_videos(args.data, args.clips) if args.data else []), *args.video]
-    judge = open_judge(args.judge, None if args.no_cache else args.out)
+    judge = open_agreement(args.judge, None if args.no_cache else args.out)
     names = args.codecs or (ABLATION if args.ablation else CODECS)
     codecs, skipped = _codecs_of([REFERENCE, *names], args)
     results: dict[str, Any] = {
         "judge": judge.name,
+        "score": judge.score,
+        "about": judge.about.format(judge=judge.name),
         "reference": f"{REFERENCE} at quality {QUALITY}",
         "half": args.half,
         "versions": {codec.name: codec.version for codec in codecs},
@@ -169,7 +169,7 @@ def _codecs_of(names: Sequence[str], args: argparse.Namespace) -> tuple[list[Str
 
 
 def _measure(
-    path: Path, condition: dict[str, Any], codecs: Sequence[StreamCodec], judge: Judge, args: argparse.Namespace
+    path: Path, condition: dict[str, Any], codecs: Sequence[StreamCodec], judge: Agreement, args: argparse.Namespace
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Curves]:
     """Measure all codecs on one clip. Return what is said of it, its series, and the curves."""
     clip = read_clip(path, noise=condition["noise"], fps=condition["fps"], frames=args.frames, half=args.half)
@@ -180,14 +180,13 @@ def _measure(
     series = [{**where, "codec": codec.name, "points": _points(curves, codec.name, clip.pixels)} for codec in codecs]
     rates = {name: _rate(curves, [name], clip.pixels) for name in curves.families()}
     height, width = clip.frames[0].shape[:2]
-    boxes = sum(map(len, bench.truth))
     about = {
         "name": clip.name,
         "frames": len(clip.frames),
         "seconds_between": clip.spacing,
         "size": f"{width}x{height}",
-        "boxes": boxes,
-        "judged": boxes >= LEAST_BOXES * len(clip.frames),
+        "boxes": sum(map(len, bench.truth)) if isinstance(judge, BoxAgreement) else None,
+        "judged": judge.judges(bench.truth),
         "f1": curves.f1,
         "f1_error": curves.f1_error,
         "reference_bpp": reference.bpp(clip.pixels),

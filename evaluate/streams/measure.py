@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from evaluate.curves import rising
-from evaluate.judges import Judge
 from evaluate.kept import KeptPoints, mark_of, point_key
-from evaluate.scores import shared_boxes
+from evaluate.streams.agreement import Agreement
 from evaluate.streams.clips import Clip
 from evaluate.streams.codecs import Coded, StreamCodec
 
@@ -25,8 +24,8 @@ LEAST_POINTS = 4
 class Point:
     """A codec at a setting on all frames of a clip.
 
-    sizes: bytes by frame. kinds: those of `Coded`. shared, boxes: by frame, of the boxes of the truth and of what was
-    found, how many the other has, and how many there are.
+    sizes: bytes by frame. kinds: those of `Coded`. shared, boxes: by frame, how much of the judge's answers agrees, and
+    how much there is: boxes, or pixels or crops.
     """
 
     codec: str
@@ -38,7 +37,7 @@ class Point:
 
     @property
     def f1(self) -> float:
-        """F1 score over all frames, 0..1."""
+        """F1 score, or share of what agrees, over all frames, 0..1."""
         return f1_of(self.shared, self.boxes)
 
     @property
@@ -57,10 +56,10 @@ def f1_of(shared: Sequence[int], boxes: Sequence[int]) -> float:
     return sum(shared) / sum(boxes) if sum(boxes) else 1.0
 
 
-def seen(truth: Sequence[list[Any]], frames: Sequence[np.ndarray], judge: Judge) -> tuple[list[int], list[int]]:
-    """Return `shared` and `boxes` of a Point: what the judge finds in these frames, against the truth."""
-    outcomes = [shared_boxes(boxes, judge.boxes(frame)) for boxes, frame in zip(truth, frames, strict=True)]
-    return [sum(outcome) for outcome in outcomes], [len(outcome) for outcome in outcomes]
+def seen(truth: Sequence[Any], frames: Sequence[np.ndarray], judge: Agreement) -> tuple[list[int], list[int]]:
+    """Return `shared` and `boxes` of a Point: what the judge sees in these frames, against the truth."""
+    counts = [judge.shared(answer, judge.seen(frame)) for answer, frame in zip(truth, frames, strict=True)]
+    return [shared for shared, _ in counts], [total for _, total in counts]
 
 
 class Bench:
@@ -68,14 +67,14 @@ class Bench:
 
     Args:
         clip: the frames.
-        judge: says what is in them; its boxes in the clean frames are the truth.
+        judge: says what is in them; what it sees in the clean frames is the truth.
         folder: for points that are done; None keeps none.
     """
 
-    def __init__(self, clip: Clip, judge: Judge, folder: Path | None = None) -> None:
+    def __init__(self, clip: Clip, judge: Agreement, folder: Path | None = None) -> None:
         self.clip = clip
         self._judge = judge
-        self.truth = [judge.boxes(frame) for frame in clip.clean]
+        self.truth = [judge.seen(frame) for frame in clip.clean]
         mark = mark_of(f"{clip.identity} {judge.identity}")
         name = f"{clip.name}-{clip.spacing:.3g}s-noise{clip.noise:g}-{judge.name}-{mark}.jsonl"
         self._kept = KeptPoints(folder and folder / name, Point)

@@ -26,24 +26,25 @@ NAMES = {
 
 def markdown(results: dict[str, Any]) -> str:
     """Render a table of rates and one of their means for every noise and frame rate."""
+    score = results["score"]
     about = (
-        f"Bits per pixel, whole files, at the F1 that {results['reference']} has. F1 is that of the boxes of "
-        f"{results['judge']} in coded frames against those in the clean frames. Errors are of the frames, by "
-        "bootstrap. In brackets: the share of keys. < and >: the curve does not reach the F1, this is a bound."
+        f"Bits per pixel, whole files, at the {score} that {results['reference']} has. {results['about']} Errors are "
+        f"of the frames, by bootstrap. In brackets: the share of keys. < and >: the curve does not reach the {score}, "
+        "this is a bound."
     )
-    lines = ["# Streams: bytes at equal F1", "", about]
+    lines = [f"# Streams: bytes at equal {score}", "", about]
     for condition in results["conditions"]:
         title = f"Noise {condition['noise']:g}, {condition['fps']:g} fps"
-        lines += ["", f"## {title}", "", *clip_table(condition), "", *mean_table(condition)]
+        lines += ["", f"## {title}", "", *clip_table(condition, score=score), "", *mean_table(condition)]
     if results["skipped"]:
         lines += ["", *(f"Skipped: {codec} ({reason})." for codec, reason in results["skipped"].items())]
     return "\n".join(lines) + "\n"
 
 
-def clip_table(condition: dict[str, Any], codecs: Sequence[str] = ()) -> list[str]:
+def clip_table(condition: dict[str, Any], codecs: Sequence[str] = (), score: str = "F1") -> list[str]:
     """Render every clip's rates: of these codecs, or of all."""
     names = codecs or list(dict.fromkeys(name for clip in condition["clips"] for name in clip["rates"]))
-    lines = report.header(["clip (F1, frames)", *map(_name, names)])
+    lines = report.header([f"clip ({score}, frames)", *map(_name, names)])
     for clip in condition["clips"]:
         about = f"{clip['name']} ({100 * clip['f1']:.0f}, {clip['frames']})"
         if not clip["judged"]:
@@ -107,7 +108,7 @@ def _rate(one: dict[str, Any] | None) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Plot F1 against bits per pixel, a panel for every clip of the first noise and frame rate."""
+    """Plot the score against bits per pixel, a panel for every clip of the first noise and frame rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -127,7 +128,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_title(f"{clip['name']}, {clip['frames']} frames, bars are standard errors", fontsize="medium")
         axes.set_xlabel("bits per pixel, whole files")
-        axes.set_ylabel("F1 (%)")
+        axes.set_ylabel(f"{results['score']} (%)")
         axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=100)

@@ -68,6 +68,23 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A segmenter whose class of a pixel is its strongest color: red, green or blue; its task file's path."""
+    tf = pytest.importorskip("tensorflow")
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 64, 96, 3))])
+    def strongest(pixels):
+        return tf.argmax(pixels, 3, output_type=tf.int32)
+
+    folder = tmp_path_factory.mktemp("network")
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([strongest.get_concrete_function()])
+    (folder / "colors.tflite").write_bytes(converter.convert())
+    path = folder / "colors.yaml"
+    path.write_text(f"{{kind: tflite, network: segmenter, model: {folder}/colors.tflite, input_range: [0, 255]}}\n")
+    return path
+
+
 @pytest.fixture
 def colored(photographs: list[np.ndarray]) -> Callable[[int], np.ndarray]:
     """A photograph tinted so that one of red, green, blue (0, 1, 2) leads clearly."""

@@ -14,35 +14,17 @@ from server.processing.task_config import TfliteTask
 
 from .conftest import HEIGHT, WIDTH
 
-
-@pytest.fixture(scope="session")
-def network(tmp_path_factory):
-    """A segmenter whose class of a pixel is its strongest color: red, green or blue; its task file's path."""
-    tf = pytest.importorskip("tensorflow")
-
-    @tf.function(input_signature=[tf.TensorSpec((1, HEIGHT, WIDTH, 3))])
-    def strongest(pixels):
-        return tf.argmax(pixels, 3, output_type=tf.int32)
-
-    folder = tmp_path_factory.mktemp("network")
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([strongest.get_concrete_function()])
-    (folder / "colors.tflite").write_bytes(converter.convert())
-    path = folder / "colors.yaml"
-    path.write_text(f"{{kind: tflite, network: segmenter, model: {folder}/colors.tflite, input_range: [0, 255]}}\n")
-    return path
-
-
 CLASSES = {0: LabelClass("square", [0]), 2: LabelClass("ground", [1, 2])}
 
 
-def config_of(network):
-    return TfliteTask(str(network.with_suffix(".tflite")), network="segmenter", input_range=(0, 255))
+def config_of(segmenter):
+    return TfliteTask(str(segmenter.with_suffix(".tflite")), network="segmenter", input_range=(0, 255))
 
 
 @pytest.mark.slow
-def test_the_mean_iou_is_that_of_a_calculation_by_hand(network, segments):
+def test_the_mean_iou_is_that_of_a_calculation_by_hand(segmenter, segments):
     scenes, _ = find_scenes(segments)
-    measure = Segments(config_of(network), "colors", scenes[:2], CLASSES)
+    measure = Segments(config_of(segmenter), "colors", scenes[:2], CLASSES)
     frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     frame[..., 0] = 200
     frame[:, : WIDTH // 2] = (0, 0, 200)
@@ -58,18 +40,19 @@ def test_the_mean_iou_is_that_of_a_calculation_by_hand(network, segments):
 
 
 @pytest.mark.slow
-def test_a_class_that_stands_for_no_label_is_none_of_them(network, segments):
+def test_a_class_that_stands_for_no_label_is_none_of_them(segmenter, segments):
     scenes, _ = find_scenes(segments)
-    measure = Segments(config_of(network), "colors", scenes[:1], {0: CLASSES[0]})
+    measure = Segments(config_of(segmenter), "colors", scenes[:1], {0: CLASSES[0]})
     counts = measure.seen(0, np.full((HEIGHT, WIDTH, 3), (200, 0, 0), np.uint8))
     assert counts.tolist() == [[0, 1600]]
     assert measure.score([counts], np.ones((1, 1), int))["miou"] == 0
 
 
 @pytest.mark.slow
-def test_a_segmenter_s_task_file_makes_the_command_measure_mean_iou(network, segments, tmp_path, monkeypatch, capsys):
+def test_a_segmenter_s_task_file_makes_the_command_measure_mean_iou(segmenter, segments, tmp_path, monkeypatch, capsys):
     (tmp_path / "classes.yaml").write_text("0: {name: square, classes: [0]}\n2: {name: ground, classes: [1, 2]}\n")
-    words = ["--data", segments, "--judge", network, "--classes", tmp_path / "classes.yaml", "--out", tmp_path / "out"]
+    words = ["--data", segments, "--judge", segmenter, "--classes", tmp_path / "classes.yaml"]
+    words += ["--out", tmp_path / "out"]
     words += ["--codecs", "region-jpeg", "region-jpeg-flat", "--points", 3, "--range", 0.8, 3]
     monkeypatch.setattr(sys, "argv", ["evaluate.detection", *map(str, words)])
     assert command.main() == 0
@@ -102,11 +85,11 @@ def test_the_classes_of_camvid_are_all_of_cityscapes_once():
 
 
 @pytest.mark.slow
-def test_labels_of_another_size_are_named(network, segments, tmp_path):
+def test_labels_of_another_size_are_named(segmenter, segments, tmp_path):
     scenes, _ = find_scenes(segments)
     scene = Scene(scenes[0].path, labels=segments.parent / "none.png")
     with pytest.raises(InputError, match=r"none\.png is no picture, expected \(96, 128\)"):
-        Segments(config_of(network), "colors", [scene])
+        Segments(config_of(segmenter), "colors", [scene])
     assert read_frame(scenes[0].path).shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(InputError, match="no label of the pictures is one that counts"):
-        Segments(config_of(network), "colors", scenes, {9: LabelClass("sea", [0])})
+        Segments(config_of(segmenter), "colors", scenes, {9: LabelClass("sea", [0])})

@@ -1,6 +1,7 @@
 import pytest
 
 from evaluate.curves import rising
+from evaluate.streams.agreement import BoxAgreement
 from evaluate.streams.clips import read_clip
 from evaluate.streams.codecs import Coded, Pictures, StreamCodec
 from evaluate.streams.measure import Bench, Point, bracketing, f1_of
@@ -28,7 +29,7 @@ def clip(film):
 
 
 def test_a_point_has_the_bytes_of_all_frames_and_what_the_judge_sees(clip):
-    point = Bench(clip, RedJudge()).point(Counted(), 3)
+    point = Bench(clip, BoxAgreement(RedJudge())).point(Counted(), 3)
     assert point.sizes == [300] * 5
     assert (point.boxes, point.shared) == ([2] * 5, [2] * 5)
     assert (point.f1, point.key_share) == (1.0, 0.2)
@@ -42,31 +43,31 @@ def test_f1_is_that_of_all_boxes_together():
 
 def test_a_point_that_is_kept_is_not_measured_again(clip, tmp_path):
     codec = Counted()
-    first = Bench(clip, RedJudge(), tmp_path).point(codec, 2)
-    assert Bench(clip, RedJudge(), tmp_path).point(codec, 2) == first
+    first = Bench(clip, BoxAgreement(RedJudge()), tmp_path).point(codec, 2)
+    assert Bench(clip, BoxAgreement(RedJudge()), tmp_path).point(codec, 2) == first
     assert codec.runs == 1
     codec.version = "2"
-    Bench(clip, RedJudge(), tmp_path).point(codec, 2)
+    Bench(clip, BoxAgreement(RedJudge()), tmp_path).point(codec, 2)
     assert codec.runs == 2
 
 
 def test_a_line_that_a_killed_run_left_unfinished_is_measured_again(clip, tmp_path):
     codec = Counted()
-    Bench(clip, RedJudge(), tmp_path).curve(codec, (1, 2))
+    Bench(clip, BoxAgreement(RedJudge()), tmp_path).curve(codec, (1, 2))
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text("utf-8")[:-20], "utf-8")
-    assert [point.setting for point in Bench(clip, RedJudge(), tmp_path).curve(codec, (1, 2))] == [1, 2]
+    assert [point.setting for point in Bench(clip, BoxAgreement(RedJudge()), tmp_path).curve(codec, (1, 2))] == [1, 2]
     assert codec.runs == 3
-    assert [point.setting for point in Bench(clip, RedJudge(), tmp_path).curve(codec, (1, 2))] == [1, 2]
+    assert [point.setting for point in Bench(clip, BoxAgreement(RedJudge()), tmp_path).curve(codec, (1, 2))] == [1, 2]
     assert codec.runs == 3
 
 
 def test_another_noise_or_judge_has_points_of_its_own(film, clip, tmp_path):
-    other = RedJudge()
+    other = BoxAgreement(RedJudge())
     other.identity = "red 2"
-    Bench(clip, RedJudge(), tmp_path).point(Counted(), 1)
+    Bench(clip, BoxAgreement(RedJudge()), tmp_path).point(Counted(), 1)
     Bench(clip, other, tmp_path).point(Counted(), 1)
-    Bench(read_clip(film, noise=3, fps=4, frames=5), RedJudge(), tmp_path).point(Counted(), 1)
+    Bench(read_clip(film, noise=3, fps=4, frames=5), BoxAgreement(RedJudge()), tmp_path).point(Counted(), 1)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -110,6 +111,6 @@ def test_a_codec_with_few_settings_gives_them_all():
 
 
 def test_a_curve_has_its_points_in_order(clip):
-    points = Bench(clip, RedJudge()).curve(Pictures("libjpeg-turbo"), f1=0.9)
+    points = Bench(clip, BoxAgreement(RedJudge())).curve(Pictures("libjpeg-turbo"), f1=0.9)
     assert [point.setting for point in points] == sorted(point.setting for point in points)
     assert all(isinstance(point, Point) for point in points)
