@@ -120,8 +120,10 @@ class PartReader:
             self._splitter = Splitter(self._max_bytes)
 
     def _length(self) -> int | None:
+        """Return how long the body is said to be. What no picture can have says nothing: its end has to be found."""
         text = self._headers.get("content-length", "")
-        return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+        length = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+        return length if length is not None and length <= self._max_bytes else None
 
     def _take_body(self, found: list[bytes | JpegError]) -> bool:
         """Take a body out, once it is whole. Return False if it isn't."""
@@ -131,17 +133,11 @@ class PartReader:
             if length is None:
                 self._keep_within_limit(found)
                 return False
-        elif length > self._max_bytes:
-            self._report_too_large(found)
-            # taken off what is still to come
-            gone = min(length, len(self._buffer))
-            del self._buffer[:gone]
-            self._headers["content-length"] = str(length - gone)
-            if length > gone:
-                return False
-            length = 0
         elif len(self._buffer) < length:
-            return False
+            # a length that is too large would swallow the pictures that follow
+            length = self._find_end()
+            if length is None or not self._buffer.endswith(PICTURE_ENDS, 0, length):
+                return False
         body = bytes(self._buffer[:length])
         del self._buffer[:length]
         is_picture = JPEG_BEGINS in body[:MAX_LINE_BYTES] or self._headers.get("content-type", "").startswith("image/")

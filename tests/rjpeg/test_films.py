@@ -189,6 +189,16 @@ def test_a_wrong_length_costs_no_more_than_the_picture(pictures):
         assert found[0][: min(10, wrong)] == first[: min(10, wrong)]
 
 
+@pytest.mark.parametrize("length", [900_000, 2**20 + 1, 10**17])
+@pytest.mark.parametrize("boundary", ["frame", "longboundary", ""])
+def test_a_length_that_is_far_too_large_swallows_no_later_picture(pictures, boundary, length):
+    film, *_ = pictures
+    begin = b"--" + (boundary or "frame").encode()
+    about = b"\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % length
+    lying = b"".join(begin + about + jpeg + b"\r\n" for jpeg in film)
+    assert parts_in(lying + begin + b"--\r\n", boundary) == film
+
+
 @pytest.mark.parametrize("length", [True, False])
 def test_a_part_that_is_too_large_is_an_error_and_takes_no_more_memory_than_the_limit(pictures, length):
     [first, *_], *_ = pictures
