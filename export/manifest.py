@@ -47,6 +47,7 @@ def build_manifest(
         "coding_sizes": [list(row) for row in settings.coding_sizes],
         "quality_coding_sizes": [list(row) for row in settings.quality_coding_sizes],
         "negligible_energies": [list(row) for row in settings.negligible_energies],
+        "edge_reach": settings.edge_reach,
         "training": training,
         "parity": parity,
         "versions": _versions(),

@@ -16,7 +16,7 @@ from rjpeg import _tiles as tiles
 from rjpeg._codec import Planes, Subsampling
 from rjpeg._marker import AS_IT_IS, View
 from rjpeg._model import Model
-from rjpeg._region_file import RegionFile, octaves_of
+from rjpeg._region_file import RegionFile, coded_planes, octaves_of
 from rjpeg._restoration import Correction, correction_of, update
 from rjpeg._runtime import Network
 
@@ -28,7 +28,6 @@ __all__ = [
     "picture_of_base",
     "picture_of_planes",
     "picture_over",
-    "whole_regions",
 ]
 
 
@@ -37,13 +36,13 @@ class Tiles:
     """The regions that a follower sends.
 
     planes: of the tiles. shape: (rows, cols) of tiles. sent: (rows, cols) bool, the regions of the frame that they are.
-    octaves: log2 of their mean quantization step, luma and chroma. view: how what lies below is changed before.
+    steps: their mean quantization step, luma and chroma. view: how what lies below is changed before.
     """
 
     planes: Planes
     shape: tuple[int, int]
     sent: NDArray[np.bool_]
-    octaves: tuple[float, float]
+    steps: tuple[float, float]
     view: View
 
 
@@ -54,7 +53,7 @@ class Base:
     id: six hex digits. frame_size, coding_size: (height, width). model_id: two bytes.
     crc: CRC-32 over all that makes its picture. planes: the key's, filled up to whole regions.
     octaves: (rows, cols, 2) float16, log2 of the mean quantization step in every region of the key, luma and chroma.
-    key: a patch's key, None for a key. tiles: a patch's, None for a key.
+    edge_reach: of `Model.edge_reach_for`. key: a patch's key, None for a key. tiles: a patch's, None for a key.
     correction: how the picture was restored, None if it was not.
     """
 
@@ -66,6 +65,7 @@ class Base:
     crc: int
     planes: Planes
     octaves: NDArray[np.float16]
+    edge_reach: float
     key: Base | None = None
     tiles: Tiles | None = None
     correction: Correction | None = None
@@ -102,10 +102,10 @@ class Base:
         planes = self.planes
         if self.tiles is not None:
             planes = _seen(planes, self.tiles.view, self.subsampling)
-            planes = _with_tiles(planes, self.tiles, copy=planes is self.planes)
+            planes = self._with_tiles(planes, self.tiles)
         planes = _seen(planes, view, self.subsampling)
         if own is not None:
-            planes = _with_tiles(planes, own, copy=planes is self.planes)
+            planes = self._with_tiles(planes, own)
         return planes
 
     def step_octaves(self, own: Tiles | None = None) -> NDArray[np.float32]:
@@ -113,15 +113,17 @@ class Base:
         octaves = self.octaves.astype(np.float32)
         for each in (self.tiles, own):
             if each is not None:
-                octaves[each.sent] = each.octaves
+                octaves[each.sent] = np.log2(each.steps)
         return octaves
 
-
-def _with_tiles(planes: Planes, over: Tiles, *, copy: bool) -> Planes:
-    if copy:
-        planes = Planes(*(plane.copy() for plane in planes))
-    tiles.put(over.planes, over.sent, planes)
-    return planes
+    def _with_tiles(self, planes: Planes, over: Tiles) -> Planes:
+        """Return planes with tiles over them. What is kept does not change, not even beside a tile."""
+        if planes is self.planes:
+            planes = Planes(*(plane.copy() for plane in planes))
+        tiles.put(over.planes, over.sent, planes)
+        if self.edge_reach:
+            codec.smooth_edges(planes.y, over.sent, np.full(self.grid, self.edge_reach * over.steps[0]))
+        return planes
 
 
 def _seen(planes: Planes, view: View, subsampling: Subsampling) -> Planes:
@@ -153,21 +155,16 @@ def _moved(planes: Planes, shift: tuple[int, int], subsampling: Subsampling) -> 
 
 def base_of_key(file: RegionFile, model: Model) -> Base:
     """Return what later files need of a file that is decoded by itself."""
-    scales = model.map_quantizer.scales
-    planes = []
-    for index, (blocks, table) in enumerate(zip(file.blocks, file.tables, strict=True)):
-        steps = codec.level_steps(table, scales)
-        planes.append(_native.samples_of(blocks, steps, file.quality_map, min(index, 1)))
-    subsampling: Subsampling = "4:2:0" if file.half_size_chroma else "4:4:4"
     return Base(
         id=marker.file_id(file.marker.checksum),
         frame_size=file.frame_size,
         coding_size=file.coding_size,
-        subsampling=subsampling,
+        subsampling=file.subsampling,
         model_id=file.marker.model_id,
         crc=file.crc,
-        planes=whole_regions(Planes(*planes), file.coding_size, subsampling),
+        planes=coded_planes(file, model),
         octaves=octaves_of(file, model).astype(np.float16),
+        edge_reach=model.edge_reach_for(file.frame_size),
     )
 
 
@@ -198,19 +195,3 @@ def correction_of_base(base: Base, restorer: Network) -> Correction:
     if base.key is None or base.tiles is None or not base.tiles.view.is_plain:
         return correction_of(restorer, coded, octaves, base.frame_size)
     return update(correction_of_base(base.key, restorer), base.tiles.sent, coded, octaves, base.frame_size)
-
-
-def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:
-    """Return planes that whole regions fill. The last samples of a (height, width) picture are repeated."""
-    rows, cols = tiles.grid_of(size)
-    filled = []
-    for index, plane in enumerate(planes):
-        half = index > 0 and subsampling == "4:2:0"
-        high, wide = (codec.halved(side) for side in size) if half else size
-        side = codec.REGION // 2 if half else codec.REGION
-        below, right = rows * side - high, cols * side - wide
-        plane = plane[:high, :wide]
-        if below or right:
-            plane = cv2.copyMakeBorder(plane, 0, below, 0, right, cv2.BORDER_REPLICATE)
-        filled.append(np.ascontiguousarray(plane))
-    return Planes(*filled)

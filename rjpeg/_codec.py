@@ -17,6 +17,7 @@ from rjpeg import _native
 
 __all__ = [
     "BLOCK",
+    "FRAME_PIXELS",
     "REGION",
     "SAMPLING_OF",
     "Planes",
@@ -28,6 +29,7 @@ __all__ = [
     "forward_dct",
     "halve",
     "halved",
+    "is_whole_frame",
     "level_steps",
     "picture_of",
     "planes_from_frame",
@@ -35,6 +37,7 @@ __all__ = [
     "reduce",
     "reduce_planes",
     "regions_of",
+    "smooth_edges",
 ]
 
 Subsampling = Literal["4:2:0", "4:4:4"]
@@ -48,6 +51,8 @@ SAMPLING_OF: dict[Subsampling, list[tuple[int, int]]] = {
     "4:4:4": [(1, 1), (1, 1), (1, 1)],
 }
 """Sampling factors (horizontal, vertical) of Y, Cb and Cr."""
+FRAME_PIXELS = 100_000
+"""Pixels of a frame from which it is a whole one, which detectors and segmenters look at."""
 _MIN_REDUCED_SIDE = 64
 """Frames with a side below this, in pixels, are not reduced before coding."""
 
@@ -128,6 +133,21 @@ def _with_whole_rows(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     `np.ascontiguousarray` isn't enough: it ignores the stride along a side of one sample.
     """
     return plane if plane.strides[1] == 1 else plane.copy()
+
+
+def is_whole_frame(size: tuple[int, int]) -> bool:
+    """Tell whether a frame (height, width) is a whole one, which detectors look at, and no crop for a classifier."""
+    return size[0] * size[1] >= FRAME_PIXELS
+
+
+def smooth_edges(luma: NDArray[np.uint8], sent: NDArray[np.bool_], reach: NDArray[np.floating]) -> None:
+    """Smooth the edges of 8x8 blocks where the picture is flat on both sides, in place, as H.264's filter in the loop.
+
+    luma: (16 * rows, 16 * cols) uint8. sent: (rows, cols) bool, regions in which samples may change. reach: (rows,
+    cols), in gray levels; a difference as large as that belongs to the picture. Source: ITU-T H.264, clause 8.7.
+    """
+    levels = np.clip(np.floor(reach + 0.5), 0, 255).astype(np.uint8)
+    _native.smooth_edges(luma, sent.view(np.uint8), levels)
 
 
 def enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

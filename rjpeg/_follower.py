@@ -112,9 +112,9 @@ def read_follower(
             )
         )
     luma, chroma = file["tables"][0], file["tables"][1]
-    octaves = (float(np.log2(mean_step(luma))), float(np.log2(mean_step(chroma))))
+    steps = mean_step(luma), mean_step(chroma)
     marker_bytes = sum(len(data) + 4 for code, data in file["segments"] if marker.is_region_segment(code, data))
-    return Follower(found, base, Tiles(planes, shape, sent, octaves, found.view), (luma, chroma), crc, marker_bytes)
+    return Follower(found, base, Tiles(planes, shape, sent, steps, found.view), (luma, chroma), crc, marker_bytes)
 
 
 def base_of_patch(follower: Follower) -> Base:
@@ -131,6 +131,7 @@ def base_of_patch(follower: Follower) -> Base:
         crc=follower.crc,
         planes=key.planes,
         octaves=key.octaves,
+        edge_reach=key.edge_reach,
         key=key,
         tiles=follower.tiles,
     )

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _tables as tables
+from rjpeg._codec import is_whole_frame
 from rjpeg._features import GENERATOR_CHANNELS, PREDICTOR_CHANNELS
 from rjpeg._maps import MapQuantizer
 from rjpeg._restoration import CHANNELS as RESTORER_CHANNELS
-from rjpeg._restoration import FRAME_PIXELS
 from rjpeg._runtime import Network, Quantization
 from rjpeg.errors import ModelError
 
@@ -40,6 +40,8 @@ class Model:
     infinite. Bounds are bpp and IJG quality.
     negligible_energies: (upper bound, share) in rising order, the last bound infinite. Bounds are pixels of the frame;
     of shares see `Sizing.index_for_detail`. If the manifest has none, nothing is negligible.
+    edge_reach: in whole frames, differences across the edges of blocks are smoothed if they are below that share of the
+    mean quantization step. If the manifest has none, they stay.
     threads: for the generator and the restorers.
     """
 
@@ -53,6 +55,7 @@ class Model:
     sizes_by_rate: tuple[tuple[float, float], ...]
     sizes_by_quality: tuple[tuple[float, float], ...]
     negligible_energies: tuple[tuple[float, float], ...]
+    edge_reach: float
     threads: int
 
     @cached_property
@@ -99,9 +102,13 @@ class Model:
         """The restorer of whole frames; a model need not have one of its own. Raises ModelError as `restorer` does."""
         return self._restorer("frame_restorer") if "frame_restorer" in self.manifest else self.restorer
 
+    def edge_reach_for(self, frame_size: tuple[int, int]) -> float:
+        """Return `edge_reach` for frames of this size, (height, width); 0 for one that is no whole frame."""
+        return self.edge_reach if is_whole_frame(frame_size) else 0.0
+
     def restorer_for(self, frame_size: tuple[int, int]) -> Network:
         """Return the restorer for frames of this size, (height, width). Raises ModelError if the model has none."""
-        return self.frame_restorer if frame_size[0] * frame_size[1] >= FRAME_PIXELS else self.restorer
+        return self.frame_restorer if is_whole_frame(frame_size) else self.restorer
 
     def _restorer(self, name: str) -> Network:
         part = self.manifest[name]
@@ -170,6 +177,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         sizes_by_rate=_ladder(manifest["coding_sizes"]),
         sizes_by_quality=_ladder(manifest["quality_coding_sizes"]),
         negligible_energies=_ladder(manifest.get("negligible_energies", [[None, 0.0]])),
+        edge_reach=float(manifest.get("edge_reach", 0.0)),
         threads=threads,
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _native
-from rjpeg._codec import SAMPLING_OF
+from rjpeg._codec import SAMPLING_OF, Planes, Subsampling
 from rjpeg._features import quantizer_index
 from rjpeg._maps import levels_from_output
 from rjpeg._marker import (
@@ -28,6 +28,8 @@ from rjpeg._marker import (
 from rjpeg._model import Model
 from rjpeg._restoration import Correction, add_correction, correction_of, step_octaves, update
 from rjpeg._runtime import Network
+from rjpeg._tables import mean_step
+from rjpeg._tiles import whole_regions
 from rjpeg._timing import StageTimer
 from rjpeg.errors import InputError, JpegError, KeyMissingError, MarkerError
 
@@ -38,6 +40,7 @@ __all__ = [
     "RegionFile",
     "check_bytes",
     "coded_picture",
+    "coded_planes",
     "finished",
     "frame_size_of",
     "octaves_of",
@@ -87,6 +90,11 @@ class RegionFile(OpenedFile):
     def half_size_chroma(self) -> bool:
         """Whether chroma has half the size of luma, 4:2:0."""
         return self.sampling[0] == (2, 2)
+
+    @property
+    def subsampling(self) -> Subsampling:
+        """The chroma subsampling."""
+        return "4:2:0" if self.half_size_chroma else "4:4:4"
 
 
 def check_bytes(jpeg: bytes) -> None:
@@ -259,8 +267,25 @@ def finished(
         return add_correction(coded, correction, frame_size), correction
 
 
+def coded_planes(file: RegionFile, model: Model) -> Planes:
+    """Return the samples of a file in whole regions of its coding size. In whole frames edges of blocks are smooth."""
+    scales = model.map_quantizer.scales
+    planes = []
+    for index, (blocks, table) in enumerate(zip(file.blocks, file.tables, strict=True)):
+        steps = codec.level_steps(table, scales)
+        planes.append(_native.samples_of(blocks, steps, file.quality_map, min(index, 1)))
+    whole = whole_regions(Planes(*planes), file.coding_size, file.subsampling)
+    if reach := model.edge_reach_for(file.frame_size):
+        sent = np.ones(file.quality_map.shape[:2], np.bool_)
+        steps = mean_step(file.tables[0]) * np.asarray(scales)[file.quality_map[..., 0]]
+        codec.smooth_edges(whole.y, sent, reach * steps)
+    return whole
+
+
 def coded_picture(file: RegionFile, model: Model, seconds: dict[str, float] | None = None) -> NDArray[np.uint8]:
     """Return the (h, w, 3) uint8 BGR picture of a file at its coding size. seconds: by stage; changed in place."""
     with StageTimer({} if seconds is None else seconds, "transform"):
+        if model.edge_reach_for(file.frame_size):
+            return _native.bgr_of(list(coded_planes(file, model)), file.half_size_chroma, *file.coding_size)
         steps = [codec.level_steps(table, model.map_quantizer.scales) for table in file.tables]
         return codec.picture_of(file.blocks, steps, file.quality_map, file.half_size_chroma, file.coding_size)

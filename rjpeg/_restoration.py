@@ -22,7 +22,6 @@ __all__ = [
     "CELL",
     "CHANNELS",
     "CONTEXT",
-    "FRAME_PIXELS",
     "OUTPUTS",
     "ZOOM",
     "Correction",
@@ -41,8 +40,6 @@ ZOOM = 2
 CHANNELS = 3 * CELL * CELL + 5
 OUTPUTS = 3 * (ZOOM * CELL) ** 2
 _CELLS = REGION // CELL
-FRAME_PIXELS = 100_000
-"""Pixels of a frame from which it is a whole one, which detectors and segmenters look at."""
 CONTEXT = 8
 """Cells that the network may see in every direction, one for each of its 3x3 convolutions (train.networks)."""
 _MARGIN = CONTEXT // _CELLS

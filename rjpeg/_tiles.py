@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native
-from rjpeg._codec import REGION, Planes
+from rjpeg._codec import REGION, Planes, Subsampling, halved
 
 __all__ = ["blocks_at", "grid_of", "put", "put_blocks", "shape_for", "tiles_of", "tiles_of_frame"]
 
@@ -33,6 +34,22 @@ def shape_for(count: int) -> tuple[int, int] | None:
 def grid_of(size: tuple[int, int]) -> tuple[int, int]:
     """Return (rows, cols) of regions that cover a (height, width)."""
     return -(-size[0] // REGION), -(-size[1] // REGION)
+
+
+def whole_regions(planes: Planes, size: tuple[int, int], subsampling: Subsampling) -> Planes:
+    """Return planes that whole regions fill. The last samples of a (height, width) picture are repeated."""
+    rows, cols = grid_of(size)
+    filled = []
+    for index, plane in enumerate(planes):
+        half = index > 0 and subsampling == "4:2:0"
+        high, wide = (halved(side) for side in size) if half else size
+        side = REGION // 2 if half else REGION
+        below, right = rows * side - high, cols * side - wide
+        plane = plane[:high, :wide]
+        if below or right:
+            plane = cv2.copyMakeBorder(plane, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        filled.append(np.ascontiguousarray(plane))
+    return Planes(*filled)
 
 
 def tiles_of(plane: NDArray[np.uint8], chosen: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rjpeg import _native
 from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes, picture_over
 from rjpeg._batch import sorted_batch
+from rjpeg._codec import FRAME_PIXELS
 from rjpeg._exif import is_on_its_side, orientation_of, upright
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
 from rjpeg._marker import FileIdentity, FollowerMarker, identity_of
@@ -33,7 +34,7 @@ from rjpeg._region_file import (
     read_region_file,
     recover_map,
 )
-from rjpeg._restoration import FRAME_PIXELS, Correction
+from rjpeg._restoration import Correction
 from rjpeg._runtime import Network
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
@@ -97,8 +98,8 @@ class Decoder:
         self.restores = restore
         if restore:
             # what is missing or damaged is told at once
-            for side in (1, FRAME_PIXELS):
-                self.model.restorer_for((side, 1))
+            for size in ((1, 1), (FRAME_PIXELS, 1)):
+                self.model.restorer_for(size)
 
     def decode(self, jpeg: bytes, base: Base | None = None) -> NDArray[np.uint8]:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _validation as validation
-from rjpeg._base import Base, picture_of_base, whole_regions
+from rjpeg._base import Base, picture_of_base
 from rjpeg._codec import Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._following import Change, Choice, change_of, choose, in_light, write_follower
@@ -29,6 +29,7 @@ from rjpeg._region_file import Header, open_header
 from rjpeg._sizing import coding_size_for, size_for_quality, sizing_of
 from rjpeg._standing import changes_between, shift_between, thumbnail_of
 from rjpeg._tables import finer
+from rjpeg._tiles import whole_regions
 from rjpeg._timing import StageTimer
 from rjpeg.decoder import DecodedFrame, Decoder
 from rjpeg.encoder import Encoder

@@ -112,6 +112,7 @@ class CodecConfig(_Struct, frozen=True):
     coding_sizes: Ladder
     quality_coding_sizes: Ladder
     negligible_energies: Ladder
+    edge_reach: Annotated[float, msgspec.Meta(ge=0, le=4)]
     base_tables: BaseTables
 
 

@@ -3,8 +3,8 @@
 Names: model (another folder, the first of the changes), table and chroma_table (annex_k,
 annex_k_chroma, robidoux, flat, mix:W for flat^W * robidoux^(1-W), slope:P, or blend:W for the model's own^(1-W) * Annex
 K's^W), dc (factor on the DC step), luma, chroma (center levels), gain, window (0: absolute), dead_zone, refinement
-(bits), fade, detail (the negligible energy; 0: sizes by rate alone), size (coding size as a fraction of the sides),
-refine, restore (0 or 1).
+(bits), fade, detail (the negligible energy; 0: sizes by rate alone), edges (up to which share of a step those of blocks
+are smoothed), size (coding size as a fraction of the sides), refine, restore (0 or 1).
 """
 
 from __future__ import annotations
@@ -127,4 +127,4 @@ _OF_MAP: dict[str, Callable] = {
     "window": lambda _, value: {"window": int(value) or None},
     "fade": lambda _, value: {"fade": float(value)},
 }
-_OF_MODEL = {"dead_zone": "dead_zone", "refinement": "refinement_bits"}
+_OF_MODEL = {"dead_zone": "dead_zone", "edges": "edge_reach", "refinement": "refinement_bits"}

@@ -8,6 +8,7 @@
 #include "arrays.hpp"
 #include "bitstream.hpp"
 #include "color.hpp"
+#include "edges.hpp"
 #include "features.hpp"
 #include "jpeg_file.hpp"
 #include "kept.hpp"
@@ -297,6 +298,20 @@ py::array_t<std::uint8_t> bgr_over(const std::vector<Exact<std::uint8_t>>& plane
                       pixels.data());
   }
   return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
+}
+
+// Smooths the edges of blocks in the regions of a plane that are sent, in place.
+void smooth_edges(Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent, const Exact<std::uint8_t>& reach) {
+  expect(plane.ndim() == 2 && sent.ndim() == 2 && reach.ndim() == 2, "plane, sent, reach: expected shape (rows, cols)");
+  const py::ssize_t rows = sent.shape(0), cols = sent.shape(1);
+  expect(reach.shape(0) == rows && reach.shape(1) == cols, "reach: expected one for every region");
+  expect(plane.shape(0) == rows * 16 && plane.shape(1) == cols * 16, "plane: expected 16x16 samples a region");
+  std::uint8_t* const samples = plane.mutable_data();
+  const std::uint8_t *flags = sent.data(), *reaches = reach.data();
+  {
+    py::gil_scoped_release unlocked;
+    rjpeg::smooth_edges(samples, flags, reaches, rows, cols);
+  }
 }
 
 // Side of the regions of a plane, of which (rows, cols) `sent` chooses some: as many as there are tiles.
@@ -597,6 +612,8 @@ void define_streams(py::module_& module) {
   module.def("bgr_of", &bgr_of, py::arg("planes").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
   module.def("bgr_over", &bgr_over, py::arg("planes").noconvert(), py::arg("half"), py::arg("before").noconvert(),
              py::arg("sent").noconvert());
+  module.def("smooth_edges", &smooth_edges, py::arg("plane").noconvert(), py::arg("sent").noconvert(),
+             py::arg("reach").noconvert());
   module.def("take_tiles", &take_tiles, py::arg("plane").noconvert(), py::arg("sent").noconvert(), py::arg("rows"),
              py::arg("cols"));
   module.def("put_tiles", &put_tiles, py::arg("tiles").noconvert(), py::arg("sent").noconvert(),

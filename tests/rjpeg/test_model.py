@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -60,6 +61,15 @@ def test_a_model_from_before_frames_were_looked_at_codes_by_rate_alone(folder, p
     assert model.negligible_energies == ((math.inf, 0),)
     flat = np.zeros_like(photo)
     assert rjpeg.Encoder(model).encode_with_details(flat, quality=90).coding_size == flat.shape[:2]
+
+
+def test_a_model_from_before_edges_were_smoothed_leaves_them(folder, photo):
+    change(folder, lambda m: m.pop("edge_reach"))
+    frame = cv2.resize(photo, (400, 300))
+    before, now = rjpeg.load_model(folder), rjpeg.load_model()
+    jpeg = rjpeg.Encoder(now).encode(frame, quality=10)
+    assert before.edge_reach_for((1080, 1920)) == 0
+    assert not np.array_equal(rjpeg.Decoder(before).decode(jpeg), rjpeg.Decoder(now).decode(jpeg))
 
 
 def set_window(folder, window):
