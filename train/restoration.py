@@ -258,6 +258,8 @@ def train_restorer(
     hashes = [data_hash(folder, sorted(kept + held)) for folder, (kept, held) in zip(data, splits, strict=True)]
     run = {
         **dataclasses.asdict(settings),
+        "teachers": [Path(name).name for name in settings.teachers],
+        "judge": Path(settings.judge).name,
         "model": model.identity.hex(),
         "data_sha256": hashes[0] if len(hashes) == 1 else hashes,
         "imitated": None if imitated is None else imitated.manifest["restorer"]["sha256"],

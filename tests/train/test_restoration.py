@@ -254,6 +254,7 @@ def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file,
     assert training.main([*arguments, "--rounds", "1", "--steps", "2", "--teacher", str(teacher_file)]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["held_back_pairs"] == held
+    assert figures["teachers"] == [teacher_file.name], "a path is nobody else's business"
     read = checkpoints.load_checkpoint(tmp_path / "checkpoint")
     assert read.restorer.output_shape[-1] == 192
     assert read.training["restoration"] == figures
