@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 import calibration_data
-from export.calibration import RESTORED_SIDES, features_of, read_pictures, restoration_features_of
+from export.calibration import features_of, read_pictures, restoration_features_of
 from export.convert import ExportError, to_int8
 from export.crossing import hard_inputs, runtimes_agree
 from export.manifest import build_manifest, part_of
@@ -64,8 +64,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a checkpoint as a model folder, and return its manifest.
 
-    The folder gets generator.tflite, predictor.tflite, manifest.json and, if the checkpoint has them,
-    restorer.tflite and frame_restorer.tflite.
+    The folder gets generator.tflite, predictor.tflite, manifest.json and, if the checkpoint has one, restorer.tflite.
     teacher, outputs: as for `train.teachers.load_teacher`.
 
     Raises ExportError, with nothing written, when a network is over its budget or the int8 model is not close enough to
@@ -84,10 +83,9 @@ def export(
                 out.name, converted.contents, converted.networks, converted.macs, settings, read.training, {}
             )
             (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-            for name in checkpoints.OPTIONAL:
-                if getattr(read, name) is not None:
-                    manifest[name] = _add_restorer(folder, name, getattr(read, name), calibration)
-            (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+            if read.restorer is not None:
+                manifest["restorer"] = _add_restorer(folder, read.restorer, calibration)
+                (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
             logger.info("comparing with the float networks through the codec")
             pictures = read_pictures(calibration, "evaluation")
             judge = load_teacher(teacher, TEACHER_SIZE, outputs, teacher_inputs(pictures))
@@ -126,23 +124,20 @@ def _convert(read: checkpoints.Checkpoint, samples: list[tuple[NDArray, NDArray]
     return Converted(contents, networks, macs, runtimes)
 
 
-def _add_restorer(folder: Path, name: str, restorer: Any, calibration: Path) -> dict[str, Any]:
-    """Convert a restorer, by the model in `folder`, and write it there. Return its part of the manifest."""
-    logger.info("converting the %s", name.replace("_", " "))
-    pictures = read_pictures(calibration, "calibration")
-    coded = restoration_features_of(pictures, load_model(folder), RESTORED_SIDES[name])
+def _add_restorer(folder: Path, restorer: Any, calibration: Path) -> dict[str, Any]:
+    """Convert the restorer, by the model in `folder`, and write it there. Return its part of the manifest."""
+    logger.info("converting the restorer")
+    coded = restoration_features_of(read_pictures(calibration, "calibration"), load_model(folder))
     content = to_int8(without_rescaling(restorer), coded)
-    (folder / f"{name}.tflite").write_bytes(content)
-    return part_of(name, content, Network(content, name=name), macs_per_region(restorer))
+    (folder / "restorer.tflite").write_bytes(content)
+    return part_of("restorer", content, Network(content, name="restorer"), macs_per_region(restorer))
 
 
 def _move(folder: Path, out: Path) -> None:
-    """Move a model's files to `out`, and remove restorers that were there."""
+    """Move a model's files to `out`, and remove a restorer that was there."""
     out.mkdir(exist_ok=True)
-    restorers = [f"{name}.tflite" for name in checkpoints.OPTIONAL]
-    for name in restorers:
-        (out / name).unlink(missing_ok=True)
-    for name in ("generator.tflite", "predictor.tflite", "manifest.json", *restorers):
+    (out / "restorer.tflite").unlink(missing_ok=True)
+    for name in ("generator.tflite", "predictor.tflite", "manifest.json", "restorer.tflite"):
         if (folder / name).exists():
             shutil.move(folder / name, out / name)
 
@@ -208,7 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
 def print_table(manifest: dict[str, Any]) -> None:
     """Print a row for each network, and the figures of int8 beside float."""
     rows = [("", "bytes", "MACs/region", "input scale", "output scale")]
-    for name in filter(manifest.get, checkpoints.NETWORKS):
+    for name in filter(manifest.get, ("generator", "predictor", "restorer")):
         part = manifest[name]
         scales = (f"{part['input']['scale']:.4g}", f"{part['output']['scale']:.4g}")
         rows.append((name, str(part["bytes"]), _macs(part), *scales))

@@ -1,6 +1,6 @@
 """Features of real pictures, by which an int8 network's scales are set and its answers compared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,13 +17,11 @@ from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import InputError
 from train.config import CodecConfig
 
-__all__ = ["RESTORED_SIDES", "features_of", "read_pictures", "restoration_features_of"]
+__all__ = ["features_of", "read_pictures", "restoration_features_of"]
 
 # Largest side of a coded frame, and qualities; together they span what devices send.
 LONGER_SIDES = (128, 224, 448)
 QUALITIES = (5, 12, 25, 50, 80)
-# of frames that are restored: of those that classifiers look at, and of whole ones
-RESTORED_SIDES = {"restorer": (128, 224), "frame_restorer": (448, 640)}
 
 
 def read_pictures(folder: Path, use: str) -> list[NDArray[np.uint8]]:
@@ -67,17 +65,12 @@ def features_of(
             yield generator_features(y, cb, cr, rate), predictor_features(y_dc, cb_dc, cr_dc, rate)
 
 
-def restoration_features_of(
-    pictures: list[NDArray[np.uint8]], model: Model, sides: Sequence[int]
-) -> list[NDArray[np.int8]]:
-    """Return a restorer's features of every picture, coded with the model at sizes and qualities in turn.
-
-    sides: the larger ones, in pixels.
-    """
+def restoration_features_of(pictures: list[NDArray[np.uint8]], model: Model) -> list[NDArray[np.int8]]:
+    """Return the restorer's features of every picture, coded with the model at sizes and qualities in turn."""
     encoder = Encoder(model)
     features = []
     for number, picture in enumerate(pictures):
-        scale = sides[number % len(sides)] / max(picture.shape[:2])
+        scale = LONGER_SIDES[number % 2] / max(picture.shape[:2])
         size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
         frame = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         file = read_region_file(encoder.encode(frame, quality=QUALITIES[number % len(QUALITIES)]), model)

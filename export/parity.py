@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rjpeg import Decoder, Encoder
 from rjpeg._model import Model
 from rjpeg._runtime import Network, Quantization
-from train.checkpoints import NETWORKS, Checkpoint
+from train.checkpoints import Checkpoint
 from train.disagreement import divergence, parameters
 from train.teachers import Teacher
 
@@ -40,7 +40,7 @@ class FloatNetwork:
 def with_float_networks(model: Model, checkpoint: Checkpoint) -> Model:
     """Let the checkpoint's float networks answer in place of the model's own."""
     # They are cached properties of Model: what lies under their names is what is used.
-    for name in NETWORKS:
+    for name in ("generator", "predictor", "restorer"):
         network = getattr(checkpoint, name)
         if network is not None:
             model.__dict__[name] = FloatNetwork(network, getattr(model, name))

@@ -42,7 +42,7 @@ class Model:
     of shares see `Sizing.index_for_detail`. If the manifest has none, nothing is negligible.
     edge_reach: in whole frames, differences across the edges of blocks are smoothed if they are below that share of the
     mean quantization step. If the manifest has none, they stay.
-    threads: for the generator and the restorers.
+    threads: for the generator and the restorer.
     """
 
     folder: Path
@@ -95,26 +95,14 @@ class Model:
         """The restorer. Raises ModelError if the model has none."""
         if "restorer" not in self.manifest:
             raise ModelError(f"model {self.folder} has no restorer: decode without, or export one")
-        return self._restorer("restorer")
-
-    @cached_property
-    def frame_restorer(self) -> Network:
-        """The restorer of whole frames; a model need not have one of its own. Raises ModelError as `restorer` does."""
-        return self._restorer("frame_restorer") if "frame_restorer" in self.manifest else self.restorer
+        part = self.manifest["restorer"]
+        content = _checked(self.folder / part["file"], part["sha256"])
+        network = Network(content, name=str(self.folder / "restorer"), threads=self.threads)
+        return _expect_int8(network, RESTORER_CHANNELS, (part["input"], part["output"]))
 
     def edge_reach_for(self, frame_size: tuple[int, int]) -> float:
         """Return `edge_reach` for frames of this size, (height, width); 0 for one that is no whole frame."""
         return self.edge_reach if is_whole_frame(frame_size) else 0.0
-
-    def restorer_for(self, frame_size: tuple[int, int]) -> Network:
-        """Return the restorer for frames of this size, (height, width). Raises ModelError if the model has none."""
-        return self.frame_restorer if is_whole_frame(frame_size) else self.restorer
-
-    def _restorer(self, name: str) -> Network:
-        part = self.manifest[name]
-        content = _checked(self.folder / part["file"], part["sha256"])
-        network = Network(content, name=str(self.folder / name), threads=self.threads)
-        return _expect_int8(network, RESTORER_CHANNELS, (part["input"], part["output"]))
 
 
 def identity_of(decoder: dict[str, Any]) -> str:
@@ -129,7 +117,7 @@ def identity_of(decoder: dict[str, Any]) -> str:
 def load_model(folder: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Model:
     """Read a model folder as `make export-tflite` writes it. None is the shipped one.
 
-    threads: for the generator and the restorers. The networks are loaded, and checked against their sha256, when they
+    threads: for the generator and the restorer. The networks are loaded, and checked against their sha256, when they
     are first used. Raises ModelError if a file is missing, damaged or of another format.
     """
     folder = Path(folder) if folder is not None else DEFAULT_FOLDER

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from rjpeg import _native
 from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes, picture_over
 from rjpeg._batch import sorted_batch
-from rjpeg._codec import FRAME_PIXELS
 from rjpeg._exif import is_on_its_side, orientation_of, upright
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
 from rjpeg._marker import FileIdentity, FollowerMarker, identity_of
@@ -35,7 +34,6 @@ from rjpeg._region_file import (
     recover_map,
 )
 from rjpeg._restoration import Correction
-from rjpeg._runtime import Network
 from rjpeg._timing import StageTimer
 from rjpeg.errors import JpegError
 
@@ -95,11 +93,7 @@ class Decoder:
         """
         self.model = model if isinstance(model, Model) else load_model(model)
         self.max_pixels = max_pixels
-        self.restores = restore
-        if restore:
-            # what is missing or damaged is told at once
-            for size in ((1, 1), (FRAME_PIXELS, 1)):
-                self.model.restorer_for(size)
+        self.restorer = self.model.restorer if restore else None
 
     def decode(self, jpeg: bytes, base: Base | None = None) -> NDArray[np.uint8]:
         """Decode a JPEG file to a (H, W, 3) uint8 BGR frame of the original size.
@@ -175,11 +169,7 @@ class Decoder:
             found = base_of_key(read_region_file(jpeg, self.model, self.max_pixels), self.model)
         else:
             found = base_of_patch(read_follower(jpeg, header, base, self.max_pixels, {}))
-        restorer = self._restorer_for(found.frame_size)
-        return found if restorer is None else replace(found, correction=correction_of_base(found, restorer))
-
-    def _restorer_for(self, frame_size: tuple[int, int]) -> Network | None:
-        return self.model.restorer_for(frame_size) if self.restores else None
+        return found if self.restorer is None else replace(found, correction=correction_of_base(found, self.restorer))
 
     def decode_plain(self, jpeg: bytes) -> NDArray[np.uint8]:
         """Decode a file to what a viewer shows that knows nothing of regions, (H, W, 3) uint8 BGR, upright by its Exif.
@@ -310,12 +300,12 @@ class Decoder:
                 coded = picture_of_planes(base, base.shown(file.marker.view, file.tiles))
             else:
                 coded = picture_over(base, file.tiles, picture)
-        restorer, known = self._restorer_for(base.frame_size), None
+        known = None
         # What moves or changes its light is restored anew.
-        if restorer is not None and file.marker.view.is_plain:
+        if self.restorer is not None and file.marker.view.is_plain:
             with StageTimer(seconds, "restore"):
-                known = correction_of_base(base, restorer), file.tiles.sent
-        frame, correction = finished(coded, octaves, base.frame_size, restorer, seconds, known)
+                known = correction_of_base(base, self.restorer), file.tiles.sent
+        frame, correction = finished(coded, octaves, base.frame_size, self.restorer, seconds, known)
         decoded = DecodedFrame(
             frame=frame,
             coding_size=base.coding_size,
@@ -345,7 +335,7 @@ class Decoder:
         coded: (h, w, 3) uint8, its picture.
         """
         octaves = octaves_of(file, self.model)
-        frame, correction = finished(coded, octaves, file.frame_size, self._restorer_for(file.frame_size), seconds)
+        frame, correction = finished(coded, octaves, file.frame_size, self.restorer, seconds)
         decoded = DecodedFrame(
             frame=frame,
             coding_size=file.coding_size,

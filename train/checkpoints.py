@@ -1,4 +1,4 @@
-"""A checkpoint: two Keras networks, or up to four with restorers, and checkpoint.json: how they came about."""
+"""A checkpoint: two Keras networks, or three with a restorer, and checkpoint.json: how they came about."""
 
 import json
 from pathlib import Path
@@ -15,34 +15,23 @@ __all__ = ["FOLDER", "Checkpoint", "load_checkpoint", "load_network", "save_chec
 FORMAT = 1
 FOLDER = Path(__file__).parent / "checkpoint"
 """The checkpoint that comes with the repository."""
-# channels of what each network sees and answers
-NETWORKS = {
-    "generator": (GENERATOR_CHANNELS, 2),
-    "predictor": (PREDICTOR_CHANNELS, 2),
-    "restorer": (restoration.CHANNELS, restoration.OUTPUTS),
-    "frame_restorer": (restoration.CHANNELS, restoration.OUTPUTS),
-}
-OPTIONAL = ("restorer", "frame_restorer")
 
 
 class Checkpoint(NamedTuple):
-    """Trained networks. training: figures of the runs that made them. frame_restorer: the restorer of whole frames."""
+    """Trained networks. training: figures of the run that made them."""
 
     generator: keras.Model
     predictor: keras.Model
     training: dict[str, Any]
     restorer: keras.Model | None = None
-    frame_restorer: keras.Model | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a file for every network, without its optimizer, and checkpoint.json. Raises StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in NETWORKS:
-            network = getattr(checkpoint, name)
-            if network is not None:
-                save_network(without_optimizer(network), folder / f"{name}.keras")
+        for network in filter(None, (checkpoint.generator, checkpoint.predictor, checkpoint.restorer)):
+            save_network(without_optimizer(network), folder / f"{network.name}.keras")
         text = json.dumps({"format": FORMAT, "training": checkpoint.training}, indent=2)
         (folder / "checkpoint.json").write_text(text + "\n", "utf-8")
     except OSError as error:
@@ -86,9 +75,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if version != FORMAT:
         raise ModelError(f"checkpoint {path} has format {version}, expected {FORMAT}")
     networks = {}
-    for name, (channels, outputs) in NETWORKS.items():
+    for name, channels, outputs in (
+        ("generator", GENERATOR_CHANNELS, 2),
+        ("predictor", PREDICTOR_CHANNELS, 2),
+        ("restorer", restoration.CHANNELS, restoration.OUTPUTS),
+    ):
         path = folder / f"{name}.keras"
-        if name in OPTIONAL and not path.exists():
+        if name == "restorer" and not path.exists():
             continue
         network = load_network(path)
         shapes = network.input_shape, network.output_shape
@@ -98,4 +91,4 @@ def load_checkpoint(folder: Path) -> Checkpoint:
                 f"in and (N, rows, cols, {outputs}) out"
             )
         networks[name] = network
-    return Checkpoint(training=training, **networks)
+    return Checkpoint(networks["generator"], networks["predictor"], training, networks.get("restorer"))

@@ -5,14 +5,12 @@
 Crops of the photos that are not held back are coded with an exported model, at many rates and coding sizes. The
 restorer learns to make of them what teachers see as the clean crop: KL divergence of their answer, squared
 differences of their features, stage by stage (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
-Super-Resolution", 2016), and a little of the pixels' absolute difference. With --frames it learns of parts of whole
-frames, for detectors and segmenters, and becomes the model's restorer of whole frames. A small one may first imitate a
-larger one (--slim, --imitate), which costs no teacher and gets it near in some minutes. It is put into the checkpoint,
-and `python -m export` takes it from there. Started again with the same arguments it continues where it stopped.
+Super-Resolution", 2016), and a little of the pixels' absolute difference. A small one may first imitate a larger one
+(--slim, --imitate), which costs no teacher and gets it near in some minutes. It is put into the checkpoint, and
+`python -m export` takes it from there. Started again with the same arguments it continues where it stopped.
 """
 
 import argparse
-import collections
 import dataclasses
 import json
 import logging
@@ -36,7 +34,7 @@ from train.config import CONFIG_FILE, load_config
 from train.disagreement import divergence, parameters
 from train.networks import build_restorer, in_precision, macs_per_region, slimmed
 from train.photos import data_hash, samples, split
-from train.restoration_pairs import CROP_SIZE, FRAME_SIZE, Pairs, make_pairs, network_inputs
+from train.restoration_pairs import CROP_SIZE, Pairs, make_pairs, network_inputs
 from train.teachers import Teacher, load_teacher
 from train.transforms import resize
 from train.workers import ALONE, ahead, training_step
@@ -57,13 +55,8 @@ LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
 FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 1.0
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1")
-FRAME_TEACHERS = ("efficientnet-lite0", "detector")
 JUDGE = "efficientnet-lite2"
 STEPS_AN_EPOCH = 100
-# where a checkpoint tells how these came about
-FACTS = {"restorer": "restoration", "frame_restorer": "frame_restoration"}
-# pairs of every coding size by which teachers are weighed
-PROBED = 6
 SEED = 1
 
 
@@ -98,15 +91,14 @@ def with_features(teacher: Teacher) -> keras.Model:
 class Restoring(keras.Model):
     """The network at one coding size, followed by the teachers, whose disagreement is its loss.
 
-    teachers: with their features, their kinds and the nats that count as one, see `with_features` and `nats_of_coding`.
-    Every teacher sees a part of the batch.
+    teachers: with their features and their kinds, see `with_features`. Every teacher sees a part of the batch.
     pixels_weight, imitation_weight: of the difference to the clean and to the imitated frames.
     """
 
     def __init__(
         self,
         network: keras.Model,
-        teachers: list[tuple[keras.Model, tuple[str, ...], float]],
+        teachers: list[tuple[keras.Model, tuple[str, ...]]],
         pixels_weight: float,
         imitation_weight: float = 0.0,
     ) -> None:
@@ -130,11 +122,11 @@ class Restoring(keras.Model):
         """Return how far what teachers see in `frames` is from what they see in `clean`."""
         nats: list[Any] = []
         differences: list[Any] = []
-        for number, (teacher, kinds, unit) in enumerate(self._teachers()):
+        for number, (teacher, kinds) in enumerate(self._teachers()):
             mine = slice(number, None, len(self._teachers()))
             seen = [keras.tree.flatten(teacher(pictures[mine], training=False)) for pictures in (clean, frames)]
             answers = [parameters(kinds, found[-len(kinds) :]) for found in seen]
-            nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]) / unit)
+            nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
             for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
                 spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
                 differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
@@ -164,33 +156,21 @@ class Imitating(keras.Model):
         return answers
 
 
-def nats_of_coding(teacher: Teacher, pairs: dict[int, Pairs]) -> float:
-    """Return the nats that count as one in the loss. A classifier's count as they are.
-
-    A detector's are means over thousands of cells that see nothing, and very small. They are counted in what coding
-    costs it: the mean divergence on some enlarged crops.
-    """
-    if "classes" in teacher.kinds:
-        return 1.0
-    few = {size: Pairs(*(part[:PROBED] for part in group)) for size, group in pairs.items()}
-    return max(judge(None, few, teacher)["divergence"]["enlarged"], 1e-6)
-
-
-def judge(network: keras.Model | None, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, dict[str, float]]:
-    """Measure how far enlarged crops, and those that a network restored, are from clean ones, on average.
+def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, dict[str, float]]:
+    """Measure how far enlarged crops, and restored ones, are from clean ones, on average.
 
     "divergence": of the teacher's answers, in nats; "psnr": of the pixels, in decibels.
     """
-    nats: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-    decibels: dict[str, list[float]] = collections.defaultdict(list)
+    nats: dict[str, list[np.ndarray]] = {"enlarged": [], "restored": []}
+    decibels: dict[str, list[float]] = {name: [] for name in nats}
     for group in pairs.values():
         for start in range(0, len(group.clean), 32):
             batch = network_inputs(group, np.arange(start, min(start + 32, len(group.clean))), False)
             size = batch["clean"].shape[1]
-            frames = {"enlarged": ops.convert_to_numpy(ops.clip(resize(batch["coded"], size, size), 0, 255))}
-            if network is not None:
-                answer = restored(network(batch["features"]), batch["coded"], size)
-                frames["restored"] = ops.convert_to_numpy(answer)
+            frames = {
+                "enlarged": ops.convert_to_numpy(ops.clip(resize(batch["coded"], size, size), 0, 255)),
+                "restored": ops.convert_to_numpy(restored(network(batch["features"]), batch["coded"], size)),
+            }
             clean = parameters(teacher.kinds, teacher.predict_on_batch(batch["clean"]))
             for name, found in frames.items():
                 answers = parameters(teacher.kinds, teacher.predict_on_batch(found))
@@ -210,7 +190,7 @@ class Settings:
     precision: of the network's convolutions in training, float32 or bfloat16. start: what is known of the training of
     the network that is trained further. inner: channels within a block, `width` if 0. imitation_steps: batches at
     first in which it does nothing but imitate; afterwards that counts by imitation_weight. slimmed: whether it began
-    as a part of the network of `start`, whose answers it imitates at first. frames: whether it restores whole frames.
+    as a part of the network of `start`, whose answers it imitates at first.
     """
 
     width: int = WIDTH
@@ -224,17 +204,11 @@ class Settings:
     imitation_steps: int = 0
     imitation_weight: float = 0.0
     slimmed: bool = False
-    frames: bool = False
     precision: str = "float32"
     seed: int = SEED
     teachers: tuple[str, ...] = TEACHERS
     judge: str = JUDGE
     start: dict[str, Any] | None = None
-
-    @property
-    def side(self) -> int:
-        """Side of the crops in pixels."""
-        return FRAME_SIZE if self.frames else CROP_SIZE
 
 
 def train_restorer(
@@ -271,16 +245,16 @@ def train_restorer(
         for part in zip(*splits, strict=True)
     )
     keras.utils.set_random_seed(settings.seed)
-    pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated, settings.side)
-    shown = samples(data[0], splits[0][0], settings.side)
+    pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated)
+    shown = samples(data[0], splits[0][0], CROP_SIZE)
     network = _train(pairs, stage, settings, _started(stage, settings, start), shown, larger)
-    judged = make_pairs(held, model, 1, settings.seed + 1, side=settings.side)
+    judged = make_pairs(held, model, 1, settings.seed + 1)
     return network, {
         **run,
         "pairs": sum(len(group.clean) for group in pairs.values()),
         "held_back_pairs": sum(len(group.clean) for group in judged.values()),
         "macs_per_cell": macs_per_region(network),
-        **judge(network, judged, load_teacher(settings.judge, settings.side, photos=shown)),
+        **judge(network, judged, load_teacher(settings.judge, CROP_SIZE, photos=shown)),
     }
 
 
@@ -310,8 +284,8 @@ def _train(
 
     shown: photos for teachers that want some. larger: see `train_restorer`.
     """
-    teachers = [load_teacher(name, settings.side, photos=shown) for name in settings.teachers]
-    seen = [(with_features(teacher), teacher.kinds, nats_of_coding(teacher, pairs)) for teacher in teachers]
+    teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
+    seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
     steps: dict[tuple[int, bool], Any] = {}
     for size in pairs:
         for imitates in (True, False) if settings.imitation_steps else (False,):
@@ -400,10 +374,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="of its convolutions in training; bfloat16 is faster where the processor has AMX, and slow elsewhere",
     )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
-    add("--frames", action="store_true", help="learn of whole frames in DATA, and become the restorer of such")
     add("--slim", action="store_true", help="the same, cut down to --blocks with --inner channels each")
-    told = f"as for train; may be repeated (default: {TEACHERS}, of whole frames {FRAME_TEACHERS})"
-    add("--teacher", action="append", metavar="NAME", help=told)
+    add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
     return parser
 
 
@@ -429,11 +401,11 @@ def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Sett
         imitation_steps=args.imitation_steps,
         imitation_weight=0.0 if args.imitate is None else args.imitation_weight,
         precision=args.precision,
-        frames=args.frames,
-        teachers=FRAME_TEACHERS if args.frames else TEACHERS,
     )
     if args.further or args.slim:
-        before = _facts_of(read, args)
+        if read.restorer is None:
+            raise InputError(f"checkpoint {args.checkpoint} has no restorer that could be trained further")
+        before = read.training["restoration"]
         settings = dataclasses.replace(settings, width=before["width"], seed=before["seed"] + 1, start=before)
         if args.slim:
             settings = dataclasses.replace(settings, slimmed=True)
@@ -442,24 +414,6 @@ def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Sett
     if args.teacher:
         settings = dataclasses.replace(settings, teachers=tuple(args.teacher), judge=args.teacher[0])
     return settings
-
-
-def _part_of(args: argparse.Namespace) -> str:
-    """Name the network of the checkpoint that is trained."""
-    return "frame_restorer" if args.frames else "restorer"
-
-
-def _start_of(read: checkpoints.Checkpoint, args: argparse.Namespace) -> str:
-    """Name the network that is trained further. That of whole frames begins as the other."""
-    return "frame_restorer" if args.frames and read.frame_restorer is not None else "restorer"
-
-
-def _facts_of(read: checkpoints.Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what is known of the training of the network that is trained further. Raises InputError."""
-    if getattr(read, _start_of(read, args)) is None:
-        raise InputError(f"checkpoint {args.checkpoint} has no restorer that could be trained further")
-    facts: dict[str, Any] = read.training[FACTS[_start_of(read, args)]]
-    return facts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -472,14 +426,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = rjpeg.load_model(args.model)
         imitated = None if args.imitate is None else rjpeg.load_model(args.imitate)
         start, larger = None, None
-        before = getattr(read, _start_of(read, args))
         if settings.slimmed:
-            start, larger = slimmed(before, settings.blocks, settings.inner), before
+            start, larger = slimmed(read.restorer, settings.blocks, settings.inner), read.restorer
         elif args.further:
-            start = before
+            start = read.restorer
         network, figures = train_restorer(args.data, model, args.out, settings, start, imitated, larger)
-        training = {**read.training, FACTS[_part_of(args)]: figures}
-        checkpoints.save_checkpoint(args.checkpoint, read._replace(training=training, **{_part_of(args): network}))
+        training = {**read.training, "restoration": figures}
+        checkpoints.save_checkpoint(args.checkpoint, read._replace(training=training, restorer=network))
     except RjpegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

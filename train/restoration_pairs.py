@@ -12,20 +12,15 @@ from rjpeg import _codec as codec
 from rjpeg._region_file import coded_picture, read_region_file
 from rjpeg._restoration import restoration_features, step_octaves
 from rjpeg.errors import TargetError
-from train.photos import center_crop, native_crop, random_crop, read_photo
+from train.photos import center_crop, random_crop, read_photo
 
-__all__ = ["CROP_SIZE", "FRAME_SIZE", "Pairs", "make_pairs", "network_inputs"]
+__all__ = ["CROP_SIZE", "Pairs", "make_pairs", "network_inputs"]
 
 CROP_SIZE = 224
-FRAME_SIZE = 416
-"""Side of a part of a whole frame, what small detectors look at. It is coded as whole frames are."""
 # A crop's share of the photo: as teachers see their object, or a small part of it, enlarged, since a large frame's
 # surfaces are as smooth as that and have to stay so.
 CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.5
 BPP = (0.08, 0.9)
-# Parts of whole frames are reduced by this at most. Streams are coded at larger sizes than single files.
-MOST_REDUCED = 1.5
-NEARBY, NEARBY_IN_FRAMES = (-1, 0, 0, 0, 1), (-1, 0, 0, 1, 2)
 
 
 class Pairs(NamedTuple):
@@ -33,37 +28,33 @@ class Pairs(NamedTuple):
 
     coded: np.ndarray  # (n, size, size, 3) uint8
     octaves: np.ndarray  # (n, rows, cols, 2) float32, of rjpeg._restoration.step_octaves
-    clean: np.ndarray  # (n, side, side, 3) uint8
-    imitated: np.ndarray  # (n, side, side, 3) uint8, what another restorer makes of them; `clean` if there is none
+    clean: np.ndarray  # (n, 224, 224, 3) uint8
+    imitated: np.ndarray  # (n, 224, 224, 3) uint8, what another restorer makes of them; `clean` if there is none
 
 
 def make_pairs(
-    photos: Sequence[Path],
-    model: rjpeg.Model,
-    rounds: int,
-    seed: int,
-    imitated: rjpeg.Model | None = None,
-    side: int = CROP_SIZE,
+    photos: Sequence[Path], model: rjpeg.Model, rounds: int, seed: int, imitated: rjpeg.Model | None = None
 ) -> dict[int, Pairs]:
-    """Make pairs of crops and what is left of them, by coding size, the usual one or one near it.
+    """Make pairs of crops and what is left of them, by coding size, the usual one or one beside it.
 
-    side: of a crop in pixels, CROP_SIZE of photos as classifiers see them or FRAME_SIZE of whole frames.
     Rates are drawn with equal logarithms. Crops that fit none of their rate are left out.
     """
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
     restoring = None if imitated is None else rjpeg.Decoder(imitated, restore=True)
-    sizes = [codec.coding_size_of((side, side), fraction) for fraction in model.coding_fractions]
+    sizes = [codec.coding_size_of((CROP_SIZE, CROP_SIZE), fraction) for fraction in model.coding_fractions]
     groups: dict[int, list[tuple[np.ndarray, ...]]] = {}
     for path in tqdm([path for _ in range(rounds) for path in photos], desc="files", unit="file", disable=None):
         photo = read_photo(path)
-        crop = _of_photo(photo, rng) if side == CROP_SIZE else _of_frame(photo, side, rng)
+        whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
+        area = DETAIL_AREA if detail else CROP_AREA
+        crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
         bpp = float(np.exp(rng.uniform(*np.log(BPP))))
         frame = np.ascontiguousarray(crop[..., ::-1])
-        target = int(bpp * side**2 / 8)
+        target = int(bpp * CROP_SIZE**2 / 8)
         try:
             coded = encoder.encode_with_details(frame, target_bytes=target)
-            place = sizes.index(coded.coding_size) + rng.choice(NEARBY if side == CROP_SIZE else NEARBY_IN_FRAMES)
+            place = sizes.index(coded.coding_size) + rng.choice([-1, 0, 0, 0, 1])
             size, jpeg = sizes[int(np.clip(place, 0, len(sizes) - 1))], coded.jpeg
             if size != coded.coding_size:
                 jpeg = encoder.encode(frame, target_bytes=target, coding_size=size)
@@ -74,16 +65,6 @@ def make_pairs(
         goal = crop if restoring is None else restoring.decode(jpeg)[..., ::-1]
         groups.setdefault(size[0], []).append((coded_picture(file, model)[..., ::-1], octaves, crop, goal))
     return {size: Pairs(*map(np.stack, zip(*rows, strict=True))) for size, rows in sorted(groups.items())}
-
-
-def _of_photo(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
-    area = DETAIL_AREA if detail else CROP_AREA
-    return center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
-
-
-def _of_frame(photo: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    return native_crop(photo, round(side * rng.uniform(1, MOST_REDUCED)), side, rng)
 
 
 def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:

@@ -72,15 +72,6 @@ def test_a_restorer_is_exported_with_the_others(restoring):
 
 
 @pytest.mark.slow
-def test_the_restorer_of_whole_frames_is_exported_under_its_own_name(restoring):
-    out, manifest = restoring
-    assert (out / "frame_restorer.tflite").stat().st_size == manifest["frame_restorer"]["bytes"]
-    assert manifest["frame_restorer"]["sha256"] != manifest["restorer"]["sha256"]
-    assert manifest["frame_restorer"]["macs_per_cell"] == manifest["restorer"]["macs_per_cell"]
-    assert rjpeg.load_model(out).restorer_for((480, 640)).name.endswith("frame_restorer")
-
-
-@pytest.mark.slow
 def test_a_restored_frame_is_the_float_networks_within_int8(checkpoint_with_restorer, restoring):
     out, _ = restoring
     frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (67, 85, 3)).astype(np.uint8), (0, 0), 3)

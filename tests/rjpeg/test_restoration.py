@@ -169,25 +169,7 @@ def test_a_model_without_a_restorer_says_so(model):
         rjpeg.Decoder(dataclasses.replace(model, manifest=manifest), restore=True)
 
 
-def test_whole_frames_are_restored_by_the_restorer_that_is_made_for_them(model, photo):
-    fresh = dataclasses.replace(model)
-    small, large = fresh.__dict__["restorer"], fresh.__dict__["frame_restorer"] = Stub(), Stub()
-    decoder, encoder = rjpeg.Decoder(fresh, restore=True), rjpeg.Encoder(fresh)
-    for size, asked, other in (((224, 224), small, large), ((333, 300), small, large), ((251, 400), large, small)):
-        before = len(other.grids)
-        decoder.decode(encoder.encode(cv2.resize(photo, size[::-1]), quality=12))
-        assert asked.grids
-        assert len(other.grids) == before
-        asked.grids.clear()
-
-
-def test_without_one_of_their_own_whole_frames_have_the_only_restorer(model):
-    manifest = {key: value for key, value in model.manifest.items() if key != "frame_restorer"}
-    only = dataclasses.replace(model, manifest=manifest)
-    assert only.restorer_for((1080, 1920)) is only.restorer_for((8, 8)) is only.restorer
-
-
-@pytest.mark.parametrize("size", [(224, 224), (101, 97), (15, 9), (240, 320), (320, 480)])
+@pytest.mark.parametrize("size", [(224, 224), (101, 97), (15, 9), (240, 320)])
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 def test_the_shipped_restorer_restores_frames_of_any_size(model, photo, size, subsampling):
     frame = cv2.resize(photo, size[::-1], interpolation=cv2.INTER_AREA)
@@ -249,7 +231,7 @@ def test_what_a_follower_sends_is_restored_as_in_the_whole_frame(restoring):
         base, sent = follower.base, follower.tiles.sent
         picture = picture_of_planes(base, base.shown(follower.marker.view, follower.tiles))
         octaves = base.step_octaves(follower.tiles)
-        whole = restoration.restore(restoring.model.restorer_for(base.frame_size), picture, octaves, base.frame_size)
+        whole = restoration.restore(restoring.restorer, picture, octaves, base.frame_size)
         frame = restoring.decode(each.jpeg, base)
         key = restoring.decode(coded[0].jpeg)
         differs = (frame != whole).any(axis=2)
@@ -265,12 +247,12 @@ def test_a_key_is_restored_once_and_of_followers_what_they_send(restoring, monke
     asked = []
     run = Network.run
     monkeypatch.setattr(Network, "run", lambda self, array: (asked.append((self, array.size)), run(self, array))[1])
-    stream, restorer = rjpeg.StreamDecoder(restoring), restoring.model.restorer_for((320, 480))
+    stream = rjpeg.StreamDecoder(restoring)
     shares = []
     for each in coded_film(320, 480, 7):
         asked.clear()
         stream.decode(each.jpeg)
-        cells = sum(size for network, size in asked if network is restorer) / restoration.CHANNELS
+        cells = sum(size for network, size in asked if network is restoring.restorer) / restoration.CHANNELS
         shares.append(cells / (80 * 120))
     assert shares[0] == 1
     assert 0 < max(shares[1:]) < 0.7

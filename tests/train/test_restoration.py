@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import cv2
 import keras
 import numpy as np
 import pytest
@@ -103,8 +102,7 @@ def test_another_restorer_s_frames_are_what_is_imitated(photos, model):
     for group in pairs.values():
         for coded, octaves, imitated in zip(group.coded, group.octaves, group.imitated, strict=True):
             bgr = np.ascontiguousarray(coded[..., ::-1])
-            restored = restore(decoder.model.restorer, bgr, octaves, (224, 224))
-            np.testing.assert_array_equal(restored[..., ::-1], imitated)
+            np.testing.assert_array_equal(restore(decoder.restorer, bgr, octaves, (224, 224))[..., ::-1], imitated)
 
 
 def test_a_new_restorer_adds_next_to_nothing(pairs):
@@ -281,51 +279,6 @@ def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teac
     (checkpoint / "restorer.keras").unlink()
     assert training.main([*arguments, *few]) == 1
     assert "has no restorer" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_restorer_of_whole_frames_begins_as_the_other_and_leaves_it_alone(
-    photos, teacher_file, tiny, tmp_path, monkeypatch, capsys
-):
-    checkpoint = shutil.copytree(checkpoints.FOLDER, tmp_path / "checkpoint")
-    (checkpoint / "frame_restorer.keras").unlink(missing_ok=True)
-    before = checkpoints.load_checkpoint(checkpoint)
-    monkeypatch.setattr(training, "FRAME_SIZE", 320)
-    arguments = ["--data", str(photos), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "run"), "--frames"]
-    few = ["--rounds", "1", "--steps", "1", "--batch", "2", "--learning-rate", "1e-9", "--teacher", str(teacher_file)]
-    assert training.main([*arguments, "--further", *few]) == 0
-    assert json.loads(capsys.readouterr().out)["start"] == before.training["restoration"]
-    after = checkpoints.load_checkpoint(checkpoint)
-    assert after.training["restoration"] == before.training["restoration"]
-    assert after.training["frame_restoration"]["frames"]
-    for started, other, new in zip(
-        before.restorer.get_weights(), after.restorer.get_weights(), after.frame_restorer.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(started, other)
-        np.testing.assert_allclose(new, started, atol=1e-6)
-
-
-def test_a_part_of_a_frame_is_cut_out_at_nearly_its_own_scale(tmp_path, model):
-    stripes = np.zeros((900, 900, 3), np.uint8)
-    stripes[:, ::20] = stripes[:, 1::20] = 255
-    cv2.imwrite(str(tmp_path / "stripes.png"), cv2.GaussianBlur(stripes, (0, 0), 3))
-    groups = restoration_pairs.make_pairs([tmp_path / "stripes.png"], model, 3, 1, side=restoration_pairs.FRAME_SIZE)
-    crops = np.concatenate([group.clean for group in groups.values()])
-    assert crops.shape == (3, 416, 416, 3)
-    for crop in crops:
-        spectrum = np.abs(np.fft.rfft(crop[200, :, 0] - crop[200, :, 0].mean()))
-        assert 416 / 20 - 1 <= spectrum.argmax() <= 1.5 * 416 / 20 + 1
-
-
-def test_a_detector_is_weighed_by_what_coding_costs_it(pairs, teacher_file, tmp_path):
-    image = keras.Input((224, 224, 3))
-    logits = keras.layers.Conv2D(4, 16, 16, activation="sigmoid")(keras.layers.Rescaling(1 / 255)(image))
-    keras.Model(image, logits).save(tmp_path / "detector.keras")
-    detector = load_teacher(str(tmp_path / "detector.keras"))
-    unit = training.nats_of_coding(detector, pairs)
-    few = {size: restoration_pairs.Pairs(*(part[: training.PROBED] for part in group)) for size, group in pairs.items()}
-    assert unit == pytest.approx(training.judge(build_restorer(8, 1), few, detector)["divergence"]["enlarged"])
-    assert training.nats_of_coding(load_teacher(str(teacher_file)), pairs) == 1
 
 
 @pytest.mark.slow
