@@ -151,6 +151,7 @@ def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundl
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_upgrading_and_uninstalling_remove_only_releases_that_the_installer_made(bundle, root):
     kept = {"rjpeg-server", "rjpeg-20260131T235959Z", "rjpeg-20260131T235959Z-12-mine", "rjpeg-20260131T2359Z-12"}
     for name in [*kept, "rjpeg-20260131T235959Z-12"]:
@@ -173,6 +174,7 @@ def test_uninstalling_leaves_an_opt_rjpeg_that_the_installer_did_not_make(root):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_release_that_does_not_run_leaves_the_one_before(bundle, root, tmp_path):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     before = tree(root)
@@ -216,6 +218,7 @@ def test_an_unfit_system_is_told_so(bundle, root, tmp_path, system, message):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_uninstalling_leaves_configuration_and_spool_unless_it_purges(bundle, root):
     (root / "etc").mkdir(parents=True)
     (root / "etc/hostname").write_text("pi\n")
@@ -283,6 +286,7 @@ def check_of(root: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_check_runs_as_the_service_s_user_without_root_s_environment(bundle, root, system):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     path = system(id="echo 0", setpriv='printf "%s\\n" "$PWD" "$HOME" "${SECRET:-unset}" "$@"; exit 1')
@@ -328,6 +332,7 @@ def test_check_under_systemd_is_shut_in_as_the_service_is_and_says_that_the_serv
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_check_says_nothing_of_a_service_that_is_stopped(bundle, root, system):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     (root / "run/systemd/system").mkdir(parents=True)
@@ -342,6 +347,7 @@ def test_check_says_nothing_of_a_service_that_is_stopped(bundle, root, system):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_check_is_refused_to_others_than_root_in_one_line(bundle, root, system):
     assert run(bundle / "install.sh", "--root", root).returncode == 0
     refused = run(root / "opt/rjpeg/check", PATH=system(id="echo 1000", setpriv="echo started"))
@@ -354,6 +360,7 @@ def test_check_is_refused_to_others_than_root_in_one_line(bundle, root, system):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("version", "grow"), [("252", False), ("257", True)])
+@pytest.mark.release
 def test_pauses_between_starts_grow_where_systemd_can_do_that(bundle, root, system, version, grow):
     path = system(systemctl=f"echo 'systemd {version} ({version}.1-1)'")
     assert run(bundle / "install.sh", "--root", root, PATH=path).returncode == 0

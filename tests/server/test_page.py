@@ -814,6 +814,7 @@ def test_new_frames_appear_by_themselves(start, open_page, tmp_path):
     until(lambda: shown_frame(page) == arrived["id"], page, 10)
 
 
+@pytest.mark.release
 def test_of_a_hundred_cameras_only_pictures_that_are_looked_at_are_fetched(start, open_page, tmp_path):
     service = start(data=tmp_path / "data")
     body = cv2.imencode(".jpg", frame_of(0, (48, 64)))[1].tobytes()
@@ -844,6 +845,7 @@ def test_of_a_hundred_cameras_only_pictures_that_are_looked_at_are_fetched(start
     until(lambda: page.locator("#no-match").is_visible(), page)
 
 
+@pytest.mark.release
 def test_a_camera_that_falls_silent_is_told_of(start, open_page, tmp_path):
     service = start(data=tmp_path / "data")
     Camera(service, "door", start=None).send(3)
