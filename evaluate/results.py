@@ -278,7 +278,9 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "divergence": divergence,
     "exactness": exactness,
     "tuning": tuning,
-    "stream_clips": lambda results, which: clip_table(condition_of(results, which), STREAM_COLUMNS),
+    "stream_clips": lambda results, which: clip_table(
+        condition_of(results, which), STREAM_COLUMNS, results.get("score", "F1")
+    ),
     "stream_means": lambda results, which: mean_table(condition_of(results, which)),
     "stream_maps": lambda results, which: map_table(condition_of(results, which)),
     "stream_first_screen": lambda results, which: stream_first_screen(condition_of(results, which)),

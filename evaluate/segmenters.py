@@ -13,7 +13,12 @@ from server.processing.segmenter import TfliteSegmenter
 from server.processing.task import load_task
 from server.processing.task_config import TfliteTask
 
-__all__ = ["KeptSegmenter"]
+__all__ = ["KeptSegmenter", "identity_of"]
+
+
+def identity_of(config: TfliteTask) -> str:
+    """Return what the answers of a task's network depend on: its settings, its file and the runtime."""
+    return f"{config!r} {digest(Path(config.model))[:16]} {runtime.runtime_name()}"
 
 
 class KeptSegmenter:
@@ -38,7 +43,7 @@ class KeptSegmenter:
         if not isinstance(network, TfliteSegmenter):
             raise InputError(f"judge {name} is no segmenter")
         self._network = network
-        self.identity = f"{config!r} {digest(Path(config.model))[:16]} {runtime.runtime_name()}"
+        self.identity = identity_of(config)
         self._file = AnswerFile(folder) if folder else None
 
     def classes(self, frame: np.ndarray) -> np.ndarray:

@@ -88,6 +88,7 @@ def _streams(results: dict[str, Any], date: str, commit: str) -> dict[str, Any]:
         "date": date,
         "commit": commit,
         "judge": results["judge"],
+        "score": results["score"],
         "reference": results["reference"],
         "conditions": _all_rounded(results["conditions"]),
     }

@@ -17,7 +17,6 @@ from rjpeg import _native
 
 __all__ = [
     "BLOCK",
-    "FRAME_PIXELS",
     "REGION",
     "SAMPLING_OF",
     "Planes",

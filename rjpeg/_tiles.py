@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rjpeg import _native
 from rjpeg._codec import REGION, Planes, Subsampling, halved
 
-__all__ = ["blocks_at", "grid_of", "put", "put_blocks", "shape_for", "tiles_of", "tiles_of_frame"]
+__all__ = ["blocks_at", "grid_of", "put", "put_blocks", "shape_for", "tiles_of", "tiles_of_frame", "whole_regions"]
 
 _MOST_TILES_IN_LINE = 65500 // REGION
 

@@ -3,11 +3,11 @@
     python -m train.restoration --data FOLDER ... [--model FOLDER] [--checkpoint FOLDER] [--out FOLDER]
 
 Crops of the photos that are not held back are coded with an exported model, at many rates and coding sizes. The
-restorer learns to make of them what teachers see as the clean crop: KL divergence of their answer, squared
-differences of their features, stage by stage (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
-Super-Resolution", 2016), and a little of the pixels' absolute difference. A small one may first imitate a larger one
-(--slim, --imitate), which costs no teacher and gets it near in some minutes. It is put into the checkpoint, and
-`python -m export` takes it from there. Started again with the same arguments it continues where it stopped.
+restorer learns to make of them what teachers see as the clean crop. The loss is the KL divergence of their answer, and
+squared differences of their features, stage by stage (Johnson et al., "Perceptual Losses for Real-Time Style Transfer
+and Super-Resolution", 2016). A little of the pixels' absolute difference is added. A small one may first imitate a
+larger one (--slim, --imitate), which costs no teacher and gets it near in some minutes. It is put into the checkpoint,
+and `python -m export` takes it from there. Started again with the same arguments it continues where it stopped.
 """
 
 import argparse
@@ -232,8 +232,6 @@ def train_restorer(
     hashes = [data_hash(folder, sorted(kept + held)) for folder, (kept, held) in zip(data, splits, strict=True)]
     run = {
         **dataclasses.asdict(settings),
-        "teachers": [Path(name).name for name in settings.teachers],
-        "judge": Path(settings.judge).name,
         "model": model.identity.hex(),
         "data_sha256": hashes[0] if len(hashes) == 1 else hashes,
         "imitated": None if imitated is None else imitated.manifest["restorer"]["sha256"],
@@ -251,6 +249,9 @@ def train_restorer(
     judged = make_pairs(held, model, 1, settings.seed + 1)
     return network, {
         **run,
+        # where files lie is nobody else's business
+        "teachers": [Path(name).name for name in settings.teachers],
+        "judge": Path(settings.judge).name,
         "pairs": sum(len(group.clean) for group in pairs.values()),
         "held_back_pairs": sum(len(group.clean) for group in judged.values()),
         "macs_per_cell": macs_per_region(network),

@@ -1,10 +1,14 @@
 """A model with changes, and what the encoder is told beside it: what `python -m train.tune` compares.
 
-Names: model (another folder, the first of the changes), table and chroma_table (annex_k,
-annex_k_chroma, robidoux, flat, mix:W for flat^W * robidoux^(1-W), slope:P, or blend:W for the model's own^(1-W) * Annex
-K's^W), dc (factor on the DC step), luma, chroma (center levels), gain, window (0: absolute), dead_zone, refinement
-(bits), fade, detail (the negligible energy; 0: sizes by rate alone), edges (up to which share of a step those of blocks
-are smoothed), size (coding size as a fraction of the sides), refine, restore (0 or 1).
+Of the model: model (another folder, the first of the changes), dead_zone, refinement (bits), detail (the negligible
+energy; 0: sizes by rate alone), edges (up to which share of a step those of blocks are smoothed).
+
+Of its tables: dc (factor on the DC step), table and chroma_table. A table is annex_k, annex_k_chroma, robidoux, flat,
+mix:W for flat^W * robidoux^(1-W), slope:P, or blend:W for the model's own^(1-W) * Annex K's^W.
+
+Of its map: luma, chroma (center levels), gain, window (0: absolute), fade.
+
+Beside it: size (coding size as a fraction of the sides), refine, restore (0 or 1).
 """
 
 from __future__ import annotations

@@ -7,12 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from evaluate.compare import digest
 from evaluate.judges import Judge, open_judge
 from evaluate.kept import AnswerFile
 from evaluate.scores import Box, shared_boxes
-from evaluate.segmenters import KeptSegmenter
-from rjpeg import _runtime as runtime
+from evaluate.segmenters import KeptSegmenter, identity_of
 from rjpeg.errors import InputError
 from server.processing.task import load_task
 from server.processing.task_config import TfliteTask, read_task
@@ -105,7 +103,7 @@ class CropAgreement(Agreement):
         if not isinstance(network, TfliteClassifier):
             raise InputError(f"judge {name} is no classifier")
         self._network, self.name = network, name
-        self.identity = f"crops {config!r} {digest(Path(config.model))[:16]} {runtime.runtime_name()}"
+        self.identity = f"crops {identity_of(config)}"
         self._file = AnswerFile(folder) if folder else None
 
     def seen(self, frame: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ namespace rjpeg {
 namespace {
 
 constexpr std::ptrdiff_t kBlockSide = 8, kRegionSide = 16;
-
 constexpr int kAcross = 6;
 
 // Where an edge lies, and who may change beside it.
@@ -56,7 +55,7 @@ RJPEG_INLINE void smooth(Samples& samples, const Edge& edge) {
   }
 }
 
-// Takes the samples out and puts them back, so that the loop over them is one of fixed places.
+// Takes the samples out and puts them back: sixteen that lie along the edge are one vector.
 RJPEG_INLINE void smooth_at(std::uint8_t* first_after, const Edge& edge) {
   Samples samples;
   std::uint8_t* const first = first_after - 3 * edge.across;
