@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rjpeg import _codec as codec
 from rjpeg import _marker as marker
 from rjpeg import _native
-from rjpeg import _tiles as tiles
 from rjpeg._codec import Planes, Subsampling
 from rjpeg._marker import AS_IT_IS, View
 from rjpeg._model import Model
@@ -22,12 +20,13 @@ from rjpeg._runtime import Network
 
 __all__ = [
     "Base",
+    "Shown",
     "Tiles",
     "base_of_key",
     "correction_of_base",
-    "picture_of_base",
     "picture_of_planes",
     "picture_over",
+    "shown_of",
 ]
 
 
@@ -102,10 +101,10 @@ class Base:
         planes = self.planes
         if self.tiles is not None:
             planes = _seen(planes, self.tiles.view, self.subsampling)
-            planes = self._with_tiles(planes, self.tiles)
+            planes = self._with(self.tiles, planes)
         planes = _seen(planes, view, self.subsampling)
         if own is not None:
-            planes = self._with_tiles(planes, own)
+            planes = self._with(own, planes)
         return planes
 
     def step_octaves(self, own: Tiles | None = None) -> NDArray[np.float32]:
@@ -113,17 +112,26 @@ class Base:
         octaves = self.octaves.astype(np.float32)
         for each in (self.tiles, own):
             if each is not None:
-                octaves[each.sent] = np.log2(each.steps)
+                np.copyto(octaves, np.log2(each.steps), where=each.sent[..., np.newaxis], casting="same_kind")
         return octaves
 
-    def _with_tiles(self, planes: Planes, over: Tiles) -> Planes:
+    def reach_of(self, over: Tiles) -> int:
+        """Return up to how many gray levels a difference across an edge of blocks of tiles is smoothed, 0..255."""
+        return min(int(self.edge_reach * over.steps[0] + 0.5), 255)
+
+    def _with(self, over: Tiles, planes: Planes) -> Planes:
         """Return planes with tiles over them. What is kept does not change, not even beside a tile."""
         if planes is self.planes:
             planes = Planes(*(plane.copy() for plane in planes))
-        tiles.put(over.planes, over.sent, planes)
-        if self.edge_reach:
-            codec.smooth_edges(planes.y, over.sent, np.full(self.grid, self.edge_reach * over.steps[0]))
+        _native.lay_tiles(list(over.planes), over.sent.view(np.uint8), self.reach_of(over), list(planes))
         return planes
+
+
+class Shown(NamedTuple):
+    """A base as it is: its planes, and the (h, w, 3) uint8 BGR picture of them at its coding size."""
+
+    planes: Planes
+    picture: NDArray[np.uint8]
 
 
 def _seen(planes: Planes, view: View, subsampling: Subsampling) -> Planes:
@@ -173,15 +181,16 @@ def picture_of_planes(base: Base, planes: Planes) -> NDArray[np.uint8]:
     return _native.bgr_of(list(planes), base.subsampling == "4:2:0", *base.coding_size)
 
 
-def picture_of_base(base: Base) -> NDArray[np.uint8]:
-    """Return the (h, w, 3) uint8 BGR picture of a base at its coding size."""
-    return picture_of_planes(base, base.shown())
+def shown_of(base: Base) -> Shown:
+    """Return what followers of a base are laid over, if that has neither moved nor changed its light."""
+    planes = base.shown()
+    return Shown(planes, picture_of_planes(base, planes))
 
 
-def picture_over(base: Base, own: Tiles, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the picture of a follower on its base as it is. picture: of `picture_of_base`, which stays as it is."""
-    planes = base.shown(own=own)
-    return _native.bgr_over(list(planes), base.subsampling == "4:2:0", picture, own.sent.view(np.uint8))
+def picture_over(base: Base, own: Tiles, shown: Shown) -> NDArray[np.uint8]:
+    """Return the picture of a follower on its base as it is. shown: of `shown_of`, which stays as it is."""
+    sent = own.sent.view(np.uint8)
+    return _native.picture_with_tiles(list(own.planes), sent, base.reach_of(own), list(shown.planes), shown.picture)
 
 
 def correction_of_base(base: Base, restorer: Network) -> Correction:
@@ -191,7 +200,7 @@ def correction_of_base(base: Base, restorer: Network) -> Correction:
     """
     if base.correction is not None and base.correction.network is restorer:
         return base.correction
-    coded, octaves = picture_of_base(base), base.step_octaves()
+    coded, octaves = picture_of_planes(base, base.shown()), base.step_octaves()
     if base.key is None or base.tiles is None or not base.tiles.view.is_plain:
         return correction_of(restorer, coded, octaves, base.frame_size)
     return update(correction_of_base(base.key, restorer), base.tiles.sent, coded, octaves, base.frame_size)

@@ -143,9 +143,10 @@ def smooth_edges(luma: NDArray[np.uint8], sent: NDArray[np.bool_], reach: NDArra
     """Smooth the edges of 8x8 blocks where the picture is flat on both sides, in place, as H.264's filter in the loop.
 
     luma: (16 * rows, 16 * cols) uint8. sent: (rows, cols) bool, regions in which samples may change. reach: (rows,
-    cols), in gray levels; a difference as large as that belongs to the picture. Source: ITU-T H.264, clause 8.7.
+    cols), gray levels, 0 or more; a difference as large as that belongs to the picture. Source: ITU-T H.264, clause
+    8.7.
     """
-    levels = np.clip(np.floor(reach + 0.5), 0, 255).astype(np.uint8)
+    levels = np.minimum(reach + 0.5, 255).astype(np.uint8)
     _native.smooth_edges(luma, sent.view(np.uint8), levels)
 
 

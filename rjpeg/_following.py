@@ -110,16 +110,15 @@ def choose(change: Change, quality: float, dead_zone: float, model: Model, polic
     all_bits = np.zeros(base.grid, np.float32)
     all_bits[candidates] = bits
     all_bits[~sent] = 0
-    indices = np.flatnonzero(picked)
-    across = [blocks[0].shape[0], blocks[1].shape[0], blocks[2].shape[0]]
+    of_line = picked[np.newaxis]
     return Choice(
         quality=quality,
         table=table,
         sent=sent,
         bits=all_bits,
         shape=shape,
-        blocks=[tiles.blocks_at(each, indices, shape, n) for each, n in zip(blocks, across, strict=True)],
-        masks=[tiles.blocks_at(each, indices, shape, n) for each, n in zip(masks, across, strict=True)],
+        blocks=[tiles.blocks_of_tiles(each, of_line, shape) for each in blocks],
+        masks=[tiles.blocks_of_tiles(each, of_line, shape) for each in masks],
     )
 
 
@@ -227,7 +226,7 @@ def _whole_frame(change: Change, choice: Choice) -> list[NDArray[np.int16]]:
         means = cv2.resize(plane, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         blocks = np.zeros((size[1], size[0], codec.BLOCK**2), np.int16)
         blocks[..., 0] = np.rint((means - 128) * (codec.BLOCK / step))
-        tiles.put_blocks(own, choice.sent, choice.shape, blocks)
+        tiles.put_blocks(own, choice.sent, blocks)
         half = index > 0 and base.subsampling == "4:2:0"
         height, width = (codec.halved(side) if half else side for side in base.coding_size)
         blocks = np.ascontiguousarray(blocks[: codec.blocks_of(height), : codec.blocks_of(width)])

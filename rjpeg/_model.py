@@ -154,6 +154,9 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
     luma, chroma = (np.array(manifest["base_tables"][name], np.float64) for name in ("luma", "chroma"))
     if luma.shape != (64,) or chroma.shape != (64,) or min(luma.min(), chroma.min()) <= 0:
         raise ModelError(f"model manifest in {folder}: base_tables must be 64 positive steps each")
+    edge_reach = float(manifest.get("edge_reach", 0.0))
+    if not 0 <= edge_reach < float("inf"):
+        raise ModelError(f"model manifest in {folder}: edge_reach is {edge_reach}, expected 0 or more")
     return Model(
         folder=folder,
         manifest=manifest,
@@ -165,7 +168,7 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         sizes_by_rate=_ladder(manifest["coding_sizes"]),
         sizes_by_quality=_ladder(manifest["quality_coding_sizes"]),
         negligible_energies=_ladder(manifest.get("negligible_energies", [[None, 0.0]])),
-        edge_reach=float(manifest.get("edge_reach", 0.0)),
+        edge_reach=edge_reach,
         threads=threads,
     )
 

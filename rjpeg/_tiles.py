@@ -7,6 +7,7 @@ alone.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,7 +16,17 @@ from numpy.typing import NDArray
 from rjpeg import _native
 from rjpeg._codec import REGION, Planes, Subsampling, halved
 
-__all__ = ["blocks_at", "grid_of", "put", "put_blocks", "shape_for", "tiles_of", "tiles_of_frame", "whole_regions"]
+__all__ = [
+    "blocks_of_tiles",
+    "grid_of",
+    "put_blocks",
+    "shape_for",
+    "tiles_of",
+    "tiles_of_frame",
+    "whole_regions",
+]
+
+_Block = TypeVar("_Block", np.int16, np.uint64)
 
 _MOST_TILES_IN_LINE = 65500 // REGION
 
@@ -60,24 +71,20 @@ def tiles_of(plane: NDArray[np.uint8], chosen: NDArray[np.bool_], shape: tuple[i
     return _native.take_tiles(plane, chosen.view(np.uint8), *shape)
 
 
-def put(tiles: Planes, chosen: NDArray[np.bool_], planes: Planes) -> None:
-    """Write tiles to the chosen regions of planes of whole regions, in place. chosen: (rows, cols) bool."""
-    for small, plane in zip(tiles, planes, strict=True):
-        _native.put_tiles(small, chosen.view(np.uint8), plane)
+def blocks_of_tiles(blocks: NDArray[_Block], chosen: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[_Block]:
+    """Return the blocks of the chosen regions as those of tiles.
 
-
-def blocks_at(blocks: NDArray, picked: NDArray[np.intp], shape: tuple[int, int], across: int) -> NDArray:
-    """Return the blocks of some regions as those of tiles.
-
-    blocks: (across * rows, across * cols, n), whatever a block holds. picked: indices of regions, row by row.
-    shape: (rows, cols) of tiles. across: blocks along a region's side, 1 or 2.
+    blocks: (across * rows, across * cols, ...), whatever a block holds; 1 or 2 across a region's side.
+    chosen: (rows, cols) bool. shape: (rows, cols) of tiles, as many as are chosen.
     """
-    rows, cols, *each = blocks.shape
-    regions = blocks.reshape(rows // across, across, cols // across, across, *each)
-    row, col = np.divmod(picked, cols // across)
-    chosen = regions[row, :, col].reshape(*shape, across, across, *each)
-    order = (0, 2, 1, 3, *range(4, 4 + len(each)))
-    return np.ascontiguousarray(chosen.transpose(order)).reshape(shape[0] * across, shape[1] * across, *each)
+    across = blocks.shape[0] // chosen.shape[0]
+    taken = _native.take_tiles(_bytes_of(blocks), chosen.view(np.uint8), *shape)
+    return taken.view(blocks.dtype).reshape(shape[0] * across, shape[1] * across, *blocks.shape[2:])
+
+
+def _bytes_of(blocks: NDArray[_Block]) -> NDArray[np.uint8]:
+    """Return a view of blocks as a plane of bytes, a row of blocks in each row."""
+    return blocks.view(np.uint8).reshape(blocks.shape[0], -1)
 
 
 def tiles_of_frame(
@@ -88,23 +95,16 @@ def tiles_of_frame(
     A region at the edge may lack blocks of a component that has 2x2 of them. Those are taken as the ones beside them.
     """
     rows, cols = chosen.shape
-    picked = np.flatnonzero(chosen)
     found = []
     for component in blocks:
         across = 1 if component.shape[:2] == (rows, cols) else 2
         below, right = rows * across - component.shape[0], cols * across - component.shape[1]
         if below or right:
             component = np.pad(component, ((0, below), (0, right), (0, 0)), mode="edge")
-        found.append(blocks_at(component, picked, shape, across))
+        found.append(blocks_of_tiles(component, chosen, shape))
     return found
 
 
-def put_blocks(
-    tile_blocks: NDArray[np.int16], chosen: NDArray[np.bool_], shape: tuple[int, int], blocks: NDArray[np.int16]
-) -> None:
+def put_blocks(tile_blocks: NDArray[np.int16], chosen: NDArray[np.bool_], blocks: NDArray[np.int16]) -> None:
     """Write tiles' blocks to the chosen regions of a whole frame's, (across * rows, across * cols, 64), in place."""
-    rows, cols = chosen.shape
-    across = blocks.shape[0] // rows
-    source = tile_blocks.reshape(shape[0], across, shape[1], across, -1).transpose(0, 2, 1, 3, 4)
-    regions = blocks.reshape(rows, across, cols, across, -1).transpose(0, 2, 1, 3, 4)
-    regions[chosen] = source.reshape(-1, across, across, source.shape[-1])
+    _native.put_tiles(_bytes_of(tile_blocks), chosen.view(np.uint8), _bytes_of(blocks))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rjpeg import _native
-from rjpeg._base import Base, base_of_key, correction_of_base, picture_of_planes, picture_over
+from rjpeg._base import Base, Shown, base_of_key, correction_of_base, picture_of_planes, picture_over
 from rjpeg._batch import sorted_batch
 from rjpeg._exif import is_on_its_side, orientation_of, upright
 from rjpeg._follower import Follower, base_of_patch, read_follower, sent_regions
@@ -131,15 +131,14 @@ class Decoder:
         base: Base | None = None,
         *,
         header: Header | None = None,
-        picture: NDArray[np.uint8] | None = None,
+        shown: Shown | None = None,
     ) -> tuple[DecodedFrame, Base | None]:
         """Decode a file as `decode_with_details` does. Return also what later files need of it, None if they can't.
 
         The file is read once. It takes less time than `decode_with_details` and `base_of` together. A decoder that
         restores keeps what it found out, so that of followers it restores only what they send.
 
-        header: the file's, if it was read before. picture: the base's at its coding size, (h, w, 3) uint8 BGR, of
-        `picture_of_base`; with it a follower takes less time. It stays as it is.
+        header: the file's, if it was read before. shown: the base's, of `shown_of`; with it a follower takes less time.
         """
         seconds: dict[str, float] = {}
         with StageTimer(seconds, "read"):
@@ -149,7 +148,7 @@ class Decoder:
         if isinstance(header.marker, FollowerMarker):
             follower = read_follower(jpeg, header, base, self.max_pixels, seconds)
             kept = base_of_patch(follower) if header.marker.patch else None
-            frame, correction = self._joined(follower, picture, seconds)
+            frame, correction = self._joined(follower, shown, seconds)
             return frame, None if kept is None else replace(kept, correction=correction)
         file = read_region_file(jpeg, self.model, self.max_pixels, seconds)
         with StageTimer(seconds, "transform"):
@@ -287,19 +286,16 @@ class Decoder:
         return DecodedFrame(frame, size, None, None, None, 0, 0, seconds, identity_of(None))
 
     def _joined(
-        self, file: Follower, picture: NDArray[np.uint8] | None, seconds: dict[str, float]
+        self, file: Follower, shown: Shown | None, seconds: dict[str, float]
     ) -> tuple[DecodedFrame, Correction | None]:
-        """Return the frame of a follower that was read, and how it was restored.
-
-        picture: its base's, if that was made.
-        """
+        """Return the frame of a follower that was read, and how it was restored. shown: the base's, if known."""
         base = file.base
         with StageTimer(seconds, "join"):
             octaves = base.step_octaves(file.tiles)
-            if picture is None or not file.marker.view.is_plain:
+            if shown is None or not file.marker.view.is_plain:
                 coded = picture_of_planes(base, base.shown(file.marker.view, file.tiles))
             else:
-                coded = picture_over(base, file.tiles, picture)
+                coded = picture_over(base, file.tiles, shown)
         known = None
         # What moves or changes its light is restored anew.
         if self.restorer is not None and file.marker.view.is_plain:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rjpeg import _codec as codec
 from rjpeg import _validation as validation
-from rjpeg._base import Base, picture_of_base
+from rjpeg._base import Base, Shown, shown_of
 from rjpeg._codec import Planes
 from rjpeg._coding import EncodedFrame
 from rjpeg._following import Change, Choice, change_of, choose, in_light, write_follower
@@ -76,7 +76,7 @@ class _Awaited(NamedTuple):
 class StreamDecoder:
     """Decode one stream's files. It keeps the latest keys and patches that it saw. For one thread at a time.
 
-    It also keeps the picture of the one that was used last, 3 bytes a pixel of the coding size.
+    It also keeps what the one that was used last shows: 3 bytes a pixel of the coding size, 4.5 for a patch.
     """
 
     def __init__(self, decoder: Decoder | None = None, *, max_bases: int = _MOST_BASES) -> None:
@@ -89,8 +89,8 @@ class StreamDecoder:
         self._decoder = decoder or Decoder()
         self._max_bases = max_bases
         self._bases: OrderedDict[str, Base] = OrderedDict()
-        # the base that was used last, and its picture at the coding size
-        self._pictured: tuple[Base, NDArray[np.uint8]] | None = None
+        # the base that was used last, and what it shows
+        self._last: tuple[Base, Shown] | None = None
 
     def decode(self, jpeg: bytes, *, without_key: Literal["error", "plain"] = "error") -> NDArray[np.uint8]:
         """Decode a file to a (H, W, 3) uint8 BGR frame, and remember it if later files may refer to it.
@@ -109,8 +109,8 @@ class StreamDecoder:
         """Decode a file as `decode` does. Return also the map and the time of every stage."""
         header = open_header(jpeg, self._decoder.max_pixels)
         used = self._base_for(header)
-        picture = None if used is None else self._picture_of(used)
-        decoded, base = self._decoder.decode_and_keep(jpeg, used, header=header, picture=picture)
+        shown = None if used is None else self._shown_of(used)
+        decoded, base = self._decoder.decode_and_keep(jpeg, used, header=header, shown=shown)
         if base is not None:
             self._bases[base.id] = base
             self._bases.move_to_end(base.id)
@@ -125,10 +125,10 @@ class StreamDecoder:
         """
         return self._decoder.frame_size(jpeg, self._base_for(open_header(jpeg, self._decoder.max_pixels)))
 
-    def _picture_of(self, base: Base) -> NDArray[np.uint8]:
-        if self._pictured is None or self._pictured[0] is not base:
-            self._pictured = base, picture_of_base(base)
-        return self._pictured[1]
+    def _shown_of(self, base: Base) -> Shown:
+        if self._last is None or self._last[0] is not base:
+            self._last = base, shown_of(base)
+        return self._last[1]
 
     def _base_for(self, header: Header) -> Base | None:
         base_id = identity_of(header.marker).base_id

@@ -282,24 +282,6 @@ py::array_t<std::uint8_t> bgr_of(const std::vector<Exact<std::uint8_t>>& planes,
   return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
 }
 
-// A picture of planes of which another picture, `before`, shows all but the regions that are sent.
-py::array_t<std::uint8_t> bgr_over(const std::vector<Exact<std::uint8_t>>& planes, bool half,
-                                   const Exact<std::uint8_t>& before, const Exact<std::uint8_t>& sent) {
-  expect(before.ndim() == 3 && before.shape(2) == 3, "before: expected shape (height, width, 3)");
-  const py::ssize_t height = before.shape(0), width = before.shape(1);
-  const SamplePlanes checked = checked_planes(planes, half, height, width);
-  expect(sent.ndim() == 2 && sent.shape(0) == (height + 15) / 16 && sent.shape(1) == (width + 15) / 16,
-         "sent: expected one for every region");
-  rjpeg::Buffer<std::uint8_t> pixels(static_cast<std::size_t>(before.size()));
-  {
-    py::gil_scoped_release unlocked;
-    std::copy(before.data(), before.data() + before.size(), pixels.data());
-    rjpeg::put_pixels(checked.samples, checked.strides, half, sent.data(), sent.shape(0), sent.shape(1), height, width,
-                      pixels.data());
-  }
-  return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
-}
-
 // Smooths the edges of blocks in the regions of a plane that are sent, in place.
 void smooth_edges(Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent, const Exact<std::uint8_t>& reach) {
   expect(plane.ndim() == 2 && sent.ndim() == 2 && reach.ndim() == 2, "plane, sent, reach: expected shape (rows, cols)");
@@ -314,41 +296,102 @@ void smooth_edges(Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent, c
   }
 }
 
-// Side of the regions of a plane, of which (rows, cols) `sent` chooses some: as many as there are tiles.
-py::ssize_t checked_side(const Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent, py::ssize_t tiles) {
-  expect(plane.ndim() == 2 && sent.ndim() == 2 && sent.size() > 0, "plane, sent: expected shape (rows, cols)");
-  const py::ssize_t side = plane.shape(0) / sent.shape(0);
-  expect(side > 0 && plane.shape(0) == sent.shape(0) * side && plane.shape(1) == sent.shape(1) * side,
+// What a region takes in a plane of (rows, cols) `sent`, which chooses as many as there are tiles.
+rjpeg::TileSize checked_size(const Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent, py::ssize_t tiles) {
+  const rjpeg::TileSize size{plane.shape(0) / sent.shape(0), plane.shape(1) / sent.shape(1)};
+  expect(size.height > 0 && size.width > 0 && plane.shape(0) == sent.shape(0) * size.height &&
+             plane.shape(1) == sent.shape(1) * size.width,
          "plane: expected whole regions");
   expect(std::count(sent.data(), sent.data() + sent.size(), 0) == sent.size() - tiles,
          "tiles: expected as many as are sent");
-  return side;
+  return size;
 }
 
-// The regions of a plane that are sent, as one small plane of (rows, cols) tiles.
+// The regions of a plane that are sent, as one small plane of (rows, cols) tiles. Planes of blocks are given as bytes.
 py::array_t<std::uint8_t> take_tiles(const Exact<std::uint8_t>& plane, const Exact<std::uint8_t>& sent,
                                      py::ssize_t rows, py::ssize_t cols) {
+  expect(plane.ndim() == 2 && sent.ndim() == 2 && sent.size() > 0, "plane, sent: expected shape (rows, cols)");
   expect(rows > 0 && cols > 0, "shape: expected at least one tile");
-  const py::ssize_t side = checked_side(plane, sent, rows * cols);
-  rjpeg::Buffer<std::uint8_t> tiles(static_cast<std::size_t>(rows * cols * side * side));
+  const rjpeg::TileSize size = checked_size(plane, sent, rows * cols);
+  rjpeg::Buffer<std::uint8_t> tiles(static_cast<std::size_t>(rows * cols * size.height * size.width));
   {
     py::gil_scoped_release unlocked;
-    rjpeg::take_tiles(plane.data(), sent.data(), sent.shape(0), sent.shape(1), side, cols, tiles.data());
+    rjpeg::take_tiles(plane.data(), sent.data(), sent.shape(0), sent.shape(1), size, cols, tiles.data());
   }
-  return array_of(std::move(tiles), {rows * side, cols * side});
+  return array_of(std::move(tiles), {rows * size.height, cols * size.width});
 }
 
 // Writes tiles to the regions of a plane that are sent, in place.
 void put_tiles(const Exact<std::uint8_t>& tiles, const Exact<std::uint8_t>& sent, Exact<std::uint8_t>& plane) {
   expect(tiles.ndim() == 2 && plane.ndim() == 2 && sent.ndim() == 2 && sent.size() > 0,
          "tiles, sent, plane: expected shape (rows, cols)");
-  const py::ssize_t region = plane.shape(0) / sent.shape(0);
-  expect(region > 0 && tiles.shape(0) % region == 0 && tiles.shape(1) % region == 0, "tiles: expected whole ones");
-  const py::ssize_t across = tiles.shape(1) / region;
-  const py::ssize_t side = checked_side(plane, sent, tiles.shape(0) / region * across);
+  const py::ssize_t height = plane.shape(0) / sent.shape(0), width = plane.shape(1) / sent.shape(1);
+  expect(height > 0 && width > 0 && tiles.shape(0) % height == 0 && tiles.shape(1) % width == 0,
+         "tiles: expected whole ones");
+  const py::ssize_t across = tiles.shape(1) / width;
+  const rjpeg::TileSize size = checked_size(plane, sent, tiles.shape(0) / height * across);
   std::uint8_t* target = plane.mutable_data();
   py::gil_scoped_release unlocked;
-  rjpeg::put_tiles(tiles.data(), across, side, sent.data(), sent.shape(0), sent.shape(1), target);
+  rjpeg::put_tiles(tiles.data(), across, size, sent.data(), sent.shape(0), sent.shape(1), target);
+}
+
+// Whether three planes are of (rows, cols) regions of luma with as many samples of chroma as `half` says.
+bool are_planes_of(const std::vector<Exact<std::uint8_t>>& planes, py::ssize_t rows, py::ssize_t cols, bool half) {
+  for (std::size_t c = 0; c < planes.size(); ++c) {
+    const py::ssize_t side = half && c > 0 ? 8 : 16;
+    if (planes[c].ndim() != 2 || planes[c].shape(0) != rows * side || planes[c].shape(1) != cols * side) return false;
+  }
+  return planes.size() == 3;
+}
+
+rjpeg::Tiles checked_tiles(const std::vector<Exact<std::uint8_t>>& tiles, const Exact<std::uint8_t>& sent, int reach,
+                           const std::vector<Exact<std::uint8_t>>& planes) {
+  expect(sent.ndim() == 2 && sent.size() > 0, "sent: expected shape (rows, cols)");
+  expect(reach >= 0 && reach <= 255, "reach: expected 0..255");
+  const py::ssize_t rows = sent.shape(0), cols = sent.shape(1);
+  const bool half = !are_planes_of(planes, rows, cols, false);
+  expect(!half || are_planes_of(planes, rows, cols, true), "planes: expected three of whole regions");
+  expect(!tiles.empty() && tiles[0].ndim() == 2, "tiles: expected three planes");
+  const py::ssize_t tile_rows = tiles[0].shape(0) / 16, tile_cols = tiles[0].shape(1) / 16;
+  expect(are_planes_of(tiles, tile_rows, tile_cols, half), "tiles: expected three planes of whole tiles");
+  expect(std::count(sent.data(), sent.data() + sent.size(), 0) == sent.size() - tile_rows * tile_cols,
+         "tiles: expected as many as are sent");
+  return {{tiles[0].data(), tiles[1].data(), tiles[2].data()},
+          tile_cols,
+          sent.data(),
+          rows,
+          cols,
+          static_cast<std::uint8_t>(reach),
+          half};
+}
+
+// Writes tiles to the regions of planes that are sent, in place, and smooths the edges of their blocks.
+void lay_tiles(const std::vector<Exact<std::uint8_t>>& tiles, const Exact<std::uint8_t>& sent, int reach,
+               std::vector<Exact<std::uint8_t>>& planes) {
+  const rjpeg::Tiles checked = checked_tiles(tiles, sent, reach, planes);
+  std::uint8_t* const samples[3] = {planes[0].mutable_data(), planes[1].mutable_data(), planes[2].mutable_data()};
+  py::gil_scoped_release unlocked;
+  rjpeg::lay_tiles(checked, samples);
+}
+
+// The picture of planes with tiles over them. picture: that of the planes, which stay as they are.
+py::array_t<std::uint8_t> picture_with_tiles(const std::vector<Exact<std::uint8_t>>& tiles,
+                                             const Exact<std::uint8_t>& sent, int reach,
+                                             const std::vector<Exact<std::uint8_t>>& planes,
+                                             const Exact<std::uint8_t>& picture) {
+  const rjpeg::Tiles checked = checked_tiles(tiles, sent, reach, planes);
+  expect(picture.ndim() == 3 && picture.shape(2) == 3, "picture: expected shape (height, width, 3)");
+  const py::ssize_t height = picture.shape(0), width = picture.shape(1);
+  expect((height + 15) / 16 == checked.rows && (width + 15) / 16 == checked.cols,
+         "picture: expected the size of the planes");
+  const std::uint8_t* const samples[3] = {planes[0].data(), planes[1].data(), planes[2].data()};
+  rjpeg::Buffer<std::uint8_t> pixels(static_cast<std::size_t>(picture.size()));
+  {
+    py::gil_scoped_release unlocked;
+    std::copy_n(picture.data(), picture.size(), pixels.data());
+    rjpeg::lay_pixels(checked, samples, height, width, pixels.data());
+  }
+  return array_of(std::move(pixels), {height, width, py::ssize_t{3}});
 }
 
 py::bytes encode_flags(const Exact<std::uint8_t>& flags) {
@@ -610,8 +653,10 @@ py::bytes write_file(int width, int height, const std::vector<Exact<std::int16_t
 // What keys and followers need.
 void define_streams(py::module_& module) {
   module.def("bgr_of", &bgr_of, py::arg("planes").noconvert(), py::arg("half"), py::arg("height"), py::arg("width"));
-  module.def("bgr_over", &bgr_over, py::arg("planes").noconvert(), py::arg("half"), py::arg("before").noconvert(),
-             py::arg("sent").noconvert());
+  module.def("lay_tiles", &lay_tiles, py::arg("tiles").noconvert(), py::arg("sent").noconvert(), py::arg("reach"),
+             py::arg("planes").noconvert());
+  module.def("picture_with_tiles", &picture_with_tiles, py::arg("tiles").noconvert(), py::arg("sent").noconvert(),
+             py::arg("reach"), py::arg("planes").noconvert(), py::arg("picture").noconvert());
   module.def("smooth_edges", &smooth_edges, py::arg("plane").noconvert(), py::arg("sent").noconvert(),
              py::arg("reach").noconvert());
   module.def("take_tiles", &take_tiles, py::arg("plane").noconvert(), py::arg("sent").noconvert(), py::arg("rows"),

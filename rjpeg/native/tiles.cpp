@@ -4,14 +4,19 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "clones.hpp"
+#include "edges.hpp"
 #include "lanes.hpp"
+#include "memory.hpp"
 #include "picture.hpp"
 
 namespace rjpeg {
 namespace {
+
+constexpr std::ptrdiff_t kRegionSide = 16;
 
 int size_of_value(int magnitude) { return magnitude == 0 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(magnitude)); }
 
@@ -80,59 +85,102 @@ float bits_of_block(const std::int16_t* block, Mask mask, int dc_before) {
   return before < 63 ? bits + end_of_block : bits;
 }
 
-// Calls `work` for every tile, with where its first sample is in the plane and among the tiles.
+// Calls `work` for every tile, with where its first byte is in the plane and among the tiles.
 template <typename Work>
-void each_tile(const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t side,
+void each_tile(const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols, TileSize size,
                std::ptrdiff_t tile_cols, const Work& work) {
   std::ptrdiff_t number = 0;
   for (std::ptrdiff_t region = 0; region < rows * cols; ++region) {
     if (sent[region] == 0) continue;
-    work((region / cols * side * cols + region % cols) * side,
-         (number / tile_cols * side * tile_cols + number % tile_cols) * side);
+    work((region / cols * size.height * cols + region % cols) * size.width,
+         (number / tile_cols * size.height * tile_cols + number % tile_cols) * size.width);
     ++number;
+  }
+}
+
+std::ptrdiff_t side_of(const Tiles& tiles, int plane) {
+  return tiles.half && plane > 0 ? kRegionSide / 2 : kRegionSide;
+}
+
+// Writes the pixels of sent regions. The planes hold the regions already. Pixels beside a region change, too, if chroma
+// is enlarged from both. See `bgr_of`.
+void put_pixels(const Tiles& tiles, const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3],
+                std::ptrdiff_t height, std::ptrdiff_t width, std::uint8_t* bgr) {
+  const std::ptrdiff_t beside = tiles.half ? 1 : 0;
+  const auto edge = [](std::ptrdiff_t at, std::ptrdiff_t end) {
+    return std::min(std::max<std::ptrdiff_t>(at, 0), end);
+  };
+  for (std::ptrdiff_t row = 0; row < tiles.rows; ++row) {
+    const std::uint8_t* of_row = tiles.sent + row * tiles.cols;
+    for (std::ptrdiff_t col = 0; col < tiles.cols; ++col) {
+      if (of_row[col] == 0) continue;
+      const std::ptrdiff_t first = col;
+      while (col < tiles.cols && of_row[col] != 0) ++col;
+      bgr_of(planes, strides, tiles.half, height, width,
+             {edge(kRegionSide * row - beside, height), edge(kRegionSide * (row + 1) + beside, height),
+              edge(kRegionSide * first - beside, width), edge(kRegionSide * col + beside, width)},
+             bgr);
+    }
   }
 }
 
 }  // namespace
 
 void take_tiles(const std::uint8_t* plane, const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                std::ptrdiff_t side, std::ptrdiff_t tile_cols, std::uint8_t* tiles) {
-  each_tile(sent, rows, cols, side, tile_cols, [&](std::ptrdiff_t in_plane, std::ptrdiff_t in_tiles) {
-    for (std::ptrdiff_t i = 0; i < side; ++i)
-      std::memcpy(tiles + in_tiles + i * tile_cols * side, plane + in_plane + i * cols * side,
-                  static_cast<std::size_t>(side));
+                TileSize size, std::ptrdiff_t tile_cols, std::uint8_t* tiles) {
+  each_tile(sent, rows, cols, size, tile_cols, [&](std::ptrdiff_t in_plane, std::ptrdiff_t in_tiles) {
+    for (std::ptrdiff_t i = 0; i < size.height; ++i)
+      std::memcpy(tiles + in_tiles + i * tile_cols * size.width, plane + in_plane + i * cols * size.width,
+                  static_cast<std::size_t>(size.width));
   });
 }
 
-void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, std::ptrdiff_t side, const std::uint8_t* sent,
+void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, TileSize size, const std::uint8_t* sent,
                std::ptrdiff_t rows, std::ptrdiff_t cols, std::uint8_t* plane) {
-  each_tile(sent, rows, cols, side, tile_cols, [&](std::ptrdiff_t in_plane, std::ptrdiff_t in_tiles) {
-    for (std::ptrdiff_t i = 0; i < side; ++i)
-      std::memcpy(plane + in_plane + i * cols * side, tiles + in_tiles + i * tile_cols * side,
-                  static_cast<std::size_t>(side));
+  each_tile(sent, rows, cols, size, tile_cols, [&](std::ptrdiff_t in_plane, std::ptrdiff_t in_tiles) {
+    for (std::ptrdiff_t i = 0; i < size.height; ++i)
+      std::memcpy(plane + in_plane + i * cols * size.width, tiles + in_tiles + i * tile_cols * size.width,
+                  static_cast<std::size_t>(size.width));
   });
 }
 
-void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half,
-                const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height,
-                std::ptrdiff_t width, std::uint8_t* bgr) {
-  constexpr std::ptrdiff_t region = 16;
-  const std::ptrdiff_t beside = half ? 1 : 0;
-  const auto edge = [](std::ptrdiff_t at, std::ptrdiff_t end) {
-    return std::min(std::max<std::ptrdiff_t>(at, 0), end);
-  };
-  for (std::ptrdiff_t row = 0; row < rows; ++row) {
-    const std::uint8_t* of_row = sent + row * cols;
-    for (std::ptrdiff_t col = 0; col < cols; ++col) {
-      if (of_row[col] == 0) continue;
-      const std::ptrdiff_t first = col;
-      while (col < cols && of_row[col] != 0) ++col;
-      bgr_of(planes, strides, half, height, width,
-             {edge(region * row - beside, height), edge(region * (row + 1) + beside, height),
-              edge(region * first - beside, width), edge(region * col + beside, width)},
-             bgr);
-    }
+void lay_tiles(const Tiles& tiles, std::uint8_t* const planes[3]) {
+  for (int plane = 0; plane < 3; ++plane) {
+    const std::ptrdiff_t side = side_of(tiles, plane);
+    put_tiles(tiles.planes[plane], tiles.tile_cols, {side, side}, tiles.sent, tiles.rows, tiles.cols, planes[plane]);
   }
+  if (tiles.reach == 0) return;
+  const std::vector<std::uint8_t> reach(static_cast<std::size_t>(tiles.rows * tiles.cols), tiles.reach);
+  smooth_edges(planes[0], tiles.sent, reach.data(), tiles.rows, tiles.cols);
+}
+
+void lay_pixels(const Tiles& tiles, const std::uint8_t* const planes[3], std::ptrdiff_t height, std::ptrdiff_t width,
+                std::uint8_t* bgr) {
+  const auto is_sent = [](std::uint8_t flag) { return flag != 0; };
+  const std::uint8_t* const end = tiles.sent + tiles.rows * tiles.cols;
+  const std::uint8_t* const first_sent = std::find_if(tiles.sent, end, is_sent);
+  if (first_sent == end) return;
+  const auto last_sent = std::find_if(std::make_reverse_iterator(end), std::make_reverse_iterator(tiles.sent), is_sent);
+  const std::ptrdiff_t first = std::max<std::ptrdiff_t>((first_sent - tiles.sent) / tiles.cols - 1, 0);
+  const std::ptrdiff_t past = std::min((last_sent.base() - 1 - tiles.sent) / tiles.cols + 2, tiles.rows);
+
+  Tiles part = tiles;
+  part.sent += first * tiles.cols;
+  part.rows = past - first;
+  Buffer<std::uint8_t> copies[3];
+  std::uint8_t* samples[3];
+  std::ptrdiff_t strides[3];
+  for (int plane = 0; plane < 3; ++plane) {
+    const std::ptrdiff_t side = side_of(tiles, plane);
+    strides[plane] = tiles.cols * side;
+    const std::ptrdiff_t count = part.rows * side * strides[plane];
+    copies[plane] = Buffer<std::uint8_t>(static_cast<std::size_t>(count));
+    samples[plane] = copies[plane].data();
+    std::copy_n(planes[plane] + first * side * strides[plane], count, samples[plane]);
+  }
+  lay_tiles(part, samples);
+  const std::ptrdiff_t top = first * kRegionSide;
+  put_pixels(part, samples, strides, std::min(height - top, part.rows * kRegionSide), width, bgr + 3 * top * width);
 }
 
 RJPEG_WIDE

@@ -8,20 +8,38 @@
 
 namespace rjpeg {
 
-// Writes the regions of a plane that are sent, row by row, as tiles in rows of `tile_cols`. Tiles and regions have
-// `side` x `side` samples, the plane rows * cols regions and no padding.
+// What a region and a tile take in a plane, which may hold samples or blocks: `height` rows of `width` bytes.
+struct TileSize {
+  std::ptrdiff_t height, width;
+};
+
+// Writes the regions of a plane that are sent, row by row, as tiles in rows of `tile_cols`. The plane has rows * cols
+// regions and no padding.
 void take_tiles(const std::uint8_t* plane, const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                std::ptrdiff_t side, std::ptrdiff_t tile_cols, std::uint8_t* tiles);
+                TileSize size, std::ptrdiff_t tile_cols, std::uint8_t* tiles);
 
 // Writes tiles back to the regions that are sent.
-void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, std::ptrdiff_t side, const std::uint8_t* sent,
+void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, TileSize size, const std::uint8_t* sent,
                std::ptrdiff_t rows, std::ptrdiff_t cols, std::uint8_t* plane);
 
-// Writes the BGR pixels of sent regions over those of a picture of what was there before. The planes hold the regions
-// already. Pixels beside a region change, too, where chroma is enlarged from both. See `bgr_of`.
-void put_pixels(const std::uint8_t* const planes[3], const std::ptrdiff_t strides[3], bool half,
-                const std::uint8_t* sent, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t height,
-                std::ptrdiff_t width, std::uint8_t* bgr);
+// What a follower sends: three planes of tiles in rows of `cols` tiles, and the (rows, cols) regions of a picture that
+// they are. reach: see `smooth_edges`; 0 smooths none.
+struct Tiles {
+  const std::uint8_t* planes[3]{};
+  std::ptrdiff_t tile_cols = 0;
+  const std::uint8_t* sent = nullptr;
+  std::ptrdiff_t rows = 0, cols = 0;
+  std::uint8_t reach = 0;
+  bool half = false;  // chroma has half the size
+};
+
+// Writes tiles to three planes of whole regions, in place, and smooths their edges.
+void lay_tiles(const Tiles& tiles, std::uint8_t* const planes[3]);
+
+// Writes the BGR pixels of tiles over those of planes of whole regions, which stay as they are, in place. Only the rows
+// of regions that are sent are looked at, with one more on either side.
+void lay_pixels(const Tiles& tiles, const std::uint8_t* const planes[3], std::ptrdiff_t height, std::ptrdiff_t width,
+                std::uint8_t* bgr);
 
 // Adds the squared differences of every region, of `side` x `side` samples, between two planes of whole regions.
 void add_squared_differences(const std::uint8_t* a, std::ptrdiff_t a_stride, const std::uint8_t* b,

@@ -47,6 +47,8 @@ def test_a_missing_folder_is_named(tmp_path):
         (lambda m: m["decoder"].update(map_gain=9.0), "contents give"),
         (lambda m: m["base_tables"].update(luma=[1, 2]), "64 positive steps"),
         (lambda m: m.update(coding_sizes=[[0.5, 1.0], [0.2, 0.5]]), "do not rise"),
+        (lambda m: m.update(edge_reach=-0.5), r"edge_reach is -0\.5, expected 0 or more"),
+        (lambda m: m.update(edge_reach=math.nan), "edge_reach is nan, expected 0 or more"),
     ],
 )
 def test_a_manifest_that_is_wrong_says_what(folder, function, message):

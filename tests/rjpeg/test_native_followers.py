@@ -95,48 +95,80 @@ def test_planes_are_joined_as_opencv_does_however_far_they_go_beyond_the_picture
         np.testing.assert_array_equal(found, reference.frame_from_planes(planes, height, width, half))
 
 
-@settings(max_examples=80)
-@given(st.integers(1, 90), st.integers(1, 90), st.booleans(), st.floats(0, 1), seeds)
-def test_a_picture_over_another_one_is_that_of_its_planes(height, width, half, share, seed):
-    random = np.random.default_rng(seed)
+def planes_and_tiles(random, height, width, half, share):
+    """Planes of whole regions, tiles for some of these, and (rows, cols) uint8 which."""
     rows, cols = -(-height // 16), -(-width // 16)
-    side = 8 if half else 16
-    sizes = ((16 * rows, 16 * cols), *[(side * rows, side * cols)] * 2)
-    before = [random.integers(0, 256, size).astype(np.uint8) for size in sizes]
-    after = [random.integers(0, 256, size).astype(np.uint8) for size in sizes]
     sent = (random.random((rows, cols)) < share).astype(np.uint8)
-    joined = []
-    for old, new in zip(before, after, strict=True):
-        region = old.shape[0] // rows
-        joined.append(np.where(sent.repeat(region, 0).repeat(region, 1), new, old))
-    shown = _native.bgr_of(before, half, height, width)
-    kept = shown.copy()
-    found = _native.bgr_over(joined, half, shown, sent)
-    np.testing.assert_array_equal(found, _native.bgr_of(joined, half, height, width))
-    np.testing.assert_array_equal(shown, kept)
+    sent[random.integers(rows), random.integers(cols)] = 1
+    sides = (16, 8, 8) if half else (16, 16, 16)
+    # Smooth pictures have edges to smooth.
+    planes = [(120 + random.integers(0, 9, (side * rows, side * cols))).astype(np.uint8) for side in sides]
+    tiles = [(125 + random.integers(0, 9, (side, side * int(sent.sum())))).astype(np.uint8) for side in sides]
+    return planes, tiles, sent
+
+
+@settings(max_examples=80)
+@given(st.integers(1, 90), st.integers(1, 90), st.booleans(), st.floats(0, 1), st.sampled_from([0, 7, 255]), seeds)
+def test_a_picture_with_tiles_is_that_of_planes_with_tiles(height, width, half, share, reach, seed):
+    planes, tiles, sent = planes_and_tiles(np.random.default_rng(seed), height, width, half, share)
+    expected = []
+    for plane, tile in zip(planes, tiles, strict=True):
+        side = tile.shape[0]
+        expected.append(plane.copy())
+        for number, (row, col) in enumerate(np.argwhere(sent)):
+            place = np.s_[row * side : (row + 1) * side, col * side : (col + 1) * side]
+            expected[-1][place] = tile[:, number * side : (number + 1) * side]
+    if reach:
+        _native.smooth_edges(expected[0], sent, np.full(sent.shape, reach, np.uint8))
+    shown = _native.bgr_of(planes, half, height, width)
+    kept = [each.copy() for each in (shown, *planes)]
+    found = _native.picture_with_tiles(tiles, sent, reach, planes, shown)
+    np.testing.assert_array_equal(found, _native.bgr_of(expected, half, height, width))
+    for before, after in zip(kept, (shown, *planes), strict=True):
+        np.testing.assert_array_equal(before, after)
+    _native.lay_tiles(tiles, sent, reach, planes)
+    for plane, other in zip(planes, expected, strict=True):
+        np.testing.assert_array_equal(plane, other)
 
 
 def test_tiles_and_pictures_of_other_shapes_are_refused():
-    planes = [np.zeros((32, 48), np.uint8), *[np.zeros((16, 24), np.uint8)] * 2]
-    before, sent = np.zeros((30, 41, 3), np.uint8), np.zeros((2, 3), np.uint8)
-    assert _native.bgr_over(planes, True, before, sent).shape == before.shape
+    planes, tiles, sent = planes_and_tiles(np.random.default_rng(1), 30, 41, True, 0.5)
+    picture = np.zeros((30, 41, 3), np.uint8)
+    assert _native.picture_with_tiles(tiles, sent, 3, planes, picture).shape == picture.shape
+    more = sent.copy()
+    more[tuple(np.argwhere(sent == 0)[0])] = 1
+    of_444 = [planes[0]] * 3
     for arguments in (
-        (planes, False, before, sent),
-        (planes[:2], True, before, sent),
-        (planes, True, before[..., 0].copy(), sent),
-        (planes, True, before, sent[:1].copy()),
-        (planes, True, np.zeros((33, 41, 3), np.uint8), np.zeros((3, 3), np.uint8)),
+        (tiles, sent, -1, planes),
+        (tiles, sent, 256, planes),
+        (tiles[:2], sent, 3, planes),
+        (tiles, sent, 3, planes[:2]),
+        (tiles, more, 3, planes),
+        (tiles, sent[:1].copy(), 3, planes),
+        (tiles, sent[0], 3, planes),
+        (tiles, sent, 3, of_444),
+        ([tiles[0]] * 3, sent, 3, planes),
+        ([tile[:-1].copy() for tile in tiles], sent, 3, planes),
+        ([], sent, 3, planes),
     ):
         with pytest.raises(ValueError, match="expected"):
-            _native.bgr_over(*arguments)
-    sent[0, :2] = 1
-    _native.put_tiles(np.zeros((16, 32), np.uint8), sent, planes[0])
+            _native.lay_tiles(*arguments)
+        with pytest.raises(ValueError, match="expected"):
+            _native.picture_with_tiles(*arguments, picture)
+    for wrong in (picture[..., 0].copy(), np.zeros((33, 41, 3), np.uint8), np.zeros((30, 49, 3), np.uint8)):
+        with pytest.raises(ValueError, match="expected"):
+            _native.picture_with_tiles(tiles, sent, 3, planes, wrong)
+
+
+def test_tiles_of_other_shapes_are_not_put():
+    plane, sent = np.zeros((32, 48), np.uint8), np.array([[1, 1, 0], [0, 0, 0]], np.uint8)
+    _native.put_tiles(np.zeros((16, 32), np.uint8), sent, plane)
     for arguments in (
-        (np.zeros((16, 16), np.uint8), sent, planes[0]),
-        (np.zeros((16, 48), np.uint8), sent, planes[0]),
-        (np.zeros((8, 64), np.uint8), sent, planes[0]),
+        (np.zeros((16, 16), np.uint8), sent, plane),
+        (np.zeros((16, 48), np.uint8), sent, plane),
+        (np.zeros((8, 64), np.uint8), sent, plane),
         (np.zeros((16, 32), np.uint8), sent, np.zeros((32, 50), np.uint8)),
-        (np.zeros((16, 32), np.uint8), sent[0], planes[0]),
+        (np.zeros((16, 32), np.uint8), sent[0], plane),
     ):
         with pytest.raises(ValueError, match="expected"):
             _native.put_tiles(*arguments)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rjpeg import _native
 from rjpeg import _tiles as tiles
 from rjpeg._codec import Planes
 
@@ -44,7 +45,8 @@ def test_regions_taken_out_and_put_back_make_the_same_planes(rows, cols, seed):
     taken = Planes(*(tiles.tiles_of(plane, chosen, shape) for plane in whole))
     assert taken.y.shape == (16 * shape[0], 16 * shape[1])
     put = Planes(*(np.zeros_like(plane) for plane in whole))
-    tiles.put(taken, chosen, put)
+    for small, plane in zip(taken, put, strict=True):
+        _native.put_tiles(small, chosen.view(np.uint8), plane)
     for plane, back in zip(whole, put, strict=True):
         side = plane.shape[0] // rows
         mask = chosen.repeat(side, 0).repeat(side, 1)
@@ -56,7 +58,7 @@ def test_blocks_of_tiles_are_those_of_the_regions_in_their_order(rows, cols, acr
     random = np.random.default_rng(seed)
     chosen, shape = chosen_regions(random, rows, cols)
     blocks = random.integers(-99, 99, (across * rows, across * cols, 64)).astype(np.int16)
-    found = tiles.blocks_at(blocks, np.flatnonzero(chosen), shape, across)
+    found = tiles.blocks_of_tiles(blocks, chosen, shape)
     for number, (row, col) in enumerate(np.argwhere(chosen)):
         down, right = divmod(number, shape[1])
         np.testing.assert_array_equal(
@@ -64,7 +66,7 @@ def test_blocks_of_tiles_are_those_of_the_regions_in_their_order(rows, cols, acr
             blocks[row * across : (row + 1) * across, col * across : (col + 1) * across],
         )
     back = np.zeros_like(blocks)
-    tiles.put_blocks(found, chosen, shape, back)
+    tiles.put_blocks(found, chosen, back)
     mask = chosen.repeat(across, 0).repeat(across, 1)[..., np.newaxis]
     np.testing.assert_array_equal(back, np.where(mask, blocks, 0))
 
