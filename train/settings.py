@@ -72,27 +72,38 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
     setting = Setting(text, model)
     for change in filter(None, text.split(",")):
         name, _, value = change.partition("=")
-        if name == "model":
-            setting.model = rjpeg.load_model(value)
-        elif name in _TABLES:
-            setting.model = dataclasses.replace(setting.model, base_tables=_TABLES[name](setting.model, value))
-        elif name in _OF_MAP:
-            field = _OF_MAP[name](setting.model.map_quantizer, value)
-            quantizer = setting.model.map_quantizer._replace(**field)
-            setting.model = dataclasses.replace(setting.model, map_quantizer=quantizer)
-        elif name == "detail":
-            energies = ((math.inf, float(value)),)
-            setting.model = dataclasses.replace(setting.model, negligible_energies=energies)
-        elif name in _OF_MODEL:
-            of_model: dict[str, Any] = {_OF_MODEL[name]: float(value)}
-            setting.model = dataclasses.replace(setting.model, **of_model)
-        elif name == "size":
-            setting.size = float(value)
-        elif name in ("refine", "restore"):
-            setattr(setting, name, value == "1")
-        else:
-            raise InputError(f"--try {text}: no setting has the name {name!r}")
+        try:
+            _change(setting, name, value)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"--try {text}: {name} is {value!r}, expected a number") from error
+        except KeyError as error:
+            raise InputError(f"--try {text}: no setting has the name {name!r}") from error
     return setting
+
+
+def _change(setting: Setting, name: str, value: str) -> None:
+    """Change one thing of a setting. Raises KeyError for an unknown name, ValueError for no number."""
+    model = setting.model
+    if name == "model":
+        setting.model = rjpeg.load_model(value)
+    elif name in _TABLES:
+        setting.model = dataclasses.replace(model, base_tables=_TABLES[name](model, value))
+    elif name in _OF_MAP:
+        quantizer = model.map_quantizer._replace(**_OF_MAP[name](model.map_quantizer, value))
+        setting.model = dataclasses.replace(model, map_quantizer=quantizer)
+    elif name == "detail":
+        setting.model = dataclasses.replace(model, negligible_energies=((math.inf, float(value)),))
+    elif name == "size":
+        setting.size = float(value)
+    elif name in ("refine", "restore"):
+        if value not in ("0", "1"):
+            raise InputError(f"--try: {name} is {value!r}, expected 0 or 1")
+        setattr(setting, name, value == "1")
+    else:
+        of_model: dict[str, Any] = {_OF_MODEL[name]: float(value)}
+        setting.model = dataclasses.replace(model, **of_model)
 
 
 Tables = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -55,6 +55,10 @@ def test_changes_are_those_of_the_model_and_of_nothing_else():
     assert (setting.size, setting.restore, setting.refine) == (0.5, True, False)
     with pytest.raises(rjpeg.InputError, match="no setting has the name 'colour'"):
         settings.changed(model, "colour=1")
+    with pytest.raises(rjpeg.InputError, match="edges is 'far', expected a number"):
+        settings.changed(model, "restore=1,edges=far")
+    with pytest.raises(rjpeg.InputError, match="restore is '1 edges=0', expected 0 or 1"):
+        settings.changed(model, "restore=1 edges=0")
 
 
 def test_a_window_of_0_is_none():
