@@ -1,6 +1,8 @@
 """What several command lines share: types of arguments, and how a program ends."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +36,8 @@ def run_program(main: Callable[[], int]) -> int:
 
     That is one line on standard error. The exit code is 1, or CLOSED_PIPE if nobody reads any more.
     """
+    # At its end the interpreter would look for garbage in all that was imported, most of a second long for a server.
+    atexit.register(gc.freeze)
     if sys.stdout is None:
         # it was closed when the program began
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - as long as the program runs

@@ -9,7 +9,7 @@ from benchmarks import keys
 SMALL = ["--cameras", "6", "--frames", "4", "--size", "320x180", "--pictures", "20"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_keys_stay_within_their_room_and_pictures_are_right_without_any(capsys: pytest.CaptureFixture[str]) -> None:
     assert keys.main([*SMALL, "--base-bytes", "100000000", "200000", "--json"]) == 0
     plenty, little = json.loads(capsys.readouterr().out)

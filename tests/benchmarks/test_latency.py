@@ -7,7 +7,7 @@ import pytest
 from benchmarks import latency
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_both_servers_are_measured_and_told_as_a_table_or_as_json(capsys):
     assert latency.main(["--size", "160x120", "--rounds", "1", "--requests", "5"]) == 0
     said = capsys.readouterr().out

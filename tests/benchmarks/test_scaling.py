@@ -32,7 +32,7 @@ def measured():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_small_run_measures_what_it_says(tmp_path):
     done = run("--engines", "local", "--frames", 12, "--rounds", 1, "--size", "161x120", "--out", tmp_path, "--json")
     assert done.returncode == 0, done.stderr

@@ -73,7 +73,7 @@ class Camera:
             if self.start is not None:
                 captured = self.start + datetime.timedelta(seconds=self.sent)
             about = {"Rjpeg-Sequence": str(self.sent), "Rjpeg-Capture-Time": captured.isoformat()}
-            body = self.encoder.encode(frame_of(self.sent), target_bytes=3600)
+            body = self.encoder.encode(frame_of(self.sent), quality=40)
             answer = requests.post(
                 self.service.post_url(self.name), data=body, headers=self.headers | about | headers, timeout=60
             )

@@ -164,7 +164,7 @@ def test_when_a_worker_is_killed_the_other_ends_and_both_continue(start, tmp_pat
     assert weights_in(tmp_path / "log-2") == weights_in(tmp_path / "log-3")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_worker_whose_others_do_not_come_gives_up(start, tmp_path):
     process = start(two_hosts(), 0, "--patience", "2")
     process.communicate(timeout=60)
