@@ -44,6 +44,7 @@ def build_manifest(
         "base_tables": {"luma": list(settings.base_tables.luma), "chroma": list(settings.base_tables.chroma)},
         "dead_zone": settings.dead_zone,
         "refinement_bits": settings.refinement_bits,
+        "frame_refinement_bits": settings.frame_refinement_bits,
         "coding_sizes": [list(row) for row in settings.coding_sizes],
         "quality_coding_sizes": [list(row) for row in settings.quality_coding_sizes],
         "negligible_energies": [list(row) for row in settings.negligible_energies],

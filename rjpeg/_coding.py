@@ -210,9 +210,9 @@ class Coder:
         )
 
     def _refined(self, predicted: NDArray[np.uint8], wanted: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
-        """Return `predicted` with each level of `wanted` that saves more than `Model.refinement_bits`."""
+        """Return `predicted` with each level of `wanted` that saves enough, see `Model.refinement_bits`."""
         quantized, masks = picture.workspace.quantized, picture.workspace.masks
-        bits = self.model.refinement_bits
+        bits = self.model.refinement_bits_for(picture.job.frame_size)
         levels = _native.refined(predicted, wanted, quantized, masks, self._bits_lost, bits)
         return predicted if levels is None else levels
 

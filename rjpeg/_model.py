@@ -36,6 +36,7 @@ class Model:
     base_tables: luma and chroma, (64,) float64 in natural order, for quality 50.
     dead_zone: 0..0.5. AC terms are sign(c) * floor(|c| / step + 0.5 - dead_zone), DC is plainly rounded.
     refinement_bits: what one of the generator's levels must save over the predictor's to be written into the marker.
+    frame_refinement_bits: the same in whole frames. If the manifest has none, it is the same.
     sizes_by_rate, sizes_by_quality: (upper bound, fraction of the frame's sides) in rising order, the last bound
     infinite. Bounds are bpp and IJG quality.
     negligible_energies: (upper bound, share) in rising order, the last bound infinite. Bounds are pixels of the frame;
@@ -52,6 +53,7 @@ class Model:
     base_tables: tuple[NDArray[np.float64], NDArray[np.float64]]
     dead_zone: float
     refinement_bits: float
+    frame_refinement_bits: float
     sizes_by_rate: tuple[tuple[float, float], ...]
     sizes_by_quality: tuple[tuple[float, float], ...]
     negligible_energies: tuple[tuple[float, float], ...]
@@ -99,6 +101,10 @@ class Model:
         content = _checked(self.folder / part["file"], part["sha256"])
         network = Network(content, name=str(self.folder / "restorer"), threads=self.threads)
         return _expect_int8(network, RESTORER_CHANNELS, (part["input"], part["output"]))
+
+    def refinement_bits_for(self, frame_size: tuple[int, int]) -> float:
+        """Return `refinement_bits`, or `frame_refinement_bits`, for frames of this size, (height, width)."""
+        return self.frame_refinement_bits if is_whole_frame(frame_size) else self.refinement_bits
 
     def edge_reach_for(self, frame_size: tuple[int, int]) -> float:
         """Return `edge_reach` for frames of this size, (height, width); 0 for one that is no whole frame."""
@@ -154,9 +160,14 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
     luma, chroma = (np.array(manifest["base_tables"][name], np.float64) for name in ("luma", "chroma"))
     if luma.shape != (64,) or chroma.shape != (64,) or min(luma.min(), chroma.min()) <= 0:
         raise ModelError(f"model manifest in {folder}: base_tables must be 64 positive steps each")
-    edge_reach = float(manifest.get("edge_reach", 0.0))
-    if not 0 <= edge_reach < float("inf"):
-        raise ModelError(f"model manifest in {folder}: edge_reach is {edge_reach}, expected 0 or more")
+    of_frames = {
+        "refinement_bits": float(manifest["refinement_bits"]),
+        "frame_refinement_bits": float(manifest.get("frame_refinement_bits", manifest["refinement_bits"])),
+        "edge_reach": float(manifest.get("edge_reach", 0.0)),
+    }
+    for name, value in of_frames.items():
+        if not 0 <= value < float("inf"):
+            raise ModelError(f"model manifest in {folder}: {name} is {value}, expected 0 or more")
     return Model(
         folder=folder,
         manifest=manifest,
@@ -164,11 +175,10 @@ def _model_of(folder: Path, manifest: dict[str, Any], threads: int) -> Model:
         map_quantizer=MapQuantizer(scales, centers, float(decoder["map_gain"]), float(decoder["fade_octaves"]), window),
         base_tables=(luma, chroma),
         dead_zone=float(manifest["dead_zone"]),
-        refinement_bits=float(manifest["refinement_bits"]),
         sizes_by_rate=_ladder(manifest["coding_sizes"]),
         sizes_by_quality=_ladder(manifest["quality_coding_sizes"]),
         negligible_energies=_ladder(manifest.get("negligible_energies", [[None, 0.0]])),
-        edge_reach=edge_reach,
+        **of_frames,
         threads=threads,
     )
 

@@ -109,6 +109,7 @@ class CodecConfig(_Struct, frozen=True):
     map_window: Window | None
     dead_zone: Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
     refinement_bits: Annotated[float, msgspec.Meta(ge=0)]
+    frame_refinement_bits: Annotated[float, msgspec.Meta(ge=0)]
     coding_sizes: Ladder
     quality_coding_sizes: Ladder
     negligible_energies: Ladder

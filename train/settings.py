@@ -102,7 +102,7 @@ def _change(setting: Setting, name: str, value: str) -> None:
             raise InputError(f"--try: {name} is {value!r}, expected 0 or 1")
         setattr(setting, name, value == "1")
     else:
-        of_model: dict[str, Any] = {_OF_MODEL[name]: float(value)}
+        of_model: dict[str, Any] = dict.fromkeys(_OF_MODEL[name], float(value))
         setting.model = dataclasses.replace(model, **of_model)
 
 
@@ -142,4 +142,8 @@ _OF_MAP: dict[str, Callable] = {
     "window": lambda _, value: {"window": int(value) or None},
     "fade": lambda _, value: {"fade": float(value)},
 }
-_OF_MODEL = {"dead_zone": "dead_zone", "edges": "edge_reach", "refinement": "refinement_bits"}
+_OF_MODEL = {
+    "dead_zone": ("dead_zone",),
+    "edges": ("edge_reach",),
+    "refinement": ("refinement_bits", "frame_refinement_bits"),
+}

@@ -47,6 +47,7 @@ def test_a_missing_folder_is_named(tmp_path):
         (lambda m: m["decoder"].update(map_gain=9.0), "contents give"),
         (lambda m: m["base_tables"].update(luma=[1, 2]), "64 positive steps"),
         (lambda m: m.update(coding_sizes=[[0.5, 1.0], [0.2, 0.5]]), "do not rise"),
+        (lambda m: m.update(frame_refinement_bits=-1), r"frame_refinement_bits is -1\.0, expected 0 or more"),
         (lambda m: m.update(edge_reach=-0.5), r"edge_reach is -0\.5, expected 0 or more"),
         (lambda m: m.update(edge_reach=math.nan), "edge_reach is nan, expected 0 or more"),
     ],
@@ -72,6 +73,16 @@ def test_a_model_from_before_edges_were_smoothed_leaves_them(folder, photo):
     jpeg = rjpeg.Encoder(now).encode(frame, quality=10)
     assert before.edge_reach_for((1080, 1920)) == 0
     assert not np.array_equal(rjpeg.Decoder(before).decode(jpeg), rjpeg.Decoder(now).decode(jpeg))
+
+
+def test_whole_frames_are_refined_less_unless_the_model_is_from_before_that(folder, photo):
+    change(folder, lambda m: m.pop("frame_refinement_bits"))
+    before, now = rjpeg.load_model(folder), rjpeg.load_model()
+    for size, fewer in (((400, 300), True), ((224, 224), False)):
+        frame = cv2.resize(photo, size)
+        refined, less = (rjpeg.Encoder(model).encode_with_details(frame, quality=50) for model in (before, now))
+        assert (less.refinement_bytes < refined.refinement_bytes) is fewer
+        assert fewer or less.jpeg == refined.jpeg
 
 
 def set_window(folder, window):
