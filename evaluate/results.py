@@ -251,7 +251,8 @@ def source(results: dict[str, Any]) -> list[str]:
     """Render what was measured, when, and the command that did it."""
     if results["kind"] == "streams":
         frames = sum(clip["frames"] for one in results["conditions"] for clip in one["clips"])
-        about = [f"{frames:,} frames, detector {results['judge']}"]
+        kind = "detector" if results.get("score", "F1") == "F1" else "network"
+        about = [f"{frames:,} frames, {kind} {results['judge']}"]
     elif results["kind"] == "frames":
         kind = "detector" if "f1" in results["scores"] else "segmenter"
         about = [f"{results['pictures']:,} pictures, {kind} {results['judge']}", frame_report.clean_scores(results)]

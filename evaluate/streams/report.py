@@ -42,8 +42,9 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def clip_table(condition: dict[str, Any], codecs: Sequence[str] = (), score: str = "F1") -> list[str]:
-    """Render every clip's rates: of these codecs, or of all."""
-    names = codecs or list(dict.fromkeys(name for clip in condition["clips"] for name in clip["rates"]))
+    """Render every clip's rates: of those of these codecs that were measured, or of all."""
+    measured = list(dict.fromkeys(name for clip in condition["clips"] for name in clip["rates"]))
+    names = [name for name in codecs or measured if name in measured]
     lines = report.header([f"clip ({score}, frames)", *map(_name, names)])
     for clip in condition["clips"]:
         about = f"{clip['name']} ({100 * clip['f1']:.0f}, {clip['frames']})"
