@@ -22,7 +22,7 @@ void take_tiles(const std::uint8_t* plane, const std::uint8_t* sent, std::ptrdif
 void put_tiles(const std::uint8_t* tiles, std::ptrdiff_t tile_cols, TileSize size, const std::uint8_t* sent,
                std::ptrdiff_t rows, std::ptrdiff_t cols, std::uint8_t* plane);
 
-// What a follower sends: three planes of tiles in rows of `cols` tiles, and the (rows, cols) regions of a picture that
+// What a follower sends: three planes of tiles in rows of `tile_cols`, and the (rows, cols) regions of a picture that
 // they are. reach: see `smooth_edges`; 0 smooths none.
 struct Tiles {
   const std::uint8_t* planes[3]{};

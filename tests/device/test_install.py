@@ -110,7 +110,6 @@ def test_the_configuration_that_is_made_is_valid_and_secrets_are_the_service_s_o
     assert mode(root / "var/lib/rjpeg/spool") == "drwx------"
 
 
-@pytest.mark.release
 @pytest.mark.slow
 def test_the_token_is_left_empty_for_the_one_that_the_server_makes_and_the_next_steps_say_so(bundle, root):
     installed = run(bundle / "install.sh", "--root", root)
@@ -128,7 +127,6 @@ def test_the_token_is_left_empty_for_the_one_that_the_server_makes_and_the_next_
     assert min(places) >= 0
 
 
-@pytest.mark.release
 @pytest.mark.slow
 def test_installing_again_upgrades_and_keeps_configuration_token_and_spool(bundle, root, tmp_path):
     assert run(bundle / "install.sh", "--root", root).returncode == 0

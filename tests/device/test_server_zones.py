@@ -296,7 +296,6 @@ def shows_left(service, record):
     return np.abs(left - GRAY).max() > 12
 
 
-@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_zones_that_are_set_at_the_server_hold_on_the_device_and_over_its_restart(tmp_path):

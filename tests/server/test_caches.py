@@ -150,7 +150,6 @@ def opened(stack, service):
     return found
 
 
-@pytest.mark.release
 @pytest.mark.slow
 def test_streams_of_any_pace_end_within_two_seconds_of_a_revocation(start, jpeg, tmp_path):
     camera, reader = make_token(tmp_path, "--camera", "cam"), make_token(tmp_path, "--reader")
@@ -168,7 +167,6 @@ def test_streams_of_any_pace_end_within_two_seconds_of_a_revocation(start, jpeg,
     assert "Traceback" not in "".join(service.messages)
 
 
-@pytest.mark.release
 @pytest.mark.slow
 def test_streams_of_any_pace_do_not_keep_the_service_from_stopping(start, jpeg):
     service = start()

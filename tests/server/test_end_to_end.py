@@ -120,7 +120,6 @@ def test_nothing_is_lost_when_the_server_is_killed_midway_and_comes_back(start, 
         assert again.picture(frame).shape == (150, 200, 3)
 
 
-@pytest.mark.release
 @pytest.mark.slow
 def test_a_busy_server_slows_a_folder_down_and_loses_nothing(start, photograph, tmp_path):
     (tmp_path / "in").mkdir()

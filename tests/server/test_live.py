@@ -162,7 +162,6 @@ def test_frames_a_second_of_a_stream_are_limited_to_what_is_asked(start, jpeg):
             sender.join()
 
 
-@pytest.mark.release
 @pytest.mark.slow
 def test_more_streams_than_allowed_are_told_to_come_later(start, jpeg, tmp_path):
     (tmp_path / "server.yaml").write_text("limits: {streams: 1}")

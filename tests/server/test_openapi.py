@@ -198,7 +198,7 @@ def test_what_programs_rely_on_has_not_changed(api, tmp_path):
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_answers_are_as_they_are_described(api, name, mode):
-    try_out(api, name, mode, 8)
+    try_out(api, name, mode, 15)
 
 
 @pytest.mark.release

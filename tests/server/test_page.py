@@ -445,7 +445,6 @@ def luminance(color: str) -> float:
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
-@pytest.mark.release
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_it_is_readable_in_light_and_dark_and_fits_a_telephone(looked_at, open_page, width, scheme):
@@ -587,7 +586,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service.stop()
 
 
-@pytest.mark.release
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_an_alert_is_a_mark_on_the_timeline_and_a_button_that_goes_there(watched, open_page, width, scheme):
     page = open_page(f"{watched.url}/?camera=door", width=width, scheme=scheme)
@@ -982,7 +980,6 @@ def test_the_page_is_files_of_this_server_without_inline_script_or_style(looked_
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", scripts)
 
 
-@pytest.mark.release
 @pytest.mark.parametrize("way", ["log-out", "revocation"])
 def test_a_picture_seen_once_is_not_shown_after(way, start, open_page, tmp_path):
     data = tmp_path / "data"

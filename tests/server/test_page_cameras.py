@@ -109,7 +109,6 @@ def test_with_tokens_a_reader_makes_links_and_is_told_how_to_remove_a_camera(sta
     screenshot(page, f"links-{scheme}")
 
 
-@pytest.mark.release
 def test_docs_have_this_server_s_addresses_and_the_camera_s_name(start, open_page, tmp_path):  # noqa: F811
     service = start(data=tmp_path / "data")
     page = open_page(f"{service.url}/docs?camera=door", width=360)

@@ -119,7 +119,6 @@ def test_zones_are_drawn_by_clicks_saved_shown_again_and_deleted(service, open_p
     assert page.locator("#zones").is_hidden()
 
 
-@pytest.mark.release
 def test_zones_of_the_device_s_configuration_are_shown_and_can_t_be_changed(service, open_page):  # noqa: F811
     set_zones(service, [{"kind": "watched", "polygon": CORNERS}])
     camera = Camera(service, "yard", start=None)
@@ -196,7 +195,6 @@ def test_the_keyboard_alone_draws_and_saves_a_zone_and_leaves_the_picture_alone(
     assert page.locator("#live").get_attribute("aria-pressed") == "true"
 
 
-@pytest.mark.release
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_telephone_draws_by_taps(service, open_page, scheme):  # noqa: F811
     set_zones(service, [{"kind": "ignored", "polygon": [[0, 0], [1, 0], [1, 0.1]], "name": ATTACK}])
@@ -220,7 +218,6 @@ def test_a_telephone_draws_by_taps(service, open_page, scheme):  # noqa: F811
     assert page.title() == "yard – Region JPEG"
 
 
-@pytest.mark.release
 def test_zones_that_somebody_else_has_set_meanwhile_are_not_lost_unasked(service, open_page):  # noqa: F811
     page = open_zones(open_page, service, complaint="status of 412")
     draw(page)

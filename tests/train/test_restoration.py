@@ -259,7 +259,6 @@ def test_the_command_puts_the_restorer_into_the_checkpoint(photos, teacher_file,
     assert read.training["command"]
 
 
-@pytest.mark.release
 @pytest.mark.slow
 def test_a_restorer_is_trained_further_from_what_the_checkpoint_has(photos, teacher_file, tiny, tmp_path, capsys):
     checkpoint = shutil.copytree(checkpoints.FOLDER, tmp_path / "checkpoint")
