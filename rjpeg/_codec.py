@@ -112,24 +112,11 @@ def empty_planes(height: int, width: int, subsampling: Subsampling) -> Planes:
     return Planes(*(_native.empty(size, np.dtype(np.uint8)) for size in ((height, width), chroma, chroma)))
 
 
-EXP = {"down": "area", "up": cv2.INTER_CUBIC, "trim": 0.0}
-
-
-def _down(frame, size):
-    kind = EXP["down"]
-    if kind == "area":
-        return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-    if kind in ("linear", "cubic", "lanczos"):
-        return cv2.resize(frame, size[::-1], interpolation=getattr(cv2, {"linear": "INTER_LINEAR", "cubic": "INTER_CUBIC", "lanczos": "INTER_LANCZOS4"}[kind]))
-    from PIL import Image
-    return np.asarray(Image.fromarray(frame).resize(size[::-1], {"pbicubic": Image.BICUBIC, "planczos": Image.LANCZOS, "pham": Image.HAMMING, "pbil": Image.BILINEAR}[kind]))
-
-
 def reduce(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Reduce a (H, W, 3) uint8 frame or a (H, W) plane to a smaller (height, width), by area."""
     if frame.shape[:2] == size:
         return frame
-    return _down(frame, size)
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def reduce_planes(planes: Planes, size: tuple[int, int]) -> Planes:
@@ -167,7 +154,7 @@ def enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     """Enlarge a (h, w, 3) uint8 frame to a larger (height, width), by cubic interpolation."""
     if frame.shape[:2] == size:
         return frame
-    return cv2.resize(frame, size[::-1], interpolation=EXP['up'])
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -162,8 +162,6 @@ class Coder:
             chosen = self._ask_networks(picture, quantizers, dead_zone)
         else:
             chosen = _take_own_map(picture, picture.job.own_map, quantizers, dead_zone)
-        if codec.EXP["trim"] > 0:
-            self._trim(picture, quantizers, chosen.levels, codec.EXP["trim"])
         return self._write(picture, quality, quantizers, chosen)
 
     def _ask_networks(self, picture: Picture, quantizers: _Quantizers, dead_zone: float) -> _ChosenMap:
@@ -217,23 +215,6 @@ class Coder:
         bits = self.model.refinement_bits_for(picture.job.frame_size)
         levels = _native.refined(predicted, wanted, quantized, masks, self._bits_lost, bits)
         return predicted if levels is None else levels
-
-    def _trim(self, picture, quantizers, levels, share):
-        quantized, masks = picture.workspace.quantized, picture.workspace.masks
-        for index in range(3):
-            channel = min(index, 1)
-            if index and codec.EXP.get('trimc', 1) == 0: continue
-            for level in np.unique(levels[..., channel]):
-                steps = quantizers.steps[channel][level]
-                price = share * float(np.mean(steps[1:].astype(np.float64) ** 2))
-                here = levels[..., channel] == level
-                prices = np.full(here.shape, price, np.float32)
-                q, m = quantized[index].copy(), masks[index].copy()
-                _native.trim(picture.coefficients[index], q, m, np.ascontiguousarray(steps), prices)
-                k = 2 if index == 0 else 1
-                sel = np.repeat(np.repeat(here, k, 0), k, 1)[: m.shape[0], : m.shape[1]]
-                quantized[index][sel] = q[sel]
-                masks[index][sel] = m[sel]
 
     def _write(self, picture: Picture, quality: float, quantizers: _Quantizers, chosen: _ChosenMap) -> EncodedFrame:
         """Write the quantized blocks and the marker as a file."""

@@ -39,7 +39,6 @@ class Setting:
     size: float | None = None
     refine: bool = True
     restore: bool = False
-    exp: dict = dataclasses.field(default_factory=dict)
 
 
 def table_of(name: str, own: NDArray[np.float64], annex_k: tuple[int, ...]) -> NDArray[np.float64]:
@@ -96,13 +95,6 @@ def _change(setting: Setting, name: str, value: str) -> None:
         setting.model = dataclasses.replace(model, map_quantizer=quantizer)
     elif name == "detail":
         setting.model = dataclasses.replace(model, negligible_energies=((math.inf, float(value)),))
-    elif name == "trim":
-        setting.exp["trim"] = float(value)
-    elif name == "down":
-        setting.exp["down"] = value
-    elif name == "up":
-        import cv2
-        setting.exp["up"] = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}[value]
     elif name == "size":
         setting.size = float(value)
     elif name in ("refine", "restore"):

@@ -59,8 +59,6 @@ LINE = (
 def coded(setting: Setting, picture: NDArray[np.uint8], bpp: float) -> tuple[NDArray[np.uint8], int]:
     """Code a picture (BGR) to at most `bpp`; return it decoded, and the file's bytes."""
     size = None
-    from rjpeg import _codec
-    _codec.EXP.update({"down": "area", "up": cv2.INTER_CUBIC, "trim": 0.0, **setting.exp})
     if setting.size is not None:
         size = coding_size_of((picture.shape[0], picture.shape[1]), setting.size)
     encoder = rjpeg.Encoder(setting.model, refine=setting.refine)

@@ -51,9 +51,6 @@ class Jury:
 
     def judge(self, setting: Setting, rates: list[float]) -> Curve:
         """Code all frames at those qualities that give these mean rates on some of them, and ask about them."""
-        import cv2
-        from rjpeg import _codec
-        _codec.EXP.update({"down": "area", "up": cv2.INTER_CUBIC, "trim": 0.0, **setting.exp})
         encoder = rjpeg.Encoder(setting.model, refine=setting.refine)
         decoder = rjpeg.Decoder(setting.model, restore=setting.restore)
         qualities = _qualities_for(encoder, setting, self._frames, rates)
