@@ -74,8 +74,8 @@ def changed(model: rjpeg.Model, text: str) -> Setting:
         name, _, value = change.partition("=")
         try:
             _change(setting, name, value)
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"--try {text}: {error}") from error
         except ValueError as error:
             raise InputError(f"--try {text}: {name} is {value!r}, expected a number") from error
         except KeyError as error:
@@ -99,7 +99,7 @@ def _change(setting: Setting, name: str, value: str) -> None:
         setting.size = float(value)
     elif name in ("refine", "restore"):
         if value not in ("0", "1"):
-            raise InputError(f"--try: {name} is {value!r}, expected 0 or 1")
+            raise InputError(f"{name} is {value!r}, expected 0 or 1")
         setattr(setting, name, value == "1")
     else:
         of_model: dict[str, Any] = dict.fromkeys(_OF_MODEL[name], float(value))

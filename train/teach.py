@@ -58,6 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--every", metavar="TIME", help="make a new map again and again, such as 24h")
     add("--report", type=Path, metavar="FOLDER", help="for the report; out/teach/CAMERA if not given")
     add("--no-try", action="store_true", help="leave out the trial of what the map is expected to save")
+    add(
+        "--least-saving",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the bytes that a map must be expected to save; else only the report has it",
+    )
     add("--json", action="store_true", help="print the figures as JSON")
     return parser
 
@@ -79,6 +86,8 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} is {getattr(args, name)}, expected at least {least}")
     if not 0 < args.days <= 36500:
         raise ConfigError(f"--days is {args.days:g}, expected above 0")
+    if not args.least_saving < 1:
+        raise ConfigError(f"--least-saving is {args.least_saving:g}, expected a share below 1")
     parse_time(args.every)
 
 
@@ -106,7 +115,10 @@ def take_frames(args: argparse.Namespace) -> list[np.ndarray]:
 
 
 def teach(args: argparse.Namespace) -> dict[str, Any]:
-    """Make a map, hand it over, write the report, and return its figures. Raises RjpegError."""
+    """Make a map, hand it over if that is expected to pay, write the report, and return its figures.
+
+    Raises RjpegError.
+    """
     frames = take_frames(args)
     # TensorFlow takes seconds to load. Mistakes above should not wait for it.
     from train.frame_importance import FrameImportance, joined
@@ -124,6 +136,7 @@ def teach(args: argparse.Namespace) -> dict[str, Any]:
     shares = Shares(None, None)
     if not args.no_try:
         shares = expected_shares(frames, octaves_by_frame, measures[0], settings)
+    pays = shares.taught is None or shares.taught <= 1 - args.least_saving
     facts: dict[str, Any] = {
         "camera": args.camera or args.video.stem,
         "teachers": [Path(name).name for name in args.teacher],
@@ -134,12 +147,13 @@ def teach(args: argparse.Namespace) -> dict[str, Any]:
         "share_at_the_floor": round(float((octaves == octaves.min()).mean()), 3),
         "expected_bytes": shares.taught and round(shares.taught, 3),
         "expected_bytes_flat": shares.flat and round(shares.flat, 3),
+        "handed_over": pays,
         "version": None,
     }
-    if args.out:
+    if args.out and pays:
         write_whole(args.out, rjpeg.pack_importance(octaves, 0))
         facts["file"] = str(args.out)
-    if args.server:
+    if args.server and pays:
         with open_client(args, args.manager_token_file or args.token_file) as client:
             facts["version"] = client.set_importance(args.camera, octaves)
     report = args.report or Path("out/teach") / facts["camera"]
@@ -164,6 +178,8 @@ def describe(facts: dict[str, Any]) -> str:
     if facts["version"] is not None:
         lines.append(f"the server has it as version {facts['version']}")
     lines += [f"file {facts['file']}"] if "file" in facts else []
+    if not facts["handed_over"]:
+        lines.append("that is less than --least-saving asks for: the map is in the report alone")
     return "\n".join([*lines, f"report in {facts['report']}"])
 
 

@@ -155,8 +155,9 @@ def test_a_video_becomes_a_map_and_a_report(tmp_path, teacher_file, capsys):
     out, report = tmp_path / "yard.importance", tmp_path / "report"
     video = film(tmp_path / "yard.avi")
     arguments = ["--video", video, "--teacher", teacher_file, "--out", out, "--report", report, "--frames", "12"]
-    assert teach.main([*map(str, arguments), "--json"]) == 0
+    assert teach.main([*map(str, arguments), "--least-saving=-1", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
+    assert facts["handed_over"]
     assert facts["frames"] == 12
     assert facts["teachers"] == ["sighted.onnx"]
     assert 0 < facts["expected_bytes"] < 1.5
@@ -179,6 +180,19 @@ def test_if_no_teacher_is_named_the_detector_that_was_fetched_teaches(tmp_path, 
     facts = json.loads(capsys.readouterr().out)
     assert facts["teachers"] == ["detector"]
     assert rjpeg.unpack_importance((tmp_path / "y").read_bytes()).octaves.shape == GRID
+
+
+@pytest.mark.slow
+def test_a_map_that_is_not_expected_to_pay_is_in_the_report_alone(archive, tmp_path, teacher_file, capsys):
+    taken = ["--teacher", teacher_file, "--report", tmp_path / "report", "--frames", "12", "--least-saving", "0.99"]
+    video = ["--video", film(tmp_path / "yard.avi"), "--out", tmp_path / "yard.importance"]
+    assert teach.main([*map(str, [*video, *taken])]) == 0
+    assert "less than --least-saving asks for" in capsys.readouterr().out
+    assert rjpeg.unpack_importance((tmp_path / "report" / "map.importance").read_bytes()).octaves.shape == GRID
+    assert not (tmp_path / "yard.importance").exists()
+    assert teach.main([*map(str, ["--server", archive.url, "--camera", "yard", *taken]), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["handed_over"], facts["version"]) == (False, None)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +246,7 @@ def test_the_server_gets_the_map_of_its_camera(archive, tmp_path, teacher_file, 
         (["--teacher", "a", "--video", "x.avi", "--out", "y", "--every", "24h"], "--every needs --server"),
         (["--teacher", "a", "--server", "http://x", "--camera", "c", "--every", "daily"], "daily"),
         (["--teacher", "a", "--server", "http://x", "--camera", "c", "--frames", "1"], "--frames is 1"),
+        (["--server", "http://x", "--camera", "c", "--least-saving", "1"], "--least-saving is 1, expected a share"),
         (["--teacher", "a", "--server", "http://127.0.0.1:9", "--camera", "c"], "127.0.0.1:9"),
         (["--teacher", "nobody.onnx", "--video", "{film}", "--out", "{folder}/y"], "nobody.onnx"),
         (["--video", "{film}", "--out", "{folder}/y"], "teacher 'detector' is not in"),
