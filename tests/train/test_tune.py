@@ -57,7 +57,7 @@ def test_changes_are_those_of_the_model_and_of_nothing_else():
         settings.changed(model, "colour=1")
     with pytest.raises(rjpeg.InputError, match="edges is 'far', expected a number"):
         settings.changed(model, "restore=1,edges=far")
-    with pytest.raises(rjpeg.InputError, match="--try restore=1 edges=0: restore is .1 edges=0., expected 0 or 1"):
+    with pytest.raises(rjpeg.InputError, match="--try restore=1 edges=0: restore is '1 edges=0', expected 0 or 1"):
         settings.changed(model, "restore=1 edges=0")
 
 
