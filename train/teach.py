@@ -179,7 +179,7 @@ def describe(facts: dict[str, Any]) -> str:
         lines.append(f"the server has it as version {facts['version']}")
     lines += [f"file {facts['file']}"] if "file" in facts else []
     if not facts["handed_over"]:
-        lines.append("that is less than --least-saving asks for: the map is in the report alone")
+        lines.append("the map saves less than --least-saving asks for: it is in the report alone")
     return "\n".join([*lines, f"report in {facts['report']}"])
 
 
