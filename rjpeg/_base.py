@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rjpeg import _marker as marker
 from rjpeg import _native
-from rjpeg._codec import Planes, Subsampling
+from rjpeg._codec import Planes, Subsampling, whole_levels
 from rjpeg._marker import AS_IT_IS, View
 from rjpeg._model import Model
 from rjpeg._region_file import RegionFile, coded_planes, octaves_of
@@ -117,7 +117,7 @@ class Base:
 
     def reach_of(self, over: Tiles) -> int:
         """Return up to how many gray levels a difference across an edge of blocks of tiles is smoothed, 0..255."""
-        return min(int(self.edge_reach * over.steps[0] + 0.5), 255)
+        return int(whole_levels(np.array(self.edge_reach * over.steps[0])))
 
     def _with(self, over: Tiles, planes: Planes) -> Planes:
         """Return planes with tiles over them. What is kept does not change, not even beside a tile."""

@@ -37,6 +37,7 @@ __all__ = [
     "reduce_planes",
     "regions_of",
     "smooth_edges",
+    "whole_levels",
 ]
 
 Subsampling = Literal["4:2:0", "4:4:4"]
@@ -146,8 +147,12 @@ def smooth_edges(luma: NDArray[np.uint8], sent: NDArray[np.bool_], reach: NDArra
     cols), gray levels, 0 or more; a difference as large as that belongs to the picture. Source: ITU-T H.264, clause
     8.7.
     """
-    levels = np.minimum(reach + 0.5, 255).astype(np.uint8)
-    _native.smooth_edges(luma, sent.view(np.uint8), levels)
+    _native.smooth_edges(luma, sent.view(np.uint8), whole_levels(reach))
+
+
+def whole_levels(differences: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return differences of 0 or more in whole gray levels, at most 255."""
+    return np.minimum(differences + 0.5, 255).astype(np.uint8)
 
 
 def enlarge(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@
 #include "arrays.hpp"
 #include "bitstream.hpp"
 #include "color.hpp"
+#include "costs.hpp"
 #include "edges.hpp"
 #include "features.hpp"
 #include "jpeg_file.hpp"
