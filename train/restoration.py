@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 WIDTH, INNER, BLOCKS = 64, 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
+FRAMES = 0.6
 LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
 FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 1.0
@@ -186,6 +187,7 @@ def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> di
 class Settings:
     """width, blocks: of the network. rounds: crops of every photo. teachers learn with it, judge only measures.
 
+    frames: share of the crops that are parts of whole frames.
     learning_rate: the highest. pixels_weight: of the pixels' difference, in steps of 8 gray levels, beside nats.
     precision: of the network's convolutions in training, float32 or bfloat16. start: what is known of the training of
     the network that is trained further. inner: channels within a block, `width` if 0. imitation_steps: batches at
@@ -197,6 +199,7 @@ class Settings:
     blocks: int = BLOCKS
     inner: int = 0
     rounds: int = ROUNDS
+    frames: float = FRAMES
     steps: int = STEPS
     batch: int = BATCH
     learning_rate: float = LEARNING_RATE
@@ -243,10 +246,10 @@ def train_restorer(
         for part in zip(*splits, strict=True)
     )
     keras.utils.set_random_seed(settings.seed)
-    pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated)
+    pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated, settings.frames)
     shown = samples(data[0], splits[0][0], CROP_SIZE)
     network = _train(pairs, stage, settings, _started(stage, settings, start), shown, larger)
-    judged = make_pairs(held, model, 1, settings.seed + 1)
+    judged = make_pairs(held, model, 1, settings.seed + 1, frames=settings.frames)
     return network, {
         **run,
         # where files lie is nobody else's business
@@ -358,6 +361,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, default=checkpoints.FOLDER, metavar="FOLDER", help="checkpoint of that model")
     add("--out", type=Path, default=Path("out/restoration"), metavar="FOLDER", help="for what a run continues from")
     add("--rounds", type=int, default=ROUNDS, metavar="N", help="crops of every photo")
+    add("--frames", type=float, default=FRAMES, metavar="SHARE", help="of the crops that are parts of whole frames")
     add("--steps", type=int, default=STEPS, metavar="N", help="batches in all")
     add("--batch", type=int, default=BATCH, metavar="N", help="crops of a batch")
     add("--width", type=int, default=WIDTH, metavar="N", help="channels between its blocks")
@@ -385,6 +389,8 @@ def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Sett
     if min(args.rounds, args.steps, args.batch) < 1:
         given = f"{args.rounds}, {args.steps}, {args.batch}"
         raise InputError(f"--rounds and --steps and --batch must be at least 1, got {given}")
+    if not 0 <= args.frames <= 1:
+        raise InputError(f"--frames is {args.frames}, expected 0 to 1")
     if min(args.width, args.inner) < 1 or args.blocks not in range(4):
         given = f"--blocks is {args.blocks}, --width {args.width}, --inner {args.inner}"
         raise InputError(f"{given}; expected 0 to 3 blocks, and 1 channel or more")
@@ -395,6 +401,7 @@ def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Sett
         blocks=args.blocks,
         inner=args.inner,
         rounds=args.rounds,
+        frames=args.frames,
         steps=args.steps,
         batch=args.batch,
         learning_rate=args.learning_rate,

@@ -105,6 +105,21 @@ def test_another_restorer_s_frames_are_what_is_imitated(photos, model):
             np.testing.assert_array_equal(restore(decoder.restorer, bgr, octaves, (224, 224))[..., ::-1], imitated)
 
 
+@pytest.mark.slow
+def test_parts_of_whole_frames_are_coded_as_whole_frames_are(photos, model):
+    names = list_photos(photos)[:4]
+    pairs = restoration_pairs.make_pairs([photos / name for name in names], model, 1, 5, model, frames=1.0)
+    assert sum(len(group.clean) for group in pairs.values()) == 4
+    restorer = rjpeg.Decoder(model, restore=True).restorer
+    for size, group in pairs.items():
+        # a part's restorer sees nothing beyond its sides
+        inside = slice(-(-224 * 32 // size), 224 * (size - 32) // size)
+        for coded, octaves, clean, imitated in zip(*group, strict=True):
+            found = restore(restorer, np.ascontiguousarray(coded[..., ::-1]), octaves, (224, 224))[..., ::-1]
+            np.testing.assert_array_equal(found[inside, inside], imitated[inside, inside])
+            assert np.abs(found - clean.astype(float)).mean() < 25
+
+
 def test_a_new_restorer_adds_next_to_nothing(pairs):
     group = next(iter(pairs.values()))
     batch = restoration_pairs.network_inputs(group, np.array([0]), False)
