@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 WIDTH, INNER, BLOCKS = 64, 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
 FRAMES = 0.6
+# batches by which teachers are weighed, and what one that sees no difference is taken to see
+WEIGHED, LEAST_NATS = 10, 1e-9
 LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
 FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 1.0
@@ -93,7 +95,8 @@ class Restoring(keras.Model):
     """The network at one coding size, followed by the teachers, whose disagreement is its loss.
 
     teachers: with their features and their kinds, see `with_features`. Every teacher sees a part of the batch.
-    pixels_weight, imitation_weight: of the difference to the clean and to the imitated frames.
+    pixels_weight, imitation_weight: of the difference to the clean and to the imitated frames. teachers_weights: of
+    their answers' divergence, 1 if none are given.
     """
 
     def __init__(
@@ -102,9 +105,11 @@ class Restoring(keras.Model):
         teachers: list[tuple[keras.Model, tuple[str, ...]]],
         pixels_weight: float,
         imitation_weight: float = 0.0,
+        teachers_weights: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.network = network
+        self.teachers_weights = teachers_weights or [1.0] * len(teachers)
         self.pixels_weight, self.imitation_weight = pixels_weight, imitation_weight
         self.built = True
         self._teachers = lambda: teachers  # behind a function, so that they are no part of the model
@@ -127,7 +132,10 @@ class Restoring(keras.Model):
             mine = slice(number, None, len(self._teachers()))
             seen = [keras.tree.flatten(teacher(pictures[mine], training=False)) for pictures in (clean, frames)]
             answers = [parameters(kinds, found[-len(kinds) :]) for found in seen]
-            nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
+            nats.append(
+                self.teachers_weights[number]
+                * divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1])
+            )
             for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
                 spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
                 differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
@@ -290,15 +298,17 @@ def _train(
     """
     teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
     seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
+    weights = _weights_of(seen, pairs, settings)
+    logger.info("teachers' weights: %s", weights)
     steps: dict[tuple[int, bool], Any] = {}
     for size in pairs:
         for imitates in (True, False) if settings.imitation_steps else (False,):
-            weights = (0.0, 1.0) if imitates else (settings.pixels_weight, settings.imitation_weight)
+            shares = (0.0, 1.0) if imitates else (settings.pixels_weight, settings.imitation_weight)
             restoring: keras.Model
             if imitates and larger is not None:
                 restoring = Imitating(network, in_precision(larger, settings.precision))
             else:
-                restoring = Restoring(network, [] if imitates else seen, *weights)
+                restoring = Restoring(network, [] if imitates else seen, *shares, () if imitates else weights)
             restoring.compile(optimizer=network.optimizer, jit_compile=False)
             steps[size, imitates] = training_step(restoring, ALONE)
     epochs = -(-settings.steps // STEPS_AN_EPOCH)
@@ -311,6 +321,26 @@ def _train(
         logger.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
         checkpoints.save_network(network, stage)
     return in_precision(network, "float32")
+
+
+def _weights_of(
+    teachers: list[tuple[keras.Model, tuple[str, ...]]], pairs: dict[int, Pairs], settings: Settings
+) -> list[float]:
+    """Weigh teachers so that none drowns the others, nor the picture's own difference.
+
+    Each counts as if its answers on frames that are not restored were one nat from those on clean ones, in the mean.
+    """
+    nats: list[list[float]] = [[] for _ in teachers]
+    for size, index, mirrored in _plan(pairs, settings, 0)[:WEIGHED]:
+        batch = network_inputs(pairs[size], index, mirrored)
+        enlarged = ops.clip(resize(batch["coded"], CROP_SIZE, CROP_SIZE), 0, 255)
+        for found, (teacher, kinds) in zip(nats, teachers, strict=True):
+            answers = [
+                parameters(kinds, keras.tree.flatten(teacher(pictures, training=False))[-len(kinds) :])
+                for pictures in (batch["clean"], enlarged)
+            ]
+            found.append(float(ops.mean(divergence(kinds, *answers))))
+    return [1 / max(float(np.mean(found)), LEAST_NATS) for found in nats]
 
 
 def _started(stage: Path, settings: Settings, start: keras.Model | None) -> keras.Model:

@@ -120,6 +120,21 @@ def test_parts_of_whole_frames_are_coded_as_whole_frames_are(photos, model):
             assert np.abs(found - clean.astype(float)).mean() < 25
 
 
+def test_teachers_are_weighed_so_that_none_drowns_the_others(pairs, monkeypatch):
+    image = keras.Input((224, 224, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(image[:, 96:112, 96:112])
+    loud, quiet = keras.Model(image, mean), keras.Model(image, mean / 1000)
+    settings = training.Settings(batch=3)
+    monkeypatch.setattr(training, "WEIGHED", 1)
+    weights = training._weights_of([(loud, ("values",)), (quiet, ("values",))], pairs, settings)
+    [(size, index, _)] = training._plan(pairs, settings, 0)[:1]
+    coded = pairs[size].coded[index].astype(np.float32)
+    enlarged = keras.ops.convert_to_numpy(training.resize(coded, 224, 224))
+    means = [frames[:, 96:112, 96:112].mean((1, 2)) for frames in (pairs[size].clean[index], enlarged)]
+    nats = 0.5 * np.square(means[0] - means[1]).mean()
+    np.testing.assert_allclose(weights, [1 / nats, 1e6 / nats], rtol=0.02)
+
+
 def test_a_new_restorer_adds_next_to_nothing(pairs):
     group = next(iter(pairs.values()))
     batch = restoration_pairs.network_inputs(group, np.array([0]), False)
