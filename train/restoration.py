@@ -17,7 +17,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import keras
@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 WIDTH, INNER, BLOCKS = 64, 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
+FRAMES = 0.6
+# batches by which teachers are weighed, and what one that sees no difference is taken to see
+WEIGHED_BATCHES, LEAST_NATS = 10, 1e-9
 LEARNING_RATE = 1e-3
 # of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
 FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 1.0
@@ -88,17 +91,25 @@ def with_features(teacher: Teacher) -> keras.Model:
     return keras.Model(teacher.input, [*last.values(), *keras.tree.flatten(teacher.output)])
 
 
+class Weighed(NamedTuple):
+    """A teacher with its features, see `with_features`, its outputs' kinds, and the weight of its divergence."""
+
+    network: keras.Model
+    kinds: tuple[str, ...]
+    weight: float
+
+
 class Restoring(keras.Model):
     """The network at one coding size, followed by the teachers, whose disagreement is its loss.
 
-    teachers: with their features and their kinds, see `with_features`. Every teacher sees a part of the batch.
+    teachers: every one sees a part of the batch.
     pixels_weight, imitation_weight: of the difference to the clean and to the imitated frames.
     """
 
     def __init__(
         self,
         network: keras.Model,
-        teachers: list[tuple[keras.Model, tuple[str, ...]]],
+        teachers: list[Weighed],
         pixels_weight: float,
         imitation_weight: float = 0.0,
     ) -> None:
@@ -122,11 +133,11 @@ class Restoring(keras.Model):
         """Return how far what teachers see in `frames` is from what they see in `clean`."""
         nats: list[Any] = []
         differences: list[Any] = []
-        for number, (teacher, kinds) in enumerate(self._teachers()):
+        for number, (teacher, kinds, weight) in enumerate(self._teachers()):
             mine = slice(number, None, len(self._teachers()))
             seen = [keras.tree.flatten(teacher(pictures[mine], training=False)) for pictures in (clean, frames)]
             answers = [parameters(kinds, found[-len(kinds) :]) for found in seen]
-            nats.append(divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
+            nats.append(weight * divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
             for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
                 spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
                 differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
@@ -186,6 +197,8 @@ def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> di
 class Settings:
     """width, blocks: of the network. rounds: crops of every photo. teachers learn with it, judge only measures.
 
+    frames: share of the crops that are parts of whole frames. kept: share that the weights before further training have
+    in the mean that is the result.
     learning_rate: the highest. pixels_weight: of the pixels' difference, in steps of 8 gray levels, beside nats.
     precision: of the network's convolutions in training, float32 or bfloat16. start: what is known of the training of
     the network that is trained further. inner: channels within a block, `width` if 0. imitation_steps: batches at
@@ -197,12 +210,14 @@ class Settings:
     blocks: int = BLOCKS
     inner: int = 0
     rounds: int = ROUNDS
+    frames: float = FRAMES
     steps: int = STEPS
     batch: int = BATCH
     learning_rate: float = LEARNING_RATE
     pixels_weight: float = PIXELS_WEIGHT
     imitation_steps: int = 0
     imitation_weight: float = 0.0
+    kept: float = 0.0
     slimmed: bool = False
     precision: str = "float32"
     seed: int = SEED
@@ -243,10 +258,13 @@ def train_restorer(
         for part in zip(*splits, strict=True)
     )
     keras.utils.set_random_seed(settings.seed)
-    pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated)
+    pairs = make_pairs(kept, model, settings.rounds, settings.seed, imitated, settings.frames)
     shown = samples(data[0], splits[0][0], CROP_SIZE)
+    before = [] if start is None else start.get_weights()
     network = _train(pairs, stage, settings, _started(stage, settings, start), shown, larger)
-    judged = make_pairs(held, model, 1, settings.seed + 1)
+    if settings.kept:
+        network.set_weights(_mixed(before, network.get_weights(), settings.kept))
+    judged = make_pairs(held, model, 1, settings.seed + 1, frames=settings.frames)
     return network, {
         **run,
         # where files lie is nobody else's business
@@ -286,7 +304,7 @@ def _train(
     shown: photos for teachers that want some. larger: see `train_restorer`.
     """
     teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
-    seen = [(with_features(teacher), teacher.kinds) for teacher in teachers]
+    seen = _weighed([(with_features(teacher), teacher.kinds) for teacher in teachers], pairs, settings)
     steps: dict[tuple[int, bool], Any] = {}
     for size in pairs:
         for imitates in (True, False) if settings.imitation_steps else (False,):
@@ -308,6 +326,37 @@ def _train(
         logger.info("restoration, epoch %d: loss %.4f", epoch + 1, float(np.mean(losses)))
         checkpoints.save_network(network, stage)
     return in_precision(network, "float32")
+
+
+def _mixed(before: list[np.ndarray], after: list[np.ndarray], kept: float) -> list[np.ndarray]:
+    """Mix a network's weights before and after further training, which keeps more of what it could do before.
+
+    kept: the share of those before, 0..1. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", 2022.
+    """
+    return [kept * old + (1 - kept) * new for old, new in zip(before, after, strict=True)]
+
+
+def _weighed(
+    teachers: list[tuple[keras.Model, tuple[str, ...]]], pairs: dict[int, Pairs], settings: Settings
+) -> list[Weighed]:
+    """Weigh teachers so that none drowns the others, nor the picture's own difference.
+
+    Each counts as if its answers on frames that are not restored were one nat from those on clean ones, in the mean.
+    """
+    nats: list[list[float]] = [[] for _ in teachers]
+    for size, index, mirrored in _plan(pairs, settings, 0)[:WEIGHED_BATCHES] if teachers else []:
+        batch = network_inputs(pairs[size], index, mirrored)
+        enlarged = ops.clip(resize(batch["coded"], CROP_SIZE, CROP_SIZE), 0, 255)
+        for found, (teacher, kinds) in zip(nats, teachers, strict=True):
+            answers = [
+                parameters(kinds, keras.tree.flatten(teacher(pictures, training=False))[-len(kinds) :])
+                for pictures in (batch["clean"], enlarged)
+            ]
+            found.append(float(ops.mean(divergence(kinds, *answers))))
+    return [
+        Weighed(*teacher, 1 / max(float(np.mean(found)), LEAST_NATS))
+        for teacher, found in zip(teachers, nats, strict=True)
+    ]
 
 
 def _started(stage: Path, settings: Settings, start: keras.Model | None) -> keras.Model:
@@ -358,6 +407,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, default=checkpoints.FOLDER, metavar="FOLDER", help="checkpoint of that model")
     add("--out", type=Path, default=Path("out/restoration"), metavar="FOLDER", help="for what a run continues from")
     add("--rounds", type=int, default=ROUNDS, metavar="N", help="crops of every photo")
+    add("--frames", type=float, default=FRAMES, metavar="SHARE", help="of the crops that are parts of whole frames")
     add("--steps", type=int, default=STEPS, metavar="N", help="batches in all")
     add("--batch", type=int, default=BATCH, metavar="N", help="crops of a batch")
     add("--width", type=int, default=WIDTH, metavar="N", help="channels between its blocks")
@@ -375,6 +425,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of its convolutions in training; bfloat16 is faster where the processor has AMX, and slow elsewhere",
     )
     add("--further", action="store_true", help="train the checkpoint's restorer further, in place of a new one")
+    add("--keep", type=float, default=0.0, metavar="SHARE", help="of --further's result that is the one before")
     add("--slim", action="store_true", help="the same, cut down to --blocks with --inner channels each")
     add("--teacher", action="append", metavar="NAME", help=f"as for train; may be repeated (default: {TEACHERS})")
     return parser
@@ -385,6 +436,11 @@ def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Sett
     if min(args.rounds, args.steps, args.batch) < 1:
         given = f"{args.rounds}, {args.steps}, {args.batch}"
         raise InputError(f"--rounds and --steps and --batch must be at least 1, got {given}")
+    for name in ("frames", "keep"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise InputError(f"--{name} is {getattr(args, name)}, expected 0 to 1")
+    if args.keep and not args.further:
+        raise InputError(f"--keep is {args.keep}, which needs --further")
     if min(args.width, args.inner) < 1 or args.blocks not in range(4):
         given = f"--blocks is {args.blocks}, --width {args.width}, --inner {args.inner}"
         raise InputError(f"{given}; expected 0 to 3 blocks, and 1 channel or more")
@@ -395,12 +451,14 @@ def _settings_of(args: argparse.Namespace, read: checkpoints.Checkpoint) -> Sett
         blocks=args.blocks,
         inner=args.inner,
         rounds=args.rounds,
+        frames=args.frames,
         steps=args.steps,
         batch=args.batch,
         learning_rate=args.learning_rate,
         pixels_weight=args.pixels_weight,
         imitation_steps=args.imitation_steps,
         imitation_weight=0.0 if args.imitate is None else args.imitation_weight,
+        kept=args.keep,
         precision=args.precision,
     )
     if args.further or args.slim:

@@ -21,6 +21,9 @@ CROP_SIZE = 224
 # surfaces are as smooth as that and have to stay so.
 CROP_AREA, DETAIL_AREA, DETAIL_SHARE = (0.35, 1.0), (0.06, 0.35), 0.5
 BPP = (0.08, 0.9)
+# Whole frames are coded otherwise than small ones, see rjpeg._sizing.negligible_energy and Model.edge_reach_for. Of a
+# frame of this side a quarter is taken, which is a crop's size.
+FRAME_SIZE = 2 * CROP_SIZE
 
 
 class Pairs(NamedTuple):
@@ -33,38 +36,69 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(
-    photos: Sequence[Path], model: rjpeg.Model, rounds: int, seed: int, imitated: rjpeg.Model | None = None
+    photos: Sequence[Path],
+    model: rjpeg.Model,
+    rounds: int,
+    seed: int,
+    imitated: rjpeg.Model | None = None,
+    frames: float = 0.0,
 ) -> dict[int, Pairs]:
     """Make pairs of crops and what is left of them, by coding size, the usual one or one beside it.
 
-    Rates are drawn with equal logarithms. Crops that fit none of their rate are left out.
+    Rates are drawn with equal logarithms. Crops that fit none of their rate are left out, and frames that have no
+    quarter of whole regions. frames: the share of pairs that are parts of whole frames.
     """
     rng = np.random.default_rng(seed)
     encoder = rjpeg.Encoder(model)
     restoring = None if imitated is None else rjpeg.Decoder(imitated, restore=True)
-    sizes = [codec.coding_size_of((CROP_SIZE, CROP_SIZE), fraction) for fraction in model.coding_fractions]
     groups: dict[int, list[tuple[np.ndarray, ...]]] = {}
     for path in tqdm([path for _ in range(rounds) for path in photos], desc="files", unit="file", disable=None):
-        photo = read_photo(path)
-        whole, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
-        area = DETAIL_AREA if detail else CROP_AREA
-        crop = center_crop(photo, CROP_SIZE) if whole else random_crop(photo, CROP_SIZE, area, rng)
-        bpp = float(np.exp(rng.uniform(*np.log(BPP))))
-        frame = np.ascontiguousarray(crop[..., ::-1])
-        target = int(bpp * CROP_SIZE**2 / 8)
+        whole = rng.random() < frames
+        crop = _frame(read_photo(path), rng) if whole else _crop(read_photo(path), rng)
         try:
-            coded = encoder.encode_with_details(frame, target_bytes=target)
-            place = sizes.index(coded.coding_size) + rng.choice([-1, 0, 0, 0, 1])
-            size, jpeg = sizes[int(np.clip(place, 0, len(sizes) - 1))], coded.jpeg
-            if size != coded.coding_size:
-                jpeg = encoder.encode(frame, target_bytes=target, coding_size=size)
+            jpeg = _coded(encoder, np.ascontiguousarray(crop[..., ::-1]), rng)
         except TargetError:
             continue
         file = read_region_file(jpeg, model)
         octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.map_quantizer.scales)
         goal = crop if restoring is None else restoring.decode(jpeg)[..., ::-1]
-        groups.setdefault(size[0], []).append((coded_picture(file, model)[..., ::-1], octaves, crop, goal))
+        pair: tuple[np.ndarray, ...] = (coded_picture(file, model)[..., ::-1], octaves, crop, goal)
+        if whole:
+            if any(regions % 2 for regions in octaves.shape[:2]):
+                continue
+            down, right = rng.integers(2, size=2)
+            pair = tuple(_quarter(part, down, right) for part in pair)
+        groups.setdefault(pair[0].shape[0], []).append(pair)
     return {size: Pairs(*map(np.stack, zip(*rows, strict=True))) for size, rows in sorted(groups.items())}
+
+
+def _crop(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cut out what is coded as a small frame, (224, 224, 3)."""
+    middle, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
+    area = DETAIL_AREA if detail else CROP_AREA
+    return center_crop(photo, CROP_SIZE) if middle else random_crop(photo, CROP_SIZE, area, rng)
+
+
+def _frame(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cut out what is coded as a whole frame, (448, 448, 3)."""
+    return random_crop(photo, FRAME_SIZE, CROP_AREA, rng)
+
+
+def _quarter(picture: np.ndarray, down: int, right: int) -> np.ndarray:
+    height, width = picture.shape[0] // 2, picture.shape[1] // 2
+    return picture[down * height :][:height, right * width :][:, :width]
+
+
+def _coded(encoder: rjpeg.Encoder, frame: np.ndarray, rng: np.random.Generator) -> bytes:
+    """Code a frame, BGR, at a random rate, with the usual coding size or one beside it. Raises TargetError."""
+    frame_size = (frame.shape[0], frame.shape[1])
+    sizes = [codec.coding_size_of(frame_size, fraction) for fraction in encoder.model.coding_fractions]
+    bpp = float(np.exp(rng.uniform(*np.log(BPP))))
+    target = int(bpp * frame_size[0] * frame_size[1] / 8)
+    coded = encoder.encode_with_details(frame, target_bytes=target)
+    place = sizes.index(coded.coding_size) + rng.choice([-1, 0, 0, 0, 1])
+    size = sizes[int(np.clip(place, 0, len(sizes) - 1))]
+    return coded.jpeg if size == coded.coding_size else encoder.encode(frame, target_bytes=target, coding_size=size)
 
 
 def network_inputs(pairs: Pairs, index: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:

@@ -105,6 +105,65 @@ def test_another_restorer_s_frames_are_what_is_imitated(photos, model):
             np.testing.assert_array_equal(restore(decoder.restorer, bgr, octaves, (224, 224))[..., ::-1], imitated)
 
 
+@pytest.mark.slow
+def test_parts_of_whole_frames_are_coded_as_whole_frames_are(photos, model):
+    names = list_photos(photos)[:4]
+    pairs = restoration_pairs.make_pairs([photos / name for name in names], model, 1, 5, model, frames=1.0)
+    assert sum(len(group.clean) for group in pairs.values()) == 4
+    restorer = rjpeg.Decoder(model, restore=True).restorer
+    for size, group in pairs.items():
+        # a part's restorer sees nothing beyond its sides
+        inside = slice(-(-224 * 32 // size), 224 * (size - 32) // size)
+        for coded, octaves, clean, imitated in zip(*group, strict=True):
+            found = restore(restorer, np.ascontiguousarray(coded[..., ::-1]), octaves, (224, 224))[..., ::-1]
+            np.testing.assert_array_equal(found[inside, inside], imitated[inside, inside])
+            assert np.abs(found - clean.astype(float)).mean() < 25
+
+
+def test_teachers_are_weighed_so_that_none_drowns_the_others(pairs, monkeypatch):
+    image = keras.Input((224, 224, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(image[:, 96:112, 96:112])
+    loud, quiet = keras.Model(image, mean), keras.Model(image, mean / 1000)
+    settings = training.Settings(batch=3)
+    monkeypatch.setattr(training, "WEIGHED_BATCHES", 1)
+    weighed = training._weighed([(loud, ("values",)), (quiet, ("values",))], pairs, settings)
+    [(size, index, _)] = training._plan(pairs, settings, 0)[:1]
+    coded = pairs[size].coded[index].astype(np.float32)
+    enlarged = keras.ops.convert_to_numpy(training.resize(coded, 224, 224))
+    means = [frames[:, 96:112, 96:112].mean((1, 2)) for frames in (pairs[size].clean[index], enlarged)]
+    nats = 0.5 * np.square(means[0] - means[1]).mean()
+    np.testing.assert_allclose([teacher.weight for teacher in weighed], [1 / nats, 1e6 / nats], rtol=0.02)
+
+
+@pytest.mark.slow
+def test_what_is_kept_of_the_restorer_before_is_a_share_of_its_weights(photos, model, tiny, tmp_path):
+    before = build_restorer(8, 1).get_weights()
+
+    def trained(kept):
+        start = build_restorer(8, 1)
+        start.set_weights(before)
+        settings = dataclasses.replace(tiny, steps=2, learning_rate=0.1, kept=kept)
+        return training.train_restorer([photos], model, tmp_path / str(kept), settings, start)[0].get_weights()
+
+    after, mixed = trained(0.0), trained(0.25)
+    assert any(np.abs(new - old).max() > 1e-3 for old, new in zip(before, after, strict=True))
+    for old, new, found in zip(before, after, mixed, strict=True):
+        np.testing.assert_allclose(found, 0.25 * old + 0.75 * new, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--frames", "1.5"], "--frames is 1.5, expected 0 to 1"),
+        (["--keep", "-1"], "--keep is -1.0, expected 0 to 1"),
+        (["--keep", "0.5"], "--keep is 0.5, which needs --further"),
+    ],
+)
+def test_a_share_that_there_cannot_be_is_refused(arguments, said, photos, capsys, tmp_path):
+    assert training.main(["--data", str(photos), "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_a_new_restorer_adds_next_to_nothing(pairs):
     group = next(iter(pairs.values()))
     batch = restoration_pairs.network_inputs(group, np.array([0]), False)
