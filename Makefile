@@ -31,7 +31,7 @@ taught := $(if $(filter --teacher --help -h,$(subst =, ,$(ARGS))),,$(or $(TEACHE
 native_files := $(wildcard rjpeg/native/*.cpp rjpeg/native/*.hpp)
 shell_scripts := .ci/run device/install.sh device/uninstall.sh device/service/check \
 	server/install.sh server/uninstall.sh \
-	$(filter-out scripts/prose scripts/%.cmake,$(wildcard scripts/*))
+	$(filter-out scripts/prose scripts/%.cmake scripts/__pycache__,$(wildcard scripts/*))
 build_files := pyproject.toml CMakeLists.txt $(native_files) scripts/setup
 
 # The environments point to this folder: in a checkout that was moved or copied they are made anew.

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,12 @@ def test_no_line_begins_with_what_would_change_its_meaning(prose, word):
 def test_a_missing_document_is_named(prose, folder, capsys):
     assert prose.main(["--check", "--root", str(folder), "docs/none.md"]) == 1
     assert capsys.readouterr().err == "docs/none.md: no such document\n"
+
+
+def test_lint_looks_at_none_of_the_caches_that_tests_leave():
+    (SCRIPT.parent / "__pycache__").mkdir(exist_ok=True)
+    command = ["make", "-n", "-o", ".venv-dev/.ready", "lint"]
+    shown = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True, check=True).stdout
+    [scripts] = [line.split()[1:] for line in shown.splitlines() if "shellcheck " in line]
+    assert "scripts/setup" in scripts
+    assert all((SCRIPT.parents[1] / name).is_file() for name in scripts)
