@@ -17,34 +17,28 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import keras
 import numpy as np
-from keras import ops
 from tqdm import tqdm
 
 import rjpeg
-from rjpeg import _restoration as restoration
 from rjpeg._arguments import run_program
 from rjpeg.errors import InputError, RjpegError, StorageError
 from train import checkpoints
 from train.config import CONFIG_FILE, load_config
-from train.disagreement import divergence, parameters
 from train.networks import build_restorer, in_precision, macs_per_region, slimmed
 from train.photos import data_hash, samples, split
+from train.restoration_losses import Imitating, Restoring, judge, weighed, with_features
 from train.restoration_pairs import CROP_SIZE, Pairs, make_pairs, network_inputs
-from train.teachers import Teacher, load_teacher
-from train.transforms import resize
+from train.teachers import load_teacher
 from train.workers import ALONE, ahead, training_step
 
 __all__ = [
     "Settings",
     "main",
-    "restored",
     "train_restorer",
-    "with_features",
 ]
 
 logger = logging.getLogger(__name__)
@@ -52,145 +46,15 @@ logger = logging.getLogger(__name__)
 WIDTH, INNER, BLOCKS = 64, 64, 3
 ROUNDS, STEPS, BATCH = 6, 7000, 16
 FRAMES = 0.6
-# batches by which teachers are weighed, and what one that sees no difference is taken to see
-WEIGHED_BATCHES, LEAST_NATS = 10, 1e-9
+# batches by which teachers are weighed
+WEIGHED_BATCHES = 10
 LEARNING_RATE = 1e-3
-# of the features' and the pixels' differences beside the divergence in nats; pixels' are in steps of 8 gray levels
-FEATURES_WEIGHT, PIXELS_WEIGHT = 1.0, 1.0
+# of the pixels' differences, in steps of 8 gray levels, beside the divergence in nats
+PIXELS_WEIGHT = 1.0
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1")
 JUDGE = "efficientnet-lite2"
 STEPS_AN_EPOCH = 100
 SEED = 1
-
-
-def restored(outputs: Any, coded: Any, size: int) -> Any:
-    """Restore RGB frames (N, size, size, 3), 0..255, as `rjpeg._restoration.restore` does but for roundings.
-
-    outputs: (N, rows, cols, 192) of the network, coded: (N, s, s, 3) RGB.
-    """
-    rows, cols = coded.shape[1] // restoration.CELL, coded.shape[2] // restoration.CELL
-    side = restoration.ZOOM * restoration.CELL
-    pixels = ops.transpose(ops.reshape(outputs, (-1, rows, cols, side, side, 3)), (0, 1, 3, 2, 4, 5))
-    correction = ops.reshape(pixels, (-1, rows * side, cols * side, 3))
-    enlarged = ops.clip(resize(coded, size, size), 0, 255)
-    return ops.clip(enlarged + resize(correction, size, size, cv2.INTER_LINEAR), 0, 255)
-
-
-def with_features(teacher: Teacher) -> keras.Model:
-    """Let a teacher give its last features of every size up to a quarter of the frame before its answer.
-
-    There are none if all its layers lie inside of one, as those of a Keras file do. Its answer must do then.
-    """
-    last: dict[int, Any] = {}
-    for layer in teacher.layers:
-        # a model within has an output of its own, which is not the one that it gives here
-        single = not isinstance(layer, keras.Model) and not isinstance(layer.output, list)
-        shape: tuple[Any, ...] = layer.output.shape if single else ()
-        if len(shape) == 4 and shape[1] is not None and shape[1] <= teacher.input_shape[1] // 4:
-            last[shape[1]] = layer.output
-    return keras.Model(teacher.input, [*last.values(), *keras.tree.flatten(teacher.output)])
-
-
-class Weighed(NamedTuple):
-    """A teacher with its features, see `with_features`, its outputs' kinds, and the weight of its divergence."""
-
-    network: keras.Model
-    kinds: tuple[str, ...]
-    weight: float
-
-
-class Restoring(keras.Model):
-    """The network at one coding size, followed by the teachers, whose disagreement is its loss.
-
-    teachers: every one sees a part of the batch.
-    pixels_weight, imitation_weight: of the difference to the clean and to the imitated frames.
-    """
-
-    def __init__(
-        self,
-        network: keras.Model,
-        teachers: list[Weighed],
-        pixels_weight: float,
-        imitation_weight: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.pixels_weight, self.imitation_weight = pixels_weight, imitation_weight
-        self.built = True
-        self._teachers = lambda: teachers  # behind a function, so that they are no part of the model
-
-    def call(self, inputs: dict[str, Any]) -> Any:
-        """Restore the coded pictures. Add the losses and return the frames."""
-        clean = inputs["clean"]
-        frames = restored(self.network(inputs["features"]), inputs["coded"], clean.shape[1])
-        loss = self.pixels_weight * ops.mean(ops.abs(frames - clean)) / 8
-        if self.imitation_weight:
-            loss = loss + self.imitation_weight * ops.mean(ops.abs(frames - inputs["imitated"])) / 8
-        self.add_loss(loss + self._disagreement(clean, frames) if self._teachers() else loss)
-        return frames
-
-    def _disagreement(self, clean: Any, frames: Any) -> Any:
-        """Return how far what teachers see in `frames` is from what they see in `clean`."""
-        nats: list[Any] = []
-        differences: list[Any] = []
-        for number, (teacher, kinds, weight) in enumerate(self._teachers()):
-            mine = slice(number, None, len(self._teachers()))
-            seen = [keras.tree.flatten(teacher(pictures[mine], training=False)) for pictures in (clean, frames)]
-            answers = [parameters(kinds, found[-len(kinds) :]) for found in seen]
-            nats.append(weight * divergence(kinds, [ops.stop_gradient(part) for part in answers[0]], answers[1]))
-            for wanted, found in zip(seen[0][: -len(kinds)], seen[1][: -len(kinds)], strict=True):
-                spread = ops.mean(ops.square(wanted - ops.mean(wanted, axis=(0, 1, 2), keepdims=True)))
-                differences.append(ops.mean(ops.square(ops.stop_gradient(wanted) - found)) / (spread + 1e-6))
-        loss = ops.mean(ops.concatenate(nats))
-        if differences:
-            loss = loss + FEATURES_WEIGHT * sum(differences[1:], differences[0]) / len(differences)
-        return loss
-
-
-class Imitating(keras.Model):
-    """The network beside a larger one of the same inputs. Its loss is how far their answers are apart, in gray levels.
-
-    Differences below one count by their squares, so that large corrections come first.
-    """
-
-    def __init__(self, network: keras.Model, larger: keras.Model) -> None:
-        super().__init__()
-        self.network = network
-        self.built = True
-        self._larger = lambda: larger  # as in `Restoring`
-
-    def call(self, inputs: dict[str, Any]) -> Any:
-        """Add the loss of the batch and return the network's answers."""
-        answers = self.network(inputs["features"])
-        differences = answers - ops.stop_gradient(self._larger()(inputs["features"]))
-        self.add_loss(ops.mean(ops.sqrt(ops.square(differences) + 1) - 1))
-        return answers
-
-
-def judge(network: keras.Model, pairs: dict[int, Pairs], teacher: Teacher) -> dict[str, dict[str, float]]:
-    """Measure how far enlarged crops, and restored ones, are from clean ones, on average.
-
-    "divergence": of the teacher's answers, in nats; "psnr": of the pixels, in decibels.
-    """
-    nats: dict[str, list[np.ndarray]] = {"enlarged": [], "restored": []}
-    decibels: dict[str, list[float]] = {name: [] for name in nats}
-    for group in pairs.values():
-        for start in range(0, len(group.clean), 32):
-            batch = network_inputs(group, np.arange(start, min(start + 32, len(group.clean))), False)
-            size = batch["clean"].shape[1]
-            frames = {
-                "enlarged": ops.convert_to_numpy(ops.clip(resize(batch["coded"], size, size), 0, 255)),
-                "restored": ops.convert_to_numpy(restored(network(batch["features"]), batch["coded"], size)),
-            }
-            clean = parameters(teacher.kinds, teacher.predict_on_batch(batch["clean"]))
-            for name, found in frames.items():
-                answers = parameters(teacher.kinds, teacher.predict_on_batch(found))
-                nats[name].append(ops.convert_to_numpy(divergence(teacher.kinds, clean, answers)))
-                decibels[name] += [cv2.PSNR(*pair, 255) for pair in zip(found, batch["clean"], strict=True)]
-    return {
-        "divergence": {name: float(np.concatenate(found).mean()) for name, found in nats.items()},
-        "psnr": {name: float(np.mean(found)) for name, found in decibels.items()},
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +168,9 @@ def _train(
     shown: photos for teachers that want some. larger: see `train_restorer`.
     """
     teachers = [load_teacher(name, CROP_SIZE, photos=shown) for name in settings.teachers]
-    seen = _weighed([(with_features(teacher), teacher.kinds) for teacher in teachers], pairs, settings)
+    plan = _plan(pairs, settings, 0)[:WEIGHED_BATCHES]
+    batches = (network_inputs(pairs[size], index, mirrored) for size, index, mirrored in plan)
+    seen = weighed([(with_features(teacher), teacher.kinds) for teacher in teachers], batches)
     steps: dict[tuple[int, bool], Any] = {}
     for size in pairs:
         for imitates in (True, False) if settings.imitation_steps else (False,):
@@ -334,29 +200,6 @@ def _mixed(before: list[np.ndarray], after: list[np.ndarray], kept: float) -> li
     kept: the share of those before, 0..1. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", 2022.
     """
     return [kept * old + (1 - kept) * new for old, new in zip(before, after, strict=True)]
-
-
-def _weighed(
-    teachers: list[tuple[keras.Model, tuple[str, ...]]], pairs: dict[int, Pairs], settings: Settings
-) -> list[Weighed]:
-    """Weigh teachers so that none drowns the others, nor the picture's own difference.
-
-    Each counts as if its answers on frames that are not restored were one nat from those on clean ones, in the mean.
-    """
-    nats: list[list[float]] = [[] for _ in teachers]
-    for size, index, mirrored in _plan(pairs, settings, 0)[:WEIGHED_BATCHES] if teachers else []:
-        batch = network_inputs(pairs[size], index, mirrored)
-        enlarged = ops.clip(resize(batch["coded"], CROP_SIZE, CROP_SIZE), 0, 255)
-        for found, (teacher, kinds) in zip(nats, teachers, strict=True):
-            answers = [
-                parameters(kinds, keras.tree.flatten(teacher(pictures, training=False))[-len(kinds) :])
-                for pictures in (batch["clean"], enlarged)
-            ]
-            found.append(float(ops.mean(divergence(kinds, *answers))))
-    return [
-        Weighed(*teacher, 1 / max(float(np.mean(found)), LEAST_NATS))
-        for teacher, found in zip(teachers, nats, strict=True)
-    ]
 
 
 def _started(stage: Path, settings: Settings, start: keras.Model | None) -> keras.Model:

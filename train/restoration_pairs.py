@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 import rjpeg
 from rjpeg import _codec as codec
-from rjpeg._region_file import coded_picture, read_region_file
-from rjpeg._restoration import restoration_features, step_octaves
+from rjpeg._region_file import coded_picture, octaves_of, read_region_file
+from rjpeg._restoration import restoration_features
 from rjpeg.errors import TargetError
 from train.photos import center_crop, random_crop, read_photo
 
@@ -54,13 +54,14 @@ def make_pairs(
     groups: dict[int, list[tuple[np.ndarray, ...]]] = {}
     for path in tqdm([path for _ in range(rounds) for path in photos], desc="files", unit="file", disable=None):
         whole = rng.random() < frames
-        crop = _frame(read_photo(path), rng) if whole else _crop(read_photo(path), rng)
+        photo = read_photo(path)
+        crop = random_crop(photo, FRAME_SIZE, CROP_AREA, rng) if whole else _crop(photo, rng)
         try:
             jpeg = _coded(encoder, np.ascontiguousarray(crop[..., ::-1]), rng)
         except TargetError:
             continue
         file = read_region_file(jpeg, model)
-        octaves = step_octaves(file.quality_map, (file.tables[0], file.tables[1]), model.map_quantizer.scales)
+        octaves = octaves_of(file, model)
         goal = crop if restoring is None else restoring.decode(jpeg)[..., ::-1]
         pair: tuple[np.ndarray, ...] = (coded_picture(file, model)[..., ::-1], octaves, crop, goal)
         if whole:
@@ -77,11 +78,6 @@ def _crop(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     middle, detail = rng.random() < 0.25, rng.random() < DETAIL_SHARE
     area = DETAIL_AREA if detail else CROP_AREA
     return center_crop(photo, CROP_SIZE) if middle else random_crop(photo, CROP_SIZE, area, rng)
-
-
-def _frame(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cut out what is coded as a whole frame, (448, 448, 3)."""
-    return random_crop(photo, FRAME_SIZE, CROP_AREA, rng)
 
 
 def _quarter(picture: np.ndarray, down: int, right: int) -> np.ndarray:

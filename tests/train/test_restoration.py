@@ -12,11 +12,12 @@ import rjpeg
 from rjpeg._restoration import restore
 from rjpeg._runtime import Quantization
 from rjpeg.errors import InputError
-from train import checkpoints, restoration_pairs
+from train import checkpoints, restoration_losses, restoration_pairs
 from train import restoration as training
 from train.networks import build_restorer, slimmed, without_rescaling
 from train.photos import is_held_back, list_photos
 from train.teachers import load_teacher
+from train.transforms import resize
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_pair_is_a_crop_and_what_is_left_of_it(pairs):
     for size, group in pairs.items():
         assert group.coded.shape[1:] == (size, size, 3)
         assert group.octaves.shape[1:] == (size // 16, size // 16, 2)
-        enlarged = keras.ops.convert_to_numpy(training.resize(group.coded.astype(np.float32), 224, 224))
+        enlarged = keras.ops.convert_to_numpy(resize(group.coded.astype(np.float32), 224, 224))
         # Coarse, but the same crop.
         assert np.abs(enlarged - group.clean).mean() < 25
 
@@ -63,7 +64,7 @@ def test_training_restores_the_frame_that_the_decoder_restores(pairs):
         network = Network()
         network.answer = rng.integers(-9, 10, (1, size // 4, size // 4, 192)).astype(np.int8)
         expected = restore(network, np.ascontiguousarray(group.coded[0][..., ::-1]), group.octaves[0], (224, 224))
-        found = training.restored(network.answer.astype(np.float32), batch["coded"], 224)
+        found = restoration_losses.restored(network.answer.astype(np.float32), batch["coded"], 224)
         difference = keras.ops.convert_to_numpy(found)[0][..., ::-1] - expected
         assert np.abs(difference).max() <= 2
         assert np.abs(difference).mean() < 0.5
@@ -120,17 +121,14 @@ def test_parts_of_whole_frames_are_coded_as_whole_frames_are(photos, model):
             assert np.abs(found - clean.astype(float)).mean() < 25
 
 
-def test_teachers_are_weighed_so_that_none_drowns_the_others(pairs, monkeypatch):
+def test_teachers_are_weighed_so_that_none_drowns_the_others(pairs):
     image = keras.Input((224, 224, 3))
     mean = keras.layers.GlobalAveragePooling2D()(image[:, 96:112, 96:112])
     loud, quiet = keras.Model(image, mean), keras.Model(image, mean / 1000)
-    settings = training.Settings(batch=3)
-    monkeypatch.setattr(training, "WEIGHED_BATCHES", 1)
-    weighed = training._weighed([(loud, ("values",)), (quiet, ("values",))], pairs, settings)
-    [(size, index, _)] = training._plan(pairs, settings, 0)[:1]
-    coded = pairs[size].coded[index].astype(np.float32)
-    enlarged = keras.ops.convert_to_numpy(training.resize(coded, 224, 224))
-    means = [frames[:, 96:112, 96:112].mean((1, 2)) for frames in (pairs[size].clean[index], enlarged)]
+    batch = restoration_pairs.network_inputs(next(iter(pairs.values())), np.array([0]), False)
+    weighed = restoration_losses.weighed([(loud, ("values",)), (quiet, ("values",))], [batch])
+    enlarged = keras.ops.convert_to_numpy(resize(batch["coded"], 224, 224))
+    means = [frames[:, 96:112, 96:112].mean((1, 2)) for frames in (batch["clean"], enlarged)]
     nats = 0.5 * np.square(means[0] - means[1]).mean()
     np.testing.assert_allclose([teacher.weight for teacher in weighed], [1 / nats, 1e6 / nats], rtol=0.02)
 
@@ -287,7 +285,7 @@ def test_of_a_keras_file_only_the_answer_is_compared(side, tmp_path):
     image = keras.Input((side, side, 3))
     keras.Model(image, keras.layers.AveragePooling2D(side // 4)(image)).save(tmp_path / "teacher.keras")
     teacher = load_teacher(str(tmp_path / "teacher.keras"), 224)
-    assert [tensor.shape for tensor in training.with_features(teacher).outputs] == [(None, 4, 4, 3)]
+    assert [tensor.shape for tensor in restoration_losses.with_features(teacher).outputs] == [(None, 4, 4, 3)]
 
 
 @pytest.mark.slow
